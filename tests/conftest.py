@@ -1,0 +1,13 @@
+"""Settings every test shares: no window for a plot, and property tests that CI can repeat."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib; a user's own setting wins
+
+# A first call compiles, so neither a deadline nor "too slow" would say anything about the test.
+settings.register_profile(
+    "default", deadline=None, derandomize=bool(os.environ.get("CI")), suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("default")

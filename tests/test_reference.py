@@ -1,0 +1,42 @@
+"""PyTorch's numbers, without PyTorch: every op, recurrent module and optimiser replayed against stored answers.
+
+torch_oracle/make_reference.py wrote them; torch_oracle/test_*.py compares far more where PyTorch is installed.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from torch_oracle import modules, optimisers, vectors
+from torch_oracle.cases import answer, compare_all, compare_outcome, lookup
+
+REFERENCE = Path(__file__).parent / "reference"
+OPS = vectors.load(REFERENCE / "ops.npz")
+MODULES = vectors.load(REFERENCE / "modules.npz")
+OPTIMISERS = vectors.load(REFERENCE / "optimisers.npz")
+
+
+def named(cases):
+    """Test parameters that say which case they are."""
+    return [pytest.param(*case, id=f"{case[0].name}-{number}") for number, case in enumerate(cases)]
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_op(op):
+    for case, expected in OPS[op]:
+        wrong = compare_outcome(answer(lookup(case.op), case, expected), expected)
+        assert not wrong, f"{case}: {wrong}"
+
+
+@pytest.mark.parametrize(("case", "expected"), named(MODULES))
+def test_module(case, expected):
+    state = modules.build(case).state_dict()
+    assert {key: value.shape for key, value in state.items()} == {key: a.shape for key, a in case.state.items()}
+    wrong = modules.compare_modules(modules.run(case, expected.cotangents), expected)
+    assert not wrong, f"{case}: {wrong}"
+
+
+@pytest.mark.parametrize(("case", "expected"), named(OPTIMISERS))
+def test_optimiser(case, expected):
+    wrong = compare_all(str(case), optimisers.run(case)[-1], expected, optimisers.TOLERANCE)
+    assert not wrong, wrong

@@ -1,0 +1,34 @@
+"""What tinygrad_rnn refuses of PyTorch's samples on purpose, and which of PyTorch's error samples are no errors here.
+
+A sample that is refused and not listed fails the test, and so does an entry that no longer happens: the list is short
+and true, or the suite is red.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """`samples` samples of `op` (PyTorch's name, then "/" and the variant if any) raise an error matching `message`."""
+
+    op: str
+    samples: int
+    message: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class NoError:
+    """PyTorch refuses this with an error matching `message`; tinygrad_rnn need not."""
+
+    op: str  # "*" for all
+    message: str
+    reason: str
+
+
+REFUSALS: list[Refusal] = []
+
+NO_ERRORS = [
+    NoError("*", "Attempting to copy|same device|found at least two devices", "there are no devices"),
+    NoError("*", "only tensors with up to 64 dims", "NumPy has no such arrays, so there is nothing to refuse"),
+]

@@ -1,0 +1,105 @@
+"""PyTorch's own samples of each op (OpInfo) as Cases, with what PyTorch answers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.opinfo.core import OpInfo
+
+from torch_oracle.cases import Case, Index, Leaf, Outcome, tree_leaves, tree_map
+
+NAMES = """
+    add sub mul div neg abs pow exp log log1p expm1 sqrt rsqrt reciprocal square sin cos tanh sigmoid
+    __radd__ __rsub__ __rmul__ __rdiv__ __rpow__ __rmatmul__
+    nn.functional.relu nn.functional.leaky_relu nn.functional.elu nn.functional.softplus nn.functional.gelu
+    nn.functional.silu maximum minimum clamp where
+    sum mean var std prod amax amin logsumexp cumsum
+    matmul mm bmm mv dot outer einsum
+    reshape permute transpose squeeze unsqueeze expand broadcast_to flip roll nn.functional.pad
+    cat stack split chunk unbind __getitem__ index_select gather masked_fill tril triu
+    softmax log_softmax nn.functional.layer_norm nn.functional.linear nn.functional.embedding nn.functional.normalize
+    nn.functional.cross_entropy nn.functional.nll_loss nn.functional.mse_loss nn.functional.l1_loss
+    nn.functional.smooth_l1_loss nn.functional.binary_cross_entropy_with_logits nn.functional.kl_div
+""".split()
+
+# Variants that are about something else than the op: integer division, complex numbers, a GPU compiler.
+OTHER_VARIANTS = {"trunc_rounding", "floor_rounding", "complex", "triton_optimized"}
+
+OPS = {
+    op.name + (f"/{op.variant_test_name}" if op.variant_test_name else ""): op
+    for name in NAMES
+    for op in op_db
+    if op.name == name and op.variant_test_name not in OTHER_VARIANTS
+}
+assert {op.name for op in OPS.values()} == set(NAMES), set(NAMES) - {op.name for op in OPS.values()}
+
+
+def dtype_of(dtype: torch.dtype) -> np.dtype:
+    return torch.empty(0, dtype=dtype).numpy().dtype
+
+
+def plain(node):
+    """A torch object as what tinygrad_rnn is given for it; strides are kept."""
+    if isinstance(node, torch.Tensor):
+        array = node.detach().numpy()
+        return Leaf(array, node.requires_grad) if node.is_floating_point() else Index(array)
+    return dtype_of(node) if isinstance(node, torch.dtype) else node
+
+
+def fresh(node):
+    """A leaf of its own for every tensor: a sample may hand out one tensor twice, or a view of another's graph."""
+    return node.detach().requires_grad_(node.requires_grad) if isinstance(node, torch.Tensor) else node
+
+
+def arguments(sample) -> tuple[tuple, dict]:
+    return tree_map(fresh, (sample.input, *sample.args)), tree_map(fresh, sample.kwargs)
+
+
+def samples(op: OpInfo, dtype: torch.dtype, kind: str = "as given") -> Iterator[tuple[Case, tuple, dict]]:
+    """Every sample as a Case, with PyTorch's arguments for the same call; `kind` may be "noncontiguous"."""
+    torch.manual_seed(0)
+    for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
+        if kind == "noncontiguous":
+            sample = sample.noncontiguous()
+        args, kwargs = arguments(sample)
+        yield Case(op.name, tree_map(plain, args), tree_map(plain, kwargs)), args, kwargs
+
+
+def ask(function: Callable, args: tuple, kwargs: dict, seed: int, twice: bool) -> Outcome:
+    """What PyTorch answers, with random cotangents and, if `twice`, second derivatives in a random direction."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def like(tensor):
+        return torch.randn(tensor.shape, dtype=tensor.dtype, generator=generator)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's advice on its own arguments
+        output = function(*args, **kwargs)
+    outputs = list(output) if isinstance(output, (tuple, list)) else [output]
+    leaves = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.requires_grad]
+    outcome = Outcome([o.detach().numpy().copy() for o in outputs])
+    roots = [o for o in outputs if o.requires_grad]
+    if not roots:
+        outcome.cotangents = [None] * len(outputs)
+        return outcome
+    cotangents = [like(o).requires_grad_(twice) for o in roots]
+    remaining = iter(cotangents)
+    outcome.cotangents = [next(remaining).detach().numpy() if o.requires_grad else None for o in outputs]
+    first = torch.autograd.grad(roots, leaves, cotangents, create_graph=twice, allow_unused=True)
+    outcome.first = to_numpy(first)
+    if twice:
+        directions = [None if g is None else like(g) for g in first]
+        outcome.directions = to_numpy(directions)
+        terms = [(g * v).sum() for g, v in zip(first, directions) if g is not None and g.requires_grad]
+        wanted = leaves + cotangents
+        second = torch.autograd.grad(sum(terms), wanted, allow_unused=True) if terms else [None] * len(wanted)
+        outcome.second = to_numpy(second)
+    return outcome
+
+
+def to_numpy(tensors) -> list:
+    return [None if t is None else t.detach().numpy(force=True).copy() for t in tensors]  # force: lazy zeros

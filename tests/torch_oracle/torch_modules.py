@@ -1,0 +1,92 @@
+"""PyTorch's side of modules and optimisers: samples, and what it answers."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.testing._internal.common_modules import module_db
+
+from torch_oracle.cases import Case, tree_leaves, tree_map
+from torch_oracle.modules import ModuleCase, ModuleOutcome
+from torch_oracle.optimisers import OptimiserCase
+from torch_oracle.samples import fresh, plain, to_numpy
+
+MODULES = {info.name.removeprefix("nn."): info for info in module_db}
+
+
+def module_samples(name: str, training: bool, dtype: torch.dtype = torch.float64) -> Iterator[tuple[Case, Case]]:
+    """PyTorch's samples of a module: the constructor's call and the forward call, with torch tensors."""
+    torch.manual_seed(0)
+    info = MODULES[name]
+    for sample in info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training):
+        constructor, forward = sample.constructor_input, sample.forward_input
+        inputs = tree_map(fresh, (*forward.args, *forward.kwargs.values()))
+        yield Case(name, constructor.args, constructor.kwargs), Case(name, inputs)
+
+
+def ask_module(constructor: Case, inputs: tuple, training: bool, dtype: torch.dtype = torch.float64, seed: int = 0):
+    """The case as plain data, and PyTorch's answer to it."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    module = getattr(torch.nn, constructor.op)(*constructor.args, dtype=dtype, **constructor.kwargs).train(training)
+    with torch.no_grad():  # LayerNorm starts with ones and zeros, which would hide a mix-up
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, dtype=dtype, generator=generator)
+    state = {key: value.detach().numpy().copy() for key, value in module.state_dict().items()}
+    case = ModuleCase(
+        constructor.op, constructor.args, constructor.kwargs, state, tree_map(plain, inputs), training, str(dtype)[6:]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # which of its kernels PyTorch uses
+        outputs = module(*inputs)
+    flat = list(tree_leaves(outputs))
+    cotangents = [torch.randn(o.shape, dtype=dtype, generator=generator) for o in flat]
+    leaves = [x for x in tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.requires_grad]
+    named = dict(module.named_parameters())
+    gradients = torch.autograd.grad(flat, leaves + list(named.values()), cotangents, allow_unused=True)
+    return case, ModuleOutcome(
+        outputs=tree_map(lambda o: o.detach().numpy().copy(), outputs),
+        cotangents=to_numpy(cotangents),
+        inputs=to_numpy(gradients[: len(leaves)]),
+        parameters=dict(zip(named, to_numpy(gradients[len(leaves) :]))),
+    )
+
+
+# Every option at least once, two parameter groups of different options each.
+OPTIMISERS: list[tuple[str, list[dict]]] = [
+    ("SGD", [{"lr": 0.1}, {"lr": 0.01, "weight_decay": 0.1}]),
+    ("SGD", [{"lr": 0.1, "momentum": 0.9}, {"lr": 0.05, "momentum": 0.8, "dampening": 0.3, "weight_decay": 0.01}]),
+    ("SGD", [{"lr": 0.1, "momentum": 0.9, "nesterov": True}, {"lr": 0.02, "maximize": True}]),
+    ("SGD", [{"lr": 0.1, "momentum": 0.5, "maximize": True, "weight_decay": 0.1}, {"lr": 0.3}]),
+    ("Adam", [{"lr": 0.01}, {"lr": 0.1, "betas": (0.8, 0.99), "eps": 1e-4, "weight_decay": 0.1}]),
+    ("Adam", [{"lr": 0.01, "amsgrad": True}, {"lr": 0.02, "maximize": True, "amsgrad": True, "weight_decay": 0.01}]),
+    ("AdamW", [{"lr": 0.01}, {"lr": 0.1, "betas": (0.8, 0.99), "eps": 1e-4, "weight_decay": 0.2}]),
+    ("AdamW", [{"lr": 0.01, "amsgrad": True}, {"lr": 0.02, "maximize": True, "amsgrad": True, "weight_decay": 0.0}]),
+    ("RMSprop", [{"lr": 0.01}, {"lr": 0.1, "alpha": 0.9, "eps": 1e-4, "weight_decay": 0.1}]),
+    ("RMSprop", [{"lr": 0.01, "centered": True}, {"lr": 0.02, "momentum": 0.9, "centered": True}]),
+    ("RMSprop", [{"lr": 0.01, "momentum": 0.9}, {"lr": 0.02, "maximize": True, "weight_decay": 0.01}]),
+    ("Adagrad", [{"lr": 0.1}, {"lr": 0.2, "lr_decay": 0.1, "weight_decay": 0.1, "eps": 1e-4}]),
+    ("Adagrad", [{"lr": 0.1, "initial_accumulator_value": 0.5}, {"lr": 0.2, "maximize": True}]),
+]
+
+
+def ask_optimiser(name: str, groups: list[dict], steps: int = 50, seed: int = 0) -> tuple[OptimiserCase, list]:
+    """The run as plain data, and PyTorch's parameters after every step."""
+    random = np.random.default_rng(seed)
+    start = [random.standard_normal(shape) for shape in [(3, 4), (5,)]]
+    gradients = [[random.standard_normal(array.shape) for array in start] for _ in range(steps)]
+    for step in range(3, steps, 7):  # a parameter the loss did not reach is left alone, decay and momentum included
+        gradients[step][1] = None
+    parameters = [torch.tensor(array, requires_grad=True) for array in start]
+    optimiser = getattr(torch.optim, name)([{"params": [p], **copy.deepcopy(g)} for p, g in zip(parameters, groups)])
+    trace = []
+    for step in gradients:
+        for parameter, gradient in zip(parameters, step):
+            parameter.grad = None if gradient is None else torch.tensor(gradient)
+        optimiser.step()
+        trace.append([p.detach().numpy().copy() for p in parameters])
+    return OptimiserCase(name, groups, start, gradients, reload_at=steps // 2), trace
