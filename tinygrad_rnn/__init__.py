@@ -1,0 +1,39 @@
+"""Recurrent networks that you can read: write a cell as five lines of maths, study it op by op on a tape, train it.
+
+    >>> import tinygrad_rnn as tg
+    >>> x = tg.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> y = (x * x).sum()
+    >>> y.backward()
+    >>> x.grad
+    tensor([2., 4., 6.])
+
+In reading order: `kernels` (what runs hot), `autograd` (what a derivative is), `nn` (modules, cells and layers),
+`optim` (optimisers, clipping, regularisers).
+"""
+
+import numpy as _np
+
+from .autograd.creation import (
+    arange, eye, from_numpy, full, generator, get_rng_state, manual_seed, ones, ones_like, rand, randint, randn,
+    set_rng_state, tensor, zeros, zeros_like,
+)  # fmt: skip
+from .autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
+from .autograd.operands import as_tensor
+from .autograd.pointwise import (
+    abs, add, clamp, cos, div, elu, eq, erf, exp, expm1, floor, ge, gelu, gt, isfinite, isinf, isnan, le, leaky_relu,
+    log, log1p, logical_and, logical_not, logical_or, lt, masked_fill, maximum, minimum, mul, ne, neg, pow, reciprocal,
+    relu, rsqrt, sigmoid, sign, silu, sin, softplus, sqrt, square, sub, tanh, where,
+)  # fmt: skip
+from .autograd.products import bmm, dot, einsum, matmul, mm, mv, outer
+from .autograd.reductions import (
+    all, amax, amin, any, argmax, argmin, cumsum, log_softmax, logsumexp, mean, prod, softmax, std, sum, var,
+)  # fmt: skip
+from .autograd.shapes import (
+    broadcast_to, cat, chunk, diagonal, expand, flatten, flip, gather, index_select, narrow, pad, permute, reshape,
+    roll, split, squeeze, stack, transpose, tril, triu, unbind, unsqueeze,
+)  # fmt: skip
+from .autograd.tape import detect_anomaly, enable_grad, is_grad_enabled, no_grad
+from .autograd.tensor import Tensor, grad
+
+float32, float64, int64 = _np.float32, _np.float64, _np.int64
+__version__ = "0.1.0"

@@ -1,0 +1,112 @@
+"""Tensors from data and from nothing, and the library's one source of randomness."""
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from .operands import as_array, sizes
+from .primitive import FLOAT32
+from .tensor import Tensor
+
+
+def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor with a copy of `data`: a number, nested lists, an array or a tensor.
+
+    Python floats become float32; NumPy arrays keep their dtype (float32, float64, integers or bool).
+
+    Raises:
+        TypeError: the data are not numbers, or a gradient is asked for integers.
+        ValueError: nested lists of unequal lengths.
+    """
+    array = np.array(as_array(data) if dtype is None else data, dtype=dtype)
+    return Tensor(as_array(array)).requires_grad_(requires_grad)
+
+
+def from_numpy(array: np.ndarray) -> Tensor:
+    """A tensor that shares the memory of a NumPy array."""
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"from_numpy: expected a NumPy array, got {type(array).__name__}")
+    return Tensor(as_array(array))
+
+
+def full(size: Any, fill_value: float, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
+    """A tensor of one value."""
+    return Tensor(np.full(sizes("full", (size,)), fill_value, dtype)).requires_grad_(requires_grad)
+
+
+def zeros(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
+    """Zeros of shape `zeros(2, 3)` or `zeros((2, 3))`."""
+    return Tensor(np.zeros(sizes("zeros", size), dtype)).requires_grad_(requires_grad)
+
+
+def ones(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
+    """Ones of shape `ones(2, 3)` or `ones((2, 3))`."""
+    return Tensor(np.ones(sizes("ones", size), dtype)).requires_grad_(requires_grad)
+
+
+def zeros_like(input: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Zeros of the shape and dtype of another tensor."""
+    return Tensor(np.zeros_like(as_array(input), dtype)).requires_grad_(requires_grad)
+
+
+def ones_like(input: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """Ones of the shape and dtype of another tensor."""
+    return Tensor(np.ones_like(as_array(input), dtype)).requires_grad_(requires_grad)
+
+
+def arange(start: float, end: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
+    """The numbers start, start + step, ... below end (0, 1, ... below start if end is None)."""
+    first, last = (0, start) if end is None else (start, end)
+    return Tensor(as_array(np.arange(first, last, step, dtype).tolist() if dtype is None else np.arange(first, last, step, dtype)))
+
+
+def eye(n: int, m: int | None = None, dtype: Any = FLOAT32) -> Tensor:
+    """The identity matrix."""
+    return Tensor(np.eye(n, m, dtype=dtype))
+
+
+class _Source(threading.local):
+    """A generator for each thread, so that threads draw independently of each other's pace."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng()
+
+
+_source = _Source()
+
+
+def manual_seed(seed: int) -> np.random.Generator:
+    """Start this thread's random numbers (initial weights, dropout masks, `rand`) anew from a seed."""
+    _source.generator = np.random.default_rng(seed)
+    return _source.generator
+
+
+def generator() -> np.random.Generator:
+    """The NumPy generator that this thread's random numbers come from."""
+    return _source.generator
+
+
+def get_rng_state() -> dict[str, Any]:
+    """The state of this thread's generator, as NumPy describes it."""
+    return dict(_source.generator.bit_generator.state)
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Continue the random numbers from a state that `get_rng_state` returned."""
+    _source.generator.bit_generator.state = state
+
+
+def rand(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
+    """Uniform numbers in [0, 1)."""
+    return Tensor(generator().random(sizes("rand", size), dtype=dtype)).requires_grad_(requires_grad)
+
+
+def randn(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
+    """Numbers from the standard normal distribution."""
+    return Tensor(generator().standard_normal(sizes("randn", size), dtype=dtype)).requires_grad_(requires_grad)
+
+
+def randint(low: int, high: int, size: Any) -> Tensor:
+    """Integers in [low, high)."""
+    return Tensor(generator().integers(low, high, sizes("randint", (size,))))

@@ -1,0 +1,154 @@
+"""Gradients against finite differences: PyTorch's `gradcheck` and `gradgradcheck`, signature and tolerances.
+
+For y = f(x) with many outputs, the row of the Jacobian that belongs to output y[j] comes from one backward pass
+started with a one at j; the column that belongs to x[i] from the central difference (f(x + eps) - f(x - eps)) / 2 eps.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .creation import generator
+from .tape import Node
+from .tensor import Tensor, grad
+
+
+class GradcheckError(AssertionError):
+    """A gradient disagrees with finite differences."""
+
+
+def gradcheck(
+    func: Callable[..., Any],
+    inputs: Any,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    raise_exception: bool = True,
+) -> bool:
+    """Check that the gradients of `func` agree with finite differences: |a - n| <= atol + rtol |n| for every entry.
+
+    Args:
+        func: function of tensors that returns a tensor or a tuple of tensors.
+        inputs: its arguments; those that require a gradient are checked and should be float64.
+        raise_exception: whether to raise rather than return False.
+
+    Raises:
+        GradcheckError: with the worst entry, both numbers and the operation that made the output.
+        ValueError: no input requires a gradient, or one is not float64.
+    """
+    try:
+        _check(func, _as_tuple(inputs), eps, atol, rtol)
+    except GradcheckError:
+        if raise_exception:
+            raise
+        return False
+    return True
+
+
+def gradgradcheck(
+    func: Callable[..., Any],
+    inputs: Any,
+    grad_outputs: Any = None,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    raise_exception: bool = True,
+) -> bool:
+    """Check the second derivatives: the same for the function that maps (inputs, grad_outputs) to first gradients.
+
+    Args:
+        grad_outputs: the gradients that the first pass starts from; random ones by default.
+    """
+    inputs = _as_tuple(inputs)
+    differentiable = [i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
+    if grad_outputs is None:
+        outputs = _differentiable(func(*inputs))
+        grad_outputs = tuple(
+            Tensor(generator().standard_normal(y.shape).astype(y.dtype)).requires_grad_() for y in outputs
+        )
+    grad_outputs = _as_tuple(grad_outputs)
+
+    def first_gradients(*arguments: Any) -> tuple[Tensor, ...]:
+        xs, dys = arguments[: len(inputs)], arguments[len(inputs) :]
+        found = grad(
+            _differentiable(func(*xs)), [xs[i] for i in differentiable], dys, create_graph=True, allow_unused=True
+        )
+        return tuple(g for g in found if g is not None)
+
+    return gradcheck(
+        first_gradients, (*inputs, *grad_outputs), eps=eps, atol=atol, rtol=rtol, raise_exception=raise_exception
+    )
+
+
+def _as_tuple(x: Any) -> tuple[Any, ...]:
+    return tuple(x) if isinstance(x, (tuple, list)) else (x,)
+
+
+def _differentiable(outputs: Any) -> list[Tensor]:
+    return [y for y in _as_tuple(outputs) if isinstance(y, Tensor) and y.requires_grad]
+
+
+def _check(func: Callable[..., Any], inputs: Sequence[Any], eps: float, atol: float, rtol: float) -> None:
+    checked = [(i, x) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
+    if not checked:
+        raise ValueError("gradcheck: no input requires a gradient")
+    for i, x in checked:
+        if x.dtype != np.float64:
+            raise ValueError(f"gradcheck: input {i} is {x.dtype}; finite differences need float64")
+    outputs = _differentiable(func(*inputs))
+    for i, x in checked:
+        numeric = _numeric(func, inputs, x, eps)
+        for j, y in enumerate(outputs):
+            analytic = _analytic(y, x)
+            error = np.abs(analytic - numeric[j])
+            excess = np.nan_to_num(error - (atol + rtol * np.abs(numeric[j])), nan=np.inf)
+            if excess.size and excess.max() > 0:
+                worst = np.unravel_index(np.argmax(excess), excess.shape)
+                raise GradcheckError(_message(i, j, x, y, worst, analytic[worst], numeric[j][worst]))
+
+
+def _analytic(y: Tensor, x: Tensor) -> np.ndarray:
+    """dy/dx as an array [x.size, y.size]."""
+    jacobian = np.zeros((x.numel(), y.numel()))
+    for k in range(y.numel()):
+        dy = np.zeros(y.shape, y.dtype)
+        dy.flat[k] = 1
+        (dx,) = grad([y], [x], [Tensor(dy)], retain_graph=True, allow_unused=True)
+        if dx is not None:
+            jacobian[:, k] = dx.numpy().ravel()
+    return jacobian
+
+
+def _numeric(func: Callable[..., Any], inputs: Sequence[Any], x: Tensor, eps: float) -> list[np.ndarray]:
+    """The same by central differences, one array for each differentiable output."""
+    original = x.data
+    columns = []
+
+    def outputs_at(k: int, step: float) -> list[np.ndarray]:
+        moved = original.copy()
+        moved.flat[k] += step
+        x.data = moved
+        return [y.numpy().ravel() for y in _differentiable(func(*inputs))]
+
+    try:
+        for k in range(original.size):
+            above, below = outputs_at(k, eps), outputs_at(k, -eps)
+            columns.append([(a - b) / (2 * eps) for a, b in zip(above, below)])
+    finally:
+        x.data = original
+    if not columns:
+        return [np.zeros((0, y.numel())) for y in _differentiable(func(*inputs))]
+    return [np.stack(column) for column in zip(*columns)]
+
+
+def _message(i: int, j: int, x: Tensor, y: Tensor, worst: Any, analytic: float, numeric: float) -> str:
+    at_x = [int(n) for n in np.unravel_index(worst[0], x.shape)]
+    at_y = [int(n) for n in np.unravel_index(worst[1], y.shape)]
+    operation = y.node.operation.name if isinstance(y.node, Node) else "the identity"
+    return (
+        f"gradient of output {j} (made by {operation}) with respect to input {i}, worst at output{at_y}, input{at_x}: "
+        f"backward gives {analytic:.10g}, finite differences {numeric:.10g}"
+    )

@@ -1,0 +1,134 @@
+"""What functions do with their arguments before a row of the table sees them: dtypes, numbers, dimensions."""
+
+import operator
+from collections.abc import Sequence
+from numbers import Number
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import table
+from .primitive import FLOAT32, FLOAT64
+from .tape import Value
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+
+def as_tensor(x: Any) -> "Tensor":
+    """x itself if it is a tensor, else a constant. Python floats become float32; NumPy arrays keep their dtype."""
+    if isinstance(x, Value):
+        return x  # type: ignore[return-value]
+    return Value.tensor(as_array(x))
+
+
+def as_array(x: Any) -> np.ndarray:
+    """The array that a tensor of x would hold: not copied if x is one already."""
+    if isinstance(x, Value):
+        return x.data
+    if isinstance(x, (np.ndarray, np.generic)):
+        array = np.asarray(x)
+    else:
+        array = np.asarray(x)
+        if array.dtype == FLOAT64 and not _holds_numpy(x):
+            array = array.astype(FLOAT32)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"a tensor holds floats, integers or booleans, not {array.dtype} ({type(x).__name__})")
+    if array.dtype.kind == "f" and array.dtype not in (FLOAT32, FLOAT64):
+        raise TypeError(f"a tensor of floats is float32 or float64, not {array.dtype}; convert it with astype first")
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _holds_numpy(x: Any) -> bool:
+    """Whether a nested list has NumPy float64 values in it, which keep their dtype."""
+    while isinstance(x, (list, tuple)) and x:
+        x = x[0]
+    return isinstance(x, (np.ndarray, np.generic))
+
+
+def floating(x: Any) -> "Tensor":
+    """x as a tensor of floats; integers and booleans become float32, as in PyTorch."""
+    x = as_tensor(x)
+    return x if x.data.dtype.kind == "f" else table.cast(x, dtype=FLOAT32)
+
+
+def aligned(name: str, *operands: Any) -> tuple[Any, ...]:
+    """Operands of one dtype: PyTorch's promotion, in which floats win over integers and arrays over 0-d values.
+
+    Python numbers stay numbers: they never change the dtype of a float tensor.
+    """
+    kinds = set()
+    for x in operands:
+        if isinstance(x, Value):
+            kinds.add(x.data.dtype)
+        elif isinstance(x, (np.ndarray, np.generic)):
+            kinds.add(None)
+        elif not isinstance(x, Number):
+            raise TypeError(
+                f"{name}: expected tensors, arrays or numbers, got {', '.join(type(x).__name__ for x in operands)}"
+            )
+    if len(kinds) == 1 and (FLOAT32 in kinds or FLOAT64 in kinds):
+        return operands
+    tensors = [x if isinstance(x, Number) and not isinstance(x, np.generic) else as_tensor(x) for x in operands]
+    dtype = common_dtype(tensors)
+    return tuple(
+        table.cast(x, dtype=dtype) if isinstance(x, Value) and x.data.dtype != dtype else x for x in tensors
+    )
+
+
+def common_dtype(operands: Sequence[Any]) -> np.dtype:
+    """The dtype that PyTorch would compute in."""
+    arrays = [x.data for x in operands if isinstance(x, Value)]
+    floats = [x for x in arrays if x.dtype.kind == "f"]
+    ranked = [x for x in floats if x.ndim] or floats
+    if ranked:
+        return np.result_type(*(x.dtype for x in ranked))
+    if not arrays or any(isinstance(x, float) for x in operands):
+        return FLOAT32
+    if all(x.dtype.kind == "b" for x in arrays) and any(
+        isinstance(x, int) and not isinstance(x, bool) for x in operands
+    ):
+        return np.dtype(np.int64)
+    return np.result_type(*(x.dtype for x in arrays))
+
+
+def one_dim(name: str, dim: Any, ndim: int) -> int:
+    """`dim` counted from the front; a 0-d tensor is taken to have one dimension, as in PyTorch."""
+    try:
+        dim = operator.index(dim)
+    except TypeError:
+        raise TypeError(f"{name}: dim must be an integer, not {type(dim).__name__}") from None
+    size = max(ndim, 1)
+    if not -size <= dim < size:
+        raise IndexError(f"{name}: dim {dim} is out of range for a tensor of {ndim} dimensions: [{-size}, {size - 1}]")
+    return dim % size
+
+
+def all_dims(name: str, dim: Any, ndim: int) -> tuple[int, ...]:
+    """`dim` as a tuple counted from the front: None and () mean every dimension."""
+    if dim is None or dim == ():
+        return tuple(range(ndim))
+    if not isinstance(dim, (tuple, list)):
+        dim = (dim,)
+    dims = tuple(one_dim(name, d, ndim) for d in dim)
+    if len(set(dims)) < len(dims):
+        raise ValueError(f"{name}: dim {tuple(dim)} names a dimension twice")
+    return dims if ndim else ()
+
+
+def sizes(name: str, shape: Sequence[Any]) -> tuple[int, ...]:
+    """The numbers of `f(2, 3)` or `f((2, 3))` as a tuple of ints."""
+    if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
+        shape = shape[0]
+    try:
+        return tuple(operator.index(n) for n in shape)
+    except TypeError:
+        raise TypeError(f"{name}: sizes must be integers, got {tuple(shape)}") from None
+
+
+def integers(name: str, x: Any) -> np.ndarray:
+    """Index or class-label arguments: an integer array, from NumPy or a tensor."""
+    array = x.data if isinstance(x, Value) else np.asarray(x)
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"{name}: expected integers, got {array.dtype}")
+    return array.astype(np.intp, copy=False)

@@ -1,0 +1,209 @@
+"""Functions of one element at a time: arithmetic, activations, comparisons.
+
+All of them broadcast their arguments, accept tensors, NumPy arrays and numbers, and keep PyTorch's names.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import table
+from .operands import aligned, as_array, as_tensor, floating
+from .primitive import ElementwisePrimitive
+from .tape import Value
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+# ---- One operand -----------------------------------------------------------------------------------------------------
+
+
+def _unary(row: ElementwisePrimitive) -> "Callable[[Any], Tensor]":
+    """The function of a row, with a docstring read off it."""
+
+    def function(input: Any) -> "Tensor":
+        return row(floating(input))
+
+    function.__name__ = function.__qualname__ = row.name
+    function.__doc__ = f"""`{row.equation}` for every element x of input, of any shape.
+
+    Its gradient is `dx = {row.rules["dx"]}`.
+    """
+    return function
+
+
+exp, expm1 = _unary(table.exp), _unary(table.expm1)
+log, log1p = _unary(table.log), _unary(table.log1p)
+sqrt, rsqrt, reciprocal = _unary(table.sqrt), _unary(table.rsqrt), _unary(table.reciprocal)
+sin, cos, erf = _unary(table.sin), _unary(table.cos), _unary(table.erf)
+tanh, sigmoid, silu = _unary(table.tanh), _unary(table.sigmoid), _unary(table.silu)
+
+
+def _unary_of_any(row: ElementwisePrimitive) -> "Callable[[Any], Tensor]":
+    """The same for rows that integers go through unchanged in kind."""
+
+    def function(input: Any) -> "Tensor":
+        return row(as_tensor(input))
+
+    function.__name__ = function.__qualname__ = row.name
+    function.__doc__ = f"`{row.equation}` for every element x of input. Its gradient is `dx = {row.rules['dx']}`."
+    return function
+
+
+neg, abs, sign, square = map(_unary_of_any, (table.neg, table.abs, table.sign, table.square))
+relu, floor = _unary_of_any(table.relu), _unary_of_any(table.floor)
+
+
+def leaky_relu(input: Any, negative_slope: float = 0.01) -> "Tensor":
+    """`x if x > 0 else negative_slope * x` for every element x."""
+    return table.leaky_relu(floating(input), negative_slope=negative_slope)
+
+
+def elu(input: Any, alpha: float = 1.0) -> "Tensor":
+    """`x if x > 0 else alpha * (exp(x) - 1)` for every element x (Clevert et al., 2016)."""
+    return table.elu(floating(input), alpha=alpha)
+
+
+def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> "Tensor":
+    """`log(1 + exp(beta * x)) / beta`, and x itself where `beta * x > threshold`."""
+    x = floating(input)
+    scaled = x if beta == 1 else beta * x
+    smooth = table.softplus(scaled)
+    return where(scaled > threshold, x, smooth if beta == 1 else smooth / beta)
+
+
+def gelu(input: Any, approximate: str = "none") -> "Tensor":
+    """`x * P(X <= x)` for a standard normal X, or its tanh approximation (Hendrycks and Gimpel, 2016).
+
+    Args:
+        approximate: "none", or "tanh" for `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`.
+    """
+    x = floating(input)
+    if approximate == "none":
+        return table.gelu(x)
+    if approximate != "tanh":
+        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', not {approximate!r}")
+    return table.gelu_tanh(x)
+
+
+# ---- Two operands and more -------------------------------------------------------------------------------------------
+
+
+def add(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
+    """`input + alpha * other`."""
+    a, b = aligned("add", input, other)
+    return table.add(a, b if alpha == 1 else mul(b, alpha))
+
+
+def sub(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
+    """`input - alpha * other`."""
+    a, b = aligned("sub", input, other)
+    return table.sub(a, b if alpha == 1 else mul(b, alpha))
+
+
+def mul(input: Any, other: Any) -> "Tensor":
+    """`input * other`."""
+    return table.mul(*aligned("mul", input, other))
+
+
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> "Tensor":
+    """`input / other`; with `rounding_mode` "floor" or "trunc" rounded, and then without gradient (it is 0)."""
+    a, b = aligned("div", input, other)
+    if not any(isinstance(x, Value) and x.data.dtype.kind == "f" for x in (a, b)):
+        a = floating(a)
+    quotient = table.div(a, b)
+    if rounding_mode is None:
+        return quotient
+    if rounding_mode == "floor":
+        return table.floor(quotient)
+    if rounding_mode == "trunc":
+        return table.sign(quotient) * table.floor(table.abs(quotient))
+    raise ValueError(f"div: rounding_mode must be None, 'floor' or 'trunc', not {rounding_mode!r}")
+
+
+def pow(input: Any, exponent: Any) -> "Tensor":
+    """`input ** exponent`. The gradient at `0 ** 0` is 0."""
+    a, b = aligned("pow", input, exponent)
+    if isinstance(b, (int, float)) and b == 2:
+        return table.square(a)
+    return table.pow(a, b)
+
+
+def maximum(input: Any, other: Any) -> "Tensor":
+    """The larger of two values; NaN if either is. Ties share the gradient equally."""
+    return table.maximum(*aligned("maximum", input, other))
+
+
+def minimum(input: Any, other: Any) -> "Tensor":
+    """The smaller of two values; NaN if either is. Ties share the gradient equally."""
+    return table.minimum(*aligned("minimum", input, other))
+
+
+def clamp(input: Any, min: Any = None, max: Any = None) -> "Tensor":
+    """`minimum(maximum(input, min), max)`; where min > max the result is max.
+
+    The gradient passes where `min <= input <= max`, both ends included.
+    """
+    if min is None and max is None:
+        raise ValueError("clamp: at least one of min and max must be given")
+    low, high = -np.inf if min is None else min, np.inf if max is None else max
+    x = as_tensor(input)
+    if x.data.dtype.kind in "iu" and not isinstance(min, float) and not isinstance(max, float):
+        bounded = x if min is None else maximum(x, min)
+        return bounded if max is None else minimum(bounded, max)
+    return table.clamp(*aligned("clamp", x, low, high))
+
+
+def where(condition: Any, input: Any, other: Any) -> "Tensor":
+    """`input` where the condition holds, else `other`."""
+    a, b = aligned("where", input, other)
+    if not (isinstance(a, Value) or isinstance(b, Value)):
+        a = as_tensor(a)
+    return table.where(mask("where", condition), a, b)
+
+
+def masked_fill(input: Any, mask: Any, value: Any) -> "Tensor":
+    """`value` where the mask holds, else `input`."""
+    if not isinstance(value, (int, float)) and np.ndim(as_array(value)):
+        raise ValueError(f"masked_fill: value must be a number or a 0-d tensor, not of shape {np.shape(value)}")
+    return where(mask, value, input)
+
+
+def mask(name: str, condition: Any) -> np.ndarray:
+    """A boolean array from a boolean tensor, array or number."""
+    array = condition.data if isinstance(condition, Value) else np.asarray(condition)
+    if array.dtype.kind not in "bu":
+        raise TypeError(f"{name}: the condition must be boolean, not {array.dtype}; compare it with something first")
+    return array.astype(np.bool_, copy=False)
+
+
+# ---- Comparisons and tests: boolean results, no gradient -------------------------------------------------------------
+
+
+def _comparison(name: str, ufunc: np.ufunc) -> "Callable[[Any, Any], Tensor]":
+    def function(input: Any, other: Any) -> "Tensor":
+        a, b = (x.data if isinstance(x, Value) else x for x in aligned(name, input, other))
+        return Value.tensor(np.asarray(ufunc(a, b)))
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"A boolean tensor: `numpy.{ufunc.__name__}(input, other)`."
+    return function
+
+
+eq, ne = _comparison("eq", np.equal), _comparison("ne", np.not_equal)
+lt, le = _comparison("lt", np.less), _comparison("le", np.less_equal)
+gt, ge = _comparison("gt", np.greater), _comparison("ge", np.greater_equal)
+logical_and, logical_or = _comparison("logical_and", np.logical_and), _comparison("logical_or", np.logical_or)
+
+
+def _test(ufunc: np.ufunc) -> "Callable[[Any], Tensor]":
+    def function(input: Any) -> "Tensor":
+        return Value.tensor(np.asarray(ufunc(as_array(input))))
+
+    function.__name__ = function.__qualname__ = ufunc.__name__
+    function.__doc__ = f"A boolean tensor: `numpy.{ufunc.__name__}(input)`."
+    return function
+
+
+isnan, isinf, isfinite, logical_not = _test(np.isnan), _test(np.isinf), _test(np.isfinite), _test(np.logical_not)

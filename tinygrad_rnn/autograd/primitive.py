@@ -1,0 +1,281 @@
+"""What a row of the table is: a forward rule, one gradient rule for each input, a shape rule and an ONNX name.
+
+A gradient rule is a line of text, an expression over
+
+    dy                 the gradient of the result
+    y, and the inputs  by their names; naming one is what saves it for the backward pass
+    x_shape            the shape of input x, which costs nothing to keep
+    the attributes     what follows `*` in the signature
+
+and over other rows of the table. Text, because one rule has many readers: on arrays it is the backward pass; on
+tensors it is recorded in its turn, which makes derivatives of any order; element by element it is compiled into one
+kernel with its siblings; and it can be printed as it stands.
+"""
+
+import ast
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..kernels.elementwise import Elementwise
+from .tape import Node, Value, mode, raise_if_new_nan, user_line
+
+Shape = tuple[int, ...]
+
+
+class Primitive:
+    """A row of the table: one operation and everything that is known of it.
+
+    Args:
+        signature: `"name(x, w, *, dim)"`: inputs, then attributes. `*xs` takes any number of inputs.
+        forward: function of arrays and attributes that returns a new array or a view.
+        equation: what it computes, for people.
+        shape: function of the inputs' shapes and attributes that returns the result's shape, or raises ValueError
+            with a message that names both shapes and the fix. Called when `forward` failed, and by tracers.
+        gradients: `dx` -> rule for the gradient of x. No rule: x is not differentiable (a mask, an index).
+        scatter: `scatter(total, dy, **attributes)` adds the gradient in place, for operations that take a part of x.
+        onnx: name of the operator in ONNX, if there is one.
+    """
+
+    def __init__(
+        self,
+        signature: str,
+        forward: Callable[..., Any],
+        equation: str,
+        *,
+        shape: Callable[..., Shape],
+        gradients: dict[str, str],
+        scatter: Callable[..., None] | None = None,
+        onnx: str | None = None,
+    ) -> None:
+        parsed = ast.parse(f"def {signature}: pass").body[0]
+        assert isinstance(parsed, ast.FunctionDef)
+        self.name = parsed.name
+        self.signature = signature
+        self.variadic = parsed.args.vararg is not None
+        self.inputs = [parsed.args.vararg.arg] if parsed.args.vararg else [a.arg for a in parsed.args.args]
+        self.attributes = [a.arg for a in parsed.args.kwonlyargs]
+        self.forward = forward
+        self.equation = equation
+        self.shape = shape
+        self.rules = gradients
+        self.scatter = scatter
+        self.onnx = onnx
+        self.names: dict[str, Any] = {}  # what rules may call: set by the table once all rows are there
+        self._adjoints: dict[tuple[int, ...], Adjoint] = {}
+
+    def __repr__(self) -> str:
+        return f"<primitive {self.signature}: {self.equation}>"
+
+    def __call__(self, *inputs: Any, **attributes: Any) -> Any:
+        """Run on tensors, and record; or run on arrays alone, and return an array."""
+        arrays = [x.data if isinstance(x, Value) else x for x in inputs]
+        try:
+            y = self.forward(*arrays, **attributes)
+        except (ValueError, IndexError, TypeError):
+            self._explain(arrays, attributes)
+            raise
+        return self._record(inputs, arrays, y, attributes)
+
+    def _explain(self, arrays: list[Any], attributes: dict[str, Any]) -> None:
+        """After a failure: let the shape rule say what is wrong in the user's terms."""
+        try:
+            self.shape(*map(np.shape, arrays), **attributes)
+        except ValueError as error:
+            raise ValueError(f"{self.name}({', '.join(self.inputs)}): {error}") from None
+
+    def _record(self, inputs: tuple[Any, ...], arrays: list[Any], y: Any, attributes: dict[str, Any]) -> Any:
+        """Wrap the result as a tensor, with a node if a gradient may be asked for; an array if no input is a tensor."""
+        tensors = [i for i, x in enumerate(inputs) if isinstance(x, Value)]
+        if not tensors:
+            return y
+        if y.__class__ is not np.ndarray:  # NumPy turns 0-d results into scalars
+            y = np.asarray(y)
+        if mode.anomaly:
+            raise_if_new_nan(y, inputs, self.name, user_line())
+        if not mode.grad:
+            return Value.tensor(y)
+        wanted = tuple([i for i in tensors if inputs[i].node is not None])
+        if not wanted:
+            return Value.tensor(y)
+        adjoint = self.adjoint(wanted)
+        if not adjoint.rules:
+            return Value.tensor(y)
+        return Value.tensor(
+            y,
+            Node(
+                adjoint,
+                tuple([inputs[i].node for i in adjoint.wanted]),
+                tuple([arrays[i].shape for i in adjoint.wanted]),
+                tuple([pick(arrays, y, attributes) for pick in adjoint.picks]),
+            ),
+        )
+
+    def adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
+        """The backward rule for the inputs at these positions."""
+        if wanted not in self._adjoints:
+            self._adjoints[wanted] = Adjoint(self, wanted)
+        return self._adjoints[wanted]
+
+
+class ElementwisePrimitive(Primitive):
+    """A row that is a formula over scalars: forward and gradients are compiled, broadcasting is NumPy's.
+
+    Args:
+        signature: as for `Primitive`; attributes are numbers.
+        formula: the forward rule, over scalars.
+        integer: NumPy's function for integers and booleans, which are not compiled for.
+    """
+
+    def __init__(
+        self,
+        signature: str,
+        formula: str,
+        *,
+        integer: Callable[..., Any] | None = None,
+        onnx: str | None = None,
+        **gradients: str,
+    ) -> None:
+        super().__init__(
+            signature, self._run, f"y = {formula}", shape=broadcast_shape, gradients=gradients, onnx=onnx
+        )
+        self.formula = formula
+        self.integer = integer
+        self.kernel = Elementwise(self.name, " ".join([*self.inputs, *self.attributes]), {"y": formula})
+
+    def _run(self, *arrays: Any, **attributes: Any) -> Any:
+        operands = (*arrays, *[attributes[name] for name in self.attributes]) if attributes else arrays
+        for x in arrays:
+            kind = getattr(x, "dtype", None)
+            if kind is FLOAT32:
+                return self.kernel.float32(*operands)
+            if kind is FLOAT64:
+                return self.kernel.float64(*operands)
+        return self._run_uncommon(*operands)
+
+    def _run_uncommon(self, *operands: Any) -> Any:
+        """Integers, foreign byte orders, half precision."""
+        if self.integer is not None and all(np.asarray(x).dtype.kind in "iub" for x in operands):
+            return self.integer(*operands)
+        kind = np.result_type(*(x for x in operands if isinstance(x, (np.ndarray, np.generic))))
+        return (self.kernel.float64 if kind == np.float64 else self.kernel.float32)(*operands)
+
+    def adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
+        if wanted not in self._adjoints:
+            self._adjoints[wanted] = ElementwiseAdjoint(self, wanted)
+        return self._adjoints[wanted]
+
+
+FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+class Adjoint:
+    """The gradient rules of a row for a choice of its inputs: what to save, and how to go back. An `Operation`.
+
+    Attributes:
+        wanted: positions of the inputs that get a gradient.
+        saves: names of what the rules ask for besides dy.
+        picks: for each of them, how to take it from (arrays, y, attributes) when the operation runs.
+        rules: for each wanted input, the rule as a function of (dy, *saved).
+    """
+
+    def __init__(self, primitive: Primitive, wanted: tuple[int, ...]) -> None:
+        self.primitive = primitive
+        self.name = primitive.name
+        if primitive.variadic:
+            (rule,) = primitive.rules.values()
+            texts = [rule] * len(wanted)
+            self.wanted = wanted
+        else:
+            named = [(i, primitive.rules.get("d" + primitive.inputs[i])) for i in wanted]
+            self.wanted = tuple(i for i, text in named if text is not None)
+            texts = [text for _, text in named if text is not None]
+        self.texts = texts
+        known = self._known_names()
+        used = {name for text in texts for name in names_in(text)}
+        self.saves = [name for name in known if name in used]
+        self.picks = [known[name] for name in self.saves]
+        self.rules = [self._compile(text, i) for i, text in zip(self.wanted, texts)]
+        self.scatter = self._scatter if primitive.scatter is not None else None
+
+    def _known_names(self) -> dict[str, Callable[[Sequence[Any], Any, dict[str, Any]], Any]]:
+        """Everything a rule may name, with the way to take it from (arrays, y, attributes)."""
+        known: dict[str, Callable[..., Any]] = {"y": lambda arrays, y, attributes: y}
+        if self.primitive.variadic:
+            known["shapes"] = lambda arrays, y, attributes: [x.shape for x in arrays]
+        else:
+            for i, name in enumerate(self.primitive.inputs):
+                known[name] = lambda arrays, y, attributes, i=i: arrays[i]
+                known[name + "_shape"] = lambda arrays, y, attributes, i=i: arrays[i].shape
+                known[name + "_dtype"] = lambda arrays, y, attributes, i=i: arrays[i].dtype
+        for name in self.primitive.attributes:
+            known[name] = lambda arrays, y, attributes, name=name: attributes[name]
+        return known
+
+    def _compile(self, text: str, position: int) -> Callable[..., Any]:
+        """The rule as a function; the names it calls are other rows, the name `i` is the input's position."""
+        code = f"lambda {', '.join(['dy', *self.saves])}: {text}"
+        return eval(compile(code, f"<gradient of {self.name}>", "eval"), {**self.primitive.names, "i": position})
+
+    def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
+        """See `tape.Operation`."""
+        return [rule(dy, *saved) for rule in self.rules]
+
+    def rewrap(self, node: Node) -> tuple[Any, ...]:
+        """See `tape.Operation`."""
+        assert node.saved is not None
+        origin: dict[str, Any] = {"y": node}
+        for i, parent in zip(self.wanted, node.parents):
+            if not self.primitive.variadic:
+                origin[self.primitive.inputs[i]] = parent
+        return tuple(
+            Value.tensor(value, origin[name]) if name in origin else value for name, value in zip(self.saves, node.saved)
+        )
+
+    def _scatter(self, total: np.ndarray, dy: np.ndarray, saved: tuple[Any, ...]) -> None:
+        assert self.primitive.scatter is not None
+        values = dict(zip(self.saves, saved))
+        self.primitive.scatter(total, dy, **{name: values[name] for name in self.primitive.attributes})
+
+
+class ElementwiseAdjoint(Adjoint):
+    """The same for a formula: on arrays, all gradients come from one kernel."""
+
+    def __init__(self, primitive: ElementwisePrimitive, wanted: tuple[int, ...]) -> None:
+        super().__init__(primitive, wanted)
+        targets = ["d" + primitive.inputs[i] for i in self.wanted]
+        computed = {target: text for target, text in zip(targets, self.texts) if text != "dy"}
+        suffix = "" if len(targets) == len(primitive.rules) else "_to_" + "_".join(targets)
+        self.handed_on = [text == "dy" for text in self.texts]
+        self.kernel: Elementwise | None = None
+        if computed:
+            self.kernel = Elementwise(f"{self.name}_gradient{suffix}", " ".join(["dy", *self.saves]), computed)
+
+    def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
+        if isinstance(dy, Value):
+            return super().gradients(dy, saved)
+        if self.kernel is None:
+            return [dy] * len(self.rules)
+        kernel = self.kernel.float32 if dy.dtype is FLOAT32 else self.kernel.float64
+        computed = kernel(dy, *saved)
+        if not any(self.handed_on):
+            return computed if isinstance(computed, tuple) else (computed,)
+        rest = iter(computed if isinstance(computed, tuple) else (computed,))
+        return [dy if handed_on else next(rest) for handed_on in self.handed_on]
+
+
+def names_in(rule: str) -> set[str]:
+    """The free names of an expression."""
+    return {node.id for node in ast.walk(ast.parse(rule, mode="eval")) if isinstance(node, ast.Name)}
+
+
+def broadcast_shape(*shapes: Shape, **attributes: Any) -> Shape:
+    """NumPy's rule: sizes are aligned from the last; equal sizes, or one of them 1."""
+    try:
+        return np.broadcast_shapes(*shapes)
+    except ValueError:
+        shown = " and ".join(str(list(shape)) for shape in shapes if shape)
+        raise ValueError(
+            f"shapes {shown} do not broadcast together: aligned from the last dimension, sizes must be equal or 1"
+        ) from None

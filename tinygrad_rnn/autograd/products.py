@@ -1,0 +1,184 @@
+"""Matrix products and what is arranged around them."""
+
+import string
+from typing import TYPE_CHECKING, Any
+
+from . import table
+from .operands import aligned, as_tensor
+from .shapes import diagonal, permute, reshape
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+
+def matmul(input: Any, other: Any) -> "Tensor":
+    """The matrix product, NumPy's and PyTorch's `@`.
+
+    Shapes: [K] @ [K] -> []; [M, K] @ [K] -> [M]; [K] @ [K, N] -> [N]; [..., M, K] @ [..., K, N] -> [..., M, N] with
+    batch dimensions that broadcast.
+
+    Raises:
+        ValueError: an operand is 0-d, or the inner dimensions differ.
+    """
+    a, b = aligned("matmul", as_tensor(input), as_tensor(other))
+    rows, columns = a.data.ndim, b.data.ndim
+    if rows == 2 == columns:
+        return table.matmul(a, b)
+    if rows == 0 or columns == 0:
+        raise ValueError(f"matmul(a, b): operands need a dimension: a is {list(a.shape)}, b is {list(b.shape)}")
+    if rows == 1 or columns == 1:
+        if a.shape[-1] != b.shape[-2 if columns > 1 else 0]:
+            raise ValueError(f"matmul(a, b): inner dimensions differ: a is {list(a.shape)}, b is {list(b.shape)}")
+        wide_a = table.reshape(a, shape=(1, *a.shape)) if rows == 1 else a
+        wide_b = table.reshape(b, shape=(*b.shape, 1)) if columns == 1 else b
+        y = matmul(wide_a, wide_b)
+        shape = [n for i, n in enumerate(y.shape) if not (rows == 1 and i == y.ndim - 2)]
+        return table.reshape(y, shape=tuple(shape[:-1] if columns == 1 else shape))
+    if columns == 2:  # one product over all rows, rather than one a batch entry
+        if a.shape[-1] != b.shape[0]:
+            return table.matmul(a, b)  # which says what is wrong
+        flat = table.reshape(a, shape=(_product(a.shape[:-1]), a.shape[-1]))
+        return table.reshape(table.matmul(flat, b), shape=(*a.shape[:-1], b.shape[1]))
+    return table.matmul(a, b)
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    size = 1
+    for n in shape:
+        size *= n
+    return size
+
+
+def _demand(name: str, *operands: tuple[Any, int]) -> None:
+    for x, ndim in operands:
+        if x.data.ndim != ndim:
+            shapes = " and ".join(str(list(x.shape)) for x, _ in operands)
+            raise ValueError(f"{name}: expected tensors of {[n for _, n in operands]} dimensions, got shapes {shapes}")
+
+
+def mm(input: Any, mat2: Any) -> "Tensor":
+    """The product of two matrices: [M, K], [K, N] -> [M, N]."""
+    a, b = as_tensor(input), as_tensor(mat2)
+    _demand("mm", (a, 2), (b, 2))
+    return matmul(a, b)
+
+
+def bmm(input: Any, mat2: Any) -> "Tensor":
+    """The products of two stacks of matrices: [B, M, K], [B, K, N] -> [B, M, N], without broadcasting."""
+    a, b = as_tensor(input), as_tensor(mat2)
+    _demand("bmm", (a, 3), (b, 3))
+    if a.shape[0] != b.shape[0]:
+        raise ValueError(f"bmm: batch sizes differ: {list(a.shape)} and {list(b.shape)}; matmul broadcasts them")
+    return matmul(a, b)
+
+
+def mv(input: Any, vec: Any) -> "Tensor":
+    """The product of a matrix and a vector: [M, K], [K] -> [M]."""
+    a, b = as_tensor(input), as_tensor(vec)
+    _demand("mv", (a, 2), (b, 1))
+    return matmul(a, b)
+
+
+def dot(input: Any, tensor: Any) -> "Tensor":
+    """The inner product of two vectors: [K], [K] -> []."""
+    a, b = as_tensor(input), as_tensor(tensor)
+    _demand("dot", (a, 1), (b, 1))
+    return matmul(a, b)
+
+
+def outer(input: Any, vec2: Any) -> "Tensor":
+    """The outer product of two vectors: [M], [N] -> [M, N]."""
+    a, b = as_tensor(input), as_tensor(vec2)
+    _demand("outer", (a, 1), (b, 1))
+    return reshape(a, (a.shape[0], 1)) * b
+
+
+def einsum(equation: str, *operands: Any) -> "Tensor":
+    """Einstein's summation convention: `einsum("tbi,ih->tbh", x, w)`.
+
+    Operands are contracted from left to right, each pair as one batched matrix product over the letters that appear
+    in neither later operands nor the result.
+
+    Raises:
+        ValueError: the equation does not fit the operands.
+    """
+    if len(operands) == 1 and isinstance(operands[0], (tuple, list)):
+        operands = tuple(operands[0])
+    tensors = [as_tensor(x) for x in operands]
+    terms, result = _parse(equation, tensors)
+    sizes: dict[str, int] = {}
+    for term, x in zip(terms, tensors):
+        for letter, n in zip(term, x.shape):
+            if sizes.setdefault(letter, n) != n:
+                if 1 not in (n, sizes[letter]):
+                    raise ValueError(f"einsum({equation!r}): {letter!r} has size {sizes[letter]} and size {n}")
+                sizes[letter] = max(n, sizes[letter])
+    x, term = _distinct(tensors[0], terms[0], sizes)
+    for position in range(1, len(tensors)):
+        other, other_term = _distinct(tensors[position], terms[position], sizes)
+        wanted = set(result).union(*terms[position + 1 :])
+        x, term = _contract(x, term, other, other_term, wanted)
+    leftover = tuple(i for i, letter in enumerate(term) if letter not in result)
+    if leftover:
+        x = x.sum(leftover)
+        term = "".join(letter for letter in term if letter in result)
+    return permute(x, tuple(term.index(letter) for letter in result))
+
+
+def _parse(equation: str, tensors: list[Any]) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, with "..." spelled out in letters that are not used."""
+    compact = equation.replace(" ", "")
+    left, arrow, right = compact.partition("->")
+    terms = left.split(",")
+    if len(terms) != len(tensors):
+        raise ValueError(f"einsum({equation!r}): {len(terms)} terms for {len(tensors)} operands")
+    spare = [c for c in string.ascii_letters if c not in compact]
+    widths = [x.ndim - len(term.replace("...", "")) if "..." in term else 0 for term, x in zip(terms, tensors)]
+    ellipsis = "".join(spare[: max([0, *widths])])
+    for i, (term, x, width) in enumerate(zip(terms, tensors, widths)):
+        terms[i] = term.replace("...", ellipsis[len(ellipsis) - width :] if width > 0 else "")
+        if len(terms[i]) != x.ndim or not (terms[i] == "" or terms[i].isalpha()):
+            raise ValueError(f"einsum({equation!r}): term {term!r} does not fit an operand of shape {list(x.shape)}")
+    if arrow:
+        result = right.replace("...", ellipsis)
+    else:
+        letters = "".join(terms)
+        result = ellipsis + "".join(sorted(c for c in set(letters) - set(ellipsis) if letters.count(c) == 1))
+    if len(set(result)) < len(result) or not set(result) <= set("".join(terms)):
+        raise ValueError(f"einsum({equation!r}): the result {right!r} repeats a letter or has one of its own")
+    return terms, result
+
+
+def _distinct(x: Any, term: str, sizes: dict[str, int]) -> tuple[Any, str]:
+    """Take diagonals until every letter appears once, and repeat sizes of 1 that another operand has larger."""
+    for letter in term:
+        while term.count(letter) > 1:
+            first, second = term.index(letter), term.rindex(letter)
+            x = diagonal(x, first, second)
+            term = term[:first] + term[first + 1 : second] + term[second + 1 :] + letter
+    shape = tuple(sizes[letter] for letter in term)
+    return (x if x.shape == shape else table.expand(x, shape=shape)), term
+
+
+def _contract(a: Any, a_term: str, b: Any, b_term: str, wanted: set[str]) -> tuple[Any, str]:
+    """One pair as a batched matrix product [shared, a's own, summed] @ [shared, summed, b's own]."""
+    for_a = [c for c in a_term if c not in b_term and c not in wanted]
+    for_b = [c for c in b_term if c not in a_term and c not in wanted]
+    if for_a:
+        a = a.sum(tuple(a_term.index(c) for c in for_a))
+        a_term = "".join(c for c in a_term if c not in for_a)
+    if for_b:
+        b = b.sum(tuple(b_term.index(c) for c in for_b))
+        b_term = "".join(c for c in b_term if c not in for_b)
+    shared = [c for c in a_term if c in b_term and c in wanted]
+    summed = [c for c in a_term if c in b_term and c not in wanted]
+    own_a = [c for c in a_term if c not in b_term]
+    own_b = [c for c in b_term if c not in a_term]
+    size = dict(zip(a_term, a.shape)) | dict(zip(b_term, b.shape))
+    count = lambda letters: _product(tuple(size[c] for c in letters))
+    a = permute(a, tuple(a_term.index(c) for c in (*shared, *own_a, *summed)))
+    b = permute(b, tuple(b_term.index(c) for c in (*shared, *summed, *own_b)))
+    a = reshape(a, (count(shared), count(own_a), count(summed)))
+    b = reshape(b, (count(shared), count(summed), count(own_b)))
+    term = "".join([*shared, *own_a, *own_b])
+    return reshape(matmul(a, b), tuple(size[c] for c in term)), term

@@ -1,0 +1,184 @@
+"""Functions that take many elements to one: sums, means, extremes, and what is built of them.
+
+`dim` is an int or a tuple of ints, negative ones counted from the end; None reduces everything.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import table
+from .operands import all_dims, as_array, as_tensor, floating, one_dim
+from .pointwise import isfinite, log, sqrt, where
+from .tape import Value
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+Dims = int | tuple[int, ...] | list[int] | None
+
+
+def _as(x: "Tensor", dtype: Any) -> "Tensor":
+    return x if dtype is None or x.data.dtype == dtype else table.cast(x, dtype=np.dtype(dtype))
+
+
+def sum(input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> "Tensor":
+    """The sum over `dim`. Integers and booleans are summed as int64."""
+    x = _as(as_tensor(input), dtype)
+    return table.sum(x, dim=all_dims("sum", dim, x.data.ndim), keepdim=keepdim)
+
+
+def mean(input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> "Tensor":
+    """The sum over `dim` divided by the number of elements; NaN where there are none."""
+    x = _as(as_tensor(input), dtype)
+    if x.data.dtype.kind != "f":
+        raise TypeError(f"mean: expected a tensor of floats, got {x.data.dtype}; pass dtype=float32 to convert it")
+    dims = all_dims("mean", dim, x.data.ndim)
+    return table.sum(x, dim=dims, keepdim=keepdim) / _count(x.data.shape, dims)
+
+
+def _count(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
+    return math.prod(shape[i] for i in dims)
+
+
+def var(input: Any, dim: Dims = None, *, correction: float = 1, keepdim: bool = False, unbiased: Any = None) -> "Tensor":
+    """`sum((x - mean)^2) / (N - correction)` over `dim`; NaN or inf where the divisor is not positive.
+
+    Args:
+        correction: 1 for the unbiased estimate (Bessel), 0 for the mean square.
+        unbiased: PyTorch's older name: True for 1, False for 0.
+    """
+    x = floating(input)
+    if isinstance(dim, bool):  # var(x, False) is PyTorch's var(x, unbiased=False)
+        dim, unbiased = None, dim
+    if unbiased is not None:
+        correction = int(unbiased)
+    dims = all_dims("var", dim, x.data.ndim)
+    count = _count(x.data.shape, dims)
+    mean = table.sum(x, dim=dims, keepdim=True) / count
+    squares = table.sum(table.square(x - mean), dim=dims, keepdim=keepdim)
+    return squares / max(count - correction, 0)
+
+
+def std(input: Any, dim: Dims = None, *, correction: float = 1, keepdim: bool = False, unbiased: Any = None) -> "Tensor":
+    """The square root of `var`, whose gradient is taken as 0 where all elements are equal."""
+    return sqrt_or_zero(var(input, dim, correction=correction, keepdim=keepdim, unbiased=unbiased))
+
+
+def sqrt_or_zero(x: "Tensor") -> "Tensor":
+    """sqrt(x) with gradient 0 instead of inf at 0."""
+    is_zero = x == 0
+    return where(is_zero, x * 0, sqrt(where(is_zero, 1, x)))
+
+
+def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> "Tensor":
+    """The product over `dim`, of everything if it is None.
+
+    Halves are multiplied with each other until one factor is left, so that no gradient divides by a factor: it is
+    right where one or several are zero.
+    """
+    x = _as(as_tensor(input), dtype)
+    if x.data.dtype.kind != "f":
+        return Value.tensor(np.asarray(np.prod(x.data, axis=dim, keepdims=keepdim)))
+    shape = x.data.shape
+    if dim is None:
+        axis, x = 0, table.reshape(x, shape=(x.data.size,))
+        result = (1,) * len(shape) if keepdim else ()
+    else:
+        axis = one_dim("prod", dim, x.data.ndim)
+        if not shape:
+            x = table.reshape(x, shape=(1,))
+        result = tuple(1 if i == axis else n for i, n in enumerate(shape) if keepdim or i != axis)
+    if x.data.shape[axis] == 0:
+        return Value.tensor(np.ones(result, x.data.dtype)) + table.reshape(
+            table.sum(x, dim=(axis,), keepdim=True), shape=result
+        )
+    take = lambda x, part: table.index(x, index=(slice(None),) * axis + (part,))
+    while (n := x.data.shape[axis]) > 1:
+        product = take(x, slice(0, n // 2)) * take(x, slice(n // 2, n // 2 * 2))
+        x = table.cat(product, take(x, slice(n - 1, n)), dim=axis) if n % 2 else product
+    return table.reshape(x, shape=result)
+
+
+def _extreme(row: Any, name: str, meaning: str) -> "Callable[..., Tensor]":
+    def function(input: Any, dim: Dims = (), keepdim: bool = False) -> "Tensor":
+        x = as_tensor(input)
+        return row(x, dim=all_dims(name, dim, x.data.ndim), keepdim=keepdim)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"The {meaning} element over `dim`; NaN if there is one. Ties share the gradient equally."
+    return function
+
+
+amax = _extreme(table.amax, "amax", "largest")
+amin = _extreme(table.amin, "amin", "smallest")
+
+
+def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> "Tensor":
+    """The position of the largest element, the first of equals; of the flattened tensor if `dim` is None."""
+    return _arg(np.argmax, "argmax", input, dim, keepdim)
+
+
+def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> "Tensor":
+    """The position of the smallest element, the first of equals; of the flattened tensor if `dim` is None."""
+    return _arg(np.argmin, "argmin", input, dim, keepdim)
+
+
+def _arg(function: Callable[..., Any], name: str, input: Any, dim: int | None, keepdim: bool) -> "Tensor":
+    x = as_array(input)
+    axis = None if dim is None else one_dim(name, dim, x.ndim)
+    return Value.tensor(np.asarray(function(x, axis=axis if x.ndim else None, keepdims=keepdim)))
+
+
+def all(input: Any, dim: Dims = None, keepdim: bool = False) -> "Tensor":
+    """Whether all elements over `dim` are nonzero."""
+    x = as_array(input)
+    return Value.tensor(np.asarray(np.all(x, axis=all_dims("all", dim, x.ndim), keepdims=keepdim)))
+
+
+def any(input: Any, dim: Dims = None, keepdim: bool = False) -> "Tensor":
+    """Whether an element over `dim` is nonzero."""
+    x = as_array(input)
+    return Value.tensor(np.asarray(np.any(x, axis=all_dims("any", dim, x.ndim), keepdims=keepdim)))
+
+
+def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> "Tensor":
+    """`log(sum(exp(x)))` over `dim`, computed as `m + log(sum(exp(x - m)))` with m the maximum, so as not to overflow."""
+    x = floating(input)
+    dims = all_dims("logsumexp", dim, x.data.ndim)
+    if _count(x.data.shape, dims) == 0:
+        return log(table.sum(table.exp(x), dim=dims, keepdim=keepdim))
+    largest = amax(Value.tensor(x.data), dims, keepdim=True)
+    largest = where(isfinite(largest), largest, 0)
+    total = log(table.sum(table.exp(x - largest), dim=dims, keepdim=True)) + largest
+    kept = [n for i, n in enumerate(total.data.shape) if keepdim or i not in dims]
+    return table.reshape(total, shape=tuple(kept))
+
+
+def cumsum(input: Any, dim: int, *, dtype: Any = None) -> "Tensor":
+    """The running sum along `dim`."""
+    x = _as(as_tensor(input), dtype)
+    if not x.data.ndim:
+        one_dim("cumsum", dim, 0)
+        return x
+    return table.cumsum(x, dim=one_dim("cumsum", dim, x.data.ndim))
+
+
+def softmax(input: Any, dim: int, dtype: Any = None) -> "Tensor":
+    """`exp(x) / sum(exp(x))` along `dim`."""
+    return _normalised(table.softmax, "softmax", input, dim, dtype)
+
+
+def log_softmax(input: Any, dim: int, dtype: Any = None) -> "Tensor":
+    """`x - log(sum(exp(x)))` along `dim`: the logarithm of `softmax`, without its underflow."""
+    return _normalised(table.log_softmax, "log_softmax", input, dim, dtype)
+
+
+def _normalised(row: Any, name: str, input: Any, dim: int, dtype: Any) -> "Tensor":
+    x = _as(floating(input), dtype)
+    axis = one_dim(name, dim, x.data.ndim)
+    if x.data.ndim:
+        return row(x, dim=axis)
+    return table.reshape(row(table.reshape(x, shape=(1,)), dim=0), shape=())

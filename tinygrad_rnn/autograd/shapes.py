@@ -1,0 +1,350 @@
+"""Functions that move elements without computing: shapes, joins, parts and indexing.
+
+Results may share memory with their input, as NumPy's views do; nothing in the library writes to a tensor in place.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import table
+from .operands import aligned, as_tensor, integers, one_dim, sizes
+from .pointwise import mask as boolean
+from .pointwise import where
+from .tape import Value
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+
+def reshape(input: Any, *shape: Any) -> "Tensor":
+    """The same elements, row by row, in another shape; one size may be -1, which is then computed."""
+    x = as_tensor(input)
+    wanted = sizes("reshape", shape)
+    if -1 in wanted:
+        rest = math.prod(n for n in wanted if n != -1)
+        if wanted.count(-1) > 1 or rest == 0 or x.data.size % rest:
+            raise ValueError(f"reshape: cannot infer the -1 in {list(wanted)} for a tensor of shape {list(x.shape)}")
+        wanted = tuple(x.data.size // rest if n == -1 else n for n in wanted)
+    return x if wanted == x.data.shape else table.reshape(x, shape=wanted)
+
+
+def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> "Tensor":
+    """Dimensions start_dim to end_dim (inclusive) as one."""
+    x = as_tensor(input)
+    first, last = one_dim("flatten", start_dim, x.data.ndim), one_dim("flatten", end_dim, x.data.ndim)
+    if first > last:
+        raise ValueError(f"flatten: start_dim {start_dim} comes after end_dim {end_dim}")
+    shape = x.data.shape
+    return reshape(x, (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
+
+
+def permute(input: Any, *dims: Any) -> "Tensor":
+    """Dimensions in another order: `y.shape[i] == x.shape[dims[i]]`."""
+    x = as_tensor(input)
+    order = tuple(one_dim("permute", d, x.data.ndim) for d in sizes("permute", dims))
+    if sorted(order) != list(range(x.data.ndim)):
+        raise ValueError(f"permute: dims {order} must name each of the {x.data.ndim} dimensions once")
+    return table.permute(x, dims=order)
+
+
+def transpose(input: Any, dim0: int, dim1: int) -> "Tensor":
+    """Two dimensions exchanged."""
+    x = as_tensor(input)
+    order = list(range(x.data.ndim))
+    a, b = one_dim("transpose", dim0, x.data.ndim), one_dim("transpose", dim1, x.data.ndim)
+    if order:
+        order[a], order[b] = order[b], order[a]
+    return table.permute(x, dims=tuple(order))
+
+
+def squeeze(input: Any, dim: int | tuple[int, ...] | None = None) -> "Tensor":
+    """Without dimensions of size 1: all of them, or those of `dim` that are."""
+    x = as_tensor(input)
+    shape = x.data.shape
+    if dim is None:
+        gone = set(range(len(shape)))
+    else:
+        gone = {one_dim("squeeze", d, len(shape)) for d in (dim if isinstance(dim, (tuple, list)) else (dim,))}
+    return reshape(x, tuple(n for i, n in enumerate(shape) if not (i in gone and n == 1)))
+
+
+def unsqueeze(input: Any, dim: int) -> "Tensor":
+    """With a dimension of size 1 inserted at `dim`."""
+    x = as_tensor(input)
+    at = one_dim("unsqueeze", dim, x.data.ndim + 1)
+    return table.reshape(x, shape=(*x.data.shape[:at], 1, *x.data.shape[at:]))
+
+
+def expand(input: Any, *shape: Any) -> "Tensor":
+    """Dimensions of size 1 repeated to `shape`, without copying; -1 leaves a size as it is."""
+    x = as_tensor(input)
+    wanted = sizes("expand", shape)
+    new = len(wanted) - x.data.ndim
+    wanted = tuple(x.data.shape[i - new] if n == -1 and i >= new else n for i, n in enumerate(wanted))
+    if any(n < 0 for n in wanted):
+        raise ValueError(f"expand: a size of -1 keeps a dimension, but shape {list(x.shape)} has none at its place")
+    return table.expand(x, shape=wanted)
+
+
+def broadcast_to(input: Any, shape: Sequence[int]) -> "Tensor":
+    """`input` repeated to `shape`, by NumPy's rules of broadcasting."""
+    return expand(input, tuple(shape))
+
+
+def sum_to_size(input: Any, *shape: Any) -> "Tensor":
+    """The sum over the dimensions in which `shape` is 1 or absent: the adjoint of `expand`."""
+    x = as_tensor(input)
+    wanted = sizes("sum_to_size", shape)
+    return x if wanted == x.data.shape else table.sum_to(x, shape=wanted)
+
+
+def flip(input: Any, *dims: Any) -> "Tensor":
+    """The order of elements reversed along `dims`."""
+    x = as_tensor(input)
+    reversed_dims = [one_dim("flip", d, x.data.ndim) for d in sizes("flip", dims)]
+    if len(set(reversed_dims)) < len(reversed_dims):
+        raise ValueError(f"flip: dims {sizes('flip', dims)} name a dimension twice")
+    backwards = slice(None, None, -1)
+    return table.index(x, index=tuple(backwards if i in reversed_dims else slice(None) for i in range(x.data.ndim)))
+
+
+def roll(input: Any, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] | None = None) -> "Tensor":
+    """Elements moved by `shifts` along `dims`, those that leave at the end entering at the front."""
+    x = as_tensor(input)
+    if dims is None or dims == ():
+        return reshape(roll(reshape(x, -1), shifts, 0), x.data.shape) if x.data.size else x
+    each_shift = shifts if isinstance(shifts, (tuple, list)) else (shifts,)
+    each_dim = dims if isinstance(dims, (tuple, list)) else (dims,)
+    if len(each_shift) != len(each_dim):
+        raise ValueError(f"roll: {len(each_shift)} shifts for {len(each_dim)} dims")
+    for shift, dim in zip(each_shift, each_dim):
+        axis = one_dim("roll", dim, x.data.ndim)
+        if x.data.ndim and (n := x.data.shape[axis]) and (split := -shift % n):
+            ahead = (slice(None),) * axis
+            back = table.index(x, index=(*ahead, slice(split, None)))
+            x = table.cat(back, table.index(x, index=(*ahead, slice(0, split))), dim=axis)
+    return x
+
+
+def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> "Tensor":
+    """A border around the last dimensions; negative widths cut.
+
+    Args:
+        pad: (before, after) of the last dimension, then of the one before it, and so on.
+        mode: "constant" (`value`, 0 by default), "reflect" (without the edge), "replicate" or "circular".
+
+    Raises:
+        ValueError: an odd number of widths, more than there are dimensions, or wider than the mode can fill.
+    """
+    x = as_tensor(input)
+    widths = sizes("pad", (tuple(pad),))
+    if len(widths) % 2 or len(widths) // 2 > x.data.ndim:
+        raise ValueError(f"pad: {len(widths)} widths do not fit a tensor of shape {list(x.shape)}: two a dimension")
+    index: list[Any] = [slice(None)] * x.data.ndim
+    if mode == "constant":
+        inner, shape = list(index), list(x.data.shape)
+        for i in range(len(widths) // 2):
+            dim, before, after = x.data.ndim - 1 - i, widths[2 * i], widths[2 * i + 1]
+            n = shape[dim]
+            shape[dim] = n + before + after
+            if shape[dim] < 0:
+                raise ValueError(f"pad: cutting {widths} leaves less than nothing of shape {list(x.shape)}")
+            index[dim] = slice(max(-before, 0), n - max(-after, 0))
+            inner[dim] = slice(max(before, 0), shape[dim] - max(after, 0))
+        padded = table.index_add(table.index(x, index=tuple(index)), shape=tuple(shape), index=tuple(inner))
+        if not value:
+            return padded
+        border = np.ones(shape, np.bool_)
+        border[tuple(inner)] = False
+        return where(border, value, padded)
+    if mode not in ("reflect", "replicate", "circular"):
+        raise ValueError(f"pad: mode must be 'constant', 'reflect', 'replicate' or 'circular', not {mode!r}")
+    if value:
+        raise ValueError(f"pad: mode {mode!r} takes no value")
+    for i in range(len(widths) // 2):
+        dim, before, after = x.data.ndim - 1 - i, widths[2 * i], widths[2 * i + 1]
+        n = x.data.shape[dim]
+        limit = {"reflect": n - 1, "replicate": math.inf if n else 0, "circular": n}[mode]
+        if max(before, after) > limit or n + before + after < 0:
+            raise ValueError(f"pad: widths {(before, after)} are out of reach of mode {mode!r} for size {n}")
+        places = np.arange(-before, n + after)
+        if mode == "reflect":
+            places = np.abs(places)
+            places = np.where(places >= n, 2 * (n - 1) - places, places)
+        places = np.clip(places, 0, n - 1) if mode == "replicate" else places % max(n, 1)
+        x = table.index(x, index=(*[slice(None)] * dim, places))
+    return x
+
+
+# ---- Joining and dividing --------------------------------------------------------------------------------------------
+
+
+def cat(tensors: Sequence[Any], dim: int = 0) -> "Tensor":
+    """Tensors one after the other along a dimension that exists."""
+    xs = _sequence("cat", tensors)
+    ndim = max(x.data.ndim for x in xs)
+    if any(x.data.ndim == 0 for x in xs):
+        raise ValueError("cat: 0-d tensors cannot be joined; stack them")
+    xs = tuple(x for x in xs if x.data.shape != (0,) or ndim == 1)  # PyTorch lets an empty vector join anything
+    return table.cat(*aligned("cat", *xs), dim=one_dim("cat", dim, ndim))
+
+
+def stack(tensors: Sequence[Any], dim: int = 0) -> "Tensor":
+    """Tensors of one shape side by side along a new dimension."""
+    xs = _sequence("stack", tensors)
+    for x in xs:
+        if x.data.shape != xs[0].data.shape:
+            raise ValueError(f"stack: shapes differ: {list(xs[0].shape)} and {list(x.shape)}")
+    axis = one_dim("stack", dim, xs[0].data.ndim + 1)
+    return table.cat(*aligned("stack", *[unsqueeze(x, axis) for x in xs]), dim=axis)
+
+
+def _sequence(name: str, tensors: Any) -> tuple["Tensor", ...]:
+    if isinstance(tensors, Value) or not isinstance(tensors, (tuple, list)):
+        raise TypeError(f"{name}: expected a list or tuple of tensors, got {type(tensors).__name__}")
+    if not tensors:
+        raise ValueError(f"{name}: expected at least one tensor")
+    return tuple(as_tensor(x) for x in tensors)
+
+
+def split(tensor: Any, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple["Tensor", ...]:
+    """Parts along `dim`: of the given sizes, or of one size with what is left at the end."""
+    x = as_tensor(tensor)
+    axis = _axis("split", x, dim)
+    n = x.data.shape[axis]
+    if isinstance(split_size_or_sections, (tuple, list)):
+        parts = sizes("split", (split_size_or_sections,))
+        if sum(parts) != n or any(size < 0 for size in parts):
+            raise ValueError(f"split: sections {list(parts)} do not add up to the size {n} of dim {dim}")
+    else:
+        (size,) = sizes("split", (split_size_or_sections,))
+        if size < 0 or (size == 0 and n > 0):
+            raise ValueError(f"split: split_size must be positive, got {size}")
+        parts = tuple(min(size, n - start) for start in range(0, n, size)) if n else (0,)
+    starts = np.cumsum((0, *parts)).tolist()
+    return tuple(_narrow(x, axis, start, start + size) for start, size in zip(starts, parts))
+
+
+def _narrow(x: "Tensor", axis: int, start: int, stop: int) -> "Tensor":
+    return table.index(x, index=(*[slice(None)] * axis, slice(start, stop)))
+
+
+def narrow(input: Any, dim: int, start: int, length: int) -> "Tensor":
+    """`length` elements along `dim`, from `start` on."""
+    x = as_tensor(input)
+    axis = _axis("narrow", x, dim)
+    n = x.data.shape[axis]
+    if not 0 <= (start % n if start < 0 and n else start) <= n - length or length < 0:
+        raise ValueError(f"narrow: start {start} and length {length} do not fit the size {n} of dim {dim}")
+    first = start % n if start < 0 else start
+    return _narrow(x, axis, first, first + length)
+
+
+def chunk(input: Any, chunks: int, dim: int = 0) -> tuple["Tensor", ...]:
+    """At most `chunks` parts of equal size along `dim`, the last one smaller."""
+    x = as_tensor(input)
+    if chunks < 1:
+        raise ValueError(f"chunk: chunks must be positive, got {chunks}")
+    n = x.data.shape[_axis("chunk", x, dim)]
+    return split(x, -(-n // chunks), dim) if n else split(x, [0] * chunks, dim)
+
+
+def unbind(input: Any, dim: int = 0) -> tuple["Tensor", ...]:
+    """The slices along `dim`, without that dimension. Their gradients are gathered in one array."""
+    x = as_tensor(input)
+    axis = _axis("unbind", x, dim)
+    return tuple(table.index(x, index=(*[slice(None)] * axis, i)) for i in range(x.data.shape[axis]))
+
+
+def _axis(name: str, x: "Tensor", dim: int) -> int:
+    if not x.data.ndim:
+        raise ValueError(f"{name}: a 0-d tensor cannot be divided")
+    return one_dim(name, dim, x.data.ndim)
+
+
+# ---- Indexing --------------------------------------------------------------------------------------------------------
+
+
+def getitem(x: "Tensor", index: Any) -> "Tensor":
+    """`x[index]` as NumPy has it: ints, slices, None, `...`, boolean masks, integer arrays or tensors of them.
+
+    Gradients of elements that are named several times add up.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    return table.index(x, index=tuple(_plain(part) for part in parts))
+
+
+def _plain(part: Any) -> Any:
+    """One component of an index as NumPy's own kind."""
+    if isinstance(part, Value):
+        part = part.data
+    if isinstance(part, (list, tuple)):
+        part = np.asarray([as_tensor(i).data for i in part] if any(isinstance(i, Value) for i in part) else part)
+        part = part.astype(np.intp) if part.size == 0 else part
+    if isinstance(part, (bool, np.bool_)):
+        return np.asarray(part)
+    if isinstance(part, np.ndarray) and part.dtype.kind not in "iub":
+        raise IndexError(f"a tensor is indexed by integers, slices and boolean masks, not by {part.dtype}")
+    if isinstance(part, np.ndarray) and part.ndim == 0 and part.dtype.kind in "iu":
+        return int(part)
+    return part
+
+
+def index_select(input: Any, dim: int, index: Any) -> "Tensor":
+    """The slices along `dim` at the positions of a 1-d index."""
+    x, places = as_tensor(input), integers("index_select", index)
+    axis = one_dim("index_select", dim, x.data.ndim)
+    if places.ndim > 1:
+        raise ValueError(f"index_select: index must be 1-d, got shape {list(places.shape)}")
+    if not x.data.ndim:
+        return reshape(index_select(reshape(x, 1), 0, places), ())
+    return table.index(x, index=(*[slice(None)] * axis, np.atleast_1d(places)))
+
+
+def gather(input: Any, dim: int, index: Any) -> "Tensor":
+    """`y[i][j][k] = x[i][index[i][j][k]][k]`, for dim 1 of three; index has as many dimensions as x."""
+    x, places = as_tensor(input), integers("gather", index)
+    axis = one_dim("gather", dim, x.data.ndim)
+    if not x.data.ndim or not places.ndim:
+        return reshape(gather(reshape(x, -1), 0, places.reshape(-1)), places.shape)
+    if places.ndim != x.data.ndim and places.size:
+        raise ValueError(f"gather: index has shape {list(places.shape)}, the input {list(x.shape)}: dimensions differ")
+    if not places.size:
+        return reshape(table.index(reshape(x, -1), index=(slice(0, 0),)), places.shape)
+    if any(n > m for i, (n, m) in enumerate(zip(places.shape, x.data.shape)) if i != axis):
+        raise ValueError(f"gather: index of shape {list(places.shape)} exceeds the input's {list(x.shape)}")
+    grid: list[Any] = list(np.ogrid[tuple(slice(n) for n in places.shape)])
+    grid[axis] = places
+    return table.index(x, index=tuple(grid))
+
+
+def diagonal(input: Any, dim0: int = 0, dim1: int = 1) -> "Tensor":
+    """The elements whose indices along two dimensions of equal size agree, along a new last dimension."""
+    x = as_tensor(input)
+    a, b = one_dim("diagonal", dim0, x.data.ndim), one_dim("diagonal", dim1, x.data.ndim)
+    rest = [i for i in range(x.data.ndim) if i not in (a, b)]
+    along = np.arange(min(x.data.shape[a], x.data.shape[b]))
+    moved = table.permute(x, dims=(a, b, *rest))
+    return permute(table.index(moved, index=(along, along)), (*range(1, len(rest) + 1), 0))
+
+
+def tril(input: Any, diagonal: int = 0) -> "Tensor":
+    """The elements on and below a diagonal of the last two dimensions, 0 elsewhere."""
+    return _triangle("tril", input, diagonal, lower=True)
+
+
+def triu(input: Any, diagonal: int = 0) -> "Tensor":
+    """The elements on and above a diagonal of the last two dimensions, 0 elsewhere."""
+    return _triangle("triu", input, diagonal, lower=False)
+
+
+def _triangle(name: str, input: Any, diagonal: int, lower: bool) -> "Tensor":
+    x = as_tensor(input)
+    if x.data.ndim < 2:
+        raise ValueError(f"{name}: expected at least 2 dimensions, got shape {list(x.shape)}")
+    row, column = np.ogrid[: x.data.shape[-2], : x.data.shape[-1]]
+    inside = column - row <= diagonal if lower else column - row >= diagonal
+    return where(boolean(name, inside), x, 0)

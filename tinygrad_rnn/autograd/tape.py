@@ -1,0 +1,347 @@
+"""The tape: which operation made which value, and the pass that walks it backwards.
+
+A `Value` is an array that may remember the `Node` it came from. A node knows the operation that ran, the nodes of its
+inputs, and the few arrays that the gradient rules of the operation name; it holds nothing else, so what no rule asks
+for is freed as soon as the user lets go of it. Nodes are numbered in the order of their making, so a node's inputs
+are always older than itself: to visit every node after all of its users, the backward pass takes the youngest of
+those that have a gradient from a heap. There is no recursion and no sorting of the graph; a chain of 100,000
+operations is 100,000 turns of one loop.
+
+    x ──► mul ──► tanh ──► sum          dy ──► d(sum) ──► d(tanh) ──► d(mul) ──► x.grad
+"""
+
+import heapq
+import itertools
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+_numbers = itertools.count()
+
+
+class Value:
+    """An array on the tape. Its one subclass, `Tensor`, adds the methods; operations return `Value.tensor`."""
+
+    __slots__ = ("__weakref__", "data", "grad", "node")
+    tensor: ClassVar[Any]
+
+    def __init__(self, data: np.ndarray, node: "Place | None" = None) -> None:
+        self.data = data
+        self.node = node
+        self.grad: Any = None
+
+    def __init_subclass__(cls) -> None:
+        if "tensor" not in Value.__dict__:
+            Value.tensor = cls
+
+
+class Operation(Protocol):
+    """What the tape needs of an operation that ran: its name, and gradients from the saved values."""
+
+    name: str
+    scatter: Callable[[np.ndarray, np.ndarray, tuple[Any, ...]], None] | None
+    """If the one input contributes only a part of itself: add `dy` to that part of an array of the input's shape."""
+
+    def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
+        """The gradient of each parent, given that of the result; on arrays, or on tensors to record the pass."""
+
+    def rewrap(self, node: "Node") -> tuple[Any, ...]:
+        """The saved arrays as tensors that remember where they came from, for derivatives of derivatives."""
+
+
+class Place:
+    """A place on the tape, where the gradient of one value gathers.
+
+    Attributes:
+        number: places are numbered in the order of their making.
+        owner: the tensor whose `grad` is filled in here, if any. It holds its place; the place must not keep it alive.
+        hooks: functions that are shown the gradient once it is complete.
+    """
+
+    __slots__ = ("hooks", "number", "owner")
+    parents: "tuple[Place, ...]"
+
+    def __init__(self) -> None:
+        self.number = next(_numbers)
+        self.owner: weakref.ref[Value] | None = None
+        self.hooks: dict[object, Callable[[Any], Any]] | None = None
+
+    def fill_in(self, owner: Value) -> None:
+        """Add the gradient that gathers here to the `grad` of its tensor."""
+        self.owner = weakref.ref(owner)
+
+    def add_hook(self, hook: Callable[[Any], Any]) -> "HookHandle":
+        """Show the gradient to a function, which may return another one."""
+        if self.hooks is None:
+            self.hooks = {}
+        handle = HookHandle(self.hooks)
+        self.hooks[handle] = hook
+        return handle
+
+
+class HookHandle:
+    """What `register_hook` returns."""
+
+    def __init__(self, hooks: dict[object, Callable[[Any], Any]]) -> None:
+        self.hooks = hooks
+
+    def remove(self) -> None:
+        """Call the hook no more."""
+        self.hooks.pop(self, None)
+
+
+class Leaf(Place):
+    """Where a gradient ends: the place of a tensor that the user asked a gradient for."""
+
+    __slots__ = ()
+    parents = ()
+
+    def __init__(self, owner: Value) -> None:
+        super().__init__()
+        self.fill_in(owner)
+
+
+class Node(Place):
+    """One operation that ran.
+
+    Attributes:
+        operation: the rule book: how the gradients follow from the saved values.
+        parents: the nodes of those inputs that need a gradient.
+        shapes: the shapes of those inputs, to which gradients are summed back after broadcasting.
+        saved: what the gradient rules name; None once the pass has been here and released it.
+    """
+
+    __slots__ = ("operation", "parents", "saved", "shapes", "where")
+
+    def __init__(
+        self,
+        operation: Operation,
+        parents: tuple[Place, ...],
+        shapes: tuple[tuple[int, ...], ...],
+        saved: tuple[Any, ...],
+    ) -> None:
+        self.operation = operation
+        self.parents = parents
+        self.shapes = shapes
+        self.saved: tuple[Any, ...] | None = saved
+        self.number = next(_numbers)
+        self.owner = None
+        self.hooks = None
+        self.where: str | None = user_line() if mode.anomaly else None
+
+
+class _Mode(threading.local):
+    """What the running thread records: operations for a later gradient; lines of user code for error messages."""
+
+    grad = True
+    anomaly = False
+
+
+mode = _Mode()
+
+
+class set_mode:
+    """Context manager and decorator that switches one field of `mode` and restores it."""
+
+    def __init__(self, field: str, setting: bool) -> None:
+        self.field, self.setting = field, setting
+        self.before: list[bool] = []
+
+    def __enter__(self) -> None:
+        self.before.append(getattr(mode, self.field))
+        setattr(mode, self.field, self.setting)
+
+    def __exit__(self, *error: object) -> None:
+        setattr(mode, self.field, self.before.pop())
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with set_mode(self.field, self.setting):
+                return function(*args, **kwargs)
+
+        return wrapped
+
+
+def no_grad() -> set_mode:
+    """Record nothing inside: results need no gradient, and no array is kept for one. Also a decorator."""
+    return set_mode("grad", False)
+
+
+def enable_grad() -> set_mode:
+    """Record again, inside a `no_grad` block. Also a decorator."""
+    return set_mode("grad", True)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations of this thread are being recorded."""
+    return mode.grad
+
+
+def detect_anomaly() -> set_mode:
+    """Raise `FloatingPointError` at the first operation, forward or backward, that makes a NaN out of none.
+
+    The message names the operation and the line of user code that called it. Slow: every result is inspected.
+    """
+    return set_mode("anomaly", True)
+
+
+_PACKAGE = str(Path(__file__).parent.parent)
+
+
+def user_line() -> str:
+    """The innermost line of the running call that lies outside this package, as `file:line, in function`."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
+
+
+def raise_if_new_nan(result: Any, inputs: Iterable[Any], what: str, where: str | None) -> None:
+    """The check of `detect_anomaly`: `result` has a NaN and no input had one."""
+    array = result.data if isinstance(result, Value) else result
+
+    def has_nan(x: Any) -> bool:
+        x = np.asarray(x.data if isinstance(x, Value) else x)
+        return x.dtype.kind == "f" and bool(np.isnan(x).any())
+
+    if has_nan(array) and not any(has_nan(x) for x in inputs if isinstance(x, (Value, np.ndarray, float))):
+        raise FloatingPointError(f"{what} produced the first NaN, called at {where}")
+
+
+def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
+    """Sum over the axes along which an operand of `shape` was repeated: the adjoint of broadcasting."""
+    if isinstance(gradient, Value):
+        return gradient.sum_to_size(shape)  # type: ignore[attr-defined]
+    extra = gradient.ndim - len(shape)
+    axes = (*range(extra), *(extra + i for i, n in enumerate(shape) if n == 1 != gradient.shape[extra + i]))
+    return np.add.reduce(gradient, axis=axes, keepdims=True).reshape(shape)
+
+
+def backward_pass(
+    roots: Sequence[tuple[Place, Any]],
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+    inputs: Sequence[Place] | None = None,
+) -> dict[Place, Any]:
+    """Carry gradients from the roots to the leaves, or to the nodes `inputs`.
+
+    Args:
+        roots: nodes with the gradients they start from.
+        retain_graph: keep what the rules saved, so that the graph can be walked again.
+        create_graph: gradients are tensors and the pass is itself recorded; otherwise they are arrays.
+        inputs: visit only what leads to these nodes, and leave every leaf's `grad` alone.
+
+    Returns:
+        The gradients of `inputs`, as far as there are any.
+    """
+    gradients: dict[Place, Any] = {}
+    ours: set[Place] = set()  # nodes whose gradient is an array made here, which may be added to in place
+    youngest: list[tuple[int, Place]] = []  # a heap of the nodes in `gradients`
+    collected: dict[Place, Any] = {}
+    wanted = None if inputs is None else _leading_to(set(inputs), [node for node, _ in roots])
+
+    def arrive(node: Place, gradient: Any, is_ours: bool) -> None:
+        if node not in gradients:
+            gradients[node] = gradient
+            heapq.heappush(youngest, (-node.number, node))
+        elif node in ours:
+            gradients[node] += gradient
+            return
+        else:
+            gradients[node] = gradients[node] + gradient
+            is_ours = not create_graph
+        if is_ours:
+            ours.add(node)
+
+    for node, gradient in roots:
+        arrive(node, gradient, is_ours=False)
+
+    with set_mode("grad", create_graph):
+        while youngest:
+            node = heapq.heappop(youngest)[1]
+            dy, is_ours = gradients.pop(node), node in ours
+            ours.discard(node)
+            if node.hooks:
+                dy, is_ours = _run_hooks(node.hooks, dy), False
+            if inputs is not None and node in inputs:
+                collected[node] = dy
+            elif inputs is None and node.owner is not None:
+                _accumulate(node.owner(), dy, adopt=is_ours and isinstance(node, Leaf))
+            if not isinstance(node, Node):
+                continue
+            operation, saved = node.operation, node.saved
+            if saved is None:
+                raise RuntimeError(
+                    f"backward through {operation.name} a second time: what it had saved was released by the first "
+                    "pass; call backward(retain_graph=True) there, or compute the result again"
+                )
+            if operation.scatter is not None and not create_graph:
+                # The gradient of a part: add it to that part, rather than to the whole by way of an array of zeros.
+                (parent,), (shape,) = node.parents, node.shapes
+                if wanted is None or parent in wanted:
+                    if parent not in ours:
+                        arrive(parent, np.zeros(shape, dy.dtype), is_ours=True)
+                    operation.scatter(gradients[parent], dy, saved)
+            else:
+                if create_graph:
+                    saved = operation.rewrap(node)
+                for parent, gradient, shape in zip(node.parents, operation.gradients(dy, saved), node.shapes):
+                    if mode.anomaly:
+                        raise_if_new_nan(gradient, [dy], f"the gradient of {operation.name}", node.where)
+                    if wanted is None or parent in wanted:
+                        if gradient.shape != shape:
+                            gradient = unbroadcast(gradient, shape)
+                        # "da = dy" hands on the very array it was given, and a view lives in another one's memory.
+                        arrive(parent, gradient, not create_graph and gradient is not dy and gradient.base is None)
+            if not retain_graph:
+                node.saved = None
+    return collected
+
+
+def _leading_to(inputs: set[Place], roots: Sequence[Place]) -> set[Place]:
+    """The nodes between the roots and `inputs`, these included."""
+    reachable, ahead = set(roots), list(roots)
+    while ahead:
+        for parent in ahead.pop().parents:
+            if parent not in reachable:
+                reachable.add(parent)
+                ahead.append(parent)
+    leading: set[Place] = set()
+    for node in sorted(reachable, key=lambda node: node.number):  # a node's parents come before it
+        if node in inputs or any(parent in leading for parent in node.parents):
+            leading.add(node)
+    return leading
+
+
+def _run_hooks(hooks: dict[object, Callable[[Any], Any]], gradient: Any) -> Any:
+    """Show the gradient to the user's functions, each of which may return another one."""
+    is_tensor = isinstance(gradient, Value)
+    tensor = gradient if is_tensor else Value.tensor(np.asarray(gradient))
+    for hook in list(hooks.values()):
+        changed = hook(tensor)
+        if changed is not None:
+            if not isinstance(changed, Value) or changed.data.shape != tensor.data.shape:
+                raise TypeError(f"a gradient hook must return None or a Tensor of shape {list(tensor.data.shape)}")
+            tensor = changed
+    return tensor if is_tensor else tensor.data
+
+
+def _accumulate(owner: Value | None, gradient: Any, adopt: bool) -> None:
+    """Add a gradient to the `grad` of its tensor, which must not share memory with anything else."""
+    if owner is None:  # the tensor is gone: nobody can ask for its gradient
+        return
+    if owner.grad is not None:
+        if isinstance(gradient, Value):
+            owner.grad = owner.grad + gradient
+        else:
+            owner.grad = Value.tensor(np.add(owner.grad.data, gradient))
+    elif isinstance(gradient, Value):
+        owner.grad = gradient
+    else:
+        owner.grad = Value.tensor(np.asarray(gradient) if adopt else np.array(gradient))

@@ -1,0 +1,381 @@
+"""Tensor: the functions of this folder as methods and operators of one class."""
+
+import builtins
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from . import pointwise, products, reductions, shapes, table
+from .operands import sizes
+from .tape import Leaf, Node, Value, backward_pass
+
+
+class Tensor(Value):
+    """A multidimensional array of one dtype that can remember how it was computed.
+
+    Made by `tensor`, `zeros` and the other functions of `creation`, and by operations. `numpy()` is the array itself;
+    `backward()` fills in the `grad` of every tensor that was made with `requires_grad=True` and had a part in it.
+    """
+
+    __slots__ = ()
+    __array_ufunc__ = None  # else `ndarray + tensor` would loop over the array's elements and lose the graph
+    __hash__ = object.__hash__
+
+    # ---- What it is --------------------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or one entry of it."""
+        return self.data.shape if dim is None else self.data.shape[dim]
+
+    def dim(self) -> int:
+        """The number of dimensions."""
+        return self.data.ndim
+
+    def numel(self) -> int:
+        """The number of elements."""
+        return self.data.size
+
+    def __len__(self) -> int:
+        if not self.data.ndim:
+            raise TypeError("a 0-d tensor has no length")
+        return self.data.shape[0]
+
+    def __iter__(self) -> Iterator["Tensor"]:
+        return iter(shapes.unbind(self))
+
+    def numpy(self) -> np.ndarray:
+        """The array itself, not a copy: writing to it changes the tensor behind the tape's back."""
+        return self.data
+
+    def item(self) -> Any:
+        """The one element as a Python number."""
+        return self.data.item()
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return self.data.tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False and dtype is not None and np.dtype(dtype) != self.data.dtype:
+            raise ValueError(f"a tensor of {self.data.dtype} is no array of {np.dtype(dtype)} without copying")
+        return np.array(self.data, dtype=dtype, copy=copy)
+
+    def __float__(self) -> builtins.float:
+        return float(self._only_element())
+
+    def __int__(self) -> int:
+        return int(self._only_element())
+
+    def __index__(self) -> int:
+        return self._only_element().__index__()
+
+    def __bool__(self) -> bool:
+        return bool(self._only_element())
+
+    def _only_element(self) -> Any:
+        if self.data.size != 1:
+            raise ValueError(f"a tensor of shape {list(self.shape)} is no single number; reduce it first: any(), all()")
+        return self.data.item()
+
+    def __repr__(self) -> str:
+        text = np.array2string(self.data, separator=", ", precision=4, prefix="tensor(")
+        dtype = "" if self.data.dtype.name in ("float32", "int64", "bool") else f", dtype={self.data.dtype.name}"
+        if isinstance(self.node, Node):
+            return f"tensor({text}{dtype}, grad_fn={self.node.operation.name})"
+        return f"tensor({text}{dtype}{', requires_grad=True' if self.node is not None else ''})"
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TypeError(
+            "tensors are not assigned to in place, gradients would be wrong; build a new one with where, cat or "
+            "masked_fill, or write to x.numpy() outside any graph"
+        )
+
+    # ---- Gradients ---------------------------------------------------------------------------------------------------
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on this tensor are recorded."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        self.requires_grad_(wanted)
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
+        """Ask for a gradient of this tensor, from its next use on; returns itself."""
+        if isinstance(self.node, Node):
+            if not requires_grad:
+                raise RuntimeError(f"the result of {self.node.operation.name} is part of a graph; use detach()")
+        elif not requires_grad:
+            self.node = None
+        elif self.node is None:
+            if self.data.dtype.kind != "f":
+                raise TypeError(f"only tensors of floats have gradients, not {self.data.dtype}")
+            self.node = Leaf(self)
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded operation made it."""
+        return not isinstance(self.node, Node)
+
+    @property
+    def grad_fn(self) -> Node | None:
+        """The recorded operation that made it."""
+        return self.node if isinstance(self.node, Node) else None
+
+    def detach(self) -> "Tensor":
+        """The same data as a constant."""
+        return Tensor(self.data)
+
+    def retain_grad(self) -> None:
+        """Fill in `grad` in the backward pass although this is the result of an operation."""
+        if self.node is None:
+            raise RuntimeError("retain_grad: this tensor needs no gradient")
+        self.node.fill_in(self)
+
+    def register_hook(self, hook: Any) -> Any:
+        """Call `hook(gradient)` when the gradient of this tensor is complete; what it returns replaces it.
+
+        Returns:
+            A handle with a method `remove()`.
+        """
+        if self.node is None:
+            raise RuntimeError("register_hook: this tensor needs no gradient")
+        return self.node.add_hook(hook)
+
+    def backward(
+        self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: Any = None
+    ) -> None:
+        """Add to the `grad` of every leaf the derivative of this tensor with respect to it.
+
+        Args:
+            gradient: the derivative of the final result with respect to this tensor; 1 for a tensor of one element.
+            retain_graph: keep what the graph has saved, to walk it again; by default as `create_graph`.
+            create_graph: record the pass itself, for derivatives of derivatives.
+            inputs: fill in the gradients of these leaves only.
+
+        Raises:
+            RuntimeError: nothing was recorded, the graph was walked before, or `gradient` is missing.
+        """
+        backward([self], [gradient], retain_graph, create_graph, inputs)
+
+    # ---- Operators ---------------------------------------------------------------------------------------------------
+
+    __add__ = pointwise.add
+    __sub__ = pointwise.sub
+    __mul__ = pointwise.mul
+    __truediv__ = pointwise.div
+    __pow__ = pointwise.pow
+    __matmul__ = products.matmul
+    __neg__ = pointwise.neg
+    __abs__ = pointwise.abs
+    __radd__ = pointwise.add
+    __rmul__ = pointwise.mul
+
+    def __rsub__(self, other: Any) -> "Tensor":
+        return pointwise.sub(other, self)
+
+    def __rtruediv__(self, other: Any) -> "Tensor":
+        return pointwise.div(other, self)
+
+    def __rpow__(self, other: Any) -> "Tensor":
+        return pointwise.pow(other, self)
+
+    def __rmatmul__(self, other: Any) -> "Tensor":
+        return products.matmul(other, self)
+
+    def __eq__(self, other: Any) -> "Tensor":  # type: ignore[override]
+        return pointwise.eq(self, other)
+
+    def __ne__(self, other: Any) -> "Tensor":  # type: ignore[override]
+        return pointwise.ne(self, other)
+
+    __lt__ = pointwise.lt
+    __le__ = pointwise.le
+    __gt__ = pointwise.gt
+    __ge__ = pointwise.ge
+
+    __and__ = __rand__ = pointwise.logical_and
+    __or__ = __ror__ = pointwise.logical_or
+    __invert__ = pointwise.logical_not
+    __getitem__ = shapes.getitem
+
+    # ---- Functions as methods ----------------------------------------------------------------------------------------
+
+    add, sub, mul, div, neg, pow = (
+        pointwise.add, pointwise.sub, pointwise.mul, pointwise.div, pointwise.neg, pointwise.pow,
+    )  # fmt: skip
+    abs, sign, floor, square, sqrt = (
+        pointwise.abs, pointwise.sign, pointwise.floor, pointwise.square, pointwise.sqrt,
+    )  # fmt: skip
+    rsqrt, reciprocal, exp, expm1 = pointwise.rsqrt, pointwise.reciprocal, pointwise.exp, pointwise.expm1
+    log, log1p, sin, cos, erf = pointwise.log, pointwise.log1p, pointwise.sin, pointwise.cos, pointwise.erf
+    tanh, sigmoid, relu = pointwise.tanh, pointwise.sigmoid, pointwise.relu
+    maximum, minimum, clamp = pointwise.maximum, pointwise.minimum, pointwise.clamp
+    masked_fill = pointwise.masked_fill
+    eq, ne, lt, le, gt, ge = (
+        pointwise.eq, pointwise.ne, pointwise.lt, pointwise.le, pointwise.gt, pointwise.ge,
+    )  # fmt: skip
+    isnan, isinf, isfinite = pointwise.isnan, pointwise.isinf, pointwise.isfinite
+
+    def where(self, condition: Any, other: Any) -> "Tensor":
+        """This tensor where the condition holds, else `other`."""
+        return pointwise.where(condition, self, other)
+
+    sum, mean, var, std, prod = reductions.sum, reductions.mean, reductions.var, reductions.std, reductions.prod
+    amax, amin, argmax, argmin = reductions.amax, reductions.amin, reductions.argmax, reductions.argmin
+    all, any = reductions.all, reductions.any
+    logsumexp, cumsum = reductions.logsumexp, reductions.cumsum
+    softmax, log_softmax = reductions.softmax, reductions.log_softmax
+    matmul, mm, bmm, mv, dot, outer = (
+        products.matmul, products.mm, products.bmm, products.mv, products.dot, products.outer,
+    )  # fmt: skip
+    reshape, view, flatten = shapes.reshape, shapes.reshape, shapes.flatten
+    permute, transpose = shapes.permute, shapes.transpose
+    squeeze, unsqueeze = shapes.squeeze, shapes.unsqueeze
+    expand, broadcast_to, sum_to_size = shapes.expand, shapes.broadcast_to, shapes.sum_to_size
+    flip, roll = shapes.flip, shapes.roll
+    split, chunk, unbind, narrow = shapes.split, shapes.chunk, shapes.unbind, shapes.narrow
+    index_select, gather, diagonal = shapes.index_select, shapes.gather, shapes.diagonal
+    tril, triu = shapes.tril, shapes.triu
+
+    @property
+    def T(self) -> "Tensor":
+        """The matrix transposed."""
+        if self.data.ndim != 2:
+            raise ValueError(f"T is for matrices; this tensor has shape {list(self.shape)}: use mT, or permute")
+        return table.permute(self, dims=(1, 0))
+
+    @property
+    def mT(self) -> "Tensor":
+        """The matrices in the last two dimensions, transposed."""
+        return shapes.transpose(self, -2, -1)
+
+    def to(self, dtype: Any) -> "Tensor":
+        """In another dtype; itself if it has it already."""
+        return self if self.data.dtype == dtype else table.cast(self, dtype=np.dtype(dtype))
+
+    def float(self) -> "Tensor":
+        """In float32."""
+        return self.to(np.float32)
+
+    def double(self) -> "Tensor":
+        """In float64."""
+        return self.to(np.float64)
+
+    def long(self) -> "Tensor":
+        """In int64."""
+        return self.to(np.int64)
+
+    def clone(self) -> "Tensor":
+        """A copy that gradients flow through."""
+        return table.cast(self, dtype=self.data.dtype)
+
+    def contiguous(self) -> "Tensor":
+        """Laid out row by row in memory."""
+        return self if self.data.flags.c_contiguous else self.clone()
+
+
+def backward(
+    tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: Any = None
+) -> None:
+    """Add to the `grad` of every leaf the derivative of the sum of `tensors`, weighted by `grad_tensors`."""
+    tensors = tensors if isinstance(tensors, (tuple, list)) else [tensors]
+    roots = _roots("backward", tensors, grad_tensors, create_graph)
+    retain = create_graph if retain_graph is None else retain_graph
+    if inputs is None:
+        backward_pass(roots, retain_graph=retain, create_graph=create_graph)
+        return
+    inputs = inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    found = grad(tensors, inputs, grad_tensors, retain, create_graph, allow_unused=True)
+    for x, gradient in zip(inputs, found):
+        if gradient is not None:
+            x.grad = gradient if x.grad is None else x.grad + gradient
+
+
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Any, ...]:
+    """The derivatives of the sum of `outputs` (weighted by `grad_outputs`) with respect to `inputs`.
+
+    Unlike `backward` it returns them and leaves every `grad` alone. With `create_graph` they can be differentiated
+    again, to any order:
+
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor(2.0, requires_grad=True)
+        >>> (first,) = tg.grad(x**3, [x], create_graph=True)
+        >>> (second,) = tg.grad(first, [x])
+        >>> first.item(), second.item()
+        (12.0, 12.0)
+
+    Raises:
+        RuntimeError: an input had no part in the outputs; `allow_unused=True` returns None for it.
+    """
+    outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+    inputs = inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    for i, x in enumerate(inputs):
+        if x.node is None:
+            raise RuntimeError(f"grad: input {i} needs no gradient; make it with requires_grad=True before using it")
+    roots = _roots("grad", outputs, grad_outputs, create_graph)
+    found = backward_pass(
+        roots,
+        retain_graph=create_graph if retain_graph is None else retain_graph,
+        create_graph=create_graph,
+        inputs=[x.node for x in inputs],
+    )
+    gradients = [found.get(x.node) for x in inputs]
+    for i, gradient in enumerate(gradients):
+        if gradient is None and not allow_unused:
+            raise RuntimeError(f"grad: input {i} had no part in the outputs; allow_unused=True returns None for it")
+    return tuple(
+        g if g is None or isinstance(g, Tensor) else Tensor(np.array(g)) for g in gradients
+    )
+
+
+def _roots(name: str, outputs: Any, gradients: Any, create_graph: bool) -> list[tuple[Any, Any]]:
+    """The nodes to start from, each with its gradient: 1 where none was given."""
+    if gradients is None:
+        gradients = [None] * len(outputs)
+    elif not isinstance(gradients, (tuple, list)):
+        gradients = [gradients]
+    if len(gradients) != len(outputs):
+        raise ValueError(f"{name}: {len(gradients)} gradients for {len(outputs)} outputs")
+    roots = []
+    for y, dy in zip(outputs, gradients):
+        if y.node is None:
+            raise RuntimeError(
+                f"{name}: the output was not computed from a tensor with requires_grad=True, or inside no_grad()"
+            )
+        if dy is None:
+            if y.data.size != 1:
+                raise RuntimeError(
+                    f"{name}: an output of shape {list(y.shape)} needs a gradient of its shape; only for a single "
+                    "number is it taken to be 1"
+                )
+            dy = np.ones(y.data.shape, y.data.dtype)
+        array = dy.data if isinstance(dy, Value) else np.asarray(dy)
+        if array.shape != y.data.shape:
+            raise ValueError(f"{name}: the output has shape {list(y.shape)}, its gradient {list(array.shape)}")
+        if array.dtype != y.data.dtype:
+            dy = array = array.astype(y.data.dtype)
+        roots.append((y.node, (dy if isinstance(dy, Value) else Tensor(array)) if create_graph else array))
+    return roots

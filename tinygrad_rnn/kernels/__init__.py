@@ -1,0 +1,1 @@
+"""What runs hot: vectorised maths, packed matmul, source text -> cached machine code. Knows arrays, not tensors."""

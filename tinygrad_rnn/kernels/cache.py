@@ -1,0 +1,103 @@
+"""Generated source text -> a real module on disk -> machine code that the next process finds again.
+
+Numba's disk cache keys a compiled function by the file it was written in, so text passed to `exec` is compiled anew
+in every process. Here each generated text becomes a file named by a hash of everything its machine code depends on:
+the text, the sources of this folder that it may inline, and the versions of the library and of Numba. A file is
+written beside its place and renamed into it, so that two processes never see half of one.
+"""
+
+import functools
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numba
+
+
+def cache_directory() -> Path | None:
+    """The first of $TINYGRAD_RNN_CACHE, the user's cache folder and a private temporary folder that can be written.
+
+    None if there is no such place: kernels are then compiled for this process only.
+    """
+    for candidate in _candidates():
+        try:
+            candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Machine code is loaded from here: a folder that another user made in /tmp must not be trusted.
+            if hasattr(os, "getuid") and candidate.stat().st_uid not in (os.getuid(), 0):
+                continue
+            with tempfile.TemporaryFile(dir=candidate) as probe:
+                probe.write(b"x")
+        except (OSError, RuntimeError):
+            continue
+        return candidate
+    return None
+
+
+def _candidates() -> Iterator[Path]:
+    if chosen := os.environ.get("TINYGRAD_RNN_CACHE"):
+        yield Path(chosen)
+    yield Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "tinygrad_rnn"
+    yield Path(tempfile.gettempdir()) / f"tinygrad_rnn-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+
+
+_directory = functools.cache(cache_directory)
+
+
+@functools.cache
+def _toolchain() -> bytes:
+    """A digest of what a kernel's machine code depends on besides its own text."""
+    digest = hashlib.sha256(f"numba {numba.__version__}, python {sys.version_info[:2]}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.digest()
+
+
+def load(source: str, name: str) -> ModuleType:
+    """Execute generated `source` as a module that Numba can cache, and return it.
+
+    The text sees a global `CACHE`, true where caching works: its decorators say `cache=CACHE`. A cached file that
+    cannot be read or executed is thrown away and written again.
+    """
+    key = hashlib.sha256(source.encode() + _toolchain()).hexdigest()[:16]
+    qualified = f"tinygrad_rnn.generated.{name}_{key}"
+    if qualified in sys.modules:
+        return sys.modules[qualified]
+    home = _directory()
+    if home is not None:
+        path = home / f"{name}_{key}" / f"{name}.py"
+        for attempt in ("cached", "fresh"):
+            try:
+                _write(path, source)
+                return _execute(source, qualified, str(path), cache=True)
+            except Exception:  # a torn or foreign cache file may raise anything while it is unpickled
+                if attempt == "cached":
+                    shutil.rmtree(path.parent, ignore_errors=True)
+    return _execute(source, qualified, f"<{name}>", cache=False)
+
+
+def _write(path: Path, source: str) -> None:
+    if path.exists() and path.read_text(encoding="utf-8") == source:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(source)
+    os.replace(draft, path)
+
+
+def _execute(source: str, qualified: str, path: str, cache: bool) -> ModuleType:
+    module = ModuleType(qualified)
+    module.__file__ = path
+    module.__dict__["CACHE"] = cache
+    sys.modules[qualified] = module  # before executing: Numba looks a cached function's module up by name
+    try:
+        exec(compile(source, path, "exec"), module.__dict__)
+    except BaseException:
+        del sys.modules[qualified]
+        raise
+    return module

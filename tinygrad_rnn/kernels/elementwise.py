@@ -1,0 +1,194 @@
+"""A formula over scalars -> a NumPy ufunc whose inner loop is compiled by Numba.
+
+The ufunc machinery brings broadcasting, strides, `out=` and overlap at a third of a microsecond a call; the loop is
+ours: it takes blocks of the operands that are contiguous, in place or through a buffer on the stack, and runs the
+formula over them. Results are written to a buffer first, so the compiler knows that they alias nothing and emits
+vector code however many operands there are.
+
+    >>> import numpy as np
+    >>> axpy = Elementwise("axpy", "a x y", {"z": "a * x + y"})
+    >>> axpy(np.float32(2), np.ones(3, np.float32), np.arange(3, dtype=np.float32))
+    array([2., 3., 4.], dtype=float32)
+"""
+
+import ast
+import ctypes
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import config
+
+from . import cache
+
+_LOADING = threading.Lock()
+
+TEMPLATE = '''\
+"""{title}: generated from the formula{s} below."""
+
+from numba import carray, cfunc, types
+
+from tinygrad_rnn.kernels.{maths} import f
+{imports}from tinygrad_rnn.kernels.memory import BLOCK, JIT, forget_float_errors, gather, scatter, stack_block
+
+SIZE = {size}
+POINTERS, NUMBERS = types.CPointer(types.voidptr), types.CPointer(types.intp)
+
+
+@cfunc(types.void(POINTERS, NUMBERS, NUMBERS, types.voidptr), cache=CACHE, **JIT)
+def loop(operands, lengths, steps, data):
+    {buffers} = {stacks}
+    for start in range(0, lengths[0], BLOCK):
+        count = min(BLOCK, lengths[0] - start)
+        {gathers}
+        {results}
+        for k in range(count):
+            {body}
+        {scatters}
+    forget_float_errors()
+'''
+
+
+class Elementwise:
+    """`outputs = formulas(inputs)`, element by element, for float32 and float64 operands.
+
+    Args:
+        name: of the kernel, a Python identifier.
+        inputs: the names of the operands, separated by spaces.
+        formulas: name of a value -> expression over inputs, earlier values and the functions of `maths32`. All of
+            them are outputs unless `outputs` names some of them.
+
+    Called with arrays of one dtype (scalars go with any) it broadcasts like a NumPy ufunc; `out` is an array or a
+    tuple of arrays to write to. Compilation happens at the first call with a dtype.
+    """
+
+    def __init__(self, name: str, inputs: str, formulas: dict[str, str], outputs: str | None = None) -> None:
+        self.name, self.inputs, self.formulas = name, inputs.split(), formulas
+        self.outputs = list(formulas) if outputs is None else outputs.split()
+
+    def __call__(self, *operands: Any, out: Any = None) -> Any:
+        double = any(getattr(x, "dtype", None) == np.float64 for x in operands)
+        return (self.float64 if double else self.float32)(*operands, out=out)
+
+    @functools.cached_property
+    def float32(self) -> Callable[..., Any]:
+        """The ufunc for float32 operands."""
+        return self._build(np.float32)
+
+    @functools.cached_property
+    def float64(self) -> Callable[..., Any]:
+        """The ufunc for float64 operands."""
+        return self._build(np.float64)
+
+    def _build(self, dtype: type[np.floating[Any]]) -> Callable[..., Any]:
+        with _LOADING:
+            if config.DISABLE_JIT:
+                return self._interpreted(dtype)
+            module = cache.load(self.source(dtype), f"{self.name}_{np.dtype(dtype).name}")
+            return _ufunc(module.loop, self.name, dtype, len(self.inputs), len(self.outputs))
+
+    def source(self, dtype: type[np.floating[Any]]) -> str:
+        """The module that is compiled: one loop over blocks with the formulas in its middle."""
+        body, functions = self._body()
+        places = [*self.inputs, *self.outputs]
+        position = {name: i for i, name in enumerate(places)}
+        block = lambda name: f"{name}_block"
+        maths = "maths64" if dtype is np.float64 else "maths32"
+        return TEMPLATE.format(
+            title=f"{self.name}({', '.join(self.inputs)}), {np.dtype(dtype).name}",
+            s="s" if len(self.formulas) > 1 else "",
+            maths=maths,
+            size=np.dtype(dtype).itemsize,
+            imports="".join(f"from tinygrad_rnn.kernels.{maths} import {name}\n" for name in functions),
+            buffers=", ".join(block(name) + "_" for name in places),
+            stacks=", ".join(["stack_block(f)"] * len(places)),
+            gathers="\n        ".join(
+                f"{block(x)} = gather(operands[{position[x]}], steps[{position[x]}], start, count, {block(x)}_, f, SIZE)"
+                for x in self.inputs
+            ),
+            results="\n        ".join(f"{block(y)} = carray({block(y)}_, count, f)" for y in self.outputs),
+            body="\n            ".join(
+                [f"{x} = {block(x)}[k]" for x in self.inputs]
+                + body
+                + [f"{block(y)}[k] = {y}" for y in self.outputs]
+            ),
+            scatters="\n        ".join(
+                f"scatter({block(y)}, operands[{position[y]}], steps[{position[y]}], start, count, f, SIZE)"
+                for y in self.outputs
+            ),
+        )
+
+    def _body(self) -> tuple[list[str], list[str]]:
+        """The formulas as statements, and the names of the scalar functions that they call."""
+        lines, functions = [], set()
+        for target, formula in self.formulas.items():
+            text, called = scalar_code(formula)
+            lines.append(f"{target} = {text}")
+            functions |= called
+        return lines, sorted(functions)
+
+    def _interpreted(self, dtype: type[np.floating[Any]]) -> Callable[..., Any]:
+        """The same formulas run by Python, an element at a time: for NUMBA_DISABLE_JIT=1, debuggers and coverage."""
+        body, functions = self._body()
+        maths = __import__(f"tinygrad_rnn.kernels.maths{np.dtype(dtype).itemsize * 8}", fromlist=["f"])
+        names = {name: getattr(maths, name) for name in [*functions, "f"]}
+        lines = "\n    ".join([*body, f"return {', '.join(self.outputs)},"])
+        exec(f"def rule({', '.join(self.inputs)}):\n    {lines}", names)
+
+        def run(*operands: Any, out: Any = None) -> Any:
+            arrays = np.broadcast_arrays(*(np.asarray(x, dtype) for x in operands))
+            results = [np.empty(arrays[0].shape, dtype) for _ in self.outputs]
+            with np.errstate(all="ignore"):
+                for index in np.ndindex(arrays[0].shape):
+                    for result, value in zip(results, names["rule"](*(x[index] for x in arrays))):
+                        result[index] = value
+            if out is not None:
+                for place, result in zip(out if isinstance(out, tuple) else (out,), results):
+                    place[...] = result
+                return out
+            return results[0] if len(results) == 1 else tuple(results)
+
+        return run
+
+
+def scalar_code(formula: str) -> tuple[str, set[str]]:
+    """`formula` with every number in the dtype of the kernel, and the functions it calls.
+
+    >>> scalar_code("dy * (1 - tanh(x))")
+    ('dy * (f(1) - tanh(x))', {'tanh'})
+    """
+    called: set[str] = set()
+
+    class Cast(ast.NodeTransformer):
+        def visit_Call(self, node: ast.Call) -> ast.AST:
+            assert isinstance(node.func, ast.Name)
+            called.add(node.func.id)
+            node.args = [self.visit(argument) for argument in node.args]
+            return node
+
+        def visit_Constant(self, node: ast.Constant) -> ast.AST:
+            return ast.Call(ast.Name("f"), [node], [])
+
+    return ast.unparse(Cast().visit(ast.parse(formula, mode="eval"))), called
+
+
+_keep_alive: list[Any] = []
+
+
+def _ufunc(loop: Any, name: str, dtype: type[np.floating[Any]], inputs: int, outputs: int) -> np.ufunc:
+    """A ufunc with one compiled loop, made by NumPy's own constructor (entry 1 of its C table of ufunc functions)."""
+    from numpy._core._multiarray_umath import _UFUNC_API  # type: ignore[attr-defined]
+
+    unwrap = ctypes.pythonapi.PyCapsule_GetPointer
+    unwrap.restype, unwrap.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    table = ctypes.cast(unwrap(_UFUNC_API, None), ctypes.POINTER(ctypes.c_void_p))
+    signature = [ctypes.c_void_p] * 3 + [ctypes.c_int] * 4 + [ctypes.c_char_p] * 2 + [ctypes.c_int]
+    from_loops = ctypes.PYFUNCTYPE(ctypes.py_object, *signature)(table[1])
+    loops, data = (ctypes.c_void_p * 1)(loop.address), (ctypes.c_void_p * 1)(None)
+    kinds = (ctypes.c_char * (inputs + outputs))(*[np.dtype(dtype).num] * (inputs + outputs))
+    text = name.encode(), b"Compiled by tinygrad_rnn."
+    no_identity = -1
+    _keep_alive.append((loop, loops, data, kinds, text))  # NumPy keeps the addresses only
+    return from_loops(loops, data, kinds, 1, inputs, outputs, no_identity, *text, 0)

@@ -1,0 +1,79 @@
+"""Raw memory inside compiled code: addresses, strided blocks and stack buffers, for the loops of `elementwise`."""
+
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+BLOCK = 512  # elements of a stack buffer: a few of them fit in the first-level cache beside each other
+
+# No fastmath flag that would reorder, drop a sign of zero or assume away NaN: rules are compensated sums at places.
+JIT: dict[str, Any] = dict(fastmath={"contract"}, error_model="numpy", nogil=True)
+
+
+@intrinsic
+def advance(typingctx: Any, address: Any, count: Any) -> Any:
+    """`address` + `count` bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return cgutils.pointer_add(builder, *args)
+
+    return types.voidptr(types.voidptr, types.intp), codegen
+
+
+@intrinsic
+def stack_block(typingctx: Any, dtype: Any) -> Any:
+    """The address of `BLOCK` elements on the stack, the same ones however often the call is passed."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = cgutils.alloca_once(builder, context.get_value_type(dtype.dtype), size=BLOCK)
+        place.align = 64
+        return builder.bitcast(place, cgutils.voidptr_t)
+
+    return types.voidptr(dtype), codegen
+
+
+@intrinsic
+def forget_float_errors(typingctx: Any) -> Any:
+    """Clear the processor's floating-point flags, which NumPy would turn into warnings about lanes that are masked."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if binding.address_of_symbol("feclearexcept"):
+            kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32)])
+            clear = cgutils.get_or_insert_function(builder.module, kind, "feclearexcept")
+            builder.call(clear, [ir.Constant(ir.IntType(32), 0x3D)])  # FE_ALL_EXCEPT
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@njit(**JIT)
+def gather(address, step, start, count, buffer, dtype, size):
+    """Elements [start, start + count) of an operand as a contiguous block: in place if they lie so, else in `buffer`.
+
+    `step` is the distance of neighbours and `size` that of contiguous ones, in bytes.
+    """
+    if step == size:
+        return carray(advance(address, start * step), count, dtype)
+    block = carray(buffer, count, dtype)
+    if step == 0:
+        if start == 0:  # a scalar operand: later blocks are no longer than the first and find it filled
+            block[:] = carray(address, 1, dtype)[0]
+    else:
+        for k in range(count):
+            block[k] = carray(advance(address, (start + k) * step), 1, dtype)[0]
+    return block
+
+
+@njit(**JIT)
+def scatter(block, address, step, start, count, dtype, size):
+    """Write a block of results to elements [start, start + count) of an operand."""
+    if step == size:
+        place = carray(advance(address, start * step), count, dtype)
+        for k in range(count):
+            place[k] = block[k]
+    else:
+        for k in range(count):
+            carray(advance(address, (start + k) * step), 1, dtype)[0] = block[k]
