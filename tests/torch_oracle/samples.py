@@ -37,6 +37,10 @@ OPS = {
 }
 assert {op.name for op in OPS.values()} == set(NAMES), set(NAMES) - {op.name for op in OPS.values()}
 
+# Their longer lists mix integers in, which PyTorch's generator cannot ask gradients of.
+WITHOUT_GRADIENT = {"clamp", "where"}
+NOT_HERE = {torch.float16, torch.bfloat16, torch.complex32, torch.complex64, torch.complex128}
+
 
 def dtype_of(dtype: torch.dtype) -> np.dtype:
     return torch.empty(0, dtype=dtype).numpy().dtype
@@ -59,13 +63,27 @@ def arguments(sample) -> tuple[tuple, dict]:
     return tree_map(fresh, (sample.input, *sample.args)), tree_map(fresh, sample.kwargs)
 
 
+def within_reach(args: tuple, kwargs: dict) -> bool:
+    """Of a dtype that tensors have here, and not a million numbers where a thousand say the same."""
+    leaves = list(tree_leaves((args, kwargs)))
+    tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
+    return all(t.numel() <= 4096 and t.dtype not in NOT_HERE for t in tensors) and complex not in map(type, leaves)
+
+
 def samples(op: OpInfo, dtype: torch.dtype, kind: str = "as given") -> Iterator[tuple[Case, tuple, dict]]:
-    """Every sample as a Case, with PyTorch's arguments for the same call; `kind` may be "noncontiguous"."""
+    """Every sample as a Case, with PyTorch's arguments for the same call.
+
+    `kind` is "as given", "noncontiguous" (the same in other memory), or "reference": PyTorch's longer list, with large
+    numbers, infinities and NaN.
+    """
     torch.manual_seed(0)
-    for sample in op.sample_inputs("cpu", dtype, requires_grad=True):
+    many = op.reference_inputs if kind == "reference" else op.sample_inputs
+    for sample in many("cpu", dtype, requires_grad=op.name not in WITHOUT_GRADIENT or kind != "reference"):
         if kind == "noncontiguous":
             sample = sample.noncontiguous()
         args, kwargs = arguments(sample)
+        if kind == "reference" and not within_reach(args, kwargs):
+            continue
         yield Case(op.name, tree_map(plain, args), tree_map(plain, kwargs)), args, kwargs
 
 

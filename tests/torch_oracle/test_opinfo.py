@@ -38,6 +38,7 @@ from torch_oracle.tally import TALLY
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 METHODS = [key for key, op in OPS.items() if op.method_variant is not None and not op.name.startswith("__")]
 METHODS.remove("where")  # its samples are not in the order of x.where(condition, y): see below
+WITH_LONGER_LISTS = [key for key, op in OPS.items() if op.reference_inputs_func is not None and key[:2] != "__"]
 WITH_OPERATOR = [key for key, op in OPS.items() if op.name in OPERATORS]
 
 
@@ -113,6 +114,13 @@ def test_operator(key):
 def test_functional_is_an_alias(key):
     name = OPS[key].name
     assert lookup(name) is getattr(tg, name.rpartition(".")[2]) or name == "nn.functional.embedding"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("key", WITH_LONGER_LISTS)
+def test_extremes(key, dtype):
+    """PyTorch's longer lists: large numbers, infinities, NaN."""
+    judge(key, "function", expectations(key, dtype, "reference"), "extreme numbers")
 
 
 def error_samples():
