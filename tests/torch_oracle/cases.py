@@ -107,6 +107,7 @@ REORDERED = {
     "nn.functional.embedding": lambda f: lambda weight, input, **options: f(input, weight, **options),
 }
 METHODS_ONLY = {"expand", "view"}
+RENAMED = {"__rdiv__": "__rtruediv__"}  # Python 2's name
 OPERATORS = {
     "add": operator.add,
     "sub": operator.sub,
@@ -125,7 +126,7 @@ def lookup(op: str, variant: str = "function") -> Callable:
     if variant == "operator":
         return OPERATORS[op]
     if variant == "method" or op.startswith("__") or op in METHODS_ONLY:
-        return getattr(tg.Tensor, op)
+        return getattr(tg.Tensor, RENAMED.get(op, op))
     f = operator.attrgetter(op)(tg)
     return REORDERED.get(op, lambda f: f)(f)
 
@@ -174,7 +175,10 @@ def call(function: Callable, case: Case, index_as: str = "array") -> tuple[list,
             return node.array if index_as == "array" else tg.tensor(node.array)
         return node
 
-    args, kwargs = tree_map(build, case.args), tree_map(build, case.kwargs)
+    try:
+        args, kwargs = tree_map(build, case.args), tree_map(build, case.kwargs)
+    except REFUSALS as error:
+        raise Refused(f"tensor: {error}") from error
     try:
         output = function(*args, **kwargs)
     except REFUSALS as error:

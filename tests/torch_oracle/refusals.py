@@ -29,6 +29,11 @@ class NoError:
 REFUSALS: list[Refusal] = []
 
 NO_ERRORS = [
+    NoError("roll", "Dimension specified as 0", "for `dim` a 0-d tensor has one dimension, as in most of PyTorch"),
+    *(
+        NoError(op, "^$", "a number may stand where PyTorch wants a tensor")
+        for op in ("maximum", "minimum", "__radd__", "__rsub__", "__rmul__", "__rdiv__", "__rpow__")
+    ),
     NoError("*", "Attempting to copy|same device|found at least two devices", "there are no devices"),
     NoError("*", "only tensors with up to 64 dims", "NumPy has no such arrays, so there is nothing to refuse"),
 ]
