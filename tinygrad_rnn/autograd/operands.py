@@ -69,6 +69,8 @@ def aligned(name: str, *operands: Any) -> tuple[Any, ...]:
             )
     if len(kinds) == 1 and (FLOAT32 in kinds or FLOAT64 in kinds):
         return operands
+    if not kinds:
+        operands = tuple(as_tensor(x) for x in operands)
     tensors = [x if isinstance(x, Number) and not isinstance(x, np.generic) else as_tensor(x) for x in operands]
     dtype = common_dtype(tensors)
     return tuple(

@@ -43,7 +43,7 @@ def _count(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
     return math.prod(shape[i] for i in dims)
 
 
-def var(input: Any, dim: Dims = None, *, correction: float = 1, keepdim: bool = False, unbiased: Any = None) -> "Tensor":
+def var(input: Any, dim: Dims = None, *, correction: float | None = 1, keepdim: bool = False, unbiased: Any = None) -> "Tensor":
     """`sum((x - mean)^2) / (N - correction)` over `dim`; NaN or inf where the divisor is not positive.
 
     Args:
@@ -55,6 +55,8 @@ def var(input: Any, dim: Dims = None, *, correction: float = 1, keepdim: bool = 
         dim, unbiased = None, dim
     if unbiased is not None:
         correction = int(unbiased)
+    elif correction is None:
+        correction = 1
     dims = all_dims("var", dim, x.data.ndim)
     count = _count(x.data.shape, dims)
     mean = table.sum(x, dim=dims, keepdim=True) / count
@@ -62,7 +64,7 @@ def var(input: Any, dim: Dims = None, *, correction: float = 1, keepdim: bool = 
     return squares / max(count - correction, 0)
 
 
-def std(input: Any, dim: Dims = None, *, correction: float = 1, keepdim: bool = False, unbiased: Any = None) -> "Tensor":
+def std(input: Any, dim: Dims = None, *, correction: float | None = 1, keepdim: bool = False, unbiased: Any = None) -> "Tensor":
     """The square root of `var`, whose gradient is taken as 0 where all elements are equal."""
     return sqrt_or_zero(var(input, dim, correction=correction, keepdim=keepdim, unbiased=unbiased))
 
@@ -95,7 +97,7 @@ def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: An
         return Value.tensor(np.ones(result, x.data.dtype)) + table.reshape(
             table.sum(x, dim=(axis,), keepdim=True), shape=result
         )
-    take = lambda x, part: table.index(x, index=(slice(None),) * axis + (part,))
+    take = lambda x, part: table.index(x, at=(slice(None),) * axis + (part,))
     while (n := x.data.shape[axis]) > 1:
         product = take(x, slice(0, n // 2)) * take(x, slice(n // 2, n // 2 * 2))
         x = table.cat(product, take(x, slice(n - 1, n)), dim=axis) if n % 2 else product

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from .tensor import Tensor
 
 
-def reshape(input: Any, *shape: Any) -> "Tensor":
+def reshape(input: Any, shape: Any, *more: int) -> "Tensor":
     """The same elements, row by row, in another shape; one size may be -1, which is then computed."""
     x = as_tensor(input)
-    wanted = sizes("reshape", shape)
+    wanted = sizes("reshape", (shape, *more))
     if -1 in wanted:
         rest = math.prod(n for n in wanted if n != -1)
         if wanted.count(-1) > 1 or rest == 0 or x.data.size % rest:
@@ -41,10 +41,10 @@ def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> "Tensor":
     return reshape(x, (*shape[:first], math.prod(shape[first : last + 1]), *shape[last + 1 :]))
 
 
-def permute(input: Any, *dims: Any) -> "Tensor":
+def permute(input: Any, dims: Any, *more: int) -> "Tensor":
     """Dimensions in another order: `y.shape[i] == x.shape[dims[i]]`."""
     x = as_tensor(input)
-    order = tuple(one_dim("permute", d, x.data.ndim) for d in sizes("permute", dims))
+    order = tuple(one_dim("permute", d, x.data.ndim) for d in sizes("permute", (dims, *more)))
     if sorted(order) != list(range(x.data.ndim)):
         raise ValueError(f"permute: dims {order} must name each of the {x.data.ndim} dimensions once")
     return table.permute(x, dims=order)
@@ -78,10 +78,10 @@ def unsqueeze(input: Any, dim: int) -> "Tensor":
     return table.reshape(x, shape=(*x.data.shape[:at], 1, *x.data.shape[at:]))
 
 
-def expand(input: Any, *shape: Any) -> "Tensor":
-    """Dimensions of size 1 repeated to `shape`, without copying; -1 leaves a size as it is."""
+def expand(input: Any, size: Any, *more: int) -> "Tensor":
+    """Dimensions of size 1 repeated to `size`, without copying; -1 leaves a size as it is."""
     x = as_tensor(input)
-    wanted = sizes("expand", shape)
+    wanted = sizes("expand", (size, *more))
     new = len(wanted) - x.data.ndim
     wanted = tuple(x.data.shape[i - new] if n == -1 and i >= new else n for i, n in enumerate(wanted))
     if any(n < 0 for n in wanted):
@@ -94,21 +94,21 @@ def broadcast_to(input: Any, shape: Sequence[int]) -> "Tensor":
     return expand(input, tuple(shape))
 
 
-def sum_to_size(input: Any, *shape: Any) -> "Tensor":
-    """The sum over the dimensions in which `shape` is 1 or absent: the adjoint of `expand`."""
+def sum_to_size(input: Any, size: Any, *more: int) -> "Tensor":
+    """The sum over the dimensions in which `size` is 1 or absent: the adjoint of `expand`."""
     x = as_tensor(input)
-    wanted = sizes("sum_to_size", shape)
+    wanted = sizes("sum_to_size", (size, *more))
     return x if wanted == x.data.shape else table.sum_to(x, shape=wanted)
 
 
-def flip(input: Any, *dims: Any) -> "Tensor":
+def flip(input: Any, dims: Any, *more: int) -> "Tensor":
     """The order of elements reversed along `dims`."""
     x = as_tensor(input)
-    reversed_dims = [one_dim("flip", d, x.data.ndim) for d in sizes("flip", dims)]
+    reversed_dims = [one_dim("flip", d, x.data.ndim) for d in sizes("flip", (dims, *more))]
     if len(set(reversed_dims)) < len(reversed_dims):
         raise ValueError(f"flip: dims {sizes('flip', dims)} name a dimension twice")
     backwards = slice(None, None, -1)
-    return table.index(x, index=tuple(backwards if i in reversed_dims else slice(None) for i in range(x.data.ndim)))
+    return table.index(x, at=tuple(backwards if i in reversed_dims else slice(None) for i in range(x.data.ndim)))
 
 
 def roll(input: Any, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] | None = None) -> "Tensor":
@@ -124,8 +124,8 @@ def roll(input: Any, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] 
         axis = one_dim("roll", dim, x.data.ndim)
         if x.data.ndim and (n := x.data.shape[axis]) and (split := -shift % n):
             ahead = (slice(None),) * axis
-            back = table.index(x, index=(*ahead, slice(split, None)))
-            x = table.cat(back, table.index(x, index=(*ahead, slice(0, split))), dim=axis)
+            back = table.index(x, at=(*ahead, slice(split, None)))
+            x = table.cat(back, table.index(x, at=(*ahead, slice(0, split))), dim=axis)
     return x
 
 
@@ -154,7 +154,7 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
                 raise ValueError(f"pad: cutting {widths} leaves less than nothing of shape {list(x.shape)}")
             index[dim] = slice(max(-before, 0), n - max(-after, 0))
             inner[dim] = slice(max(before, 0), shape[dim] - max(after, 0))
-        padded = table.index_add(table.index(x, index=tuple(index)), shape=tuple(shape), index=tuple(inner))
+        padded = table.index_add(table.index(x, at=tuple(index)), shape=tuple(shape), at=tuple(inner))
         if not value:
             return padded
         border = np.ones(shape, np.bool_)
@@ -175,7 +175,7 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
             places = np.abs(places)
             places = np.where(places >= n, 2 * (n - 1) - places, places)
         places = np.clip(places, 0, n - 1) if mode == "replicate" else places % max(n, 1)
-        x = table.index(x, index=(*[slice(None)] * dim, places))
+        x = table.index(x, at=(*[slice(None)] * dim, places))
     return x
 
 
@@ -229,7 +229,7 @@ def split(tensor: Any, split_size_or_sections: int | Sequence[int], dim: int = 0
 
 
 def _narrow(x: "Tensor", axis: int, start: int, stop: int) -> "Tensor":
-    return table.index(x, index=(*[slice(None)] * axis, slice(start, stop)))
+    return table.index(x, at=(*[slice(None)] * axis, slice(start, stop)))
 
 
 def narrow(input: Any, dim: int, start: int, length: int) -> "Tensor":
@@ -256,7 +256,7 @@ def unbind(input: Any, dim: int = 0) -> tuple["Tensor", ...]:
     """The slices along `dim`, without that dimension. Their gradients are gathered in one array."""
     x = as_tensor(input)
     axis = _axis("unbind", x, dim)
-    return tuple(table.index(x, index=(*[slice(None)] * axis, i)) for i in range(x.data.shape[axis]))
+    return tuple(table.index(x, at=(*[slice(None)] * axis, i)) for i in range(x.data.shape[axis]))
 
 
 def _axis(name: str, x: "Tensor", dim: int) -> int:
@@ -274,7 +274,7 @@ def getitem(x: "Tensor", index: Any) -> "Tensor":
     Gradients of elements that are named several times add up.
     """
     parts = index if isinstance(index, tuple) else (index,)
-    return table.index(x, index=tuple(_plain(part) for part in parts))
+    return table.index(x, at=tuple(_plain(part) for part in parts))
 
 
 def _plain(part: Any) -> Any:
@@ -301,7 +301,7 @@ def index_select(input: Any, dim: int, index: Any) -> "Tensor":
         raise ValueError(f"index_select: index must be 1-d, got shape {list(places.shape)}")
     if not x.data.ndim:
         return reshape(index_select(reshape(x, 1), 0, places), ())
-    return table.index(x, index=(*[slice(None)] * axis, np.atleast_1d(places)))
+    return table.index(x, at=(*[slice(None)] * axis, np.atleast_1d(places)))
 
 
 def gather(input: Any, dim: int, index: Any) -> "Tensor":
@@ -313,12 +313,12 @@ def gather(input: Any, dim: int, index: Any) -> "Tensor":
     if places.ndim != x.data.ndim and places.size:
         raise ValueError(f"gather: index has shape {list(places.shape)}, the input {list(x.shape)}: dimensions differ")
     if not places.size:
-        return reshape(table.index(reshape(x, -1), index=(slice(0, 0),)), places.shape)
+        return reshape(table.index(reshape(x, -1), at=(slice(0, 0),)), places.shape)
     if any(n > m for i, (n, m) in enumerate(zip(places.shape, x.data.shape)) if i != axis):
         raise ValueError(f"gather: index of shape {list(places.shape)} exceeds the input's {list(x.shape)}")
     grid: list[Any] = list(np.ogrid[tuple(slice(n) for n in places.shape)])
     grid[axis] = places
-    return table.index(x, index=tuple(grid))
+    return table.index(x, at=tuple(grid))
 
 
 def diagonal(input: Any, dim0: int = 0, dim1: int = 1) -> "Tensor":
@@ -328,7 +328,7 @@ def diagonal(input: Any, dim0: int = 0, dim1: int = 1) -> "Tensor":
     rest = [i for i in range(x.data.ndim) if i not in (a, b)]
     along = np.arange(min(x.data.shape[a], x.data.shape[b]))
     moved = table.permute(x, dims=(a, b, *rest))
-    return permute(table.index(moved, index=(along, along)), (*range(1, len(rest) + 1), 0))
+    return permute(table.index(moved, at=(along, along)), (*range(1, len(rest) + 1), 0))
 
 
 def tril(input: Any, diagonal: int = 0) -> "Tensor":

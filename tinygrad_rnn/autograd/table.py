@@ -47,7 +47,7 @@ pow = scalar("pow(a, b)", "pow(a, b)",
 neg = scalar("neg(x)",        "-x",            dx="-dy",                                  onnx="Neg", integer=np.negative)
 square = scalar("square(x)",  "x * x",         dx="dy * 2 * x",                           integer=np.square)
 reciprocal = scalar("reciprocal(x)", "1 / x",  dx="-dy * y * y",                          onnx="Reciprocal")
-abs = scalar("abs(x)",        "abs(x)",        dx="dy * sign(x)",                         onnx="Abs", integer=np.abs)
+abs = scalar("abs(x)",        "abs(x)",        dx="where(x > 0, dy, where(x < 0, -dy, 0))",                         onnx="Abs", integer=np.abs)
 sign = scalar("sign(x)",      "sign(x)",       dx="0 * dy",                               onnx="Sign", integer=np.sign)
 floor = scalar("floor(x)",    "floor(x)",      dx="0 * dy",                               onnx="Floor", integer=np.positive)
 
@@ -112,7 +112,7 @@ def tied(x: Any, y: Any, dim: tuple[int, ...]) -> Any:
 
 
 def flip(x: Any, dim: int) -> Any:
-    return index(x, index=(slice(None),) * dim + (slice(None, None, -1),))
+    return index(x, at=(slice(None),) * dim + (slice(None, None, -1),))
 
 
 def mT(x: Any) -> Any:
@@ -127,7 +127,7 @@ def inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
 def part(dy: Any, shapes: Sequence[Shape], i: int, dim: int) -> Any:
     """The part of a concatenation that came from input i."""
     start = builtins.sum(shape[dim] for shape in shapes[:i])
-    return index(dy, index=(slice(None),) * dim + (slice(start, start + shapes[i][dim]),))
+    return index(dy, at=(slice(None),) * dim + (slice(start, start + shapes[i][dim]),))
 
 
 def _reduced_shape(x: Shape, dim: tuple[int, ...], keepdim: bool) -> Shape:
@@ -165,9 +165,9 @@ def _summed_to(x: Shape, shape: Shape) -> Shape:
     return shape
 
 
-def _indexed(x: Shape, index: Any) -> Shape:
+def _indexed(x: Shape, at: Any) -> Shape:
     try:
-        return np.broadcast_to(np.empty((), np.bool_), x)[index].shape
+        return np.broadcast_to(np.empty((), np.bool_), x)[at].shape
     except IndexError as error:
         raise ValueError(f"cannot index shape {list(x)}: {error}") from None
 
@@ -190,6 +190,19 @@ def _product_shape(a: Shape, b: Shape) -> Shape:
     return (*broadcast_shape(a[:-2], b[:-2]), a[-2], b[-1])
 
 
+_quiet = np.errstate(over="ignore", invalid="ignore")  # inf - inf is NaN, and no more needs to be said
+
+
+@_quiet
+def _sum(x: np.ndarray, dim: tuple[int, ...], keepdim: bool) -> np.ndarray:
+    return np.add.reduce(x, axis=dim, keepdims=keepdim)
+
+
+@_quiet
+def _cumsum(x: np.ndarray, dim: int) -> np.ndarray:
+    return np.add.accumulate(x, axis=dim)
+
+
 def _softmax(x: np.ndarray, dim: int) -> np.ndarray:
     e = exp(_below_maximum(x, dim))
     return e / np.add.reduce(e, axis=dim, keepdims=True)
@@ -200,23 +213,23 @@ def _log_softmax(x: np.ndarray, dim: int) -> np.ndarray:
     return shifted - log(np.add.reduce(exp(shifted), axis=dim, keepdims=True))
 
 
+@_quiet
 def _below_maximum(x: np.ndarray, dim: int) -> np.ndarray:
     """x minus its maximum, so that no exponential overflows."""
-    with np.errstate(invalid="ignore"):  # inf - inf is NaN, as it should be
-        return x - np.maximum.reduce(x, axis=dim, keepdims=True, initial=-np.inf)
+    return x - np.maximum.reduce(x, axis=dim, keepdims=True, initial=-np.inf)
 
 
-def _scatter(total: np.ndarray, dy: np.ndarray, index: Any) -> None:
-    """total[index] += dy, where an element that is named twice receives both."""
-    if all(isinstance(i, (int, slice, type(None), type(...))) for i in index):
-        total[index] += dy
+def _scatter(total: np.ndarray, dy: np.ndarray, at: Any) -> None:
+    """total[at] += dy, where an element that is named twice receives both."""
+    if all(isinstance(i, (int, slice, type(None), type(...))) for i in at):
+        total[at] += dy
     else:
-        np.add.at(total, index, dy)
+        np.add.at(total, at, dy)
 
 
-def _index_add(dy: np.ndarray, shape: Shape, index: Any) -> np.ndarray:
+def _index_add(dy: np.ndarray, shape: Shape, at: Any) -> np.ndarray:
     total = np.zeros(shape, dy.dtype)
-    _scatter(total, dy, index)
+    _scatter(total, dy, at)
     return total
 
 
@@ -229,7 +242,7 @@ def _matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # fmt: off
 
 # ---- Reductions ------------------------------------------------------------------------------------------------------
-sum = tensor("sum(x, *, dim, keepdim)", lambda x, dim, keepdim: np.add.reduce(x, axis=dim, keepdims=keepdim),
+sum = tensor("sum(x, *, dim, keepdim)", _sum,
              "y = sum of x over dim", shape=_summed_shape, onnx="ReduceSum",
              gradients=dict(dx="expand(kept(dy, x_shape, dim), shape=x_shape)"))
 amax = tensor("amax(x, *, dim, keepdim)", lambda x, dim, keepdim: np.maximum.reduce(x, axis=dim, keepdims=keepdim),
@@ -238,7 +251,7 @@ amax = tensor("amax(x, *, dim, keepdim)", lambda x, dim, keepdim: np.maximum.red
 amin = tensor("amin(x, *, dim, keepdim)", lambda x, dim, keepdim: np.minimum.reduce(x, axis=dim, keepdims=keepdim),
               "y = smallest x over dim", shape=_reduced_shape, onnx="ReduceMin",
               gradients=dict(dx="kept(dy, x_shape, dim) * tied(x, kept(y, x_shape, dim), dim)"))
-cumsum = tensor("cumsum(x, *, dim)", lambda x, dim: np.add.accumulate(x, axis=dim),
+cumsum = tensor("cumsum(x, *, dim)", _cumsum,
                 "y[i] = x[0] + ... + x[i] along dim", shape=_same_shape, onnx="CumSum",
                 gradients=dict(dx="flip(cumsum(flip(dy, dim), dim=dim), dim)"))
 softmax = tensor("softmax(x, *, dim)", _softmax, "y = exp(x) / sum(exp(x)) along dim", shape=_same_shape, onnx="Softmax",
@@ -260,10 +273,10 @@ expand = tensor("expand(x, *, shape)", lambda x, shape: np.broadcast_to(x, shape
                 shape=_expanded, onnx="Expand", gradients=dict(dx="sum_to(dy, shape=x_shape)"))
 sum_to = tensor("sum_to(x, *, shape)", unbroadcast, "y = x summed where shape has ones", shape=_summed_to,
                 gradients=dict(dx="expand(dy, shape=x_shape)"))
-index = tensor("index(x, *, index)", lambda x, index: x[index], "y = x[index]", shape=_indexed, onnx="GatherND",
-               gradients=dict(dx="index_add(dy, shape=x_shape, index=index)"), scatter=_scatter)
-index_add = tensor("index_add(x, *, shape, index)", _index_add, "y = 0; y[index] += x", shape=lambda x, shape, index: shape,
-                   onnx="ScatterND", gradients=dict(dx="index(dy, index=index)"))
+index = tensor("index(x, *, at)", lambda x, at: x[at], "y = x[at]", shape=_indexed, onnx="GatherND",
+               gradients=dict(dx="index_add(dy, shape=x_shape, at=at)"), scatter=_scatter)
+index_add = tensor("index_add(x, *, shape, at)", _index_add, "y = 0; y[at] += x", shape=lambda x, shape, at: shape,
+                   onnx="ScatterND", gradients=dict(dx="index(dy, at=at)"))
 cat = tensor("cat(*xs, dim)", lambda *xs, dim: np.concatenate(xs, axis=dim), "y = xs one after the other along dim",
              shape=_concatenated, onnx="Concat", gradients=dict(dxs="part(dy, shapes, i, dim)"))
 cast = tensor("cast(x, *, dtype)", lambda x, dtype: x.astype(dtype), "y = x in another dtype", shape=_same_shape,

@@ -262,7 +262,7 @@ def backward_pass(
     for node, gradient in roots:
         arrive(node, gradient, is_ours=False)
 
-    with set_mode("grad", create_graph):
+    with set_mode("grad", create_graph), np.errstate(all="ignore"):
         while youngest:
             node = heapq.heappop(youngest)[1]
             dy, is_ours = gradients.pop(node), node in ours
