@@ -1,5 +1,6 @@
 """Tensors from data and from nothing, and the library's one source of randomness."""
 
+import math
 import threading
 from typing import Any
 
@@ -58,7 +59,10 @@ def ones_like(input: Any, dtype: Any = None, requires_grad: bool = False) -> Ten
 def arange(start: float, end: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
     """The numbers start, start + step, ... below end (0, 1, ... below start if end is None)."""
     first, last = (0, start) if end is None else (start, end)
-    return Tensor(as_array(np.arange(first, last, step, dtype).tolist() if dtype is None else np.arange(first, last, step, dtype)))
+    count = max(math.ceil((last - first) / step), 0)
+    if dtype is None:
+        dtype = FLOAT32 if isinstance(first + last + step, float) else np.int64
+    return Tensor((first + step * np.arange(count)).astype(dtype))
 
 
 def eye(n: int, m: int | None = None, dtype: Any = FLOAT32) -> Tensor:

@@ -57,7 +57,7 @@ def aligned(name: str, *operands: Any) -> tuple[Any, ...]:
 
     Python numbers stay numbers: they never change the dtype of a float tensor.
     """
-    kinds = set()
+    kinds: set[Any] = set()
     for x in operands:
         if isinstance(x, Value):
             kinds.add(x.data.dtype)

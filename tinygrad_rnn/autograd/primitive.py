@@ -29,25 +29,25 @@ class Primitive:
 
     Args:
         signature: `"name(x, w, *, dim)"`: inputs, then attributes. `*xs` takes any number of inputs.
+        equation, shapes: what it computes and how shapes go into shapes, for people.
         forward: function of arrays and attributes that returns a new array or a view.
-        equation: what it computes, for people.
-        shape: function of the inputs' shapes and attributes that returns the result's shape, or raises ValueError
-            with a message that names both shapes and the fix. Called when `forward` failed, and by tracers.
-        gradients: `dx` -> rule for the gradient of x. No rule: x is not differentiable (a mask, an index).
+        shape: function of the inputs' shapes and attributes that returns the result's shape, or raises an error that
+            names the shapes and the fix. Called when `forward` failed, and by whoever needs a shape without a value.
         scatter: `scatter(total, dy, **attributes)` adds the gradient in place, for operations that take a part of x.
         onnx: name of the operator in ONNX, if there is one.
+        gradients: `dx="..."`, the rule for the gradient of x. No rule: x is not differentiable (a mask).
     """
 
     def __init__(
         self,
         signature: str,
-        forward: Callable[..., Any],
         equation: str,
-        *,
+        shapes: str,
+        forward: Callable[..., Any],
         shape: Callable[..., Shape],
-        gradients: dict[str, str],
         scatter: Callable[..., None] | None = None,
         onnx: str | None = None,
+        **gradients: str,
     ) -> None:
         parsed = ast.parse(f"def {signature}: pass").body[0]
         assert isinstance(parsed, ast.FunctionDef)
@@ -56,8 +56,9 @@ class Primitive:
         self.variadic = parsed.args.vararg is not None
         self.inputs = [parsed.args.vararg.arg] if parsed.args.vararg else [a.arg for a in parsed.args.args]
         self.attributes = [a.arg for a in parsed.args.kwonlyargs]
-        self.forward = forward
         self.equation = equation
+        self.shapes = shapes
+        self.forward = forward
         self.shape = shape
         self.rules = gradients
         self.scatter = scatter
@@ -82,8 +83,8 @@ class Primitive:
         """After a failure: let the shape rule say what is wrong in the user's terms."""
         try:
             self.shape(*map(np.shape, arrays), **attributes)
-        except ValueError as error:
-            raise ValueError(f"{self.name}({', '.join(self.inputs)}): {error}") from None
+        except (ValueError, IndexError) as error:
+            raise type(error)(f"{self.name}({', '.join(self.inputs)}): {error}") from None
 
     def _record(self, inputs: tuple[Any, ...], arrays: list[Any], y: Any, attributes: dict[str, Any]) -> Any:
         """Wrap the result as a tensor, with a node if a gradient may be asked for; an array if no input is a tensor."""
@@ -137,9 +138,8 @@ class ElementwisePrimitive(Primitive):
         onnx: str | None = None,
         **gradients: str,
     ) -> None:
-        super().__init__(
-            signature, self._run, f"y = {formula}", shape=broadcast_shape, gradients=gradients, onnx=onnx
-        )
+        shapes = "[...] -> [...]" if len(gradients) == 1 else "broadcast together"
+        super().__init__(signature, f"y = {formula}", shapes, self._run, broadcast_shape, None, onnx, **gradients)
         self.formula = formula
         self.integer = integer
         self.kernel = Elementwise(self.name, " ".join([*self.inputs, *self.attributes]), {"y": formula})
@@ -230,7 +230,8 @@ class Adjoint:
             if not self.primitive.variadic:
                 origin[self.primitive.inputs[i]] = parent
         return tuple(
-            Value.tensor(value, origin[name]) if name in origin else value for name, value in zip(self.saves, node.saved)
+            Value.tensor(value, origin[name]) if name in origin else value
+            for name, value in zip(self.saves, node.saved)
         )
 
     def _scatter(self, total: np.ndarray, dy: np.ndarray, saved: tuple[Any, ...]) -> None:

@@ -43,7 +43,9 @@ def _count(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
     return math.prod(shape[i] for i in dims)
 
 
-def var(input: Any, dim: Dims = None, *, correction: float | None = 1, keepdim: bool = False, unbiased: Any = None) -> "Tensor":
+def var(
+    input: Any, dim: Dims = None, *, correction: float | None = 1, keepdim: bool = False, unbiased: Any = None
+) -> "Tensor":
     """`sum((x - mean)^2) / (N - correction)` over `dim`; NaN or inf where the divisor is not positive.
 
     Args:
@@ -64,7 +66,9 @@ def var(input: Any, dim: Dims = None, *, correction: float | None = 1, keepdim: 
     return squares / max(count - correction, 0)
 
 
-def std(input: Any, dim: Dims = None, *, correction: float | None = 1, keepdim: bool = False, unbiased: Any = None) -> "Tensor":
+def std(
+    input: Any, dim: Dims = None, *, correction: float | None = 1, keepdim: bool = False, unbiased: Any = None
+) -> "Tensor":
     """The square root of `var`, whose gradient is taken as 0 where all elements are equal."""
     return sqrt_or_zero(var(input, dim, correction=correction, keepdim=keepdim, unbiased=unbiased))
 
@@ -147,7 +151,7 @@ def any(input: Any, dim: Dims = None, keepdim: bool = False) -> "Tensor":
 
 
 def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> "Tensor":
-    """`log(sum(exp(x)))` over `dim`, computed as `m + log(sum(exp(x - m)))` with m the maximum, so as not to overflow."""
+    """`log(sum(exp(x)))` over `dim`, computed as `m + log(sum(exp(x - m)))` with m the maximum: no overflow."""
     x = floating(input)
     dims = all_dims("logsumexp", dim, x.data.ndim)
     if _count(x.data.shape, dims) == 0:

@@ -43,9 +43,12 @@ class Value:
 class Operation(Protocol):
     """What the tape needs of an operation that ran: its name, and gradients from the saved values."""
 
-    name: str
-    scatter: Callable[[np.ndarray, np.ndarray, tuple[Any, ...]], None] | None
-    """If the one input contributes only a part of itself: add `dy` to that part of an array of the input's shape."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def scatter(self) -> Callable[[np.ndarray, np.ndarray, tuple[Any, ...]], None] | None:
+        """If the one input gave only a part of itself: add dy to that part of an array of the input's shape."""
 
     def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
         """The gradient of each parent, given that of the result; on arrays, or on tensors to record the pass."""

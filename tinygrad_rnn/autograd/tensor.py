@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from . import pointwise, products, reductions, shapes, table
-from .operands import sizes
 from .tape import Leaf, Node, Value, backward_pass
 
 
@@ -291,7 +290,11 @@ class Tensor(Value):
 
 
 def backward(
-    tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None, create_graph: bool = False, inputs: Any = None
+    tensors: Any,
+    grad_tensors: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Any = None,
 ) -> None:
     """Add to the `grad` of every leaf the derivative of the sum of `tensors`, weighted by `grad_tensors`."""
     tensors = tensors if isinstance(tensors, (tuple, list)) else [tensors]

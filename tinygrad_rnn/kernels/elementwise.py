@@ -14,6 +14,7 @@ vector code however many operands there are.
 import ast
 import ctypes
 import functools
+import importlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -84,7 +85,7 @@ class Elementwise:
 
     def _build(self, dtype: type[np.floating[Any]]) -> Callable[..., Any]:
         with _LOADING:
-            if config.DISABLE_JIT:
+            if config.DISABLE_JIT:  # type: ignore[attr-defined]
                 return self._interpreted(dtype)
             module = cache.load(self.source(dtype), f"{self.name}_{np.dtype(dtype).name}")
             return _ufunc(module.loop, self.name, dtype, len(self.inputs), len(self.outputs))
@@ -105,7 +106,8 @@ class Elementwise:
             buffers=", ".join(block(name) + "_" for name in places),
             stacks=", ".join(["stack_block(f)"] * len(places)),
             gathers="\n        ".join(
-                f"{block(x)} = gather(operands[{position[x]}], steps[{position[x]}], start, count, {block(x)}_, f, SIZE)"
+                f"{block(x)} = gather("
+                f"operands[{position[x]}], steps[{position[x]}], start, count, {block(x)}_, f, SIZE)"
                 for x in self.inputs
             ),
             results="\n        ".join(f"{block(y)} = carray({block(y)}_, count, f)" for y in self.outputs),
@@ -132,7 +134,7 @@ class Elementwise:
     def _interpreted(self, dtype: type[np.floating[Any]]) -> Callable[..., Any]:
         """The same formulas run by Python, an element at a time: for NUMBA_DISABLE_JIT=1, debuggers and coverage."""
         body, functions = self._body()
-        maths = __import__(f"tinygrad_rnn.kernels.maths{np.dtype(dtype).itemsize * 8}", fromlist=["f"])
+        maths = importlib.import_module(f"tinygrad_rnn.kernels.maths{np.dtype(dtype).itemsize * 8}")
         names = {name: getattr(maths, name) for name in [*functions, "f"]}
         lines = "\n    ".join([*body, f"return {', '.join(self.outputs)},"])
         exec(f"def rule({', '.join(self.inputs)}):\n    {lines}", names)
@@ -179,15 +181,14 @@ _keep_alive: list[Any] = []
 
 def _ufunc(loop: Any, name: str, dtype: type[np.floating[Any]], inputs: int, outputs: int) -> np.ufunc:
     """A ufunc with one compiled loop, made by NumPy's own constructor (entry 1 of its C table of ufunc functions)."""
-    from numpy._core._multiarray_umath import _UFUNC_API  # type: ignore[attr-defined]
-
+    umath: Any = importlib.import_module("numpy._core._multiarray_umath")
     unwrap = ctypes.pythonapi.PyCapsule_GetPointer
     unwrap.restype, unwrap.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    table = ctypes.cast(unwrap(_UFUNC_API, None), ctypes.POINTER(ctypes.c_void_p))
+    table = ctypes.cast(unwrap(umath._UFUNC_API, None), ctypes.POINTER(ctypes.c_void_p))
     signature = [ctypes.c_void_p] * 3 + [ctypes.c_int] * 4 + [ctypes.c_char_p] * 2 + [ctypes.c_int]
     from_loops = ctypes.PYFUNCTYPE(ctypes.py_object, *signature)(table[1])
     loops, data = (ctypes.c_void_p * 1)(loop.address), (ctypes.c_void_p * 1)(None)
-    kinds = (ctypes.c_char * (inputs + outputs))(*[np.dtype(dtype).num] * (inputs + outputs))
+    kinds = (ctypes.c_byte * (inputs + outputs))(*[np.dtype(dtype).num] * (inputs + outputs))
     text = name.encode(), b"Compiled by tinygrad_rnn."
     no_identity = -1
     _keep_alive.append((loop, loops, data, kinds, text))  # NumPy keeps the addresses only

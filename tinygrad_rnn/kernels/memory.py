@@ -1,5 +1,8 @@
 """Raw memory inside compiled code: addresses, strided blocks and stack buffers, for the loops of `elementwise`."""
 
+# Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
+# mypy: disable-error-code="call-arg,unreachable"
+
 from typing import Any
 
 from llvmlite import binding, ir

@@ -1,0 +1,137 @@
+"""Rows on whole arrays: what they compute, and what shapes they give.
+
+A shape rule takes the shapes of the inputs and the attributes, and returns the shape of the result or raises
+ValueError with a message that names the shapes and, where it can, the fix.
+"""
+
+import builtins
+import math
+from typing import Any
+
+import numpy as np
+
+from ..kernels.elementwise import Elementwise
+from ..kernels.matmul import matmul as packed_matmul
+from .primitive import Shape, broadcast_shape
+
+Dims = tuple[int, ...]
+
+quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")  # inf - inf is NaN, and no more need be said
+exp = Elementwise("exp", "x", {"y": "exp(x)"})
+log = Elementwise("log", "x", {"y": "log(x)"})
+
+
+# ---- Reductions ------------------------------------------------------------------------------------------------------
+
+
+@quiet
+def sum(x: np.ndarray, dim: Dims, keepdim: bool) -> np.ndarray:
+    return x.sum(axis=dim, keepdims=keepdim)
+
+
+def summed_shape(x: Shape, dim: Dims, keepdim: bool) -> Shape:
+    return tuple(1 if i in dim else n for i, n in enumerate(x) if keepdim or i not in dim)
+
+
+def amax(x: np.ndarray, dim: Dims, keepdim: bool) -> np.ndarray:
+    return x.max(axis=dim, keepdims=keepdim)
+
+
+def amin(x: np.ndarray, dim: Dims, keepdim: bool) -> np.ndarray:
+    return x.min(axis=dim, keepdims=keepdim)
+
+
+def extreme_shape(x: Shape, dim: Dims, keepdim: bool) -> Shape:
+    if any(x[i] == 0 for i in dim):
+        raise ValueError(f"shape {list(x)} has nothing along dim {dim} to take an extreme of")
+    return summed_shape(x, dim, keepdim)
+
+
+@quiet
+def cumsum(x: np.ndarray, dim: int) -> np.ndarray:
+    return np.add.accumulate(x, axis=dim)
+
+
+def softmax(x: np.ndarray, dim: int) -> np.ndarray:
+    e = exp(below_maximum(x, dim))
+    return e / np.add.reduce(e, axis=dim, keepdims=True)
+
+
+def log_softmax(x: np.ndarray, dim: int) -> np.ndarray:
+    shifted = below_maximum(x, dim)
+    return shifted - log(np.add.reduce(exp(shifted), axis=dim, keepdims=True))
+
+
+@quiet
+def below_maximum(x: np.ndarray, dim: int) -> np.ndarray:
+    """x minus its maximum, so that no exponential overflows."""
+    return x - np.maximum.reduce(x, axis=dim, keepdims=True, initial=-np.inf)
+
+
+def same_shape(x: Shape, **attributes: Any) -> Shape:
+    return x
+
+
+# ---- Products --------------------------------------------------------------------------------------------------------
+
+
+def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.shape[-1] != b.shape[-2]:
+        raise ValueError("inner dimensions differ")  # the shape rule says it better
+    return packed_matmul(a, b)
+
+
+def product_shape(a: Shape, b: Shape) -> Shape:
+    if a[-1] != b[-2]:
+        hint = "; did you mean b.T?" if a[-1] == b[-1] else "; did you mean a.T?" if a[-2] == b[-2] else ""
+        raise ValueError(f"inner dimensions differ: a is {list(a)}, b is {list(b)}{hint}")
+    return (*broadcast_shape(a[:-2], b[:-2]), a[-2], b[-1])
+
+
+# ---- Shapes ----------------------------------------------------------------------------------------------------------
+
+
+def reshaped(x: Shape, shape: Shape) -> Shape:
+    if math.prod(x) != math.prod(shape):
+        raise ValueError(f"shape {list(x)} has {math.prod(x)} elements and {list(shape)} has {math.prod(shape)}")
+    return shape
+
+
+def expanded(x: Shape, shape: Shape) -> Shape:
+    if len(x) > len(shape) or any(n not in (1, m) for n, m in zip(reversed(x), reversed(shape))):
+        raise ValueError(f"shape {list(x)} cannot be expanded to {list(shape)}: only sizes of 1 can be repeated")
+    return shape
+
+
+def summed_to(x: Shape, shape: Shape) -> Shape:
+    expanded(shape, x)
+    return shape
+
+
+def indexed(x: Shape, at: Any) -> Shape:
+    try:
+        return np.broadcast_to(np.empty((), np.bool_), x)[at].shape
+    except IndexError as error:
+        raise IndexError(f"shape {list(x)}: {error}") from None
+
+
+def scatter(total: np.ndarray, dy: np.ndarray, at: Any) -> None:
+    """total[at] += dy, where an element that is named twice receives both."""
+    if all(isinstance(i, (int, slice, type(None), type(...))) for i in at):
+        total[at] += dy
+    else:
+        np.add.at(total, at, dy)
+
+
+def index_add(x: np.ndarray, shape: Shape, at: Any) -> np.ndarray:
+    total = np.zeros(shape, x.dtype)
+    scatter(total, x, at)
+    return total
+
+
+def joined(*xs: Shape, dim: int) -> Shape:
+    first = xs[0]
+    for x in xs[1:]:
+        if len(x) != len(first) or any(n != m for i, (n, m) in enumerate(zip(x, first)) if i != dim):
+            raise ValueError(f"shapes {list(first)} and {list(x)} must agree in all dimensions but dim={dim}")
+    return (*first[:dim], builtins.sum(x[dim] for x in xs), *first[dim + 1 :])
