@@ -155,7 +155,9 @@ class ElementwisePrimitive(Primitive):
         return self._run_uncommon(*operands)
 
     def _run_uncommon(self, *operands: Any) -> Any:
-        """Integers, foreign byte orders, half precision."""
+        """Numbers alone, integers, and dtypes that are not the very objects above."""
+        if not any(isinstance(x, (np.ndarray, np.generic)) for x in operands):
+            return float(self.kernel.float64(*operands))
         if self.integer is not None and all(np.asarray(x).dtype.kind in "iub" for x in operands):
             return self.integer(*operands)
         kind = np.result_type(*(x for x in operands if isinstance(x, (np.ndarray, np.generic))))

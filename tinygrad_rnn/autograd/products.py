@@ -76,6 +76,8 @@ def mv(input: Any, vec: Any) -> "Tensor":
     """The product of a matrix and a vector: [M, K], [K] -> [M]."""
     a, b = as_tensor(input), as_tensor(vec)
     _demand("mv", (a, 2), (b, 1))
+    if a.shape[1] != b.shape[0]:
+        raise ValueError(f"mv: a matrix of shape {list(a.shape)} and a vector of {b.shape[0]} elements")
     return matmul(a, b)
 
 
@@ -83,6 +85,8 @@ def dot(input: Any, tensor: Any) -> "Tensor":
     """The inner product of two vectors: [K], [K] -> []."""
     a, b = as_tensor(input), as_tensor(tensor)
     _demand("dot", (a, 1), (b, 1))
+    if a.shape != b.shape:
+        raise ValueError(f"dot: vectors of {a.shape[0]} and {b.shape[0]} elements")
     return matmul(a, b)
 
 

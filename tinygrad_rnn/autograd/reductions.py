@@ -155,7 +155,7 @@ def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> "Tensor":
     x = floating(input)
     dims = all_dims("logsumexp", dim, x.data.ndim)
     if _count(x.data.shape, dims) == 0:
-        return log(table.sum(table.exp(x), dim=dims, keepdim=keepdim))
+        return table.sum(x, dim=dims, keepdim=keepdim) - math.inf
     largest = amax(Value.tensor(x.data), dims, keepdim=True)
     largest = where(isfinite(largest), largest, 0)
     total = log(table.sum(table.exp(x - largest), dim=dims, keepdim=True)) + largest

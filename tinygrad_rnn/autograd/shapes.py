@@ -207,6 +207,9 @@ def _sequence(name: str, tensors: Any) -> tuple["Tensor", ...]:
         raise TypeError(f"{name}: expected a list or tuple of tensors, got {type(tensors).__name__}")
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor")
+    for x in tensors:
+        if not isinstance(x, (Value, np.ndarray, np.generic, int, float)):
+            raise TypeError(f"{name}: expected tensors, got {type(x).__name__}")
     return tuple(as_tensor(x) for x in tensors)
 
 
@@ -301,7 +304,14 @@ def index_select(input: Any, dim: int, index: Any) -> "Tensor":
         raise ValueError(f"index_select: index must be 1-d, got shape {list(places.shape)}")
     if not x.data.ndim:
         return reshape(index_select(reshape(x, 1), 0, places), ())
+    _in_range("index_select", places, x.data.shape[axis], dim)
     return table.index(x, at=(*[slice(None)] * axis, np.atleast_1d(places)))
+
+
+def _in_range(name: str, places: np.ndarray, size: int, dim: int) -> None:
+    if places.size and not 0 <= places.min() <= places.max() < size:
+        wrong = places.max() if places.min() >= 0 else places.min()
+        raise IndexError(f"{name}: index {wrong} is out of range for dim {dim} of size {size}")
 
 
 def gather(input: Any, dim: int, index: Any) -> "Tensor":
@@ -316,6 +326,7 @@ def gather(input: Any, dim: int, index: Any) -> "Tensor":
         return reshape(table.index(reshape(x, -1), at=(slice(0, 0),)), places.shape)
     if any(n > m for i, (n, m) in enumerate(zip(places.shape, x.data.shape)) if i != axis):
         raise ValueError(f"gather: index of shape {list(places.shape)} exceeds the input's {list(x.shape)}")
+    _in_range("gather", places, x.data.shape[axis], dim)
     grid: list[Any] = list(np.ogrid[tuple(slice(n) for n in places.shape)])
     grid[axis] = places
     return table.index(x, at=tuple(grid))
