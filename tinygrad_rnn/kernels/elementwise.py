@@ -59,7 +59,7 @@ class Elementwise:
         name: of the kernel, a Python identifier.
         inputs: the names of the operands, separated by spaces.
         formulas: name of a value -> expression over inputs, earlier values and the functions of `maths32`. All of
-            them are outputs unless `outputs` names some of them.
+            them are outputs unless `outputs` names some of them. A formula may give an input a new value: "p": "p - g".
 
     Called with arrays of one dtype (scalars go with any) it broadcasts like a NumPy ufunc; `out` is an array or a
     tuple of arrays to write to. Compilation happens at the first call with a dtype.
@@ -93,9 +93,8 @@ class Elementwise:
     def source(self, dtype: type[np.floating[Any]]) -> str:
         """The module that is compiled: one loop over blocks with the formulas in its middle."""
         body, functions = self._body()
-        places = [*self.inputs, *self.outputs]
-        position = {name: i for i, name in enumerate(places)}
-        block = lambda name: f"{name}_block"
+        block, result = (lambda name: f"{name}_block"), (lambda name: f"{name}_result")
+        buffers = [*map(block, self.inputs), *map(result, self.outputs)]
         maths = "maths64" if dtype is np.float64 else "maths32"
         return TEMPLATE.format(
             title=f"{self.name}({', '.join(self.inputs)}), {np.dtype(dtype).name}",
@@ -103,22 +102,21 @@ class Elementwise:
             maths=maths,
             size=np.dtype(dtype).itemsize,
             imports="".join(f"from tinygrad_rnn.kernels.{maths} import {name}\n" for name in functions),
-            buffers=", ".join(block(name) + "_" for name in places),
-            stacks=", ".join(["stack_block(f)"] * len(places)),
+            buffers=", ".join(name + "_" for name in buffers),
+            stacks=", ".join(["stack_block(f)"] * len(buffers)),
             gathers="\n        ".join(
-                f"{block(x)} = gather("
-                f"operands[{position[x]}], steps[{position[x]}], start, count, {block(x)}_, f, SIZE)"
-                for x in self.inputs
+                f"{block(x)} = gather(operands[{i}], steps[{i}], start, count, {block(x)}_, f, SIZE)"
+                for i, x in enumerate(self.inputs)
             ),
-            results="\n        ".join(f"{block(y)} = carray({block(y)}_, count, f)" for y in self.outputs),
+            results="\n        ".join(f"{result(y)} = carray({result(y)}_, count, f)" for y in self.outputs),
             body="\n            ".join(
                 [f"{x} = {block(x)}[k]" for x in self.inputs]
                 + body
-                + [f"{block(y)}[k] = {y}" for y in self.outputs]
+                + [f"{result(y)}[k] = {y}" for y in self.outputs]
             ),
             scatters="\n        ".join(
-                f"scatter({block(y)}, operands[{position[y]}], steps[{position[y]}], start, count, f, SIZE)"
-                for y in self.outputs
+                f"scatter({result(y)}, operands[{i}], steps[{i}], start, count, f, SIZE)"
+                for i, y in enumerate(self.outputs, len(self.inputs))
             ),
         )
 
