@@ -165,9 +165,9 @@ def where(condition: Any, input: Any, other: Any) -> "Tensor":
 
 def masked_fill(input: Any, mask: Any, value: Any) -> "Tensor":
     """`value` where the mask holds, else `input`."""
-    if not isinstance(value, (int, float, np.floating, np.integer)):
-        if not isinstance(value, (Value, np.ndarray)) or as_array(value).ndim:
-            raise TypeError(f"masked_fill: value must be a real number or a 0-d tensor, not {value!r}")
+    scalar = np.asarray(value.data if isinstance(value, Value) else value)
+    if scalar.dtype.kind not in "biuf" or scalar.ndim:
+        raise TypeError(f"masked_fill: value must be a real number or a 0-d tensor, not {value!r}")
     return where(mask, value, input)
 
 

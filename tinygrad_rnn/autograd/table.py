@@ -42,7 +42,7 @@ mul = scalar("mul(a, b)", "a * b",   da="dy * b",    db="dy * a",            onn
 div = scalar("div(a, b)", "a / b",   da="dy / b",    db="-dy * y / b",       onnx="Div")
 pow = scalar("pow(a, b)", "pow(a, b)",
              da="where(b == 0, 0, dy * (b * pow(a, b - 1)))",
-             db="where((a == 0) & (b >= 0), 0, dy * (y * log(a)))",            onnx="Pow",   integer=np.power)
+             db="dy * where((a == 0) & (b >= 0), 0, y * log(a))",            onnx="Pow",   integer=np.power)
 
 neg = scalar("neg(x)", "-x",         dx="-dy",                               onnx="Neg",   integer=np.negative)
 abs = scalar("abs(x)", "abs(x)",     dx="where(x > 0, dy, where(x < 0, -dy, 0))", onnx="Abs", integer=np.abs)
