@@ -88,7 +88,10 @@ def samples(op: OpInfo, dtype: torch.dtype, kind: str = "as given") -> Iterator[
 
 
 def ask(function: Callable, args: tuple, kwargs: dict, seed: int, twice: bool) -> Outcome:
-    """What PyTorch answers, with random cotangents and, if `twice`, second derivatives in a random direction."""
+    """What PyTorch answers, with random cotangents and, if `twice`, second derivatives in a random direction.
+
+    No gradients at infinity or NaN, where each of PyTorch's formulas gives what it happens to give.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def like(tensor):
@@ -101,7 +104,7 @@ def ask(function: Callable, args: tuple, kwargs: dict, seed: int, twice: bool) -
     leaves = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.requires_grad]
     outcome = Outcome([o.detach().numpy().copy() for o in outputs])
     roots = [o for o in outputs if o.requires_grad]
-    if not roots:
+    if not roots or not all(torch.isfinite(leaf).all() for leaf in leaves):
         outcome.cotangents = [None] * len(outputs)
         return outcome
     cotangents = [like(o).requires_grad_(twice) for o in roots]

@@ -44,9 +44,9 @@ WITH_OPERATOR = [key for key, op in OPS.items() if op.name in OPERATORS]
 
 @cache
 def expectations(key: str, dtype: str, kind: str = "as given") -> list[tuple[Case, Outcome]]:
-    """PyTorch's samples and answers; second derivatives in float64."""
+    """PyTorch's samples and answers; second derivatives in float64, and not of extreme numbers."""
     op = OPS[key]
-    twice = op.supports_gradgrad and dtype == "float64"
+    twice = op.supports_gradgrad and dtype == "float64" and kind != "reference"
     return [
         (case, ask(op.op, args, kwargs, seed, twice))
         for seed, (case, args, kwargs) in enumerate(samples(op, DTYPES[dtype], kind))
@@ -119,8 +119,17 @@ def test_functional_is_an_alias(key):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("key", WITH_LONGER_LISTS)
 def test_extremes(key, dtype):
-    """PyTorch's longer lists: large numbers, infinities, NaN."""
-    judge(key, "function", expectations(key, dtype, "reference"), "extreme numbers")
+    """PyTorch's longer lists: large numbers, infinities, NaN; gradients where all numbers are finite."""
+    cases = expectations(key, dtype, "reference")
+    if key == "nn.functional.silu":
+        cases = [(case, expected) for case, expected in cases if not np.isneginf(case.args[0].array).any()]
+    judge(key, "function", cases, "extreme numbers")
+
+
+def test_silu_at_the_ends():
+    """PyTorch gives NaN at minus infinity; the limit is 0."""
+    x = tg.tensor(np.array([-np.inf, np.inf, np.nan]))
+    np.testing.assert_array_equal(tg.silu(x).numpy(), [0.0, np.inf, np.nan])
 
 
 def error_samples():
