@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import table
+from .eager import binary, unary
 from .operands import aligned, as_array, as_tensor, floating
 from .primitive import ElementwisePrimitive
 from .tape import Value
@@ -19,12 +20,9 @@ if TYPE_CHECKING:
 # ---- One operand -----------------------------------------------------------------------------------------------------
 
 
-def _unary(row: ElementwisePrimitive) -> "Callable[[Any], Tensor]":
+def _unary(row: ElementwisePrimitive, convert: Callable[[Any], Any] = floating) -> "Callable[[Any], Tensor]":
     """The function of a row, with a docstring read off it."""
-
-    def function(input: Any) -> "Tensor":
-        return row(floating(input))
-
+    function = unary(row, lambda input: row(convert(input)))
     function.__name__ = function.__qualname__ = row.name
     function.__doc__ = f"""`{row.equation}` for every element x of input, of any shape.
 
@@ -40,19 +38,9 @@ sin, cos, erf = _unary(table.sin), _unary(table.cos), _unary(table.erf)
 tanh, sigmoid, silu = _unary(table.tanh), _unary(table.sigmoid), _unary(table.silu)
 
 
-def _unary_of_any(row: ElementwisePrimitive) -> "Callable[[Any], Tensor]":
-    """The same for rows that integers go through unchanged in kind."""
-
-    def function(input: Any) -> "Tensor":
-        return row(as_tensor(input))
-
-    function.__name__ = function.__qualname__ = row.name
-    function.__doc__ = f"`{row.equation}` for every element x of input. Its gradient is `dx = {row.rules['dx']}`."
-    return function
-
-
-neg, abs, sign, square = map(_unary_of_any, (table.neg, table.abs, table.sign, table.square))
-relu, floor = _unary_of_any(table.relu), _unary_of_any(table.floor)
+# These take integers as they are.
+neg, abs, sign, square = (_unary(row, as_tensor) for row in (table.neg, table.abs, table.sign, table.square))
+relu, floor = _unary(table.relu, as_tensor), _unary(table.floor, as_tensor)
 
 
 def leaky_relu(input: Any, negative_slope: float = 0.01) -> "Tensor":
@@ -90,29 +78,37 @@ def gelu(input: Any, approximate: str = "none") -> "Tensor":
 # ---- Two operands and more -------------------------------------------------------------------------------------------
 
 
+def _binary(row: ElementwisePrimitive) -> "Callable[[Any, Any], Tensor]":
+    return binary(row, lambda input, other: row(*aligned(row.name, input, other)))
+
+
+_add, _sub, mul = _binary(table.add), _binary(table.sub), _binary(table.mul)
+maximum, minimum = _binary(table.maximum), _binary(table.minimum)
+
+
+def _ratio(input: Any, other: Any) -> "Tensor":
+    a, b = aligned("div", input, other)
+    if not any(isinstance(x, Value) and x.data.dtype.kind == "f" for x in (a, b)):
+        a = floating(a)
+    return table.div(a, b)
+
+
+_div = binary(table.div, _ratio)
+
+
 def add(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
     """`input + alpha * other`."""
-    a, b = aligned("add", input, other)
-    return table.add(a, b if alpha == 1 else mul(b, alpha))
+    return _add(input, other if alpha == 1 else mul(other, alpha))
 
 
 def sub(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
     """`input - alpha * other`."""
-    a, b = aligned("sub", input, other)
-    return table.sub(a, b if alpha == 1 else mul(b, alpha))
-
-
-def mul(input: Any, other: Any) -> "Tensor":
-    """`input * other`."""
-    return table.mul(*aligned("mul", input, other))
+    return _sub(input, other if alpha == 1 else mul(other, alpha))
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> "Tensor":
-    """`input / other`; with `rounding_mode` "floor" or "trunc" rounded, and then without gradient (it is 0)."""
-    a, b = aligned("div", input, other)
-    if not any(isinstance(x, Value) and x.data.dtype.kind == "f" for x in (a, b)):
-        a = floating(a)
-    quotient = table.div(a, b)
+    """`input / other`; with `rounding_mode` "floor" or "trunc" rounded, and then with a gradient of 0."""
+    quotient = _div(input, other)
     if rounding_mode is None:
         return quotient
     if rounding_mode == "floor":
@@ -126,18 +122,17 @@ def pow(input: Any, exponent: Any) -> "Tensor":
     """`input ** exponent`. The gradient at `0 ** 0` is 0."""
     a, b = aligned("pow", input, exponent)
     if isinstance(b, (int, float)) and b == 2:
-        return table.square(a)
+        return square(a)
     return table.pow(a, b)
 
 
-def maximum(input: Any, other: Any) -> "Tensor":
-    """The larger of two values; NaN if either is. Ties share the gradient equally."""
-    return table.maximum(*aligned("maximum", input, other))
-
-
-def minimum(input: Any, other: Any) -> "Tensor":
-    """The smaller of two values; NaN if either is. Ties share the gradient equally."""
-    return table.minimum(*aligned("minimum", input, other))
+for _function, _meaning in (
+    (mul, "`input * other`."),
+    (maximum, "The larger of two values; NaN if either is. Ties share the gradient equally."),
+    (minimum, "The smaller of two values; NaN if either is. Ties share the gradient equally."),
+):
+    _function.__doc__ = _meaning
+mul.__name__, maximum.__name__, minimum.__name__ = "mul", "maximum", "minimum"
 
 
 def clamp(input: Any, min: Any = None, max: Any = None) -> "Tensor":

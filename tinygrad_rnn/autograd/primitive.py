@@ -97,21 +97,18 @@ class Primitive:
             raise_if_new_nan(y, inputs, self.name, user_line())
         if not mode.grad:
             return Value.tensor(y)
-        wanted = tuple([i for i in tensors if inputs[i].node is not None])
-        if not wanted:
-            return Value.tensor(y)
-        adjoint = self.adjoint(wanted)
+        adjoint = self.adjoint(tuple([i for i in tensors if inputs[i].node is not None]))
         if not adjoint.rules:
             return Value.tensor(y)
-        return Value.tensor(
-            y,
-            Node(
-                adjoint,
-                tuple([inputs[i].node for i in adjoint.wanted]),
-                tuple([arrays[i].shape for i in adjoint.wanted]),
-                tuple([pick(arrays, y, attributes) for pick in adjoint.picks]),
-            ),
+        node = Node(
+            adjoint,
+            tuple([inputs[i].node for i in adjoint.wanted]),
+            tuple([arrays[i].shape for i in adjoint.wanted]),
+            tuple([pick(arrays, y, attributes) for pick in adjoint.picks]),
         )
+        if mode.anomaly:
+            node.where = user_line()
+        return Value.tensor(y, node)
 
     def adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
         """The backward rule for the inputs at these positions."""
@@ -243,29 +240,42 @@ class Adjoint:
 
 
 class ElementwiseAdjoint(Adjoint):
-    """The same for a formula: on arrays, all gradients come from one kernel."""
+    """The same for a formula: on arrays, all gradients come from one kernel.
+
+    Attributes:
+        save: (*inputs, y) -> what is saved, in one call.
+    """
 
     def __init__(self, primitive: ElementwisePrimitive, wanted: tuple[int, ...]) -> None:
         super().__init__(primitive, wanted)
+        self.save = eval(f"lambda {', '.join([*primitive.inputs, 'y'])}: ({''.join(x + ', ' for x in self.saves)})")
         targets = ["d" + primitive.inputs[i] for i in self.wanted]
         computed = {target: text for target, text in zip(targets, self.texts) if text != "dy"}
         suffix = "" if len(targets) == len(primitive.rules) else "_to_" + "_".join(targets)
-        self.handed_on = [text == "dy" for text in self.texts]
-        self.kernel: Elementwise | None = None
-        if computed:
-            self.kernel = Elementwise(f"{self.name}_gradient{suffix}", " ".join(["dy", *self.saves]), computed)
+        kernel = Elementwise(f"{self.name}_gradient{suffix}", " ".join(["dy", *self.saves]), computed)
+        self.on_arrays = self._on_arrays(kernel, [text == "dy" for text in self.texts])
+
+    @staticmethod
+    def _on_arrays(kernel: Elementwise, handed_on: list[bool]) -> Callable[[Any, tuple[Any, ...]], Sequence[Any]]:
+        """The fastest way to all gradients: `kernel` computes those that are not dy itself."""
+        if all(handed_on):
+            return lambda dy, saved: (dy,) * len(handed_on)
+
+        def run(dy: Any, saved: tuple[Any, ...]) -> Any:
+            return (kernel.float32 if dy.dtype is FLOAT32 else kernel.float64)(dy, *saved)
+
+        if len(handed_on) == 1:
+            return lambda dy, saved: (run(dy, saved),)
+        if not any(handed_on):
+            return run
+        if handed_on == [True, False]:
+            return lambda dy, saved: (dy, run(dy, saved))
+        raise NotImplementedError(f"handing on dy as {handed_on}: no row of the table does")
 
     def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
         if isinstance(dy, Value):
             return super().gradients(dy, saved)
-        if self.kernel is None:
-            return [dy] * len(self.rules)
-        kernel = self.kernel.float32 if dy.dtype is FLOAT32 else self.kernel.float64
-        computed = kernel(dy, *saved)
-        if not any(self.handed_on):
-            return computed if isinstance(computed, tuple) else (computed,)
-        rest = iter(computed if isinstance(computed, tuple) else (computed,))
-        return [dy if handed_on else next(rest) for handed_on in self.handed_on]
+        return self.on_arrays(dy, saved)
 
 
 def names_in(rule: str) -> set[str]:

@@ -135,14 +135,18 @@ class Node(Place):
         self.number = next(_numbers)
         self.owner = None
         self.hooks = None
-        self.where: str | None = user_line() if mode.anomaly else None
+        self.where: str | None = None  # the line of user code, under detect_anomaly
 
 
 class _Mode(threading.local):
-    """What the running thread records: operations for a later gradient; lines of user code for error messages."""
+    """What the running thread records: operations for a later gradient; lines of user code for error messages.
+
+    `level` is both settings in one, for one look at each operation: 0 records nothing, 1 records, 2 watches.
+    """
 
     grad = True
     anomaly = False
+    level = 1
 
 
 mode = _Mode()
@@ -157,10 +161,14 @@ class set_mode:
 
     def __enter__(self) -> None:
         self.before.append(getattr(mode, self.field))
-        setattr(mode, self.field, self.setting)
+        self._set(self.setting)
 
     def __exit__(self, *error: object) -> None:
-        setattr(mode, self.field, self.before.pop())
+        self._set(self.before.pop())
+
+    def _set(self, setting: bool) -> None:
+        setattr(mode, self.field, setting)
+        mode.level = 2 if mode.anomaly else int(mode.grad)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -244,8 +252,8 @@ def backward_pass(
         The gradients of `inputs`, as far as there are any.
     """
     gradients: dict[Place, Any] = {}
-    ours: set[Place] = set()  # nodes whose gradient is an array made here, which may be added to in place
-    youngest: list[tuple[int, Place]] = []  # a heap of the nodes in `gradients`
+    ours: set[Place] = set()  # places whose gradient is an array made here, which may be added to in place
+    youngest: list[tuple[int, Place]] = []  # a heap of the places in `gradients`
     collected: dict[Place, Any] = {}
     wanted = None if inputs is None else _leading_to(set(inputs), [node for node, _ in roots])
 
@@ -268,13 +276,16 @@ def backward_pass(
     with set_mode("grad", create_graph), np.errstate(all="ignore"):
         while youngest:
             node = heapq.heappop(youngest)[1]
-            dy, is_ours = gradients.pop(node), node in ours
-            ours.discard(node)
+            dy = gradients.pop(node)
+            is_ours = node in ours
+            if is_ours:
+                ours.remove(node)
             if node.hooks:
                 dy, is_ours = _run_hooks(node.hooks, dy), False
             if inputs is not None and node in inputs:
                 collected[node] = dy
-            elif inputs is None and node.owner is not None:
+                is_ours = False
+            elif node.owner is not None and inputs is None:
                 _accumulate(node.owner(), dy, adopt=is_ours and isinstance(node, Leaf))
             if not isinstance(node, Node):
                 continue
@@ -295,7 +306,7 @@ def backward_pass(
                 if create_graph:
                     saved = operation.rewrap(node)
                 for parent, gradient, shape in zip(node.parents, operation.gradients(dy, saved), node.shapes):
-                    if mode.anomaly:
+                    if node.where is not None:
                         raise_if_new_nan(gradient, [dy], f"the gradient of {operation.name}", node.where)
                     if wanted is None or parent in wanted:
                         if gradient.shape != shape:

@@ -174,22 +174,20 @@ class Tensor(Value):
 
     # ---- Operators ---------------------------------------------------------------------------------------------------
 
-    __add__ = pointwise.add
-    __sub__ = pointwise.sub
-    __mul__ = pointwise.mul
-    __truediv__ = pointwise.div
+    __add__ = __radd__ = pointwise._add
+    __sub__ = pointwise._sub
+    __mul__ = __rmul__ = pointwise.mul
+    __truediv__ = pointwise._div
     __pow__ = pointwise.pow
     __matmul__ = products.matmul
     __neg__ = pointwise.neg
     __abs__ = pointwise.abs
-    __radd__ = pointwise.add
-    __rmul__ = pointwise.mul
 
     def __rsub__(self, other: Any) -> "Tensor":
-        return pointwise.sub(other, self)
+        return pointwise._sub(other, self)
 
     def __rtruediv__(self, other: Any) -> "Tensor":
-        return pointwise.div(other, self)
+        return pointwise._div(other, self)
 
     def __rpow__(self, other: Any) -> "Tensor":
         return pointwise.pow(other, self)
