@@ -19,7 +19,7 @@ ndarray = np.ndarray
 def unary(row: ElementwisePrimitive, otherwise: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`row` as a function of a tensor; `otherwise` is called with any other argument."""
     kernel, adjoint = row.kernel, row.adjoint((0,))
-    save = adjoint.save
+    save = adjoint.save_operands
 
     def function(input):
         if not isinstance(input, Value) or mode.level == 2:
@@ -46,7 +46,9 @@ def binary(row: ElementwisePrimitive, otherwise: Callable[[Any, Any], Any]) -> C
     """`row` as a function of two tensors, or of a tensor and a number; `otherwise` is called with anything else."""
     kernel = row.kernel
     to_both, to_first, to_second = row.adjoint((0, 1)), row.adjoint((0,)), row.adjoint((1,))
-    save_for_both, save_for_first, save_for_second = to_both.save, to_first.save, to_second.save
+    save_for_both, save_for_first, save_for_second = (
+        x.save_operands for x in (to_both, to_first, to_second)
+    )
 
     def function(input, other):
         level = mode.level

@@ -77,7 +77,31 @@ class Primitive:
         except (ValueError, IndexError, TypeError):
             self._explain(arrays, attributes)
             raise
-        return self._record(inputs, arrays, y, attributes)
+        tensors = [i for i, x in enumerate(inputs) if isinstance(x, Value)]
+        if not tensors:
+            return y
+        if y.__class__ is not np.ndarray:  # NumPy turns 0-d results into scalars
+            y = np.asarray(y)
+        level = mode.level
+        if level == 2:
+            raise_if_new_nan(y, inputs, self.name, user_line())
+            if not mode.grad:
+                return Value.tensor(y)
+        elif level == 0:
+            return Value.tensor(y)
+        adjoint = self.adjoint(tuple([i for i in tensors if inputs[i].node is not None]))
+        if not adjoint.rules:
+            return Value.tensor(y)
+        wanted = adjoint.wanted
+        node = Node(
+            adjoint,
+            tuple([inputs[i].node for i in wanted]),
+            tuple([arrays[i].shape for i in wanted]),
+            adjoint.save(arrays, y, attributes),
+        )
+        if level == 2:
+            node.where = user_line()
+        return Value.tensor(y, node)
 
     def _explain(self, arrays: list[Any], attributes: dict[str, Any]) -> None:
         """After a failure: let the shape rule say what is wrong in the user's terms."""
@@ -85,30 +109,6 @@ class Primitive:
             self.shape(*map(np.shape, arrays), **attributes)
         except (ValueError, IndexError) as error:
             raise type(error)(f"{self.name}({', '.join(self.inputs)}): {error}") from None
-
-    def _record(self, inputs: tuple[Any, ...], arrays: list[Any], y: Any, attributes: dict[str, Any]) -> Any:
-        """Wrap the result as a tensor, with a node if a gradient may be asked for; an array if no input is a tensor."""
-        tensors = [i for i, x in enumerate(inputs) if isinstance(x, Value)]
-        if not tensors:
-            return y
-        if y.__class__ is not np.ndarray:  # NumPy turns 0-d results into scalars
-            y = np.asarray(y)
-        if mode.anomaly:
-            raise_if_new_nan(y, inputs, self.name, user_line())
-        if not mode.grad:
-            return Value.tensor(y)
-        adjoint = self.adjoint(tuple([i for i in tensors if inputs[i].node is not None]))
-        if not adjoint.rules:
-            return Value.tensor(y)
-        node = Node(
-            adjoint,
-            tuple([inputs[i].node for i in adjoint.wanted]),
-            tuple([arrays[i].shape for i in adjoint.wanted]),
-            tuple([pick(arrays, y, attributes) for pick in adjoint.picks]),
-        )
-        if mode.anomaly:
-            node.where = user_line()
-        return Value.tensor(y, node)
 
     def adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
         """The backward rule for the inputs at these positions."""
@@ -175,7 +175,7 @@ class Adjoint:
     Attributes:
         wanted: positions of the inputs that get a gradient.
         saves: names of what the rules ask for besides dy.
-        picks: for each of them, how to take it from (arrays, y, attributes) when the operation runs.
+        save: (arrays, y, attributes) -> what these names stand for, when the operation runs.
         rules: for each wanted input, the rule as a function of (dy, *saved).
     """
 
@@ -194,23 +194,21 @@ class Adjoint:
         known = self._known_names()
         used = {name for text in texts for name in names_in(text)}
         self.saves = [name for name in known if name in used]
-        self.picks = [known[name] for name in self.saves]
+        self.save = eval(f"lambda arrays, y, attributes: ({''.join(known[name] + ', ' for name in self.saves)})")
         self.rules = [self._compile(text, i) for i, text in zip(self.wanted, texts)]
         self.scatter = self._scatter if primitive.scatter is not None else None
 
-    def _known_names(self) -> dict[str, Callable[[Sequence[Any], Any, dict[str, Any]], Any]]:
-        """Everything a rule may name, with the way to take it from (arrays, y, attributes)."""
-        known: dict[str, Callable[..., Any]] = {"y": lambda arrays, y, attributes: y}
+    def _known_names(self) -> dict[str, str]:
+        """Everything a rule may name, with the expression that takes it from (arrays, y, attributes)."""
+        known = {"y": "y"}
         if self.primitive.variadic:
-            known["shapes"] = lambda arrays, y, attributes: [x.shape for x in arrays]
+            known["shapes"] = "[x.shape for x in arrays]"
         else:
             for i, name in enumerate(self.primitive.inputs):
-                known[name] = lambda arrays, y, attributes, i=i: arrays[i]
-                known[name + "_shape"] = lambda arrays, y, attributes, i=i: arrays[i].shape
-                known[name + "_dtype"] = lambda arrays, y, attributes, i=i: arrays[i].dtype
-        for name in self.primitive.attributes:
-            known[name] = lambda arrays, y, attributes, name=name: attributes[name]
-        return known
+                known[name] = f"arrays[{i}]"
+                known[f"{name}_shape"] = f"arrays[{i}].shape"
+                known[f"{name}_dtype"] = f"arrays[{i}].dtype"
+        return known | {name: f"attributes[{name!r}]" for name in self.primitive.attributes}
 
     def _compile(self, text: str, position: int) -> Callable[..., Any]:
         """The rule as a function; the names it calls are other rows, the name `i` is the input's position."""
@@ -243,12 +241,13 @@ class ElementwiseAdjoint(Adjoint):
     """The same for a formula: on arrays, all gradients come from one kernel.
 
     Attributes:
-        save: (*inputs, y) -> what is saved, in one call.
+        save_operands: `save` for rows without attributes, called with the inputs and y.
     """
 
     def __init__(self, primitive: ElementwisePrimitive, wanted: tuple[int, ...]) -> None:
         super().__init__(primitive, wanted)
-        self.save = eval(f"lambda {', '.join([*primitive.inputs, 'y'])}: ({''.join(x + ', ' for x in self.saves)})")
+        operands = ", ".join([*primitive.inputs, *primitive.attributes, "y"])
+        self.save_operands = eval(f"lambda {operands}: ({''.join(x + ', ' for x in self.saves)})")
         targets = ["d" + primitive.inputs[i] for i in self.wanted]
         computed = {target: text for target, text in zip(targets, self.texts) if text != "dy"}
         suffix = "" if len(targets) == len(primitive.rules) else "_to_" + "_".join(targets)
