@@ -1,0 +1,24 @@
+"""Modules, cells and layers.
+
+In reading order: `module`, `losses`, `functional`, `init`, `layers`, `containers`, then what has to do with time:
+`cell`, `cells`, `recurrent`, `stacked`. `utils` clips gradients.
+"""
+
+from . import functional, init, utils
+from .cell import Cell
+from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
+from .containers import ModuleList, Sequential
+from .layers import Dropout, Embedding, LayerNorm, Linear
+from .losses import (
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
+from .module import Module, Parameter
+from .recurrent import Recurrent
+from .stacked import GRU, LSTM, RNN

@@ -1,0 +1,175 @@
+"""Cell: one step of a recurrence, written as maths.
+
+A cell is a Module with a method `step(x, *states)` that returns the new states. It knows nothing of time: `Recurrent`
+runs it over a sequence, and called by itself it takes one step.
+
+    >>> import tinygrad_rnn as tg
+    >>> class Leaky(tg.nn.Cell):
+    ...     def __init__(self, input_size, hidden_size):
+    ...         self.input_size, self.hidden_size = input_size, hidden_size
+    ...         self.W = tg.nn.Parameter(tg.zeros(input_size, hidden_size))
+    ...
+    ...     def step(self, x, h):
+    ...         return 0.9 * h + 0.1 * tg.tanh(x @ self.W)
+    >>> cell = Leaky(3, 2)
+    >>> cell(tg.ones(4, 3)).shape
+    (4, 2)
+    >>> y, h = tg.nn.Recurrent(cell)(tg.ones(7, 4, 3))
+    >>> y.shape, h.shape
+    ((7, 4, 2), (4, 2))
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ..autograd.creation import zeros
+from ..autograd.operands import as_tensor
+from ..autograd.primitive import FLOAT32
+from ..autograd.shapes import squeeze, unsqueeze
+from ..autograd.tape import no_grad
+from ..autograd.tensor import Tensor
+from .module import Module
+
+States = tuple[Tensor, ...]
+
+
+class Cell(Module):
+    """One step of a recurrence. Subclasses define `step` and set `hidden_size`.
+
+    The states are the arguments of `step` after x. It returns the new ones in the same order and shapes: a tensor, or a
+    tuple if there are several. The first is the output.
+
+    Attributes:
+        hidden_size: H, the size of each state, unless `initial_state` says otherwise.
+        input_size: I, the size of x. Setting it is optional; inputs of another size are then refused by name.
+    """
+
+    hidden_size: int
+    input_size: int | None = None
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """The new states: `step(x, h, ...)`, x [B, I], states [B, H] -> [B, H], or a tuple of them."""
+        raise NotImplementedError(f"{type(self).__name__} does not define step(self, x, h, ...)")
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The states before the first step: zeros [B, H] for every state, in the dtype of the parameters.
+
+        Override it for states of other sizes or learned ones: return a tensor, or a tuple if there are several. In a
+        learned one, let the batch share the parameter: `self.h0.expand(batch_size, self.hidden_size)`.
+        """
+        if not hasattr(self, "hidden_size"):
+            raise TypeError(f"{type(self).__name__}: set self.hidden_size, or override initial_state(batch_size)")
+        states = tuple(zeros(batch_size, self.hidden_size, dtype=self.dtype) for _ in self.state_names)
+        return states if len(states) > 1 else states[0]
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """The names of the states, read from the signature of `step`.
+
+        A cell that wraps another one overrides it: `return self.inner.state_names`.
+        """
+        return _state_names(type(self).step)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """That of the first parameter; float32 if there are none."""
+        return next((p.dtype for p in self.parameters()), FLOAT32)
+
+    def forward(self, x: Any, hx: Any = None) -> Any:
+        """One step by itself: x [B, I] or [I], hx a state or a tuple of states, `initial_state` by default.
+
+        Returns:
+            The new state, or a tuple if there are several; without the batch dimension if x has none.
+
+        Raises:
+            ValueError: x or a state has the wrong shape, or the number of states is wrong.
+        """
+        x = as_tensor(x)
+        if x.ndim not in (1, 2):
+            raise ValueError(f"{self.label}: expected x of shape [B, I] or [I], got {list(x.shape)}")
+        self.check_width(x)
+        if x.ndim == 2:
+            states = self.advance(x, self.begin(hx, x.shape[0]))
+        else:
+            batch_of_one = None if hx is None else tuple(unsqueeze(state, 0) for state in as_states(hx))
+            states = self.advance(unsqueeze(x, 0), self.begin(batch_of_one, 1))
+            states = tuple(squeeze(state, 0) for state in states)
+        return states if len(states) > 1 else states[0]
+
+    # ---- The contract, checked: what runs a cell goes through these --------------------------------------------------
+
+    @property
+    def label(self) -> str:
+        """How error messages call the cell."""
+        return type(self).__name__
+
+    def check_width(self, x: Tensor) -> None:
+        """Raise ValueError if the cell says how wide its inputs are and x is not."""
+        if self.input_size is not None and x.shape[-1] != self.input_size:
+            raise ValueError(
+                f"{self.label}: expected inputs of {self.input_size} features, got {x.shape[-1]} (x is {list(x.shape)})"
+            )
+
+    def begin(self, hx: Any, batch_size: int) -> States:
+        """The states to start from: hx if it fits, `initial_state` if it is None."""
+        names = self.state_names
+        if hx is None:
+            states = as_states(self.initial_state(batch_size))
+            if len(states) != len(names):
+                raise ValueError(
+                    f"{self.label}.initial_state returned {len(states)} states, but step takes {', '.join(names)}"
+                )
+            return states
+        with no_grad():
+            expected = self.begin(None, batch_size)
+        states = as_states(hx)
+        if len(states) != len(names):
+            raise ValueError(
+                f"{self.label}: expected {len(names)} initial state{'s' * (len(names) > 1)} ({', '.join(names)}), got "
+                f"{len(states)}"
+            )
+        for name, state, pattern in zip(names, states, expected):
+            if state.shape != pattern.shape:
+                raise ValueError(
+                    f"{self.label}: initial state {name} has shape {list(state.shape)}, expected {list(pattern.shape)}"
+                )
+        return states
+
+    def advance(self, x: Tensor, states: States) -> States:
+        """`step`, and a look at what it returned."""
+        returned = self.step(x, *states)
+        new = returned if isinstance(returned, (tuple, list)) else (returned,)
+        if len(new) != len(states):
+            raise ValueError(
+                f"{self.label}.step returned {len(new)} states, but takes {len(states)}: {', '.join(self.state_names)}"
+            )
+        for name, before, after in zip(self.state_names, states, new):
+            if not isinstance(after, Tensor):
+                raise TypeError(f"{self.label}.step returned {type(after).__name__} as the new {name}, not a Tensor")
+            if after.shape != before.shape:
+                raise ValueError(
+                    f"{self.label}.step returned a {name} of shape {list(after.shape)}, it came in as "
+                    f"{list(before.shape)}"
+                )
+        return tuple(new)
+
+
+def as_states(hx: Any) -> States:
+    """One state or several as a tuple of tensors."""
+    return tuple(as_tensor(state) for state in (hx if isinstance(hx, (tuple, list)) else (hx,)))
+
+
+@cache
+def _state_names(step: Callable[..., Any]) -> tuple[str, ...]:
+    parameters = list(inspect.signature(step).parameters.values())[2:]
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    if not parameters or any(p.kind not in plain for p in parameters):
+        raise TypeError(
+            f"{step.__qualname__} must name its states: step(self, x, h) or step(self, x, h, c); a cell that wraps "
+            "another one overrides state_names"
+        )
+    return tuple(p.name for p in parameters)

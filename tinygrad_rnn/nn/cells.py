@@ -1,0 +1,149 @@
+"""The classic cells. Parameters, names, gate orders and calls are PyTorch's.
+
+x is [B, I], h is [B, H]; W_ih stacks the input weights of k gates, [kH, I], W_hh the recurrent ones, [kH, H]. There are
+two biases where one would do, as in cuDNN. Everything starts from U(-1 / sqrt(H), 1 / sqrt(H)).
+"""
+
+import math
+from typing import Any
+
+from ..autograd.creation import zeros
+from ..autograd.pointwise import relu, sigmoid, tanh
+from ..autograd.shapes import chunk
+from ..autograd.tensor import Tensor
+from . import init
+from .cell import Cell
+from .functional import linear
+from .layers import empty
+
+
+class GatedCell(Cell):
+    """What the cells below share: their parameters.
+
+    Attributes:
+        gates: one letter for each block of H rows in the weights and biases, in their order.
+        weight_ih, weight_hh: [kH, I] and [kH, H] for k gates.
+        bias_ih, bias_hh: [kH], or None.
+    """
+
+    gates: str
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: Any = None) -> None:
+        self.input_size, self.hidden_size = input_size, hidden_size
+        rows = len(self.gates) * hidden_size
+        self.weight_ih = empty(rows, input_size, dtype=dtype)
+        self.weight_hh = empty(rows, hidden_size, dtype=dtype)
+        self.bias_ih = empty(rows, dtype=dtype) if bias else None
+        self.bias_hh = empty(rows, dtype=dtype) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew from U(-1 / sqrt(H), 1 / sqrt(H))."""
+        bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
+        for parameter in self.parameters():
+            init.uniform_(parameter, -bound, bound)
+
+    def extra_repr(self) -> str:
+        return f"{self.input_size}, {self.hidden_size}{'' if self.bias_ih is not None else ', bias=False'}"
+
+
+class RNNCell(GatedCell):
+    """The simple recurrent cell (Elman, 1990).
+
+        h' = tanh(W_ih x + b_ih + W_hh h + b_hh)
+
+    Args:
+        nonlinearity: "tanh", or "relu" in its place.
+    """
+
+    gates = "h"
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", *, dtype: Any = None
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"{type(self).__name__}: nonlinearity must be 'tanh' or 'relu', not {nonlinearity!r}")
+        super().__init__(input_size, hidden_size, bias, dtype=dtype)
+        self.nonlinearity = nonlinearity
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        a = linear(x, self.weight_ih, self.bias_ih) + linear(h, self.weight_hh, self.bias_hh)
+        return tanh(a) if self.nonlinearity == "tanh" else relu(a)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity!r}")
+
+
+class LSTMCell(GatedCell):
+    """Long short-term memory (Hochreiter and Schmidhuber, 1997) with forget gates (Gers et al., 2000).
+
+        i, f, g, o = W_ih x + b_ih + W_hh h + b_hh
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = sigmoid(o) * tanh(c')
+
+    Gate order i f g o, as in PyTorch (Keras: i f c o; ONNX: i o f c). No forget bias is added (Keras adds 1): see
+    `nn.init.forget_gate_bias_`. Called by itself: `h, c = cell(x, (h, c))`.
+    """
+
+    gates = "ifgo"
+
+    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        i, f, g, o = chunk(linear(x, self.weight_ih, self.bias_ih) + linear(h, self.weight_hh, self.bias_hh), 4, -1)
+        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h = sigmoid(o) * tanh(c)
+        return h, c
+
+
+class ProjectedLSTMCell(LSTMCell):
+    """An LSTM whose output is projected to P numbers, which is all that the next step sees of it (Sak et al., 2014).
+
+        i, f, g, o = W_ih x + b_ih + W_hh h + b_hh
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = W_hr (sigmoid(o) * tanh(c'))
+
+    c is [B, H], h is [B, P], W_hh is [4H, P], W_hr is [P, H].
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, proj_size: int, bias: bool = True, *, dtype: Any = None
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, dtype=dtype)
+        self.proj_size = proj_size
+        self.weight_hh = empty(4 * hidden_size, proj_size, dtype=dtype)
+        self.weight_hr = empty(proj_size, hidden_size, dtype=dtype)
+        self.reset_parameters()
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        return (
+            zeros(batch_size, self.proj_size, dtype=self.dtype),
+            zeros(batch_size, self.hidden_size, dtype=self.dtype),
+        )
+
+    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        h, c = super().step(x, h, c)
+        return linear(h, self.weight_hr), c
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, proj_size={self.proj_size}"
+
+
+class GRUCell(GatedCell):
+    """The gated recurrent unit (Cho et al., 2014), its reset gate applied after the product ("reset after").
+
+        r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
+        z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
+        n = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+        h' = (1 - z) * n + z * h
+
+    Gate order r z n, as in PyTorch (Keras and ONNX: z r h). z keeps the OLD state. Cho's first paper and ONNX's default
+    have W_hn (r * h) instead ("reset before"): weights do not transfer between the two.
+    """
+
+    gates = "rzn"
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        x_r, x_z, x_n = chunk(linear(x, self.weight_ih, self.bias_ih), 3, -1)
+        h_r, h_z, h_n = chunk(linear(h, self.weight_hh, self.bias_hh), 3, -1)
+        r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
+        n = tanh(x_n + r * h_n)
+        return (1 - z) * n + z * h

@@ -1,0 +1,162 @@
+"""Functions of tensors that neural networks are made of; with the losses and activations, PyTorch's `functional`."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..autograd import creation, table
+from ..autograd.operands import as_array, as_tensor, floating, integers, one_dim, sizes
+from ..autograd.pointwise import elu, gelu, leaky_relu, relu, sigmoid, silu, softplus, tanh, where
+from ..autograd.products import matmul
+from ..autograd.reductions import amax, amin, log_softmax, softmax, sqrt_or_zero
+from ..autograd.shapes import pad
+from ..autograd.tensor import Tensor
+from .losses import (
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber_loss,
+    kl_div,
+    l1_loss,
+    mse_loss,
+    nll_loss,
+    smooth_l1_loss,
+)
+
+__all__ = [
+    "linear", "embedding", "layer_norm", "normalize", "dropout",
+    "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh", "softmax", "log_softmax", "pad",
+    "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
+    "binary_cross_entropy_with_logits", "kl_div",
+]  # fmt: skip
+
+
+def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
+    """`y = x W^T + b`.
+
+    Shapes: input [..., I], weight [O, I] -> [..., O]; weight [I] -> [...]. bias [O].
+
+    Raises:
+        ValueError: the last size of the input is not that of the weight.
+    """
+    x, w = as_tensor(input), as_tensor(weight)
+    if w.ndim not in (1, 2) or not x.ndim or x.shape[-1] != w.shape[-1]:
+        raise ValueError(
+            f"linear: an input of shape {list(x.shape)} does not fit a weight of shape {list(w.shape)}: "
+            "expected [..., in] and [out, in]"
+        )
+    y = matmul(x, w.T if w.ndim == 2 else w)
+    return y if bias is None else y + bias
+
+
+def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Tensor:
+    """The rows of `weight` that `input` names: [...] of integers, weight [N, E] -> [..., E].
+
+    Args:
+        padding_idx: a row that gets no gradient; negative ones are counted from the end.
+
+    Raises:
+        IndexError: an index is negative or not below N.
+        ValueError: the weight is no matrix, or padding_idx is out of range.
+    """
+    rows, w = integers("embedding", input), as_tensor(weight)
+    if w.ndim != 2:
+        raise ValueError(f"embedding: weight must be 2-d, [num_embeddings, embedding_dim], got shape {list(w.shape)}")
+    n = w.shape[0]
+    outside = rows[(rows < 0) | (rows >= n)]
+    if outside.size:
+        raise IndexError(f"embedding: index {outside[0]} is out of range for {n} embeddings: 0 to {n - 1}")
+    y = table.index(w, at=(rows,))
+    if padding_idx is not None:
+        is_padding = rows == row_number("embedding", padding_idx, n)
+        if is_padding.any():
+            y = where(is_padding[..., None], y.detach(), y)
+    return y
+
+
+def row_number(name: str, padding_idx: int, n: int) -> int:
+    """padding_idx counted from the front."""
+    if not -n <= padding_idx < n:
+        raise ValueError(f"{name}: padding_idx {padding_idx} is out of range for {n} embeddings")
+    return padding_idx % n
+
+
+def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
+    """`y = (x - mean) / sqrt(var + eps) * weight + bias`, mean and variance over the last dimensions (Ba et al., 2016).
+
+    Args:
+        normalized_shape: the sizes of those dimensions; weight and bias have this shape.
+        eps: keeps the division finite where all x are equal.
+
+    Raises:
+        ValueError: the input does not end in `normalized_shape`, or weight or bias is of another shape.
+    """
+    x, shape = floating(input), sizes("layer_norm", (normalized_shape,))
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ValueError(f"layer_norm: normalized_shape {list(shape)} is not the end of the input's {list(x.shape)}")
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is not None and np.shape(as_array(value)) != shape:
+            raise ValueError(f"layer_norm: {name} has shape {list(np.shape(as_array(value)))}, expected {list(shape)}")
+    dims = tuple(range(-len(shape), 0))
+    centred = x - x.mean(dims, keepdim=True)
+    y = centred * ((centred * centred).mean(dims, keepdim=True) + eps).rsqrt()
+    if weight is not None:
+        y = y * weight
+    return y if bias is None else y + bias
+
+
+def normalize(input: Any, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Tensor:
+    """`x / max(|x|, eps)`, |x| being the p-norm `(sum |x|^p)^(1/p)` along `dim`.
+
+    p may be negative, 0 (the number of nonzero elements), `inf` and `-inf` (largest and smallest magnitude). Where the
+    norm has no derivative the gradient is taken as 0.
+    """
+    x = floating(input)
+    dims = dim if isinstance(dim, (tuple, list)) else (one_dim("normalize", dim, x.ndim),)
+    return x / _norm(x, float(p), tuple(dims) if x.ndim else ()).clamp(min=eps)
+
+
+def _norm(x: Tensor, p: float, dims: tuple[int, ...]) -> Tensor:
+    if p == 2:
+        return sqrt_or_zero(x.square().sum(dims, keepdim=True))
+    if p == 1:
+        return x.abs().sum(dims, keepdim=True)
+    if p == 0:
+        return (x != 0).to(x.dtype).sum(dims, keepdim=True)
+    if math.isinf(p):
+        return (amax if p > 0 else amin)(x.abs(), dims, keepdim=True)
+    is_zero = x == 0
+    powers = where(is_zero, 0.0 if p > 0 else math.inf, where(is_zero, 1, x).abs() ** p)
+    return powers.sum(dims, keepdim=True) ** (1 / p)
+
+
+def dropout(input: Any, p: float = 0.5, training: bool = True) -> Tensor:
+    """Each element is 0 with probability p, else divided by 1 - p, which keeps its mean (Srivastava et al., 2014).
+
+    The mask comes from the library's generator: `manual_seed` repeats it.
+
+    Args:
+        p: the probability of an element to be dropped.
+        training: False returns the input as it is.
+
+    Raises:
+        ValueError: p is not in [0, 1].
+    """
+    x = floating(input)
+    check_probability("dropout", p)
+    return x * dropout_mask(x.shape, p, x.dtype) if training and p else x
+
+
+def dropout_mask(shape: tuple[int, ...], p: float, dtype: Any) -> np.ndarray:
+    """An array of zeros, with probability p, and of 1 / (1 - p)."""
+    if p == 1:
+        return np.zeros(shape, dtype)
+    mask = (creation.generator().random(shape, dtype=np.float32) >= p).astype(dtype)
+    mask *= 1 / (1 - p)
+    return mask
+
+
+def check_probability(name: str, p: float) -> None:
+    """Raise ValueError unless 0 <= p <= 1."""
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: the probability must be in [0, 1], not {p}")

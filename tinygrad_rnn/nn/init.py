@@ -1,0 +1,190 @@
+"""Initial values: functions that fill a tensor in place and return it.
+
+Random numbers come from the library's generator (`manual_seed` repeats them) unless another one is given. `fan_in` and
+`fan_out` of a weight [out, in] are `in` and `out`; of [out, in, k1, ...] they are multiplied by k1 * ...
+"""
+
+import math
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..autograd import creation
+from ..autograd.tensor import Tensor
+from .module import Module
+
+T = TypeVar("T", bound=Tensor)
+
+
+def _fill(tensor: T, values: Any) -> T:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"initialisers fill a Tensor or Parameter, not {type(tensor).__name__}")
+    tensor.numpy()[...] = values
+    return tensor
+
+
+def _source(generator: np.random.Generator | None) -> np.random.Generator:
+    return creation.generator() if generator is None else generator
+
+
+def uniform_(tensor: T, a: float = 0.0, b: float = 1.0, generator: np.random.Generator | None = None) -> T:
+    """U(a, b)."""
+    return _fill(tensor, _source(generator).uniform(a, b, tensor.shape))
+
+
+def normal_(tensor: T, mean: float = 0.0, std: float = 1.0, generator: np.random.Generator | None = None) -> T:
+    """N(mean, std^2)."""
+    return _fill(tensor, _source(generator).normal(mean, std, tensor.shape))
+
+
+def trunc_normal_(
+    tensor: T,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: np.random.Generator | None = None,
+) -> T:
+    """N(mean, std^2) on condition that the value is in [a, b]: what falls outside is drawn again.
+
+    Raises:
+        ValueError: less than a thousandth of the distribution is in [a, b].
+    """
+    below = lambda x: 0.5 * (1 + math.erf((x - mean) / std / math.sqrt(2)))
+    if not below(b) - below(a) > 1e-3:
+        raise ValueError(f"trunc_normal_: [{a}, {b}] holds hardly anything of N({mean}, {std}^2)")
+    source = _source(generator)
+    values = source.normal(mean, std, tensor.shape)
+    while (outside := (values < a) | (values > b)).any():
+        values[outside] = source.normal(mean, std, np.count_nonzero(outside))
+    return _fill(tensor, values)
+
+
+def constant_(tensor: T, val: float) -> T:
+    """One value everywhere."""
+    return _fill(tensor, val)
+
+
+def zeros_(tensor: T) -> T:
+    """Zeros."""
+    return _fill(tensor, 0)
+
+
+def ones_(tensor: T) -> T:
+    """Ones."""
+    return _fill(tensor, 1)
+
+
+def eye_(tensor: T) -> T:
+    """The identity matrix, for instance as recurrent weight of a ReLU network (Le et al., 2015)."""
+    if tensor.ndim != 2:
+        raise ValueError(f"eye_: expected a matrix, got shape {list(tensor.shape)}")
+    return _fill(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
+
+
+def xavier_uniform_(tensor: T, gain: float = 1.0, generator: np.random.Generator | None = None) -> T:
+    """U(-a, a) with `a = gain * sqrt(6 / (fan_in + fan_out))` (Glorot and Bengio, 2010)."""
+    a = gain * math.sqrt(6 / sum(_fans("xavier_uniform_", tensor)))
+    return uniform_(tensor, -a, a, generator)
+
+
+def xavier_normal_(tensor: T, gain: float = 1.0, generator: np.random.Generator | None = None) -> T:
+    """N(0, std^2) with `std = gain * sqrt(2 / (fan_in + fan_out))` (Glorot and Bengio, 2010)."""
+    return normal_(tensor, 0, gain * math.sqrt(2 / sum(_fans("xavier_normal_", tensor))), generator)
+
+
+def kaiming_uniform_(
+    tensor: T,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: np.random.Generator | None = None,
+) -> T:
+    """U(-bound, bound) with `bound = gain * sqrt(3 / fan)` (He et al., 2015).
+
+    Args:
+        a: the negative slope of the leaky ReLU that follows; 0 for a ReLU.
+        mode: which fan: "fan_in" keeps the variance of the values, "fan_out" that of the gradients.
+        nonlinearity: what follows, for `calculate_gain`.
+    """
+    bound = math.sqrt(3) * _kaiming_std("kaiming_uniform_", tensor, a, mode, nonlinearity)
+    return uniform_(tensor, -bound, bound, generator)
+
+
+def kaiming_normal_(
+    tensor: T,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: np.random.Generator | None = None,
+) -> T:
+    """N(0, std^2) with `std = gain / sqrt(fan)` (He et al., 2015); arguments as for `kaiming_uniform_`."""
+    return normal_(tensor, 0, _kaiming_std("kaiming_normal_", tensor, a, mode, nonlinearity), generator)
+
+
+def orthogonal_(tensor: T, gain: float = 1, generator: np.random.Generator | None = None) -> T:
+    """`gain` times a random matrix with orthonormal rows or columns, whichever are fewer (Saxe et al., 2014).
+
+    It is the Q of the QR factorisation of a normal matrix, its columns turned so that R's diagonal is positive, which
+    makes it uniform over all orthogonal matrices. Dimensions after the first are taken together.
+    """
+    if tensor.ndim < 2:
+        raise ValueError(f"orthogonal_: expected at least 2 dimensions, got shape {list(tensor.shape)}")
+    if tensor.numel() == 0:
+        return tensor
+    rows, columns = tensor.shape[0], tensor.numel() // tensor.shape[0]
+    q, r = np.linalg.qr(_source(generator).standard_normal((max(rows, columns), min(rows, columns))))
+    q *= np.where(np.diagonal(r) < 0, -1, 1)
+    return _fill(tensor, gain * (q.T if rows < columns else q).reshape(tensor.shape))
+
+
+def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
+    """The factor by which a nonlinearity asks for larger weights.
+
+    1 for "linear" and "sigmoid", 5/3 for "tanh", sqrt(2) for "relu", sqrt(2 / (1 + param^2)) for "leaky_relu" with
+    negative slope param (0.01 by default), 3/4 for "selu".
+    """
+    if nonlinearity == "leaky_relu":
+        return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
+    gains = {"linear": 1.0, "sigmoid": 1.0, "tanh": 5 / 3, "relu": math.sqrt(2), "selu": 0.75}
+    if nonlinearity not in gains:
+        raise ValueError(f"calculate_gain: nonlinearity {nonlinearity!r} is not one of {', '.join(gains)}, leaky_relu")
+    return gains[nonlinearity]
+
+
+def forget_gate_bias_(module: Module, value: float = 1.0) -> Module:
+    """Add `value` to the forget gate's part of `bias_ih` in every LSTM layer and cell of a module; returns it.
+
+    An LSTM whose forget gates start near 1 remembers from the first step on (Gers et al., 2000; Jozefowicz et al.,
+    2015). PyTorch's, and so ours, start near sigmoid(0) = 0.5; Keras adds 1 by default.
+
+    Raises:
+        ValueError: there is no forget gate with a bias.
+    """
+    found = False
+    for layer in module.modules():
+        gates = getattr(layer, "gates", "")
+        for name, bias in layer.named_parameters(recurse=False):
+            if name.startswith("bias_ih") and "f" in gates:
+                size = bias.numel() // len(gates)
+                at = gates.index("f") * size
+                bias.numpy()[at : at + size] += value
+                found = True
+    if not found:
+        raise ValueError(f"forget_gate_bias_: {type(module).__name__} has no LSTM with biases")
+    return module
+
+
+def _fans(name: str, tensor: Tensor) -> tuple[int, int]:
+    """fan_in and fan_out."""
+    if tensor.ndim < 2:
+        raise ValueError(f"{name}: fan_in and fan_out need at least 2 dimensions, got shape {list(tensor.shape)}")
+    window = math.prod(tensor.shape[2:])
+    return tensor.shape[1] * window, tensor.shape[0] * window
+
+
+def _kaiming_std(name: str, tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"{name}: mode must be 'fan_in' or 'fan_out', not {mode!r}")
+    fan_in, fan_out = _fans(name, tensor)
+    return calculate_gain(nonlinearity, a) / math.sqrt(max(fan_in if mode == "fan_in" else fan_out, 1))

@@ -1,0 +1,312 @@
+"""Module: an object that owns parameters, knows them by name, and can be called.
+
+There is no registry. The parameters of a module are the Parameters among its attributes, its children the Modules
+among them, those inside lists, tuples and dicts included, under the names that lead to them:
+
+    self.weight = Parameter(...)           "weight"
+    self.head = Linear(64, 10)             "head.weight", "head.bias"
+    self.layers = [Linear(2, 2), ...]      "layers.0.weight", ...
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ..autograd.operands import as_array, as_tensor
+from ..autograd.tape import Value
+from ..autograd.tensor import Tensor
+
+M = TypeVar("M", bound="Module")
+
+
+class Parameter(Tensor):
+    """A tensor that is learned. It has a copy of `data` to itself, since optimisers write to it in place.
+
+    Results of operations on parameters are plain tensors.
+
+    Args:
+        data: a tensor, an array or nested lists of floats; arrays keep their dtype, Python floats become float32.
+        requires_grad: False for a parameter that stays as it is but is saved with the others.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        super().__init__(np.array(as_array(data), order="C"))
+        self.requires_grad_(requires_grad)
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles have the values and a place of their own on the tape."""
+        return type(self), (self.data, self.requires_grad)
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict(..., strict=False)` passed over."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Module:
+    """Base class of everything with parameters. Subclasses define `forward`; calling the module runs it.
+
+        >>> import tinygrad_rnn as tg
+        >>> class Scale(tg.nn.Module):
+        ...     def __init__(self, n):
+        ...         self.factor = tg.nn.Parameter(tg.ones(n))
+        ...
+        ...     def forward(self, x):
+        ...         return x * self.factor
+        >>> Scale(3)
+        Scale()  # factor [3]: 3 parameters
+        >>> Scale(2)(tg.tensor([1.0, 2.0]))
+        tensor([1., 2.], grad_fn=mul)
+
+    Attributes:
+        training: whether dropout and its like are active; set by `train()` and `eval()`.
+    """
+
+    training: bool = True
+    _buffers: Mapping[str, bool] = {}  # name -> whether it is saved; replaced, never changed, hence safe to share
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module computes."""
+        raise NotImplementedError(f"{type(self).__name__} does not define forward")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Value) and not isinstance(value, Parameter):
+            if isinstance(vars(self).get(name), Parameter):
+                raise TypeError(
+                    f"{type(self).__name__}.{name} is a Parameter and would be lost: assign a Parameter or None, or "
+                    f"write new values into it with {name}.numpy()[...] = values"
+                )
+        super().__setattr__(name, value)
+
+    # ---- Who belongs to it -------------------------------------------------------------------------------------------
+
+    def _members(self) -> Iterator[tuple[str, Any]]:
+        """The parameters and modules among the attributes, under every name that leads to them."""
+        for name, value in vars(self).items():
+            yield from _members_of(name, value)
+
+    def named_children(self) -> Iterator[tuple[str, "Module"]]:
+        """The modules directly below this one, each once."""
+        return _once((name, value) for name, value in self._members() if isinstance(value, Module))
+
+    def children(self) -> Iterator["Module"]:
+        """The modules directly below this one, each once."""
+        return (module for _, module in self.named_children())
+
+    def named_modules(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, "Module"]]:
+        """This module and all below it, parents first."""
+        found = self._below(prefix, frozenset())
+        return _once(found) if remove_duplicate else found
+
+    def _below(self, name: str, above: frozenset[int]) -> Iterator[tuple[str, "Module"]]:
+        yield name, self
+        above = above | {id(self)}
+        for child_name, child in self._members():
+            if isinstance(child, Module) and id(child) not in above:  # a child may know its parent
+                yield from child._below(_join(name, child_name), above)
+
+    def modules(self) -> Iterator["Module"]:
+        """This module and all below it, each once."""
+        return (module for _, module in self.named_modules())
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """The parameters with their names, each once; those of this module alone if `recurse` is False."""
+        modules = self.named_modules(prefix, remove_duplicate) if recurse else [(prefix, self)]
+        found = (
+            (_join(path, name), value)
+            for path, module in modules
+            for name, value in module._members()
+            if isinstance(value, Parameter)
+        )
+        return _once(found) if remove_duplicate else found
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """The parameters, each once: what an optimiser is given."""
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
+
+    def named_buffers(self, prefix: str = "", recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """The buffers with their names."""
+        for path, module in self.named_modules(prefix) if recurse else [(prefix, self)]:
+            for name in module._buffers:
+                if vars(module).get(name) is not None:
+                    yield _join(path, name), vars(module)[name]
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """The buffers."""
+        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
+
+    def register_buffer(self, name: str, tensor: Any, persistent: bool = True) -> None:
+        """Make `self.<name>` a tensor that is saved (if persistent) but not learned, such as a running mean."""
+        self._check_free(name)
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"register_buffer: {name} must be a Tensor or None, not {type(tensor).__name__}")
+        setattr(self, name, tensor)
+        self._buffers = {**self._buffers, name: persistent}
+
+    def register_parameter(self, name: str, param: Parameter | None) -> None:
+        """The same as `self.<name> = param`, for names that are computed."""
+        self._check_free(name)
+        if param is not None and not isinstance(param, Parameter):
+            raise TypeError(f"register_parameter: {name} must be a Parameter or None, not {type(param).__name__}")
+        setattr(self, name, param)
+
+    def _check_free(self, name: str) -> None:
+        if not isinstance(name, str) or not name or "." in name:
+            raise ValueError(f"{name!r} cannot be the name of a parameter or buffer: names are strings without dots")
+        if hasattr(self, name) and name not in vars(self):
+            raise ValueError(f"{type(self).__name__}.{name} exists already; choose another name")
+
+    # ---- Saving and loading ------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """A copy of every parameter and persistent buffer as a NumPy array, by name."""
+        return {name: tensor.data.copy() for name, tensor in self._state().items()}
+
+    def _state(self) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = {}
+        for path, module in self.named_modules(remove_duplicate=False):
+            state.update(module.named_parameters(path, recurse=False, remove_duplicate=False))
+            buffers = module.named_buffers(path, recurse=False)
+            state.update((name, buffer) for name, buffer in buffers if module._buffers[name.split(".")[-1]])
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
+        """Copy values into the parameters and persistent buffers, which keep their dtype.
+
+        Args:
+            state_dict: name -> array, tensor, or whatever `np.asarray` accepts.
+            strict: whether every name here must be there and the other way round.
+
+        Returns:
+            The names that were missing and those that were not expected: both empty if strict.
+
+        Raises:
+            RuntimeError: a name is missing or unexpected, or an array has the wrong shape or kind. The message lists
+                every one of them, and nothing was changed.
+        """
+        state = self._state()
+        missing = [name for name in state if name not in state_dict]
+        unexpected = [name for name in state_dict if name not in state]
+        arrays = {name: np.asarray(state_dict[name]) for name in state if name in state_dict}
+        problems = []
+        if strict and missing:
+            problems.append(f"missing: {', '.join(missing)}")
+        if strict and unexpected:
+            problems.append(f"unexpected: {', '.join(map(str, unexpected))}")
+        for name, array in arrays.items():
+            own = state[name].data
+            if array.shape != own.shape:
+                problems.append(f"{name} has shape {list(array.shape)}, expected {list(own.shape)}")
+            elif not np.can_cast(array.dtype, own.dtype, "same_kind"):
+                problems.append(f"{name} is {array.dtype}, which does not become {own.dtype}")
+        if problems:
+            raise RuntimeError(
+                f"load_state_dict: this state does not fit {type(self).__name__}, and nothing was loaded:"
+                + "".join(f"\n    {problem}" for problem in problems)
+            )
+        for name, array in arrays.items():
+            state[name].data[...] = array
+        return IncompatibleKeys(missing, unexpected)
+
+    # ---- Changing everything at once ---------------------------------------------------------------------------------
+
+    def train(self: M, mode: bool = True) -> M:
+        """Switch dropout and its like on, here and below; returns itself."""
+        for module in self.modules():
+            module.training = bool(mode)
+        return self
+
+    def eval(self: M) -> M:
+        """Switch dropout and its like off, here and below; returns itself."""
+        return self.train(False)
+
+    def requires_grad_(self: M, requires_grad: bool = True) -> M:
+        """Learn all parameters, or none of them; returns itself."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(requires_grad)
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters, or set them to zero."""
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad = None if set_to_none else Tensor(np.zeros_like(parameter.data))
+
+    def apply(self: M, fn: "Callable[[Module], Any]") -> M:
+        """Call `fn` on every module, children first, for instance to initialise them; returns itself."""
+        for child in self.children():
+            child.apply(fn)
+        fn(self)
+        return self
+
+    def to(self: M, dtype: Any) -> M:
+        """Convert parameters and buffers of floats, with their gradients, to float32 or float64; returns itself."""
+        if np.dtype(dtype) not in (np.float32, np.float64):
+            raise TypeError(f"modules compute in float32 or float64, not {np.dtype(dtype)}")
+        for tensor in [*self.parameters(), *self.buffers()]:
+            if tensor.data.dtype.kind == "f":
+                tensor.data = tensor.data.astype(dtype)
+                if tensor.grad is not None:
+                    tensor.grad = as_tensor(tensor.grad).detach().to(dtype)
+        return self
+
+    def float(self: M) -> M:
+        """Convert to float32."""
+        return self.to(np.float32)
+
+    def double(self: M) -> M:
+        """Convert to float64."""
+        return self.to(np.float64)
+
+    # ---- Showing -----------------------------------------------------------------------------------------------------
+
+    def extra_repr(self) -> str:
+        """What stands between the parentheses of the repr: the arguments the module was made with."""
+        return ""
+
+    def __repr__(self) -> str:
+        own = ", ".join(f"{name} {list(p.shape)}" for name, p in self.named_parameters(recurse=False))
+        count = sum(p.numel() for p in self.parameters())
+        total = f"{count:,} parameter{'' if count == 1 else 's'}" if count else ""
+        note = f"  # {': '.join(filter(None, [own, total]))}" if total else ""
+        children = "".join(
+            f"\n  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()
+        )
+        name, arguments = type(self).__name__, self.extra_repr()
+        return f"{name}({arguments}{note}{children}\n)" if children else f"{name}({arguments}){note}"
+
+
+def _members_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (Parameter, Module)):
+        yield name, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _members_of(f"{name}.{key}", item)
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            yield from _members_of(f"{name}.{i}", item)
+
+
+def _once(named: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    seen = set()
+    for name, value in named:
+        if id(value) not in seen:
+            seen.add(id(value))
+            yield name, value
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
