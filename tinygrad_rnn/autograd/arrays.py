@@ -26,7 +26,7 @@ log = Elementwise("log", "x", {"y": "log(x)"})
 
 @quiet
 def sum(x: np.ndarray, dim: Dims, keepdim: bool) -> np.ndarray:
-    return x.sum(axis=dim, keepdims=keepdim)
+    return np.add.reduce(x, dim, None, None, keepdim)  # type: ignore[call-overload]
 
 
 def summed_shape(x: Shape, dim: Dims, keepdim: bool) -> Shape:
@@ -115,17 +115,29 @@ def indexed(x: Shape, at: Any) -> Shape:
         raise IndexError(f"shape {list(x)}: {error}") from None
 
 
-def scatter(total: np.ndarray, dy: np.ndarray, at: Any) -> None:
-    """total[at] += dy, where an element that is named twice receives both."""
-    if all(isinstance(i, (int, slice, type(None), type(...))) for i in at):
+def add_to_part(total: np.ndarray, dy: np.ndarray, at: Any) -> None:
+    """total[at] += dy for ints and slices."""
+    view = total[at]
+    if view.__class__ is np.ndarray:
+        view += dy
+    else:  # a single element
         total[at] += dy
-    else:
-        np.add.at(total, at, dy)
+
+
+def put(x: np.ndarray, shape: Shape, at: Any) -> np.ndarray:
+    total = np.zeros(shape, x.dtype)
+    total[at] = x
+    return total
+
+
+def add_to_elements(total: np.ndarray, dy: np.ndarray, at: Any) -> None:
+    """total[at] += dy for arrays, where an element that is named twice receives both."""
+    np.add.at(total, at, dy)
 
 
 def index_add(x: np.ndarray, shape: Shape, at: Any) -> np.ndarray:
     total = np.zeros(shape, x.dtype)
-    scatter(total, x, at)
+    np.add.at(total, at, x)
     return total
 
 

@@ -33,7 +33,7 @@ class Primitive:
         forward: function of arrays and attributes that returns a new array or a view.
         shape: function of the inputs' shapes and attributes that returns the result's shape, or raises an error that
             names the shapes and the fix. Called when `forward` failed, and by whoever needs a shape without a value.
-        scatter: `scatter(total, dy, **attributes)` adds the gradient in place, for operations that take a part of x.
+        scatter: `scatter(total, dy, *attributes)` adds the gradient in place, for operations that take a part of x.
         onnx: name of the operator in ONNX, if there is one.
         gradients: `dx="..."`, the rule for the gradient of x. No rule: x is not differentiable (a mask).
     """
@@ -196,7 +196,7 @@ class Adjoint:
         self.saves = [name for name in known if name in used]
         self.save = eval(f"lambda arrays, y, attributes: ({''.join(known[name] + ', ' for name in self.saves)})")
         self.rules = [self._compile(text, i) for i, text in zip(self.wanted, texts)]
-        self.scatter = self._scatter if primitive.scatter is not None else None
+        self.scatter = None if primitive.scatter is None else self._scatter(primitive.scatter)
 
     def _known_names(self) -> dict[str, str]:
         """Everything a rule may name, with the expression that takes it from (arrays, y, attributes)."""
@@ -231,10 +231,10 @@ class Adjoint:
             for name, value in zip(self.saves, node.saved)
         )
 
-    def _scatter(self, total: np.ndarray, dy: np.ndarray, saved: tuple[Any, ...]) -> None:
-        assert self.primitive.scatter is not None
-        values = dict(zip(self.saves, saved))
-        self.primitive.scatter(total, dy, **{name: values[name] for name in self.primitive.attributes})
+    def _scatter(self, scatter: Callable[..., None]) -> Callable[[np.ndarray, np.ndarray, tuple[Any, ...]], None]:
+        """The primitive's `scatter`, called with what was saved."""
+        places = [self.saves.index(name) for name in self.primitive.attributes]
+        return lambda total, dy, saved: scatter(total, dy, *[saved[i] for i in places])
 
 
 class ElementwiseAdjoint(Adjoint):

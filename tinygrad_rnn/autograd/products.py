@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from . import table
 from .operands import aligned, as_tensor
 from .shapes import diagonal, permute, reshape
+from .tape import Value
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -20,7 +21,9 @@ def matmul(input: Any, other: Any) -> "Tensor":
     Raises:
         ValueError: an operand is 0-d, or the inner dimensions differ.
     """
-    a, b = aligned("matmul", as_tensor(input), as_tensor(other))
+    if not (isinstance(input, Value) and isinstance(other, Value) and input.data.dtype is other.data.dtype):
+        input, other = aligned("matmul", as_tensor(input), as_tensor(other))
+    a, b = input, other
     rows, columns = a.data.ndim, b.data.ndim
     if rows == 2 == columns:
         return table.matmul(a, b)

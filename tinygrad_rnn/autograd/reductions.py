@@ -101,7 +101,7 @@ def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: An
         return Value.tensor(np.ones(result, x.data.dtype)) + table.reshape(
             table.sum(x, dim=(axis,), keepdim=True), shape=result
         )
-    take = lambda x, part: table.index(x, at=(slice(None),) * axis + (part,))
+    take = lambda x, part: table.part(x, at=(slice(None),) * axis + (part,))
     while (n := x.data.shape[axis]) > 1:
         product = take(x, slice(0, n // 2)) * take(x, slice(n // 2, n // 2 * 2))
         x = table.cat(product, take(x, slice(n - 1, n)), dim=axis) if n % 2 else product

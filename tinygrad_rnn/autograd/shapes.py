@@ -108,7 +108,7 @@ def flip(input: Any, dims: Any, *more: int) -> "Tensor":
     if len(set(reversed_dims)) < len(reversed_dims):
         raise ValueError(f"flip: dims {sizes('flip', dims)} name a dimension twice")
     backwards = slice(None, None, -1)
-    return table.index(x, at=tuple(backwards if i in reversed_dims else slice(None) for i in range(x.data.ndim)))
+    return table.part(x, at=tuple(backwards if i in reversed_dims else slice(None) for i in range(x.data.ndim)))
 
 
 def roll(input: Any, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] | None = None) -> "Tensor":
@@ -124,8 +124,8 @@ def roll(input: Any, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] 
         axis = one_dim("roll", dim, x.data.ndim)
         if x.data.ndim and (n := x.data.shape[axis]) and (split := -shift % n):
             ahead = (slice(None),) * axis
-            back = table.index(x, at=(*ahead, slice(split, None)))
-            x = table.cat(back, table.index(x, at=(*ahead, slice(0, split))), dim=axis)
+            back = table.part(x, at=(*ahead, slice(split, None)))
+            x = table.cat(back, table.part(x, at=(*ahead, slice(0, split))), dim=axis)
     return x
 
 
@@ -154,7 +154,7 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
                 raise ValueError(f"pad: cutting {widths} leaves less than nothing of shape {list(x.shape)}")
             index[dim] = slice(max(-before, 0), n - max(-after, 0))
             inner[dim] = slice(max(before, 0), shape[dim] - max(after, 0))
-        padded = table.index_add(table.index(x, at=tuple(index)), shape=tuple(shape), at=tuple(inner))
+        padded = table.put(table.part(x, at=tuple(index)), shape=tuple(shape), at=tuple(inner))
         if not value:
             return padded
         border = np.ones(shape, np.bool_)
@@ -226,13 +226,16 @@ def split(tensor: Any, split_size_or_sections: int | Sequence[int], dim: int = 0
         (size,) = sizes("split", (split_size_or_sections,))
         if size < 0 or (size == 0 and n > 0):
             raise ValueError(f"split: split_size must be positive, got {size}")
-        parts = tuple(min(size, n - start) for start in range(0, n, size)) if n else (0,)
-    starts = np.cumsum((0, *parts)).tolist()
-    return tuple(_narrow(x, axis, start, start + size) for start, size in zip(starts, parts))
+        parts = tuple([min(size, n - start) for start in range(0, n, size)]) if n else (0,)
+    pieces, start = [], 0
+    for size in parts:
+        pieces.append(_narrow(x, axis, start, start + size))
+        start += size
+    return tuple(pieces)
 
 
 def _narrow(x: "Tensor", axis: int, start: int, stop: int) -> "Tensor":
-    return table.index(x, at=(*[slice(None)] * axis, slice(start, stop)))
+    return table.part(x, at=(*[slice(None)] * axis, slice(start, stop)))
 
 
 def narrow(input: Any, dim: int, start: int, length: int) -> "Tensor":
@@ -259,7 +262,7 @@ def unbind(input: Any, dim: int = 0) -> tuple["Tensor", ...]:
     """The slices along `dim`, without that dimension. Their gradients are gathered in one array."""
     x = as_tensor(input)
     axis = _axis("unbind", x, dim)
-    return tuple(table.index(x, at=(*[slice(None)] * axis, i)) for i in range(x.data.shape[axis]))
+    return tuple(table.part(x, at=(*[slice(None)] * axis, i)) for i in range(x.data.shape[axis]))
 
 
 def _axis(name: str, x: "Tensor", dim: int) -> int:
@@ -277,7 +280,12 @@ def getitem(x: "Tensor", index: Any) -> "Tensor":
     Gradients of elements that are named several times add up.
     """
     parts = index if isinstance(index, tuple) else (index,)
-    return table.index(x, at=tuple(_plain(part) for part in parts))
+    at = tuple([i if i.__class__ in _BASIC else _plain(i) for i in parts])
+    row = table.part if all(i.__class__ in _BASIC for i in at) else table.index
+    return row(x, at=at)
+
+
+_BASIC = (int, slice, type(None), type(...))
 
 
 def _plain(part: Any) -> Any:
@@ -323,7 +331,7 @@ def gather(input: Any, dim: int, index: Any) -> "Tensor":
     if places.ndim != x.data.ndim and places.size:
         raise ValueError(f"gather: index has shape {list(places.shape)}, the input {list(x.shape)}: dimensions differ")
     if not places.size:
-        return reshape(table.index(reshape(x, -1), at=(slice(0, 0),)), places.shape)
+        return reshape(table.part(reshape(x, -1), at=(slice(0, 0),)), places.shape)
     if any(n > m for i, (n, m) in enumerate(zip(places.shape, x.data.shape)) if i != axis):
         raise ValueError(f"gather: index of shape {list(places.shape)} exceeds the input's {list(x.shape)}")
     _in_range("gather", places, x.data.shape[axis], dim)

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import arrays
 from .primitive import ElementwisePrimitive, Primitive, Shape
-from .tape import unbroadcast
+from .tape import Value, unbroadcast
 
 TABLE: dict[str, Primitive] = {}
 
@@ -99,7 +99,7 @@ clamp = scalar("clamp(x, low, high)", "minimum(maximum(x, low), high)",
 # ---- Reductions ------------------------------------------------------------------------------------------------------
 sum = tensor("sum(x, *, dim, keepdim)", "y = sum of x over dim", "[...] -> [... without dim]",
              arrays.sum, arrays.summed_shape, onnx="ReduceSum",
-             dx="expand(kept(dy, x_shape, dim), shape=x_shape)")
+             dx="spread(dy, x_shape, dim)")
 amax = tensor("amax(x, *, dim, keepdim)", "y = largest x over dim", "[...] -> [... without dim]",
               arrays.amax, arrays.extreme_shape, onnx="ReduceMax",
               dx="kept(dy, x_shape, dim) * tied(x, kept(y, x_shape, dim), dim)")
@@ -136,16 +136,22 @@ expand = tensor("expand(x, *, shape)", "y = x repeated to shape", "[...] -> shap
 sum_to = tensor("sum_to(x, *, shape)", "y = x summed where shape has ones", "[...] -> shape",
                 unbroadcast, arrays.summed_to,
                 dx="expand(dy, shape=x_shape)")
-index = tensor("index(x, *, at)", "y = x[at]", "[...] -> as NumPy has it",
-               lambda x, at: x[at], arrays.indexed, onnx="GatherND", scatter=arrays.scatter,
+part = tensor("part(x, *, at)", "y = x[at], at of ints and slices", "[...] -> as NumPy has it",
+              lambda x, at: x[at], arrays.indexed, onnx="Slice", scatter=arrays.add_to_part,
+              dx="put(dy, shape=x_shape, at=at)")
+put = tensor("put(x, *, shape, at)", "y = 0, then y[at] = x, at of ints and slices", "[...] -> shape",
+             arrays.put, lambda x, shape, at: shape,
+             dx="part(dy, at=at)")
+index = tensor("index(x, *, at)", "y = x[at], at with arrays in it", "[...] -> as NumPy has it",
+               lambda x, at: x[at], arrays.indexed, onnx="GatherND", scatter=arrays.add_to_elements,
                dx="index_add(dy, shape=x_shape, at=at)")
-index_add = tensor("index_add(x, *, shape, at)", "y = 0, then y[at] += x", "[...] -> shape",
+index_add = tensor("index_add(x, *, shape, at)", "y = 0, then y[at] += x for each element of at", "[...] -> shape",
                    arrays.index_add, lambda x, shape, at: shape, onnx="ScatterND",
                    dx="index(dy, at=at)")
 cat = tensor("cat(*xs, dim)", "y = xs one after the other along dim",
              "[..., N1, ...], [..., N2, ...] -> [..., N1 + N2, ...]",
              lambda *xs, dim: np.concatenate(xs, axis=dim), arrays.joined, onnx="Concat",
-             dxs="part(dy, shapes, i, dim)")
+             dxs="portion(dy, shapes, i, dim)")
 cast = tensor("cast(x, *, dtype)", "y = x in another dtype", "[...] -> [...]",
               lambda x, dtype: x.astype(dtype), arrays.same_shape, onnx="Cast",
               dx="cast(dy, dtype=x_dtype)")
@@ -166,13 +172,24 @@ def tied(x: Any, y: Any, dim: tuple[int, ...]) -> Any:
     return ties / sum(ties, dim=dim, keepdim=True)
 
 
+def spread(dy: Any, x_shape: Shape, dim: tuple[int, ...]) -> Any:
+    """A gradient of a sum, repeated along what was summed."""
+    if isinstance(dy, Value):
+        return expand(kept(dy, x_shape, dim), shape=x_shape)
+    dx = np.empty(x_shape, dy.dtype)  # in memory of its own: no slower than a view, and free to be added to
+    dx[...] = kept(dy, x_shape, dim)
+    return dx
+
+
 def flip(x: Any, dim: int) -> Any:
     """x backwards along dim."""
-    return index(x, at=(slice(None),) * dim + (slice(None, None, -1),))
+    return part(x, at=(slice(None),) * dim + (slice(None, None, -1),))
 
 
 def mT(x: Any) -> Any:
     """The matrices in the last two dimensions, transposed."""
+    if isinstance(x, np.ndarray):
+        return x.swapaxes(-1, -2)
     return permute(x, dims=(*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
 
 
@@ -181,11 +198,12 @@ def inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argsort(dims))
 
 
-def part(dy: Any, shapes: Sequence[Shape], i: int, dim: int) -> Any:
-    """The part of a concatenation that came from input i."""
+def portion(dy: Any, shapes: Sequence[Shape], i: int, dim: int) -> Any:
+    """What input i contributed to a concatenation."""
     start = builtins.sum(shape[dim] for shape in shapes[:i])
-    return index(dy, at=(slice(None),) * dim + (slice(start, start + shapes[i][dim]),))
+    return part(dy, at=(slice(None),) * dim + (slice(start, start + shapes[i][dim]),))
 
 
+_HELPERS = (kept, spread, tied, flip, mT, inverse, portion)
 for _row in TABLE.values():
-    _row.names = {**TABLE, "kept": kept, "tied": tied, "flip": flip, "mT": mT, "inverse": inverse, "part": part}
+    _row.names = TABLE | {helper.__name__: helper for helper in _HELPERS}
