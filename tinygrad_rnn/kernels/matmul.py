@@ -1,0 +1,403 @@
+"""Matrix products: C = A @ B or C += A @ B, for float32 and float64 arrays of any shape and strides.
+
+    matmul(a, b)                     # as NumPy's, with `out=` and `accumulate=`
+    packed = pack(b)                 # once ...
+    matmul_packed(a, packed)         # ... for many products with the same right operand
+
+Three loops around one tile (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008):
+
+    for k in blocks of K:            # DEPTH: a panel of B fits in the first-level cache
+        for i in blocks of M:        # HEIGHT: the rows of A fit in the second-level cache
+            for j in panels of N:    # ROW_BYTES wide: the panel of B is copied to where its rows are contiguous
+                panel_product        # down the rows of A: `vector.tile` holds a block of C in registers
+
+Every element of C is the same sum in the same order - chains of at most DEPTH multiply-adds along k, the chains added
+one by one - wherever it lies and however rows and columns are cut. So results do not depend on the number of threads,
+nor on the other rows of a batch, to the last bit. (Products of a row and a column that are both contiguous along k
+are summed lane by lane: there they depend on the shape, but not on threads.)
+
+Inside compiled code, on addresses:
+
+    from tinygrad_rnn.kernels.matmul import matrix, multiply, panels, shift
+
+    @njit(**JIT)
+    def scan(h, packed, y, ...):                          # h [M, K], packed = pack(b).panels, y [M, N]: arrays
+        multiply(matrix(h), panels(packed), matrix(y), M, N, K, True)                     # y += h @ b
+        multiply(shift(matrix(h), lo, 0), panels(packed), shift(matrix(y), lo, 0), hi - lo, N, K, False)   # some rows
+
+`matrix_at(np.float32, address, row, col)` makes a Matrix of a raw address. The bits are those of `matmul_packed`.
+"""
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import config, njit
+
+from . import cache, threads
+from .memory import JIT
+from .threads import get_num_threads, set_num_threads
+from .vector import (
+    HALF_ROWS, HOST, ROW_BYTES, ROWS, VECTORS, WIDE, Matrix, add_element, aligned, copy_element, copy_vector,
+    inner_products, keep, matrix, matrix_at, panels, shift, size_of, skip, stack_block, tile,
+    transpose_square,
+)  # fmt: skip
+
+DEPTH = 256  # rows of a panel of B, which then fits in the first-level cache
+HEIGHT = 256 // ROWS * ROWS  # rows of A that fit in the second-level cache beside it
+ONE_THREAD = 4_000_000  # multiply-adds below which threads do not pay
+
+__all__ = [
+    "Matrix", "Packed", "get_num_threads", "matmul", "matmul_packed", "matrix", "matrix_at", "multiply", "pack",
+    "panels", "set_num_threads", "shift",
+]  # fmt: skip
+
+
+INNER = JIT | dict(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called from compiled code only: compiles faster
+
+
+@njit(inline="always", **INNER)
+def depth_of(K):
+    """The number of rows of B to take at a time: K cut into equal parts of at most DEPTH."""
+    parts = max(1, (K + DEPTH - 1) // DEPTH)
+    return max(1, (K + parts - 1) // parts)
+
+
+@njit(**INNER)
+def multiply(A, B, C, M, N, K, accumulate):
+    """C[M, N] (+)= A[M, K] @ B[K, N], where B is packed: `panels(pack(b).panels)`.
+
+    A and C are Matrix tuples of any strides; C must not overlap the operands. With accumulate=False, C is overwritten,
+    whatever it held. Blocks that stick out of C, or whose rows are not contiguous there, are computed on the stack.
+    """
+    size = size_of(C)
+    width = ROW_BYTES // size
+    depth = depth_of(K)
+    spare = stack_block(C)
+    j = 0
+    while j < N:
+        cols = min(width, N - j)
+        whole = cols == width and C.col == size
+        wide = M == 1 and whole and N - j >= 4 * width
+        for k in range(0, max(K, 1), depth):
+            b, part, add = shift(B, k, j // width), min(depth, K - k), accumulate or k > 0
+            for i in range(0, M, ROWS):
+                a, c = shift(A, i, k), shift(C, i, j)
+                if wide:
+                    tile(1, WIDE, 1, a, b, c, part, add)
+                    continue
+                live = min(ROWS, M - i)
+                half = live <= HALF_ROWS
+                inside = whole and live == (HALF_ROWS if half else ROWS)
+                block = c if inside else spare
+                if half:
+                    tile(HALF_ROWS, VECTORS, live, a, b, block, part, inside and add)
+                else:
+                    tile(ROWS, VECTORS, live, a, b, block, part, inside and add)
+                if not inside:
+                    for r in range(live):
+                        for s in range(cols):
+                            if add:
+                                add_element(shift(spare, r, s), shift(c, r, s))
+                            else:
+                                copy_element(shift(spare, r, s), shift(c, r, s))
+        j += 4 * width if wide else width
+
+
+@njit(**INNER)
+def copy(source, target, M, N):
+    """target[M, N] = source[M, N], where the rows of `target` are contiguous and those of `source` anything."""
+    size = size_of(source)
+    lanes = HOST.bytes // size
+    rows = cols = 0  # of the part that vectors have copied
+    if source.col == size:
+        rows, cols = M, N // lanes * lanes
+        for i in range(rows):
+            for j in range(0, cols, lanes):
+                copy_vector(shift(source, i, j), shift(target, i, j))
+    elif source.row == size:
+        rows, cols = M // lanes * lanes, N // lanes * lanes
+        flipped = Matrix(source.data, source.col, source.row)
+        for i in range(0, rows, lanes):
+            for j in range(0, cols, lanes):
+                transpose_square(shift(flipped, j, i), shift(target, i, j))
+    for i in range(M):
+        for j in range(cols if i < rows else 0, N):
+            copy_element(shift(source, i, j), shift(target, i, j))
+
+
+@njit(inline="always", **INNER)
+def product(A, B, C, M, N, K, accumulate, packed, dtype):
+    """C[M, N] (+)= A[M, K] @ B[K, N] for matrices of any strides, or B packed."""
+    size = size_of(C)
+    width = ROW_BYTES // size
+    depth = depth_of(K)
+    if N == 1 and not packed:  # C.T = B.T @ A.T is a single row
+        A, B, C = Matrix(B.data, B.col, B.row), Matrix(A.data, A.col, A.row), Matrix(C.data, C.col, C.row)
+        M, N = 1, M
+    if M == 1 and B.row == size and not packed:
+        x = np.empty((1, K if A.col != size else 0), dtype)
+        if A.col != size:
+            copy(A, matrix(x), 1, K)
+            A = matrix(x)
+        for j in range(0, N, ROWS):
+            columns = Matrix(shift(B, 0, j).data, B.col, B.row)
+            inner_products(ROWS, min(ROWS, N - j), columns, A, shift(C, 0, j), K, accumulate)
+        keep(x)
+        return
+    direct = packed or (M <= ROWS and B.col == size)
+    copy_a = A.col != size and N > width
+    room_a = np.empty((HEIGHT if copy_a else 0, depth), dtype)
+    # Zeros, for the columns that a last narrow panel lacks: garbage may be denormal, and slow to multiply.
+    room_b = np.zeros((0 if direct and N % width == 0 else depth + 1, width), dtype)
+    panel = aligned(matrix(room_b))
+    for k in range(0, max(K, 1), depth):
+        part = min(depth, K - k)
+        for i in range(0, M, HEIGHT):
+            height = min(HEIGHT, M - i)
+            a = shift(A, i, k)
+            if copy_a:
+                copy(a, matrix(room_a), height, part)
+                a = matrix(room_a)
+            j = 0
+            while j < N:
+                if packed:
+                    b, cols = shift(B, k, 0), N
+                elif direct and N - j >= width:
+                    b, cols = Matrix(shift(B, k, j).data, B.row, ROW_BYTES), N // width * width
+                else:
+                    b, cols = panel, min(width, N - j)
+                    copy(shift(B, k, j), panel, part, cols)
+                multiply(a, b, shift(C, i, j), height, cols, part, accumulate or k > 0)
+                j += cols
+    keep(room_a)
+    keep(room_b)
+
+
+@njit(**INNER)
+def fill_panels(b, out, dtype):
+    """Copy b [K, N] to `out` [panels, K, width]."""
+    (K, N), width = b.shape, out.shape[2]
+    for j in range(0, N, width):
+        copy(shift(matrix(b), 0, j), matrix(out[j // width]), K, min(width, N - j))
+
+
+# From here on: Python. Whoever calls has checked the shapes; what is checked again here guards memory.
+
+HEADER = '''\
+"""A way from Python into compiled code, for {dtype} and {registers} registers."""
+
+from numba import njit, types
+from numpy import {dtype}
+
+from tinygrad_rnn.kernels.matmul import JIT, ROW_BYTES, Matrix, copy, matrix, product, shift, skip
+
+MATRIX, PANELS = types.Array(types.{dtype}, 2, "A"), types.Array(types.{dtype}, 3, "C")
+FLAG, INT = types.boolean, types.int64
+
+'''
+ENTRIES = {
+    "products": '''
+@njit(types.void(MATRIX, MATRIX, MATRIX, FLAG, FLAG, INT, INT, INT, INT), cache=CACHE, **JIT)
+def products(a, b, c, accumulate, packed, count, a_step, b_step, c_step):
+    """c (+)= a @ b for 2-d arrays, and for `count` - 1 more of each that lie the given steps further on, in bytes."""
+    A, B, C = matrix(a), matrix(b), matrix(c)
+    if packed:
+        B = Matrix(B.data, ROW_BYTES, B.row)
+    (M, N), K = c.shape, a.shape[1]
+    for n in range(count):
+        product(
+            skip(A, n * a_step), skip(B, n * b_step), skip(C, n * c_step), M, N, K, accumulate, packed, {dtype}
+        )
+''',
+    "fill_panels": '''
+@njit(types.void(MATRIX, PANELS), cache=CACHE, **JIT)
+def fill_panels(b, panels):
+    """Copy b[K, N] to panels[panels, K, width]."""
+    (K, N), width = b.shape, panels.shape[2]
+    for j in range(0, N, width):
+        copy(shift(matrix(b), 0, j), matrix(panels[j // width]), K, min(width, N - j))
+''',
+}
+_compiling = threading.Lock()
+
+
+class _Entries(dict[np.dtype[Any], Callable[..., None]]):
+    """dtype -> the compiled function of one name, made at its first use."""
+
+    def __init__(self, function: str) -> None:
+        self.function = function
+
+    def __missing__(self, dtype: np.dtype[Any]) -> Callable[..., None]:
+        if dtype not in (np.float32, np.float64) or not dtype.isnative:
+            raise TypeError(f"matmul: expected float32 or float64 arrays, got {dtype}")
+        text = (HEADER + ENTRIES[self.function]).format(dtype=dtype.name, registers=HOST.name)
+        with _compiling:
+            module = cache.load(text, f"{self.function}_{dtype.name}")
+        # The dispatcher would find out the types of all arguments at every call, which takes longer than a small product.
+        (compiled,) = getattr(module, self.function).overloads.values()
+        self[dtype] = compiled.entry_point
+        return compiled.entry_point
+
+
+_products = _Entries("products")
+_fill_panels = _Entries("fill_panels")
+
+
+class Packed(NamedTuple):
+    """The right operand of a product, [K, N], cut into panels of contiguous rows: `panels` [panels, K, width].
+
+    The last panel is filled up with zeros.
+    """
+
+    panels: np.ndarray
+    shape: tuple[int, int]
+
+
+def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, accumulate: bool = False) -> np.ndarray:
+    """out (+)= a @ b.
+
+    Args:
+        a, b: [..., M, K] and [..., K, N] of the same dtype, float32 or float64, of any strides. Batch dimensions
+            broadcast like NumPy's.
+        out: [..., M, N], of any strides; it may overlap the operands. By default a new array.
+        accumulate: add the product to `out` instead of overwriting it.
+
+    Raises:
+        TypeError: the dtypes differ or are neither float32 nor float64.
+        ValueError: the shapes do not fit, or `accumulate` without `out`.
+    """
+    dtype = a.dtype
+    if a.ndim == 2 == b.ndim and out is None and b.dtype == dtype and not accumulate:
+        (M, K), (rows, N) = a.shape, b.shape
+        if rows == K and M * N * K < ONE_THREAD:  # what follows would take longer than a small product
+            out = np.empty((M, N), dtype)
+            _products[dtype](a, b, out, False, False, 1, 0, 0, 0)
+            return out
+    if b.dtype != dtype:
+        raise TypeError(f"matmul(a, b): dtypes differ: a is {dtype}, b is {b.dtype}")
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        raise ValueError(f"matmul(a, b): inner dimensions differ: a is {list(a.shape)}, b is {list(b.shape)}")
+    batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+    target = _target(out, (*batch, a.shape[-2], b.shape[-1]), dtype, accumulate, a, b)
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        _without_compiler(a, b, target, accumulate)
+    elif target.size:
+        a, b = (np.broadcast_to(x, batch + x.shape[-2:]) for x in (a, b))
+        stacks = [(a[i], b[i], target[i]) for i in np.ndindex(batch[:-1])] if batch else [(a[None], b[None], target[None])]
+        _run(_products[dtype], stacks, accumulate, packed=False)
+    return _deliver(target, out)
+
+
+def pack(b: np.ndarray) -> Packed:
+    """Prepare `b` [K, N], of any strides, to be the right operand of many products; `pack(w.T)` costs no more.
+
+    Raises:
+        TypeError: `b` is neither float32 nor float64.
+    """
+    K, N = b.shape
+    width = ROW_BYTES // b.itemsize
+    shape = (-(-N // width), K, width)
+    room = np.zeros(math.prod(shape) * b.itemsize + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    panels = room[start : start + room.size - 64].view(b.dtype).reshape(shape)
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        for j in range(N):
+            panels[j // width, :, j % width] = b[:, j]
+    else:
+        _fill_panels[b.dtype](b, panels)
+    return Packed(panels, (K, N))
+
+
+def matmul_packed(
+    a: np.ndarray, packed: Packed, out: np.ndarray | None = None, accumulate: bool = False
+) -> np.ndarray:
+    """out (+)= a @ b, where `packed` is `pack(b)` and `a` is [M, K]. For arguments and errors see `matmul`."""
+    panels, (K, N) = packed
+    if panels.dtype != a.dtype:
+        raise TypeError(f"matmul_packed(a, b): dtypes differ: a is {a.dtype}, b is {panels.dtype}")
+    if a.ndim != 2 or a.shape[1] != K:
+        raise ValueError(f"matmul_packed(a, b): inner dimensions differ: a is {list(a.shape)}, b is {[K, N]}")
+    target = _target(out, (a.shape[0], N), a.dtype, accumulate, a, panels)
+    b = panels.reshape(len(panels), K * panels.shape[2])
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        _without_compiler(a, panels.transpose(1, 0, 2).reshape(K, len(panels) * panels.shape[2])[:, :N], target, accumulate)
+    elif target.size:
+        _run(_products[a.dtype], [(a[None], b[None], target[None])], accumulate, packed=True)
+    return _deliver(target, out)
+
+
+def _target(
+    out: np.ndarray | None, shape: tuple[int, ...], dtype: np.dtype[Any], accumulate: bool, *operands: np.ndarray
+) -> np.ndarray:
+    """The array to write to: `out`, or one that overlaps no operand."""
+    if out is None:
+        if accumulate:
+            raise ValueError("matmul(a, b, accumulate=True): there is nothing to add to without `out`")
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype or not out.flags.writeable:
+        raise ValueError(
+            f"matmul(a, b, out): expected a writable array {list(shape)} of {dtype}, got {list(out.shape)} of {out.dtype}"
+        )
+    if any(np.may_share_memory(out, x) for x in operands):
+        return out.copy() if accumulate else np.empty(shape, dtype)
+    return out
+
+
+def _deliver(target: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    if out is not None and target is not out:
+        out[...] = target
+    return target if out is None else out
+
+
+def _without_compiler(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool) -> None:
+    """NumPy's product, for NUMBA_DISABLE_JIT=1: another order of summation, so other last bits."""
+    out[...] = out + np.matmul(a, b) if accumulate else np.matmul(a, b)
+
+
+Stack = tuple[np.ndarray, np.ndarray, np.ndarray]  # a, b and c with one batch dimension
+
+
+def _run(entry: Callable[..., None], stacks: list[Stack], accumulate: bool, packed: bool) -> None:
+    """c (+)= a @ b for every stack, on several threads if the work is worth it."""
+    a, _, c = stacks[0]
+    work = len(stacks) * c.size * a.shape[-1]
+    if work >= ONE_THREAD and get_num_threads() > 1:
+        pieces = -(-min(4 * get_num_threads(), work // (ONE_THREAD // 4)) // len(stacks))
+        stacks = [part for stack in stacks for part in _cut(stack, pieces, packed)]
+
+    def task(i: int) -> None:
+        a, b, c = stacks[i]
+        entry(a[0], b[0], c[0], accumulate, packed, len(c), a.strides[0], b.strides[0], c.strides[0])
+
+    if work >= ONE_THREAD:
+        threads.run(task, len(stacks))
+    else:
+        for i in range(len(stacks)):
+            task(i)
+
+
+def _cut(stack: Stack, pieces: int, packed: bool) -> list[Stack]:
+    """Cut the batch, the columns or the rows of a product into at most `pieces` parts; never K.
+
+    Columns and rows are cut into whole panels and whole blocks, so that no part is a single row or column of something
+    larger: that would be summed in another order.
+    """
+    a, b, c = stack
+    batch, M, N = c.shape
+    width = ROW_BYTES // c.itemsize
+    if batch >= pieces:
+        return [(a[i:j], b[i:j], c[i:j]) for i, j in _ranges(batch, pieces, 1)]
+    if N // width >= M // ROWS:
+        of_b = (lambda i, j: b[:, i // width : -(-j // width)]) if packed else (lambda i, j: b[:, :, i:j])
+        return [(a, of_b(i, j), c[:, :, i:j]) for i, j in _ranges(N, pieces, 4 * width)]
+    return [(a[:, i:j], b, c[:, i:j]) for i, j in _ranges(M, pieces, 8 * ROWS)]
+
+
+def _ranges(n: int, pieces: int, unit: int) -> list[tuple[int, int]]:
+    """Cut range(n) into at most `pieces` ranges at multiples of `unit`; only the last one ends elsewhere."""
+    pieces = max(1, min(pieces, n // unit))
+    starts = [n * i // pieces // unit * unit for i in range(pieces)]
+    return list(zip(starts, [*starts[1:], n]))
