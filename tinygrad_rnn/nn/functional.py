@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import creation, table
+from ..autograd import creation
 from ..autograd.operands import as_array, as_tensor, floating, integers, one_dim, sizes
 from ..autograd.pointwise import elu, gelu, leaky_relu, relu, sigmoid, silu, softplus, tanh, where
 from ..autograd.products import matmul
@@ -66,7 +66,7 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Tensor
     outside = rows[(rows < 0) | (rows >= n)]
     if outside.size:
         raise IndexError(f"embedding: index {outside[0]} is out of range for {n} embeddings: 0 to {n - 1}")
-    y = table.index(w, at=(rows,))
+    y = w[rows]
     if padding_idx is not None:
         is_padding = rows == row_number("embedding", padding_idx, n)
         if is_padding.any():
