@@ -72,6 +72,18 @@ def same_shape(x: Shape, **attributes: Any) -> Shape:
     return x
 
 
+# ---- Integers, where NumPy's answer for booleans is not PyTorch's ------------------------------------------------------
+
+
+def whole_square(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.int64) if x.dtype.kind == "b" else x * x
+
+
+def whole_power(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    y = np.power(a, b)
+    return y.astype(np.bool_) if y.dtype == np.int8 and np.result_type(a, b) == np.bool_ else y
+
+
 # ---- Products --------------------------------------------------------------------------------------------------------
 
 

@@ -87,11 +87,11 @@ def common_dtype(operands: Sequence[Any]) -> np.dtype:
         return np.result_type(*(x.dtype for x in ranked))
     if not arrays or any(isinstance(x, float) for x in operands):
         return FLOAT32
-    if all(x.dtype.kind == "b" for x in arrays) and any(
-        isinstance(x, int) and not isinstance(x, bool) for x in operands
-    ):
-        return np.dtype(np.int64)
-    return np.result_type(*(x.dtype for x in arrays))
+    if all(x.dtype.kind == "b" for x in arrays):
+        whole = any(isinstance(x, int) and not isinstance(x, bool) for x in operands)
+        return np.dtype(np.int64 if whole else np.bool_)
+    whole_numbers = [x for x in arrays if x.dtype.kind != "b"]
+    return np.result_type(*(x.dtype for x in [x for x in whole_numbers if x.ndim] or whole_numbers))
 
 
 def one_dim(name: str, dim: Any, ndim: int) -> int:

@@ -87,10 +87,7 @@ maximum, minimum = _binary(table.maximum), _binary(table.minimum)
 
 
 def _ratio(input: Any, other: Any) -> "Tensor":
-    a, b = aligned("div", input, other)
-    if not any(isinstance(x, Value) and x.data.dtype.kind == "f" for x in (a, b)):
-        a = floating(a)
-    return table.div(a, b)
+    return table.div(*(floating(x) if isinstance(x, Value) else x for x in aligned("div", input, other)))
 
 
 _div = binary(table.div, _ratio)

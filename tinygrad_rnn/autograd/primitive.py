@@ -196,7 +196,7 @@ class Adjoint:
         self.saves = [name for name in known if name in used]
         self.save = eval(f"lambda arrays, y, attributes: ({''.join(known[name] + ', ' for name in self.saves)})")
         self.rules = [self._compile(text, i) for i, text in zip(self.wanted, texts)]
-        self.scatter = None if primitive.scatter is None else self._scatter(primitive.scatter)
+        self.scatter = self._scatter(primitive.scatter) if primitive.scatter and self.rules else None
 
     def _known_names(self) -> dict[str, str]:
         """Everything a rule may name, with the expression that takes it from (arrays, y, attributes)."""

@@ -168,7 +168,7 @@ def cumsum(input: Any, dim: int, *, dtype: Any = None) -> "Tensor":
     x = _as(as_tensor(input), dtype)
     if not x.data.ndim:
         one_dim("cumsum", dim, 0)
-        return x
+        return x if x.data.dtype.kind == "f" else x.to(np.int64)
     return table.cumsum(x, dim=one_dim("cumsum", dim, x.data.ndim))
 
 

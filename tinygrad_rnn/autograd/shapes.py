@@ -170,6 +170,9 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
         limit = {"reflect": n - 1, "replicate": math.inf if n else 0, "circular": n}[mode]
         if max(before, after) > limit or n + before + after < 0:
             raise ValueError(f"pad: widths {(before, after)} are out of reach of mode {mode!r} for size {n}")
+        if mode == "circular":  # what is cut does not come round again
+            x = _narrow(x, dim, max(-before, 0), n + min(after, 0))
+            before, after, n = max(before, 0), max(after, 0), x.data.shape[dim]
         places = np.arange(-before, n + after)
         if mode == "reflect":
             places = np.abs(places)

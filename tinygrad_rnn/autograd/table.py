@@ -42,13 +42,13 @@ mul = scalar("mul(a, b)", "a * b",   da="dy * b",    db="dy * a",            onn
 div = scalar("div(a, b)", "a / b",   da="dy / b",    db="-dy * y / b",       onnx="Div")
 pow = scalar("pow(a, b)", "pow(a, b)",
              da="where(b == 0, 0, dy * (b * pow(a, b - 1)))",
-             db="dy * where((a == 0) & (b >= 0), 0, y * log(a))",            onnx="Pow",   integer=np.power)
+             db="dy * where((a == 0) & (b >= 0), 0, y * log(a))",            onnx="Pow",   integer=arrays.whole_power)
 
 neg = scalar("neg(x)", "-x",         dx="-dy",                               onnx="Neg",   integer=np.negative)
 abs = scalar("abs(x)", "abs(x)",     dx="where(x > 0, dy, where(x < 0, -dy, 0))", onnx="Abs", integer=np.abs)
 sign = scalar("sign(x)", "sign(x)",  dx="0 * dy",                            onnx="Sign",  integer=np.sign)
 floor = scalar("floor(x)", "floor(x)", dx="0 * dy",                          onnx="Floor", integer=np.positive)
-square = scalar("square(x)", "x * x", dx="dy * 2 * x",                                     integer=np.square)
+square = scalar("square(x)", "x * x", dx="dy * 2 * x",                                     integer=arrays.whole_square)
 reciprocal = scalar("reciprocal(x)", "1 / x", dx="-dy * y * y",              onnx="Reciprocal")
 
 # ---- Exponentials, roots and waves -----------------------------------------------------------------------------------
@@ -77,9 +77,8 @@ silu = scalar("silu(x)", "silu(x)",
 gelu = scalar("gelu(x)", "gelu(x)",
               dx="dy * (phi(x) + x * 0.3989422804014327 * exp(-0.5 * x * x))", onnx="Gelu")
 gelu_tanh = scalar("gelu_tanh(x)", "gelu_tanh(x)",
-                   dx="dy * (sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x))"
-                      " + x * (1 - square(tanh(0.7978845608028654 * x * (1 + 0.044715 * x * x))))"
-                      " * 0.3989422804014327 * (1 + 0.134145 * x * x))")
+                   dx="dy * sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x)) * (1 + x * (1 - sigmoid("
+                      "1.5957691216057308 * x * (1 + 0.044715 * x * x))) * 1.5957691216057308 * (1 + 0.134145 * x * x))")
 
 # ---- Choices: ties share the gradient equally ------------------------------------------------------------------------
 where = scalar("where(c, a, b)", "where(c != 0, a, b)",

@@ -10,8 +10,10 @@ operations is 100,000 turns of one loop.
     x ──► mul ──► tanh ──► sum          dy ──► d(sum) ──► d(tanh) ──► d(mul) ──► x.grad
 """
 
+import functools
 import heapq
 import itertools
+import os
 import sys
 import threading
 import weakref
@@ -83,7 +85,7 @@ class Place:
         if self.hooks is None:
             self.hooks = {}
         handle = HookHandle(self.hooks)
-        self.hooks[handle] = hook
+        self.hooks[handle.key] = hook
         return handle
 
 
@@ -92,10 +94,11 @@ class HookHandle:
 
     def __init__(self, hooks: dict[object, Callable[[Any], Any]]) -> None:
         self.hooks = hooks
+        self.key = object()  # rather than the handle itself, which would be in a circle with the hooks
 
     def remove(self) -> None:
         """Call the hook no more."""
-        self.hooks.pop(self, None)
+        self.hooks.pop(self.key, None)
 
 
 class Leaf(Place):
@@ -171,6 +174,7 @@ class set_mode:
         mode.level = 2 if mode.anomaly else int(mode.grad)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             with set_mode(self.field, self.setting):
                 return function(*args, **kwargs)
@@ -201,7 +205,7 @@ def detect_anomaly() -> set_mode:
     return set_mode("anomaly", True)
 
 
-_PACKAGE = str(Path(__file__).parent.parent)
+_PACKAGE = str(Path(__file__).parent.parent) + os.sep
 
 
 def user_line() -> str:
@@ -255,7 +259,8 @@ def backward_pass(
     ours: set[Place] = set()  # places whose gradient is an array made here, which may be added to in place
     youngest: list[tuple[int, Place]] = []  # a heap of the places in `gradients`
     collected: dict[Place, Any] = {}
-    wanted = None if inputs is None else _leading_to(set(inputs), [node for node, _ in roots])
+    targets = set(inputs or ())
+    wanted = None if inputs is None else _leading_to(targets, [node for node, _ in roots])
 
     def arrive(node: Place, gradient: Any, is_ours: bool) -> None:
         if node not in gradients:
@@ -271,7 +276,8 @@ def backward_pass(
             ours.add(node)
 
     for node, gradient in roots:
-        arrive(node, gradient, is_ours=False)
+        if wanted is None or node in wanted:
+            arrive(node, gradient, is_ours=False)
 
     with set_mode("grad", create_graph), np.errstate(all="ignore"):
         while youngest:
@@ -282,8 +288,10 @@ def backward_pass(
                 ours.remove(node)
             if node.hooks:
                 dy, is_ours = _run_hooks(node.hooks, dy), False
-            if inputs is not None and node in inputs:
+            if node in targets:
                 collected[node] = dy
+                if wanted is not None and wanted.isdisjoint(node.parents):
+                    continue
                 is_ours = False
             elif node.owner is not None and inputs is None:
                 _accumulate(node.owner(), dy, adopt=is_ours and isinstance(node, Leaf))
@@ -307,7 +315,7 @@ def backward_pass(
                     saved = operation.rewrap(node)
                 for parent, gradient, shape in zip(node.parents, operation.gradients(dy, saved), node.shapes):
                     if node.where is not None:
-                        raise_if_new_nan(gradient, [dy], f"the gradient of {operation.name}", node.where)
+                        raise_if_new_nan(gradient, [dy, *saved], f"the gradient of {operation.name}", node.where)
                     if wanted is None or parent in wanted:
                         if gradient.shape != shape:
                             gradient = unbroadcast(gradient, shape)
@@ -356,6 +364,6 @@ def _accumulate(owner: Value | None, gradient: Any, adopt: bool) -> None:
         else:
             owner.grad = Value.tensor(np.add(owner.grad.data, gradient))
     elif isinstance(gradient, Value):
-        owner.grad = gradient
+        owner.grad = gradient.clone()  # type: ignore[attr-defined]
     else:
         owner.grad = Value.tensor(np.asarray(gradient) if adopt else np.array(gradient))

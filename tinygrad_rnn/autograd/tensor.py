@@ -305,7 +305,7 @@ def backward(
     found = grad(tensors, inputs, grad_tensors, retain, create_graph, allow_unused=True)
     for x, gradient in zip(inputs, found):
         if gradient is not None:
-            x.grad = gradient if x.grad is None else x.grad + gradient
+            x.grad = gradient.clone() if x.grad is None else x.grad + gradient
 
 
 def grad(
