@@ -263,8 +263,10 @@ class Tensor(Value):
         return shapes.transpose(self, -2, -1)
 
     def to(self, dtype: Any) -> "Tensor":
-        """In another dtype; itself if it has it already."""
-        return self if self.data.dtype == dtype else table.cast(self, dtype=np.dtype(dtype))
+        """In another dtype; itself if it has it already. Integers and booleans have no gradient."""
+        if self.data.dtype == dtype:
+            return self
+        return table.cast(self if np.dtype(dtype).kind == "f" else self.detach(), dtype=np.dtype(dtype))
 
     def float(self) -> "Tensor":
         """In float32."""
