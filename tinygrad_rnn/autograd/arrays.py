@@ -12,7 +12,7 @@ import numpy as np
 
 from ..kernels.elementwise import Elementwise
 from ..kernels.matmul import matmul as packed_matmul
-from .primitive import Shape, broadcast_shape
+from .primitive import Shape
 
 Dims = tuple[int, ...]
 
@@ -97,7 +97,10 @@ def product_shape(a: Shape, b: Shape) -> Shape:
     if a[-1] != b[-2]:
         hint = "; did you mean b.T?" if a[-1] == b[-1] else "; did you mean a.T?" if a[-2] == b[-2] else ""
         raise ValueError(f"inner dimensions differ: a is {list(a)}, b is {list(b)}{hint}")
-    return (*broadcast_shape(a[:-2], b[:-2]), a[-2], b[-1])
+    try:
+        return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
+    except ValueError:
+        raise ValueError(f"batch dimensions do not broadcast: a is {list(a)}, b is {list(b)}") from None
 
 
 # ---- Shapes ----------------------------------------------------------------------------------------------------------
