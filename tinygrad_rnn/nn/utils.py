@@ -1,0 +1,157 @@
+"""Gradient clipping: keep one steep step from throwing the weights away (Pascanu et al., 2013).
+
+It belongs after `backward()`, which makes the gradients, and before `step()`, which uses them:
+
+    optimizer.zero_grad()
+    loss.backward()
+    tg.nn.utils.clip_grad_norm_(model.named_parameters(), max_norm=1.0)
+    optimizer.step()
+
+Before `backward()` it would clip the gradients of the step before, or none at all, and nothing would tell.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..autograd.tensor import Tensor
+
+Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+"""A parameter, parameters, or pairs as from `named_parameters()`, with which errors can say the name."""
+
+BLOCK = 8192  # elements whose float64 copy stays in the cache while it is summed
+
+
+def clip_grad_norm_(
+    parameters: Parameters, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = True
+) -> Tensor:
+    """Scale all gradients by one factor so that together they are no longer than `max_norm`.
+
+        norm = (sum over all parameters of sum |g|^norm_type)^(1 / norm_type)
+        g <- g * max_norm / (norm + 1e-6)     if that factor is below 1
+
+    The direction of the step is kept. Call it after `backward()` and before `step()`. Parameters without a gradient
+    are passed over. Norms are summed in float64: no float32 gradient overflows or vanishes on the way. What is clipped
+    becomes a new `p.grad`; an old one that is still held, by a graph for second derivatives perhaps, stays as it is.
+
+    Args:
+        parameters: a parameter or several; pairs from `named_parameters()` make errors say the name.
+        max_norm: the longest that the gradients may be.
+        norm_type: 2 for the Euclidean norm, `inf` for the largest magnitude, any positive p.
+        error_if_nonfinite: raise where a gradient holds NaN or inf. PyTorch's default is not to: one infinite gradient
+            then turns into NaN, and sets all others to zero, or to NaN too.
+
+    Returns:
+        The norm before clipping, a float64 tensor of no dimensions.
+
+    Raises:
+        RuntimeError: a gradient is not finite. All gradients are as they were.
+        ValueError: `max_norm` is negative or NaN, or `norm_type` is not positive.
+
+    Source: Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", 2013, section 3.2.
+    """
+    if not max_norm >= 0:
+        raise ValueError(f"clip_grad_norm_: max_norm must be at least 0, got {max_norm}")
+    named = _with_gradients("clip_grad_norm_", parameters)
+    total = _norm("clip_grad_norm_", [p.grad.data for _, p in named], norm_type)
+    if error_if_nonfinite and not math.isfinite(total):
+        raise RuntimeError(f"clip_grad_norm_: {_what_is_not_finite(named)}; nothing was clipped")
+    factor = max_norm / (total + 1e-6)
+    if not factor >= 1:
+        with np.errstate(invalid="ignore"):  # 0 * inf, where the caller wants no error
+            for _, p in named:
+                p.grad = Tensor(_scaled(p.grad.data, factor))
+    return Tensor(np.asarray(total))
+
+
+def clip_grad_value_(parameters: Parameters, clip_value: float) -> None:
+    """Clamp every element of every gradient: `g <- min(max(g, -clip_value), clip_value)`.
+
+    This bends the direction of the step. Call it after `backward()` and before `step()`. Infinite elements become
+    `clip_value`, NaN stays NaN.
+
+    Raises:
+        ValueError: `clip_value` is negative or NaN.
+    """
+    if not clip_value >= 0:
+        raise ValueError(f"clip_grad_value_: clip_value must be at least 0, got {clip_value}")
+    for _, p in _with_gradients("clip_grad_value_", parameters):
+        p.grad = Tensor(np.clip(p.grad.data, -clip_value, clip_value))
+
+
+def get_total_norm(
+    tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> Tensor:
+    """The norm of several tensors taken together, as if they were one long vector; summed in float64.
+
+    As in PyTorch the tensors are the gradients themselves: `get_total_norm(p.grad for p in model.parameters())`.
+
+    Returns:
+        A float64 tensor of no dimensions; 0 for no tensors.
+
+    Raises:
+        RuntimeError: `error_if_nonfinite`, and the norm is NaN or inf.
+        ValueError: `norm_type` is not positive.
+    """
+    tensors = [tensors] if isinstance(tensors, Tensor) else list(tensors)
+    total = _norm("get_total_norm", [x.data for x in tensors], norm_type)
+    if error_if_nonfinite and not math.isfinite(total):
+        raise RuntimeError(f"get_total_norm: the norm is not finite: {total}")
+    return Tensor(np.asarray(total))
+
+
+def _with_gradients(name: str, parameters: Parameters) -> list[tuple[str, Any]]:
+    """The parameters that have a gradient, each with what to call it in an error."""
+    named = []
+    for i, entry in enumerate([parameters] if isinstance(parameters, Tensor) else parameters):
+        label, p = (repr(entry[0]), entry[1]) if isinstance(entry, tuple) else (f"parameter {i}", entry)
+        if not isinstance(p, Tensor):
+            raise TypeError(f"{name}: expected tensors or pairs of a name and a tensor, got {type(p).__name__}")
+        if p.grad is not None:
+            named.append((label, p))
+    return named
+
+
+def _norm(name: str, gradients: list[np.ndarray], norm_type: float) -> float:
+    """The norm of all elements together; NaN and inf if any element is."""
+    if not norm_type > 0:
+        raise ValueError(f"{name}: norm_type must be positive, got {norm_type}")
+    power_sum = 0.0 if norm_type == math.inf else sum(_power_sum(g, norm_type, 1.0) for g in gradients)
+    if 1e-280 < power_sum < math.inf:
+        return power_sum ** (1 / norm_type)
+    # The norm is inf, or the sum is out of range or so small that terms were lost: measure in units of the largest.
+    largest = float(np.max([np.maximum(g.max(initial=0), -g.min(initial=0)) for g in gradients], initial=0.0))
+    if largest == 0 or not math.isfinite(largest) or norm_type == math.inf:
+        return largest
+    return largest * sum(_power_sum(g, norm_type, largest) for g in gradients) ** (1 / norm_type)
+
+
+def _power_sum(g: np.ndarray, p: float, unit: float) -> float:
+    """sum |g / unit|^p in float64."""
+    flat, total = g.reshape(-1), 0.0
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for start in range(0, flat.size, BLOCK):
+            x = flat[start : start + BLOCK].astype(np.float64)
+            if unit != 1:
+                x /= unit
+            total += float(x @ x if p == 2 else np.sum(np.abs(x) ** p))
+    return total
+
+
+def _scaled(g: np.ndarray, factor: float) -> np.ndarray:
+    """g * factor in the dtype of g."""
+    if factor < np.finfo(g.dtype).tiny:  # in float32 the factor itself would lose its digits
+        return (g.astype(np.float64) * factor).astype(g.dtype)
+    return g * factor
+
+
+def _what_is_not_finite(named: list[tuple[str, Any]]) -> str:
+    """The first gradient that holds NaN or inf."""
+    for label, p in named:
+        g = p.grad.data
+        nans, infs = int(np.isnan(g).sum()), int(np.isinf(g).sum())
+        if nans or infs:
+            return f"the gradient of {label} is not finite: of {g.size} elements {nans} are NaN and {infs} infinite"
+    return "the norm of the gradients is not finite, although each of them is"
