@@ -1,0 +1,180 @@
+"""Clipping: the norm is right at any magnitude, the direction is kept, and a gradient that is not finite is refused."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
+
+
+def parameters_with(gradients):
+    parameters = [tg.tensor(np.zeros_like(g), requires_grad=True) for g in gradients]
+    for p, g in zip(parameters, gradients):
+        p.grad = tg.tensor(g)
+    return parameters
+
+
+def exact_norm(gradients, p):
+    """With exponents far beyond a float's (x87 long double, or scaled where there is none), and no rounding to mind."""
+    flat = [abs(float(x)) for g in gradients for x in g.ravel()]
+    largest = max(flat, default=0.0)
+    if p == math.inf or largest == 0:
+        return largest
+    return largest * math.fsum((x / largest) ** p for x in flat) ** (1 / p)
+
+
+def gradients_of(dtype):
+    """A few arrays whose magnitudes go from the smallest denormal to the largest number."""
+    info = np.finfo(dtype)
+    exponents = st.integers(int(math.log10(info.smallest_subnormal)), int(math.log10(info.max)))
+
+    def near(exponent):
+        with np.errstate(under="ignore"):
+            scale = dtype(10.0**exponent)
+        elements = st.floats(-1, 1, width=info.bits).map(lambda x: float(dtype(x) * scale))
+        return arrays.arrays(dtype, arrays.array_shapes(min_dims=0, max_dims=2, max_side=4), elements=elements)
+
+    return st.lists(exponents.flatmap(near), min_size=1, max_size=4)
+
+
+ANY = gradients_of(np.float32) | gradients_of(np.float64)
+NORMS = st.sampled_from([0.5, 1.0, 2.0, 2, 3.5, 10.0, math.inf])
+
+
+@given(ANY, NORMS)
+def test_norm_neither_overflows_nor_vanishes(gradients, norm_type):
+    expected = exact_norm(gradients, norm_type)
+    total = get_total_norm([tg.tensor(g) for g in gradients], norm_type)
+    assert total.dtype == np.float64 and total.shape == ()
+    assert total.item() == pytest.approx(expected, rel=1e-12, abs=0)
+
+
+@given(ANY, NORMS, st.floats(1e-3, 1e3))
+def test_clipping_shortens_to_max_norm_and_keeps_the_direction(gradients, norm_type, max_norm):
+    expected = exact_norm(gradients, norm_type)
+    if expected == math.inf:
+        return
+    parameters = parameters_with(gradients)
+    total = clip_grad_norm_(parameters, max_norm, norm_type)
+    assert total.item() == pytest.approx(expected, rel=1e-12, abs=0)
+    clipped = [p.grad.numpy() for p in parameters]
+    if expected + 1e-6 <= max_norm:
+        for p, g in zip(parameters, gradients):
+            np.testing.assert_array_equal(p.grad.numpy(), g)
+        return
+    smallest = float(np.finfo(gradients[0].dtype).smallest_subnormal)
+    for after, before in zip(clipped, gradients):
+        assert after.dtype == before.dtype
+        wanted = before.astype(np.float64) * (max_norm / (expected + 1e-6))
+        np.testing.assert_allclose(after, wanted, rtol=3 * np.finfo(after.dtype).eps, atol=smallest)
+    assert exact_norm(clipped, norm_type) <= max_norm * (1 + 1e-5)
+
+
+def test_many_elements_are_summed_in_blocks_and_in_any_layout():
+    g = np.random.default_rng(0).standard_normal((300, 101)).astype(np.float32)
+    expected = np.linalg.norm(g.astype(np.float64))
+    for layout in (g, np.asfortranarray(g), np.repeat(g, 2, axis=1)[:, ::2], g[::-1]):
+        assert get_total_norm(tg.from_numpy(layout)).item() == pytest.approx(expected, rel=1e-13)
+
+
+def test_long_enough_gradients_are_the_very_same():
+    parameters = parameters_with([np.array([3.0, 4.0])])
+    before = parameters[0].grad
+    assert clip_grad_norm_(parameters, 100.0).item() == 5.0
+    assert parameters[0].grad is before
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("norm_type", [0.5, 1, 2, 3, math.inf])
+def test_a_gradient_that_is_not_finite_is_named_and_nothing_touched(poison, norm_type):
+    gradients = [np.full((2, 2), 100.0), np.array([1.0, poison, 2.0])]
+    parameters = parameters_with(gradients)
+    kept = [p.grad for p in parameters]
+    with pytest.raises(RuntimeError, match=r"the gradient of parameter 1 is not finite: of 3 elements . are NaN and"):
+        clip_grad_norm_(parameters, 1.0, norm_type)
+    with pytest.raises(RuntimeError, match="the gradient of 'bias_hh' is not finite"):
+        clip_grad_norm_(zip(["weight_hh", "bias_hh"], parameters), 1.0, norm_type)
+    for p, g, grad in zip(parameters, gradients, kept):
+        assert p.grad is grad
+        np.testing.assert_array_equal(grad.numpy(), g)
+    assert not math.isfinite(get_total_norm(kept, norm_type).item())
+    with pytest.raises(RuntimeError, match="not finite"):
+        get_total_norm(kept, norm_type, error_if_nonfinite=True)
+
+
+def test_finite_gradients_whose_norm_is_not():
+    parameters = parameters_with([np.full(4, 1.7e308)])
+    with pytest.raises(RuntimeError, match="the norm of the gradients is not finite, although each of them is"):
+        clip_grad_norm_(parameters, 1.0)
+
+
+def test_parameters_come_in_any_form():
+    model = tg.nn.Linear(2, 2)
+    model(tg.ones(3, 2)).sum().backward()
+    frozen = tg.tensor([1.0])
+    forms = [model.parameters(), list(model.parameters()), model.named_parameters(), [*model.parameters(), frozen]]
+    norms = [clip_grad_norm_(form, 1e9).item() for form in forms]
+    assert norms == [norms[0]] * 4 and norms[0] > 0
+    assert clip_grad_norm_(model.weight, 1e9).item() < norms[0]
+    assert clip_grad_norm_([], 1.0).item() == clip_grad_norm_([frozen], 1.0).item() == 0.0
+    assert get_total_norm([]).item() == get_total_norm(tg.zeros(0)).item() == 0.0
+    with pytest.raises(TypeError, match="expected tensors or pairs of a name and a tensor, got str"):
+        clip_grad_norm_({"weight": model.weight}, 1.0)
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan])
+def test_limits_that_make_no_sense(bad):
+    parameters = parameters_with([np.ones(2)])
+    with pytest.raises(ValueError, match="max_norm must be at least 0"):
+        clip_grad_norm_(parameters, bad)
+    with pytest.raises(ValueError, match="clip_value must be at least 0"):
+        clip_grad_value_(parameters, bad)
+    for norm_type in (bad, 0):
+        with pytest.raises(ValueError, match="norm_type must be positive"):
+            clip_grad_norm_(parameters, 1.0, norm_type)
+        with pytest.raises(ValueError, match="norm_type must be positive"):
+            get_total_norm(parameters, norm_type)
+    np.testing.assert_array_equal(parameters[0].grad.numpy(), 1.0)
+
+
+@given(ANY, st.floats(0, 1e30))
+def test_values_are_clamped_one_by_one(gradients, limit):
+    parameters = parameters_with(gradients)
+    clip_grad_value_(parameters, limit)
+    for p, g in zip(parameters, gradients):
+        assert p.grad.dtype == g.dtype
+        limited = g.dtype.type(limit)
+        np.testing.assert_array_equal(p.grad.numpy(), np.where(np.abs(g) > limited, np.sign(g) * limited, g))
+
+
+def test_values_that_are_not_finite():
+    parameters = parameters_with([np.array([np.inf, -np.inf, np.nan, 0.5])])
+    clip_grad_value_(parameters, 2.0)
+    np.testing.assert_array_equal(parameters[0].grad.numpy(), [2.0, -2.0, np.nan, 0.5])
+
+
+def test_a_gradient_that_others_hold_is_not_scaled_behind_their_back():
+    """a + b hands one tensor to both when the pass is recorded: scaling it in place would scale it twice."""
+    a, b = (tg.tensor(np.zeros(4), requires_grad=True) for _ in range(2))
+    (a + b).backward(tg.tensor(np.full(4, 3.0)), create_graph=True)
+    clip_grad_norm_([a, b], 1.0)
+    for p in (a, b):
+        np.testing.assert_allclose(p.grad.numpy(), 3.0 / math.sqrt(8 * 9), rtol=1e-6)
+
+
+def test_before_backward_it_clips_nothing():
+    """Why the docstring insists on the order."""
+    p = tg.tensor(np.ones(3), requires_grad=True)
+    clip_grad_norm_([p], 1.0)
+    (1000 * p).sum().backward()
+    assert np.linalg.norm(p.grad.numpy()) > 1000
+
+
+def test_reachable_where_pytorch_has_it_and_from_optim():
+    for name in ("clip_grad_norm_", "clip_grad_value_", "get_total_norm"):
+        assert getattr(tg.nn.utils, name) is getattr(tg.optim, name)

@@ -1,0 +1,357 @@
+"""What all optimisers share: groups, states, and that everything happens in place."""
+
+import copy
+import inspect
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+
+KINDS = [
+    pytest.param(SGD, {}, id="SGD"), pytest.param(SGD, {"momentum": 0.9}, id="momentum"),
+    pytest.param(Adam, {}, id="Adam"), pytest.param(Adam, {"amsgrad": True}, id="AMSGrad"),
+    pytest.param(AdamW, {}, id="AdamW"), pytest.param(RMSprop, {}, id="RMSprop"),
+    pytest.param(RMSprop, {"momentum": 0.9, "centered": True}, id="centered"), pytest.param(Adagrad, {}, id="Adagrad"),
+]
+EACH = pytest.mark.parametrize(("kind", "settings"), KINDS)
+
+
+def parameter(*shape, seed=0, dtype=np.float64):
+    return tg.tensor(np.asarray(np.random.default_rng(seed).standard_normal(shape), dtype), requires_grad=True)
+
+
+def descend(optimiser, steps, seed=0):
+    """Steps with random gradients."""
+    random = np.random.default_rng(seed)
+    for _ in range(steps):
+        for group in optimiser.param_groups:
+            for p in group["params"]:
+                p.grad = tg.tensor(np.asarray(random.standard_normal(p.shape), p.dtype))
+        optimiser.step()
+
+
+# ---- In place --------------------------------------------------------------------------------------------------------
+
+
+@EACH
+def test_parameters_and_state_are_written_where_they_are(kind, settings):
+    p = parameter(3, 4)
+    array = p.numpy()
+    optimiser = kind([p], **settings)
+    descend(optimiser, 1)
+    state = {key: value for key, value in optimiser.state[p].items() if isinstance(value, np.ndarray)}
+    after_one, state_after_one = array.copy(), copy.deepcopy(state)
+    descend(optimiser, 1, seed=1)
+    assert p.numpy() is array and (array != after_one).all()
+    for key, value in state.items():
+        assert optimiser.state[p][key] is value
+        assert (value != state_after_one[key]).any()
+
+
+@EACH
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (1300,), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_shape_and_layout(kind, settings, shape, dtype):
+    """A parameter that is a view with strides is moved like a contiguous one."""
+    whole = np.asarray(np.random.default_rng(0).standard_normal((*shape[::-1], 2)), dtype)
+    view = whole[..., 0].T
+    other = whole[..., 1].copy()
+    strided, plain = tg.from_numpy(view).requires_grad_(), tg.tensor(view.copy(), requires_grad=True)
+    for p in (strided, plain):
+        descend(kind([p], **settings), 3)
+    assert strided.numpy() is view
+    np.testing.assert_array_equal(view, plain.numpy())
+    np.testing.assert_array_equal(whole[..., 1], other)
+
+
+def test_gradients_are_only_read():
+    p = parameter(5)
+    p.grad = tg.tensor(np.arange(5.0))
+    p.grad.numpy().flags.writeable = False
+    Adam([p], weight_decay=0.1, maximize=True).step()
+    np.testing.assert_array_equal(p.grad.numpy(), np.arange(5.0))
+
+
+def test_a_step_between_forward_and_backward_changes_what_was_saved():
+    """The documented trap: d(p*p) = 2p is computed from the new p."""
+    p = tg.tensor([3.0], requires_grad=True)
+    loss = (p * p).sum()
+    p.grad = tg.tensor([1.0])
+    SGD([p], lr=1.0).step()
+    p.grad = None
+    loss.backward()
+    assert p.grad.item() == 2 * 2.0
+    assert "never between forward and backward" in inspect.getdoc(Optimizer.step)
+
+
+# ---- Which parameters ------------------------------------------------------------------------------------------------
+
+
+@EACH
+def test_a_parameter_without_gradient_is_left_alone_with_its_state(kind, settings):
+    p, q = parameter(3), parameter(3, seed=1)
+    optimiser = kind([p, q], weight_decay=0.1, **settings)
+    descend(optimiser, 2)
+    before, state = q.numpy().copy(), copy.deepcopy(optimiser.state[q])
+    optimiser.zero_grad()
+    p.grad = tg.tensor(np.ones(3))
+    optimiser.step()
+    np.testing.assert_array_equal(q.numpy(), before)
+    assert optimiser.state[q].keys() == state.keys()
+    for key, value in state.items():
+        np.testing.assert_array_equal(optimiser.state[q][key], value)
+
+
+def test_parameters_that_cannot_have_gradients_are_passed_over():
+    frozen, labels, p = parameter(3).requires_grad_(False), tg.tensor(np.arange(3)), parameter(3)
+    optimiser = SGD([frozen, labels, p], lr=1.0)
+    before = frozen.numpy().copy()
+    (frozen * p * labels).sum().backward()
+    optimiser.step()
+    np.testing.assert_array_equal(frozen.numpy(), before)
+    np.testing.assert_array_equal(labels.numpy(), np.arange(3))
+
+
+@pytest.mark.parametrize(
+    "gradient", [np.ones(1), np.ones((3, 1)), np.ones(()), np.ones(3, np.float32)], ids=["1", "3, 1", "0-d", "float32"]
+)
+def test_a_gradient_of_another_shape_or_dtype_moves_nothing(gradient):
+    """NumPy would broadcast it without a word."""
+    p, q = parameter(3), parameter(3, seed=1)
+    before = p.numpy().copy()
+    p.grad, q.grad = tg.tensor(np.ones(3)), tg.tensor(gradient)
+    with pytest.raises(ValueError, match=r"shape \[3\], float64, has a gradient of shape"):
+        SGD([p, q]).step()
+    np.testing.assert_array_equal(p.numpy(), before)
+
+
+# ---- Groups ----------------------------------------------------------------------------------------------------------
+
+
+def test_groups_have_their_own_options_and_the_defaults_for_the_rest():
+    p, q = parameter(2), parameter(2, seed=1)
+    optimiser = SGD([{"params": p}, {"params": [q], "lr": 0.5}], lr=0.1, momentum=0.9)
+    assert [g["lr"] for g in optimiser.param_groups] == [0.1, 0.5]
+    assert [g["momentum"] for g in optimiser.param_groups] == [0.9, 0.9]
+    starts = p.numpy().copy(), q.numpy().copy()
+    p.grad, q.grad = tg.tensor(np.ones(2)), tg.tensor(np.ones(2))
+    optimiser.step()
+    np.testing.assert_allclose(p.numpy(), starts[0] - 0.1, rtol=1e-12)
+    np.testing.assert_allclose(q.numpy(), starts[1] - 0.5, rtol=1e-12)
+
+
+@EACH
+def test_a_group_that_is_added_later_starts_afresh(kind, settings):
+    p, q, alone = parameter(3), parameter(3, seed=1), parameter(3, seed=1)
+    optimiser = kind([p], **settings)
+    descend(optimiser, 5)
+    optimiser.add_param_group({"params": q, "lr": 0.5})
+    other = kind([alone], **{**settings, "lr": 0.5})
+    for _ in range(3):
+        for x in (p, q, alone):
+            x.grad = tg.tensor(np.ones(3))
+        optimiser.step()
+        other.step()
+    np.testing.assert_array_equal(q.numpy(), alone.numpy())
+
+
+def test_groups_are_the_users_to_change():
+    group = {"params": [parameter(2)], "lr": 0.5}
+    optimiser = SGD([group])
+    optimiser.param_groups[0]["lr"] = 0.25
+    assert group["lr"] == 0.5, "the dict that was passed in is not kept"
+
+
+# ---- Refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "values"),
+    [(kind, "lr", [-0.1, np.nan, np.inf]) for kind in (SGD, Adam, AdamW, RMSprop, Adagrad)]
+    + [(kind, "weight_decay", [-0.1, np.nan]) for kind in (SGD, Adam, AdamW, RMSprop, Adagrad)]
+    + [(kind, "eps", [-1e-8, np.nan]) for kind in (Adam, AdamW, RMSprop, Adagrad)]
+    + [(kind, "betas", [(1.0, 0.9), (0.9, -0.1), (0.9, np.nan)]) for kind in (Adam, AdamW)]
+    + [(SGD, "momentum", [-1, np.nan]), (RMSprop, "momentum", [-1]), (RMSprop, "alpha", [-0.1, 1.0])]
+    + [(Adagrad, "lr_decay", [-1]), (Adagrad, "initial_accumulator_value", [-1])],
+)
+def test_options_that_make_no_sense(kind, option, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"{kind.__name__}: {option} must"):
+            kind([parameter(1)], **{option: value})
+        with pytest.raises(ValueError, match=f"{kind.__name__}: {option} must"):
+            kind([{"params": [parameter(1)], option: value}])
+        optimiser = kind([parameter(1)])
+        with pytest.raises(ValueError, match=f"{kind.__name__}: {option} must"):
+            optimiser.add_param_group({"params": [parameter(1)], option: value})
+        assert len(optimiser.param_groups) == 1
+
+
+def test_nesterov_needs_momentum_and_no_dampening():
+    for settings in ({}, {"momentum": 0.9, "dampening": 0.1}):
+        with pytest.raises(ValueError, match="nesterov needs a momentum and no dampening"):
+            SGD([parameter(1)], nesterov=True, **settings)
+
+
+def test_parameters_that_make_no_sense():
+    p = parameter(2)
+    with pytest.raises(TypeError, match="put it into a list"):
+        SGD(p)
+    with pytest.raises(TypeError, match="put it into a list"):
+        SGD({"params": [p]})
+    with pytest.raises(TypeError, match="parameter 1 is no tensor but a ndarray"):
+        SGD([p, np.ones(3)])
+    with pytest.raises(ValueError, match="no parameters"):
+        SGD(iter([]))
+    with pytest.raises(ValueError, match="parameter 1 is the result of mul"):
+        SGD([p, p * 2])
+    with pytest.raises(ValueError, match=r"parameter 1 of shape \[2\] is in a group already"):
+        SGD([p, p])
+    with pytest.raises(ValueError, match=r"parameter 0 of shape \[2\] is in a group already"):
+        SGD([{"params": [p]}, {"params": [p]}])
+
+
+# ---- Stepping --------------------------------------------------------------------------------------------------------
+
+
+def test_closure_is_called_once_before_the_step_with_gradients_on():
+    p = tg.tensor([2.0], requires_grad=True)
+    optimiser, calls = SGD([p], lr=0.5), []
+
+    def closure():
+        calls.append(p.item())
+        optimiser.zero_grad()
+        loss = (p * p).sum()
+        loss.backward()
+        return loss
+
+    with tg.no_grad():
+        loss = optimiser.step(closure)
+    assert calls == [2.0] and loss.item() == 4.0 and p.item() == 0.0
+    assert optimiser.step() is None
+
+
+def test_zero_grad_forgets_or_zeroes():
+    p, q = parameter(2), parameter(2, seed=1)
+    optimiser = SGD([p, q], momentum=0.9)
+    p.grad = held = tg.tensor(np.ones(2))
+    optimiser.zero_grad(set_to_none=False)
+    assert (p.grad.numpy() == 0).all() and q.grad is None
+    assert (held.numpy() == 1).all(), "an old gradient that somebody kept"
+    optimiser.zero_grad()
+    assert p.grad is None
+
+
+def test_a_user_can_write_an_optimiser():
+    """What the base class promises: options, groups and state are there, and `update` is all there is to say."""
+
+    class SignDescent(Optimizer):
+        def __init__(self, params, lr=0.1):
+            super().__init__(params, dict(lr=lr))
+
+        def update(self, p, g, state, group):
+            state["step"] = state.get("step", 0) + 1
+            p -= group["lr"] * np.sign(g)
+
+    p = tg.tensor(np.array([1.0, -1.0]), requires_grad=True)
+    optimiser = SignDescent([p])
+    p.grad = tg.tensor(np.array([5.0, -0.1]))
+    optimiser.step()
+    np.testing.assert_allclose(p.numpy(), [0.9, -0.9])
+    assert optimiser.state_dict()["state"] == {0: {"step": 1}}
+    with pytest.raises(NotImplementedError, match="must define update"):
+        missing = Optimizer([p], {})
+        missing.step()
+
+
+def test_repr_shows_groups_and_options():
+    text = repr(SGD([{"params": [parameter(1), parameter(2)]}, {"params": [parameter(3)], "lr": 0.5}], lr=0.25))
+    assert text.startswith("SGD(\n    2 parameters: lr=0.25, momentum=0,") and "\n    1 parameters: lr=0.5," in text
+
+
+# ---- State dicts -----------------------------------------------------------------------------------------------------
+
+
+def test_layout_is_pytorchs():
+    p, q = parameter(2, 3), parameter(4)
+    optimiser = Adam([{"params": [p]}, {"params": [q], "lr": 0.5}])
+    assert optimiser.state_dict()["state"] == {}
+    descend(optimiser, 7)
+    saved = optimiser.state_dict()
+    assert [g["params"] for g in saved["param_groups"]] == [[0], [1]]
+    assert saved["param_groups"][1]["lr"] == 0.5 and saved["param_groups"][0]["betas"] == (0.9, 0.999)
+    assert set(saved["state"]) == {0, 1}
+    assert set(saved["state"][0]) == {"step", "exp_avg", "exp_avg_sq"} and saved["state"][0]["step"] == 7
+    assert isinstance(saved["state"][0]["exp_avg"], np.ndarray) and saved["state"][0]["exp_avg"].shape == (2, 3)
+
+
+@EACH
+def test_a_new_optimiser_goes_on_with_the_same_bits(kind, settings):
+    p, q = parameter(3, 4, dtype=np.float32), parameter(5, seed=1)
+    optimiser = kind([{"params": [p], "lr": 0.3}, {"params": [q], "weight_decay": 0.1}], **settings)
+    descend(optimiser, 4)
+    saved = copy.deepcopy(optimiser.state_dict())
+    p2, q2 = (tg.tensor(x.numpy().copy(), requires_grad=True) for x in (p, q))
+    other = kind([{"params": [p2]}, {"params": [q2]}], lr=7.0)
+    other.load_state_dict(saved)
+    for o in (optimiser, other):
+        descend(o, 4, seed=1)
+    np.testing.assert_array_equal(p2.numpy(), p.numpy())
+    np.testing.assert_array_equal(q2.numpy(), q.numpy())
+
+
+def test_loaded_arrays_are_copies():
+    p = parameter(3)
+    optimiser = SGD([p], momentum=0.9)
+    descend(optimiser, 1)
+    saved = optimiser.state_dict()
+    other = SGD([parameter(3)], momentum=0.9)
+    other.load_state_dict(saved)
+    before = saved["state"][0]["momentum_buffer"].copy()
+    descend(other, 3)
+    np.testing.assert_array_equal(saved["state"][0]["momentum_buffer"], before)
+
+
+def test_what_other_libraries_add_is_kept_and_what_they_wrap_is_unwrapped():
+    """PyTorch has 0-d tensors for steps, None for no momentum yet, and more options; JSON has lists for tuples."""
+    p = parameter(3)
+    optimiser = Adam([p])
+    descend(optimiser, 2)
+    saved = copy.deepcopy(optimiser.state_dict())
+    saved["state"][0]["step"] = np.array(2.0, np.float32)
+    saved["state"][0]["momentum_buffer"] = None
+    saved["param_groups"][0].update(foreach=None, initial_lr=0.5, betas=[0.5, 0.75])
+    optimiser.load_state_dict(saved)
+    assert optimiser.param_groups[0]["initial_lr"] == 0.5 and optimiser.param_groups[0]["betas"] == (0.5, 0.75)
+    assert type(optimiser.state[p]["step"]) is float and "momentum_buffer" not in optimiser.state[p]
+    descend(optimiser, 1)
+    assert optimiser.state[p]["step"] == 3
+
+
+BROKEN = [
+    ("has the entries 'state' and 'param_groups'", lambda s: s.clear()),
+    (r"have \[1, 1\] parameters, those of the state dict \[1\]", lambda s: s["param_groups"].pop()),
+    (r"have \[1, 1\] parameters, those of the state dict \[1, 2\]", lambda s: s["param_groups"][1]["params"].append(2)),
+    ("group 1 lacks betas; is this the state of another", lambda s: s["param_groups"][1].pop("betas")),
+    ("lr must be at least 0", lambda s: s["param_groups"][1].update(lr=-1.0)),
+    (r"exp_avg of parameter 1 has shape \[4\], the", lambda s: s["state"][1].update(exp_avg=np.ones(4))),
+    ("parameter 7 belongs to no group", lambda s: s["state"].update({7: {}})),
+]
+
+
+@pytest.mark.parametrize(("message", "spoil"), BROKEN, ids=[message[:20] for message, _ in BROKEN])
+def test_a_state_that_does_not_fit_changes_nothing(message, spoil):
+    optimiser = Adam([{"params": [parameter(2)]}, {"params": [parameter(3)], "lr": 0.5}])
+    descend(optimiser, 2)
+    spoiled = copy.deepcopy(optimiser.state_dict())
+    spoil(spoiled)
+    descend(optimiser, 1)
+    before = copy.deepcopy(optimiser.state_dict())
+    with pytest.raises(ValueError, match=message):
+        optimiser.load_state_dict(spoiled)
+    after = optimiser.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    for number, entries in before["state"].items():
+        for key, value in entries.items():
+            np.testing.assert_array_equal(after["state"][number][key], value)
