@@ -252,7 +252,7 @@ class Tolerance:
 
 TOLERANCE = {
     np.dtype("float64"): Tolerance(1e-9, 1e-3, 1e-11),
-    np.dtype("float32"): Tolerance(1e-4, 1e-1, 2e-5),
+    np.dtype("float32"): Tolerance(1e-5, 1e-1, 2e-6),
 }
 
 

@@ -87,10 +87,13 @@ def samples(op: OpInfo, dtype: torch.dtype, kind: str = "as given") -> Iterator[
         yield Case(op.name, tree_map(plain, args), tree_map(plain, kwargs)), args, kwargs
 
 
-def ask(function: Callable, args: tuple, kwargs: dict, seed: int, twice: bool) -> Outcome:
-    """What PyTorch answers, with random cotangents and, if `twice`, second derivatives in a random direction.
+def ask(
+    function: Callable, args: tuple, kwargs: dict, seed: int, twice: bool, cotangents: list | None = None
+) -> Outcome:
+    """What PyTorch answers; if `twice`, with second derivatives in a random direction.
 
-    No gradients at infinity or NaN, where each of PyTorch's formulas gives what it happens to give.
+    Cotangents are random unless given. No gradients at infinity or NaN, where each of PyTorch's formulas gives what it
+    happens to give.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -107,19 +110,34 @@ def ask(function: Callable, args: tuple, kwargs: dict, seed: int, twice: bool) -
     if not roots or not all(torch.isfinite(leaf).all() for leaf in leaves):
         outcome.cotangents = [None] * len(outputs)
         return outcome
-    cotangents = [like(o).requires_grad_(twice) for o in roots]
-    remaining = iter(cotangents)
-    outcome.cotangents = [next(remaining).detach().numpy() if o.requires_grad else None for o in outputs]
-    first = torch.autograd.grad(roots, leaves, cotangents, create_graph=twice, allow_unused=True)
+    outcome.cotangents = cotangents or [like(o).numpy() if o.requires_grad else None for o in outputs]
+    weights = [torch.tensor(c, dtype=o.dtype) for c, o in zip(outcome.cotangents, outputs) if c is not None]
+    weights = [weight.requires_grad_(twice) for weight in weights]
+    first = torch.autograd.grad(roots, leaves, weights, create_graph=twice, allow_unused=True)
     outcome.first = to_numpy(first)
     if twice:
         directions = [None if g is None else like(g) for g in first]
         outcome.directions = to_numpy(directions)
         terms = [(g * v).sum() for g, v in zip(first, directions) if g is not None and g.requires_grad]
-        wanted = leaves + cotangents
+        wanted = leaves + weights
         second = torch.autograd.grad(sum(terms), wanted, allow_unused=True) if terms else [None] * len(wanted)
         outcome.second = to_numpy(second)
     return outcome
+
+
+def ask_in_float64(function: Callable, args: tuple, kwargs: dict, seed: int, twice: bool) -> Outcome:
+    """The answer to a question in float32, rounded from PyTorch's in float64: two float32 results may both be off."""
+
+    def widened(node):
+        narrow = isinstance(node, torch.Tensor) and node.dtype == torch.float32
+        return node.detach().double().requires_grad_(node.requires_grad) if narrow else node
+
+    rounded = ask(function, args, kwargs, seed, twice)
+    exact = ask(function, tree_map(widened, args), tree_map(widened, kwargs), seed, twice, rounded.cotangents)
+    for field in ("values", "first"):
+        pairs = zip(getattr(exact, field), getattr(rounded, field), strict=True)
+        setattr(exact, field, [x if x is None else x.astype(y.dtype) for x, y in pairs])
+    return exact
 
 
 def to_numpy(tensors) -> list:

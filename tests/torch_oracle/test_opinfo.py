@@ -32,7 +32,7 @@ from torch_oracle.cases import (
 )
 from torch_oracle.refusals import NO_ERRORS
 from torch_oracle.refusals import REFUSALS as LISTED
-from torch_oracle.samples import OPS, arguments, ask, plain, samples
+from torch_oracle.samples import OPS, arguments, ask, ask_in_float64, plain, samples
 from torch_oracle.tally import TALLY
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -47,8 +47,9 @@ def expectations(key: str, dtype: str, kind: str = "as given") -> list[tuple[Cas
     """PyTorch's samples and answers; second derivatives in float64, and not of extreme numbers."""
     op = OPS[key]
     twice = op.supports_gradgrad and dtype == "float64" and kind != "reference"
+    question = ask_in_float64 if dtype == "float32" and kind != "reference" else ask
     return [
-        (case, ask(op.op, args, kwargs, seed, twice))
+        (case, question(op.op, args, kwargs, seed, twice))
         for seed, (case, args, kwargs) in enumerate(samples(op, DTYPES[dtype], kind))
     ]
 
