@@ -13,7 +13,7 @@ In reading order: `kernels` (what runs hot), `autograd` (what a derivative is), 
 
 import numpy as _np
 
-from . import nn
+from . import nn, optim
 from .autograd.creation import (
     arange, eye, from_numpy, full, generator, get_rng_state, manual_seed, ones, ones_like, rand, randint, randn,
     set_rng_state, tensor, zeros, zeros_like,
@@ -35,6 +35,7 @@ from .autograd.shapes import (
 )  # fmt: skip
 from .autograd.tape import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from .autograd.tensor import Tensor, grad
+from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_weights, save_checkpoint, save_weights
 from .nn.functional import (
     binary_cross_entropy_with_logits, cross_entropy, dropout, embedding, kl_div, l1_loss, layer_norm, linear, mse_loss,
     nll_loss, normalize, smooth_l1_loss,

@@ -1,0 +1,298 @@
+"""Checkpoints: everything a training run needs to go on as if it had never stopped, in one safetensors file.
+
+    for step in range(start, 10_000):
+        ...
+        if step % 100 == 0:
+            tg.save_checkpoint("run.safetensors", model, optimizer, step=step)
+
+    start = tg.load_checkpoint("run.safetensors", model, optimizer).step + 1
+
+Three promises. A run that was killed and resumed ends with the same bits as one that was not: weights, the optimiser's
+state and the random numbers to come are all in the file. Whenever the process dies, the file holds the old checkpoint
+or the new one, whole: the new one is written beside it, forced to the disk and then renamed over it. And loading either
+restores everything or raises `CheckpointError` and changes nothing, whatever the file holds: the header carries a
+digest of every other byte of the file, and nothing is unpickled.
+
+The file is a plain safetensors file: "model.<name>" and "optimizer.<number>.<name>" are its tensors, and everything
+else is JSON under "tinygrad_rnn" in its metadata.
+"""
+
+import contextlib
+import hashlib
+import json
+import operator
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from .autograd.creation import get_rng_state, set_rng_state
+from .nn.module import Module
+from .optim.optimizer import Optimizer
+
+VERSION = 1  # of the format; a reader refuses what is newer than itself
+FORMAT = "tinygrad_rnn checkpoint"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or loaded; the message names the file and the cause. Nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `load_checkpoint` returns besides what it restores.
+
+    Attributes:
+        step: as given to `save_checkpoint`.
+        metadata: as given to `save_checkpoint`, in JSON's types: tuples have become lists, keys strings.
+    """
+
+    step: int
+    metadata: dict[str, Any]
+
+
+# ---- Saving and loading ----------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    model: Module | None = None,
+    optimizer: Optimizer | None = None,
+    step: int = 0,
+    random_state: bool = True,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write weights, optimiser, step and random state to one safetensors file, all or nothing.
+
+    The file appears at `path` at once and complete, over an older one if there is one. A process that is killed in the
+    middle leaves the older one untouched and a file `.tinygrad_rnn-*.tmp` beside it, which may be deleted.
+
+    Args:
+        path: where to; its folder must exist.
+        model: its parameters and buffers are saved. Gradients are not: save after `step()`.
+        optimizer: its options and state are saved.
+        step: how far the run has come, for you.
+        random_state: save the state of the library's generator in this thread, which dropout and `rand` draw from.
+        metadata: anything that JSON can hold, for you: the epoch, the best loss, how the model was made.
+
+    Raises:
+        CheckpointError: the file cannot be written. What was at `path` still is.
+        TypeError: `metadata` holds something that JSON cannot.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    content: dict[str, Any] = {"step": operator.index(step), "metadata": dict(metadata or {}), "model": False}
+    if model is not None:
+        content["model"] = True
+        tensors |= {f"model.{name}": array for name, array in model.state_dict().items()}
+    if optimizer is not None:
+        saved = optimizer.state_dict()
+        numbers: dict[int, dict[str, Any]] = {}
+        for number, state in saved["state"].items():
+            arrays = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
+            tensors |= {f"optimizer.{number}.{key}": array for key, array in arrays.items()}
+            numbers[number] = {key: value for key, value in state.items() if key not in arrays}
+        groups = saved["param_groups"]
+        content["optimizer"] = {"type": type(optimizer).__name__, "param_groups": groups, "numbers": numbers}
+    if random_state:
+        content["random_state"] = get_rng_state()
+    blob = _encode(content, tensors)
+    with _explained("write", path):
+        _write(path, blob)
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str],
+    model: Module | None = None,
+    optimizer: Optimizer | None = None,
+    random_state: bool = True,
+) -> Checkpoint:
+    """Restore what `save_checkpoint` saved: everything that is asked for, or nothing.
+
+    Args:
+        path: of the file.
+        model: gets the weights, of the same names, shapes and dtypes; None leaves them in the file.
+        optimizer: gets options and state; an optimiser of the same kind and the same groups of parameters.
+        random_state: continue this thread's random numbers from where they were.
+
+    Returns:
+        The step and the metadata.
+
+    Raises:
+        CheckpointError: the file is missing, cut off, altered, no checkpoint, of a newer format, without what is asked
+            for, or of another model or optimiser. Model, optimiser and random state are as they were.
+    """
+    with _explained("load", path):
+        content, tensors = _decode(Path(path).read_bytes())
+        result = Checkpoint(content["step"], content["metadata"])
+        # Check first...
+        if model is not None:
+            weights = _weights(content, tensors, model)
+        if optimizer is not None:
+            groups, state = optimizer.read_state_dict(_optimizer_state(content, tensors, optimizer))
+        if random_state:
+            if "random_state" not in content:
+                raise ValueError("it holds no random state; load it with random_state=False")
+            np.random.default_rng().bit_generator.state = content["random_state"]  # would raise
+        # ... then change. The model's check of names and shapes is the last that can fail, and it changes nothing then.
+        if model is not None:
+            model.load_state_dict(weights)
+        if optimizer is not None:
+            optimizer.param_groups, optimizer.state = groups, state
+        if random_state:
+            set_rng_state(content["random_state"])
+        return result
+
+
+def save_weights(path: str | os.PathLike[str], model: Module) -> None:
+    """Write a model's parameters and buffers alone, under their `state_dict` names, as safetensors.
+
+    PyTorch reads the file with `safetensors.torch.load_file`, and its built-in layers understand the names.
+
+    Raises:
+        CheckpointError: the file cannot be written. What was at `path` still is.
+    """
+    blob = safetensors.numpy.save(_contiguous(model.state_dict()))
+    with _explained("write", path):
+        _write(path, blob)
+
+
+def load_weights(path: str | os.PathLike[str], model: Module) -> None:
+    """Read a model's parameters and buffers from a safetensors file, as by `save_weights` or from PyTorch.
+
+    Values are converted to the dtypes of the model.
+
+    Raises:
+        CheckpointError: the file is missing or no safetensors file, or names or shapes are not those of the model,
+            which then is as it was.
+    """
+    with _explained("load", path):
+        model.load_state_dict(_tensors(Path(path).read_bytes()))
+
+
+@contextlib.contextmanager
+def _explained(verb: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever goes wrong inside is one kind of error, with the file's name and the cause."""
+    try:
+        yield
+    except Exception as error:
+        cause = error.strerror or error if isinstance(error, OSError) else error
+        kind = "" if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: "
+        raise CheckpointError(f"cannot {verb} {os.fspath(path)}: {kind}{cause}") from error
+
+
+def _weights(content: dict[str, Any], tensors: dict[str, np.ndarray], model: Module) -> dict[str, np.ndarray]:
+    """The model's part of the file, in its own dtypes: rounding would not continue the run that was saved."""
+    if not content["model"]:
+        raise ValueError("it holds no model")
+    weights = {name.removeprefix("model."): a for name, a in tensors.items() if name.startswith("model.")}
+    for name, own in model.state_dict().items():
+        if name in weights and weights[name].dtype != own.dtype:
+            raise ValueError(f"{name} is {weights[name].dtype} in the file and {own.dtype} in the model")
+    return weights
+
+
+def _optimizer_state(
+    content: dict[str, Any], tensors: dict[str, np.ndarray], optimizer: Optimizer
+) -> dict[str, Any]:
+    """The optimiser's part of the file, as its `state_dict()` was."""
+    if "optimizer" not in content:
+        raise ValueError("it holds no optimiser")
+    saved, kind = content["optimizer"], type(optimizer).__name__
+    if saved["type"] != kind:
+        raise ValueError(f"it holds the state of {saved['type']}, not of {kind}")
+    state = {int(number): dict(numbers) for number, numbers in saved["numbers"].items()}
+    for name, array in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".", 2)
+            state[int(number)][key] = array
+    return {"state": state, "param_groups": saved["param_groups"]}
+
+
+# ---- The bytes of a checkpoint ---------------------------------------------------------------------------------------
+
+KEY = "tinygrad_rnn"
+DIGITS = 64  # of a blake2b digest of 32 bytes
+MARK = rb'\"digest\":\"'  # what stands before them, in JSON inside JSON
+
+
+def _encode(content: dict[str, Any], tensors: dict[str, np.ndarray]) -> bytes:
+    """A safetensors file with `content` as JSON in its metadata, and a digest of all bytes but its own."""
+    content = {"digest": "0" * DIGITS, "format": FORMAT, "version": VERSION, **content}
+    text = json.dumps(content, separators=(",", ":"), default=_number)
+    blob = safetensors.numpy.save(_contiguous(tensors), metadata={KEY: text})
+    start, digest = _digest(blob)
+    assert blob[start : start + DIGITS] == b"0" * DIGITS
+    return b"".join([blob[:start], digest.encode(), blob[start + DIGITS :]])
+
+
+def _decode(blob: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The content and the tensors of a checkpoint, once it is certain that they are what was written."""
+    size = int.from_bytes(blob[:8], "little")
+    if not 2 <= size <= len(blob) - 8:
+        raise ValueError("this is no safetensors file, or it has been cut off")
+    try:
+        header = json.loads(blob[8 : 8 + size])
+        text = header.get("__metadata__", {}).get(KEY)
+        content = json.loads(text or "{}")
+        version = content["version"] if content.get("format") == FORMAT else None
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+        raise ValueError("this is no safetensors file, or its header is damaged") from None
+    if version is None:
+        raise ValueError("this is a safetensors file, but no checkpoint; load_weights reads plain weights")
+    if version != VERSION:
+        raise ValueError(f"its format is version {version}, and this tinygrad_rnn reads version {VERSION}: update it")
+    if content.get("digest") != _digest(blob)[1]:
+        raise ValueError("the file is damaged: its content does not match its digest")
+    return content, _tensors(blob)
+
+
+def _digest(blob: bytes) -> tuple[int, str]:
+    """Where in the file its digest stands, and the digest of everything else."""
+    start = blob.find(MARK) + len(MARK)
+    digest = hashlib.blake2b(memoryview(blob)[:start], digest_size=DIGITS // 2)
+    digest.update(memoryview(blob)[start + DIGITS :])
+    return start, digest.hexdigest()
+
+
+def _number(x: Any) -> Any:
+    """NumPy's numbers as Python's, for JSON."""
+    if isinstance(x, np.generic):
+        return x.item()
+    raise TypeError(f"a checkpoint holds JSON: numbers, texts, lists and dicts, not {type(x).__name__}")
+
+
+def _contiguous(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """safetensors writes an array's memory as it lies, strides or not."""
+    return {name: np.asarray(array, order="C") for name, array in tensors.items()}
+
+
+def _tensors(blob: bytes) -> dict[str, np.ndarray]:
+    """What a safetensors file holds, by name; it comes in any order."""
+    return dict(sorted(safetensors.numpy.load(blob).items()))
+
+
+def _write(path: str | os.PathLike[str], blob: bytes) -> None:
+    """Replace the file by one with these bytes, in such an order that no crash leaves anything between."""
+    target = Path(os.path.realpath(path))  # a symbolic link stays one
+    draft = target.with_name(f".tinygrad_rnn-{secrets.token_hex(8)}.tmp")
+    try:
+        with open(draft, "xb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise
+    with contextlib.suppress(OSError):  # not every system can sync a folder; the file is whole in any case
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
