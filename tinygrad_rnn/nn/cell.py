@@ -72,6 +72,8 @@ class Cell(Module):
 
         A cell that wraps another one overrides it: `return self.inner.state_names`.
         """
+        if type(self).step is Cell.step:
+            self.step()  # which says that it is missing
         return _state_names(type(self).step)
 
     @property

@@ -247,7 +247,7 @@ class LSTM(RecurrentStack):
         *,
         dtype: Any = None,
     ) -> None:
-        if not 0 <= proj_size < hidden_size:
+        if proj_size and not 0 < proj_size < hidden_size:
             raise ValueError(f"LSTM: proj_size must be at least 0 and below hidden_size={hidden_size}, not {proj_size}")
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, dtype=dtype

@@ -1,0 +1,209 @@
+"""Linear, Embedding, LayerNorm, Dropout and the functions behind them."""
+
+import math
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+import tinygrad_rnn.nn.functional as F
+from tinygrad_rnn.nn import Dropout, Embedding, LayerNorm, Linear
+
+RANDOM = np.random.default_rng(0)
+
+
+def double(*shape):
+    return tg.tensor(RANDOM.standard_normal(shape), requires_grad=True)
+
+
+def assert_gradients(module, *inputs):
+    """First and second derivatives with respect to the inputs and all parameters."""
+    module = module.double()
+    parameters = [p for p in module.parameters() if p.requires_grad]
+
+    def run(*arguments):
+        return module(*arguments[: len(inputs)])
+
+    assert tg.gradcheck(run, (*inputs, *parameters))
+    assert tg.gradgradcheck(run, (*inputs, *parameters))
+
+
+# ---- Linear ----------------------------------------------------------------------------------------------------------
+
+
+def test_linear():
+    layer = Linear(3, 2)
+    w, b = layer.weight.numpy(), layer.bias.numpy()
+    x = RANDOM.standard_normal((4, 5, 3)).astype(np.float32)
+    np.testing.assert_allclose(layer(x).numpy(), x @ w.T + b, rtol=1e-5, atol=1e-6)
+    assert layer(np.zeros(3, np.float32)).shape == (2,) and layer(np.zeros((0, 3), np.float32)).shape == (0, 2)
+    assert F.linear(x, w[0]).shape == (4, 5)
+    assert_gradients(layer, double(4, 3))
+    assert_gradients(Linear(3, 2, bias=False), double(3))
+    assert Linear(3, 2, dtype=np.float64).weight.dtype == np.float64
+
+
+def test_linear_starts_uniform():
+    tg.manual_seed(0)
+    layer = Linear(100, 300)
+    for p in (layer.weight, layer.bias):
+        assert 0.098 < np.abs(p.numpy()).max() < 0.1 and abs(p.numpy().mean()) < 0.01
+    tg.manual_seed(0)
+    np.testing.assert_array_equal(Linear(100, 300).weight.numpy(), layer.weight.numpy())
+    assert Linear(0, 3)(tg.zeros(2, 0)).tolist() == np.zeros((2, 3)).tolist()
+
+
+def test_linear_says_which_shapes_differ():
+    with pytest.raises(ValueError, match=r"linear: an input of shape \[2, 4\] does not fit a weight of shape \[2, 3\]"):
+        Linear(3, 2)(tg.zeros(2, 4))
+
+
+# ---- Embedding -------------------------------------------------------------------------------------------------------
+
+
+def test_embedding():
+    layer = Embedding(5, 3)
+    w = layer.weight.numpy()
+    for index in (np.array([[0, 4], [4, 1]]), [2, 2], 3, tg.tensor(np.array([1, 0])), np.zeros((0, 2), int)):
+        rows = np.asarray(index.numpy() if isinstance(index, tg.Tensor) else index)
+        np.testing.assert_array_equal(layer(index).numpy(), w[rows])
+    layer(np.array([1, 1, 3])).sum().backward()
+    assert layer.weight.grad.numpy()[:, 0].tolist() == [0, 2, 0, 1, 0]
+    index = np.array([[1, 1], [0, 4]])
+    assert tg.gradcheck(lambda w: F.embedding(index, w), (double(5, 3),))
+    assert tg.gradgradcheck(lambda w: F.embedding(index, w) ** 2, (double(5, 3),))
+
+
+@pytest.mark.parametrize("padding_idx", [1, -4])
+def test_padding_row_has_no_gradient(padding_idx):
+    layer = Embedding(5, 3, padding_idx=padding_idx)
+    assert layer.weight.numpy()[1].tolist() == [0, 0, 0]
+    layer.weight.numpy()[1] = 7
+    y = layer(np.array([[1, 2], [2, 1]]))
+    assert y.numpy()[0, 0].tolist() == [7, 7, 7]
+    y.sum().backward()
+    assert layer.weight.grad.numpy()[:, 0].tolist() == [0, 0, 2, 0, 0]
+    layer(np.array([0])).sum().backward()
+    assert layer.weight.grad.numpy()[:, 0].tolist() == [1, 0, 2, 0, 0]
+    assert repr(layer) == "Embedding(5, 3, padding_idx=1)  # weight [5, 3]: 15 parameters"
+
+
+def test_embedding_from_pretrained():
+    table = RANDOM.standard_normal((4, 2))
+    layer = Embedding.from_pretrained(table, padding_idx=1)
+    assert not layer.weight.requires_grad and layer.weight.dtype == np.float64 and layer.embedding_dim == 2
+    np.testing.assert_array_equal(layer([3, 1]).numpy(), table[[3, 1]])
+    assert Embedding.from_pretrained(table, freeze=False).weight.requires_grad
+    with pytest.raises(ValueError, match=r"\[4\]"):
+        Embedding.from_pretrained(np.ones(4))
+
+
+def test_embedding_errors():
+    layer = Embedding(5, 3)
+    for wrong in (5, -1):
+        with pytest.raises(IndexError, match=rf"index {wrong} is out of range for 5 embeddings: 0 to 4"):
+            layer(np.array([0, wrong]))
+    with pytest.raises(TypeError, match="expected integers, got float64"):
+        layer(np.array([0.0]))
+    with pytest.raises(ValueError, match=r"weight must be 2-d"):
+        F.embedding([0], np.ones(3))
+    for wrong in (5, -6):
+        with pytest.raises(ValueError, match=f"padding_idx {wrong} is out of range"):
+            Embedding(5, 3, padding_idx=wrong)
+        with pytest.raises(ValueError, match=f"padding_idx {wrong} is out of range"):
+            F.embedding([0], np.ones((5, 3)), padding_idx=wrong)
+
+
+# ---- LayerNorm -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [5, (4, 5), [5]], ids=str)
+def test_layer_norm(shape):
+    layer, x = LayerNorm(shape), double(3, 4, 5)
+    axes = (-2, -1) if shape == (4, 5) else (-1,)
+    a = x.numpy()
+    expected = (a - a.mean(axes, keepdims=True)) / np.sqrt(a.var(axes, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(layer.double()(x).numpy(), expected, rtol=1e-12)
+    layer.weight.numpy()[...], layer.bias.numpy()[...] = 2, 3
+    np.testing.assert_allclose(layer(x).numpy(), 2 * expected + 3, rtol=1e-12)
+    layer.reset_parameters()
+    np.testing.assert_allclose(layer(x).numpy(), expected, rtol=1e-12)
+
+
+def test_layer_norm_gradients_and_options():
+    assert_gradients(LayerNorm(4), double(2, 4))
+    assert_gradients(LayerNorm((2, 3), eps=0.1, bias=False), double(2, 2, 3))
+    assert list(LayerNorm(4, bias=False).state_dict()) == ["weight"]
+    assert list(LayerNorm(4, elementwise_affine=False).state_dict()) == []
+    constant = LayerNorm(4)(tg.ones(2, 4)).numpy()
+    assert constant.tolist() == np.zeros((2, 4)).tolist(), "eps keeps the division finite"
+    assert LayerNorm(4)(tg.zeros(0, 4)).shape == (0, 4)
+
+
+def test_layer_norm_errors():
+    with pytest.raises(ValueError, match=r"normalized_shape \[4\] is not the end of the input's \[4, 5\]"):
+        LayerNorm(4)(tg.zeros(4, 5))
+    with pytest.raises(ValueError, match=r"weight has shape \[4\], expected \[5\]"):
+        F.layer_norm(tg.zeros(4, 5), 5, weight=tg.ones(4))
+    with pytest.raises(ValueError, match=r"bias has shape \[1\], expected \[5\]"):
+        F.layer_norm(tg.zeros(4, 5), 5, bias=tg.ones(1))
+
+
+# ---- normalize -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [2, 1, 3, 0.5, 1.5, math.inf])
+@pytest.mark.parametrize("dim", [0, 1, -1, (0, 2)], ids=str)
+def test_normalize(p, dim):
+    x = double(2, 3, 4)
+    y = F.normalize(x, p=p, dim=dim).numpy()
+    a = np.abs(x.numpy())
+    norm = a.max(dim, keepdims=True) if p == math.inf else (a**p).sum(dim, keepdims=True) ** (1 / p)
+    np.testing.assert_allclose(y, x.numpy() / norm, rtol=1e-12)
+    assert tg.gradcheck(lambda x: F.normalize(x, p=p, dim=dim), (x,))
+
+
+@pytest.mark.parametrize("p", [2, 1, 3, 0.5, 1.5, 0, math.inf])
+def test_normalize_zeros(p):
+    """Nothing to divide by: zeros stay zeros, and their gradients are finite."""
+    x = tg.tensor(np.zeros((2, 3)), requires_grad=True)
+    y = F.normalize(x, p=p)
+    y.sum().backward()
+    assert not y.numpy().any() and np.isfinite(x.grad.numpy()).all()
+
+
+def test_normalize_counts_and_smallest():
+    x = np.array([[3.0, 0.0, -6.0]])
+    assert F.normalize(x, p=0).tolist() == [[1.5, 0, -3]]
+    assert F.normalize(x[:, ::2], p=-math.inf).tolist() == [[1, -2]]
+    assert F.normalize(np.array([1e-20]), dim=0, eps=1e-10).item() == pytest.approx(1e-10)
+    with pytest.raises(IndexError, match="normalize"):
+        F.normalize(x, dim=2)
+
+
+# ---- Dropout ---------------------------------------------------------------------------------------------------------
+
+
+def test_dropout():
+    layer, x = Dropout(0.25), tg.ones(100, 100, requires_grad=True)
+    tg.manual_seed(1)
+    y = layer(x)
+    kept = y.numpy() != 0
+    assert abs(kept.mean() - 0.75) < 4.5 * np.sqrt(0.25 * 0.75 / 1e4)
+    np.testing.assert_allclose(y.numpy()[kept], 1 / 0.75, rtol=1e-6)
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), y.numpy())
+    assert (layer(x).numpy() != y.numpy()).any()
+    tg.manual_seed(1)
+    np.testing.assert_array_equal(layer(x).numpy(), y.numpy())
+    assert layer.eval()(x) is x and Dropout(0)(x) is x
+    assert not Dropout(1)(x).numpy().any()
+    assert F.dropout(x, 0.5, training=False) is x
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, math.nan])
+def test_dropout_probability(p):
+    with pytest.raises(ValueError, match=r"Dropout: the probability must be in \[0, 1\]"):
+        Dropout(p)
+    with pytest.raises(ValueError, match=r"dropout: the probability must be in \[0, 1\]"):
+        F.dropout(tg.ones(2), p, training=False)

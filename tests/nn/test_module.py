@@ -1,0 +1,363 @@
+"""Modules: who belongs to them, under which names, and what is saved and loaded."""
+
+import copy
+import gc
+import pickle
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.nn import Linear, Module, ModuleList, Parameter, Sequential
+
+
+class Net(Module):
+    """Parameters, buffers and modules wherever they may be."""
+
+    def __init__(self):
+        self.head = Linear(3, 2)
+        self.scale = Parameter(np.ones(3))
+        self.layers = [Linear(3, 3, bias=False), Linear(3, 3, bias=False)]
+        self.tables = {"a": Linear(1, 1, bias=False), "b": [Parameter(np.zeros(2))]}
+        self.size, self.note, self.nothing = 3, "text", None
+        self.register_buffer("mean", tg.zeros(3))
+        self.register_buffer("cache", tg.zeros(5), persistent=False)
+        self.register_buffer("unset", None)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x * self.scale + self.mean)
+
+
+NAMES = ["scale", "tables.b.0", "head.weight", "head.bias", "layers.0.weight", "layers.1.weight", "tables.a.weight"]
+
+
+def test_parameters_are_found_by_name():
+    """A module's own first, then its children's, in the order of assignment: PyTorch's order."""
+    net = Net()
+    assert [name for name, _ in net.named_parameters()] == NAMES
+    assert [name for name, _ in net.named_parameters(recurse=False)] == ["scale", "tables.b.0"]
+    assert [name for name, _ in net.named_parameters(prefix="net")] == ["net." + name for name in NAMES]
+    assert list(map(id, net.parameters())) == [id(p) for _, p in net.named_parameters()]
+    assert [name for name, _ in net.named_children()] == ["head", "layers.0", "layers.1", "tables.a"]
+    assert [name for name, _ in net.named_modules()] == ["", "head", "layers.0", "layers.1", "tables.a"]
+    assert [name for name, _ in net.named_buffers()] == ["mean", "cache"]
+    assert len(list(net.buffers())) == 2 and len(list(net.children())) == 4 and len(list(net.modules())) == 5
+
+
+def test_a_list_may_grow_later():
+    net = Net()
+    net.layers.append(Linear(3, 3, bias=False))
+    assert "layers.2.weight" in dict(net.named_parameters())
+    del net.layers[0]
+    assert [n for n, _ in net.named_children()] == ["head", "layers.0", "layers.1", "tables.a"]
+
+
+def test_typos_are_errors():
+    assert not hasattr(Linear(2, 2), "wieght") and not hasattr(tg.nn.LSTM(2, 2), "weight_ih_l1")
+
+
+def test_shared_parameters_count_once_and_are_saved_under_both_names():
+    net = Sequential(Linear(2, 2), Linear(2, 2))
+    net[1].weight = net[0].weight
+    assert [name for name, _ in net.named_parameters()] == ["0.weight", "0.bias", "1.bias"]
+    assert [n for n, _ in net.named_parameters(remove_duplicate=False)] == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert list(net.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    net.load_state_dict(net.state_dict())
+    assert net[1].weight is net[0].weight
+    again = copy.deepcopy(net)
+    assert again[1].weight is again[0].weight and again[0].weight is not net[0].weight
+
+
+def test_shared_modules_count_once():
+    layer = Linear(2, 2)
+    net = Sequential(layer, layer)
+    assert len(list(net.parameters())) == 2 and len(list(net.children())) == 1
+    assert list(net.state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+
+
+def test_a_child_may_know_its_parent():
+    parent, child = Module(), Linear(1, 1)
+    parent.child, child.parent = child, parent
+    assert [name for name, _ in parent.named_modules()] == ["", "child"]
+    assert list(parent.state_dict()) == ["child.weight", "child.bias"]
+    parent.eval()
+    assert not child.training
+
+
+def test_a_parameter_is_not_replaced_by_a_tensor():
+    layer = Linear(2, 2)
+    with pytest.raises(TypeError, match=r"Linear\.weight is a Parameter"):
+        layer.weight = layer.weight * 2
+    layer.weight = Parameter(np.zeros((2, 2)))
+    layer.bias = None
+    assert list(layer.state_dict()) == ["weight"]
+
+
+def test_register():
+    module = Module()
+    module.register_parameter("w", Parameter(np.ones(2)))
+    module.register_parameter("b", None)
+    module.register_buffer("m", tg.ones(2))
+    module.m = tg.zeros(2)  # still the buffer
+    assert list(module.state_dict()) == ["w", "m"] and module.b is None
+    assert module.state_dict()["m"].tolist() == [0, 0]
+    module.m = None
+    assert list(module.state_dict()) == ["w"]
+    del module.m
+    assert list(module.state_dict()) == ["w"]
+    for wrong in ("a.b", "", 3):
+        with pytest.raises(ValueError, match="cannot be the name"):
+            module.register_buffer(wrong, tg.ones(2))
+    with pytest.raises(ValueError, match=r"Module\.forward exists already"):
+        module.register_parameter("forward", None)
+    with pytest.raises(TypeError, match="must be a Tensor or None, not ndarray"):
+        module.register_buffer("n", np.ones(2))
+    with pytest.raises(TypeError, match="must be a Parameter or None, not Tensor"):
+        module.register_parameter("n", tg.ones(2))
+    assert list(Module().buffers()) == [], "the buffers of one module are no other's"
+
+
+# ---- Parameters ------------------------------------------------------------------------------------------------------
+
+
+def test_parameter_has_its_own_memory():
+    array = np.ones((2, 3))
+    p, q = Parameter(array), Parameter(array.T)
+    p.numpy()[...] = 5
+    assert array.max() == 1 and q.numpy().flags.c_contiguous and q.shape == (3, 2)
+    assert p.dtype == np.float64 and Parameter([1.0]).dtype == np.float32
+    Parameter(np.broadcast_to(0.0, (3,))).numpy()[1] = 1  # an array that could not be written to
+
+
+def test_operations_on_parameters_return_tensors():
+    p = Parameter(np.ones(3))
+    for result in (p + 1, p.sum(), p[0], p.detach(), p.clone(), tg.stack([p, p])):
+        assert type(result) is tg.Tensor
+    assert p.requires_grad and not Parameter(np.ones(3), requires_grad=False).requires_grad
+    with pytest.raises(TypeError, match="floats"):
+        Parameter(np.arange(3))
+    assert repr(p).startswith("Parameter containing:\ntensor([1., 1., 1.]")
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "pickle"])
+def test_copies_are_independent(duplicate):
+    net = Net()
+    (net(tg.ones(1, 3)) ** 2).sum().backward()
+    other = duplicate(net)
+    for (name, p), (other_name, q) in zip(net.named_parameters(), other.named_parameters()):
+        assert name == other_name and type(q) is Parameter and q.grad is None
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
+        assert not np.shares_memory(p.numpy(), q.numpy())
+    before = net.scale.grad.numpy().copy()
+    other(tg.ones(1, 3)).sum().backward()
+    assert other.scale.grad is not None
+    np.testing.assert_array_equal(net.scale.grad.numpy(), before)
+    assert not duplicate(Parameter(np.ones(2), requires_grad=False)).requires_grad
+
+
+def test_a_module_is_freed_when_it_is_dropped():
+    """No reference cycles: the gradient's way back to the parameter is a weak one."""
+    gc.collect()
+    gc.disable()
+    try:
+        layer = Linear(2, 2)
+        layer(tg.ones(1, 2)).sum().backward()
+        alive = weakref.ref(layer.weight)
+        del layer
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+# ---- Saving and loading ----------------------------------------------------------------------------------------------
+
+
+def test_state_dict_is_a_copy():
+    net = Net()
+    state = net.state_dict()
+    assert list(state) == ["scale", "tables.b.0", "mean", *NAMES[2:]]
+    assert all(type(array) is np.ndarray for array in state.values())
+    state["scale"][...] = 7
+    assert net.scale.numpy().max() == 1
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([np.float32, np.float64]))
+def test_round_trip(seed, dtype):
+    tg.manual_seed(seed)
+    one, other = Net().to(dtype), Net().to(dtype)
+    x = tg.rand(2, 3, dtype=dtype)
+    keys = other.load_state_dict(one.state_dict())
+    assert keys.missing_keys == keys.unexpected_keys == []
+    np.testing.assert_array_equal(one(x).numpy(), other(x).numpy())
+
+
+class TorchTensor:
+    """What np.asarray makes of a PyTorch tensor: an array, by way of __array__."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.array, dtype)
+
+
+@pytest.mark.parametrize("wrap", [np.asarray, np.ndarray.tolist, tg.tensor, TorchTensor])
+def test_load_from_anything_like_an_array(wrap):
+    layer = Linear(2, 2)
+    weight = layer.weight
+    new = {"weight": np.arange(4.0).reshape(2, 2), "bias": np.array([5, 6])}
+    layer.load_state_dict({name: wrap(value) for name, value in new.items()})
+    assert layer.weight is weight and weight.dtype == np.float32, "loaded in place, the dtype kept"
+    assert weight.tolist() == [[0, 1], [2, 3]] and layer.bias.tolist() == [5, 6]
+
+
+def test_load_says_all_that_is_wrong_and_changes_nothing():
+    net = Net()
+    before = net.state_dict()
+    state = {name: array + 1 for name, array in before.items() if name != "head.bias"}
+    state |= {"scale": np.ones(4), "layers.0.weight": np.ones((3, 3), complex), "extra": np.ones(1), "more": np.ones(1)}
+    with pytest.raises(RuntimeError) as error:
+        net.load_state_dict(state)
+    message = str(error.value)
+    assert "does not fit Net" in message
+    for part in (
+        "missing: head.bias",
+        "unexpected: extra, more",
+        "scale has shape [4], expected [3]",
+        "layers.0.weight is complex128, which does not become float32",
+    ):
+        assert part in message
+    for name, array in net.state_dict().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_load_not_strictly():
+    net = Net()
+    keys = net.load_state_dict({"scale": np.full(3, 9.0), "extra": np.ones(1)}, strict=False)
+    assert net.scale.tolist() == [9, 9, 9]
+    assert keys.unexpected_keys == ["extra"]
+    assert keys.missing_keys == ["tables.b.0", "mean", *NAMES[2:]]
+    with pytest.raises(RuntimeError, match=r"scale has shape \[2\], expected \[3\]"):
+        net.load_state_dict({"scale": np.ones(2)}, strict=False)
+
+
+# ---- Everything at once ----------------------------------------------------------------------------------------------
+
+
+def test_train_and_eval():
+    net = Net()
+    assert all(m.training for m in net.modules())
+    assert net.eval() is net and not any(m.training for m in net.modules())
+    assert net.train().training and all(m.training for m in net.modules())
+    assert Linear(1, 1).training
+
+
+def test_zero_grad_and_requires_grad():
+    net = Net()
+    net(tg.ones(1, 3)).sum().backward()
+    net.zero_grad(set_to_none=False)
+    assert net.scale.grad.tolist() == [0, 0, 0] and net.tables["b"][0].grad is None
+    net.zero_grad()
+    assert all(p.grad is None for p in net.parameters())
+    assert net.requires_grad_(False) is net and not net(tg.ones(1, 3)).requires_grad
+    net.requires_grad_()
+    assert net(tg.ones(1, 3)).requires_grad
+
+
+def test_apply_reaches_children_first():
+    net, seen = Net(), []
+    assert net.apply(seen.append) is net
+    assert seen[-1] is net and set(map(id, seen)) == set(map(id, net.modules()))
+
+
+def test_conversion():
+    net = Net()
+    net.register_buffer("count", tg.tensor(np.arange(2)))
+    net(tg.ones(1, 3)).sum().backward()
+    parameters = list(net.parameters())
+    assert net.double() is net and all(p.dtype == np.float64 for p in net.parameters())
+    assert all(p is q for p, q in zip(parameters, net.parameters()))
+    assert net.head.weight.grad.dtype == net.mean.dtype == np.float64 and net.count.dtype == np.int64
+    assert net(tg.ones(1, 3, dtype=np.float64)).dtype == np.float64
+    assert net.float().scale.dtype == np.float32
+    with pytest.raises(TypeError, match="int64"):
+        net.to(np.int64)
+
+
+def test_calling():
+    assert Linear(3, 2)(tg.ones(4, 3)).shape == (4, 2)
+    with pytest.raises(NotImplementedError, match="Net2 does not define forward"):
+        type("Net2", (Module,), {})()(1)
+
+
+def test_repr():
+    class Gain(Module):
+        def __init__(self):
+            self.g = Parameter([1.0])
+
+        def extra_repr(self):
+            return "loud"
+
+    assert repr(Gain()) == "Gain(loud)  # g [1]: 1 parameter"
+    assert repr(Module()) == "Module()"
+    assert repr(tg.nn.Dropout(0.1)) == "Dropout(p=0.1)"
+    net = Sequential(Linear(50, 30), tg.nn.Dropout(), Sequential(Gain()))
+    assert repr(net) == (
+        "Sequential(  # 1,531 parameters\n"
+        "  (0): Linear(in_features=50, out_features=30, bias=True)  # weight [30, 50], bias [30]: 1,530 parameters\n"
+        "  (1): Dropout(p=0.5)\n"
+        "  (2): Sequential(  # 1 parameter\n"
+        "    (0): Gain(loud)  # g [1]: 1 parameter\n"
+        "  )\n"
+        ")"
+    )
+
+
+# ---- Containers ------------------------------------------------------------------------------------------------------
+
+
+def test_sequential():
+    a, b, c = Linear(2, 3), Linear(3, 4), Linear(4, 5)
+    net = Sequential(a, b, c)
+    x = tg.rand(6, 2)
+    np.testing.assert_array_equal(net(x).numpy(), c(b(a(x))).numpy())
+    assert len(net) == 3 and list(net) == [a, b, c] and net[-1] is c and b in net and Linear(1, 1) not in net
+    assert list(net[1:].state_dict()) == ["1.weight", "1.bias", "2.weight", "2.bias"]
+    np.testing.assert_array_equal(net[:2](x).numpy(), b(a(x)).numpy())
+    net[2] = Linear(4, 1)
+    assert net(x).shape == (6, 1)
+    assert net.append(Linear(1, 7)) is net and net(x).shape == (6, 7) and "3.weight" in net.state_dict()
+    assert Sequential()(x) is x
+
+
+def test_sequential_of_names():
+    net = Sequential({"one": Linear(2, 3), "two": Linear(3, 4)})
+    assert list(net.state_dict()) == ["one.weight", "one.bias", "two.weight", "two.bias"]
+    assert list(net[1:].state_dict()) == ["two.weight", "two.bias"]
+    with pytest.raises(ValueError, match=r"'a\.b' cannot be the name of a module"):
+        Sequential({"a.b": Linear(1, 1)})
+    with pytest.raises(TypeError, match="expected modules, got float as number 1"):
+        Sequential(Linear(1, 1), 0.5)
+
+
+def test_module_list():
+    a, b, c = Linear(1, 1), Linear(2, 2), Linear(3, 3)
+    layers = ModuleList([a, c])
+    layers.insert(1, b)
+    assert list(layers) == [a, b, c] and list(layers[1:]) == [b, c] and isinstance(layers[1:], ModuleList)
+    assert [name for name, _ in layers.named_children()] == ["0", "1", "2"]
+    assert list(layers[1:].state_dict()) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert len(layers.extend([Linear(1, 1)]).append(Linear(1, 1))) == 5
+    with pytest.raises(NotImplementedError, match="forward"):
+        layers(1)
+
+    class Outer(Module):
+        def __init__(self):
+            self.layers = ModuleList([Linear(1, 1)])
+
+    assert list(Outer().state_dict()) == ["layers.0.weight", "layers.0.bias"]
