@@ -22,7 +22,7 @@ def unary(row: ElementwisePrimitive, otherwise: Callable[[Any], Any]) -> Callabl
     save = adjoint.save_operands
 
     def function(input):
-        if not isinstance(input, Value) or mode.level == 2:
+        if not isinstance(input, Value) or mode.level >= 2:
             return otherwise(input)
         x = input.data
         dtype = x.dtype
@@ -70,7 +70,7 @@ def binary(row: ElementwisePrimitive, otherwise: Callable[[Any, Any], Any]) -> C
             a = constant(input, dtype)
         else:
             return otherwise(input, other)
-        if level == 2 or not (dtype is FLOAT32 or dtype is FLOAT64):
+        if level >= 2 or not (dtype is FLOAT32 or dtype is FLOAT64):
             return otherwise(input, other)
         try:
             y = (kernel.float32 if dtype is FLOAT32 else kernel.float64)(a, b)

@@ -152,7 +152,8 @@ def where(condition: Any, input: Any, other: Any) -> "Tensor":
     a, b = aligned("where", input, other)
     if not (isinstance(a, Value) or isinstance(b, Value)):
         a = as_tensor(a)
-    return table.where(mask("where", condition), a, b)
+    is_mask = isinstance(condition, Value) and condition.data.dtype == np.bool_
+    return table.where(condition if is_mask else mask("where", condition), a, b)
 
 
 def masked_fill(input: Any, mask: Any, value: Any) -> "Tensor":
@@ -174,20 +175,22 @@ def mask(name: str, condition: Any) -> np.ndarray:
 # ---- Comparisons and tests: boolean results, no gradient -------------------------------------------------------------
 
 
-def _comparison(name: str, ufunc: np.ufunc) -> "Callable[[Any, Any], Tensor]":
+def _comparison(row: ElementwisePrimitive) -> "Callable[[Any, Any], Tensor]":
     def function(input: Any, other: Any) -> "Tensor":
-        a, b = (x.data if isinstance(x, Value) else x for x in aligned(name, input, other))
-        return Value.tensor(np.asarray(ufunc(a, b)))
+        return row(*aligned(row.name, input, other))
 
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"A boolean tensor: `numpy.{ufunc.__name__}(input, other)`."
+    function.__name__ = function.__qualname__ = row.name
+    function.__doc__ = f"A boolean tensor: `{row.equation}` for every element."
     return function
 
 
-eq, ne = _comparison("eq", np.equal), _comparison("ne", np.not_equal)
-lt, le = _comparison("lt", np.less), _comparison("le", np.less_equal)
-gt, ge = _comparison("gt", np.greater), _comparison("ge", np.greater_equal)
-logical_and, logical_or = _comparison("logical_and", np.logical_and), _comparison("logical_or", np.logical_or)
+eq, ne, lt, le, gt, ge = map(_comparison, (table.eq, table.ne, table.lt, table.le, table.gt, table.ge))
+logical_and, logical_or = _comparison(table.logical_and), _comparison(table.logical_or)
+
+
+def logical_not(input: Any) -> "Tensor":
+    """A boolean tensor: whether an element is zero or False."""
+    return table.logical_not(as_tensor(input))
 
 
 def _test(ufunc: np.ufunc) -> "Callable[[Any], Tensor]":
@@ -199,4 +202,4 @@ def _test(ufunc: np.ufunc) -> "Callable[[Any], Tensor]":
     return function
 
 
-isnan, isinf, isfinite, logical_not = _test(np.isnan), _test(np.isinf), _test(np.isfinite), _test(np.logical_not)
+isnan, isinf, isfinite = _test(np.isnan), _test(np.isinf), _test(np.isfinite)

@@ -71,6 +71,9 @@ class Primitive:
 
     def __call__(self, *inputs: Any, **attributes: Any) -> Any:
         """Run on tensors, and record; or run on arrays alone, and return an array."""
+        level = mode.level
+        if level == 3:
+            return mode.tracer.record(self, inputs, attributes)
         arrays = [x.data if isinstance(x, Value) else x for x in inputs]
         try:
             y = self.forward(*arrays, **attributes)
@@ -82,7 +85,6 @@ class Primitive:
             return y
         if y.__class__ is not np.ndarray:  # NumPy turns 0-d results into scalars
             y = np.asarray(y)
-        level = mode.level
         if level == 2:
             raise_if_new_nan(y, inputs, self.name, user_line())
             if not mode.grad:
@@ -123,7 +125,8 @@ class ElementwisePrimitive(Primitive):
     Args:
         signature: as for `Primitive`; attributes are numbers.
         formula: the forward rule, over scalars.
-        integer: NumPy's function for integers and booleans, which are not compiled for.
+        integer: NumPy's function for integers and booleans, which nothing is compiled for; and for everything if there
+            are no gradients.
     """
 
     def __init__(
@@ -135,7 +138,7 @@ class ElementwisePrimitive(Primitive):
         onnx: str | None = None,
         **gradients: str,
     ) -> None:
-        shapes = "[...] -> [...]" if len(gradients) == 1 else "broadcast together"
+        shapes = "[...] -> [...]" if "(x" in signature and "(x," not in signature else "broadcast together"
         super().__init__(signature, f"y = {formula}", shapes, self._run, broadcast_shape, None, onnx, **gradients)
         self.formula = formula
         self.integer = integer
@@ -143,6 +146,9 @@ class ElementwisePrimitive(Primitive):
 
     def _run(self, *arrays: Any, **attributes: Any) -> Any:
         operands = (*arrays, *[attributes[name] for name in self.attributes]) if attributes else arrays
+        if not self.rules:
+            assert self.integer is not None
+            return self.integer(*operands)
         for x in arrays:
             kind = getattr(x, "dtype", None)
             if kind is FLOAT32:

@@ -95,6 +95,17 @@ clamp = scalar("clamp(x, low, high)", "minimum(maximum(x, low), high)",
                dlow="where((x < low) & (low < high), dy, 0)",
                dhigh="where((x > high) | (high < low), dy, 0)",              onnx="Clip")
 
+# ---- Comparisons: truth values have no gradient ----------------------------------------------------------------------
+eq = scalar("eq(a, b)", "a == b",                                            onnx="Equal", integer=np.equal)
+ne = scalar("ne(a, b)", "a != b",                                                          integer=np.not_equal)
+lt = scalar("lt(a, b)", "a < b",                                             onnx="Less",  integer=np.less)
+le = scalar("le(a, b)", "a <= b",                                            onnx="LessOrEqual", integer=np.less_equal)
+gt = scalar("gt(a, b)", "a > b",                                             onnx="Greater", integer=np.greater)
+ge = scalar("ge(a, b)", "a >= b",                                         onnx="GreaterOrEqual", integer=np.greater_equal)
+logical_and = scalar("logical_and(a, b)", "(a != 0) & (b != 0)",             onnx="And",   integer=np.logical_and)
+logical_or = scalar("logical_or(a, b)", "(a != 0) | (b != 0)",               onnx="Or",    integer=np.logical_or)
+logical_not = scalar("logical_not(x)", "x == 0",                             onnx="Not",   integer=np.logical_not)
+
 # ---- Reductions ------------------------------------------------------------------------------------------------------
 sum = tensor("sum(x, *, dim, keepdim)", "y = sum of x over dim", "[...] -> [... without dim]",
              arrays.sum, arrays.summed_shape, onnx="ReduceSum",

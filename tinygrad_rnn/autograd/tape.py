@@ -144,11 +144,13 @@ class Node(Place):
 class _Mode(threading.local):
     """What the running thread records: operations for a later gradient; lines of user code for error messages.
 
-    `level` is both settings in one, for one look at each operation: 0 records nothing, 1 records, 2 watches.
+    With a `tracer`, operations do not run: the tracer is told of them. `level` is all settings in one, for one look
+    at each operation: 0 records nothing, 1 records, 2 watches for NaN, 3 traces.
     """
 
     grad = True
     anomaly = False
+    tracer: Any = None
     level = 1
 
 
@@ -158,9 +160,9 @@ mode = _Mode()
 class set_mode:
     """Context manager and decorator that switches one field of `mode` and restores it."""
 
-    def __init__(self, field: str, setting: bool) -> None:
+    def __init__(self, field: str, setting: Any) -> None:
         self.field, self.setting = field, setting
-        self.before: list[bool] = []
+        self.before: list[Any] = []
 
     def __enter__(self) -> None:
         self.before.append(getattr(mode, self.field))
@@ -169,9 +171,9 @@ class set_mode:
     def __exit__(self, *error: object) -> None:
         self._set(self.before.pop())
 
-    def _set(self, setting: bool) -> None:
+    def _set(self, setting: Any) -> None:
         setattr(mode, self.field, setting)
-        mode.level = 2 if mode.anomaly else int(mode.grad)
+        mode.level = 3 if mode.tracer is not None else 2 if mode.anomaly else int(mode.grad)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
