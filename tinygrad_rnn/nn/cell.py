@@ -24,8 +24,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from ..autograd.creation import zeros
 from ..autograd.operands import as_tensor
 from ..autograd.primitive import FLOAT32
@@ -56,14 +54,15 @@ class Cell(Module):
         raise NotImplementedError(f"{type(self).__name__} does not define step(self, x, h, ...)")
 
     def initial_state(self, batch_size: int) -> Any:
-        """The states before the first step: zeros [B, H] for every state, in the dtype of the parameters.
+        """The states before the first step: zeros [B, H] for every state, in the dtype of the first parameter.
 
         Override it for states of other sizes or learned ones: return a tensor, or a tuple if there are several. In a
         learned one, let the batch share the parameter: `self.h0.expand(batch_size, self.hidden_size)`.
         """
         if not hasattr(self, "hidden_size"):
             raise TypeError(f"{type(self).__name__}: set self.hidden_size, or override initial_state(batch_size)")
-        states = tuple(zeros(batch_size, self.hidden_size, dtype=self.dtype) for _ in self.state_names)
+        dtype = next((p.dtype for p in self.parameters()), FLOAT32)
+        states = tuple(zeros(batch_size, self.hidden_size, dtype=dtype) for _ in self.state_names)
         return states if len(states) > 1 else states[0]
 
     @property
@@ -76,11 +75,6 @@ class Cell(Module):
             self.step()  # which says that it is missing
         return _state_names(type(self).step)
 
-    @property
-    def dtype(self) -> np.dtype:
-        """That of the first parameter; float32 if there are none."""
-        return next((p.dtype for p in self.parameters()), FLOAT32)
-
     def forward(self, x: Any, hx: Any = None) -> Any:
         """One step by itself: x [B, I] or [I], hx a state or a tuple of states, `initial_state` by default.
 
@@ -92,7 +86,7 @@ class Cell(Module):
         """
         x = as_tensor(x)
         if x.ndim not in (1, 2):
-            raise ValueError(f"{self.label}: expected x of shape [B, I] or [I], got {list(x.shape)}")
+            raise ValueError(f"{type(self).__name__}: expected x of shape [B, I] or [I], got {list(x.shape)}")
         self.check_width(x)
         if x.ndim == 2:
             states = self.advance(x, self.begin(hx, x.shape[0]))
@@ -104,60 +98,52 @@ class Cell(Module):
 
     # ---- The contract, checked: what runs a cell goes through these --------------------------------------------------
 
-    @property
-    def label(self) -> str:
-        """How error messages call the cell."""
-        return type(self).__name__
-
     def check_width(self, x: Tensor) -> None:
         """Raise ValueError if the cell says how wide its inputs are and x is not."""
         if self.input_size is not None and x.shape[-1] != self.input_size:
             raise ValueError(
-                f"{self.label}: expected inputs of {self.input_size} features, got {x.shape[-1]} (x is {list(x.shape)})"
+                f"{type(self).__name__}: expected inputs of {self.input_size} features, got {x.shape[-1]} (x is "
+                f"{list(x.shape)})"
             )
 
     def begin(self, hx: Any, batch_size: int) -> States:
         """The states to start from: hx if it fits, `initial_state` if it is None."""
-        names = self.state_names
+        cell, names = type(self).__name__, self.state_names
         if hx is None:
             states = as_states(self.initial_state(batch_size))
             if len(states) != len(names):
-                raise ValueError(
-                    f"{self.label}.initial_state returned {len(states)} states, but step takes {', '.join(names)}"
-                )
+                raise ValueError(f"{cell}.initial_state returned {len(states)} states, step takes {', '.join(names)}")
             return states
         with no_grad():
             expected = self.begin(None, batch_size)
         states = as_states(hx)
         if len(states) != len(names):
             raise ValueError(
-                f"{self.label}: expected {len(names)} initial state{'s' * (len(names) > 1)} ({', '.join(names)}), got "
+                f"{cell}: expected {len(names)} initial state{'s' * (len(names) > 1)} ({', '.join(names)}), got "
                 f"{len(states)}"
             )
         for name, state, pattern in zip(names, states, expected):
             if state.shape != pattern.shape:
                 raise ValueError(
-                    f"{self.label}: initial state {name} has shape {list(state.shape)}, expected {list(pattern.shape)}"
+                    f"{cell}: initial state {name} has shape {list(state.shape)}, expected {list(pattern.shape)}"
                 )
         return states
 
     def advance(self, x: Tensor, states: States) -> States:
         """`step`, and a look at what it returned."""
         returned = self.step(x, *states)
-        new = returned if isinstance(returned, (tuple, list)) else (returned,)
+        new = tuple(returned) if isinstance(returned, (tuple, list)) else (returned,)
+        cell, names = type(self).__name__, self.state_names
         if len(new) != len(states):
-            raise ValueError(
-                f"{self.label}.step returned {len(new)} states, but takes {len(states)}: {', '.join(self.state_names)}"
-            )
-        for name, before, after in zip(self.state_names, states, new):
+            raise ValueError(f"{cell}.step returned {len(new)} states, but takes {len(states)}: {', '.join(names)}")
+        for name, before, after in zip(names, states, new):
             if not isinstance(after, Tensor):
-                raise TypeError(f"{self.label}.step returned {type(after).__name__} as the new {name}, not a Tensor")
+                raise TypeError(f"{cell}.step returned {type(after).__name__} as the new {name}, not a Tensor")
             if after.shape != before.shape:
                 raise ValueError(
-                    f"{self.label}.step returned a {name} of shape {list(after.shape)}, it came in as "
-                    f"{list(before.shape)}"
+                    f"{cell}.step returned a {name} of shape {list(after.shape)}, it came in as {list(before.shape)}"
                 )
-        return tuple(new)
+        return new
 
 
 def as_states(hx: Any) -> States:

@@ -114,10 +114,8 @@ class ProjectedLSTMCell(LSTMCell):
         self.reset_parameters()
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        return (
-            zeros(batch_size, self.proj_size, dtype=self.dtype),
-            zeros(batch_size, self.hidden_size, dtype=self.dtype),
-        )
+        dtype = self.weight_ih.dtype
+        return zeros(batch_size, self.proj_size, dtype=dtype), zeros(batch_size, self.hidden_size, dtype=dtype)
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         h, c = super().step(x, h, c)

@@ -49,7 +49,7 @@ class Recurrent(Module):
         x = as_tensor(x)
         if x.ndim != 3 or x.shape[0] == 0:
             raise ValueError(
-                f"Recurrent({self.cell.label}): expected x of shape [T, B, I] with T > 0, got {list(x.shape)}"
+                f"Recurrent({type(self.cell).__name__}): expected x of shape [T, B, I] with T > 0, got {list(x.shape)}"
             )
         self.cell.check_width(x)
         states = self.cell.begin(hx, x.shape[1])
@@ -59,7 +59,7 @@ class Recurrent(Module):
     def _run(self, x: Tensor, states: States) -> tuple[Tensor, States]:
         """Choose the engine."""
         if self.fused == "require":
-            raise NotImplementedError(f"Recurrent({self.cell.label}): there is no compiler for cells yet")
+            raise NotImplementedError(f"Recurrent({type(self.cell).__name__}): there is no compiler for cells yet")
         return run_on_tape(self.cell, x, states, self.reverse)
 
     def extra_repr(self) -> str:
