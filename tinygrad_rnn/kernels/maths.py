@@ -1,0 +1,422 @@
+"""Scalar maths that LLVM can vectorise: one set of rules, built once in float32 and once in float64.
+
+A call to libm keeps a loop scalar, at about 10 ns an element. The rules below are plain arithmetic, selects and bit
+patterns, without branches, tables or calls, so a loop over them becomes vector code of any width. `build_rules` makes
+them for one float type from a table of `Numbers`; `maths32` and `maths64` hold the tables and export the same names.
+
+Every rule promises: within 4 ulp of the exact value everywhere, gradual underflow included; exact at limits and at
+zeros, with their sign; NaN in, NaN out. And where a function never decreases, neither does the rule, from one float to
+the next (exp, expm1, log, log1p, tanh, sigmoid, softplus, erf). That shapes the code. Rounding preserves order, so a
+chain of operations that are each monotone is safe; and so is `exact + small`, because the noise of the small term is
+less than one step of the exact one. Hence e^r = 1 + (r + r^2 q(r)), and 1 - 2 / (e^2x + 1) instead of a ratio of two
+polynomials, whose noise shows wherever the curve is flat.
+
+The one fastmath flag is `contract`: leave to reorder a sum would undo the two-step range reductions and lose the sign
+of zero. The rules are right without a fused multiply-add, too, and run as plain Python on NumPy scalars when
+NUMBA_DISABLE_JIT=1.
+"""
+
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import config, njit, types
+from numba.extending import intrinsic
+from numba.np.numpy_support import from_dtype
+
+Series = tuple[float, ...]  # the coefficients of a polynomial, highest power first
+
+JIT = dict(error_model="numpy", fastmath={"contract"}, forceinline=True)
+inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **JIT)  # only called by other rules: compiles faster
+
+
+class Numbers(NamedTuple):
+    """What the rules must be told about a float type. Ranges say where a result stops changing or leaves the type."""
+
+    log2: tuple[float, float]  # log 2 in two parts; the first ends in zeros, so that a whole number times it is exact
+    exp_q: Series  # (e^r - 1 - r) / r^2 for |r| <= log 2
+    exp_range: tuple[float, float]
+    expm1_low: float
+    gate_q: Series  # the same for |r| <= log(2) / 2
+    gate_range: tuple[float, float]
+    gate_shift: int  # 2^gate_shift times e^gate_range is a normal number
+    tanh_near: float  # up to here x + x^3 r(x^2), beyond by e^2x
+    tanh_r: Series
+    tanh_p: Series  # e^2r / 2 for |r| <= log(2) / 4
+    tanh_high: float
+    log_r: Series  # log((1 + s) / (1 - s)) = 2 s + s z r(z), z = s^2, for 1 + s over 1 - s in [sqrt(1/2), sqrt(2)]
+    softplus_high: float
+    erf_near: float  # up to here x + x s(x^2), beyond by `tail`
+    erf_s: Series
+    erf_high: float
+    phi_near: float  # up to here 1/2 + x s(x^2), beyond by `tail`
+    phi_s: Series
+    phi_high: float
+    tail_a: Series  # see `tail`
+    tail_b: Series
+    gelu_tanh_high: float
+
+
+# ---------------------------------------------------------------------- emitted on the spot, or run as plain Python
+#
+# Jitted helpers would do, but each costs 0.05 s of compilation for every type and every polynomial.
+
+
+@intrinsic
+def full_width(typingctx: Any) -> Any:
+    """Nothing at run time. The function that this is compiled into may use 512-bit vectors; LLVM by itself stops at
+    256 even on processors where that is half their speed."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows no such kind
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+def widened(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function of x; a caller compiled by Numba gets `full_width` along with it."""
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return rule
+
+    @njit(inline="always", **JIT)
+    def wide(x):
+        full_width()  # type: ignore[call-arg]
+        return rule(x)
+
+    return wide
+
+
+def reinterpreted(source: Any, target: Any) -> Callable[..., Any]:
+    """The bits of a number of type `source`, read as type `target`."""
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return lambda x: x.view(target)
+
+    @intrinsic
+    def read(typingctx: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], context.get_value_type(signature.return_type))
+
+        return from_dtype(np.dtype(target))(from_dtype(np.dtype(source))), codegen
+
+    return read
+
+
+def polynomial(f: Any, coefficients: Series) -> Callable[..., Any]:
+    """The polynomial with these coefficients, in float type `f`, by Horner's rule."""
+    leading, *others = map(f, coefficients)
+
+    def horner(x):
+        y = leading
+        for c in others:
+            y = y * x + c
+        return y
+
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return horner
+
+    @intrinsic
+    def emitted(typingctx: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            y = args[0].type(float(leading))
+            for c in others:
+                product = builder.fmul(y, args[0], flags=["contract"])
+                y = builder.fadd(product, args[0].type(float(c)), flags=["contract"])
+            return y
+
+        return x(x), codegen
+
+    return emitted
+
+
+# ------------------------------------------------------------------------------------------------------- the rules
+
+
+def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
+    """The functions of float type `f`, whose bits are read as integers of type `i`."""
+    mantissa, bias, tiny = np.finfo(f).nmant, np.finfo(f).maxexp - 1, np.finfo(f).tiny
+    zero, half, one, two, inf, nan = map(f, (0, 0.5, 1, 2, math.inf, math.nan))
+
+    # ------------------------------------------------------------------------------------------------------- tools
+
+    bits, from_bits = reinterpreted(f, i), reinterpreted(i, f)
+
+    # Adding 1.5 * 2^mantissa rounds x to a whole number n and leaves that in the lowest bits. The bias of the exponent
+    # is added as well, so that those bits, shifted to the exponent's place, are 2^n.
+    magic = f(1.5 * 2.0**mantissa + bias)
+
+    @inlined
+    def power_of_two(magic_plus_n):
+        return from_bits(bits(magic_plus_n) << mantissa)
+
+    upper_half = i(-1 << (mantissa + 2) // 2)
+
+    @inlined
+    def upper(x):
+        """x with the lower half of its mantissa cleared: the product of two such numbers is exact."""
+        return from_bits(bits(x) & upper_half)
+
+    # ------------------------------------------------------------------------------------------------ exponentials
+
+    log2_hi, log2_lo = map(f, numbers.log2)
+    inv_log2, half_inv_log2, two_inv_log2 = (f(k / math.log(2)) for k in (1, 0.5, 2))
+    two_log2_hi, two_log2_lo, half_log2 = two * log2_hi, two * log2_lo, half * f(math.log(2))
+    exp_q, (exp_low, exp_high) = polynomial(f, numbers.exp_q), map(f, numbers.exp_range)
+    minus_zero = -zero  # adding it changes nothing at all, so LLVM leaves it out
+
+    @inlined
+    def split_exp(x, lo):
+        """c and m with e^(x + lo) = c^2 (1 + m), c a power of two: as a square, because the exponents of e^x, denormal
+        numbers included, are more than a float has."""
+        shifted = (x + lo) * half_inv_log2 + magic
+        n = shifted - magic
+        r = (x - n * two_log2_hi) + (lo - n * two_log2_lo)
+        return power_of_two(shifted), r + r * r * exp_q(r)
+
+    @inlined
+    def exp(x):
+        x = exp_low if x < exp_low else x
+        x = exp_high if x > exp_high else x
+        c, m = split_exp(x, minus_zero)
+        return (c + c * m) * c
+
+    expm1_low, bits_of_one_squared = f(numbers.expm1_low), i(2 * bias << mantissa)
+
+    @inlined
+    def expm1(x):
+        y = expm1_low if x < expm1_low else x
+        y = exp_high if y > exp_high else y
+        c, m = split_exp(y, minus_zero)
+        inverse = from_bits(bits_of_one_squared - bits(c))
+        return np.copysign((c * m + (c - inverse)) * c, x)
+
+    gate_q, (gate_low, gate_high) = polynomial(f, numbers.gate_q), map(f, numbers.gate_range)
+    gate_scale, gate_magic = f(2.0**numbers.gate_shift), magic + f(numbers.gate_shift)
+
+    @inlined
+    def gate(a, x, lo):
+        """a sigmoid(x + lo) = a c / (c + p) with e^-(x + lo) = p / c, c a power of two, both scaled so that c is a
+        normal number down to the end of the negative tail, which is rounded once, after the product with a."""
+        x = gate_low if x < gate_low else x
+        x = gate_high if x > gate_high else x
+        shifted = x * inv_log2 + gate_magic
+        n = shifted - gate_magic
+        r = (n * log2_hi - x) + (n * log2_lo - lo)
+        c = power_of_two(shifted)
+        p = gate_scale * (r + r * r * gate_q(r)) + gate_scale
+        positive = x > zero
+        y = (c if positive else c * a) / (c + p)
+        return y * a if positive else y
+
+    @inlined
+    def sigmoid(x):
+        return gate(one, x, zero)
+
+    @inlined
+    def silu(x):
+        return gate(gate_low if x < gate_low else x, x, zero)
+
+    tanh_near, tanh_high = f(numbers.tanh_near), f(numbers.tanh_high)
+    tanh_r, tanh_p = polynomial(f, numbers.tanh_r), polynomial(f, numbers.tanh_p)
+
+    @inlined
+    def tanh(x):
+        u = abs(x)
+        u = tanh_high if u > tanh_high else u
+        z = u * u
+        near = u + u * z * tanh_r(z)
+        shifted = u * two_inv_log2 + magic
+        r = u - (shifted - magic) * half_log2
+        far = one - one / (power_of_two(shifted) * tanh_p(r) + half)
+        return np.copysign(near if u < tanh_near else far, x)
+
+    # -------------------------------------------------------------------------------------------------- logarithms
+
+    log_r = polynomial(f, numbers.log_r)
+    bits_of_sqrt_half = f(math.sqrt(0.5)).view(i)
+    denormal_shift, denormal_scale = f(mantissa + 2), f(2.0 ** (mantissa + 2))
+    log1p_shift = i(bias // 2)
+
+    @inlined
+    def normal_log(x, lo, shift):
+        """log((x + lo) / 2^shift) for a normal x > 0. With x + lo = 2^k (1 + g), 1 + g in [sqrt(1/2), sqrt(2)], and
+        s = g / (2 + g):  log(1 + g) = g - (g^2/2 - s (g^2/2 + s^2 r(s^2))), as in FreeBSD's e_log.c."""
+        b = bits(x)
+        k = i(i(b - bits_of_sqrt_half) >> mantissa)
+        g = from_bits(b - i(k << mantissa)) - one
+        k_lo = k if k < log1p_shift else log1p_shift  # 2^-k stays normal; lo is zero long before
+        g = g + lo * from_bits(i(bias - k_lo) << mantissa)
+        n = f(k) - shift
+        h = half * g * g
+        s = g / (two + g)
+        z = s * s
+        return n * log2_hi - ((h - (s * (h + z * log_r(z)) + n * log2_lo)) - g)
+
+    @inlined
+    def log(x):
+        denormal = x < tiny
+        y = normal_log(x * denormal_scale if denormal else x, zero, denormal_shift if denormal else zero)
+        y = y if x > zero else (-inf if x == zero else nan)
+        return y if x < inf else x
+
+    @inlined
+    def finite_log1p(x):
+        large = x if x > one else one
+        small = one if x > one else x
+        total = large + small
+        return normal_log(total, small - (total - large), zero)
+
+    @inlined
+    def log1p(x):
+        y = np.copysign(finite_log1p(x), x)
+        y = y if x > -one else (-inf if x == -one else nan)
+        return y if x < inf else x
+
+    softplus_high = f(numbers.softplus_high)
+
+    @inlined
+    def softplus(x):
+        y = finite_log1p(exp(softplus_high if x > softplus_high else x))
+        return x if x > softplus_high else y
+
+    @inlined
+    def log_sigmoid(x):
+        return -softplus(-x)
+
+    # ------------------------------------------------------------------------------------- the normal distribution
+
+    tail_a, tail_b = polynomial(f, numbers.tail_a), polynomial(f, numbers.tail_b)
+
+    @inlined
+    def tail(m, t):
+        """(1 + m) (1 - phi(t)) / phi'(t) = (1 + m) / (t + a(t) / b(t)) for t >= 1/2, multiplied out. No term is
+        negative, and where t is large the rounding of b cancels in the quotient."""
+        b = tail_b(t)
+        return (b * m + b) / (b * t + tail_a(t))
+
+    erf_near, erf_s, erf_high = f(numbers.erf_near), polynomial(f, numbers.erf_s), f(numbers.erf_high)
+    sqrt2, log_density = f(math.sqrt(2)), f(-math.log(2 * math.pi) / 2)  # of the normal distribution, at 0
+
+    @inlined
+    def erf(x):
+        u = abs(x)
+        u = erf_high if u > erf_high else u
+        z = u * u
+        c, m = split_exp(-z, log_density)
+        far = one - two * c * c * tail(m, sqrt2 * u)
+        return np.copysign(u + u * erf_s(z) if u < erf_near else far, x)
+
+    phi_near, phi_s, phi_high = f(numbers.phi_near), polynomial(f, numbers.phi_s), f(numbers.phi_high)
+
+    @inlined
+    def times_phi(a, x):
+        """a phi(x); a negative tail is rounded once, after the product with a. x^2 is split: half an ulp of it would be
+        hundreds of ulp of phi."""
+        t = abs(x)
+        t = phi_high if t > phi_high else t
+        u = upper(t)
+        c, m = split_exp(-half * u * u, half * (u - t) * (t + u) + log_density)
+        y = tail(m, t)
+        far = a * (one - c * c * y) if x > zero else a * c * y * c
+        return a * (half + x * phi_s(x * x)) if t < phi_near else far
+
+    @inlined
+    def phi(x):
+        """The normal distribution function."""
+        return times_phi(one, x)
+
+    @inlined
+    def gelu(x):
+        return times_phi(-phi_high if x < -phi_high else x, x)
+
+    gelu_tanh_high = f(numbers.gelu_tanh_high)
+    alpha = Decimal("1.59576912160573071175978423973752748")  # 2 sqrt(2 / pi)
+    beta = alpha * Decimal("0.044715")
+    alpha_hi, beta_hi = f(alpha), (f(beta).view(i) & upper_half).view(f)
+    alpha_lo, beta_lo = f(alpha - Decimal(float(alpha_hi))), f(beta - Decimal(float(beta_hi)))
+
+    @inlined
+    def gelu_tanh(x):
+        """x (1 + tanh(v / 2)) / 2 = x sigmoid(v), v = x (alpha + beta x^2), with v in two parts: half an ulp of it
+        would be hundreds of ulp of e^v."""
+        y = -gelu_tanh_high if x < -gelu_tanh_high else x
+        u = gelu_tanh_high if y > gelu_tanh_high else y
+        u_hi = upper(u)
+        u_lo = u - u_hi
+        square, rest = u_hi * u_hi, u_lo * (u + u_hi)
+        square_hi = upper(square)
+        term = beta_hi * square_hi
+        w = term + alpha_hi
+        back = w - term
+        w_lo = (term - (w - back)) + (alpha_hi - back)  # what the sum lost
+        w_lo = w_lo + (beta_hi * ((square - square_hi) + rest) + beta_lo * (square + rest) + alpha_lo)
+        w_hi = upper(w)
+        return gate(y, u_hi * w_hi, u_hi * ((w - w_hi) + w_lo) + u_lo * (w + w_lo))
+
+    # ------------------------------------------------------------------------------------------------------- plain
+
+    @njit(**JIT)
+    def sqrt(x):
+        return np.sqrt(x)
+
+    @njit(**JIT)
+    def rsqrt(x):
+        return one / np.sqrt(x)
+
+    @njit(**JIT)
+    def reciprocal(x):
+        return one / x
+
+    @njit(**JIT)
+    def absolute(x):
+        return abs(x)
+
+    @njit(**JIT)
+    def sign(x):
+        """Zeros and NaN are returned as they are."""
+        return one if x > zero else (-one if x < zero else x)
+
+    @njit(**JIT)
+    def maximum(x, y):
+        """NaN if either is."""
+        return x if x > y else (y if x == x else x)
+
+    @njit(**JIT)
+    def minimum(x, y):
+        """NaN if either is."""
+        return x if x < y else (y if x == x else x)
+
+    @njit(**JIT)
+    def where(condition, x, y):
+        return x if condition else y
+
+    @njit(**JIT)
+    def floor(x):
+        return np.floor(x)
+
+    @njit(**JIT)
+    def isnan(x):
+        return x != x
+
+    # libm's own: a loop over these three stays scalar
+
+    @njit(**JIT)
+    def sin(x):
+        return f(np.sin(x))
+
+    @njit(**JIT)
+    def cos(x):
+        return f(np.cos(x))
+
+    @njit(**JIT)
+    def pow(x, y):
+        return f(x**y)
+
+    vectorised = exp, expm1, log, log1p, tanh, sigmoid, log_sigmoid, softplus, silu, erf, phi, gelu, gelu_tanh
+    plain = sqrt, rsqrt, reciprocal, absolute, sign, maximum, minimum, where, floor, isnan, sin, cos, pow
+    return SimpleNamespace(
+        **{rule.__name__: widened(rule) for rule in vectorised}, **{rule.__name__: rule for rule in plain}
+    )

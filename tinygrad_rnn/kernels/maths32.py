@@ -1,0 +1,68 @@
+"""The scalar rules of `maths` in float32.
+
+The coefficients were found in 50-digit arithmetic and rounded: polynomials by Remez exchange, the ratio in `tail` by
+reweighted least squares. Beside each stands its greatest error, relative to the function that it serves, in units of
+2^-23. The two parts of log 2 are those of Cephes (Moshier, 1989).
+"""
+
+import numpy as np
+
+from .maths import Numbers, build_rules
+
+f = np.float32
+
+_rules = build_rules(
+    f,
+    np.int32,
+    Numbers(
+        log2=(0.693359375, -2.12194440e-4),
+        exp_q=(  # 0.12
+            1.96484179e-04, 1.41065288e-03, 8.33589584e-03, 4.16611582e-02, 1.66666165e-01, 5.00000358e-01,
+        ),
+        exp_range=(-104.5, 89.0),
+        expm1_low=-18.0,
+        gate_q=(  # 0.03
+            1.38380029e-03, 8.36916547e-03, 4.16681021e-02, 1.66665167e-01, 4.99999940e-01,
+        ),
+        gate_range=(-110.0, 18.0),
+        gate_shift=36,
+        tanh_near=0.55,
+        tanh_r=(  # 0.31
+            1.64378788e-02, -5.26720099e-02, 1.33207291e-01, -3.33329469e-01,
+        ),
+        tanh_p=(  # 0.89
+            1.33000031e-01, 3.35122645e-01, 6.66684628e-01, 9.99984622e-01, 1.0, 0.5,
+        ),
+        tanh_high=9.1,
+        log_r=(  # 0.01
+            2.98710674e-01, 3.99775773e-01, 6.66667759e-01,
+        ),
+        softplus_high=16.0,
+        erf_near=1.0,
+        erf_s=(  # 0.01
+            7.80690389e-05, -7.99785310e-04, 5.18716220e-03, -2.68533472e-02, 1.12835787e-01, -3.76126260e-01,
+            1.28379166e-01,
+        ),
+        erf_high=4.0,
+        phi_near=0.5,
+        phi_s=(  # 0.02
+            -1.12140400e-03, 9.96069051e-03, -6.64894432e-02, 3.98942262e-01,
+        ),
+        phi_high=14.6,
+        tail_a=(  # 0.10
+            1.42875984e-02, 1.16065882e-01, 4.29217011e-01, 7.97870874e-01,
+        ),
+        tail_b=(  # 0.10
+            1.42928194e-02, 1.15850337e-01, 4.61536020e-01, 9.93257403e-01, 1.0,
+        ),
+        gelu_tanh_high=11.0,
+    ),
+)
+
+exp, expm1, log, log1p = _rules.exp, _rules.expm1, _rules.log, _rules.log1p
+tanh, sigmoid, log_sigmoid, softplus = _rules.tanh, _rules.sigmoid, _rules.log_sigmoid, _rules.softplus
+erf, phi, gelu, gelu_tanh, silu = _rules.erf, _rules.phi, _rules.gelu, _rules.gelu_tanh, _rules.silu
+sqrt, rsqrt, reciprocal, floor = _rules.sqrt, _rules.rsqrt, _rules.reciprocal, _rules.floor
+abs, sign, maximum, minimum = _rules.absolute, _rules.sign, _rules.maximum, _rules.minimum
+where, isnan = _rules.where, _rules.isnan
+sin, cos, pow = _rules.sin, _rules.cos, _rules.pow
