@@ -72,7 +72,7 @@ def same_shape(x: Shape, **attributes: Any) -> Shape:
     return x
 
 
-# ---- Integers, where NumPy's answer for booleans is not PyTorch's ------------------------------------------------------
+# ---- Integers, where NumPy's answer for booleans is not PyTorch's ----------------------------------------------------
 
 
 def whole_square(x: np.ndarray) -> np.ndarray:
@@ -82,6 +82,10 @@ def whole_square(x: np.ndarray) -> np.ndarray:
 def whole_power(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     y = np.power(a, b)
     return y.astype(np.bool_) if y.dtype == np.int8 and np.result_type(a, b) == np.bool_ else y
+
+
+def whole_relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
 
 
 # ---- Products --------------------------------------------------------------------------------------------------------

@@ -32,11 +32,13 @@ def as_array(x: Any) -> np.ndarray:
         array = np.asarray(x)
         if array.dtype == FLOAT64 and not _holds_numpy(x):
             array = array.astype(FLOAT32)
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     if array.dtype.kind not in "biuf":
         raise TypeError(f"a tensor holds floats, integers or booleans, not {array.dtype} ({type(x).__name__})")
     if array.dtype.kind == "f" and array.dtype not in (FLOAT32, FLOAT64):
         raise TypeError(f"a tensor of floats is float32 or float64, not {array.dtype}; convert it with astype first")
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+    return array
 
 
 def _holds_numpy(x: Any) -> bool:

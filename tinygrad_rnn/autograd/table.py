@@ -67,7 +67,8 @@ phi = scalar("phi(x)", "phi(x)",         dx="dy * 0.3989422804014327 * exp(-0.5 
 tanh = scalar("tanh(x)", "tanh(x)",      dx="dy * (1 - y * y)",              onnx="Tanh")
 sigmoid = scalar("sigmoid(x)", "sigmoid(x)", dx="dy * y * (1 - y)",          onnx="Sigmoid")
 softplus = scalar("softplus(x)", "softplus(x)", dx="dy * sigmoid(x)",        onnx="Softplus")
-relu = scalar("relu(x)", "where(x <= 0, 0, x)", dx="where(y <= 0, 0, dy)",   onnx="Relu")
+relu = scalar("relu(x)", "where(x <= 0, 0, x)", dx="where(y <= 0, 0, dy)",   onnx="Relu",
+              integer=arrays.whole_relu)
 leaky_relu = scalar("leaky_relu(x, *, negative_slope)", "where(x > 0, x, negative_slope * x)",
                     dx="where(x > 0, dy, negative_slope * dy)",              onnx="LeakyRelu")
 elu = scalar("elu(x, *, alpha)", "where(x > 0, x, alpha * expm1(x))",
