@@ -285,7 +285,9 @@ def compare(what: str, actual: np.ndarray | None, expected: np.ndarray | None, t
 
 
 def brief_array(array: np.ndarray | None) -> str:
-    return "None" if array is None else f"{array.dtype}{list(array.shape)}"
+    if array is None:
+        return "no gradient"
+    return f"{array.dtype}{list(array.shape)}" + (f" {array.tolist()}" if array.size <= 4 else "")
 
 
 def compare_all(what: str, actual: list, expected: list, tolerance=None) -> list[str]:

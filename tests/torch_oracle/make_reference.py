@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python -m torch_oracle.make_reference
 
-Small samples of every op, recurrent module and optimiser, in float64. tests/test_reference.py replays them. Run it
+Small samples of every op, recurrent module and optimiser, in float64, and all edges. tests/test_reference.py replays them. Run it
 after a change to samples.py or refusals.py; the random state is fixed, so an unchanged sample keeps its numbers.
 """
 
@@ -53,6 +53,9 @@ def ops() -> dict[str, list[tuple[Case, Outcome]]]:
         chosen[key] = [
             (case, ask(op.op, args, kwargs, seed, twice=op.supports_gradgrad and size(case) <= LARGEST_TWICE))
             for seed, case, args, kwargs in spread(small, PER_OP)
+        ] + [
+            (case, ask(op.op, args, kwargs, seed, twice=False))
+            for seed, (case, args, kwargs) in enumerate(samples(op, torch.float64, "edge"))
         ]
     return {key: pairs for key, pairs in chosen.items() if pairs}
 

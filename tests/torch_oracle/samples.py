@@ -11,6 +11,7 @@ from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.opinfo.core import OpInfo
 
 from torch_oracle.cases import Case, Index, Leaf, Outcome, tree_leaves, tree_map
+from torch_oracle.edges import edge_samples
 
 NAMES = """
     add sub mul div neg abs pow exp log log1p expm1 sqrt rsqrt reciprocal square sin cos tanh sigmoid
@@ -29,8 +30,15 @@ NAMES = """
 # Variants that are about something else than the op: integer division, complex numbers, a GPU compiler.
 OTHER_VARIANTS = {"trunc_rounding", "floor_rounding", "complex", "triton_optimized"}
 
+
+
+def key_of(op: OpInfo) -> str:
+    """PyTorch's name of the op, then "/" and the variant if any."""
+    return op.name + (f"/{op.variant_test_name}" if op.variant_test_name else "")
+
+
 OPS = {
-    op.name + (f"/{op.variant_test_name}" if op.variant_test_name else ""): op
+    key_of(op): op
     for name in NAMES
     for op in op_db
     if op.name == name and op.variant_test_name not in OTHER_VARIANTS
@@ -73,12 +81,17 @@ def within_reach(args: tuple, kwargs: dict) -> bool:
 def samples(op: OpInfo, dtype: torch.dtype, kind: str = "as given") -> Iterator[tuple[Case, tuple, dict]]:
     """Every sample as a Case, with PyTorch's arguments for the same call.
 
-    `kind` is "as given", "noncontiguous" (the same in other memory), or "reference": PyTorch's longer list, with large
-    numbers, infinities and NaN.
+    `kind` is "as given", "noncontiguous" (the same in other memory), "reference" (PyTorch's longer list, with large
+    numbers, infinities and NaN) or "edge" (ours).
     """
     torch.manual_seed(0)
-    many = op.reference_inputs if kind == "reference" else op.sample_inputs
-    for sample in many("cpu", dtype, requires_grad=op.name not in WITHOUT_GRADIENT or kind != "reference"):
+    if kind == "edge":
+        many = edge_samples(key_of(op), dtype)
+    elif kind == "reference":
+        many = op.reference_inputs("cpu", dtype, requires_grad=op.name not in WITHOUT_GRADIENT)
+    else:
+        many = op.sample_inputs("cpu", dtype, requires_grad=True)
+    for sample in many:
         if kind == "noncontiguous":
             sample = sample.noncontiguous()
         args, kwargs = arguments(sample)
@@ -92,8 +105,7 @@ def ask(
 ) -> Outcome:
     """What PyTorch answers; if `twice`, with second derivatives in a random direction.
 
-    Cotangents are random unless given. No gradients at infinity or NaN, where each of PyTorch's formulas gives what it
-    happens to give.
+    Cotangents are random unless given. No gradients of NaN, which every formula treats in its own way.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -107,7 +119,7 @@ def ask(
     leaves = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.requires_grad]
     outcome = Outcome([o.detach().numpy().copy() for o in outputs])
     roots = [o for o in outputs if o.requires_grad]
-    if not roots or not all(torch.isfinite(leaf).all() for leaf in leaves):
+    if not roots or any(torch.isnan(leaf).any() for leaf in leaves):
         outcome.cotangents = [None] * len(outputs)
         return outcome
     outcome.cotangents = cotangents or [like(o).numpy() if o.requires_grad else None for o in outputs]

@@ -30,6 +30,8 @@ from torch_oracle.cases import (
     tree_leaves,
     tree_map,
 )
+from torch_oracle.edges import CALLS as EDGES
+from torch_oracle.edges import NOT_TWICE as KINKS
 from torch_oracle.refusals import NO_ERRORS
 from torch_oracle.refusals import REFUSALS as LISTED
 from torch_oracle.samples import OPS, arguments, ask, ask_in_float64, plain, samples
@@ -44,9 +46,10 @@ WITH_OPERATOR = [key for key, op in OPS.items() if op.name in OPERATORS]
 
 @cache
 def expectations(key: str, dtype: str, kind: str = "as given") -> list[tuple[Case, Outcome]]:
-    """PyTorch's samples and answers; second derivatives in float64, and not of extreme numbers."""
+    """PyTorch's samples and answers; second derivatives in float64, where they exist."""
     op = OPS[key]
-    twice = op.supports_gradgrad and dtype == "float64" and kind != "reference"
+    smooth = kind != "reference" and not (kind == "edge" and key in KINKS)
+    twice = smooth and op.supports_gradgrad and dtype == "float64"
     question = ask_in_float64 if dtype == "float32" and kind != "reference" else ask
     return [
         (case, question(op.op, args, kwargs, seed, twice))
@@ -115,6 +118,13 @@ def test_operator(key):
 def test_functional_is_an_alias(key):
     name = OPS[key].name
     assert lookup(name) is getattr(tg, name.rpartition(".")[2]) or name == "nn.functional.embedding"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("key", EDGES)
+def test_edges(key, dtype):
+    """Kinks, ties, zeros, repeated indices, masked and huge logits."""
+    judge(key, "function", expectations(key, dtype, "edge"), "edges")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
