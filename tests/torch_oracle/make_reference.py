@@ -2,8 +2,8 @@
 
     PYTHONPATH=tests python -m torch_oracle.make_reference
 
-Small samples of every op, recurrent module and optimiser, in float64, and all edges. tests/test_reference.py replays them. Run it
-after a change to samples.py or refusals.py; the random state is fixed, so an unchanged sample keeps its numbers.
+Small samples of every op, recurrent module and optimiser, in float64, and all of our edges; tests/test_reference.py
+replays them. Run it after a change to the samples; the random state is fixed, so an unchanged one keeps its numbers.
 """
 
 from __future__ import annotations
