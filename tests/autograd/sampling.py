@@ -74,7 +74,8 @@ ALIGNED = [(2, 3), (3,), (), (2, 1), (2, 3), (1, 3), (1, 2, 3)]
 def _elementwise(row, rng):
     count = len(row.inputs)
     if count == 1:
-        shapes = [[shape] for shape in [(), (1,), (5,), (0,), (2, 3), (3, 2), (4,), (2, 2), (3, 2), (2, 0, 3), (2, 1, 2)]]
+        alone = [(), (1,), (5,), (0,), (2, 3), (3, 2), (4,), (2, 2), (3, 2), (2, 0, 3), (2, 1, 2)]
+        shapes = [[shape] for shape in alone]
     else:
         shapes = [[ALIGNED[(k + 2 * i) % len(ALIGNED)] for i in range(count)] for k in range(len(ALIGNED))]
         shapes += [[()] * count, [(3,)] * count, [(2, 3)] * count, [(0,)] * count, [(2, 0), (1,), ()][:count]]
@@ -83,7 +84,12 @@ def _elementwise(row, rng):
     found = []
     for each in shapes:
         chosen = tuple(next(layouts) for _ in each) if any(map(len, each)) else ("contiguous",) * count
-        found.append(Sample(smooth_inputs(row, each, chosen, attributes, rng), attributes, chosen))
+        if row.rules:
+            inputs = smooth_inputs(row, each, chosen, attributes, rng)
+        else:  # a comparison: few numbers, so that some are equal
+            draw = lambda shape: rng.integers(-1, 2, shape).astype(np.float64)
+            inputs = tuple(Operand(shape, layout, draw).array for shape, layout in zip(each, chosen))
+        found.append(Sample(inputs, attributes, chosen))
         if count == len(LAYOUTS):  # else an operand would always get the same one
             next(layouts)
     return found
@@ -173,8 +179,8 @@ def _reductions(**more):
 ALONG = [
     ([shape], dict(dim=dim))
     for shape, dim in [
-        ((1,), 0), ((4,), 0), ((0,), 0), ((2, 3), 0), ((2, 3), 1), ((3, 2), 1), ((2, 3), 0), ((2, 0), 0), ((2, 2, 2), 1),
-        ((2, 3), 1), ((3, 1, 2), 2), ((3, 2), 0),
+        ((1,), 0), ((4,), 0), ((0,), 0), ((2, 3), 0), ((2, 3), 1), ((3, 2), 1), ((2, 3), 0), ((2, 0), 0),
+        ((2, 2, 2), 1), ((2, 3), 1), ((3, 1, 2), 2), ((3, 2), 0),
     ]
 ]  # fmt: skip
 
@@ -260,8 +266,9 @@ WHOLE = {
         taken=[
             ([shape], dict(shape=new))
             for shape, new in [
-                ((), ()), ((), (2,)), ((1,), (3,)), ((2, 1), (2, 3)), ((3, 1), (3, 2)), ((3,), (2, 3)), ((2, 1, 3), (2, 2, 3)),
-                ((2, 3), (2, 3)), ((2, 1), (2, 2, 3)), ((1, 2), (0, 2)), ((0, 1), (0, 3)), ((3, 1), (2, 3, 2)), ((), (0,)),
+                ((), ()), ((), (2,)), ((1,), (3,)), ((2, 1), (2, 3)), ((3, 1), (3, 2)), ((3,), (2, 3)),
+                ((2, 1, 3), (2, 2, 3)), ((2, 3), (2, 3)), ((2, 1), (2, 2, 3)), ((1, 2), (0, 2)), ((0, 1), (0, 3)),
+                ((3, 1), (2, 3, 2)), ((), (0,)),
             ]
         ],
         refused=[([(2,)], dict(shape=(3,))), ([(2, 1)], dict(shape=(2,))), ([(0,)], dict(shape=(1,)))],
@@ -271,8 +278,9 @@ WHOLE = {
         taken=[
             ([shape], dict(shape=new))
             for shape, new in [
-                ((), ()), ((2,), ()), ((3,), (1,)), ((2, 3), (2, 1)), ((2, 3), (1, 3)), ((2, 3), (3,)), ((3, 2), (1, 1)),
-                ((2, 3), (2, 3)), ((2, 2, 3), (2, 1)), ((0, 2), (1, 2)), ((0, 3), (0, 1)), ((2, 3, 2), (3, 1)), ((0,), ()),
+                ((), ()), ((2,), ()), ((3,), (1,)), ((2, 3), (2, 1)), ((2, 3), (1, 3)), ((2, 3), (3,)),
+                ((3, 2), (1, 1)), ((2, 3), (2, 3)), ((2, 2, 3), (2, 1)), ((0, 2), (1, 2)), ((0, 3), (0, 1)),
+                ((2, 3, 2), (3, 1)), ((0,), ()),
             ]
         ],
         refused=[([(3,)], dict(shape=(2,))), ([(2,)], dict(shape=(2, 1)))],
@@ -294,8 +302,9 @@ WHOLE = {
             (shapes, dict(dim=dim))
             for shapes, dim in [
                 ([(2,)], 0), ([(2,), (3,)], 0), ([(2,), (0,)], 0), ([(0,), (0,)], 0), ([(2, 3), (1, 3)], 0),
-                ([(2, 1), (2, 2)], 1), ([(2, 2), (2, 2), (2, 1)], 1), ([(1, 2), (2, 2), (1, 2)], 0), ([(3, 2), (3, 2)], 1),
-                ([(0, 2), (0, 1)], 1), ([(1, 2, 1), (1, 2, 2)], 2), ([(2, 1, 2), (2, 2, 2)], 1), ([(3, 2), (1, 2)], 0),
+                ([(2, 1), (2, 2)], 1), ([(2, 2), (2, 2), (2, 1)], 1), ([(1, 2), (2, 2), (1, 2)], 0),
+                ([(3, 2), (3, 2)], 1), ([(0, 2), (0, 1)], 1), ([(1, 2, 1), (1, 2, 2)], 2),
+                ([(2, 1, 2), (2, 2, 2)], 1), ([(3, 2), (1, 2)], 0),
             ]
         ],
         refused=[

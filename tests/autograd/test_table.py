@@ -1,21 +1,23 @@
 """Every row of the table, by what the row itself says: a new one arrives tested (see `sampling` for its inputs)."""
 
 import re
+from functools import partial
 from itertools import combinations
 
 import numpy as np
 import pytest
-from autograd.sampling import LAYOUTS, WHOLE, Sample, differentiable, samples
 from numba import config
 
 import tinygrad_rnn as tg
+from autograd.sampling import LAYOUTS, WHOLE, Sample, differentiable, samples
 from tinygrad_rnn.autograd import table
 from tinygrad_rnn.autograd.primitive import ElementwisePrimitive, Primitive
 from tinygrad_rnn.autograd.table import TABLE
 
 EVERY_ROW = pytest.mark.parametrize("row", TABLE.values(), ids=TABLE.keys())
-ELEMENTWISE = [row for row in TABLE.values() if isinstance(row, ElementwisePrimitive)]
-EVERY_FORMULA = pytest.mark.parametrize("row", ELEMENTWISE, ids=lambda row: row.name)
+EVERY_DIFFERENTIABLE_ROW = pytest.mark.parametrize("row", [r for r in TABLE.values() if r.rules], ids=lambda r: r.name)
+FORMULAS = [row for row in TABLE.values() if isinstance(row, ElementwisePrimitive) and row.rules]
+COMPARISONS = [row for row in TABLE.values() if not row.rules]
 
 # Central differences with steps of 1e-6 are right to about 1e-9 of a value near 1.
 CLOSE = dict(atol=1e-7, rtol=1e-6)
@@ -61,7 +63,7 @@ def test_samples_cover_shapes_and_layouts(row):
 
 def test_a_row_that_cannot_be_sampled_fails_and_says_what_to_add():
     row = Primitive("outermost(x, *, dim)", "y = x", "[...] -> [...]", lambda x, dim: x, lambda x, dim: x, dx="dy")
-    with pytest.raises(pytest.fail.Exception, match=r"(?s)new row 'outermost'.*add.*to WHOLE in tests/autograd/sampling"):
+    with pytest.raises(pytest.fail.Exception, match=r"(?s)new row 'outermost'.*add.*to WHOLE in tests/autograd/sampl"):
         samples(row)
     assert set(WHOLE) <= set(TABLE), "WHOLE in tests/autograd/sampling.py has an entry for a row that is gone"
 
@@ -77,23 +79,22 @@ def test_a_wrong_rule_is_found():
 # ---- Derivatives -----------------------------------------------------------------------------------------------------
 
 
-@EVERY_ROW
+@EVERY_DIFFERENTIABLE_ROW
 def test_first_derivatives(row):
     """Against finite differences."""
-    assert row.rules, f"{row.name} has no gradient rule: what is it doing in the table?"
     for sample in samples(row):
-        tg.gradcheck(lambda *xs: row(*xs, **sample.attributes), tensors(row, sample), **CLOSE)
+        tg.gradcheck(partial(row, **sample.attributes), tensors(row, sample), **CLOSE)
 
 
-@EVERY_ROW
+@EVERY_DIFFERENTIABLE_ROW
 def test_second_derivatives(row):
     """The rules, run on tensors, are differentiated in their turn."""
     tg.manual_seed(1)
     for sample in samples(row):
-        tg.gradgradcheck(lambda *xs: row(*xs, **sample.attributes), tensors(row, sample), **CLOSE)
+        tg.gradgradcheck(partial(row, **sample.attributes), tensors(row, sample), **CLOSE)
 
 
-@EVERY_ROW
+@EVERY_DIFFERENTIABLE_ROW
 def test_recording_the_pass_does_not_change_gradients(row):
     """On arrays one kernel computes all gradients; on tensors the rules are evaluated a row at a time."""
     for sample in samples(row):
@@ -183,7 +184,7 @@ def ulp(y, exact, scale=None):
     return np.max(np.where(same, 0, np.nan_to_num(distance, nan=np.inf)), initial=0)
 
 
-@EVERY_ROW
+@EVERY_DIFFERENTIABLE_ROW
 def test_float32_is_accurate(row):
     """float32 against float64 at the same numbers; sums and products in units of the largest number in the sample."""
     bound, _ = ULP.get(row.name, (4, ""))
@@ -206,7 +207,7 @@ def test_float32_is_accurate(row):
         assert ulp(y, exact, np.full(np.shape(exact), largest)) <= (0 if WHOLE[row.name].exact else bound), str(sample)
 
 
-@EVERY_ROW
+@EVERY_DIFFERENTIABLE_ROW
 def test_float32_stays_float32_forward_and_back(row):
     for sample in samples(row)[3:5]:
         single = tuple(x if x.dtype == np.bool_ else x.astype(np.float32) for x in sample.inputs)
@@ -214,7 +215,7 @@ def test_float32_stays_float32_forward_and_back(row):
         assert {g.dtype for g in gradients(row, Sample(single, attributes)).values()} == {np.dtype(np.float32)}
 
 
-@pytest.mark.parametrize("row", [row for row in ELEMENTWISE if row.integer], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in FORMULAS if row.integer], ids=lambda row: row.name)
 def test_integers_stay_integers(row):
     """The rows that have a rule for integers agree with their formula on them."""
     operands = [np.arange(1, 7).reshape(2, 3), np.array([3, 1, 2]), np.array([[2], [5]])][: len(row.inputs)]
@@ -271,7 +272,13 @@ DECIDED = [
         [1, 2, NAN, NAN],
         (None, [1, 0, 1, 0], [0, 1, 0, 1]),
     ),
-    (table.pow, ([0, 0, -2, 2, 5], [0, 2, 3, 0, 1]), {}, [1, 0, -8, 1, 5], ([0, 0, 12, 0, 1], [0, 0, NAN, np.log(2), 5 * np.log(5)])),
+    (
+        table.pow,
+        ([0, 0, -2, 2, 5], [0, 2, 3, 0, 1]),
+        {},
+        [1, 0, -8, 1, 5],
+        ([0, 0, 12, 0, 1], [0, 0, NAN, np.log(2), 5 * np.log(5)]),
+    ),
     (table.sqrt, ([0, 4, INF, -1],), {}, [0, 2, INF, NAN], ([INF, 0.25, 0, NAN],)),
     (table.log, ([0, 1, INF, -1],), {}, [-INF, 0, INF, NAN], ([INF, 1, 0, -1],)),
     (table.reciprocal, ([0, -0.0, INF],), {}, [INF, -INF, 0], ([-INF, -INF, 0],)),
@@ -280,7 +287,13 @@ DECIDED = [
     (table.softplus, ([-INF, INF, NAN, 800, -800],), {}, [0, INF, NAN, 800, 0], ([0, 1, NAN, 1, 0],)),
     (table.amax, ([[1, 3, 3], [2, 2, 2], [1, NAN, 5]],), dict(dim=(1,), keepdim=False), [3, 2, NAN], None),
     (table.amin, ([[1, 1, 3], [2, 2, 2], [1, NAN, 5]],), dict(dim=(1,), keepdim=False), [1, 2, NAN], None),
-    (table.softmax, ([[INF, 0], [-INF, 0], [NAN, 0], [1000, 0]],), dict(dim=1), [[NAN] * 2, [0, 1], [NAN] * 2, [1, 0]], None),
+    (
+        table.softmax,
+        ([[INF, 0], [-INF, 0], [NAN, 0], [1000, 0]],),
+        dict(dim=1),
+        [[NAN] * 2, [0, 1], [NAN] * 2, [1, 0]],
+        None,
+    ),
     (table.log_softmax, ([[-INF, 0], [NAN, 0], [1000, 0]],), dict(dim=1), [[-INF, 0], [NAN] * 2, [0, -1000]], None),
     (table.sum, ([[INF, -INF], [NAN, 0], [INF, 1]],), dict(dim=(1,), keepdim=False), [NAN, NAN, INF], ([[1, 1]] * 3,)),
 ]
@@ -310,11 +323,10 @@ def test_tied_extremes_share_the_gradient():
     np.testing.assert_array_equal(x.grad.numpy(), [[0, 0, 0], [0, 0, 0], [1, 0, 0]])
 
 
-@EVERY_FORMULA
+# `where` does not look at the branch that it leaves: it is among the special values above.
+@pytest.mark.parametrize("row", [row for row in FORMULAS if row.name != "where"], ids=lambda row: row.name)
 def test_nan_goes_through(row):
-    """A NaN in any operand that has a gradient gives NaN; `where` does not look at the branch that it leaves."""
-    if row.name == "where":
-        pytest.skip("where(c, a, b) is among the special values above")
+    """A NaN in any operand gives NaN."""
     for position in range(len(row.inputs)):
         operands = [np.array([0.5, 1.5]) for _ in row.inputs]
         operands[position] = np.array([np.nan, 0.75])
@@ -322,6 +334,20 @@ def test_nan_goes_through(row):
         if row.name == "pow" and position == 1:
             assert row.forward(np.array([1.0]), np.array([np.nan])) == 1  # C's and PyTorch's
         assert np.isnan(y[0]) and not np.isnan(y[1])
+
+
+# ---- Rows without a gradient -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", COMPARISONS, ids=lambda row: row.name)
+def test_comparisons(row):
+    """Truth values as the formula has them, for NaN too; they need no gradient."""
+    assert isinstance(row, ElementwisePrimitive), f"{row.name} computes numbers and has no gradient rule"
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0])
+    for sample in [*samples(row), Sample((special[:, None], special)[: len(row.inputs)])]:
+        y = row(*(tg.from_numpy(x).requires_grad_() for x in sample.inputs))
+        assert y.dtype == np.bool_ and not y.requires_grad
+        np.testing.assert_array_equal(y.numpy(), eval(row.formula, {}, dict(zip(row.inputs, sample.inputs))))
 
 
 # ---- What a row tells of itself --------------------------------------------------------------------------------------
@@ -336,7 +362,7 @@ def test_a_row_can_be_read(row):
     assert set(differentiable(row) or ()) <= set(range(len(row.inputs)))
 
 
-@EVERY_ROW
+@EVERY_DIFFERENTIABLE_ROW
 def test_only_what_a_rule_names_is_saved(row):
     """Inputs that no rule asks for are free as soon as the user lets go of them."""
     named = {name for rule in row.rules.values() for name in re.findall(r"[a-z_]\w*", rule)}

@@ -129,21 +129,25 @@ def test_saved_arrays_are_released_as_the_pass_goes():
     assert alive(references) == 0
 
 
+@pytest.mark.skipif(NO_JIT, reason="interpreted kernels are too slow for arrays that outweigh Python's own objects")
 def test_a_chain_is_walked_backwards_in_constant_memory():
     size, length = 20_000, 30
-    x = leaf(np.ones(size))
-    y = x
-    for _ in range(length):
-        y = y * y
-    loss = y.sum()
-    del y
+
+    def chain():
+        y = leaf(np.ones(size))
+        for _ in range(length):
+            y = y * y
+        return y.sum()
+
+    chain().backward()  # compile first
+    loss = chain()
     tracemalloc.start()
     try:
         loss.backward()
-        peak = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1] / (8 * size)
     finally:
         tracemalloc.stop()
-    assert peak < 6 * x.data.nbytes, f"{peak / x.data.nbytes:.1f} arrays were made and kept at a time"
+    assert peak < 6, f"{peak:.1f} arrays were kept at a time"
 
 
 def test_what_no_rule_asks_for_is_not_kept():
@@ -173,7 +177,8 @@ def test_a_graph_has_no_cycles(how):
             handle = hidden.register_hook(lambda dy, held=held: dy * held)
             x.register_hook(lambda dy: None)
             del handle
-        references = [weakref.ref(held), *saved_arrays(loss), *map(weakref.ref, (hidden, part, loss, hidden.data, loss.data))]
+        references = saved_arrays(loss)
+        references += map(weakref.ref, (held, hidden, part, loss, hidden.data, loss.data))
         if how == "walked":
             loss.backward()
         elif how == "walked with create_graph":
@@ -212,8 +217,8 @@ def test_a_loop_of_training_steps_keeps_nothing():
 
 
 @pytest.mark.parametrize("part", ["p[t]", "unbind", "iteration", "split", "narrow", "p[t, 1:]", "p[[t, t]]"])
-def test_parts_taken_in_a_loop_cost_linear_memory_traffic(part, monkeypatch):
-    """The gradients of T parts are added to one array, not to T arrays of zeros: T^2 bytes would be written."""
+def test_the_gradients_of_parts_are_added_to_one_array(part, monkeypatch):
+    """A loop over p[t] costs T rows, not T arrays of zeros with one row filled in, which would be T^2 rows."""
     steps, width = 40, 8
     p = leaf(np.arange(float(steps * width)).reshape(steps, width) / 100)
     take = {
@@ -228,23 +233,26 @@ def test_parts_taken_in_a_loop_cost_linear_memory_traffic(part, monkeypatch):
     h = 0.0
     for row in take():
         h = (row * row).sum() + h
-    bytes_made = 0
+    made = 0
 
-    def counting(function):
+    def counted(function):
         @functools.wraps(function)
-        def counted(*args, **kwargs):
-            nonlocal bytes_made
+        def count(*args, **kwargs):
+            nonlocal made
             array = function(*args, **kwargs)
-            bytes_made += array.nbytes
+            made += array.nbytes >= p.data.nbytes
             return array
 
-        return counted
+        return count
 
     for name in ("zeros", "zeros_like", "empty", "empty_like", "full", "array", "copy"):
-        monkeypatch.setattr(np, name, counting(getattr(np, name)))
+        monkeypatch.setattr(np, name, counted(getattr(np, name)))
+    tg.grad(h, [p], create_graph=True)
+    assert made >= steps, "when the pass is recorded every part becomes a whole: else this test counts nothing"
+    made = 0
     h.backward()
+    assert made <= 3
     monkeypatch.undo()
-    assert p.data.nbytes <= bytes_made <= 4 * p.data.nbytes, f"{bytes_made / p.data.nbytes:.1f} times the memory of p was made"
     expected = {"p[t, 1:]": 2 * p.data * (np.arange(width) > 0), "p[[t, t]]": 4 * p.data}.get(part, 2 * p.data)
     np.testing.assert_allclose(p.grad.numpy(), expected)
 
@@ -448,7 +456,7 @@ def test_errors_of_backward():
     x = leaf(1.0, 2.0)
     with pytest.raises(RuntimeError, match=r"an output of shape \[2\] needs a gradient of its shape"):
         (x * 2).backward()
-    with pytest.raises(RuntimeError, match=r"not computed from a tensor with requires_grad=True, or inside no_grad\(\)"):
+    with pytest.raises(RuntimeError, match="not computed from a tensor with requires_grad=True, or inside no_grad"):
         tg.tensor(1.0).backward()
     with pytest.raises(ValueError, match=r"backward: the output has shape \[2\], its gradient \[3\]"):
         (x * 2).backward(tg.ones(3))
