@@ -176,6 +176,7 @@ def test_normalize_counts_and_smallest():
     x = np.array([[3.0, 0.0, -6.0]])
     assert F.normalize(x, p=0).tolist() == [[1.5, 0, -3]]
     assert F.normalize(x[:, ::2], p=-math.inf).tolist() == [[1, -2]]
+    assert F.normalize(np.array([[0.0, 2.0]]), p=-1, eps=0.5).tolist() == [[0, 4]], "1 / (1 / 0 + 1 / 2) is 0"
     assert F.normalize(np.array([1e-20]), dim=0, eps=1e-10).item() == pytest.approx(1e-10)
     with pytest.raises(IndexError, match="normalize"):
         F.normalize(x, dim=2)

@@ -24,20 +24,21 @@ def assert_equal(a, b):
 
 
 @each_kind
-def test_a_stack_is_what_it_says(kind, options):
+@pytest.mark.parametrize("given", [False, True], ids=["from zeros", "from given states"])
+def test_a_stack_is_what_it_says(kind, options, given):
     """Two layers, two directions: the same as four Recurrents wired by hand."""
     net = kind(I, H, num_layers=2, bidirectional=True, dtype=np.float64, **options)
     x = tg.randn(T, B, I, dtype=np.float64)
-    y, final = net(x)
+    start = tuple(tg.randn(*s.shape, dtype=np.float64) for s in as_tuple(net(x)[1])) if given else None
+    y, final = net(x, start)
     finals, z = [], x
     for layer in range(2):
         outputs = []
         for suffix in ("", "_reverse"):
             cell = net._make_cell(z.shape[-1], np.float64)
-            cell.load_state_dict(
-                {name: net.state_dict()[f"{name}_l{layer}{suffix}"] for name in cell.state_dict()}
-            )
-            output, state = Recurrent(cell, reverse=bool(suffix))(z)
+            cell.load_state_dict({name: net.state_dict()[f"{name}_l{layer}{suffix}"] for name in cell.state_dict()})
+            state = start and tuple(s[len(finals)] for s in start)
+            output, state = Recurrent(cell, reverse=bool(suffix))(z, state)
             outputs.append(output)
             finals.append(as_tuple(state))
         z = tg.cat(outputs, dim=-1)
