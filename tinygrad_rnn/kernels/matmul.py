@@ -28,6 +28,9 @@ Inside compiled code, on addresses:
 `matrix_at(np.float32, address, row, col)` makes a Matrix of a raw address. The bits are those of `matmul_packed`.
 """
 
+# Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
+# mypy: disable-error-code="call-arg,unreachable,var-annotated"
+
 import math
 import threading
 from collections.abc import Callable
@@ -35,25 +38,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import config, njit
+from numpy.lib.stride_tricks import as_strided
 
 from . import cache, threads
 from .memory import JIT
 from .threads import get_num_threads, set_num_threads
 from .vector import (
-    HALF_ROWS, HOST, ROW_BYTES, ROWS, VECTORS, WIDE, Matrix, add_element, aligned, copy_element, copy_vector,
-    inner_products, keep, matrix, matrix_at, panels, shift, size_of, skip, stack_block, tile,
-    transpose_square,
+    HALF_ROWS, HOST, ROW_BYTES, ROWS, VECTORS, WIDE, Matrix, add_element, clear_row, copy_element, copy_vector,
+    inner_products, matrix, matrix_at, panels, shift, size_of, stack_block, tile, transpose_square,
 )  # fmt: skip
 
 DEPTH = 256  # rows of a panel of B, which then fits in the first-level cache
-HEIGHT = 256 // ROWS * ROWS  # rows of A that fit in the second-level cache beside it
-ONE_THREAD = 4_000_000  # multiply-adds below which threads do not pay
+HEIGHT = 128 // ROWS * ROWS  # rows of A that fit in the second-level cache ...
+GROUP = 16  # ... beside this many panels
+LENGTH = 4096  # of a vector that fits in the first-level cache
+ROOM_BYTES = (HEIGHT * 8 + GROUP * ROW_BYTES) * DEPTH  # for copies of a part of A, float64 at most, and of B
+ONE_THREAD = 8_000_000  # multiply-adds below which a second thread does not pay
 
 __all__ = [
     "Matrix", "Packed", "get_num_threads", "matmul", "matmul_packed", "matrix", "matrix_at", "multiply", "pack",
     "panels", "set_num_threads", "shift",
 ]  # fmt: skip
-
 
 INNER = JIT | dict(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # called from compiled code only: compiles faster
 
@@ -111,7 +116,7 @@ def copy(source, target, M, N):
     """target[M, N] = source[M, N], where the rows of `target` are contiguous and those of `source` anything."""
     size = size_of(source)
     lanes = HOST.bytes // size
-    rows = cols = 0  # of the part that vectors have copied
+    rows = cols = 0  # of the part that is copied by vectors
     if source.col == size:
         rows, cols = M, N // lanes * lanes
         for i in range(rows):
@@ -128,128 +133,164 @@ def copy(source, target, M, N):
             copy_element(shift(source, i, j), shift(target, i, j))
 
 
+@njit(**INNER)
+def fill_panels(B, panels, K, N):
+    """Copy B[K, N] to panels, with zeros where the last one has no columns: garbage may be slow to multiply."""
+    size = size_of(B)
+    width = ROW_BYTES // size
+    for j in range(0, N, width):
+        panel = Matrix(shift(panels, 0, j // width).data, ROW_BYTES, size)
+        if N - j < width:
+            for k in range(K):
+                clear_row(shift(panel, k, 0))
+        copy(shift(B, 0, j), panel, K, min(width, N - j))
+
+
 @njit(inline="always", **INNER)
-def product(A, B, C, M, N, K, accumulate, packed, dtype):
-    """C[M, N] (+)= A[M, K] @ B[K, N] for matrices of any strides, or B packed."""
+def product(A, B, C, M, N, K, accumulate, packed, room, dtype):
+    """C[M, N] (+)= A[M, K] @ B[K, N] for matrices of any strides, or B packed. `room` is ROOM_BYTES of memory."""
     size = size_of(C)
     width = ROW_BYTES // size
-    depth = depth_of(K)
+    room_a = matrix_at(dtype, room, DEPTH * size, size)
+    room_b = matrix_at(dtype, room + HEIGHT * DEPTH * size, ROW_BYTES, DEPTH * ROW_BYTES)
     if N == 1 and not packed:  # C.T = B.T @ A.T is a single row
         A, B, C = Matrix(B.data, B.col, B.row), Matrix(A.data, A.col, A.row), Matrix(C.data, C.col, C.row)
         M, N = 1, M
-    if M == 1 and B.row == size and not packed:
-        x = np.empty((1, K if A.col != size else 0), dtype)
-        if A.col != size:
-            copy(A, matrix(x), 1, K)
-            A = matrix(x)
-        for j in range(0, N, ROWS):
-            columns = Matrix(shift(B, 0, j).data, B.col, B.row)
-            inner_products(ROWS, min(ROWS, N - j), columns, A, shift(C, 0, j), K, accumulate)
-        keep(x)
+    if M == 1 and B.row == size and not packed:  # both operands are contiguous along k
+        for k in range(0, max(K, 1), LENGTH):
+            a, part = shift(A, 0, k), min(LENGTH, K - k)
+            if A.col != size:
+                copy(a, room_a, M, part)
+                a = room_a
+            for j in range(0, N, ROWS):
+                columns = Matrix(shift(B, k, j).data, B.col, B.row)
+                inner_products(ROWS, min(ROWS, N - j), columns, a, shift(C, 0, j), part, accumulate or k > 0)
         return
-    direct = packed or (M <= ROWS and B.col == size)
+    direct = M <= ROWS and B.col == size  # a copy of B would be read only once
     copy_a = A.col != size and N > width
-    room_a = np.empty((HEIGHT if copy_a else 0, depth), dtype)
-    # Zeros, for the columns that a last narrow panel lacks: garbage may be denormal, and slow to multiply.
-    room_b = np.zeros((0 if direct and N % width == 0 else depth + 1, width), dtype)
-    panel = aligned(matrix(room_b))
+    depth = depth_of(K)
     for k in range(0, max(K, 1), depth):
         part = min(depth, K - k)
-        for i in range(0, M, HEIGHT):
-            height = min(HEIGHT, M - i)
-            a = shift(A, i, k)
-            if copy_a:
-                copy(a, matrix(room_a), height, part)
-                a = matrix(room_a)
-            j = 0
-            while j < N:
-                if packed:
-                    b, cols = shift(B, k, 0), N
-                elif direct and N - j >= width:
-                    b, cols = Matrix(shift(B, k, j).data, B.row, ROW_BYTES), N // width * width
-                else:
-                    b, cols = panel, min(width, N - j)
-                    copy(shift(B, k, j), panel, part, cols)
+        j = 0
+        while j < N:
+            if packed:
+                b, cols = shift(B, k, 0), N
+            elif direct and N - j >= width:
+                b, cols = Matrix(shift(B, k, j).data, B.row, ROW_BYTES), N // width * width
+            else:
+                b, cols = room_b, min(GROUP * width if M > HEIGHT or copy_a else width, N - j)
+                fill_panels(shift(B, k, j), room_b, part, cols)
+            for i in range(0, M, HEIGHT):
+                a, height = shift(A, i, k), min(HEIGHT, M - i)
+                if copy_a:
+                    copy(a, room_a, height, part)
+                    a = room_a
                 multiply(a, b, shift(C, i, j), height, cols, part, accumulate or k > 0)
-                j += cols
-    keep(room_a)
-    keep(room_b)
-
-
-@njit(**INNER)
-def fill_panels(b, out, dtype):
-    """Copy b [K, N] to `out` [panels, K, width]."""
-    (K, N), width = b.shape, out.shape[2]
-    for j in range(0, N, width):
-        copy(shift(matrix(b), 0, j), matrix(out[j // width]), K, min(width, N - j))
+            j += cols
 
 
 # From here on: Python. Whoever calls has checked the shapes; what is checked again here guards memory.
 
-HEADER = '''\
-"""A way from Python into compiled code, for {dtype} and {registers} registers."""
+ENTRIES = '''\
+"""From Python into compiled code, for {dtype} and {registers} registers."""
 
 from numba import njit, types
 from numpy import {dtype}
 
-from tinygrad_rnn.kernels.matmul import JIT, ROW_BYTES, Matrix, copy, matrix, product, shift, skip
+from tinygrad_rnn.kernels import matmul
+from tinygrad_rnn.kernels.vector import ROW_BYTES, Matrix, matrix, panels, skip
 
 MATRIX, PANELS = types.Array(types.{dtype}, 2, "A"), types.Array(types.{dtype}, 3, "C")
 FLAG, INT = types.boolean, types.int64
 
 '''
-ENTRIES = {
-    "products": '''
-@njit(types.void(MATRIX, MATRIX, MATRIX, FLAG, FLAG, INT, INT, INT, INT), cache=CACHE, **JIT)
-def products(a, b, c, accumulate, packed, count, a_step, b_step, c_step):
+PRODUCTS = '''
+@njit(types.void(MATRIX, MATRIX, MATRIX, FLAG, FLAG, INT, INT, INT, INT, INT), cache=CACHE, **matmul.JIT)
+def entry(a, b, c, accumulate, packed, room, count, a_step, b_step, c_step):
     """c (+)= a @ b for 2-d arrays, and for `count` - 1 more of each that lie the given steps further on, in bytes."""
     A, B, C = matrix(a), matrix(b), matrix(c)
-    if packed:
+    if packed:  # b is [panels, K * width]
         B = Matrix(B.data, ROW_BYTES, B.row)
     (M, N), K = c.shape, a.shape[1]
     for n in range(count):
-        product(
-            skip(A, n * a_step), skip(B, n * b_step), skip(C, n * c_step), M, N, K, accumulate, packed, {dtype}
-        )
-''',
-    "fill_panels": '''
-@njit(types.void(MATRIX, PANELS), cache=CACHE, **JIT)
-def fill_panels(b, panels):
-    """Copy b[K, N] to panels[panels, K, width]."""
-    (K, N), width = b.shape, panels.shape[2]
-    for j in range(0, N, width):
-        copy(shift(matrix(b), 0, j), matrix(panels[j // width]), K, min(width, N - j))
-''',
-}
-_compiling = threading.Lock()
+        a_n, b_n, c_n = skip(A, n * a_step), skip(B, n * b_step), skip(C, n * c_step)
+        matmul.product(a_n, b_n, c_n, M, N, K, accumulate, packed, room, {dtype})
+'''
+FILL = '''
+@njit(types.void(MATRIX, PANELS), cache=CACHE, **matmul.JIT)
+def entry(b, packed):
+    """Copy b[K, N] to packed[panels, K, width]."""
+    matmul.fill_panels(matrix(b), panels(packed), *b.shape)
+'''
 
 
-class _Entries(dict[np.dtype[Any], Callable[..., None]]):
-    """dtype -> the compiled function of one name, made at its first use."""
+class _Entry(dict[np.dtype[Any], Callable[..., None]]):
+    """dtype -> compiled function, made at the first use of the dtype."""
 
-    def __init__(self, function: str) -> None:
-        self.function = function
+    def __init__(self, name: str, source: str, interpreted: Callable[..., None]) -> None:
+        self.name, self.source, self.interpreted = name, source, interpreted
+        self.lock = threading.Lock()
 
     def __missing__(self, dtype: np.dtype[Any]) -> Callable[..., None]:
         if dtype not in (np.float32, np.float64) or not dtype.isnative:
             raise TypeError(f"matmul: expected float32 or float64 arrays, got {dtype}")
-        text = (HEADER + ENTRIES[self.function]).format(dtype=dtype.name, registers=HOST.name)
-        with _compiling:
-            module = cache.load(text, f"{self.function}_{dtype.name}")
-        # The dispatcher would find out the types of all arguments at every call, which takes longer than a small product.
-        (compiled,) = getattr(module, self.function).overloads.values()
-        self[dtype] = compiled.entry_point
+        with self.lock:
+            self[dtype] = self.interpreted if config.DISABLE_JIT else self._load(dtype)  # type: ignore[attr-defined]
+        return self[dtype]
+
+    def _load(self, dtype: np.dtype[Any]) -> Callable[..., None]:
+        source = (ENTRIES + self.source).format(dtype=dtype.name, registers=HOST.name)
+        module = cache.load(source, f"{self.name}_{dtype.name}")
+        # Not the dispatcher: to find out the types of all arguments takes it longer than a small product.
+        (compiled,) = module.entry.overloads.values()
         return compiled.entry_point
 
 
-_products = _Entries("products")
-_fill_panels = _Entries("fill_panels")
+def _interpreted_products(a, b, c, accumulate, packed, room, count, a_step, b_step, c_step):
+    """NumPy's product, for NUMBA_DISABLE_JIT=1: summed in another order, so the last bits differ."""
+    a, b, c = (
+        as_strided(x, (count, *x.shape), (step, *x.strides)) for x, step in ((a, a_step), (b, b_step), (c, c_step))
+    )
+    if packed:
+        K, N = a.shape[2], c.shape[2]
+        width = ROW_BYTES // c.itemsize
+        b = b.reshape(-1, K, width).transpose(1, 0, 2).reshape(K, -(-N // width) * width)[None, :, :N]
+    product = np.matmul(a, b)
+    c[...] = c + product if accumulate else product
+
+
+def _interpreted_fill(b, packed):
+    width = packed.shape[2]
+    for j in range(b.shape[1]):
+        packed[j // width, :, j % width] = b[:, j]
+
+
+_products = _Entry("products", PRODUCTS, _interpreted_products)
+_fill = _Entry("fill", FILL, _interpreted_fill)
+
+
+def _lines(size: int) -> np.ndarray:
+    """`size` bytes of zeros that begin with a cache line."""
+    array = np.zeros(size + 64, np.uint8)
+    start = -array.ctypes.data % 64
+    return array[start : start + size]
+
+
+class _Room(threading.local):
+    """Memory of a thread for copies of parts of the operands, kept: fresh pages would cost as much as the product."""
+
+    def __init__(self) -> None:
+        self.array = _lines(ROOM_BYTES)
+        self.address = self.array.ctypes.data
+
+
+_room = _Room()
 
 
 class Packed(NamedTuple):
-    """The right operand of a product, [K, N], cut into panels of contiguous rows: `panels` [panels, K, width].
+    """The right operand [K, N] of a product, cut into panels with contiguous rows: `panels` is [panels, K, width].
 
-    The last panel is filled up with zeros.
+    The last panel is filled up with zeros. In compiled code: `vector.panels(packed.panels)`.
     """
 
     panels: np.ndarray
@@ -272,22 +313,21 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, accumula
     dtype = a.dtype
     if a.ndim == 2 == b.ndim and out is None and b.dtype == dtype and not accumulate:
         (M, K), (rows, N) = a.shape, b.shape
-        if rows == K and M * N * K < ONE_THREAD:  # what follows would take longer than a small product
+        if rows == K and M * N * K < ONE_THREAD:  # a short cut: the rest would take longer than a small product
             out = np.empty((M, N), dtype)
-            _products[dtype](a, b, out, False, False, 1, 0, 0, 0)
+            _products[dtype](a, b, out, False, False, _room.address, 1, 0, 0, 0)
             return out
     if b.dtype != dtype:
         raise TypeError(f"matmul(a, b): dtypes differ: a is {dtype}, b is {b.dtype}")
     if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
         raise ValueError(f"matmul(a, b): inner dimensions differ: a is {list(a.shape)}, b is {list(b.shape)}")
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    target = _target(out, (*batch, a.shape[-2], b.shape[-1]), dtype, accumulate, a, b)
-    if config.DISABLE_JIT:  # type: ignore[attr-defined]
-        _without_compiler(a, b, target, accumulate)
-    elif target.size:
-        a, b = (np.broadcast_to(x, batch + x.shape[-2:]) for x in (a, b))
-        stacks = [(a[i], b[i], target[i]) for i in np.ndindex(batch[:-1])] if batch else [(a[None], b[None], target[None])]
-        _run(_products[dtype], stacks, accumulate, packed=False)
+    c = target = _target(out, (*batch, a.shape[-2], b.shape[-1]), dtype, accumulate, a, b)
+    if c.size:
+        if batch and b.ndim == 2 and a.flags.c_contiguous and c.flags.c_contiguous:  # one product over all rows
+            rows = math.prod(a.shape[:-1])
+            a, c, batch = a.reshape(rows, b.shape[0]), c.reshape(rows, b.shape[1]), ()
+        _run(_stacks(a, b, c, batch), accumulate, packed=False)
     return _deliver(target, out)
 
 
@@ -300,14 +340,8 @@ def pack(b: np.ndarray) -> Packed:
     K, N = b.shape
     width = ROW_BYTES // b.itemsize
     shape = (-(-N // width), K, width)
-    room = np.zeros(math.prod(shape) * b.itemsize + 64, np.uint8)
-    start = -room.ctypes.data % 64
-    panels = room[start : start + room.size - 64].view(b.dtype).reshape(shape)
-    if config.DISABLE_JIT:  # type: ignore[attr-defined]
-        for j in range(N):
-            panels[j // width, :, j % width] = b[:, j]
-    else:
-        _fill_panels[b.dtype](b, panels)
+    panels = _lines(math.prod(shape) * b.itemsize).view(b.dtype).reshape(shape)
+    _fill[b.dtype](b, panels)
     return Packed(panels, (K, N))
 
 
@@ -321,11 +355,9 @@ def matmul_packed(
     if a.ndim != 2 or a.shape[1] != K:
         raise ValueError(f"matmul_packed(a, b): inner dimensions differ: a is {list(a.shape)}, b is {[K, N]}")
     target = _target(out, (a.shape[0], N), a.dtype, accumulate, a, panels)
-    b = panels.reshape(len(panels), K * panels.shape[2])
-    if config.DISABLE_JIT:  # type: ignore[attr-defined]
-        _without_compiler(a, panels.transpose(1, 0, 2).reshape(K, len(panels) * panels.shape[2])[:, :N], target, accumulate)
-    elif target.size:
-        _run(_products[a.dtype], [(a[None], b[None], target[None])], accumulate, packed=True)
+    if target.size:
+        b = panels.reshape(len(panels), K * panels.shape[2])
+        _run(_stacks(a, b, target, ()), accumulate, packed=True)
     return _deliver(target, out)
 
 
@@ -339,7 +371,8 @@ def _target(
         return np.empty(shape, dtype)
     if out.shape != shape or out.dtype != dtype or not out.flags.writeable:
         raise ValueError(
-            f"matmul(a, b, out): expected a writable array {list(shape)} of {dtype}, got {list(out.shape)} of {out.dtype}"
+            f"matmul(a, b, out): expected a writable array {list(shape)} of {dtype}, "
+            f"got {list(out.shape)} of {out.dtype}"
         )
     if any(np.may_share_memory(out, x) for x in operands):
         return out.copy() if accumulate else np.empty(shape, dtype)
@@ -347,32 +380,38 @@ def _target(
 
 
 def _deliver(target: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-    if out is not None and target is not out:
+    if out is None:
+        return target
+    if target is not out:
         out[...] = target
-    return target if out is None else out
-
-
-def _without_compiler(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool) -> None:
-    """NumPy's product, for NUMBA_DISABLE_JIT=1: another order of summation, so other last bits."""
-    out[...] = out + np.matmul(a, b) if accumulate else np.matmul(a, b)
+    return out
 
 
 Stack = tuple[np.ndarray, np.ndarray, np.ndarray]  # a, b and c with one batch dimension
 
 
-def _run(entry: Callable[..., None], stacks: list[Stack], accumulate: bool, packed: bool) -> None:
+def _stacks(a: np.ndarray, b: np.ndarray, c: np.ndarray, batch: tuple[int, ...]) -> list[Stack]:
+    """The operands with their last batch dimension, for every index into the others."""
+    if not batch:
+        return [(a[None], b[None], c[None])]
+    a, b = (np.broadcast_to(x, batch + x.shape[-2:]) for x in (a, b))
+    return [(a[i], b[i], c[i]) for i in np.ndindex(batch[:-1])]
+
+
+def _run(stacks: list[Stack], accumulate: bool, packed: bool) -> None:
     """c (+)= a @ b for every stack, on several threads if the work is worth it."""
     a, _, c = stacks[0]
+    entry = _products[c.dtype]
     work = len(stacks) * c.size * a.shape[-1]
-    if work >= ONE_THREAD and get_num_threads() > 1:
-        pieces = -(-min(4 * get_num_threads(), work // (ONE_THREAD // 4)) // len(stacks))
-        stacks = [part for stack in stacks for part in _cut(stack, pieces, packed)]
+    if parallel := work >= ONE_THREAD and get_num_threads() > 1:
+        pieces = min(4 * get_num_threads(), 4 * work // ONE_THREAD)
+        stacks = [part for stack in stacks for part in _cut(stack, -(-pieces // len(stacks)), packed)]
 
     def task(i: int) -> None:
         a, b, c = stacks[i]
-        entry(a[0], b[0], c[0], accumulate, packed, len(c), a.strides[0], b.strides[0], c.strides[0])
+        entry(a[0], b[0], c[0], accumulate, packed, _room.address, len(c), a.strides[0], b.strides[0], c.strides[0])
 
-    if work >= ONE_THREAD:
+    if parallel:
         threads.run(task, len(stacks))
     else:
         for i in range(len(stacks)):

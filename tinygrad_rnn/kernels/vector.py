@@ -5,7 +5,7 @@ LLVM vectorises simple loops by itself, but it does not keep a block of a matrix
 does, is where nearly all of the time of a matrix product goes.
 
 A matrix in memory is a `Matrix`: a pointer and two strides in bytes. Nothing here checks bounds, and a pointer keeps
-no array alive: the arrays must be arguments of the compiled function, or be given to `keep` after their last use.
+no array alive: the array should be an argument of the compiled function.
 """
 
 # Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
@@ -134,6 +134,14 @@ class _Emitter:
     def shuffle(self, x: Any, y: Any, lanes: list[int]) -> Any:
         return self.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(_i32, self.lanes), lanes))
 
+    def prefetch(self, pointer: Any) -> None:
+        """Fetch the cache line of an address that will be written. No address faults."""
+        pointer = self.builder.bitcast(pointer, cgutils.voidptr_t)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _i32, _i32, _i32])
+        prefetch = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        to_write, keep_close, data = (ir.Constant(_i32, n) for n in (1, 3, 1))
+        self.builder.call(prefetch, [pointer, to_write, keep_close, data])
+
     def multiply_add(self, x: Any, y: Any, variable: Any) -> None:
         """variable += x * y."""
         if HOST.fma:
@@ -146,14 +154,20 @@ class _Emitter:
             total = self.builder.fadd(self.value(variable), self.builder.fmul(x, y))
         self.builder.store(total, variable)
 
-    def sum(self, vector: Any) -> Any:
-        """The sum of the lanes, in pairs."""
-        step = self.lanes // 2
-        while step:
-            lanes = [(i + step) % self.lanes for i in range(self.lanes)]
-            vector = self.builder.fadd(vector, self.shuffle(vector, self.undefined, lanes))
-            step //= 2
-        return self.builder.extract_element(vector, ir.Constant(_i32, 0))
+    def sums(self, vectors: list[Any]) -> list[Any]:
+        """The sums over the lanes of each of the vectors. Every round adds neighbours, of two vectors at a time."""
+        totals = []
+        for start in range(0, len(vectors), self.lanes):
+            batch = vectors[start : start + self.lanes]
+            left = batch + [self.zero] * (self.lanes - len(batch))
+            while len(left) > 1:
+                left = [self._neighbours(x, y) for x, y in zip(left[::2], left[1::2])]
+            totals += [self.builder.extract_element(left[0], ir.Constant(_i32, i)) for i in range(len(batch))]
+        return totals
+
+    def _neighbours(self, x: Any, y: Any) -> Any:
+        even, odd = (self.shuffle(x, y, list(range(first, 2 * self.lanes, 2))) for first in (0, 1))
+        return self.builder.fadd(even, odd)
 
 
 def _fields(builder: Any, matrix: Any) -> Any:
@@ -217,18 +231,6 @@ def skip(typingctx: Any, x: Any, bytes: Any) -> Any:
 
 
 @intrinsic
-def aligned(typingctx: Any, x: Any) -> Any:
-    """The matrix moved on to the next address that is a multiple of 64, the length of a cache line."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = _fields(builder, args[0])[0]
-        missing = builder.and_(builder.neg(builder.ptrtoint(data, _i64)), _int(63))
-        return builder.insert_value(args[0], _offset(builder, data, (missing, _int(1))), 0)
-
-    return x(x), codegen
-
-
-@intrinsic
 def size_of(typingctx: Any, x: Any) -> Any:
     """Bytes of an element of `x`, a Matrix: a constant."""
 
@@ -236,16 +238,6 @@ def size_of(typingctx: Any, x: Any) -> Any:
         return _int(x.types[0].dtype.bitwidth // 8)
 
     return types.int64(x), codegen
-
-
-@intrinsic
-def keep(typingctx: Any, array: Any) -> Any:
-    """Nothing: a use of `array`, without which Numba would free it before pointers into it are used."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return context.get_dummy_value()
-
-    return types.void(array), codegen
 
 
 @intrinsic
@@ -292,6 +284,8 @@ def tile(typingctx: Any, rows: Any, vectors: Any, live: Any, A: Any, B: Any, C: 
             for v in range(V)
         }
         sums = {place: emit.variable() for place in c_blocks}
+        for pointer in c_blocks.values():
+            emit.prefetch(pointer)
         with cgutils.for_range(builder, K) as loop:
             b_k = [emit.load(_offset(builder, b, (loop.index, b_row)), emit.vector) for b in b_columns]
             for i in range(M):
@@ -340,9 +334,10 @@ def inner_products(typingctx: Any, rows: Any, live: Any, A: Any, x: Any, y: Any,
                 x_k = lane.load(_offset(builder, x_0, at_k), lane.vector)
                 for i in range(M):
                     lane.multiply_add(lane.load(_offset(builder, a_rows[i], at_k), lane.vector), x_k, totals[i])
-        for i in range(M):
+        totals = emit.sums([emit.value(x) for x in sums])
+        for i, tail in enumerate(single.sums([single.value(x) for x in tails])):
             with builder.if_then(builder.icmp_signed("<", _int(i), live)):
-                total = builder.fadd(emit.sum(emit.value(sums[i])), single.sum(single.value(tails[i])))
+                total = builder.fadd(totals[i], tail)
                 pointer = _offset(builder, y_0, (_int(i), y_col))
                 with builder.if_else(accumulate) as (add, overwrite):
                     with add:
@@ -368,12 +363,11 @@ def copy_vector(typingctx: Any, source: Any, target: Any) -> Any:
 
 
 @intrinsic
-def clear_vector(typingctx: Any, target: Any) -> Any:
-    """Make the first elements of a row zero, as many as a register holds."""
+def clear_row(typingctx: Any, target: Any) -> Any:
+    """Make ROW_BYTES bytes zero."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        emit = _Emitter(context, builder, target.types[0].dtype)
-        emit.store(emit.zero, _fields(builder, args[0])[0])
+        cgutils.memset(builder, _fields(builder, args[0])[0], _int(ROW_BYTES), 0)
         return context.get_dummy_value()
 
     return types.void(target), codegen
@@ -447,7 +441,7 @@ def _independent_sums(typingctx: Any, like: Any, times: Any) -> Any:
         total = emit.value(sums[0])
         for x in sums[1:]:
             total = builder.fadd(total, emit.value(x))
-        return emit.sum(total)
+        return emit.sums([total])[0]
 
     return like(like, types.int64), codegen
 
