@@ -248,6 +248,7 @@ class ElementwiseAdjoint(Adjoint):
 
     Attributes:
         save_operands: `save` for rows without attributes, called with the inputs and y.
+        kernel: computes all gradients but those that are dy itself.
     """
 
     def __init__(self, primitive: ElementwisePrimitive, wanted: tuple[int, ...]) -> None:
@@ -257,8 +258,8 @@ class ElementwiseAdjoint(Adjoint):
         targets = ["d" + primitive.inputs[i] for i in self.wanted]
         computed = {target: text for target, text in zip(targets, self.texts) if text != "dy"}
         suffix = "" if len(targets) == len(primitive.rules) else "_to_" + "_".join(targets)
-        kernel = Elementwise(f"{self.name}_gradient{suffix}", " ".join(["dy", *self.saves]), computed)
-        self.on_arrays = self._on_arrays(kernel, [text == "dy" for text in self.texts])
+        self.kernel = Elementwise(f"{self.name}_gradient{suffix}", " ".join(["dy", *self.saves]), computed)
+        self.on_arrays = self._on_arrays(self.kernel, [text == "dy" for text in self.texts])
 
     @staticmethod
     def _on_arrays(kernel: Elementwise, handed_on: list[bool]) -> Callable[[Any, tuple[Any, ...]], Sequence[Any]]:
