@@ -15,6 +15,23 @@ BLOCK = 512  # elements of a stack buffer: a few of them fit in the first-level 
 # No fastmath flag that would reorder, drop a sign of zero or assume away NaN: rules are compensated sums at places.
 JIT: dict[str, Any] = dict(fastmath={"contract"}, error_model="numpy", nogil=True)
 
+# Where a row is summed: the order of the sum may be the compiler's choice, or it would not be vector code. The rules
+# that are called from there keep their own flags.
+REDUCE = JIT | dict(fastmath={"contract", "reassoc"})
+
+
+@intrinsic
+def distinct(typingctx: Any) -> Any:
+    """Promise that the arrays which the calling function was given share no memory: its loops need no checks."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        for argument in builder.function.args:
+            if isinstance(argument.type, ir.PointerType):
+                argument.add_attribute("noalias")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
 
 @intrinsic
 def advance(typingctx: Any, address: Any, count: Any) -> Any:

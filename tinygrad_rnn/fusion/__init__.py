@@ -1,0 +1,5 @@
+"""From a cell's `step` to two kernels over time.
+
+In reading order: `trace` (the step as a list of lines), `adjoint` (the lines of its gradient), `plan` (phases: product,
+loop, product, ...), `emit` (the phases as Numba source) and `scan` (the compiled kernels as one node of the tape).
+"""

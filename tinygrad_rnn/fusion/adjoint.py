@@ -1,0 +1,190 @@
+"""The gradient of one step, line by line: the traced lines in reverse order, each through the rules of its row.
+
+    for line in reversed(forward):                     c_new = f * c + i * g
+        for x, dx in rules(line, d[line]):             df += dc_new * c        (rule of mul: da = dy * b)
+            d[x] += dx                                 dc += dc_new * f        (               db = dy * a)
+
+The rules are the table's own, run on symbols: what comes out are lines again. Three kinds of lines are no sums of
+others but memory, of which operations take parts: sequences, products and vectors of parameters. Their gradients are
+put together from the gradients of the parts. The gradient of a product `a @ W` with respect to W is not formed inside
+the loop at all: `left` and the gradient of the product are kept, and one product over all steps follows it.
+"""
+
+from typing import Any, NamedTuple
+
+from ..autograd import table
+from ..autograd.tape import set_mode
+from .trace import BATCH, Line, Symbol, Trace, Unfusable, _columns
+
+
+class Product(NamedTuple):
+    """Products of one step that share their left operand, computed as one: left @ [weights side by side]."""
+
+    left: Line
+    lines: list[Line]
+    weights: list[Line]
+    result: Line
+
+
+class Gradient(NamedTuple):
+    """The backward step.
+
+    Attributes:
+        lines: in the order of computation; they read forward lines, `incoming` and each other.
+        carries: for each state, the gradient of its new value that comes from the next step.
+        dy: the gradient of the output.
+        states: for each state, the gradient of its old value; None if nothing depends on it.
+        sequences: sequence -> its gradient at this step.
+        products: (product, gradient of its result).
+        vectors: (vector, first column, gradient for each row): to be summed over rows and steps.
+        origin: line -> the forward line that it is the whole gradient of.
+    """
+
+    lines: list[Line]
+    carries: list[Line]
+    dy: Line
+    states: list[Line | None]
+    sequences: dict[Line, Line]
+    products: list[tuple[Product, Line]]
+    vectors: list[tuple[Line, int, Line]]
+    origin: dict[Line, Line]
+
+
+class _Reverse:
+    """The state of the reversal: the gradients so far, by line and by part."""
+
+    def __init__(self, trace: Trace, products: dict[Line, Product]) -> None:
+        self.trace, self.products = trace, products
+        self.d: dict[Line, Line] = {}
+        self.parts: dict[Line, dict[tuple[int, int], Line]] = {}
+        self.origin: dict[Line, Line] = {}
+
+    def add(self, x: Line, dx: Line) -> None:
+        self.d[x] = self.trace.add(table.add, [self.d[x], dx], {}, x.shape) if x in self.d else dx
+
+    def add_part(self, base: Line, first: int, last: int, dx: Line) -> None:
+        parts = self.parts.setdefault(base, {})
+        if (first, last) in parts:
+            dx = self.trace.add(table.add, [parts[first, last], dx], {}, dx.shape)
+        parts[first, last] = dx
+
+    def whole(self, base: Line) -> Line | None:
+        """The gradient of a line of which parts were taken."""
+        parts = dict(self.parts.pop(base, {}))
+        if base in self.d:
+            if not parts:
+                return self.d[base]
+            raise Unfusable(f"{base.name} is used both as a whole and in parts")
+        if not parts:
+            return None
+        pieces: list[Any] = []
+        end = 0
+        for first, last in sorted(parts):
+            if first < end:
+                raise Unfusable(f"{base.name} is used in parts that overlap")
+            if first > end:
+                pieces.append(self._zeros(base, first - end))
+            pieces.append(parts[first, last])
+            end = last
+        if end < base.width:
+            pieces.append(self._zeros(base, base.width - end))
+        if len(pieces) == 1:
+            return pieces[0]
+        return self.trace.add(table.cat, pieces, {"dim": 1}, (BATCH, base.width))
+
+    @staticmethod
+    def _zeros(like: Line, width: int) -> Line:
+        """For columns that nothing depends on."""
+        return Line("zero", "zeros", (BATCH, width), like.dtype)
+
+
+def reverse(
+    trace: Trace, forward: list[Line], outputs: list[Line], states: list[Line], leaves: set[Line], products: list[Product]
+) -> Gradient:
+    """The backward step of `forward`, whose lines in the loop read `leaves` (sequences, vectors) and `states`."""
+    by_result = {product.result: product for product in products}
+    work = _Reverse(trace, by_result)
+    start = len(trace.lines)
+    carries = [trace.leaf(f"d{state.name}", "carry", state.shape, state.dtype).line for state in states]
+    dy = trace.leaf("dy", "gradient", states[0].shape, states[0].dtype).line
+    incoming = [trace.add(table.add, [dy, carries[0]], {}, dy.shape), *carries[1:]]
+    with set_mode("tracer", trace):
+        for output, gradient in zip(outputs, incoming):
+            _arrive(work, output, gradient)
+        product_gradients = []
+        for line in reversed(forward):
+            if line in by_result:
+                dp = work.whole(line)
+                if dp is not None:
+                    work.origin.setdefault(dp, line)
+                    product = by_result[line]
+                    product_gradients.append((product, dp))
+                    for_left = trace.add(table.matmul, [dp, _transposed(product)], {}, product.left.shape)
+                    _arrive(work, product.left, for_left)
+                continue
+            dy_line = work.whole(line) if line in work.parts else work.d.get(line)
+            if dy_line is None:
+                continue
+            work.origin.setdefault(dy_line, line)
+            for x, dx in _through(line, dy_line):
+                _arrive(work, x, dx)
+        sequences, vectors = {}, []
+        for leaf in leaves:
+            if leaf.per_row:
+                gradient = work.whole(leaf)
+                if gradient is not None:
+                    sequences[leaf] = gradient
+            else:
+                parts = work.parts.get(leaf, {})
+                vectors += [(leaf, first, dx) for (first, _), dx in parts.items()]
+                if leaf in work.d:
+                    vectors.append((leaf, 0, work.d[leaf]))
+        old = [work.whole(state) for state in states]
+    for gradient_line, line in work.origin.items():
+        trace.rename(gradient_line, f"d{line.name}")
+    return Gradient(trace.lines[start:], carries, dy, old, sequences, product_gradients, vectors, work.origin)
+
+
+def _transposed(product: Product) -> Line:
+    """A stand-in for the transposed weights of a product; the plan packs them."""
+    return Line(f"{product.result.name}_weights_T", "weights", (product.result.width, product.left.width), product.left.dtype)
+
+
+def _arrive(work: _Reverse, x: Line, dx: Line) -> None:
+    """Add a gradient to a line, or to the part of the memory that it is a view of."""
+    if x.row is table.part and not isinstance(x.inputs[0], (int, float)):
+        base = x.inputs[0]
+        first, last = _columns(base, x.attributes["at"])
+        work.add_part(base, first, last, dx)
+    else:
+        work.add(x, dx)
+
+
+def _through(line: Line, dy: Line) -> list[tuple[Line, Line]]:
+    """The gradients of the inputs of one line, by the rules of its row."""
+    row = line.row
+    assert row is not None
+    wanted = tuple(i for i, x in enumerate(line.inputs) if isinstance(x, Line) and x.dtype.kind == "f")
+    adjoint = row.adjoint(wanted)
+    if not adjoint.rules:
+        return []
+    if row is table.cat:
+        ends, gradients = 0, []
+        for x in line.inputs:
+            at = (slice(None), slice(ends, ends + x.width))
+            gradients.append((x, table.part(Symbol(dy), at=at).line))
+            ends += x.width
+        return gradients
+    values = [Symbol(x) if isinstance(x, Line) else x for x in line.inputs]
+    known: dict[str, Any] = {"y": Symbol(line), **line.attributes}
+    for name, x, value in zip(row.inputs, line.inputs, values):
+        known |= {name: value, f"{name}_shape": getattr(x, "shape", ()), f"{name}_dtype": getattr(x, "dtype", None)}
+    found = [rule(Symbol(dy), *[known[name] for name in adjoint.saves]) for rule in adjoint.rules]
+    return [(line.inputs[i], _fitted(dx.line, line.inputs[i])) for i, dx in zip(adjoint.wanted, found)]
+
+
+def _fitted(dx: Line, x: Line) -> Line:
+    """Sum over columns where x has one for all of them; rows are summed later, over all steps at once."""
+    if x.width == 1 and dx.width != 1:
+        return table.sum(Symbol(dx), dim=(1,), keepdim=True).line
+    return dx

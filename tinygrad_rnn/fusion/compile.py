@@ -1,0 +1,57 @@
+"""A cell compiled: what is computed before the loop, the loop, and what can be told of both."""
+
+from typing import Any
+
+import numpy as np
+
+from ..autograd import table
+from ..autograd.shapes import flip, reshape
+from ..autograd.tensor import Tensor
+from .plan import Plan, make_plan
+from .scan import Scan
+from .trace import BATCH, Line, Unfusable, trace_step
+
+
+class FusedCell:
+    """A cell for inputs and states of given widths and dtype, run by two kernels.
+
+    Raises (when made):
+        Unfusable: the step cannot be a kernel; the message says why.
+    """
+
+    def __init__(self, cell: Any, x: Tensor, states: tuple[Tensor, ...]) -> None:
+        dtype = x.dtype
+        if dtype.kind != "f" or any(s.dtype != dtype or s.ndim != 2 for s in states):
+            raise Unfusable("the input and all states must be floats of one dtype, states [B, H]")
+        kinds = [(name, (BATCH, s.shape[1]), dtype) for name, s in zip(cell.state_names, states)]
+        trace, outputs = trace_step(cell, ((BATCH, x.shape[-1]), dtype), kinds)
+        self.plan: Plan = make_plan(trace, outputs)
+        self.scan = Scan(self.plan, type(cell).__name__)
+
+    def __call__(self, x: Tensor, states: tuple[Tensor, ...], reverse: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The first state after each step [T, B, H], and the final states."""
+        if reverse:
+            x = flip(x, 0)
+        T, B, width = x.shape
+        plan = self.plan
+        values: dict[Line, Any] = {}
+
+        def value(line: Line) -> Any:
+            if line not in values:
+                if line.kind == "input":
+                    values[line] = reshape(x, (T * B, width))
+                elif line.row is None:
+                    values[line] = line.value
+                elif line.row is table.matmul and len(line.inputs) > 2:
+                    left, *weights = map(value, line.inputs)
+                    values[line] = table.matmul(left, table.cat(*weights, dim=1))
+                else:
+                    values[line] = line.row(*(value(y) if isinstance(y, Line) else y for y in line.inputs), **line.attributes)
+            return values[line]
+
+        as_tensor = lambda v: v if isinstance(v, Tensor) else Tensor(np.asarray(v))
+        sequences = [reshape(value(line), (T, B, line.width)) for line in plan.sequences]
+        vectors = [as_tensor(value(line)) for line in plan.vectors]
+        weights = [[as_tensor(value(line)) for line in product.weights] for product in plan.products]
+        y, finals = self.scan(sequences, vectors, weights, states, T, B)
+        return (flip(y, 0) if reverse else y), finals

@@ -1,0 +1,438 @@
+"""The phases of a step as Numba source that reads like the step.
+
+A `Block` is one direction of a planned step: lines, the places in memory where some of them are found, and those where
+others must be put. It becomes a driver, which runs over time and calls products and row functions in turn, and the row
+functions, which hold the maths:
+
+    def forward(lo, hi, T, H, ...):
+        for t in range(T):
+            multiply(...)                          # h_weight_hh_T[row] = h[t, row] @ weight_hh_T
+            for row in range(lo, hi):
+                forward_1(H, x_weight_ih_T[t, row][0:H], ..., c[t, row], c[t + 1, row], h[t + 1, row])
+
+Rows of the batch never meet, so a driver can be given any range of them, and each thread gets one for the whole loop.
+"""
+
+import ast
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ..autograd import table
+from ..autograd.primitive import ElementwisePrimitive
+from .plan import Memory
+from .trace import Line, _columns
+
+HEADER = '''"""{title}: generated from its step."""
+
+from numba import njit
+
+from tinygrad_rnn.kernels.maths{bits} import f as real
+{imports}from tinygrad_rnn.kernels.matmul import matrix, multiply, panels, shift
+from tinygrad_rnn.kernels.memory import JIT, REDUCE, distinct
+
+'''
+
+Level = tuple[int, int]
+_MOVES = (table.matmul, table.part, table.cat)  # lines that are not computed by a row function
+
+
+class Block:
+    """One direction of a step.
+
+    Args:
+        name: "forward" or "backward": of the driver, and the first part of the row functions' names.
+        lines: to compute, in an order in which they can be.
+        places: where values that are not computed here are found.
+        stores: where computed values go.
+        weights: product line -> the name of its packed right operand.
+        sizes: names of widths.
+        origin: line -> the forward line it is the gradient of, for comments.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        lines: list[Line],
+        places: dict[Line, Memory],
+        stores: dict[Line, list[Memory]],
+        weights: dict[Line, str],
+        sizes: dict[int, str],
+        origin: dict[Line, Line],
+    ) -> None:
+        self.name, self.places, self.weights, self.sizes = name, dict(places), weights, sizes
+        self.stores = {line: list(memories) for line, memories in stores.items()}
+        self.origin = origin
+        self.lines = list(lines)
+        self.inside = set(self.lines)
+        self.buffers: dict[str, int] = {}
+        self.adds_to: set[Line] = set()  # products that add to what their memory holds
+        self.same: dict[Line, Line] = {}  # a sum -> the product that adds to the rest of it
+        self.functions: set[str] = set()
+        self.levels: dict[Line, Level] = {}
+        self.row_functions: list[str] = []
+        self._place_concatenations()
+        self._place_products()
+        for line in self.lines:
+            self.levels[line] = self._level(line)
+        self._place_what_leaves_its_loop()
+
+    # ---- Where values live -------------------------------------------------------------------------------------------
+
+    def memory(self, line: Line) -> Memory | None:
+        """Where the value of a line can be read, if it is in memory at all."""
+        if line.row is table.part and line not in self.places:
+            base = self.memory(line.inputs[0])
+            first, last = _columns(line.inputs[0], line.attributes["at"])
+            return None if base is None else base._replace(first=base.first + first, width=last - first)
+        if line in self.places:
+            return self.places[line]
+        return self.stores[line][0] if line in self.stores else None
+
+    def _buffer(self, line: Line) -> Memory:
+        """New memory for a line: one row for each row of the batch."""
+        name = f"{line.name}_buffer"
+        self.buffers[name] = line.width
+        return Memory(name, "row", 0, line.width)
+
+    def _ensure_memory(self, line: Line) -> None:
+        if self.memory(line) is None:
+            base = line.inputs[0] if line.row is table.part else line
+            self.stores.setdefault(base, []).append(self._buffer(base))
+
+    def _place_products(self) -> None:
+        """Give products and their left operands memory; where x + product is wanted there, let the product add to x."""
+        uses: dict[Line, list[Line]] = {}
+        for line in self.lines:
+            for y in line.inputs:
+                if isinstance(y, Line):
+                    uses.setdefault(y, []).append(line)
+        for line in [line for line in self.lines if line.row is table.matmul]:
+            self._ensure_memory(line.inputs[0])
+            users = uses.get(line, [])
+            target = self.stores.get(line)
+            if target is None and len(users) == 1 and users[0].row is table.add and users[0] in self.stores:
+                total = users[0]
+                (other,) = [y for y in total.inputs if y is not line] or [None]
+                if (
+                    isinstance(other, Line)
+                    and other.shape == total.shape
+                    and other.row not in (table.matmul, table.cat)
+                    and not self._depends(other, line)
+                ):
+                    home = self.stores.pop(total)
+                    self.stores.setdefault(other, []).insert(0, home[0])
+                    self.places[line] = self.places[total] = home[0]
+                    if home[1:]:
+                        self.stores[line] = home
+                    self.adds_to.add(line)
+                    self.same[total] = line
+                    self.inside.discard(total)
+                    self.lines.remove(total)
+                    continue
+            self.places[line] = target[0] if target else self._buffer(line)
+
+    def _depends(self, line: Line, on: Line) -> bool:
+        ahead, seen = [line], {line}
+        while ahead:
+            for y in ahead.pop().inputs:
+                if y is on:
+                    return True
+                if isinstance(y, Line) and y not in seen:
+                    seen.add(y)
+                    ahead.append(y)
+        return False
+
+    def _place_concatenations(self) -> None:
+        """A concatenation is memory that its pieces are written to."""
+        for line in reversed(self.lines):
+            if line.row is table.cat:
+                self._ensure_memory(line)
+                start = 0
+                for home in self.stores[line]:
+                    start = home.first
+                    for piece in line.inputs:
+                        self.stores.setdefault(piece, []).append(home._replace(first=start, width=piece.width))
+                        start += piece.width
+                self.places[line] = self.stores.pop(line)[0]
+
+    # ---- When values are computed ------------------------------------------------------------------------------------
+
+    def _level(self, line: Line) -> Level:
+        """(phase, loop within the phase) in which a line is computed or, for a product, can first be read."""
+        if line.row is table.matmul:
+            waits_for = [self._level_of(line.inputs[0])]
+            if line in self.adds_to:
+                home = self.places[line]
+                waits_for += [self._level_of(y) for y, homes in self.stores.items() if home in homes]
+            return max(phase for phase, _ in waits_for) + 1, 0
+        reads = [self._readable(line, y) for y in line.inputs if isinstance(y, Line)]
+        return max(reads, default=(0, 0))
+
+    def _level_of(self, line: Line) -> Level:
+        line = self.same.get(line, line)
+        if line in self.inside:
+            return self.levels[line] if line in self.levels else self._level(line)
+        return self._level_of(line.inputs[0]) if line.row is table.part else (0, 0)
+
+    def _readable(self, line: Line, y: Line) -> Level:
+        """The level at which `line` can read `y`: that of y, or the next loop if y must be complete."""
+        phase, loop = self._level_of(y)
+        base = y.inputs[0] if y.row is table.part else y
+        base = self.same.get(base, base)
+        if base not in self.inside or base.row is table.matmul:
+            return phase, loop
+        other_width = y.width != 1 and self._loop_width(line) != y.width
+        complete = _reduces(base) or base.row is table.cat or base is not y or other_width
+        return (phase, loop + 1) if complete and line.row is not table.cat else (phase, loop)
+
+    def _loop_width(self, line: Line) -> int:
+        return line.inputs[0].width if _reduces(line) else line.width
+
+    def _place_what_leaves_its_loop(self) -> None:
+        for line in self.lines:
+            for y in line.inputs:
+                if not isinstance(y, Line) or y not in self.inside or self.memory(y) is not None:
+                    continue
+                same_loop = self.levels[y] == self.levels[line] and self._loop_width(y) == self._loop_width(line)
+                scalar = y.width == 1 and self.levels[y][0] == self.levels[line][0]
+                if not same_loop and not scalar and line.row is not table.cat:
+                    self.stores.setdefault(y, []).append(self._buffer(y))
+
+    # ---- Source ------------------------------------------------------------------------------------------------------
+
+    def size(self, n: int) -> str:
+        """A width or column as text, in terms of the named sizes."""
+        if n in self.sizes:
+            return self.sizes[n]
+        for unit, name in self.sizes.items():
+            if unit > 1 and n and n % unit == 0:
+                return f"{n // unit} * {name}"
+        return str(n)
+
+    def driver(self, descending: bool) -> tuple[str, list[str]]:
+        """The function over time, with the row functions before it, and the names of its arrays in order."""
+        body: list[str] = []
+        arrays: dict[str, None] = {}
+        copies = {line: places for line, places in self.stores.items() if line not in self.inside or line.row is table.part}
+        copies |= {line: places[1:] for line, places in self.stores.items() if line.row is table.matmul and places[1:]}
+        copies = {line: places for line, places in copies.items() if line.row is not table.matmul or places}
+        last = max([phase for phase, _ in self.levels.values()], default=0)
+        for phase in range(last + 1):
+            for line in self.lines:
+                if line.row is table.matmul and self.levels[line][0] == phase:
+                    body += self._product_call(line, arrays)
+            maths = [x for x in self.lines if self.levels[x][0] == phase and x.row not in _MOVES]
+            call = self._row_function(
+                maths, {x: places for x, places in copies.items() if self._level_of(x)[0] == phase}, arrays
+            )
+            if call:
+                body += ["for row in range(lo, hi):", f"    {call}"]
+        steps = "range(T - 1, -1, -1)" if descending else "range(T)"
+        sizes = ", ".join(self.sizes.values())
+        text = f"@njit(cache=CACHE, **JIT)\ndef {self.name}(lo, hi, T, {sizes}, {', '.join(arrays)}):\n"
+        text += f"    for t in {steps}:\n" + "".join(f"        {line}\n" for line in body or ["pass"])
+        return "\n\n".join([*self.row_functions, text]), list(arrays)
+
+    def _product_call(self, line: Line, arrays: dict[str, None]) -> list[str]:
+        left, result, weights = self.memory(line.inputs[0]), self.places[line], self.weights[line]
+        assert left is not None
+        arrays |= dict.fromkeys([left.array, weights, result.array])
+        rows = lambda m: f"shift(matrix({m.array}{_time(m.index)}), lo, {self.size(m.first)})"
+        n, k = self.size(line.width), self.size(line.inputs[0].width)
+        sign = "+=" if line in self.adds_to else "="
+        return [
+            f"# {result.array}[{result.index}] {sign} {left.array}[{left.index}] @ {weights}",
+            f"multiply({rows(left)}, panels({weights}), {rows(result)}, hi - lo, {n}, {k}, {line in self.adds_to})",
+        ]
+
+    def _row_function(
+        self, lines: list[Line], copies: dict[Line, list[Memory]], arrays: dict[str, None]
+    ) -> str:
+        """Emit the function of one phase; returns the call."""
+        if not lines and not copies:
+            return ""
+        row = _RowFunction(self, lines, copies)
+        text = row.text(f"{self.name}_{len(self.row_functions) + 1}")
+        self.row_functions.append(text)
+        self.functions |= row.functions
+        arrays |= dict.fromkeys(memory.array for memory in row.arguments.values())
+        actual = []
+        for memory in row.arguments.values():
+            place = f"{memory.array}[{memory.index}]" if memory.index else memory.array
+            end = self.size(memory.first + memory.width)
+            actual.append(f"{place}[{self.size(memory.first)}:{end}]")
+        sizes = list(self.sizes.values())
+        return f"{self.name}_{len(self.row_functions)}({', '.join([*sizes, *actual])})"
+
+
+class _RowFunction:
+    """The maths of one phase for one row of the batch: scalars, and loops over columns."""
+
+    def __init__(self, block: Block, lines: list[Line], copies: dict[Line, list[Memory]]) -> None:
+        self.block, self.lines, self.copies = block, lines, copies
+        self.arguments: dict[str, Memory] = {}
+        self.functions: set[str] = set()
+        self.body: list[str] = []
+
+    def text(self, name: str) -> str:
+        """The source of the function."""
+        block = self.block
+        loops = {(block.levels[x][1], block._loop_width(x)) for x in self.lines}
+        loops |= {(block._level_of(x)[1], x.width) for x in self.copies}
+        for loop, width in sorted(loops):
+            self._loop(
+                width,
+                [x for x in self.lines if (block.levels[x][1], block._loop_width(x)) == (loop, width)],
+                [x for x in self.copies if (block._level_of(x)[1], x.width) == (loop, width)],
+            )
+        flags = "REDUCE" if any(_reduces(x) for x in self.lines) else "JIT"
+        parameters = ", ".join([*block.sizes.values(), *self.arguments])
+        lines = self.body if self._overlap() else ["distinct()", *self.body]
+        return f"@njit(**{flags})\ndef {name}({parameters}):\n" + "".join(f"    {x}\n" for x in lines)
+
+    def _overlap(self) -> bool:
+        """Whether two arguments share columns: then the compiler must not be told that they do not."""
+        places = list(self.arguments.values())
+        return any(
+            (a.array, a.index) == (b.array, b.index)
+            and a.first < b.first + b.width
+            and b.first < a.first + a.width
+            for i, a in enumerate(places)
+            for b in places[:i]
+        )
+
+    def _loop(self, width: int, lines: list[Line], copies: list[Line]) -> None:
+        """One loop over `width` columns; statements without a loop if it is 1."""
+        block = self.block
+        group = set(lines)
+        users: dict[Line, int] = {}
+        for x in lines:
+            for y in x.inputs:
+                if isinstance(y, Line):
+                    users[y] = users.get(y, 0) + 1
+        later = {y for x in self.lines if x not in group for y in x.inputs if isinstance(y, Line)}
+        inlined: dict[Line, ast.expr] = {}
+        before: list[str] = []
+        inside: list[str] = []
+
+        def operand(y: Any) -> ast.expr:
+            if not isinstance(y, Line):
+                return _parse(f"real({_number(y)})")
+            if y in inlined:
+                return inlined[y]
+            if y.kind == "zeros":
+                return _parse("real(0)")
+            if y in group or (y in block.inside and y.width == 1 and block.memory(y) is None):
+                return _parse(y.name)
+            if y in self.lines and y.width == 1:
+                return _parse(y.name)
+            memory = block.memory(y)
+            assert memory is not None, f"{y!r} is nowhere"
+            return _parse(f"{self._argument(y.name, memory)}[{'j' if y.width != 1 else '0'}]")
+
+        for x in lines:
+            if _reduces(x) and width != 1:
+                value = ast.unparse(operand(x.inputs[0]))
+                if x.row is table.sum:
+                    before.append(f"{x.name} = real(0)")
+                    inside.append(f"{x.name} += {value}")
+                else:
+                    sign = ">" if x.row is table.amax else "<"
+                    before.append(f"{x.name} = real({'-' if sign == '>' else ''}1e400)")
+                    inside.append(f"{x.name} = {value} if {value} {sign} {x.name} or {value} != {value} else {x.name}")
+                continue
+            expression = self._expression(x, operand)
+            stores = block.stores.get(x, [])
+            if users.get(x, 0) == 1 and not x.named and not stores and x not in later and x not in block.origin:
+                inlined[x] = expression
+                continue
+            comment = f"  # gradient of: {describe(block.origin[x])}" if x in block.origin else ""
+            inside.append(f"{x.name} = {ast.unparse(expression)}{comment}")
+            for i, memory in enumerate(stores):
+                place = self._argument(f"{x.name}_out" + (f"_{i + 1}" if i else ""), memory)
+                inside.append(f"{place}[{'j' if width != 1 else '0'}] = {x.name}")
+        after = [
+            f"{self._argument(f'{x.name}_out', memory)}[0] = {x.name}"
+            for x in lines
+            if _reduces(x) and width != 1
+            for memory in block.stores.get(x, [])
+        ]
+        for x in copies:
+            for i, memory in enumerate(self.copies[x]):
+                place = self._argument(f"{x.name}_copy" + (f"_{i + 1}" if i else ""), memory)
+                inside.append(f"{place}[{'j' if width != 1 else '0'}] = {ast.unparse(operand(x))}")
+        self.body += before
+        if width != 1 and inside:
+            inside = [f"for j in range({block.size(width)}):", *(f"    {x}" for x in inside)]
+        self.body += inside + after
+
+    def _argument(self, name: str, memory: Memory) -> str:
+        """The parameter that stands for a place in memory; the same place is passed once."""
+        for known, place in self.arguments.items():
+            if place == memory:
+                return known
+        while name in self.arguments:
+            name += "_"
+        self.arguments[name] = memory
+        return name
+
+    def _expression(self, x: Line, operand: Callable[[Any], ast.expr]) -> ast.expr:
+        """The formula of a line's row with its operands in place of the names."""
+        row = x.row
+        assert row is not None
+        values = {name: operand(y) for name, y in zip(row.inputs, x.inputs)}
+        if isinstance(row, ElementwisePrimitive):
+            values |= {name: _parse(f"real({_number(value)})") for name, value in x.attributes.items()}
+            formula = row.formula
+        else:  # repeated or cast, or a reduction of one element
+            formula = "real(x)" if row is table.cast else "x"
+            values = {"x": operand(x.inputs[0])}
+        functions = self.functions
+
+        class Fill(ast.NodeTransformer):
+            def visit_Name(self, node: ast.Name) -> ast.AST:
+                return values.get(node.id, node)
+
+            def visit_Call(self, node: ast.Call) -> ast.AST:
+                assert isinstance(node.func, ast.Name)
+                if node.func.id != "real":
+                    functions.add(node.func.id)
+                node.args = [self.visit(argument) for argument in node.args]
+                return node
+
+            def visit_Constant(self, node: ast.Constant) -> ast.AST:
+                return _parse(f"real({node.value!r})")
+
+        return Fill().visit(_parse(formula))
+
+
+def _parse(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def _number(x: Any) -> str:
+    """A Python number as the shortest text that is it."""
+    if x != x:
+        return "float('nan')"
+    if abs(x) == math.inf:
+        return "1e400" if x > 0 else "-1e400"
+    return str(int(x)) if x == int(x) and abs(x) < 1e9 and not (x == 0 and math.copysign(1, x) < 0) else repr(float(x))
+
+
+def _time(index: str) -> str:
+    """The part of a row's index that says when."""
+    return f"[{index.rpartition(',')[0]}]" if "," in index else ""
+
+
+def _reduces(line: Line) -> bool:
+    return line.row in (table.sum, table.amax, table.amin)
+
+
+def describe(line: Line) -> str:
+    """A line as an equation, for comments."""
+    arguments = [getattr(x, "name", repr(x)) for x in line.inputs]
+    symbol = {"add": "+", "sub": "-", "mul": "*", "div": "/", "matmul": "@"}.get(line.row.name if line.row else "")
+    if symbol and len(arguments) == 2:
+        return f"{line.name} = {arguments[0]} {symbol} {arguments[1]}"
+    return f"{line.name} = {line.row.name}({', '.join(arguments)})" if line.row else line.name

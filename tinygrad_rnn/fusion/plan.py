@@ -1,0 +1,289 @@
+"""What happens when: before the loop over time, in its phases, and after it.
+
+Of the lines of a step,
+
+    parameters alone               are computed once a call, on the tape;
+    products of the input          are hoisted: one product over all T * B rows before the loop, on the tape too, so
+                                   that the gradients of the input and of these weights are one product each after it;
+    products of states             stay in the loop, those with a common left operand joined into one;
+    everything else                is elementwise maths and row reductions between them.
+
+The loop's lines fall into phases. A phase is a product, or a function of one row of the batch: loops over its columns,
+one after the other where a reduction ends or the width changes. A value that only its own loop needs is a local
+variable; any other has a place in memory.
+
+Saved for the backward step is what its lines name and what cannot be had back from that by cheap operations.
+"""
+
+import copy
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ..autograd import table
+from ..autograd.primitive import ElementwisePrimitive
+from .adjoint import Gradient, Product, reverse
+from .trace import BATCH, Line, Trace, Unfusable, _columns
+
+CHEAP = {
+    row.name
+    for row in (
+        table.add, table.sub, table.mul, table.neg, table.square, table.relu, table.where, table.part, table.expand,
+        table.eq, table.ne, table.lt, table.le, table.gt, table.ge, table.logical_and, table.logical_or,
+        table.logical_not, table.cast, table.maximum, table.minimum, table.abs, table.sign,
+    )
+}  # fmt: skip
+
+
+class Memory(NamedTuple):
+    """Columns [first, first + width) of the rows of an array.
+
+    Attributes:
+        array: its name.
+        index: how a row is found, such as "t, row"; empty for a vector that all rows share.
+    """
+
+    array: str
+    index: str
+    first: int
+    width: int
+
+
+class Plan(NamedTuple):
+    """All that is needed to emit the kernels of a step and to run them.
+
+    Attributes:
+        before: lines computed once a call on the tape, in order: functions of parameters, and of the input.
+        sequences: lines of `before`, and maybe the input itself, that the loop reads step by step.
+        vectors: lines of `before` that the loop reads at every step.
+        products: in the loop.
+        states, outputs: the old and new values of the states.
+        forward, backward: the lines of the loop.
+        saved: forward lines that are kept for the backward step.
+        gradient: the backward step.
+        script: copies of all lines as they were traced, for running the step on the tape.
+    """
+
+    before: list[Line]
+    sequences: list[Line]
+    vectors: list[Line]
+    products: list[Product]
+    states: list[Line]
+    outputs: list[Line]
+    forward: list[Line]
+    backward: list[Line]
+    saved: list[Line]
+    gradient: Gradient
+    script: list[Line]
+
+
+def make_plan(trace: Trace, outputs: list[Line]) -> Plan:
+    """Sort the lines of a traced step.
+
+    Raises:
+        Unfusable: an operation that has no place in a kernel.
+    """
+    states = [x for x in trace.lines if x.kind == "state"]
+    (x,) = (line for line in trace.lines if line.kind == "input")
+    from_x, from_state = _reached(trace.lines, [x]), _reached(trace.lines, states)
+    per_step = lambda line: line in from_x or line in from_state
+    traced = list(trace.lines)
+    script = [copy.copy(line) for line in traced]
+    hoisted = [
+        line for line in traced if line.row is table.matmul and line in from_x and line not in from_state
+    ]
+    before = set(hoisted)
+    for line in reversed(traced):
+        if line in before or not per_step(line):
+            before |= {y for y in [line, *line.inputs] if isinstance(y, Line)}
+    needed = _needed(outputs, stop=lambda line: line in hoisted or not per_step(line))
+    forward = [line for line in traced if line in needed and per_step(line) and line not in hoisted]
+    forward = [line for line in forward if line.kind == "operation"]
+    for line in forward:
+        _check(line, per_step)
+    products = _join(trace, forward)
+    _join(trace, [line for line in hoisted if line in needed])
+    _flatten_parts(trace.lines)
+
+    leaves: set[Line] = set()
+    for line in [*forward, *outputs]:
+        for y in _read(line):
+            if y.kind != "zeros" and y not in forward and y not in states and y.kind != "weights":
+                leaves.add(y)
+    leaves -= {weights for product in products for weights in product.weights}
+    for output in outputs:
+        base = _base(output)
+        if base not in forward and base not in states:
+            leaves.add(base)
+    in_order = lambda lines: sorted(lines, key=lambda line: trace.lines.index(line))
+    leaves_in_order = in_order(leaves)
+    gradient = reverse(trace, forward, outputs, states, leaves_in_order, products)
+
+    at_hand = {*states, *outputs, *leaves, *gradient.carries, gradient.dy}
+    roots = [g for g in gradient.states if g is not None]
+    roots += [*gradient.sequences.values(), *(g for _, g in gradient.products), *(g for _, _, g in gradient.vectors)]
+    used = _needed(roots, stop=lambda line: line.kind != "operation")
+    backward = [line for line in gradient.lines if line in used and line.kind == "operation"]
+    saved, again = _saved_and_recomputed(forward, backward, roots, at_hand)
+    wanted = {*leaves, *(weights for product in products for weights in product.weights)}
+    once = _needed(list(wanted), stop=lambda line: line.kind != "operation")
+    return Plan(
+        before=[line for line in traced if line in once and line.kind == "operation"],
+        sequences=[line for line in leaves_in_order if line.per_row],
+        vectors=[line for line in leaves_in_order if not line.per_row],
+        products=products,
+        states=states,
+        outputs=outputs,
+        forward=[piece for line in forward for piece in _lowered(line)],
+        backward=[*again, *backward],
+        saved=saved,
+        gradient=gradient,
+        script=script,
+    )
+
+
+def _reached(lines: list[Line], sources: list[Line]) -> set[Line]:
+    """The lines that depend on the sources, these included."""
+    reached = set(sources)
+    for line in lines:
+        if any(isinstance(y, Line) and y in reached for y in line.inputs):
+            reached.add(line)
+    return reached
+
+
+def _needed(outputs: Iterable[Line], stop: Any) -> set[Line]:
+    """What the outputs are made of, down to where `stop` says so (that included)."""
+    needed: set[Line] = set()
+    ahead = list(outputs)
+    while ahead:
+        line = ahead.pop()
+        if line not in needed:
+            needed.add(line)
+            if not stop(line):
+                ahead += [y for y in line.inputs if isinstance(y, Line)]
+    return needed
+
+
+def _base(line: Line) -> Line:
+    """The memory that a line is a view of; the line itself if it is none."""
+    return line.inputs[0] if line.row is table.part else line
+
+
+def _read(line: Line) -> list[Line]:
+    """The lines whose values a line reads, through views."""
+    if line.row is table.part:
+        return [_base(line)]
+    return [_base(y) for y in line.inputs if isinstance(y, Line)]
+
+
+def _check(line: Line, per_step: Any) -> None:
+    """Refuse what has no place in a kernel."""
+    row = line.row
+    assert row is not None
+    if isinstance(row, ElementwisePrimitive) or row in (table.part, table.cat, table.cast):
+        fits = line.per_row and len(line.shape) <= 2
+    elif row is table.expand:
+        fits = line.per_row and len(line.shape) == 2
+    elif row in (table.sum, table.amax, table.amin):
+        fits = line.attributes["dim"] == (1,) and len(line.inputs[0].shape) == 2
+    elif row in (table.softmax, table.log_softmax):
+        fits = line.attributes["dim"] == 1 and len(line.shape) == 2
+    elif row is table.matmul:
+        left, right = line.inputs
+        fits = isinstance(left, Line) and per_step(left) and len(left.shape) == 2 and not per_step(right)
+    else:
+        fits = False
+    if not fits:
+        raise Unfusable(f"a kernel has no place for {line!r}")
+
+
+def _join(trace: Trace, lines: list[Line]) -> list[Product]:
+    """Make products with a common left operand one, of which the former results become parts."""
+    groups: dict[Line, list[Line]] = {}
+    for line in lines:
+        if line.row is table.matmul:
+            groups.setdefault(line.inputs[0], []).append(line)
+    products = []
+    for left, members in groups.items():
+        weights = [line.inputs[1] for line in members]
+        if len(members) == 1:
+            products.append(Product(left, members, weights, members[0]))
+            continue
+        width = sum(line.width for line in members)
+        name = "_and_".join(line.name for line in members)
+        result = Line(name, "operation", (BATCH, width), left.dtype, table.matmul, [left, *weights])
+        products.append(Product(left, members, weights, result))
+        for place in (lines, trace.lines):
+            place.insert(place.index(members[0]), result)
+        start = 0
+        for line in members:
+            line.row, line.inputs = table.part, [result]
+            line.attributes = {"at": (slice(None), slice(start, start + line.width))}
+            start += line.width
+    return products
+
+
+def _flatten_parts(lines: list[Line]) -> None:
+    """Make a part of what has become a part itself a part of the whole."""
+    for line in lines:
+        if line.row is table.part and line.inputs[0].row is table.part and line.per_row:
+            inner = line.inputs[0]
+            offset = _columns(inner.inputs[0], inner.attributes["at"])[0]
+            first, last = _columns(inner, line.attributes["at"])
+            line.inputs, line.attributes = inner.inputs[:1], {"at": (slice(None), slice(offset + first, offset + last))}
+
+
+def _saved_and_recomputed(
+    forward: list[Line], backward: list[Line], roots: list[Line], at_hand: set[Line]
+) -> tuple[list[Line], list[Line]]:
+    """Of the forward lines that the backward step reads: those to keep, and those to compute again (in order)."""
+    inside = set(forward)
+    read = {y for line in [*backward, *roots] for y in _read(line) if y in inside}
+    read |= {line for line in roots if line in inside}
+    saved: set[Line] = set()
+    again: set[Line] = set()
+
+    def available(line: Line, depth: int) -> bool:
+        """Whether a line can be had from memory by at most `depth` cheap operations in a row."""
+        if line in at_hand or line in saved or line.kind in ("zeros", "constant"):
+            return True
+        if line not in inside or line.row is None or line.row.name not in CHEAP or not depth:
+            return False
+        return all(available(_base(y), depth - 1) for y in line.inputs if isinstance(y, Line))
+
+    def recompute(line: Line) -> None:
+        if line in inside and line not in at_hand and line not in saved and line not in again:
+            again.add(line)
+            for y in line.inputs:
+                if isinstance(y, Line):
+                    recompute(y)
+                    recompute(_base(y))
+
+    for line in forward:
+        if line in read and line not in at_hand and not available(line, 3):
+            saved.add(line)
+    for line in forward:
+        if line in read:
+            recompute(line)
+    views = {y for line in backward for y in line.inputs if isinstance(y, Line) and y in inside and y.row is table.part}
+    again |= views
+    return [line for line in forward if line in saved], [line for line in forward if line in again]
+
+
+def _lowered(line: Line) -> list[Line]:
+    """A line as lines that are elementwise or reduce a row."""
+    if line.row not in (table.softmax, table.log_softmax):
+        return [line]
+    x = line.inputs[0]
+    make = lambda name, row, inputs, width, **attributes: Line(
+        f"{name}_{line.name}", "operation", (BATCH, width), line.dtype, row, inputs, attributes
+    )
+    top = make("max", table.amax, [x], 1, dim=(1,), keepdim=True)
+    below = make("below", table.sub, [x, top], line.width)
+    e = make("exp", table.exp, [below], line.width)
+    total = make("sum", table.sum, [e], 1, dim=(1,), keepdim=True)
+    if line.row is table.softmax:
+        line.row, line.inputs, line.attributes = table.div, [e, total], {}
+        return [top, below, e, total, line]
+    logarithm = make("log", table.log, [total], 1)
+    line.row, line.inputs, line.attributes = table.sub, [below, logarithm], {}
+    return [top, below, e, total, logarithm, line]

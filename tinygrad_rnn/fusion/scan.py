@@ -1,0 +1,347 @@
+"""A planned step as two compiled kernels, and the two kernels as one node of the tape.
+
+The node's inputs are the sequences, vectors and weights that were computed on the tape before it, and the initial
+states; its outputs are the sequence of the first state and the final values of all. Its gradient is the backward
+kernel followed by one product for each product of the loop (dW = left^T @ d, over all steps at once) and one sum for
+each vector. A second derivative runs the step on the tape instead.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..autograd import table
+from ..autograd.shapes import stack, unbind
+from ..autograd.tape import Node, Value, enable_grad, mode
+from ..autograd.tensor import Tensor, grad
+from ..kernels import cache
+from ..kernels.matmul import matmul, pack
+from ..kernels.threads import get_num_threads, run
+from .emit import HEADER, Block
+from .plan import Memory, Plan
+from .trace import Line
+
+ROWS_PER_THREAD = 4  # fewer rows than this are not worth a thread
+WORK_PER_THREAD = 400_000  # elements of the loop below which a thread does not pay
+
+
+class Cotangents:
+    """The gradients of a scan's several outputs, on their way through a tape whose values have one."""
+
+    shape: tuple[()] = ()
+    base = None
+
+    def __init__(self, parts: dict[int, Any]) -> None:
+        self.parts = parts
+
+    def __add__(self, other: "Cotangents") -> "Cotangents":
+        both = dict(self.parts)
+        for k, gradient in other.parts.items():
+            both[k] = both[k] + gradient if k in both else gradient
+        return Cotangents(both)
+
+    __iadd__ = __add__
+
+
+class _Output:
+    """The tape's operation between a scan and its k-th output."""
+
+    name = "scan"
+    scatter = None
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+    def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
+        return [Cotangents({self.k: dy})]
+
+    def rewrap(self, node: Node) -> tuple[Any, ...]:
+        return ()
+
+
+class Scan:
+    """The kernels of a planned step.
+
+    Attributes:
+        plan: what they do.
+        sources: "forward" (which saves for the gradient), "inference" (which does not) and "backward" -> Numba source.
+    """
+
+    name = "scan"
+    scatter = None
+
+    def __init__(self, plan: Plan, title: str) -> None:
+        self.plan, self.title = plan, title
+        self.dtype = plan.states[0].dtype
+        self.sizes = self._size_names()
+        self.sources: dict[str, str] = {}
+        self.arrays: dict[str, list[str]] = {}
+        self.buffers: dict[str, dict[str, int]] = {}
+        self.compiled: dict[str, tuple[Callable[..., Any], float]] = {}
+        self.weights = {p.result: f"{p.result.name}_packed" for p in plan.products}
+        self._gradient_memory()
+        for direction in ("forward", "inference", "backward"):
+            self._emit(direction)
+
+    def _size_names(self) -> dict[int, str]:
+        names: dict[int, str] = {}
+        for state in self.plan.states:
+            if state.width not in names and state.width > 1:
+                names[state.width] = "H" if not names else f"H_{len(names) + 1}"
+        return names
+
+    # ---- Places ------------------------------------------------------------------------------------------------------
+
+    def _gradient_memory(self) -> None:
+        """Name the sequences that the backward kernel writes: the same one for all that have the same gradient."""
+        gradient = self.plan.gradient
+        self.stashes: dict[Line, str] = {}  # line -> the sequence it is written to
+        kept = [*gradient.sequences.values(), *(g for _, g in gradient.products), *(g for _, _, g in gradient.vectors)]
+        for line in sorted(kept, key=lambda line: line.row is not table.cat):  # wholes before their parts
+            if line not in self.stashes and not self._stashed_part(line):
+                self.stashes[line] = f"{line.name}_all" if line.kind == "operation" else f"d_{len(self.stashes)}_all"
+
+    def _stashed_part(self, line: Line) -> tuple[str, int] | None:
+        """(sequence, first column), if a line is written there as a piece of another."""
+        for whole, name in self.stashes.items():
+            if whole is line:
+                return name, 0
+            if whole.row is table.cat:
+                start = 0
+                for piece in whole.inputs:
+                    if piece is line:
+                        return name, start
+                    start += piece.width
+        return None
+
+    def _emit(self, direction: str) -> None:
+        plan = self.plan
+        old, new = ("t % 2, row", "(t + 1) % 2, row") if direction == "inference" else ("t, row", "t + 1, row")
+        places = {x: Memory(f"{x.name}_in" if x.kind == "input" else x.name, "t, row", 0, x.width) for x in plan.sequences}
+        places |= {v: Memory(v.name, "", 0, v.width) for v in plan.vectors}
+        output = plan.states[0]
+        at_time = lambda s, index: index if s is not output or direction != "inference" else index.replace(" % 2", "").replace("(t + 1)", "t + 1")
+        for state in plan.states:
+            places[state] = Memory(state.name, at_time(state, old), 0, state.width)
+        ends = [Memory(s.name, at_time(s, new), 0, s.width) for s in plan.states]
+        stores: dict[Line, list[Memory]] = {}
+        put = lambda line, memory: stores.setdefault(line, []).append(memory)
+        if direction == "backward":
+            lines, origin = plan.backward, plan.gradient.origin
+            weights = {line: f"{line.inputs[1].name}_packed" for line in lines if line.row is table.matmul}
+            for line, end in zip(plan.outputs, ends):
+                places.setdefault(line, end)
+            places |= {x: Memory(f"{x.name}_saved", "t, row", 0, x.width) for x in plan.saved}
+            places[plan.gradient.dy] = Memory("dy", "t, row", 0, plan.gradient.dy.width)
+            for carry, gradient in zip(plan.gradient.carries, plan.gradient.states):
+                places[carry] = Memory(carry.name, "(t + 1) % 2, row", 0, carry.width)
+                zero = Line(f"{carry.name}_zero", "zeros", carry.shape, carry.dtype)
+                put(gradient or zero, Memory(carry.name, "t % 2, row", 0, carry.width))
+            for line, name in self.stashes.items():
+                put(line, Memory(name, "t, row", 0, line.width))
+        else:
+            lines, origin = plan.forward, {}
+            weights = self.weights
+            for line, end in zip(plan.outputs, ends):
+                put(line, end)
+            if direction == "forward":
+                for line in plan.saved:
+                    put(line, Memory(f"{line.name}_saved", "t, row", 0, line.width))
+                for product in plan.products:
+                    left = product.left
+                    if left not in places and left not in plan.outputs and left not in plan.saved and left.row is not table.part:
+                        put(left, Memory(f"{left.name}_saved", "t, row", 0, left.width))
+        block = Block("backward" if direction == "backward" else "forward", lines, places, stores, weights, self.sizes, origin)
+        text, self.arrays[direction] = block.driver(descending=direction == "backward")
+        bits = self.dtype.itemsize * 8
+        imports = "".join(f"from tinygrad_rnn.kernels.maths{bits} import {name}\n" for name in sorted(block.functions))
+        self.sources[direction] = HEADER.format(title=f"{self.title}, {direction}", bits=bits, imports=imports) + "\n" + text
+        self.buffers[direction] = block.buffers
+
+    def kernel(self, direction: str) -> Callable[..., Any]:
+        """The compiled driver of one direction."""
+        if direction not in self.compiled:
+            start = time.perf_counter()
+            module = cache.load(self.sources[direction], f"scan_{direction}_{self.dtype.name}")
+            self.compiled[direction] = getattr(module, "backward" if direction == "backward" else "forward"), start
+        return self.compiled[direction][0]
+
+    # ---- Running -----------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        sequences: list[Tensor],
+        vectors: list[Tensor],
+        weights: list[list[Tensor]],
+        states: Sequence[Tensor],
+        T: int,
+        B: int,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run over T steps; returns the first state after each step [T, B, H] and the final states."""
+        inputs = [*sequences, *vectors, *[w for group in weights for w in group], *states]
+        wanted = [x for x in inputs if x.node is not None] if mode.level else []
+        direction = "forward" if wanted else "inference"
+        named: dict[str, np.ndarray] = {}
+        for line, x in zip(self.plan.sequences, sequences):
+            named[f"{line.name}_in" if line.kind == "input" else line.name] = np.ascontiguousarray(x.data)
+        for line, x in zip(self.plan.vectors, vectors):
+            named[line.name] = np.ascontiguousarray(x.data).reshape(-1)
+        joined = [
+            group[0].data if len(group) == 1 else np.concatenate([w.data for w in group], axis=1) for group in weights
+        ]
+        for product, w in zip(self.plan.products, joined):
+            named[self.weights[product.result]] = pack(w).panels
+        for k, (state, x) in enumerate(zip(self.plan.states, states)):
+            length = T + 1 if direction == "forward" or k == 0 else 2
+            named[state.name] = values = np.empty((length, B, state.width), self.dtype)
+            values[0] = x.data
+        self._run(direction, named, T, B)
+        first, *others = (named[state.name] for state in self.plan.states)
+        last = T if direction == "forward" else T % 2
+        outputs = [first[1:], first[T].copy(), *(values[last].copy() for values in others)]
+        if not wanted:
+            y, *finals = (Value.tensor(x) for x in outputs)
+            return y, tuple(finals)
+        node = Node(
+            self,
+            tuple(x.node for x in wanted),
+            tuple(x.data.shape for x in wanted),
+            ([x.node is not None for x in inputs], [x.data for x in inputs], named, joined, T, B),
+        )
+        y, *finals = (Value.tensor(x, Node(_Output(k), (node,), ((),), ())) for k, x in enumerate(outputs))
+        return y, tuple(finals)
+
+    def _run(self, direction: str, named: dict[str, np.ndarray], T: int, B: int) -> None:
+        """Give the kernel what it needs besides, and every thread its rows."""
+        for name, width in self.buffers[direction].items():
+            named[name] = np.empty((B, width), self.dtype)
+        widths = {f"{x.name}_saved": x.width for x in [*self.plan.forward]}
+        widths |= {name: line.width for line, name in self.stashes.items()}
+        for name in self.arrays[direction]:
+            if name not in named:
+                named[name] = np.empty((T, B, widths[name]), self.dtype)
+        kernel = self.kernel(direction)
+        arguments = [*self.sizes, *(named[name] for name in self.arrays[direction])]
+        elements = T * B * sum(width for width in self.sizes) * 8
+        chunks = max(1, min(get_num_threads(), B // ROWS_PER_THREAD, elements // WORK_PER_THREAD))
+        bounds = [B * i // chunks for i in range(chunks + 1)]
+        run(lambda i: kernel(bounds[i], bounds[i + 1], T, *arguments), chunks)
+
+    # ---- The gradient ------------------------------------------------------------------------------------------------
+
+    def gradients(self, dy: Cotangents, saved: tuple[Any, ...]) -> Sequence[Any]:
+        """See `tape.Operation`."""
+        needs, inputs, named, joined, T, B = saved
+        if any(isinstance(x, Value) for x in dy.parts.values()):
+            return self._gradients_on_tape(dy, needs, inputs, T)
+        named = dict(named)
+        plan, gradient = self.plan, self.plan.gradient
+        zeros = lambda shape: np.zeros(shape, self.dtype)
+        named["dy"] = np.ascontiguousarray(dy.parts[0]) if 0 in dy.parts else zeros((T, B, plan.states[0].width))
+        for k, carry in enumerate(gradient.carries):
+            named[carry.name] = zeros((2, B, carry.width))
+            if k + 1 in dy.parts:
+                named[carry.name][T % 2] = dy.parts[k + 1]
+        for line in plan.backward:
+            if line.row is table.matmul:
+                product = next(p for p in plan.products if f"{p.result.name}_weights_T" == line.inputs[1].name)
+                named[f"{line.inputs[1].name}_packed"] = pack(joined[plan.products.index(product)].T).panels
+        self._run("backward", named, T, B)
+        stash = lambda line: self._stash(line, named, T, B)
+        found: list[Any] = []
+        for line in plan.sequences:
+            found.append(stash(gradient.sequences[line]) if line in gradient.sequences else None)
+        for line in plan.vectors:
+            found.append(self._vector_gradient(line, stash, inputs[len(found)]))
+        for product, w in zip(plan.products, joined):
+            found += self._weight_gradients(product, w, stash, named, T, B)
+        found += [named[carry.name][0] for carry in gradient.carries]
+        return [
+            np.zeros(x.shape, x.dtype) if g is None else g for x, g, need in zip(inputs, found, needs) if need
+        ]
+
+    def _stash(self, line: Line, named: dict[str, np.ndarray], T: int, B: int) -> np.ndarray:
+        place = self._stashed_part(line)
+        assert place is not None
+        name, first = place
+        return named[name][:, :, first : first + line.width]
+
+    def _vector_gradient(self, line: Line, stash: Callable[[Line], np.ndarray], x: np.ndarray) -> np.ndarray:
+        total = np.zeros(line.width, self.dtype)
+        for vector, first, d in self.plan.gradient.vectors:
+            if vector is line:
+                total[first : first + d.width] += stash(d).sum((0, 1))
+        return total.reshape(x.shape)
+
+    def _weight_gradients(
+        self, product: Any, w: np.ndarray, stash: Callable[[Line], np.ndarray], named: dict[str, np.ndarray], T: int, B: int
+    ) -> list[np.ndarray | None]:
+        """dW = left^T @ d over all T * B rows, cut into the columns of the joined weights."""
+        d = next((g for p, g in self.plan.gradient.products if p is product), None)
+        if d is None:
+            return [None] * len(product.weights)
+        left = self._left(product.left, named, T)
+        dw = matmul(left.reshape(T * B, -1).T, stash(d).reshape(T * B, -1))
+        ends = np.cumsum([line.width for line in product.lines])
+        return list(np.split(dw, ends[:-1], axis=1)) if len(ends) > 1 else [dw]
+
+    def _left(self, line: Line, named: dict[str, np.ndarray], T: int) -> np.ndarray:
+        """The left operand of a product at every step."""
+        if line.row is table.part:
+            at = line.attributes["at"][-1]
+            return self._left(line.inputs[0], named, T)[:, :, at]
+        if line in self.plan.states:
+            return named[line.name][:T]
+        if line in self.plan.outputs:
+            return named[self.plan.states[self.plan.outputs.index(line)].name][1:]
+        if line in self.plan.sequences:
+            return named[f"{line.name}_in" if line.kind == "input" else line.name]
+        return named[f"{line.name}_saved"]
+
+    # ---- On the tape -------------------------------------------------------------------------------------------------
+
+    def rewrap(self, node: Node) -> tuple[Any, ...]:
+        """See `tape.Operation`: the inputs as tensors that remember where they came from."""
+        assert node.saved is not None
+        needs, inputs, *rest = node.saved
+        parents = iter(node.parents)
+        return (needs, [Value.tensor(x, next(parents) if need else None) for x, need in zip(inputs, needs)], *rest)
+
+    def _gradients_on_tape(self, dy: Cotangents, needs: list[bool], inputs: list[Tensor], T: int) -> Sequence[Any]:
+        """The gradients as tensors that can be differentiated again: the same loop, recorded."""
+        plan = self.plan
+        with enable_grad():
+            values = dict(zip([*plan.sequences, *plan.vectors, *(w for p in plan.products for w in p.weights)], inputs))
+            states = tuple(inputs[len(inputs) - len(plan.states) :])
+            by_name = {line.name: x for line, x in values.items()}
+            steps = {line.name: unbind(values[line]) for line in plan.sequences}
+            outputs = []
+            for t in range(T):
+                known = by_name | {name: xs[t] for name, xs in steps.items()}
+                states = self._step_on_tape(known, states)
+                outputs.append(states[0])
+            results = [stack(outputs), *states]
+        ks = sorted(dy.parts)
+        wanted = [x for x, need in zip(inputs, needs) if need]
+        found = grad([results[k] for k in ks], wanted, [dy.parts[k] for k in ks], create_graph=True, allow_unused=True)
+        return [Value.tensor(np.zeros(x.shape, x.dtype)) if g is None else g for x, g in zip(wanted, found)]
+
+    def _step_on_tape(self, known: dict[str, Any], states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        known = known | {line.name: x for line, x in zip(self.plan.states, states)}
+        evaluate(self.plan.script, known)
+        return tuple(known[line.name] for line in self.plan.outputs)
+
+
+def evaluate(lines: Sequence[Line], known: dict[str, Any]) -> None:
+    """Run lines on tensors; `known` maps names to values and is added to. Lines whose inputs are missing are left out."""
+    for line in lines:
+        if line.row is None:
+            if line.value is not None:
+                known.setdefault(line.name, line.value)
+            continue
+        if line.name in known or any(isinstance(x, Line) and x.name not in known for x in line.inputs):
+            continue
+        operands = [known[x.name] if isinstance(x, Line) else x for x in line.inputs]
+        known[line.name] = line.row(*operands, **line.attributes)

@@ -1,0 +1,310 @@
+"""A step, run once on symbols: the list of its lines.
+
+A `Symbol` is a tensor with a shape and a dtype but no numbers. While a `Trace` listens, an operation on symbols is not
+carried out; it becomes a `Line`, which names the row of the table, the lines it reads and its attributes. Lines print
+as readable equations, under the names that the user's code gives them:
+
+    f = sigmoid(x @ self.Wf + h @ self.Uf)      ->      v1 = matmul(x, Wf)
+                                                        v2 = matmul(h, Uf)
+                                                        v3 = add(v1, v2)
+                                                        f = sigmoid(v3)
+
+Python decides before a symbol is touched, so loops over gates and `if self.bias` are fine; what depends on the numbers
+themselves raises `Unfusable` with the line of user code.
+"""
+
+import keyword
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from ..autograd import table
+from ..autograd.primitive import FLOAT32, FLOAT64, ElementwisePrimitive, Primitive, Shape
+from ..autograd.tape import Value, set_mode, user_line
+from ..autograd.tensor import Tensor
+
+RESERVED = {"T", "H", "t", "row", "j", "lo", "hi", "real", "dy", *(row.name for row in table.TABLE.values())}
+BATCH = 1009  # stands for the batch size, whatever it is: a prime that no layer is likely to be as wide as
+
+
+class Unfusable(Exception):
+    """A step that cannot become a kernel; the message says where and why."""
+
+
+class Line:
+    """One operation of a step, or one of its inputs.
+
+    Attributes:
+        name: unique within the trace.
+        row: the primitive; None for an input, a parameter or a constant.
+        inputs: the lines it reads, and Python numbers.
+        shape: with BATCH where the batch is.
+        kind: "input", "state", "parameter", "constant" or "operation".
+        value: of a parameter, the tensor; of a constant, the array.
+        named: whether the name is the user's.
+    """
+
+    __slots__ = ("attributes", "dtype", "inputs", "kind", "name", "named", "row", "shape", "value")
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        shape: Shape,
+        dtype: np.dtype,
+        row: Primitive | None = None,
+        inputs: Sequence[Any] = (),
+        attributes: dict[str, Any] | None = None,
+        value: Any = None,
+    ) -> None:
+        self.name, self.kind, self.shape, self.dtype = name, kind, shape, dtype
+        self.row, self.inputs, self.attributes, self.value = row, list(inputs), attributes or {}, value
+        self.named = kind != "operation"  # by the user
+
+    def __repr__(self) -> str:
+        shape = ", ".join("B" if n == BATCH else str(n) for n in self.shape)
+        if self.row is None:
+            return f"{self.name}[{shape}]: {self.kind}"
+        arguments = [getattr(x, "name", repr(x)) for x in self.inputs]
+        arguments += [f"{name}={value!r}" for name, value in self.attributes.items()]
+        return f"{self.name}[{shape}] = {self.row.name}({', '.join(arguments)})"
+
+    @property
+    def per_row(self) -> bool:
+        """Whether it has a value for each row of the batch, rather than one for all."""
+        return bool(self.shape) and self.shape[0] == BATCH
+
+    @property
+    def width(self) -> int:
+        """The number of elements in a row."""
+        return self.shape[-1] if len(self.shape) > (1 if self.per_row else 0) else 1
+
+
+class Shadow(np.ndarray):
+    """An array that has a shape and a dtype, and refuses to show its numbers."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise Unfusable(f"step looks at the numbers of a tensor ({user_line()})")
+
+    __array_ufunc__ = __array_function__ = _refuse
+    __bool__ = __float__ = __int__ = __index__ = __iter__ = __getitem__ = _refuse
+    item = tolist = astype = sum = max = min = any = all = argmax = argmin = copy = __array__ = _refuse
+
+    @staticmethod
+    def of(shape: Shape, dtype: np.dtype) -> "Shadow":
+        return np.broadcast_to(np.zeros((), dtype), shape).view(Shadow)
+
+
+class Symbol(Tensor):
+    """A tensor that stands for a line."""
+
+    __slots__ = ("line",)
+
+    def __init__(self, line: Line) -> None:
+        super().__init__(Shadow.of(line.shape, line.dtype))
+        self.line = line
+
+    def numpy(self) -> np.ndarray:
+        return self.data._refuse()  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        return f"Symbol({self.line!r})"
+
+
+class Trace:
+    """The lines of a step, in the order in which they ran."""
+
+    def __init__(self, parameter_names: dict[int, str]) -> None:
+        self.lines: list[Line] = []
+        self._names: dict[str, int] = {}
+        self._known: dict[Any, Line] = {}
+        self._parameter_names = parameter_names
+
+    # ---- Leaves ------------------------------------------------------------------------------------------------------
+
+    def leaf(self, name: str, kind: str, shape: Shape, dtype: np.dtype, value: Any = None) -> Symbol:
+        """A symbol for an input, a state, a parameter or a constant."""
+        line = Line(self._unique(name), kind, shape, np.dtype(dtype), value=value)
+        self.lines.append(line)
+        return Symbol(line)
+
+    def line_of(self, x: Any) -> Any:
+        """The line of a symbol, tensor or array; a Python number as it is."""
+        if isinstance(x, Symbol):
+            return x.line
+        if isinstance(x, (bool, int, float)):
+            return x
+        array = x.data if isinstance(x, Value) else np.asarray(x)
+        if isinstance(array, Shadow):
+            raise Unfusable(f"detach() inside step ({user_line()})")
+        if array.ndim == 0 and not isinstance(x, Value):
+            return array.item()
+        key = id(x)
+        if key not in self._known:
+            if array.ndim > 2 or BATCH in array.shape:
+                raise Unfusable(
+                    f"step makes an array of shape {list(array.shape)} anew, maybe at random ({user_line()})"
+                )
+            kind = "parameter" if isinstance(x, Value) else "constant"
+            name = self._parameter_names.get(key, kind)
+            self._known[key] = self.leaf(name, kind, array.shape, array.dtype, value=x).line
+        return self._known[key]
+
+    # ---- Operations --------------------------------------------------------------------------------------------------
+
+    def record(self, row: Primitive, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+        """Called in place of the operation: a symbol for its result."""
+        if not any(isinstance(x, Value) for x in inputs):
+            return row.forward(*inputs, **attributes)
+        lines = [self.line_of(x) for x in inputs]
+        shape = row.shape(*(x.shape if isinstance(x, Line) else () for x in lines), **attributes)
+        return Symbol(self.add(row, lines, attributes, shape))
+
+    def add(self, row: Primitive, inputs: list[Any], attributes: dict[str, Any], shape: Shape) -> Line:
+        """A line, or the one that is there already and says the same."""
+        simpler = self._simplify(row, inputs, attributes, shape)
+        if simpler is not None:
+            return simpler
+        key = (row.name, tuple(x if isinstance(x, Line) else repr(x) for x in inputs), repr(attributes))
+        if key not in self._known:
+            dtype = _dtype(row, inputs, attributes)
+            line = Line(self._name(row, inputs, attributes), "operation", shape, dtype, row, inputs, attributes)
+            self.lines.append(line)
+            self._known[key] = line
+        return self._known[key]
+
+    def _simplify(self, row: Primitive, inputs: list[Any], attributes: dict[str, Any], shape: Shape) -> Line | None:
+        """Rewrite what would keep elements of different columns apart, so that loops have one width each."""
+        x = inputs[0]
+        if row is table.part and isinstance(x, Line) and x.kind == "zeros":
+            return Line("zero", "zeros", shape, x.dtype)
+        if row is table.part and isinstance(x, Line) and x.per_row:
+            first, last = _columns(x, attributes["at"])
+            if (first, last) == (0, x.width):
+                return x
+            if isinstance(x.row, ElementwisePrimitive):  # a part of f(a, b) is f of the parts
+                pieces = [self._part(y, first, last, x) if isinstance(y, Line) else y for y in x.inputs]
+                return self.add(x.row, pieces, x.attributes, shape)
+            if x.row is table.part:  # a part of a part
+                offset = _columns(x.inputs[0], x.attributes["at"])[0]
+                return self._part(x.inputs[0], offset + first, offset + last, x.inputs[0])
+            if x.row is table.cat:
+                start = 0
+                for piece in x.inputs:
+                    if start <= first and last <= start + piece.width:
+                        return self._part(piece, first - start, last - start, piece)
+                    start += piece.width
+        if row is table.reshape and isinstance(x, Line) and x.per_row and x.width == 1 and shape in ((BATCH,), (BATCH, 1)):
+            return x  # a number for each row, with or without a last dimension
+        if row is table.cast and attributes["dtype"] == x.dtype:
+            return x
+        return None
+
+    def _part(self, x: Line, first: int, last: int, whole: Line) -> Line:
+        """Columns [first, last) of an operand of `whole`; an operand of one column stays as it is."""
+        if not x.shape or (x.width == 1 and whole.width != 1) or (first, last) == (0, x.width):
+            return x
+        at = (*[slice(None)] * (len(x.shape) - 1), slice(first, last))
+        return self.add(table.part, [x], {"at": at}, (*x.shape[:-1], last - first))
+
+    # ---- Names -------------------------------------------------------------------------------------------------------
+
+    def _unique(self, name: str) -> str:
+        if name in RESERVED or keyword.iskeyword(name):
+            name += "_"
+        count = self._names.get(name, 0)
+        self._names[name] = count + 1
+        return name if not count else self._unique(f"{name}_{count + 1}")
+
+    def _name(self, row: Primitive, inputs: list[Any], attributes: dict[str, Any]) -> str:
+        names = [x.name for x in inputs if isinstance(x, Line)]
+        if row is table.permute:
+            return self._unique(f"{names[0]}_T")
+        if row is table.matmul:
+            return self._unique("_".join(names))
+        if row is table.part:
+            first, last = _columns(inputs[0], attributes["at"])
+            return self._unique(f"{names[0]}_{first // max(last - first, 1)}")
+        return self._unique(f"{row.name}_{names[0]}" if len(inputs) == 1 else "v")
+
+    def rename(self, line: Line, name: str) -> None:
+        """Give a line that has no name of the user's a better one."""
+        if not line.named:
+            line.name, line.named = self._unique(name), True
+
+    def name_after(self, variables: dict[str, Any]) -> None:
+        """Give lines the names of the variables that hold them; the new value of a state `c` becomes `c_new`."""
+        for variable, symbol in variables.items():
+            if isinstance(symbol, Symbol) and not symbol.line.named:
+                taken = variable in self._names
+                self.rename(symbol.line, f"{variable}_new" if taken else variable)
+
+
+def trace_step(
+    cell: Any, x: tuple[Shape, np.dtype], states: Sequence[tuple[str, Shape, np.dtype]]
+) -> tuple[Trace, list[Line]]:
+    """Run `cell.step` on symbols; returns the trace and the lines of the new states."""
+    trace = Trace({id(p): name.replace(".", "_") for name, p in cell.named_parameters()})
+    symbols = [trace.leaf("x", "input", *x)]
+    symbols += [trace.leaf(name, "state", shape, dtype) for name, shape, dtype in states]
+    with set_mode("tracer", trace), _Locals(type(cell).step) as variables:
+        returned = cell.step(*symbols)
+    new = returned if isinstance(returned, (tuple, list)) else (returned,)
+    outputs = []
+    for state, symbol in zip(symbols[1:], new):
+        if not isinstance(symbol, Symbol):
+            raise Unfusable("step returns a tensor that depends on no input")
+        if symbol.line.shape != state.line.shape or symbol.line.dtype != state.line.dtype:
+            raise Unfusable(f"step returns a {state.line.name} of another shape or dtype than it came in with")
+        outputs.append(symbol.line)
+    if len(outputs) != len(symbols) - 1 or len(new) != len(outputs):
+        raise Unfusable("step returns another number of states than it takes")
+    trace.name_after({name: value for name, value in variables.items() if not any(value is symbol for symbol in symbols)})
+    return trace, outputs
+
+
+def _dtype(row: Primitive, inputs: list[Any], attributes: dict[str, Any]) -> np.dtype:
+    if row is table.cast:
+        return np.dtype(attributes["dtype"])
+    if not row.rules:
+        return np.dtype(np.bool_)
+    kinds = {x.dtype for x in inputs if isinstance(x, Line) and x.dtype.kind == "f"}
+    if len(kinds) > 1 or not kinds <= {FLOAT32, FLOAT64}:
+        raise Unfusable(f"{row.name} of different dtypes ({user_line()})")
+    return kinds.pop() if kinds else FLOAT32
+
+
+def _columns(x: Line, at: Any) -> tuple[int, int]:
+    """The columns that an index takes, if it takes whole rows of neighbouring ones."""
+    *ahead, last = at
+    ahead = [i for i in ahead if i is not ...]
+    if any(i != slice(None) for i in ahead) or len(ahead) != len(x.shape) - 1:
+        raise Unfusable(f"an index into something else than the last dimension ({user_line()})")
+    if isinstance(last, int):
+        raise Unfusable(f"an index that takes a single column: write {last}:{last + 1} ({user_line()})")
+    first, end, stride = last.indices(x.shape[-1])
+    if stride != 1:
+        raise Unfusable(f"a slice with a stride ({user_line()})")
+    return first, max(end, first)
+
+
+class _Locals:
+    """The local variables of a function at its return, for their names."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.code, self.found = function.__code__, dict[str, Any]()
+
+    def __enter__(self) -> dict[str, Any]:
+        self.before = sys.getprofile()
+        sys.setprofile(self._watch)
+        return self.found
+
+    def __exit__(self, *error: object) -> None:
+        sys.setprofile(self.before)
+
+    def _watch(self, frame: FrameType, event: str, value: Any) -> None:
+        if event == "return" and frame.f_code is self.code:
+            self.found.update(frame.f_locals)
