@@ -36,6 +36,7 @@ from .autograd.shapes import (
 from .autograd.tape import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from .autograd.tensor import Tensor, grad
 from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_weights, save_checkpoint, save_weights
+from .kernels.threads import get_num_threads, set_num_threads
 from .nn.functional import (
     binary_cross_entropy_with_logits, cross_entropy, dropout, embedding, kl_div, l1_loss, layer_norm, linear, mse_loss,
     nll_loss, normalize, smooth_l1_loss,
