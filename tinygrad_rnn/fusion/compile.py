@@ -1,5 +1,6 @@
 """A cell compiled: what is computed before the loop, the loop, and what can be told of both."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -55,3 +56,45 @@ class FusedCell:
         weights = [[as_tensor(value(line)) for line in product.weights] for product in plan.products]
         y, finals = self.scan(sequences, vectors, weights, states, T, B)
         return (flip(y, 0) if reverse else y), finals
+
+
+class _Compiled:
+    """A compiled cell, or the reason why there is none, and the attributes that it was traced with."""
+
+    def __init__(self, cell: Any, x: Tensor, states: tuple[Tensor, ...]) -> None:
+        self.attributes = _attributes(cell)
+        self.fused: FusedCell | None = None
+        self.reason = ""
+        try:
+            self.fused = FusedCell(cell, x, states)
+        except Unfusable as error:
+            self.reason = str(error)
+        except Exception as error:  # whatever the user's code raises: the tape will raise it again, in its own words
+            self.reason = f"step could not be traced: {error}"
+
+    def holds(self, cell: Any) -> bool:
+        """Whether the cell's attributes are the objects they were: a step may branch on any of them."""
+        now = _attributes(cell)
+        return len(now) == len(self.attributes) and all(a is b for a, b in zip(now, self.attributes))
+
+
+_compiled: "weakref.WeakKeyDictionary[Any, dict[Any, _Compiled]]" = weakref.WeakKeyDictionary()
+
+
+def _attributes(cell: Any) -> list[Any]:
+    return [value for module in cell.modules() for value in vars(module).values()]
+
+
+def fused_cell(cell: Any, x: Tensor, states: tuple[Tensor, ...]) -> FusedCell:
+    """The compiled cell for inputs like x and states like these, from the last call if nothing has changed.
+
+    Raises:
+        Unfusable: with the reason.
+    """
+    kind = (x.shape[-1], x.dtype.char, *[(s.shape[1:], s.dtype.char) for s in states])
+    known = _compiled.setdefault(cell, {})
+    if kind not in known or not known[kind].holds(cell):
+        known[kind] = _Compiled(cell, x, states)
+    if known[kind].fused is None:
+        raise Unfusable(known[kind].reason)
+    return known[kind].fused  # type: ignore[return-value]

@@ -229,8 +229,8 @@ class Block:
             if call:
                 body += ["for row in range(lo, hi):", f"    {call}"]
         steps = "range(T - 1, -1, -1)" if descending else "range(T)"
-        sizes = ", ".join(self.sizes.values())
-        text = f"@njit(cache=CACHE, **JIT)\ndef {self.name}(lo, hi, T, {sizes}, {', '.join(arrays)}):\n"
+        parameters = ", ".join(["lo", "hi", "T", *self.sizes.values(), *arrays])
+        text = f"@njit(cache=CACHE, **JIT)\ndef {self.name}({parameters}):\n"
         text += f"    for t in {steps}:\n" + "".join(f"        {line}\n" for line in body or ["pass"])
         return "\n\n".join([*self.row_functions, text]), list(arrays)
 

@@ -80,6 +80,8 @@ class Scan:
         self.arrays: dict[str, list[str]] = {}
         self.buffers: dict[str, dict[str, int]] = {}
         self.compiled: dict[str, tuple[Callable[..., Any], float]] = {}
+        self.inputs = [*plan.sequences, *plan.vectors, *(w for p in plan.products for w in p.weights), *plan.states]
+        self.depends = self._dependencies()
         self.weights = {p.result: f"{p.result.name}_packed" for p in plan.products}
         self._gradient_memory()
         for direction in ("forward", "inference", "backward"):
@@ -91,6 +93,25 @@ class Scan:
             if state.width not in names and state.width > 1:
                 names[state.width] = "H" if not names else f"H_{len(names) + 1}"
         return names
+
+    def _dependencies(self) -> list[set[Line]]:
+        """For each state, the inputs that its values depend on, over any number of steps."""
+        step = []
+        for output in self.plan.outputs:
+            ahead, seen = [output], {output}
+            while ahead:
+                for y in ahead.pop().inputs:
+                    if isinstance(y, Line) and y not in seen:
+                        seen.add(y)
+                        ahead.append(y)
+            step.append(seen)
+        depends = [{state} | seen for state, seen in zip(self.plan.states, step)]
+        for _ in self.plan.states:
+            for own in depends:
+                for state, seen in zip(self.plan.states, step):
+                    if state in own:
+                        own |= seen
+        return depends
 
     # ---- Places ------------------------------------------------------------------------------------------------------
 
@@ -210,7 +231,12 @@ class Scan:
             tuple(x.data.shape for x in wanted),
             ([x.node is not None for x in inputs], [x.data for x in inputs], named, joined, T, B),
         )
-        y, *finals = (Value.tensor(x, Node(_Output(k), (node,), ((),), ())) for k, x in enumerate(outputs))
+        needing = {line for line, x in zip(self.inputs, inputs) if x.node is not None}
+        nodes = [
+            Node(_Output(k), (node,), ((),), ()) if depends & needing else None
+            for k, depends in enumerate([self.depends[0], *self.depends])
+        ]
+        y, *finals = (Value.tensor(x, node) for x, node in zip(outputs, nodes))
         return y, tuple(finals)
 
     def _run(self, direction: str, named: dict[str, np.ndarray], T: int, B: int) -> None:
@@ -313,7 +339,7 @@ class Scan:
         """The gradients as tensors that can be differentiated again: the same loop, recorded."""
         plan = self.plan
         with enable_grad():
-            values = dict(zip([*plan.sequences, *plan.vectors, *(w for p in plan.products for w in p.weights)], inputs))
+            values = dict(zip(self.inputs[: len(inputs) - len(plan.states)], inputs))
             states = tuple(inputs[len(inputs) - len(plan.states) :])
             by_name = {line.name: x for line, x in values.items()}
             steps = {line.name: unbind(values[line]) for line in plan.sequences}

@@ -1,14 +1,20 @@
 """Recurrent: a cell run over a sequence."""
 
+import warnings
+import weakref
 from typing import Any
 
 from ..autograd.operands import as_tensor
 from ..autograd.shapes import stack, unbind
+from ..autograd.tape import mode
 from ..autograd.tensor import Tensor
+from ..fusion.compile import fused_cell
+from ..fusion.trace import Unfusable
 from .cell import Cell, States
 from .module import Module
 
 FUSED = ("auto", "require", "never")
+_warned: "weakref.WeakKeyDictionary[Cell, set[str]]" = weakref.WeakKeyDictionary()
 
 
 class Recurrent(Module):
@@ -58,9 +64,27 @@ class Recurrent(Module):
 
     def _run(self, x: Tensor, states: States) -> tuple[Tensor, States]:
         """Choose the engine."""
-        if self.fused == "require":
-            raise NotImplementedError(f"Recurrent({type(self.cell).__name__}): there is no compiler for cells yet")
-        return run_on_tape(self.cell, x, states, self.reverse)
+        if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
+            return run_on_tape(self.cell, x, states, self.reverse)
+        try:
+            fused = fused_cell(self.cell, x, states)
+        except Unfusable as error:
+            if self.fused == "require":
+                raise NotImplementedError(f"{self.cell.label} cannot be fused: {error}") from None
+            results = run_on_tape(self.cell, x, states, self.reverse)
+            self._warn(str(error))
+            return results
+        return fused(x, states, self.reverse)
+
+    def _warn(self, reason: str) -> None:
+        """Say once why the slow engine runs."""
+        told = _warned.setdefault(self.cell, set())
+        if reason not in told:
+            told.add(reason)
+            warnings.warn(
+                f"{self.cell.label} runs on the tape, step by step: {reason}. fused='never' accepts that",
+                stacklevel=5,
+            )
 
     def extra_repr(self) -> str:
         options = {"reverse": (self.reverse, False), "fused": (self.fused, "auto")}
