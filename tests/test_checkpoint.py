@@ -31,9 +31,9 @@ class Model(tg.nn.Module):
         self.register_buffer("mask", tg.tensor(np.array([True, False])))
 
 
-def optimiser_of(model, kind=tg.optim.AdamW, **options):
+def optimiser_of(model, kind=tg.optim.AdamW, lr=0.5, **options):
     first, *rest = model.parameters()
-    return kind([{"params": [first], "lr": 0.5}, {"params": rest}], **options)
+    return kind([{"params": [first], "lr": lr}, {"params": rest}], **options)
 
 
 def train(model, optimiser, steps=2):
@@ -46,7 +46,7 @@ def train(model, optimiser, steps=2):
 def made(seed, steps=2):
     tg.manual_seed(seed)
     model = Model()
-    optimiser = optimiser_of(model)
+    optimiser = optimiser_of(model, lr=0.1 * seed)
     train(model, optimiser, steps)
     return model, optimiser
 

@@ -75,6 +75,16 @@ def test_clipping_shortens_to_max_norm_and_keeps_the_direction(gradients, norm_t
     assert exact_norm(clipped, norm_type) <= max_norm * (1 + 1e-5)
 
 
+def test_squares_that_are_denormal_are_not_trusted():
+    assert get_total_norm(tg.tensor(np.array([3e-160, 4e-160]))).item() == pytest.approx(5e-160, rel=1e-12, abs=0)
+
+
+def test_a_factor_that_is_denormal_in_float32_keeps_its_digits():
+    (p,) = parameters_with([np.full(100, 3e38, np.float32)])
+    assert clip_grad_norm_([p], 1e-3).item() == pytest.approx(3e39, rel=1e-6)
+    np.testing.assert_allclose(p.grad.numpy(), 1e-4, rtol=1e-6)
+
+
 def test_many_elements_are_summed_in_blocks_and_in_any_layout():
     g = np.random.default_rng(0).standard_normal((300, 101)).astype(np.float32)
     expected = np.linalg.norm(g.astype(np.float64))
@@ -159,12 +169,15 @@ def test_values_that_are_not_finite():
 
 
 def test_a_gradient_that_others_hold_is_not_scaled_behind_their_back():
-    """a + b hands one tensor to both when the pass is recorded: scaling it in place would scale it twice."""
-    a, b = (tg.tensor(np.zeros(4), requires_grad=True) for _ in range(2))
-    (a + b).backward(tg.tensor(np.full(4, 3.0)), create_graph=True)
-    clip_grad_norm_([a, b], 1.0)
-    for p in (a, b):
-        np.testing.assert_allclose(p.grad.numpy(), 3.0 / math.sqrt(8 * 9), rtol=1e-6)
+    """A recorded backward pass saves gradients for the second derivative, and makes them of views of one number."""
+    x = tg.tensor(np.array([1.0, 2.0, 3.0]), requires_grad=True)
+    (3 * x).sum().backward(create_graph=True)
+    held = x.grad
+    clip_grad_norm_([x], 1.0)
+    np.testing.assert_allclose(x.grad.numpy(), 1 / math.sqrt(3), rtol=1e-6)
+    clip_grad_value_([x], 0.1)
+    np.testing.assert_array_equal(x.grad.numpy(), 0.1)
+    np.testing.assert_array_equal(held.numpy(), 3.0)
 
 
 def test_before_backward_it_clips_nothing():
