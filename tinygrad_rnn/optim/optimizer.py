@@ -32,9 +32,9 @@ class Rule:
 
     >>> descent = Rule("descent_doctest", "p", {"p": "p - lr * g"})
     >>> p = np.array([1.0, 2.0])
-    >>> descent(p=p, g=np.array([10.0, 20.0]), lr=0.1)
+    >>> descent(p=p, g=np.array([10.0, 20.0]), lr=0.5)
     >>> p
-    array([0., 0.])
+    array([-4., -8.])
 
     Args:
         name: of the kernel, a Python identifier.
