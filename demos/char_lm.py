@@ -1,0 +1,451 @@
+"""A recurrent network that learns to write plays, one character at a time: `python demos/char_lm.py`.
+
+The first nine tenths of a text are cut into `--batch` streams, which are read side by side, `--length` characters an
+update. The state after one piece is the state before the next, but gradients stop between them: truncated
+backpropagation through time. The last tenth is held out. What the network has learned is measured there, in bits per
+character, beside n-gram models of the same text: what counting alone achieves.
+
+It leaves in `--out` a checkpoint, from which `--resume` continues to the same bits as if nothing had happened and
+`--sample 1000` writes, and a picture of the run.
+"""
+
+import argparse
+import hashlib
+import math
+import os
+import shlex
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+import tinygrad_rnn as tg
+
+HERE = Path(__file__).resolve().parent
+CELLS = {"rnn": tg.nn.RNN, "lstm": tg.nn.LSTM, "gru": tg.nn.GRU}
+DEFAULTS = dict(
+    cell="lstm", hidden=128, layers=1, embedding=64, dropout=0.0,
+    batch=32, length=32, steps=4000, lr=1.5e-2, clip=0.4, seed=0, every=400,
+)  # fmt: skip
+
+
+class Refusal(Exception):
+    """What cannot be done, in one line for the user."""
+
+
+# ---- The text --------------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> str:
+    """The text of a UTF-8 file."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Refusal(f"{path} is not UTF-8 text: byte {error.start} is 0x{error.object[error.start]:02x}") from None
+    except OSError as error:
+        raise Refusal(f"cannot read {path}: {error.strerror}") from None
+
+
+def check_length(text: str, batch: int, length: int) -> None:
+    """Nine tenths of the text must be enough for one update."""
+    needed = max(-(-10 * (batch * length + 1) // 9), 11)
+    if len(text) < needed:
+        raise Refusal(
+            f"the text has {len(text):,} characters, and --batch {batch} --length {length} needs at least {needed:,}: "
+            "take a longer text or smaller numbers"
+        )
+
+
+def split(text: str, vocabulary: str) -> tuple[np.ndarray, np.ndarray]:
+    """The characters as numbers, their places in the vocabulary: nine tenths to learn from, one tenth held out."""
+    place = {character: i for i, character in enumerate(vocabulary)}
+    numbers = np.array([place[character] for character in text])
+    return numbers[: len(text) * 9 // 10], numbers[len(text) * 9 // 10 :]
+
+
+def streams(numbers: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs x[T, B] and targets y[T, B], B stretches of the text side by side; y is one character ahead."""
+    steps = (len(numbers) - 1) // batch
+    x, y = numbers[: steps * batch], numbers[1 : steps * batch + 1]
+    return x.reshape(batch, steps).T, y.reshape(batch, steps).T
+
+
+def ngram_bits(train: np.ndarray, valid: np.ndarray, kinds: int, longest: int = 4) -> list[tuple[float, float]]:
+    """Bits per character, on both parts, of models that count which characters followed the last n - 1 ones.
+
+    p[n](c) = (count(context, c) + d p[n-1](c)) / (count(context) + d), d the number of different characters seen after
+    the context (Witten and Bell, 1991); p[0](c) = 1 / kinds.
+    """
+    text = np.concatenate([train, valid])
+    learned = slice(0, len(train))
+    context = np.zeros_like(text)  # the characters before each place, as one number
+    p = np.full(len(text), 1 / kinds)
+    bits = []
+    for _ in range(longest):
+        pairs, pair = np.unique(context * kinds + text, return_inverse=True)  # a context and what follows it
+        count = np.bincount(pair[learned], minlength=len(pairs))
+        total = np.bincount(context[learned], minlength=context.max() + 1)[context]
+        d = np.bincount(pairs[count > 0] // kinds, minlength=context.max() + 1)[context]
+        p = np.where(total, (count[pair] + d * p) / np.maximum(total + d, 1), p)
+        bits.append((-np.log2(p[learned]).mean(), -np.log2(p[len(train) :]).mean()))
+        context = np.concatenate([[0], pair[:-1]])
+    return bits
+
+
+# ---- The model and its training --------------------------------------------------------------------------------------
+
+
+class CharModel(tg.nn.Module):
+    """Characters in, scores of the next characters out: x[T, B] -> [T, B, kinds], and the states after the last."""
+
+    def __init__(self, kinds: int, cell: str, embedding: int, hidden: int, layers: int, dropout: float) -> None:
+        self.embedding = tg.nn.Embedding(kinds, embedding)
+        self.recurrent = CELLS[cell](embedding, hidden, layers, dropout=dropout if layers > 1 else 0.0)
+        self.dropout = tg.nn.Dropout(dropout)
+        self.scores = tg.nn.Linear(hidden, kinds)
+
+    def forward(self, x, state=None):
+        y, state = self.recurrent(self.dropout(self.embedding(x)), state)
+        return self.scores(self.dropout(y)), state
+
+
+def loss_in_bits(scores, y):
+    """The mean of -log2 of the probability that the scores give to what came."""
+    return tg.cross_entropy(scores.reshape(-1, scores.shape[-1]), y.reshape(-1)) / math.log(2)
+
+
+def detached(state):
+    """The same states without their past."""
+    return tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
+
+
+class Run:
+    """A training run: all that its continuation depends on.
+
+    Attributes:
+        settings: the options it was started with.
+        vocabulary: the characters in the order of their numbers.
+        text: a fingerprint of the text.
+        step: updates made. It is the position in the text, too.
+        state: the recurrent states after the last piece, for the next one.
+        losses, norms: bits per character and norm of the gradient before clipping, at every update.
+        checks: (step, bits per character on the held-out text).
+    """
+
+    def __init__(self, settings: dict, vocabulary: str, text: str) -> None:
+        self.settings, self.vocabulary, self.text = settings, vocabulary, text
+        tg.manual_seed(settings["seed"])
+        sizes = {name: settings[name] for name in ("cell", "embedding", "hidden", "layers", "dropout")}
+        self.model = CharModel(len(vocabulary), **sizes)
+        self.optimiser = tg.optim.Adam(self.model.parameters(), lr=settings["lr"])
+        self.step = 0
+        self.state = None
+        self.losses, self.norms, self.checks = [], [], []
+
+    def learn(self, x: np.ndarray, y: np.ndarray) -> None:
+        """One update, from the next piece of every stream: x and y are [T, B], the whole of the streams."""
+        length, steps = self.settings["length"], self.settings["steps"]
+        piece = self.step % (len(x) // length)
+        if piece == 0:  # the beginning of the text
+            self.state = None
+        here = slice(piece * length, (piece + 1) * length)
+        scores, state = self.model(x[here], self.state)
+        loss = loss_in_bits(scores, y[here])
+        self.optimiser.zero_grad()
+        loss.backward()
+        try:
+            norm = tg.nn.utils.clip_grad_norm_(self.model.named_parameters(), self.settings["clip"])
+        except RuntimeError as error:
+            raise Refusal(f"step {self.step + 1} went astray, try a smaller --lr or --clip: {error}") from None
+        self.optimiser.param_groups[0]["lr"] = self.settings["lr"] * (1 - self.step / steps)
+        self.optimiser.step()
+        self.state = detached(state)
+        self.step += 1
+        self.losses.append(loss.item())
+        self.norms.append(norm.item())
+
+    def check(self, numbers: np.ndarray) -> None:
+        """Measure on the held-out text."""
+        x, y = streams(numbers, min(self.settings["batch"], len(numbers) - 1))
+        total, state = 0.0, None
+        self.model.eval()
+        with tg.no_grad():
+            for piece in range(0, len(x), 256):
+                scores, state = self.model(x[piece : piece + 256], state)
+                total += loss_in_bits(scores, y[piece : piece + 256]).item() * len(scores)
+        self.model.train()
+        self.checks.append((self.step, total / len(x)))
+
+    def sample(self, prompt: str, count: int, temperature: float, rng: np.random.Generator) -> str:
+        """`count` characters that the model would write after the prompt.
+
+        Adding Gumbel noise to scores and taking the largest draws from their softmax; so temperature 0 takes the most
+        probable character, and 1 draws with the model's own probabilities.
+        """
+        unknown = sorted(set(prompt) - set(self.vocabulary))
+        if unknown:
+            raise Refusal(f"the text had no {' '.join(map(repr, unknown))}, so the model cannot read it in --prompt")
+        x = np.array([[self.vocabulary.index(character)] for character in prompt])  # [T, B], here B = 1
+        state, written = None, []
+        self.model.eval()
+        with tg.no_grad():
+            for _ in range(count):
+                scores, state = self.model(x, state)
+                last = scores.numpy()[-1, 0].astype(np.float64)
+                best = np.argmax(last + temperature * rng.gumbel(size=len(last)))
+                written.append(self.vocabulary[best])
+                x = np.array([[best]])
+        self.model.train()
+        return prompt + "".join(written)
+
+    def save(self, path: Path) -> None:
+        states = self.state if isinstance(self.state, tuple) else (self.state,)
+        about = dict(
+            program="char_lm", settings=self.settings, vocabulary=self.vocabulary, text=self.text,
+            state=[s.numpy().tolist() for s in states], losses=self.losses, norms=self.norms, checks=self.checks,
+        )  # fmt: skip
+        tg.save_checkpoint(path, self.model, self.optimiser, self.step, metadata=about)
+
+    @classmethod
+    def load(cls, path: Path) -> "Run":
+        """The run that `save` saved; it goes on to the same bits as if it had never stopped."""
+        about = tg.load_checkpoint(path, random_state=False).metadata
+        if about.get("program") != "char_lm":
+            raise Refusal(f"{path} is a checkpoint, but not one of this program")
+        run = cls(about["settings"], about["vocabulary"], about["text"])
+        run.step = tg.load_checkpoint(path, run.model, run.optimiser).step
+        states = tuple(tg.tensor(np.array(s, np.float32)) for s in about["state"])
+        run.state = states if len(states) > 1 else states[0]
+        run.losses, run.norms, run.checks = about["losses"], about["norms"], about["checks"]
+        return run
+
+
+@contextmanager
+def ctrl_c_waits() -> Iterator[list]:
+    """Ctrl-C adds to the list that this yields, so that a step can be finished and saved; a second one interrupts."""
+    asked: list[bool] = []
+
+    def handler(*_) -> None:
+        if asked:
+            raise KeyboardInterrupt("stopped at once: the checkpoint, if there is one, is older")
+        asked.append(True)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def train(run: Run, learned: np.ndarray, held_out: np.ndarray, checkpoint: Path, temperature: float) -> None:
+    """Make the updates that are left; validate, show a sample and save at times; Ctrl-C saves, too."""
+    from tqdm import tqdm
+
+    x, y = streams(learned, run.settings["batch"])
+    steps, every, seed = (run.settings[name] for name in ("steps", "every", "seed"))
+    bar = tqdm(total=steps, initial=run.step, unit="step", mininterval=0.5 if sys.stderr.isatty() else 10)
+    with ctrl_c_waits() as asked, bar:
+        while run.step < steps:
+            run.learn(x, y)
+            bar.update()
+            if run.step % every == 0 or run.step == steps:
+                run.check(held_out)
+                sample = run.sample(start_of(run), 160, temperature, np.random.default_rng([seed, run.step]))
+                bar.write(f"\n--- step {run.step}: {figures(run)} " + "-" * 30 + f"\n{sample.strip()}\n")
+                run.save(checkpoint)
+            bar.set_postfix_str(figures(run), refresh=False)
+            if asked:
+                run.save(checkpoint)
+                words = [Path(sys.executable).name, *sys.argv, *["--resume"] * ("--resume" not in sys.argv)]
+                raise KeyboardInterrupt(f"stopped and saved after step {run.step}; go on with: {shlex.join(words)}")
+
+
+def figures(run: Run) -> str:
+    """How well it does at the moment, in bits per character."""
+    held_out = f", held out {run.checks[-1][1]:.3f}" if run.checks else ""
+    return f"training {np.mean(run.losses[-50:]):.3f}{held_out} bits/char"
+
+
+def start_of(run: Run) -> str:
+    """What to begin a sample with, if the user does not say: the end of a line."""
+    return "\n" if "\n" in run.vocabulary else run.vocabulary[0]
+
+
+# ---- What comes out of it --------------------------------------------------------------------------------------------
+
+
+def name_of(run: Run) -> str:
+    return f"{run.settings['cell'].upper()}, {run.settings['layers']} x {run.settings['hidden']}"
+
+
+def table(run: Run, ngrams: list[tuple[float, float]]) -> str:
+    """The network beside the models that count."""
+    rows = [(f"{n}-gram", *bits) for n, bits in enumerate(ngrams, 1)]
+    rows.append((name_of(run), np.mean(run.losses[-run.settings["every"] :]), run.checks[-1][1]))
+    lines = ["bits per character    training    held out", *(f"{name:<20}{a:>10.3f}{b:>12.3f}" for name, a, b in rows)]
+    return "\n".join(lines)
+
+
+def draw(run: Run, ngrams: list[tuple[float, float]], path: Path) -> None:
+    """The picture of the run: bits per character above, the norm of the gradient below."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    above, below = figure.subplots(2, sharex=True, height_ratios=[3, 2])
+    steps = np.arange(1, run.step + 1)
+
+    above.plot(steps, run.losses, color="tab:blue", alpha=0.4, lw=0.7, label="training, every update")
+    above.plot(*zip(*run.checks), "o-", color="tab:red", ms=4, lw=1.5, label="held out")
+    for n, (_, bits) in enumerate(ngrams, 1):
+        above.axhline(bits, color="0.45", ls="--", lw=0.9)
+        above.text(1.01, bits, f"{n}-gram {bits:.2f}", transform=above.get_yaxis_transform(), va="center", color="0.3")
+    above.set(ylabel="loss [bits per character]", title=f"{name_of(run)}: learning to guess the next character")
+    above.legend(loc="upper right")
+
+    norms, clip = np.maximum(run.norms, 1e-9), run.settings["clip"]
+    below.plot(steps, norms, color="tab:orange", lw=0.8, label="before clipping")
+    below.plot(steps, np.minimum(norms, clip), color="tab:green", lw=0.8, label=f"after clipping at {clip:g}")
+    decades = 10 ** np.floor(np.log10(norms.min())), 10 ** (np.floor(np.log10(norms.max())) + 1)
+    below.set(yscale="log", ylim=decades, xlabel="update", ylabel="norm of the gradient\n[bits per character]")
+    below.legend(loc="upper right")
+
+    draft = path.with_name(f".{path.name}.tmp")
+    figure.savefig(draft, format="png", dpi=120)
+    os.replace(draft, path)
+
+
+# ---- The command line ------------------------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        """Say what is wrong in one line."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def number(kind: type, low: float, high: float = math.inf, strictly: bool = False):
+    """A type for argparse: a finite number in the range, whose lower end may be excluded."""
+    upper = "finite" if high == math.inf else f"below {high}"
+    limits = f"{'greater than' if strictly else 'at least'} {low} and {upper}"
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number ({kind.__name__}), not {text!r}") from None
+        if not low <= value < high or (strictly and value == low):
+            raise argparse.ArgumentTypeError(f"must be {limits}, not {text}")
+        return value
+
+    return parse
+
+
+def arguments() -> Parser:
+    parser = Parser(prog="char_lm.py", description=__doc__.split("\n")[0])
+
+    def setting(name: str, kind, meaning: str, **more) -> None:  # no default here: --resume must know what was said
+        parser.add_argument(f"--{name}", type=kind, help=f"{meaning} (default: {DEFAULTS[name]})", **more)
+
+    count, positive, any_number = number(int, 1), number(float, 0, strictly=True), number(float, 0)
+    setting("cell", str, "the recurrent cell", choices=CELLS)
+    setting("hidden", count, "size of its state")
+    setting("layers", count, "recurrent layers on top of each other")
+    setting("embedding", count, "numbers that stand for a character")
+    setting("dropout", number(float, 0, 1), "share of numbers dropped around the layers while training")
+    setting("batch", count, "streams of text that are read side by side")
+    setting("length", count, "characters of each stream in an update, through which gradients flow back")
+    setting("steps", count, "updates; the learning rate falls to zero on the way")
+    setting("lr", positive, "learning rate of Adam at the beginning")
+    setting("clip", positive, "longest norm of the gradient")
+    setting("seed", number(int, 0), "of initial weights, dropout and samples")
+    setting("every", count, "updates between checkpoints, each with a validation and a sample")
+    add = parser.add_argument
+    add("--text", type=Path, default=HERE / "data" / "shakespeare.txt", metavar="FILE", help="UTF-8 text to learn from")
+    add("--out", type=Path, default=HERE / "runs", metavar="FOLDER", help="where checkpoint and picture go")
+    add("--resume", action="store_true", help="go on with the checkpoint in --out")
+    add("--sample", type=count, metavar="N", help="write N characters with the checkpoint in --out, and exit")
+    add("--prompt", default="", help="what the sample begins with")
+    add("--temperature", type=any_number, default=0.8, help="of samples: 0 always takes the most probable character")
+    add("--threads", type=count, help="processor cores to use at most")
+    return parser
+
+
+def resumed(checkpoint: Path, said: dict, fingerprint: str) -> Run:
+    """The run in a checkpoint, if it is the one that the command line describes; only --steps may change."""
+    if not checkpoint.exists():
+        raise Refusal(f"there is no checkpoint in {checkpoint.parent}: start without --resume")
+    run = Run.load(checkpoint)
+    for name, value in said.items():
+        if name != "steps" and value != run.settings[name]:
+            raise Refusal(f"the run in {checkpoint.parent} has --{name} {run.settings[name]}, not {value}")
+    if fingerprint != run.text:
+        raise Refusal(f"the run in {checkpoint.parent} learns from another text: give it with --text")
+    if said.get("steps", run.step) < run.step:
+        raise Refusal(f"the run in {checkpoint.parent} has made {run.step} steps already, more than {said['steps']}")
+    run.settings.update(said)
+    return run
+
+
+def writable(folder: Path) -> None:
+    """Make the folder, and know before the work begins that results can be left there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise Refusal(f"cannot write to {folder}: {error.strerror}") from None
+
+
+def main(options: argparse.Namespace) -> None:
+    checkpoint, picture = options.out / "checkpoint.safetensors", options.out / "char_lm.png"
+    said = {name: value for name in DEFAULTS if (value := getattr(options, name)) is not None}
+    if options.threads:
+        try:
+            tg.set_num_threads(options.threads)
+        except ValueError as error:
+            raise Refusal(f"--threads: {error}") from None
+    if options.sample:
+        if not checkpoint.exists():
+            raise Refusal(f"there is no checkpoint in {options.out}: train first")
+        run = Run.load(checkpoint)
+        rng = np.random.default_rng(said.get("seed", 0))
+        print(run.sample(options.prompt or start_of(run), options.sample, options.temperature, rng))
+        return
+
+    text = read(options.text)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()
+    if options.resume:
+        run = resumed(checkpoint, said, fingerprint)
+    else:
+        settings = DEFAULTS | said
+        check_length(text, settings["batch"], settings["length"])
+        run = Run(settings, "".join(sorted(set(text))), fingerprint)
+    writable(options.out)
+    size = sum(parameter.numel() for parameter in run.model.parameters())
+    learned, held_out = split(text, run.vocabulary)
+    print(f"{name_of(run)}: {size:,} parameters; {len(learned):,} characters to learn from, {len(held_out):,} held out")
+
+    ngrams = ngram_bits(learned, held_out, len(run.vocabulary))
+    train(run, learned, held_out, checkpoint, options.temperature)
+    draw(run, ngrams, picture)
+    print(f"\n{table(run, ngrams)}\n\n{checkpoint}\n{picture}")
+
+
+if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # a terminal may lack characters of the text
+    parser = arguments()
+    try:
+        main(parser.parse_args())
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (Refusal, tg.CheckpointError, OSError) as error:
+        parser.error(str(error))
+    except MemoryError:
+        parser.error("not enough memory for these sizes")
+    except KeyboardInterrupt as stop:
+        parser.exit(130, f"\n{parser.prog}: {stop or 'stopped'}\n")
