@@ -182,15 +182,14 @@ class Adjoint:
         wanted: positions of the inputs that get a gradient.
         saves: names of what the rules ask for besides dy.
         save: (arrays, y, attributes) -> what these names stand for, when the operation runs.
-        rules: for each wanted input, the rule as a function of (dy, *saved).
+        rules: for each wanted input, the rule as a function of (dy, *saved); a single one for any number of inputs.
     """
 
     def __init__(self, primitive: Primitive, wanted: tuple[int, ...]) -> None:
         self.primitive = primitive
         self.name = primitive.name
-        if primitive.variadic:
-            (rule,) = primitive.rules.values()
-            texts = [rule] * len(wanted)
+        if primitive.variadic:  # one rule for the gradients of all inputs
+            texts = list(primitive.rules.values())
             self.wanted = wanted
         else:
             named = [(i, primitive.rules.get("d" + primitive.inputs[i])) for i in wanted]
@@ -201,7 +200,7 @@ class Adjoint:
         used = {name for text in texts for name in names_in(text)}
         self.saves = [name for name in known if name in used]
         self.save = eval(f"lambda arrays, y, attributes: ({''.join(known[name] + ', ' for name in self.saves)})")
-        self.rules = [self._compile(text, i) for i, text in zip(self.wanted, texts)]
+        self.rules = [self._compile(text) for text in texts]
         self.scatter = self._scatter(primitive.scatter) if primitive.scatter and self.rules else None
 
     def _known_names(self) -> dict[str, str]:
@@ -216,13 +215,16 @@ class Adjoint:
                 known[f"{name}_dtype"] = f"arrays[{i}].dtype"
         return known | {name: f"attributes[{name!r}]" for name in self.primitive.attributes}
 
-    def _compile(self, text: str, position: int) -> Callable[..., Any]:
-        """The rule as a function; the names it calls are other rows, the name `i` is the input's position."""
+    def _compile(self, text: str) -> Callable[..., Any]:
+        """The rule as a function; the names it calls are other rows."""
         code = f"lambda {', '.join(['dy', *self.saves])}: {text}"
-        return eval(compile(code, f"<gradient of {self.name}>", "eval"), {**self.primitive.names, "i": position})
+        return eval(compile(code, f"<gradient of {self.name}>", "eval"), self.primitive.names)
 
     def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
         """See `tape.Operation`."""
+        if self.primitive.variadic:
+            found = self.rules[0](dy, *saved)
+            return [found[i] for i in self.wanted]
         return [rule(dy, *saved) for rule in self.rules]
 
     def rewrap(self, node: Node) -> tuple[Any, ...]:

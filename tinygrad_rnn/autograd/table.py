@@ -162,7 +162,7 @@ index_add = tensor("index_add(x, *, shape, at)", "y = 0, then y[at] += x for eac
 cat = tensor("cat(*xs, dim)", "y = xs one after the other along dim",
              "[..., N1, ...], [..., N2, ...] -> [..., N1 + N2, ...]",
              lambda *xs, dim: np.concatenate(xs, axis=dim), arrays.joined, onnx="Concat",
-             dxs="portion(dy, shapes, i, dim)")
+             dxs="portions(dy, shapes, dim)")
 cast = tensor("cast(x, *, dtype)", "y = x in another dtype", "[...] -> [...]",
               lambda x, dtype: x.astype(dtype), arrays.same_shape, onnx="Cast",
               dx="cast(dy, dtype=x_dtype)")
@@ -209,12 +209,13 @@ def inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(i) for i in np.argsort(dims))
 
 
-def portion(dy: Any, shapes: Sequence[Shape], i: int, dim: int) -> Any:
-    """What input i contributed to a concatenation."""
-    start = builtins.sum(shape[dim] for shape in shapes[:i])
-    return part(dy, at=(slice(None),) * dim + (slice(start, start + shapes[i][dim]),))
+def portions(dy: Any, shapes: Sequence[Shape], dim: int) -> list[Any]:
+    """What each input contributed to a concatenation."""
+    ends = np.cumsum([shape[dim] for shape in shapes]).tolist()
+    ahead = (slice(None),) * dim
+    return [part(dy, at=(*ahead, slice(end - shape[dim], end))) for end, shape in zip(ends, shapes)]
 
 
-_HELPERS = (kept, spread, tied, flip, mT, inverse, portion)
+_HELPERS = (kept, spread, tied, flip, mT, inverse, portions)
 for _row in TABLE.values():
     _row.names = TABLE | {helper.__name__: helper for helper in _HELPERS}
