@@ -32,7 +32,7 @@ def cache_directory() -> Path | None:
                 continue
             with tempfile.TemporaryFile(dir=candidate) as probe:
                 probe.write(b"x")
-        except (OSError, RuntimeError):
+        except OSError:
             continue
         return candidate
     return None
@@ -41,7 +41,9 @@ def cache_directory() -> Path | None:
 def _candidates() -> Iterator[Path]:
     if chosen := os.environ.get("TINYGRAD_RNN_CACHE"):
         yield Path(chosen)
-    yield Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "tinygrad_rnn"
+    home = os.path.expanduser("~")  # which stays as it is for a user number that no database knows
+    if folder := os.environ.get("XDG_CACHE_HOME") or (home != "~" and os.path.join(home, ".cache")):
+        yield Path(folder) / "tinygrad_rnn"
     yield Path(tempfile.gettempdir()) / f"tinygrad_rnn-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 
 
