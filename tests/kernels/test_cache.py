@@ -1,0 +1,299 @@
+"""Compiled kernels on disk: found again by the next process, safe to share, and never in the way."""
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba import config
+
+import tinygrad_rnn
+from tinygrad_rnn.kernels import cache
+from tinygrad_rnn.kernels.elementwise import Elementwise
+
+pytestmark = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
+
+SOURCE = """
+from numba import types, vectorize
+from tinygrad_rnn.kernels.maths64 import tanh
+
+@vectorize([types.float64(types.float64)], cache=CACHE)
+def twice(x):
+    return 2 * x
+"""
+
+# What a process prints: how often Numba ran a pass of its compiler, and what came out.
+WORK = """
+import json, sys
+import numpy as np
+from numba.core import event
+import tinygrad_rnn
+from tinygrad_rnn.kernels import cache
+from tinygrad_rnn.kernels.elementwise import Elementwise
+
+with event.install_recorder("numba:run_pass") as recorder:
+    import tinygrad_rnn.kernels.maths32
+    kernel = Elementwise("smooth", "x", {"y": "tanh(x) * sigmoid(x)"})
+    x = np.linspace(-3, 3, 7)
+    values = [kernel(x.astype(np.float32)).tolist()]
+    if "more" in sys.argv:
+        values += [kernel(x).tolist(), (tinygrad_rnn.eye(3) @ tinygrad_rnn.ones(3, 2)).tolist()]
+directory = cache.cache_directory()
+print(json.dumps({"passes": len(recorder.buffer), "values": values, "directory": directory and str(directory)}))
+"""
+
+
+def process(folder, *arguments, **environment):
+    """A new Python process that does WORK with its cache in a folder."""
+    variables = os.environ | {"TINYGRAD_RNN_CACHE": str(folder)} | environment
+    sources = str(Path(tinygrad_rnn.__file__).parent.parent)
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-c", WORK, *arguments],
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def outcome(running):
+    output, errors = running.communicate(timeout=300)
+    assert running.returncode == 0, errors
+    return json.loads(output)
+
+
+def state(folder):
+    """Name, size and time of every file."""
+    files = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)): (status.st_size, status.st_mtime_ns) for path, status in files.items()}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A cache of its own for this test and this process."""
+    monkeypatch.setenv("TINYGRAD_RNN_CACHE", str(tmp_path / "cache"))
+    before, remembered = set(sys.modules), cache._directory
+    remembered.cache_clear()
+    yield tmp_path / "cache"
+    remembered.cache_clear()
+    forget(before)
+
+
+def forget(known=frozenset()):
+    """As if this process had not loaded any kernel since `known`."""
+    for name in [name for name in sys.modules if name.startswith("tinygrad_rnn.generated.") and name not in known]:
+        del sys.modules[name]
+
+
+# ---- Found again -----------------------------------------------------------------------------------------------------
+
+
+def test_the_second_process_compiles_nothing(tmp_path):
+    first = outcome(process(tmp_path, "more"))
+    files = state(tmp_path)
+    second = outcome(process(tmp_path, "more"))
+    assert first["passes"] > 100, "the first process had nothing to compile: this test counts the wrong thing"
+    assert second["passes"] == 0
+    assert second["values"] == first["values"]
+    assert state(tmp_path) == files and sum(name.endswith(".nbc") for name in files) >= 3
+
+
+def test_processes_that_start_together(tmp_path):
+    """Three at once in an empty cache: all of them work, and none sees half a file."""
+    outcomes = [outcome(running) for running in [process(tmp_path) for _ in range(3)]]
+    assert all(found["values"] == outcomes[0]["values"] for found in outcomes)
+    names = list(state(tmp_path))
+    assert not [name for name in names if name.endswith(".tmp")]
+    assert len([name for name in names if name.endswith(".py")]) == 1
+    assert outcome(process(tmp_path))["passes"] == 0
+
+
+def test_the_same_text_is_one_module(folder):
+    module = cache.load(SOURCE, "twice")
+    assert cache.load(SOURCE, "twice") is module and module.twice(3.0) == 6
+    assert module.CACHE and Path(module.__file__).read_text() == SOURCE
+    assert Path(module.__file__).parent.parent == folder
+    assert cache.load(SOURCE + "\n", "twice") is not module
+
+
+# ---- Where -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_folder_is_made_for_its_user_alone(folder):
+    cache.load(SOURCE, "twice")
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_cannot_be_written_is_passed_over(tmp_path, monkeypatch):
+    """Permissions do not stop root, but nobody can make a folder below a file."""
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("TINYGRAD_RNN_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.cache_directory() == tmp_path / "xdg" / "tinygrad_rnn"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert cache.cache_directory() == tmp_path / f"tinygrad_rnn-{os.getuid()}"
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
+    assert cache.cache_directory() is None
+
+
+def test_a_full_disk_is_passed_over(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYGRAD_RNN_CACHE", str(tmp_path / "full"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "free"))
+    make = cache.tempfile.TemporaryFile
+
+    def limited(*args, dir, **kwargs):
+        if dir == tmp_path / "full":
+            raise OSError(28, "No space left on device")
+        return make(*args, dir=dir, **kwargs)
+
+    monkeypatch.setattr(cache.tempfile, "TemporaryFile", limited)
+    assert cache.cache_directory() == tmp_path / "free" / "tinygrad_rnn"
+
+
+def test_the_default_is_the_user_s_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("TINYGRAD_RNN_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.cache_directory() == tmp_path / ".cache" / "tinygrad_rnn"
+
+
+def test_a_user_without_a_home(tmp_path, monkeypatch):
+    """Containers run under numbers that no user database knows."""
+
+    def unknown(number):
+        raise KeyError(number)
+
+    for name in ("TINYGRAD_RNN_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert cache.cache_directory() == tmp_path / f"tinygrad_rnn-{os.getuid()}"
+
+
+@pytest.mark.parametrize("place", ["TINYGRAD_RNN_CACHE", "temporary"])
+def test_another_user_s_folder_is_not_trusted(tmp_path, monkeypatch, place):
+    """Whoever may write there may have this process execute what he likes."""
+    for name in ("TINYGRAD_RNN_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    owner = os.getuid()
+    folder = tmp_path / f"tinygrad_rnn-{owner if owner == 0 else owner + 1}"
+    if place == "TINYGRAD_RNN_CACHE":
+        folder = tmp_path / "theirs"
+        monkeypatch.setenv(place, str(folder))
+        monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
+    folder.mkdir(mode=0o777)
+    assert cache.cache_directory() == folder or owner != 0
+    if owner == 0:
+        os.chown(folder, 12345, -1)
+    else:  # the folder is ours, so let us be somebody else
+        monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    assert cache.cache_directory() is None
+
+
+def test_without_any_folder_kernels_work_for_this_process(folder, monkeypatch):
+    monkeypatch.setattr(cache, "_directory", lambda: None)
+    module = cache.load(SOURCE, "homeless")
+    assert module.twice(4.0) == 8 and not module.CACHE
+    kernel = Elementwise("homeless_kernel", "x", {"y": "x + 1"})
+    np.testing.assert_array_equal(kernel(np.ones(3)), [2, 2, 2])
+    assert not folder.exists()
+
+
+def test_a_process_without_a_place_to_write(tmp_path):
+    """The home and the cache are not there; a temporary folder takes their place."""
+    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "tmp").mkdir()
+    nowhere = str(tmp_path / "file" / "below")
+    found = outcome(process(nowhere, HOME=nowhere, XDG_CACHE_HOME=nowhere, TMPDIR=str(tmp_path / "tmp")))
+    assert found["directory"] == str(tmp_path / "tmp" / f"tinygrad_rnn-{os.getuid()}")
+    assert found["values"][0][3] == 0
+
+
+# ---- Damage ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [".nbi", ".nbc", ".py", "a folder in its place"])
+@pytest.mark.parametrize("left", [0, 20], ids=lambda left: f"{left} bytes left")
+def test_torn_files_are_written_again(folder, kind, left):
+    kernel = lambda: Elementwise("torn", "x", {"y": "x * 3"})
+    x = np.arange(3.0)
+    np.testing.assert_array_equal(kernel()(x), [0, 3, 6])
+    if kind == "a folder in its place":
+        (text,) = folder.rglob("*.py")
+        text.unlink()
+        text.mkdir()
+    else:
+        damaged = list(folder.rglob("*" + kind))
+        assert damaged
+        for path in damaged:
+            path.write_bytes(path.read_bytes()[:left])
+    forget()
+    np.testing.assert_array_equal(kernel()(x), [0, 3, 6])
+    forget()
+    fresh = kernel()
+    np.testing.assert_array_equal(fresh(x), [0, 3, 6])
+    module = cache.load(fresh.source(np.float64), "torn_float64")
+    assert module.CACHE and module.loop.cache_hits == 1, "the cache was not repaired"
+
+
+def test_a_cache_that_is_deleted_while_it_is_in_use(folder):
+    kernel = Elementwise("deleted", "x", {"y": "x - 1"})
+    np.testing.assert_array_equal(kernel(np.ones(2)), [0, 0])
+    shutil.rmtree(folder)
+    np.testing.assert_array_equal(kernel(np.ones(2)), [0, 0])
+    np.testing.assert_array_equal(Elementwise("deleted_too", "x", {"y": "x - 2"})(np.ones(2)), [-1, -1])
+
+
+def test_errors_in_generated_text_are_shown(folder):
+    """A broken text is no broken cache: the error arrives, and the module does not stay."""
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            cache.load("1 / 0", "broken")
+    assert not [name for name in sys.modules if "generated.broken" in name]
+
+
+# ---- What machine code depends on ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """A copy of the folder of kernels, which the cache takes for its own."""
+    copy = tmp_path / "kernels"
+    shutil.copytree(Path(cache.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(cache, "__file__", str(copy / "cache.py"))
+    cache._toolchain.cache_clear()
+    yield copy
+    cache._toolchain.cache_clear()
+
+
+def place():
+    """Where the same text goes now."""
+    cache._toolchain.cache_clear()
+    return cache.load(SOURCE, "twice").__file__
+
+
+@pytest.mark.parametrize("name", ["memory.py", "maths.py", "maths32.py", "cache.py"])
+def test_an_edited_helper_is_compiled_in_anew(folder, sources, name):
+    """Kernels inline helpers from other files, whose edits Numba's own cache does not notice."""
+    before = place()
+    assert place() == before
+    (sources / name).write_text((sources / name).read_text() + "\n# edited\n")
+    assert place() != before
+
+
+def test_another_version_of_numba_compiles_anew(folder, monkeypatch):
+    before = place()
+    monkeypatch.setattr(cache.numba, "__version__", "0.0")
+    after = place()
+    monkeypatch.undo()
+    cache._toolchain.cache_clear()
+    assert after != before
