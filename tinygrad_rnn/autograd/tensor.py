@@ -96,6 +96,15 @@ class Tensor(Value):
             return f"tensor({text}{dtype}, grad_fn={self.node.operation.name})"
         return f"tensor({text}{dtype}{', requires_grad=True' if self.node is not None else ''})"
 
+    def __reduce__(self) -> Any:
+        """For `copy.deepcopy` and `pickle`: the data, and whether a gradient is asked for; never a graph."""
+        if isinstance(self.node, Node):
+            raise RuntimeError(f"the result of {self.node.operation.name} is part of a graph; copy its detach()")
+        return _rebuilt, (type(self), self.data, self.requires_grad)
+
+    def __format__(self, specification: str) -> str:
+        return format(self.data.item() if self.data.ndim == 0 else str(self), specification)
+
     def __setitem__(self, index: Any, value: Any) -> None:
         raise TypeError(
             "tensors are not assigned to in place, gradients would be wrong; build a new one with where, cat or "
@@ -287,6 +296,12 @@ class Tensor(Value):
     def contiguous(self) -> "Tensor":
         """Laid out row by row in memory."""
         return self if self.data.flags.c_contiguous else self.clone()
+
+
+def _rebuilt(kind: type[Tensor], data: np.ndarray, requires_grad: bool) -> Tensor:
+    tensor = kind.__new__(kind)
+    Value.__init__(tensor, data)
+    return tensor.requires_grad_(requires_grad)
 
 
 def backward(
