@@ -32,8 +32,9 @@ def test_op(op):
 def test_module(case, expected):
     state = modules.build(case).state_dict()
     assert {key: value.shape for key, value in state.items()} == {key: a.shape for key, a in case.state.items()}
-    wrong = modules.compare_modules(modules.run(case, expected.cotangents), expected)
-    assert not wrong, f"{case}: {wrong}"
+    for fused in modules.engines(case):
+        wrong = modules.compare_modules(modules.run(case, expected.cotangents, fused), expected)
+        assert not wrong, f"{case}, fused={fused!r}: {wrong}"
 
 
 @pytest.mark.parametrize(("case", "expected"), named(OPTIMISERS))

@@ -50,9 +50,16 @@ def build(case: ModuleCase) -> tg.nn.Module:
     return module.train(case.training)
 
 
-def run(case: ModuleCase, cotangents: list) -> ModuleOutcome:
-    """Forward and backward with tinygrad_rnn."""
+def engines(case: ModuleCase) -> tuple:
+    """Where there are two, the fused kernels and the tape have to agree with PyTorch, and neither for the other."""
+    return ("require", "never") if case.name in ("RNN", "LSTM", "GRU") else (None,)
+
+
+def run(case: ModuleCase, cotangents: list, fused: str | None = None) -> ModuleOutcome:
+    """Forward and backward with tinygrad_rnn, by the engine that `fused` names."""
     module, leaves = build(case), []
+    if fused:
+        module.fused = fused
 
     def argument(node):
         if isinstance(node, Leaf):

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import tinygrad_rnn as tg
-from torch_oracle.cases import Case
-from torch_oracle.modules import build, compare_modules, run
+from torch_oracle.cases import Case, compare_all
+from torch_oracle.modules import TOLERANCE, build, compare_modules, engines, run
+from torch_oracle.samples import to_numpy
 from torch_oracle.tally import TALLY
 from torch_oracle.torch_modules import MODULES, ask_module, module_samples
 
@@ -23,11 +24,13 @@ def judge(constructor: Case, inputs: tuple, training: bool = True, dtype: torch.
     names = {key: value.shape for key, value in build(case).state_dict().items()}
     assert names == {key: value.shape for key, value in case.state.items()}
     assert list(names) == list(case.state)
-    wrong = compare_modules(run(case, expected.cotangents), expected, case.dtype)
-    TALLY["modules"]["compared"] += 1
-    TALLY["modules"]["wrong"] += bool(wrong)
-    if wrong:
-        pytest.fail(f"{case}:\n" + "\n".join(wrong), pytrace=False)
+    for fused in engines(case):
+        wrong = compare_modules(run(case, expected.cotangents, fused), expected, case.dtype)
+        what = {"require": "layers, fused", "never": "layers, on the tape", None: "modules"}[fused]
+        TALLY[what]["compared"] += 1
+        TALLY[what]["wrong"] += bool(wrong)
+        if wrong:
+            pytest.fail(f"{case}, fused={fused!r}:\n" + "\n".join(wrong), pytrace=False)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -93,6 +96,28 @@ def test_recurrent_sizes(kind, shape):
     name, options = KINDS[kind]
     torch.manual_seed(2)
     judge(Case(name, (shape[-1], 19), options), (random(*shape),))
+
+
+@pytest.mark.parametrize("fused", ["auto", "never"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_recurrent_second_derivatives(kind, fused):
+    """The gradient of |dloss/dx|^2 + |dloss/dparameters|^2: a gradient penalty through time."""
+    name, options = KINDS[kind]
+    case, _ = ask_module(Case(name, (I, H), {**options, "num_layers": 2}), (random(T, B, I),), True)
+    theirs, ours = getattr(torch.nn, name)(I, H, num_layers=2, dtype=torch.float64, **options), build(case)
+    theirs.load_state_dict({key: torch.tensor(array) for key, array in case.state.items()})
+    ours.fused = fused
+
+    x, y = torch.tensor(case.inputs[0].array, requires_grad=True), tg.tensor(case.inputs[0].array, requires_grad=True)
+    their_leaves, our_leaves = [x, *theirs.parameters()], [y, *ours.parameters()]
+    their_first = torch.autograd.grad((theirs(x)[0] ** 3).sum(), their_leaves, create_graph=True)
+    our_first = tg.grad((ours(y)[0] ** 3).sum(), our_leaves, create_graph=True)
+    their_penalty, our_penalty = (sum((g * g).sum() for g in first) for first in (their_first, our_first))
+    # Where nothing depends on a parameter any more, PyTorch has no gradient.
+    expected = to_numpy(torch.autograd.grad(their_penalty, their_leaves, allow_unused=True))
+    actual = [g if g is None else g.numpy() for g in tg.grad(our_penalty, our_leaves, allow_unused=True)]
+    wrong = compare_all("second derivative", actual, expected, TOLERANCE["float64"])
+    assert not wrong, wrong
 
 
 @pytest.mark.parametrize("kind", ["RNN tanh", "GRU", "LSTM"])
