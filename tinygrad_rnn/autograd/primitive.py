@@ -166,10 +166,10 @@ class ElementwisePrimitive(Primitive):
         kind = np.result_type(*(x for x in operands if isinstance(x, (np.ndarray, np.generic))))
         return (self.kernel.float64 if kind == np.float64 else self.kernel.float32)(*operands)
 
-    def adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
+    def adjoint(self, wanted: tuple[int, ...]) -> "ElementwiseAdjoint":
         if wanted not in self._adjoints:
             self._adjoints[wanted] = ElementwiseAdjoint(self, wanted)
-        return self._adjoints[wanted]
+        return self._adjoints[wanted]  # type: ignore[return-value]
 
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)

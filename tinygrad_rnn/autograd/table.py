@@ -6,7 +6,6 @@ derivatives, the gradient checks in the tests and `python -m tinygrad_rnn ops`; 
 is, in `functions`.
 """
 
-import builtins
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,8 +77,8 @@ silu = scalar("silu(x)", "silu(x)",
 gelu = scalar("gelu(x)", "gelu(x)",
               dx="dy * (phi(x) + x * 0.3989422804014327 * exp(-0.5 * x * x))", onnx="Gelu")
 gelu_tanh = scalar("gelu_tanh(x)", "gelu_tanh(x)",
-                   dx="dy * sigmoid(1.5957691216057308 * x * (1 + 0.044715 * x * x)) * (1 + x * (1 - sigmoid("
-                      "1.5957691216057308 * x * (1 + 0.044715 * x * x))) * 1.5957691216057308 * (1 + 0.134145 * x * x))")
+                   dx="dy * sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x)) * (1 + x * 1.5957691216057308"
+                      " * (1 - sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))) * (1 + 0.134145 * x * x))")
 
 # ---- Choices: ties share the gradient equally ------------------------------------------------------------------------
 where = scalar("where(c, a, b)", "where(c != 0, a, b)",
@@ -97,15 +96,15 @@ clamp = scalar("clamp(x, low, high)", "minimum(maximum(x, low), high)",
                dhigh="where((x > high) | (high < low), dy, 0)",              onnx="Clip")
 
 # ---- Comparisons: truth values have no gradient ----------------------------------------------------------------------
-eq = scalar("eq(a, b)", "a == b",                                            onnx="Equal", integer=np.equal)
+eq = scalar("eq(a, b)", "a == b",                                   onnx="Equal",          integer=np.equal)
 ne = scalar("ne(a, b)", "a != b",                                                          integer=np.not_equal)
-lt = scalar("lt(a, b)", "a < b",                                             onnx="Less",  integer=np.less)
-le = scalar("le(a, b)", "a <= b",                                            onnx="LessOrEqual", integer=np.less_equal)
-gt = scalar("gt(a, b)", "a > b",                                             onnx="Greater", integer=np.greater)
-ge = scalar("ge(a, b)", "a >= b",                                         onnx="GreaterOrEqual", integer=np.greater_equal)
-logical_and = scalar("logical_and(a, b)", "(a != 0) & (b != 0)",             onnx="And",   integer=np.logical_and)
-logical_or = scalar("logical_or(a, b)", "(a != 0) | (b != 0)",               onnx="Or",    integer=np.logical_or)
-logical_not = scalar("logical_not(x)", "x == 0",                             onnx="Not",   integer=np.logical_not)
+lt = scalar("lt(a, b)", "a < b",                                    onnx="Less",           integer=np.less)
+le = scalar("le(a, b)", "a <= b",                                   onnx="LessOrEqual",    integer=np.less_equal)
+gt = scalar("gt(a, b)", "a > b",                                    onnx="Greater",        integer=np.greater)
+ge = scalar("ge(a, b)", "a >= b",                                   onnx="GreaterOrEqual", integer=np.greater_equal)
+logical_and = scalar("logical_and(a, b)", "(a != 0) & (b != 0)",    onnx="And",            integer=np.logical_and)
+logical_or = scalar("logical_or(a, b)", "(a != 0) | (b != 0)",      onnx="Or",             integer=np.logical_or)
+logical_not = scalar("logical_not(x)", "x == 0",                    onnx="Not",            integer=np.logical_not)
 
 # ---- Reductions ------------------------------------------------------------------------------------------------------
 sum = tensor("sum(x, *, dim, keepdim)", "y = sum of x over dim", "[...] -> [... without dim]",

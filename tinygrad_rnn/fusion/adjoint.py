@@ -99,7 +99,12 @@ class _Reverse:
 
 
 def reverse(
-    trace: Trace, forward: list[Line], outputs: list[Line], states: list[Line], leaves: set[Line], products: list[Product]
+    trace: Trace,
+    forward: list[Line],
+    outputs: list[Line],
+    states: list[Line],
+    leaves: list[Line],
+    products: list[Product],
 ) -> Gradient:
     """The backward step of `forward`, whose lines in the loop read `leaves` (sequences, vectors) and `states`."""
     by_result = {product.result: product for product in products}
@@ -109,8 +114,8 @@ def reverse(
     dy = trace.leaf("dy", "gradient", states[0].shape, states[0].dtype).line
     incoming = [trace.add(table.add, [dy, carries[0]], {}, dy.shape), *carries[1:]]
     with set_mode("tracer", trace):
-        for output, gradient in zip(outputs, incoming):
-            _arrive(work, output, gradient)
+        for output, doutput in zip(outputs, incoming):
+            _arrive(work, output, doutput)
         product_gradients = []
         for line in reversed(forward):
             if line in by_result:
@@ -122,11 +127,11 @@ def reverse(
                     for_left = trace.add(table.matmul, [dp, _transposed(product)], {}, product.left.shape)
                     _arrive(work, product.left, for_left)
                 continue
-            dy_line = work.whole(line) if line in work.parts else work.d.get(line)
-            if dy_line is None:
+            dline = work.whole(line) if line in work.parts else work.d.get(line)
+            if dline is None:
                 continue
-            work.origin.setdefault(dy_line, line)
-            for x, dx in _through(line, dy_line):
+            work.origin.setdefault(dline, line)
+            for x, dx in _through(line, dline):
                 _arrive(work, x, dx)
         sequences, vectors = {}, []
         for leaf in leaves:
@@ -147,7 +152,9 @@ def reverse(
 
 def _transposed(product: Product) -> Line:
     """A stand-in for the transposed weights of a product; the plan packs them."""
-    return Line(f"{product.result.name}_weights_T", "weights", (product.result.width, product.left.width), product.left.dtype)
+    return Line(
+        f"{product.result.name}_weights_T", "weights", (product.result.width, product.left.width), product.left.dtype
+    )
 
 
 def _arrive(work: _Reverse, x: Line, dx: Line) -> None:

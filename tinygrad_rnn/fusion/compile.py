@@ -47,7 +47,9 @@ class FusedCell:
                     left, *weights = map(value, line.inputs)
                     values[line] = table.matmul(left, table.cat(*weights, dim=1))
                 else:
-                    values[line] = line.row(*(value(y) if isinstance(y, Line) else y for y in line.inputs), **line.attributes)
+                    values[line] = line.row(
+                        *(value(y) if isinstance(y, Line) else y for y in line.inputs), **line.attributes
+                    )
             return values[line]
 
         as_tensor = lambda v: v if isinstance(v, Tensor) else Tensor(np.asarray(v))

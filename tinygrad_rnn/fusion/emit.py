@@ -214,7 +214,9 @@ class Block:
         """The function over time, with the row functions before it, and the names of its arrays in order."""
         body: list[str] = []
         arrays: dict[str, None] = {}
-        copies = {line: places for line, places in self.stores.items() if line not in self.inside or line.row is table.part}
+        copies = {
+            line: places for line, places in self.stores.items() if line not in self.inside or line.row is table.part
+        }
         copies |= {line: places[1:] for line, places in self.stores.items() if line.row is table.matmul and places[1:]}
         copies = {line: places for line, places in copies.items() if line.row is not table.matmul or places}
         last = max([phase for phase, _ in self.levels.values()], default=0)
@@ -238,17 +240,15 @@ class Block:
         left, result, weights = self.memory(line.inputs[0]), self.places[line], self.weights[line]
         assert left is not None
         arrays |= dict.fromkeys([left.array, weights, result.array])
-        rows = lambda m: f"shift(matrix({m.array}{_time(m.index)}), lo, {self.size(m.first)})"
+        rows = lambda m: f"shift(matrix({m.array}{_time(m.where)}), lo, {self.size(m.first)})"
         n, k = self.size(line.width), self.size(line.inputs[0].width)
         sign = "+=" if line in self.adds_to else "="
         return [
-            f"# {result.array}[{result.index}] {sign} {left.array}[{left.index}] @ {weights}",
+            f"# {result.array}[{result.where}] {sign} {left.array}[{left.where}] @ {weights}",
             f"multiply({rows(left)}, panels({weights}), {rows(result)}, hi - lo, {n}, {k}, {line in self.adds_to})",
         ]
 
-    def _row_function(
-        self, lines: list[Line], copies: dict[Line, list[Memory]], arrays: dict[str, None]
-    ) -> str:
+    def _row_function(self, lines: list[Line], copies: dict[Line, list[Memory]], arrays: dict[str, None]) -> str:
         """Emit the function of one phase; returns the call."""
         if not lines and not copies:
             return ""
@@ -259,7 +259,7 @@ class Block:
         arrays |= dict.fromkeys(memory.array for memory in row.arguments.values())
         actual = []
         for memory in row.arguments.values():
-            place = f"{memory.array}[{memory.index}]" if memory.index else memory.array
+            place = f"{memory.array}[{memory.where}]" if memory.where else memory.array
             end = self.size(memory.first + memory.width)
             actual.append(f"{place}[{self.size(memory.first)}:{end}]")
         sizes = list(self.sizes.values())
@@ -295,9 +295,7 @@ class _RowFunction:
         """Whether two arguments share columns: then the compiler must not be told that they do not."""
         places = list(self.arguments.values())
         return any(
-            (a.array, a.index) == (b.array, b.index)
-            and a.first < b.first + b.width
-            and b.first < a.first + a.width
+            (a.array, a.where) == (b.array, b.where) and a.first < b.first + b.width and b.first < a.first + a.width
             for i, a in enumerate(places)
             for b in places[:i]
         )

@@ -39,11 +39,11 @@ class Memory(NamedTuple):
 
     Attributes:
         array: its name.
-        index: how a row is found, such as "t, row"; empty for a vector that all rows share.
+        where: how a row is found, such as "t, row"; empty for a vector that all rows share.
     """
 
     array: str
-    index: str
+    where: str
     first: int
     width: int
 
@@ -88,9 +88,7 @@ def make_plan(trace: Trace, outputs: list[Line]) -> Plan:
     per_step = lambda line: line in from_x or line in from_state
     traced = list(trace.lines)
     script = [copy.copy(line) for line in traced]
-    hoisted = [
-        line for line in traced if line.row is table.matmul and line in from_x and line not in from_state
-    ]
+    hoisted = [line for line in traced if line.row is table.matmul and line in from_x and line not in from_state]
     before = set(hoisted)
     for line in reversed(traced):
         if line in before or not per_step(line):

@@ -140,10 +140,16 @@ class Scan:
     def _emit(self, direction: str) -> None:
         plan = self.plan
         old, new = ("t % 2, row", "(t + 1) % 2, row") if direction == "inference" else ("t, row", "t + 1, row")
-        places = {x: Memory(f"{x.name}_in" if x.kind == "input" else x.name, "t, row", 0, x.width) for x in plan.sequences}
+        places = {
+            x: Memory(f"{x.name}_in" if x.kind == "input" else x.name, "t, row", 0, x.width) for x in plan.sequences
+        }
         places |= {v: Memory(v.name, "", 0, v.width) for v in plan.vectors}
         output = plan.states[0]
-        at_time = lambda s, index: index if s is not output or direction != "inference" else index.replace(" % 2", "").replace("(t + 1)", "t + 1")
+        at_time = lambda s, index: (
+            index
+            if s is not output or direction != "inference"
+            else index.replace(" % 2", "").replace("(t + 1)", "t + 1")
+        )
         for state in plan.states:
             places[state] = Memory(state.name, at_time(state, old), 0, state.width)
         ends = [Memory(s.name, at_time(s, new), 0, s.width) for s in plan.states]
@@ -172,13 +178,22 @@ class Scan:
                     put(line, Memory(f"{line.name}_saved", "t, row", 0, line.width))
                 for product in plan.products:
                     left = product.left
-                    if left not in places and left not in plan.outputs and left not in plan.saved and left.row is not table.part:
+                    if (
+                        left not in places
+                        and left not in plan.outputs
+                        and left not in plan.saved
+                        and left.row is not table.part
+                    ):
                         put(left, Memory(f"{left.name}_saved", "t, row", 0, left.width))
-        block = Block("backward" if direction == "backward" else "forward", lines, places, stores, weights, self.sizes, origin)
+        block = Block(
+            "backward" if direction == "backward" else "forward", lines, places, stores, weights, self.sizes, origin
+        )
         text, self.arrays[direction] = block.driver(descending=direction == "backward")
         bits = self.dtype.itemsize * 8
         imports = "".join(f"from tinygrad_rnn.kernels.maths{bits} import {name}\n" for name in sorted(block.functions))
-        self.sources[direction] = HEADER.format(title=f"{self.title}, {direction}", bits=bits, imports=imports) + "\n" + text
+        self.sources[direction] = (
+            HEADER.format(title=f"{self.title}, {direction}", bits=bits, imports=imports) + "\n" + text
+        )
         self.buffers[direction] = block.buffers
 
     def kernel(self, direction: str) -> Callable[..., Any]:
@@ -227,7 +242,7 @@ class Scan:
             return y, tuple(finals)
         node = Node(
             self,
-            tuple(x.node for x in wanted),
+            tuple(x.node for x in wanted if x.node is not None),
             tuple(x.data.shape for x in wanted),
             ([x.node is not None for x in inputs], [x.data for x in inputs], named, joined, T, B),
         )
@@ -284,9 +299,7 @@ class Scan:
         for product, w in zip(plan.products, joined):
             found += self._weight_gradients(product, w, stash, named, T, B)
         found += [named[carry.name][0] for carry in gradient.carries]
-        return [
-            np.zeros(x.shape, x.dtype) if g is None else g for x, g, need in zip(inputs, found, needs) if need
-        ]
+        return [np.zeros(x.shape, x.dtype) if g is None else g for x, g, need in zip(inputs, found, needs) if need]
 
     def _stash(self, line: Line, named: dict[str, np.ndarray], T: int, B: int) -> np.ndarray:
         place = self._stashed_part(line)
@@ -302,7 +315,13 @@ class Scan:
         return total.reshape(x.shape)
 
     def _weight_gradients(
-        self, product: Any, w: np.ndarray, stash: Callable[[Line], np.ndarray], named: dict[str, np.ndarray], T: int, B: int
+        self,
+        product: Any,
+        w: np.ndarray,
+        stash: Callable[[Line], np.ndarray],
+        named: dict[str, np.ndarray],
+        T: int,
+        B: int,
     ) -> list[np.ndarray | None]:
         """dW = left^T @ d over all T * B rows, cut into the columns of the joined weights."""
         d = next((g for p, g in self.plan.gradient.products if p is product), None)
@@ -361,7 +380,7 @@ class Scan:
 
 
 def evaluate(lines: Sequence[Line], known: dict[str, Any]) -> None:
-    """Run lines on tensors; `known` maps names to values and is added to. Lines whose inputs are missing are left out."""
+    """Run lines on tensors; `known`, names to values, is added to. Lines whose inputs are missing are left out."""
     for line in lines:
         if line.row is None:
             if line.value is not None:

@@ -197,7 +197,13 @@ class Trace:
                     if start <= first and last <= start + piece.width:
                         return self._part(piece, first - start, last - start, piece)
                     start += piece.width
-        if row is table.reshape and isinstance(x, Line) and x.per_row and x.width == 1 and shape in ((BATCH,), (BATCH, 1)):
+        if (
+            row is table.reshape
+            and isinstance(x, Line)
+            and x.per_row
+            and x.width == 1
+            and shape in ((BATCH,), (BATCH, 1))
+        ):
             return x  # a number for each row, with or without a last dimension
         if row is table.cast and attributes["dtype"] == x.dtype:
             return x
@@ -262,7 +268,9 @@ def trace_step(
         outputs.append(symbol.line)
     if len(outputs) != len(symbols) - 1 or len(new) != len(outputs):
         raise Unfusable("step returns another number of states than it takes")
-    trace.name_after({name: value for name, value in variables.items() if not any(value is symbol for symbol in symbols)})
+    trace.name_after(
+        {name: value for name, value in variables.items() if not any(value is symbol for symbol in symbols)}
+    )
     return trace, outputs
 
 

@@ -85,7 +85,7 @@ class Elementwise:
 
     def _build(self, dtype: type[np.floating[Any]]) -> Callable[..., Any]:
         with _LOADING:
-            if config.DISABLE_JIT:  # type: ignore[attr-defined]
+            if config.DISABLE_JIT:
                 return self._interpreted(dtype)
             module = cache.load(self.source(dtype), f"{self.name}_{np.dtype(dtype).name}")
             return _ufunc(module.loop, self.name, dtype, len(self.inputs), len(self.outputs))

@@ -24,7 +24,7 @@ _num_threads = 0  # chosen at first use: NUMBA_NUM_THREADS may be set after this
 
 def get_num_threads() -> int:
     """The number of threads a large operation may use, the caller's included; at first NUMBA_NUM_THREADS."""
-    return _num_threads or int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    return _num_threads or int(config.NUMBA_NUM_THREADS)
 
 
 def set_num_threads(n: int) -> None:
@@ -38,7 +38,7 @@ def set_num_threads(n: int) -> None:
     global _num_threads
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"set_num_threads(n): n must be an integer, got {n!r}")
-    most = int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+    most = int(config.NUMBA_NUM_THREADS)
     if not 1 <= n <= most:
         raise ValueError(
             f"set_num_threads({n}): expected 1 to {most}; for more threads set NUMBA_NUM_THREADS before the start"

@@ -59,7 +59,7 @@ def _host() -> Registers:
         if chosen not in KINDS:
             raise ValueError(f"TINYGRAD_RNN_VECTORS is {chosen!r}, expected one of {', '.join(KINDS)}")
         return KINDS[chosen]
-    flags = config.CPU_FEATURES  # type: ignore[attr-defined]
+    flags = config.CPU_FEATURES
     features = set((get_host_cpu_features() if flags is None else flags).split(","))
     for name, needed in {"avx512": "avx512f", "avx2": "fma", "avx": "avx", "sse2": "sse2", "neon": "neon"}.items():
         if f"+{needed}" in features:

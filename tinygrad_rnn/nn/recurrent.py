@@ -70,7 +70,7 @@ class Recurrent(Module):
             fused = fused_cell(self.cell, x, states)
         except Unfusable as error:
             if self.fused == "require":
-                raise NotImplementedError(f"{self.cell.label} cannot be fused: {error}") from None
+                raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {error}") from None
             results = run_on_tape(self.cell, x, states, self.reverse)
             self._warn(str(error))
             return results
@@ -82,7 +82,7 @@ class Recurrent(Module):
         if reason not in told:
             told.add(reason)
             warnings.warn(
-                f"{self.cell.label} runs on the tape, step by step: {reason}. fused='never' accepts that",
+                f"{type(self.cell).__name__} runs on the tape, step by step: {reason}. fused='never' accepts that",
                 stacklevel=5,
             )
 
