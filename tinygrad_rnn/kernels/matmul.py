@@ -44,8 +44,26 @@ from . import cache, threads
 from .memory import JIT
 from .threads import get_num_threads, set_num_threads
 from .vector import (
-    HALF_ROWS, HOST, ROW_BYTES, ROWS, VECTORS, WIDE, Matrix, add_element, clear_row, copy_element, copy_vector,
-    inner_products, matrix, matrix_at, panels, shift, size_of, stack_block, tile, transpose_square,
+    HALF_ROWS,
+    HOST,
+    ROW_BYTES,
+    ROWS,
+    VECTORS,
+    WIDE,
+    Matrix,
+    add_element,
+    clear_row,
+    copy_element,
+    copy_vector,
+    inner_products,
+    matrix,
+    matrix_at,
+    panels,
+    shift,
+    size_of,
+    stack_block,
+    tile,
+    transpose_square,
 )  # fmt: skip
 
 DEPTH = 256  # rows of a panel of B, which then fits in the first-level cache
@@ -53,7 +71,7 @@ HEIGHT = 128 // ROWS * ROWS  # rows of A that fit in the second-level cache ...
 GROUP = 16  # ... beside this many panels
 LENGTH = 4096  # of a vector that fits in the first-level cache
 ROOM_BYTES = (HEIGHT * 8 + GROUP * ROW_BYTES) * DEPTH  # for copies of a part of A, float64 at most, and of B
-ONE_THREAD = 8_000_000  # multiply-adds below which a second thread does not pay
+ONE_THREAD = 16_000_000  # multiply-adds below which a second thread does not pay: some 0.2 ms
 
 __all__ = [
     "Matrix", "Packed", "get_num_threads", "matmul", "matmul_packed", "matrix", "matrix_at", "multiply", "pack",
@@ -235,7 +253,7 @@ class _Entry(dict[np.dtype[Any], Callable[..., None]]):
         if dtype not in (np.float32, np.float64) or not dtype.isnative:
             raise TypeError(f"matmul: expected float32 or float64 arrays, got {dtype}")
         with self.lock:
-            self[dtype] = self.interpreted if config.DISABLE_JIT else self._load(dtype)  # type: ignore[attr-defined]
+            self[dtype] = self.interpreted if config.DISABLE_JIT else self._load(dtype)
         return self[dtype]
 
     def _load(self, dtype: np.dtype[Any]) -> Callable[..., None]:
@@ -404,7 +422,7 @@ def _run(stacks: list[Stack], accumulate: bool, packed: bool) -> None:
     entry = _products[c.dtype]
     work = len(stacks) * c.size * a.shape[-1]
     if parallel := work >= ONE_THREAD and get_num_threads() > 1:
-        pieces = min(4 * get_num_threads(), 4 * work // ONE_THREAD)
+        pieces = get_num_threads() * min(4, 1 + work // (16 * ONE_THREAD))  # small ones balance better, and cost more
         stacks = [part for stack in stacks for part in _cut(stack, -(-pieces // len(stacks)), packed)]
 
     def task(i: int) -> None:
