@@ -95,6 +95,7 @@ def test_two_dimensions(order):
     same(axpy.float64(x, x, x), x * x + x)
 
 
+@compiled
 def test_results_keep_the_order_of_their_operands():
     x = numbers(4, 5).T
     assert axpy.float64(2.0, x, x).flags.f_contiguous
@@ -190,6 +191,7 @@ def test_reversed_onto_itself():
     same(memory, before[::-1])
 
 
+@compiled
 def test_out_of_the_wrong_shape_or_dtype_is_refused():
     with pytest.raises(ValueError, match="shape"):
         axpy.float64(2.0, np.ones(3), np.ones(3), out=np.empty(4))
