@@ -42,15 +42,16 @@ class Numbers(NamedTuple):
     expm1_low: float
     gate_q: Series  # the same for |r| <= log(2) / 2
     gate_range: tuple[float, float]
-    gate_shift: int  # 2^gate_shift times e^gate_range is a normal number
+    shift: int  # 2^shift times e^gate_range is a normal number
     tanh_near: float  # up to here x + x^3 r(x^2), beyond by e^2x
     tanh_r: Series
     tanh_p: Series  # e^2r / 2 for |r| <= log(2) / 4
     tanh_high: float
     log_r: Series  # log((1 + s) / (1 - s)) = 2 s + s z r(z), z = s^2, for 1 + s over 1 - s in [sqrt(1/2), sqrt(2)]
     softplus_high: float
-    erf_near: float  # up to here x + x s(x^2), beyond by `tail`
+    erf_near: float  # up to here x + x s(x^2), then 27/32 + m(x - 1) up to 1, beyond by `tail`
     erf_s: Series
+    erf_m: Series
     erf_high: float
     phi_near: float  # up to here 1/2 + x s(x^2), beyond by `tail`
     phi_s: Series
@@ -79,12 +80,12 @@ def full_width(typingctx: Any) -> Any:
 
 def widened(rule: Callable[..., Any]) -> Callable[..., Any]:
     """The same function of x; a caller compiled by Numba gets `full_width` along with it."""
-    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+    if config.DISABLE_JIT:
         return rule
 
     @njit(inline="always", **JIT)
     def wide(x):
-        full_width()  # type: ignore[call-arg]
+        full_width()
         return rule(x)
 
     return wide
@@ -92,7 +93,7 @@ def widened(rule: Callable[..., Any]) -> Callable[..., Any]:
 
 def reinterpreted(source: Any, target: Any) -> Callable[..., Any]:
     """The bits of a number of type `source`, read as type `target`."""
-    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+    if config.DISABLE_JIT:
         return lambda x: x.view(target)
 
     @intrinsic
@@ -115,7 +116,7 @@ def polynomial(f: Any, coefficients: Series) -> Callable[..., Any]:
             y = y * x + c
         return y
 
-    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+    if config.DISABLE_JIT:
         return horner
 
     @intrinsic
@@ -165,22 +166,21 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
     inv_log2, half_inv_log2, two_inv_log2 = (f(k / math.log(2)) for k in (1, 0.5, 2))
     two_log2_hi, two_log2_lo, half_log2 = two * log2_hi, two * log2_lo, half * f(math.log(2))
     exp_q, (exp_low, exp_high) = polynomial(f, numbers.exp_q), map(f, numbers.exp_range)
-    minus_zero = -zero  # adding it changes nothing at all, so LLVM leaves it out
 
     @inlined
-    def split_exp(x, lo):
-        """c and m with e^(x + lo) = c^2 (1 + m), c a power of two: as a square, because the exponents of e^x, denormal
-        numbers included, are more than a float has."""
-        shifted = (x + lo) * half_inv_log2 + magic
+    def split_exp(x):
+        """c and m with e^x = c^2 (1 + m), c a power of two: as a square, because the exponents of e^x, denormal numbers
+        included, are more than a float has."""
+        shifted = x * half_inv_log2 + magic
         n = shifted - magic
-        r = (x - n * two_log2_hi) + (lo - n * two_log2_lo)
+        r = (x - n * two_log2_hi) - n * two_log2_lo
         return power_of_two(shifted), r + r * r * exp_q(r)
 
     @inlined
     def exp(x):
         x = exp_low if x < exp_low else x
         x = exp_high if x > exp_high else x
-        c, m = split_exp(x, minus_zero)
+        c, m = split_exp(x)
         return (c + c * m) * c
 
     expm1_low, bits_of_one_squared = f(numbers.expm1_low), i(2 * bias << mantissa)
@@ -189,12 +189,12 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
     def expm1(x):
         y = expm1_low if x < expm1_low else x
         y = exp_high if y > exp_high else y
-        c, m = split_exp(y, minus_zero)
+        c, m = split_exp(y)
         inverse = from_bits(bits_of_one_squared - bits(c))
         return np.copysign((c * m + (c - inverse)) * c, x)
 
     gate_q, (gate_low, gate_high) = polynomial(f, numbers.gate_q), map(f, numbers.gate_range)
-    gate_scale, gate_magic = f(2.0**numbers.gate_shift), magic + f(numbers.gate_shift)
+    scale, unscale, scaled_magic = f(2.0**numbers.shift), f(2.0**-numbers.shift), magic + f(numbers.shift)
 
     @inlined
     def gate(a, x, lo):
@@ -202,11 +202,11 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
         normal number down to the end of the negative tail, which is rounded once, after the product with a."""
         x = gate_low if x < gate_low else x
         x = gate_high if x > gate_high else x
-        shifted = x * inv_log2 + gate_magic
-        n = shifted - gate_magic
+        shifted = x * inv_log2 + scaled_magic
+        n = shifted - scaled_magic
         r = (n * log2_hi - x) + (n * log2_lo - lo)
         c = power_of_two(shifted)
-        p = gate_scale * (r + r * r * gate_q(r)) + gate_scale
+        p = scale * (r + r * r * gate_q(r)) + scale
         positive = x > zero
         y = (c if positive else c * a) / (c + p)
         return y * a if positive else y
@@ -231,7 +231,7 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
         shifted = u * two_inv_log2 + magic
         r = u - (shifted - magic) * half_log2
         far = one - one / (power_of_two(shifted) * tanh_p(r) + half)
-        return np.copysign(near if u < tanh_near else far, x)
+        return np.copysign(far if u >= tanh_near else near, x)
 
     # -------------------------------------------------------------------------------------------------- logarithms
 
@@ -290,47 +290,59 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
 
     tail_a, tail_b = polynomial(f, numbers.tail_a), polynomial(f, numbers.tail_b)
 
-    @inlined
-    def tail(m, t):
-        """(1 + m) (1 - phi(t)) / phi'(t) = (1 + m) / (t + a(t) / b(t)) for t >= 1/2, multiplied out. No term is
-        negative, and where t is large the rounding of b cancels in the quotient."""
-        b = tail_b(t)
-        return (b * m + b) / (b * t + tail_a(t))
+    log_density = f(-math.log(2 * math.pi) / 2)  # at 0
 
-    erf_near, erf_s, erf_high = f(numbers.erf_near), polynomial(f, numbers.erf_s), f(numbers.erf_high)
-    sqrt2, log_density = f(math.sqrt(2)), f(-math.log(2 * math.pi) / 2)  # of the normal distribution, at 0
+    @inlined
+    def tail(a, x, lo, t):
+        """a (1 - phi(t)) for t >= 1/2, given x + lo = -t^2/2: a times the density over t + a(t) / b(t), multiplied out.
+        No term is negative, and where t is large the rounding of b cancels in the quotient."""
+        lo = lo + log_density
+        shifted = (x + lo) * inv_log2 + scaled_magic
+        n = shifted - scaled_magic
+        r = (x - n * log2_hi) + (lo - n * log2_lo)
+        b = tail_b(t)
+        y = a * b
+        y = (y * (r + r * r * gate_q(r)) + y) / (b * t + tail_a(t))
+        return power_of_two(shifted) * y * unscale
+
+    erf_near, erf_high, about_erf_1 = f(numbers.erf_near), f(numbers.erf_high), f(27 / 32)
+    erf_s, erf_m = polynomial(f, numbers.erf_s), polynomial(f, numbers.erf_m)
+    sqrt2 = f(math.sqrt(2))
 
     @inlined
     def erf(x):
         u = abs(x)
         u = erf_high if u > erf_high else u
         z = u * u
-        c, m = split_exp(-z, log_density)
-        far = one - two * c * c * tail(m, sqrt2 * u)
-        return np.copysign(u + u * erf_s(z) if u < erf_near else far, x)
+        far = one - tail(two, -z, -zero, sqrt2 * u)
+        beyond = about_erf_1 + erf_m(u - one) if u < one else far
+        return np.copysign(u + u * erf_s(z) if u < erf_near else beyond, x)
 
     phi_near, phi_s, phi_high = f(numbers.phi_near), polynomial(f, numbers.phi_s), f(numbers.phi_high)
 
     @inlined
-    def times_phi(a, x):
-        """a phi(x); a negative tail is rounded once, after the product with a. x^2 is split: half an ulp of it would be
-        hundreds of ulp of phi."""
-        t = abs(x)
-        t = phi_high if t > phi_high else t
+    def normal_tail(a, t):
+        """The same with t^2 in two parts: half an ulp of it would be hundreds of ulp of the result."""
         u = upper(t)
-        c, m = split_exp(-half * u * u, half * (u - t) * (t + u) + log_density)
-        y = tail(m, t)
-        far = a * (one - c * c * y) if x > zero else a * c * y * c
-        return a * (half + x * phi_s(x * x)) if t < phi_near else far
+        return tail(a, -half * u * u, half * (u - t) * (t + u), t)
 
     @inlined
     def phi(x):
         """The normal distribution function."""
-        return times_phi(one, x)
+        t = abs(x)
+        t = phi_high if t > phi_high else t
+        w = normal_tail(one, t)
+        far = one - w if x > zero else w
+        return half + x * phi_s(x * x) if t < phi_near else far
 
     @inlined
     def gelu(x):
-        return times_phi(-phi_high if x < -phi_high else x, x)
+        """x phi(x) = max(x, 0) - |x| phi(-|x|)"""
+        t = abs(x)
+        t = phi_high if t > phi_high else t
+        w = normal_tail(t, t)
+        far = x - w if x > zero else -w
+        return x * (half + x * phi_s(x * x)) if t < phi_near else far
 
     gelu_tanh_high = f(numbers.gelu_tanh_high)
     alpha = Decimal("1.59576912160573071175978423973752748")  # 2 sqrt(2 / pi)
