@@ -12,11 +12,13 @@ import numpy as np
 
 from ..kernels.elementwise import Elementwise
 from ..kernels.matmul import matmul as packed_matmul
+from ..kernels.pool import empty
 from .primitive import Shape
 
 Dims = tuple[int, ...]
 
 quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")  # inf - inf is NaN, and no more need be said
+_LARGE = 1 << 14  # elements of a result that is worth memory that was used before
 exp = Elementwise("exp", "x", {"y": "exp(x)"})
 log = Elementwise("log", "x", {"y": "log(x)"})
 
@@ -94,6 +96,8 @@ def whole_relu(x: np.ndarray) -> np.ndarray:
 def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.shape[-1] != b.shape[-2]:
         raise ValueError("inner dimensions differ")  # the shape rule says it better
+    if a.ndim == 2 == b.ndim and a.shape[0] * b.shape[1] >= _LARGE:
+        return packed_matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype))
     return packed_matmul(a, b)
 
 

@@ -18,7 +18,9 @@ from ..autograd.tape import Node, Value, enable_grad, mode
 from ..autograd.tensor import Tensor, grad
 from ..kernels import cache
 from ..kernels.matmul import matmul, pack
+from ..kernels.pool import empty
 from ..kernels.threads import get_num_threads, run
+from .adjoint import Product
 from .emit import HEADER, Block
 from .plan import Memory, Plan
 from .trace import Line
@@ -80,10 +82,18 @@ class Scan:
         self.arrays: dict[str, list[str]] = {}
         self.buffers: dict[str, dict[str, int]] = {}
         self.compiled: dict[str, tuple[Callable[..., Any], float]] = {}
+        self.transposed: dict[str, int] = {}  # packed transposed weights of the backward kernel -> product
+        for line in plan.backward:
+            if line.row is table.matmul:
+                (k,) = (k for k, p in enumerate(plan.products) if f"{p.result.name}_weights_T" == line.inputs[1].name)
+                self.transposed[f"{line.inputs[1].name}_packed"] = k
         self.inputs = [*plan.sequences, *plan.vectors, *(w for p in plan.products for w in p.weights), *plan.states]
         self.depends = self._dependencies()
         self.weights = {p.result: f"{p.result.name}_packed" for p in plan.products}
         self._gradient_memory()
+        self.widths = {f"{x.name}_saved": x.width for x in plan.forward}
+        self.widths |= {name: line.width for line, name in self.stashes.items()}
+        self.work = 8 * sum(self.sizes)  # elements a row and step, roughly
         for direction in ("forward", "inference", "backward"):
             self._emit(direction)
 
@@ -116,26 +126,25 @@ class Scan:
     # ---- Places ------------------------------------------------------------------------------------------------------
 
     def _gradient_memory(self) -> None:
-        """Name the sequences that the backward kernel writes: the same one for all that have the same gradient."""
+        """Name the sequences that the backward kernel writes: one for all that have the same gradient or parts of it.
+
+        Sets `stashes`, line -> its sequence, and `stash_places`, line -> (sequence, first column).
+        """
         gradient = self.plan.gradient
-        self.stashes: dict[Line, str] = {}  # line -> the sequence it is written to
+        self.stashes: dict[Line, str] = {}
+        self.stash_places: dict[Line, tuple[str, int]] = {}
         kept = [*gradient.sequences.values(), *(g for _, g in gradient.products), *(g for _, _, g in gradient.vectors)]
         for line in sorted(kept, key=lambda line: line.row is not table.cat):  # wholes before their parts
-            if line not in self.stashes and not self._stashed_part(line):
-                self.stashes[line] = f"{line.name}_all" if line.kind == "operation" else f"d_{len(self.stashes)}_all"
-
-    def _stashed_part(self, line: Line) -> tuple[str, int] | None:
-        """(sequence, first column), if a line is written there as a piece of another."""
-        for whole, name in self.stashes.items():
-            if whole is line:
-                return name, 0
-            if whole.row is table.cat:
+            if line in self.stash_places:
+                continue
+            name = f"{line.name}_all" if line.kind == "operation" else f"d_{len(self.stashes)}_all"
+            self.stashes[line] = name
+            self.stash_places[line] = name, 0
+            if line.row is table.cat:
                 start = 0
-                for piece in whole.inputs:
-                    if piece is line:
-                        return name, start
+                for piece in line.inputs:
+                    self.stash_places.setdefault(piece, (name, start))
                     start += piece.width
-        return None
 
     def _emit(self, direction: str) -> None:
         plan = self.plan
@@ -231,7 +240,7 @@ class Scan:
             named[self.weights[product.result]] = pack(w).panels
         for k, (state, x) in enumerate(zip(self.plan.states, states)):
             length = T + 1 if direction == "forward" or k == 0 else 2
-            named[state.name] = values = np.empty((length, B, state.width), self.dtype)
+            named[state.name] = values = empty((length, B, state.width), self.dtype)
             values[0] = x.data
         self._run(direction, named, T, B)
         first, *others = (named[state.name] for state in self.plan.states)
@@ -257,16 +266,16 @@ class Scan:
     def _run(self, direction: str, named: dict[str, np.ndarray], T: int, B: int) -> None:
         """Give the kernel what it needs besides, and every thread its rows."""
         for name, width in self.buffers[direction].items():
-            named[name] = np.empty((B, width), self.dtype)
-        widths = {f"{x.name}_saved": x.width for x in [*self.plan.forward]}
-        widths |= {name: line.width for line, name in self.stashes.items()}
+            named[name] = empty((B, width), self.dtype)
         for name in self.arrays[direction]:
             if name not in named:
-                named[name] = np.empty((T, B, widths[name]), self.dtype)
+                named[name] = empty((T, B, self.widths[name]), self.dtype)
         kernel = self.kernel(direction)
-        arguments = [*self.sizes, *(named[name] for name in self.arrays[direction])]
-        elements = T * B * sum(width for width in self.sizes) * 8
-        chunks = max(1, min(get_num_threads(), B // ROWS_PER_THREAD, elements // WORK_PER_THREAD))
+        arguments = [*self.sizes, *[named[name] for name in self.arrays[direction]]]
+        chunks = max(1, min(get_num_threads(), B // ROWS_PER_THREAD, T * B * self.work // WORK_PER_THREAD))
+        if chunks == 1:
+            kernel(0, B, T, *arguments)
+            return
         bounds = [B * i // chunks for i in range(chunks + 1)]
         run(lambda i: kernel(bounds[i], bounds[i + 1], T, *arguments), chunks)
 
@@ -285,50 +294,45 @@ class Scan:
             named[carry.name] = zeros((2, B, carry.width))
             if k + 1 in dy.parts:
                 named[carry.name][T % 2] = dy.parts[k + 1]
-        for line in plan.backward:
-            if line.row is table.matmul:
-                product = next(p for p in plan.products if f"{p.result.name}_weights_T" == line.inputs[1].name)
-                named[f"{line.inputs[1].name}_packed"] = pack(joined[plan.products.index(product)].T).panels
+        for name, k in self.transposed.items():
+            named[name] = pack(joined[k].T).panels
         self._run("backward", named, T, B)
-        stash = lambda line: self._stash(line, named, T, B)
         found: list[Any] = []
         for line in plan.sequences:
-            found.append(stash(gradient.sequences[line]) if line in gradient.sequences else None)
+            found.append(self._stash(gradient.sequences[line], named) if line in gradient.sequences else None)
+        sums: dict[str, np.ndarray] = {}
         for line in plan.vectors:
-            found.append(self._vector_gradient(line, stash, inputs[len(found)]))
-        for product, w in zip(plan.products, joined):
-            found += self._weight_gradients(product, w, stash, named, T, B)
+            found.append(self._vector_gradient(line, named, sums).reshape(inputs[len(found)].shape))
+        for product in plan.products:
+            found += self._weight_gradients(product, named, T, B)
         found += [named[carry.name][0] for carry in gradient.carries]
         return [np.zeros(x.shape, x.dtype) if g is None else g for x, g, need in zip(inputs, found, needs) if need]
 
-    def _stash(self, line: Line, named: dict[str, np.ndarray], T: int, B: int) -> np.ndarray:
-        place = self._stashed_part(line)
-        assert place is not None
-        name, first = place
+    def _stash(self, line: Line, named: dict[str, np.ndarray]) -> np.ndarray:
+        name, first = self.stash_places[line]
         return named[name][:, :, first : first + line.width]
 
-    def _vector_gradient(self, line: Line, stash: Callable[[Line], np.ndarray], x: np.ndarray) -> np.ndarray:
+    def _vector_gradient(self, line: Line, named: dict[str, np.ndarray], sums: dict[str, np.ndarray]) -> np.ndarray:
+        """The sum over all rows and steps; that of a whole sequence serves all vectors that share it."""
         total = np.zeros(line.width, self.dtype)
         for vector, first, d in self.plan.gradient.vectors:
             if vector is line:
-                total[first : first + d.width] += stash(d).sum((0, 1))
-        return total.reshape(x.shape)
+                name, start = self.stash_places[d]
+                if name not in sums:
+                    sums[name] = np.add.reduce(named[name].reshape(-1, named[name].shape[2]), axis=0)
+                total[first : first + d.width] += sums[name][start : start + d.width]
+        return total
 
     def _weight_gradients(
-        self,
-        product: Any,
-        w: np.ndarray,
-        stash: Callable[[Line], np.ndarray],
-        named: dict[str, np.ndarray],
-        T: int,
-        B: int,
+        self, product: Product, named: dict[str, np.ndarray], T: int, B: int
     ) -> list[np.ndarray | None]:
         """dW = left^T @ d over all T * B rows, cut into the columns of the joined weights."""
         d = next((g for p, g in self.plan.gradient.products if p is product), None)
         if d is None:
             return [None] * len(product.weights)
         left = self._left(product.left, named, T)
-        dw = matmul(left.reshape(T * B, -1).T, stash(d).reshape(T * B, -1))
+        shape = (product.left.width, product.result.width)
+        dw = matmul(left.reshape(T * B, -1).T, self._stash(d, named).reshape(T * B, -1), out=empty(shape, self.dtype))
         ends = np.cumsum([line.width for line in product.lines])
         return list(np.split(dw, ends[:-1], axis=1)) if len(ends) > 1 else [dw]
 

@@ -42,12 +42,14 @@ class Line:
         row: the primitive; None for an input, a parameter or a constant.
         inputs: the lines it reads, and Python numbers.
         shape: with BATCH where the batch is.
+        per_row: whether it has a value for each row of the batch, rather than one for all.
+        width: the number of elements in a row.
         kind: "input", "state", "parameter", "constant" or "operation".
         value: of a parameter, the tensor; of a constant, the array.
         named: whether the name is the user's.
     """
 
-    __slots__ = ("attributes", "dtype", "inputs", "kind", "name", "named", "row", "shape", "value")
+    __slots__ = ("attributes", "dtype", "inputs", "kind", "name", "named", "per_row", "row", "shape", "value", "width")
 
     def __init__(
         self,
@@ -63,6 +65,8 @@ class Line:
         self.name, self.kind, self.shape, self.dtype = name, kind, shape, dtype
         self.row, self.inputs, self.attributes, self.value = row, list(inputs), attributes or {}, value
         self.named = kind != "operation"  # by the user
+        self.per_row = bool(shape) and shape[0] == BATCH
+        self.width = shape[-1] if len(shape) > self.per_row else 1
 
     def __repr__(self) -> str:
         shape = ", ".join("B" if n == BATCH else str(n) for n in self.shape)
@@ -71,16 +75,6 @@ class Line:
         arguments = [getattr(x, "name", repr(x)) for x in self.inputs]
         arguments += [f"{name}={value!r}" for name, value in self.attributes.items()]
         return f"{self.name}[{shape}] = {self.row.name}({', '.join(arguments)})"
-
-    @property
-    def per_row(self) -> bool:
-        """Whether it has a value for each row of the batch, rather than one for all."""
-        return bool(self.shape) and self.shape[0] == BATCH
-
-    @property
-    def width(self) -> int:
-        """The number of elements in a row."""
-        return self.shape[-1] if len(self.shape) > (1 if self.per_row else 0) else 1
 
 
 class Shadow(np.ndarray):
