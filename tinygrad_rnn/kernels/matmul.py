@@ -270,9 +270,8 @@ def _interpreted_products(a, b, c, accumulate, packed, room, count, a_step, b_st
         as_strided(x, (count, *x.shape), (step, *x.strides)) for x, step in ((a, a_step), (b, b_step), (c, c_step))
     )
     if packed:
-        K, N = a.shape[2], c.shape[2]
-        width = ROW_BYTES // c.itemsize
-        b = b.reshape(-1, K, width).transpose(1, 0, 2).reshape(K, -(-N // width) * width)[None, :, :N]
+        panels, K, width = b.shape[1], a.shape[2], ROW_BYTES // c.itemsize
+        b = b.reshape(panels, K, width).transpose(1, 0, 2).reshape(1, K, panels * width)[:, :, : c.shape[2]]
     product = np.matmul(a, b)
     c[...] = c + product if accumulate else product
 

@@ -1,0 +1,571 @@
+"""Matrix products: right to the rounding, the same bits however they are cut, never a byte out of bounds."""
+
+import ctypes
+import functools
+import itertools
+import mmap
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from numba import config, njit
+
+import tinygrad_rnn
+from tinygrad_rnn.kernels import matmul as module
+from tinygrad_rnn.kernels import threads, vector
+from tinygrad_rnn.kernels.matmul import matmul, matmul_packed, matrix, matrix_at, multiply, pack, panels, shift
+from tinygrad_rnn.kernels.memory import JIT
+
+compiled = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
+
+DTYPES = [np.float32, np.float64]
+WIDER = {np.float32: np.float64, np.float64: np.longdouble}
+# Shapes [M, K] @ [K, N] that take every way through the code: rows, columns, thin, ragged, deep and empty ones.
+SHAPES = [
+    (1, 1, 1), (1, 70, 300), (300, 70, 1), (1, 70, 3), (2, 3, 4), (4, 40, 64), (5, 33, 47), (8, 257, 130), (9, 9, 9),
+    (13, 600, 37), (33, 20, 31), (64, 64, 64), (131, 300, 129), (270, 260, 70), (3, 0, 5), (1, 0, 4), (0, 3, 4),
+    (4, 3, 0), (1, 5000, 2),
+]  # fmt: skip
+
+
+def random(rng, *shape, dtype=np.float32):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def as_c(x):
+    return x.copy()
+
+
+def as_fortran(x):
+    return x.swapaxes(-1, -2).copy().swapaxes(-1, -2)
+
+
+def as_slice(x):
+    room = np.full((*x.shape[:-2], 2 * x.shape[-2] + 1, 3 * x.shape[-1] + 1), np.nan, x.dtype)
+    view = room[..., 1::2, 1::3]
+    view[...] = x
+    return view
+
+
+def as_backwards(x):
+    view = np.empty_like(x)[..., ::-1, ::-1]
+    view[...] = x
+    return view
+
+
+def as_columns_of_more(x):
+    room = np.full((*x.shape[:-1], x.shape[-1] + 5), np.nan, x.dtype)
+    view = room[..., 2 : 2 + x.shape[-1]]
+    view[...] = x
+    return view
+
+
+def as_misaligned(x):
+    view = np.empty(x.nbytes + 1, np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    view[...] = x
+    return view
+
+
+LAYOUTS = [as_c, as_fortran, as_slice, as_backwards, as_columns_of_more, as_misaligned]
+
+
+class Expected:
+    """a @ b in wider arithmetic, and the bound on the error of a sum in any order."""
+
+    def __init__(self, a, b):
+        wide = WIDER[a.dtype.type]
+        self.dtype, self.terms = a.dtype, a.shape[-1] + 2
+        self.product = np.matmul(a.astype(wide), b.astype(wide))
+        self.size = np.matmul(abs(a).astype(wide), abs(b).astype(wide))
+
+    def check(self, result, before=0):
+        assert result.dtype == self.dtype and result.shape == self.product.shape
+        bound = self.terms * np.finfo(self.dtype).eps * (self.size + abs(before))
+        assert (abs(result - self.product - before) <= bound).all()
+
+
+sizes = st.one_of(st.integers(0, 40), st.sampled_from([63, 64, 65, 127, 128, 129, 255, 256, 257, 300, 520]))
+
+
+@settings(max_examples=250)
+@given(
+    st.tuples(sizes, sizes, sizes), st.sampled_from(DTYPES), st.tuples(*[st.sampled_from(LAYOUTS)] * 3),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+@example((8, 3, 32), np.float32, (as_c, as_c, as_fortran), 0)
+def test_products_of_any_shape_and_strides(shape, dtype, layouts, seed):
+    M, K, N = shape
+    assume(M * N * K < 5_000_000)
+    rng = np.random.default_rng(seed)
+    lay_a, lay_b, lay_c = layouts
+    a, b = lay_a(random(rng, M, K, dtype=dtype)), lay_b(random(rng, K, N, dtype=dtype))
+    c = random(rng, M, N, dtype=dtype)
+    expected, fresh, packed = Expected(a, b), matmul(a, b), pack(b)
+    expected.check(fresh)
+    expected.check(matmul_packed(a, packed))
+    out = lay_c(np.full_like(c, np.nan))
+    assert matmul(a, b, out) is out
+    assert np.array_equal(out, fresh)  # also: what `out` held is forgotten
+    expected.check(matmul(a, b, lay_c(c), accumulate=True), before=c)
+    expected.check(matmul_packed(a, packed, lay_c(c), accumulate=True), before=c)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_every_way_through_the_code(shape, dtype):
+    M, K, N = shape
+    rng = np.random.default_rng(0)
+    a, b = random(rng, M, K, dtype=dtype), random(rng, K, N, dtype=dtype)
+    expected = Expected(a, b)
+    for lay_a, lay_b in itertools.product(LAYOUTS, LAYOUTS):
+        expected.check(matmul(lay_a(a), lay_b(b)))
+    for lay in LAYOUTS:
+        expected.check(matmul_packed(lay(a), pack(lay(b))))
+
+
+@pytest.mark.parametrize(
+    ("batch_a", "batch_b"),
+    [
+        ((5,), (5,)), ((5,), ()), ((), (5,)), ((2, 1, 3), (4, 3)), ((2, 1), (1, 3)), ((0,), (1,)), ((1, 1), ()),
+        ((7,), (1,)),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_batches_broadcast(batch_a, batch_b, dtype):
+    rng = np.random.default_rng(1)
+    a, b = random(rng, *batch_a, 9, 17, dtype=dtype), random(rng, *batch_b, 17, 35, dtype=dtype)
+    expected = Expected(a, b)
+    for lay in LAYOUTS:
+        y = matmul(lay(a), lay(b))
+        expected.check(y)
+        out = lay(np.full_like(y, np.nan))
+        assert matmul(a, b, out) is out
+        expected.check(out)
+        expected.check(matmul(a, b, out, accumulate=True), before=y)
+
+
+def test_operands_may_repeat_one_element():
+    rng = np.random.default_rng(2)
+    a, b = np.broadcast_to(random(rng, 1, 20), (30, 20)), np.broadcast_to(random(rng, 20, 1), (20, 70))
+    Expected(a, b).check(matmul(a, b))
+    Expected(b.T, a.T).check(matmul(b.T, a.T))
+    one = np.broadcast_to(np.float32(0.5), (40, 40))
+    assert (matmul(one, one) == 10).all() and (matmul_packed(one, pack(one)) == 10).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s[1]], ids=str)
+@pytest.mark.filterwarnings("ignore:invalid value encountered in matmul")
+def test_nan_and_infinity_go_where_they_belong(shape, dtype):
+    M, K, N = shape
+    rng = np.random.default_rng(3)
+    for poison in (np.nan, np.inf, -np.inf):
+        for other in (1.0, 0.0):  # zero times infinity is not a number
+            for lay_a, lay_b in ((as_c, as_c), (as_fortran, as_fortran), (as_c, as_fortran)):
+                a, b = lay_a(abs(random(rng, M, K, dtype=dtype))), lay_b(abs(random(rng, K, N, dtype=dtype)))
+                a[M // 2 : M // 2 + 1, K // 3] = poison
+                b[K // 3] = other
+                expected = np.matmul(a, b)
+                finite = np.isfinite(expected)
+                for y in (matmul(a, b), matmul_packed(a, pack(b)), matmul(b.T, a.T).T):
+                    assert np.array_equal(np.isfinite(y), finite)
+                    assert np.array_equal(y[~finite], expected[~finite], equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_out_may_overlap_the_operands(dtype):
+    rng = np.random.default_rng(4)
+    a, b = random(rng, 40, 40, dtype=dtype), random(rng, 40, 40, dtype=dtype)
+    product, total = matmul(a, b), matmul(a, b, a.copy(), accumulate=True)
+    for target in (lambda a, b: a, lambda a, b: b):
+        x, y = a.copy(), b.copy()
+        out = target(x, y)
+        assert matmul(x, y, out) is out and np.array_equal(out, product)
+    x = a.copy()
+    assert np.array_equal(matmul(x, b, x, accumulate=True), total)
+    x = a.copy()
+    assert np.array_equal(matmul(x, b, x.T), product)
+    room = random(rng, 50, 40, dtype=dtype)
+    first, last = room[:40], room[10:]
+    expected = matmul(first, b)
+    assert np.array_equal(matmul(first, b, last), expected)
+    packed = pack(b)
+    x = a.copy()
+    assert np.array_equal(matmul_packed(x, packed, x), matmul_packed(a, packed))
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_does_not_depend_on_the_rows_beside_it(dtype):
+    rng = np.random.default_rng(5)
+    a, b = random(rng, 150, 700, dtype=dtype), random(rng, 700, 200, dtype=dtype)
+    y = matmul(a, b)
+    packed = pack(b)
+    for rows in (slice(0, 1), slice(3, 5), slice(7, 12), slice(100, 109), slice(140, 150)):
+        assert np.array_equal(matmul(a[rows], b), y[rows])
+        assert np.array_equal(matmul_packed(a[rows], packed), y[rows])
+        assert np.array_equal(matmul(as_fortran(a)[rows], as_slice(b)), y[rows])
+    for columns in (slice(0, 2), slice(30, 100), slice(64, 200)):
+        assert np.array_equal(matmul(a, b[:, columns]), y[:, columns])
+
+
+def test_errors_name_what_is_wrong():
+    a, b = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32)
+    with pytest.raises(TypeError, match="dtypes differ: a is float32, b is float64"):
+        matmul(a, b.astype(np.float64))
+    with pytest.raises(TypeError, match="expected float32 or float64 arrays, got int64"):
+        matmul(np.ones((2, 2), np.int64), np.ones((2, 2), np.int64))
+    with pytest.raises(TypeError, match=r"got [<>]f4"):
+        matmul(a.astype(a.dtype.newbyteorder()), b.astype(b.dtype.newbyteorder()))
+    with pytest.raises(TypeError, match="expected float32 or float64"):
+        pack(np.ones((2, 2), np.float16))
+    with pytest.raises(TypeError, match="dtypes differ"):
+        matmul_packed(a, pack(b.astype(np.float64)))
+    with pytest.raises(ValueError, match=r"inner dimensions differ: a is \[3, 4\], b is \[3, 4\]"):
+        matmul(a, a)
+    with pytest.raises(ValueError, match=r"inner dimensions differ: a is \[4\]"):
+        matmul(a[0], b)
+    with pytest.raises(ValueError, match=r"inner dimensions differ: a is \[4, 5\], b is \[4, 5\]"):
+        matmul_packed(b, pack(b))
+    with pytest.raises(ValueError, match="nothing to add to"):
+        matmul(a, b, accumulate=True)
+    read_only = np.ones((3, 5), np.float32)
+    read_only.flags.writeable = False
+    for out in (np.ones((3, 4), np.float32), np.ones((3, 5)), read_only):
+        with pytest.raises(ValueError, match=r"expected a writable array \[3, 5\] of float32"):
+            matmul(a, b, out)
+
+
+# ---- Memory ----------------------------------------------------------------------------------------------------------
+
+
+def fenced(x, at_end):
+    """A copy of `x` that ends, or begins, where the process may not touch memory."""
+    page = mmap.PAGESIZE
+    pages = -(-x.nbytes // page)
+    room = mmap.mmap(-1, (pages + 2) * page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for fence in (address, address + (pages + 1) * page):
+        assert libc.mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0) == 0  # PROT_NONE
+    start = (pages + 1) * page - x.nbytes if at_end else page
+    view = np.frombuffer(room, np.uint8)[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
+    view[...] = x
+    return view
+
+
+def touch_the_fences():
+    """What `test_no_access_out_of_bounds` does in a process of its own, because a stray access ends the process."""
+    rng = np.random.default_rng(6)
+    for dtype in DTYPES:
+        for M, K, N in [s for s in SHAPES if 0 not in s]:
+            for at_end in (True, False):
+                for flip_a, flip_b, flip_c in np.ndindex(2, 2, 2):
+                    a = random(rng, *((K, M) if flip_a else (M, K)), dtype=dtype)
+                    b = random(rng, *((N, K) if flip_b else (K, N)), dtype=dtype)
+                    c = np.zeros((N, M) if flip_c else (M, N), dtype)
+                    a, b, c = (fenced(x, at_end) for x in (a, b, c))
+                    a, b, c = (x.T if flip else x for x, flip in ((a, flip_a), (b, flip_b), (c, flip_c)))
+                    packed = pack(b)
+                    packed = packed._replace(panels=fenced(packed.panels, at_end))
+                    for accumulate in (False, True):
+                        matmul(a, b, c, accumulate)
+                        matmul_packed(a, packed, c, accumulate)
+    print("never out of bounds")
+
+
+@compiled
+@pytest.mark.skipif(os.name != "posix", reason="needs mprotect")
+def test_no_access_out_of_bounds():
+    assert run_python("touch_the_fences()") == "never out of bounds"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_nothing_is_written_beside_out(shape, dtype):
+    M, K, N = shape
+    rng = np.random.default_rng(7)
+    a, b = random(rng, M, K, dtype=dtype), random(rng, K, N, dtype=dtype)
+    for step in (1, 2):
+        room = np.full((step * M + 7, step * N + 99), 77, dtype)
+        inside = np.zeros(room.shape, bool)
+        window = slice(3, 3 + step * M, step), slice(40, 40 + step * N, step)
+        inside[window] = True
+        matmul(a, b, room[window])
+        matmul_packed(a, pack(b), room[window], accumulate=True)
+        assert (room[~inside] == 77).all()
+
+
+def run_python(code, **environment):
+    """Run a line of Python with the names of this file in a new process, and return what it printed."""
+    folder, source = Path(__file__).parent, Path(tinygrad_rnn.__file__).parent.parent
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(source)])} | environment
+    script = f"import faulthandler; faulthandler.enable(); from {Path(__file__).stem} import *; {code}"
+    done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# ---- Vectors ---------------------------------------------------------------------------------------------------------
+
+
+def multiply_with_other_registers():
+    """For a kind of processor that may be narrower than this one."""
+    rng = np.random.default_rng(11)
+    for (M, K, N), dtype in itertools.product(SHAPES, DTYPES):
+        a, b = random(rng, M, K, dtype=dtype), random(rng, K, N, dtype=dtype)
+        expected = Expected(a, b)
+        for lay_a, lay_b in itertools.product((as_c, as_fortran, as_slice), repeat=2):
+            expected.check(matmul(lay_a(a), lay_b(b)))
+    print(vector.HOST.name)
+
+
+@compiled
+def test_every_kind_of_registers_computes_the_same():
+    others = [name for name in vector.KINDS if name != vector.HOST.name]
+    reports = {}
+
+    def check(names):
+        for name in names:
+            reports[name] = run_python("multiply_with_other_registers()", TINYGRAD_RNN_VECTORS=name)
+
+    halves = [threading.Thread(target=check, args=(others[i::2],)) for i in range(2)]
+    for half in halves:
+        half.start()
+    for half in halves:
+        half.join()
+    assert reports == {name: name for name in others}
+
+
+@pytest.mark.parametrize(
+    ("features", "kind"),
+    [
+        ("+sse2,+avx,+avx2,+fma,+avx512f", "avx512"), ("+sse2,+avx,+avx2,+fma,-avx512f", "avx2"),
+        ("+sse2,+avx,-fma", "avx"), ("+sse2", "sse2"), ("+neon,+fp-armv8", "neon"), ("", "generic"),
+    ],
+)  # fmt: skip
+def test_registers_follow_from_the_features_of_the_processor(features, kind, monkeypatch):
+    monkeypatch.delenv("TINYGRAD_RNN_VECTORS", raising=False)
+    monkeypatch.setattr(config, "CPU_FEATURES", features)
+    assert vector._host().name == kind
+
+
+def test_an_unknown_kind_of_registers_is_an_error(monkeypatch):
+    monkeypatch.setenv("TINYGRAD_RNN_VECTORS", "mmx")
+    with pytest.raises(ValueError, match="'mmx', expected one of avx512, avx2"):
+        vector._host()
+
+
+@pytest.mark.parametrize("kind", vector.KINDS.values(), ids=lambda kind: kind.name)
+def test_a_block_fits_in_the_registers(kind):
+    registers = {"avx512": 32, "neon": 32}.get(kind.name, 16)
+    spare = 0 if kind.fma else 1  # for the product, before it is added
+    assert kind.rows * kind.vectors + kind.vectors + 1 + spare <= registers
+    assert module.HEIGHT % vector.ROWS == 0
+
+
+@compiled
+@pytest.mark.skipif(vector.HOST.name not in ("avx512", "avx2"), reason="knows the instructions of x86 only")
+def test_the_inner_loop_is_made_of_vector_instructions():
+    @njit(**JIT)
+    def call(a, b, c):
+        multiply(matrix(a), panels(b), matrix(c), c.shape[0], c.shape[1], a.shape[1], False)
+
+    a, b = np.ones((8, 8), np.float32), np.ones((8, 64), np.float32)
+    call(a, pack(b).panels, np.empty((8, 64), np.float32))
+    (assembly,) = call.inspect_asm().values()
+    register = {"avx512": "zmm", "avx2": "ymm"}[vector.HOST.name]
+    fused = [line for line in assembly.splitlines() if "vfmadd" in line and "ps" in line and register in line]
+    assert len(fused) >= vector.ROWS * vector.VECTORS
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_peak_is_a_rate(dtype):
+    assert 1e8 < vector.measure_fma_peak(dtype, rounds=2) < 1e13
+
+
+# ---- Inside compiled code --------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def callers(real):
+    """Compiled functions that use `multiply`: on some rows of arrays, and on raw addresses."""
+
+    @njit(**JIT)
+    def some_rows(a, b, c, lo, hi, accumulate):
+        N, K = c.shape[1], a.shape[1]
+        multiply(shift(matrix(a), lo, 0), panels(b), shift(matrix(c), lo, 0), hi - lo, N, K, accumulate)
+
+    @njit(**JIT)
+    def by_address(a, a_row, a_col, b, c, c_row, c_col, M, N, K):
+        multiply(matrix_at(real, a, a_row, a_col), panels(b), matrix_at(real, c, c_row, c_col), M, N, K, True)
+
+    return some_rows, by_address
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 40, 200), (7, 65, 130), (33, 300, 70), (4, 0, 9)], ids=str)
+def test_multiply_inside_compiled_code(shape, dtype):
+    some_rows, by_address = callers(dtype)
+    M, K, N = shape
+    rng = np.random.default_rng(8)
+    a, b = np.empty((2 * M, 3 * K), dtype)[::2, ::3], random(rng, K, N, dtype=dtype)
+    a[...] = random(rng, M, K, dtype=dtype)
+    packed = pack(b)
+    for columns in (N, 2 * N):
+        c = np.full((M, columns), np.nan, dtype)[:, :: columns // N]
+        for lo, hi in ((0, M // 3), (M // 3, M)):
+            some_rows(a, packed.panels, c, lo, hi, False)
+        assert np.array_equal(c, matmul_packed(a, packed))
+        before = c.copy()
+        by_address(a.ctypes.data, *a.strides, packed.panels, c.ctypes.data, *c.strides, M, N, K)
+        assert np.array_equal(c, matmul_packed(a, packed, before, accumulate=True))
+
+
+@compiled
+def test_without_a_writable_folder():
+    line = "from tinygrad_rnn.kernels import cache; cache._directory = lambda: None; a = np.eye(9, dtype=np.float32)"
+    assert run_python(f"{line}; print((matmul(a, a) == a).all())") == "True"
+
+
+def multiply_in_python():
+    """A few of the tests above, where NUMBA_DISABLE_JIT is set."""
+    for dtype in DTYPES:
+        test_every_way_through_the_code((13, 60, 37), dtype)
+        test_every_way_through_the_code((3, 0, 5), dtype)
+        test_batches_broadcast((2, 1), (3,), dtype)
+    print(config.DISABLE_JIT)
+
+
+def test_without_a_compiler():
+    assert run_python("multiply_in_python()", NUMBA_DISABLE_JIT="1") == "1"
+
+
+# ---- Threads ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four_threads(monkeypatch):
+    """Four threads whatever the machine has, and threads for every product, however small."""
+    monkeypatch.setattr(config, "NUMBA_NUM_THREADS", 4)
+    monkeypatch.setattr(threads, "_num_threads", 0)
+    monkeypatch.setattr(module, "ONE_THREAD", 1)
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 300, 2000), (2000, 300, 1), (2000, 40, 10), (64, 64, 1000)], ids=str)
+def test_bits_do_not_depend_on_the_number_of_threads(shape, dtype):
+    M, K, N = shape
+    rng = np.random.default_rng(9)
+    for lay_a, lay_b in ((as_c, as_c), (as_fortran, as_c), (as_c, as_fortran)):
+        a, b = lay_a(random(rng, M, K, dtype=dtype)), lay_b(random(rng, K, N, dtype=dtype))
+        batch_a = lay_a(random(rng, 5, M, K, dtype=dtype))
+        results = []
+        for n in (1, 2, 3, 4):
+            threads.set_num_threads(n)
+            results.append((matmul(a, b), matmul_packed(a, pack(b)), matmul(batch_a, b)))
+        for other in results[1:]:
+            assert all(np.array_equal(x, y) for x, y in zip(results[0], other))
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
+def test_run_does_every_task_once(count):
+    done = []
+    threads.run(done.append, count)
+    assert sorted(done) == list(range(count))
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_run_takes_helpers_that_are_awake():
+    """Four tasks that wait for each other can only end if four threads run them."""
+    meeting = threading.Barrier(4)
+    threads.run(lambda i: meeting.wait(timeout=60), 4)
+    assert threading.active_count() >= 4
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_run_raises_what_a_task_raised():
+    done = []
+
+    def task(i):
+        if i == 3:
+            raise KeyError("three")
+        done.append(i)
+
+    with pytest.raises(KeyError, match="three"):
+        threads.run(task, 6)
+    assert sorted(done) == [0, 1, 2, 4, 5]
+    done.clear()
+    threads.run(done.append, 6)
+    assert sorted(done) == list(range(6))
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_tasks_may_run_tasks():
+    done = []
+    threads.run(lambda i: threads.run(lambda j: done.append((i, j)), 5), 6)
+    assert sorted(done) == [(i, j) for i in range(6) for j in range(5)]
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_several_python_threads_may_multiply_at_once():
+    rng = np.random.default_rng(10)
+    a, b = random(rng, 200, 100), random(rng, 100, 300)
+    expected, wrong = matmul(a, b), []
+
+    def work():
+        for _ in range(30):
+            if not np.array_equal(matmul(a, b), expected):
+                wrong.append(1)
+
+    callers = [threading.Thread(target=work) for _ in range(5)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def multiply_in_a_forked_child():
+    """Threads before and after a fork, in the parent and in the child."""
+    config.NUMBA_NUM_THREADS, module.ONE_THREAD = 4, 1
+    a = np.eye(300, dtype=np.float32)
+    assert np.array_equal(matmul(a, a), a) and len(threads._helpers) == 3
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if not threads._helpers and np.array_equal(matmul(a, a), a) and len(threads._helpers) == 3 else 1)
+    _, status = os.waitpid(child, 0)
+    assert np.array_equal(matmul(a, a), a)
+    print(status)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_threads_work_after_a_fork():
+    assert run_python("multiply_in_a_forked_child()") == "0"
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_the_number_of_threads():
+    assert threads.get_num_threads() == 4
+    threads.set_num_threads(2)
+    assert threads.get_num_threads() == 2
+    threads.set_num_threads(np.int64(3))
+    assert threads.get_num_threads() == 3
+    for n in (0, -1, 5):
+        with pytest.raises(ValueError, match=rf"set_num_threads\({n}\): expected 1 to 4; .* set NUMBA_NUM_THREADS"):
+            threads.set_num_threads(n)
+    for n in (1.0, "2", None, True):
+        with pytest.raises(TypeError, match="must be an integer"):
+            threads.set_num_threads(n)
+    assert threads.get_num_threads() == 3
