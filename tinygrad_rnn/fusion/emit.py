@@ -29,7 +29,7 @@ from numba import njit
 
 from tinygrad_rnn.kernels.maths{bits} import f as real
 {imports}from tinygrad_rnn.kernels.matmul import matrix, multiply, panels, shift
-from tinygrad_rnn.kernels.memory import JIT, REDUCE, distinct
+from tinygrad_rnn.kernels.memory import JIT, REDUCE, at, distinct
 
 '''
 
@@ -257,11 +257,10 @@ class Block:
         self.row_functions.append(text)
         self.functions |= row.functions
         arrays |= dict.fromkeys(memory.array for memory in row.arguments.values())
-        actual = []
-        for memory in row.arguments.values():
-            place = f"{memory.array}[{memory.where}]" if memory.where else memory.array
-            end = self.size(memory.first + memory.width)
-            actual.append(f"{place}[{self.size(memory.first)}:{end}]")
+        actual = [
+            f"at({memory.array}, ({memory.where}{', ' if memory.where else ''}{self.size(memory.first)}{'' if memory.where else ','}))"
+            for memory in row.arguments.values()
+        ]
         sizes = list(self.sizes.values())
         return f"{self.name}_{len(self.row_functions)}({', '.join([*sizes, *actual])})"
 
