@@ -257,10 +257,10 @@ class Block:
         self.row_functions.append(text)
         self.functions |= row.functions
         arrays |= dict.fromkeys(memory.array for memory in row.arguments.values())
-        actual = [
-            f"at({memory.array}, ({memory.where}{', ' if memory.where else ''}{self.size(memory.first)}{'' if memory.where else ','}))"
-            for memory in row.arguments.values()
-        ]
+        actual = []
+        for memory in row.arguments.values():
+            index = f"{memory.where}, {self.size(memory.first)}" if memory.where else f"{self.size(memory.first)},"
+            actual.append(f"at({memory.array}, ({index}))")
         sizes = list(self.sizes.values())
         return f"{self.name}_{len(self.row_functions)}({', '.join([*sizes, *actual])})"
 
