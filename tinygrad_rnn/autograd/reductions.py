@@ -21,7 +21,7 @@ Dims = int | tuple[int, ...] | list[int] | None
 
 
 def _as(x: "Tensor", dtype: Any) -> "Tensor":
-    return x if dtype is None or x.data.dtype == dtype else table.cast(x, dtype=np.dtype(dtype))
+    return x if dtype is None else x.to(dtype)
 
 
 def sum(input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> "Tensor":
