@@ -38,6 +38,7 @@ class Gradient(NamedTuple):
         products: (product, gradient of its result).
         vectors: (vector, first column, gradient for each row): to be summed over rows and steps.
         origin: line -> the forward line that it is the whole gradient of.
+        towards: line -> the forward line that it is a part of the gradient of.
     """
 
     lines: list[Line]
@@ -48,6 +49,7 @@ class Gradient(NamedTuple):
     products: list[tuple[Product, Line]]
     vectors: list[tuple[Line, int, Line]]
     origin: dict[Line, Line]
+    towards: dict[Line, Line]
 
 
 class _Reverse:
@@ -58,15 +60,20 @@ class _Reverse:
         self.d: dict[Line, Line] = {}
         self.parts: dict[Line, dict[tuple[int, int], Line]] = {}
         self.origin: dict[Line, Line] = {}
+        self.towards: dict[Line, Line] = {}
 
     def add(self, x: Line, dx: Line) -> None:
-        self.d[x] = self.trace.add(table.add, [self.d[x], dx], {}, x.shape) if x in self.d else dx
+        self.d[x] = self._sum(x, self.d.get(x), dx)
 
-    def add_part(self, base: Line, first: int, last: int, dx: Line) -> None:
+    def add_part(self, x: Line, base: Line, first: int, last: int, dx: Line) -> None:
         parts = self.parts.setdefault(base, {})
-        if (first, last) in parts:
-            dx = self.trace.add(table.add, [parts[first, last], dx], {}, dx.shape)
-        parts[first, last] = dx
+        parts[first, last] = self._sum(x, parts.get((first, last)), dx)
+
+    def _sum(self, x: Line, before: Line | None, dx: Line) -> Line:
+        total = dx if before is None else self.trace.add(table.add, [before, dx], {}, dx.shape)
+        self.towards.setdefault(dx, x)
+        self.towards.setdefault(total, x)
+        return total
 
     def whole(self, base: Line) -> Line | None:
         """The gradient of a line of which parts were taken."""
@@ -111,7 +118,8 @@ def reverse(
     work = _Reverse(trace, by_result)
     start = len(trace.lines)
     carries = [trace.leaf(f"d{state.name}", "carry", state.shape, state.dtype).line for state in states]
-    dy = trace.leaf("dy", "gradient", states[0].shape, states[0].dtype).line
+    dy = Line("dy", "gradient", states[0].shape, states[0].dtype)  # a reserved name: no variable of the user's has it
+    trace.lines.append(dy)
     incoming = [trace.add(table.add, [dy, carries[0]], {}, dy.shape), *carries[1:]]
     with set_mode("tracer", trace):
         for output, doutput in zip(outputs, incoming):
@@ -147,7 +155,10 @@ def reverse(
         old = [work.whole(state) for state in states]
     for gradient_line, line in work.origin.items():
         trace.rename(gradient_line, f"d{line.name}")
-    return Gradient(trace.lines[start:], carries, dy, old, sequences, product_gradients, vectors, work.origin)
+    towards = {part: line for part, line in work.towards.items() if part not in work.origin and not part.named}
+    for part, line in towards.items():
+        part.name = trace.unique(f"d{line.name}_part")
+    return Gradient(trace.lines[start:], carries, dy, old, sequences, product_gradients, vectors, work.origin, towards)
 
 
 def _transposed(product: Product) -> Line:
@@ -162,7 +173,7 @@ def _arrive(work: _Reverse, x: Line, dx: Line) -> None:
     if x.row is table.part and not isinstance(x.inputs[0], (int, float)):
         base = x.inputs[0]
         first, last = _columns(base, x.attributes["at"])
-        work.add_part(base, first, last, dx)
+        work.add_part(x, base, first, last, dx)
     else:
         work.add(x, dx)
 

@@ -15,6 +15,8 @@ Rows of the batch never meet, so a driver can be given any range of them, and ea
 
 import ast
 import math
+import re
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -27,11 +29,10 @@ HEADER = '''"""{title}: generated from its step."""
 
 from numba import njit
 
-from tinygrad_rnn.kernels.maths{bits} import f as real
-{imports}from tinygrad_rnn.kernels.matmul import matrix, multiply, panels, shift
-from tinygrad_rnn.kernels.memory import JIT, REDUCE, at, distinct
+{imports}
 
 '''
+MAX_LINE = 120
 
 Level = tuple[int, int]
 _MOVES = (table.matmul, table.part, table.cat)  # lines that are not computed by a row function
@@ -48,6 +49,7 @@ class Block:
         weights: product line -> the name of its packed right operand.
         sizes: names of widths.
         origin: line -> the forward line it is the gradient of, for comments.
+        towards: line -> the forward line it is a part of the gradient of.
     """
 
     def __init__(
@@ -59,10 +61,11 @@ class Block:
         weights: dict[Line, str],
         sizes: dict[int, str],
         origin: dict[Line, Line],
+        towards: dict[Line, Line],
     ) -> None:
         self.name, self.places, self.weights, self.sizes = name, dict(places), weights, sizes
         self.stores = {line: list(memories) for line, memories in stores.items()}
-        self.origin = origin
+        self.origin, self.towards = origin, towards
         self.lines = list(lines)
         self.inside = set(self.lines)
         self.buffers: dict[str, int] = {}
@@ -71,10 +74,12 @@ class Block:
         self.functions: set[str] = set()
         self.levels: dict[Line, Level] = {}
         self.row_functions: list[str] = []
+        self.phases: list[tuple[str, list[Line]]] = []  # what a driver calls, in order, and what that computes
         self._place_concatenations()
         self._place_products()
         for line in self.lines:
             self.levels[line] = self._level(line)
+        self._sink()
         self._place_what_leaves_its_loop()
 
     # ---- Where values live -------------------------------------------------------------------------------------------
@@ -118,6 +123,7 @@ class Block:
                     isinstance(other, Line)
                     and other.shape == total.shape
                     and other.row not in (table.matmul, table.cat)
+                    and (other not in self.inside or (uses[other] == [total] and other not in self.stores))
                     and not self._depends(other, line)
                 ):
                     home = self.stores.pop(total)
@@ -189,6 +195,24 @@ class Block:
     def _loop_width(self, line: Line) -> int:
         return line.inputs[0].width if _reduces(line) else line.width
 
+    def _sink(self) -> None:
+        """Move lines down to the first loop that reads them, where that saves them a place in memory."""
+        readers: dict[Line, list[Line]] = {}
+        for line in self.lines:
+            for y in line.inputs:
+                if isinstance(y, Line):
+                    readers.setdefault(y, []).append(line)
+
+        def can_move(line: Line) -> bool:
+            if not isinstance(line.row, ElementwisePrimitive) or line in self.stores or line in self.places:
+                return False
+            inputs = [y for y in line.inputs if isinstance(y, Line) and y in self.inside and self.memory(y) is None]
+            return all(can_move(y) for y in inputs)
+
+        for line in reversed(self.lines):
+            if line in readers and can_move(line):
+                self.levels[line] = max(self.levels[line], min(self.levels[reader] for reader in readers[line]))
+
     def _place_what_leaves_its_loop(self) -> None:
         for line in self.lines:
             for y in line.inputs:
@@ -223,6 +247,7 @@ class Block:
         for phase in range(last + 1):
             for line in self.lines:
                 if line.row is table.matmul and self.levels[line][0] == phase:
+                    self.phases.append(("multiply", [line]))
                     body += self._product_call(line, arrays)
             maths = [x for x in self.lines if self.levels[x][0] == phase and x.row not in _MOVES]
             call = self._row_function(
@@ -232,8 +257,9 @@ class Block:
                 body += ["for row in range(lo, hi):", f"    {call}"]
         steps = "range(T - 1, -1, -1)" if descending else "range(T)"
         parameters = ", ".join(["lo", "hi", "T", *self.sizes.values(), *arrays])
-        text = f"@njit(cache=CACHE, **JIT)\ndef {self.name}({parameters}):\n"
-        text += f"    for t in {steps}:\n" + "".join(f"        {line}\n" for line in body or ["pass"])
+        text = "# The loop over time, for rows [lo, hi) of the batch.\n"
+        text += "@njit(cache=CACHE, **JIT)\n" + _wrapped(f"def {self.name}({parameters}):", "")
+        text += f"    for t in {steps}:\n" + "".join(_wrapped(line, " " * 8) for line in body or ["pass"])
         return "\n\n".join([*self.row_functions, text]), list(arrays)
 
     def _product_call(self, line: Line, arrays: dict[str, None]) -> list[str]:
@@ -255,6 +281,7 @@ class Block:
         row = _RowFunction(self, lines, copies)
         text = row.text(f"{self.name}_{len(self.row_functions) + 1}")
         self.row_functions.append(text)
+        self.phases.append((f"{self.name}_{len(self.row_functions)}", row.results))
         self.functions |= row.functions
         arrays |= dict.fromkeys(memory.array for memory in row.arguments.values())
         actual = []
@@ -273,6 +300,7 @@ class _RowFunction:
         self.arguments: dict[str, Memory] = {}
         self.functions: set[str] = set()
         self.body: list[str] = []
+        self.results: list[Line] = []  # what gets a name, the rest being part of its expression
 
     def text(self, name: str) -> str:
         """The source of the function."""
@@ -288,7 +316,9 @@ class _RowFunction:
         flags = "REDUCE" if any(_reduces(x) for x in self.lines) else "JIT"
         parameters = ", ".join([*block.sizes.values(), *self.arguments])
         lines = self.body if self._overlap() else ["distinct()", *self.body]
-        return f"@njit(**{flags})\ndef {name}({parameters}):\n" + "".join(f"    {x}\n" for x in lines)
+        text = _wrapped(f"# One row: {', '.join(dict.fromkeys(x.name for x in self.results))}.", "")
+        text += f"@njit(**{flags})\n" + _wrapped(f"def {name}({parameters}):", "")
+        return text + "".join(_wrapped(x, "    ") for x in lines)
 
     def _overlap(self) -> bool:
         """Whether two arguments share columns: then the compiler must not be told that they do not."""
@@ -330,6 +360,7 @@ class _RowFunction:
 
         for x in lines:
             if _reduces(x) and width != 1:
+                self.results.append(x)
                 value = ast.unparse(operand(x.inputs[0]))
                 if x.row is table.sum:
                     before.append(f"{x.name} = real(0)")
@@ -344,7 +375,12 @@ class _RowFunction:
             if users.get(x, 0) == 1 and not x.named and not stores and x not in later and x not in block.origin:
                 inlined[x] = expression
                 continue
-            comment = f"  # gradient of: {describe(block.origin[x])}" if x in block.origin else ""
+            self.results.append(x)
+            comment = ""
+            if x in block.origin:
+                comment = f"  # gradient of: {describe(block.origin[x])}"
+            elif x in block.towards:
+                comment = f"  # a part of the gradient of {block.towards[x].name}"
             inside.append(f"{x.name} = {ast.unparse(expression)}{comment}")
             for i, memory in enumerate(stores):
                 place = self._argument(f"{x.name}_out" + (f"_{i + 1}" if i else ""), memory)
@@ -359,6 +395,7 @@ class _RowFunction:
             for i, memory in enumerate(self.copies[x]):
                 place = self._argument(f"{x.name}_copy" + (f"_{i + 1}" if i else ""), memory)
                 inside.append(f"{place}[{'j' if width != 1 else '0'}] = {ast.unparse(operand(x))}")
+            self.results.append(x)
         self.body += before
         if width != 1 and inside:
             inside = [f"for j in range({block.size(width)}):", *(f"    {x}" for x in inside)]
@@ -402,6 +439,38 @@ class _RowFunction:
                 return _parse(f"real({node.value!r})")
 
         return Fill().visit(_parse(formula))
+
+
+def imports(text: str, bits: int, functions: set[str]) -> str:
+    """The imports that generated code needs."""
+    rooms = {
+        f"maths{bits}": functions,
+        "matmul": {"matrix", "multiply", "panels", "shift"},
+        "memory": {"JIT", "REDUCE", "at", "distinct"},
+    }
+    lines = ["from tinygrad_rnn.kernels.maths{} import f as real".format(bits)] if "real(" in text else []
+    for room, names in rooms.items():
+        used = sorted(name for name in names if re.search(rf"\b{name}\b", text))
+        if used:
+            lines.append(f"from tinygrad_rnn.kernels.{room} import {', '.join(used)}")
+    return "\n".join(lines)
+
+
+def _wrapped(line: str, indent: str) -> str:
+    """A line of code or a comment, broken between arguments or words where it would be too long, with its end."""
+    code, mark, comment = line.partition("# ")
+    indent += line[: len(line) - len(line.lstrip())]
+    width = MAX_LINE - len(indent)
+    if mark and (not code.strip() or len(line.strip()) > width):  # a long comment goes above
+        lines = [f"# {words}" for words in textwrap.wrap(comment, width - 2)]
+        lines += [code.strip()] if code.strip() else []
+        return "".join(f"{indent}{each}\n" for each in lines)
+    depth, glued = 0, ""
+    for before, sign in zip(" " + line.strip(), line.strip()):
+        depth += (sign in "([") - (sign in ")]")
+        glued += "\0" if sign == " " and not (depth == 1 and before == ",") else sign
+    pieces = textwrap.wrap(glued, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return "".join(f"{indent}{piece}\n" for piece in pieces).replace("\0", " ")
 
 
 def _parse(text: str) -> ast.expr:

@@ -21,7 +21,7 @@ from ..kernels.matmul import matmul, pack
 from ..kernels.pool import empty
 from ..kernels.threads import get_num_threads, run
 from .adjoint import Product
-from .emit import HEADER, Block
+from .emit import HEADER, Block, imports
 from .plan import Memory, Plan
 from .trace import Line
 
@@ -81,6 +81,7 @@ class Scan:
         self.sources: dict[str, str] = {}
         self.arrays: dict[str, list[str]] = {}
         self.buffers: dict[str, dict[str, int]] = {}
+        self.phases: dict[str, list[tuple[str, list[Line]]]] = {}  # see Block
         self.compiled: dict[str, tuple[Callable[..., Any], float]] = {}
         self.transposed: dict[str, int] = {}  # packed transposed weights of the backward kernel -> product
         for line in plan.backward:
@@ -165,7 +166,7 @@ class Scan:
         stores: dict[Line, list[Memory]] = {}
         put = lambda line, memory: stores.setdefault(line, []).append(memory)
         if direction == "backward":
-            lines, origin = plan.backward, plan.gradient.origin
+            lines, origin, towards = plan.backward, plan.gradient.origin, plan.gradient.towards
             weights = {line: f"{line.inputs[1].name}_packed" for line in lines if line.row is table.matmul}
             for line, end in zip(plan.outputs, ends):
                 places.setdefault(line, end)
@@ -178,7 +179,7 @@ class Scan:
             for line, name in self.stashes.items():
                 put(line, Memory(name, "t, row", 0, line.width))
         else:
-            lines, origin = plan.forward, {}
+            lines, origin, towards = plan.forward, {}, {}
             weights = self.weights
             for line, end in zip(plan.outputs, ends):
                 put(line, end)
@@ -195,15 +196,14 @@ class Scan:
                     ):
                         put(left, Memory(f"{left.name}_saved", "t, row", 0, left.width))
         block = Block(
-            "backward" if direction == "backward" else "forward", lines, places, stores, weights, self.sizes, origin
+            "backward" if direction == "backward" else "forward", lines, places, stores, weights, self.sizes, origin, towards
         )
         text, self.arrays[direction] = block.driver(descending=direction == "backward")
         bits = self.dtype.itemsize * 8
-        imports = "".join(f"from tinygrad_rnn.kernels.maths{bits} import {name}\n" for name in sorted(block.functions))
         self.sources[direction] = (
-            HEADER.format(title=f"{self.title}, {direction}", bits=bits, imports=imports) + "\n" + text
+            HEADER.format(title=f"{self.title}, {direction}", imports=imports(text, bits, block.functions)) + text
         )
-        self.buffers[direction] = block.buffers
+        self.buffers[direction], self.phases[direction] = block.buffers, block.phases
 
     def kernel(self, direction: str) -> Callable[..., Any]:
         """The compiled driver of one direction."""

@@ -121,7 +121,7 @@ class Trace:
 
     def leaf(self, name: str, kind: str, shape: Shape, dtype: np.dtype, value: Any = None) -> Symbol:
         """A symbol for an input, a state, a parameter or a constant."""
-        line = Line(self._unique(name), kind, shape, np.dtype(dtype), value=value)
+        line = Line(self.unique(name), kind, shape, np.dtype(dtype), value=value)
         self.lines.append(line)
         return Symbol(line)
 
@@ -212,28 +212,42 @@ class Trace:
 
     # ---- Names -------------------------------------------------------------------------------------------------------
 
-    def _unique(self, name: str) -> str:
+    def unique(self, name: str) -> str:
+        """A name that no line has yet."""
         if name in RESERVED or keyword.iskeyword(name):
             name += "_"
         count = self._names.get(name, 0)
         self._names[name] = count + 1
-        return name if not count else self._unique(f"{name}_{count + 1}")
+        return name if not count else self.unique(f"{name}_{count + 1}")
 
     def _name(self, row: Primitive, inputs: list[Any], attributes: dict[str, Any]) -> str:
         names = [x.name for x in inputs if isinstance(x, Line)]
         if row is table.permute:
-            return self._unique(f"{names[0]}_T")
-        if row is table.matmul:
-            return self._unique("_".join(names))
+            return self.unique(f"{names[0]}_T")
+        if row is table.matmul or (row is table.mul and len(names) == 2 and len(names[0] + names[1]) <= 8):
+            return self.unique("_".join(names))
         if row is table.part:
             first, last = _columns(inputs[0], attributes["at"])
-            return self._unique(f"{names[0]}_{first // max(last - first, 1)}")
-        return self._unique(f"{row.name}_{names[0]}" if len(inputs) == 1 else "v")
+            return self.unique(f"{names[0]}_{first // max(last - first, 1)}")
+        return self.unique(f"{row.name}_{names[0]}" if len(inputs) == 1 else "v")
 
     def rename(self, line: Line, name: str) -> None:
         """Give a line that has no name of the user's a better one."""
         if not line.named:
-            line.name, line.named = self._unique(name), True
+            line.name, line.named = self.unique(name), True
+
+    def name_rest(self, outputs: Sequence[Line]) -> None:
+        """Name what has no name of the user's once more, now that other lines have theirs; first what outputs need."""
+        needed, ahead = set(outputs), list(outputs)
+        while ahead:
+            found = [x for x in ahead.pop().inputs if isinstance(x, Line) and x not in needed]
+            needed.update(found)
+            ahead += found
+        nameless = [line for line in self.lines if not line.named]
+        self._names = {line.name: 1 for line in self.lines if line.named}
+        for line in [*(x for x in nameless if x in needed), *(x for x in nameless if x not in needed)]:
+            assert line.row is not None
+            line.name = self._name(line.row, line.inputs, line.attributes)
 
     def name_after(self, variables: dict[str, Any]) -> None:
         """Give lines the names of the variables that hold them; the new value of a state `c` becomes `c_new`."""
@@ -265,6 +279,9 @@ def trace_step(
     trace.name_after(
         {name: value for name, value in variables.items() if not any(value is symbol for symbol in symbols)}
     )
+    for state, line in zip(symbols[1:], outputs):
+        trace.rename(line, f"{state.line.name}_new")
+    trace.name_rest(outputs)
     return trace, outputs
 
 
