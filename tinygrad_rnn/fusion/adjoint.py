@@ -155,6 +155,9 @@ def reverse(
         old = [work.whole(state) for state in states]
     for gradient_line, line in work.origin.items():
         trace.rename(gradient_line, f"d{line.name}")
+    for leaf, gradient_line in sequences.items():
+        if gradient_line.kind == "operation":
+            trace.rename(gradient_line, f"d{leaf.name}")
     towards = {part: line for part, line in work.towards.items() if part not in work.origin and not part.named}
     for part, line in towards.items():
         part.name = trace.unique(f"d{line.name}_part")

@@ -448,7 +448,7 @@ def imports(text: str, bits: int, functions: set[str]) -> str:
         "matmul": {"matrix", "multiply", "panels", "shift"},
         "memory": {"JIT", "REDUCE", "at", "distinct"},
     }
-    lines = ["from tinygrad_rnn.kernels.maths{} import f as real".format(bits)] if "real(" in text else []
+    lines = [f"from tinygrad_rnn.kernels.maths{bits} import f as real"] if "real(" in text else []
     for room, names in rooms.items():
         used = sorted(name for name in names if re.search(rf"\b{name}\b", text))
         if used:
@@ -495,10 +495,31 @@ def _reduces(line: Line) -> bool:
     return line.row in (table.sum, table.amax, table.amin)
 
 
+_OPERATORS = {"add": ast.Add, "sub": ast.Sub, "mul": ast.Mult, "div": ast.Div, "matmul": ast.MatMult}
+
+
 def describe(line: Line) -> str:
-    """A line as an equation, for comments."""
-    arguments = [getattr(x, "name", repr(x)) for x in line.inputs]
-    symbol = {"add": "+", "sub": "-", "mul": "*", "div": "/", "matmul": "@"}.get(line.row.name if line.row else "")
-    if symbol and len(arguments) == 2:
-        return f"{line.name} = {arguments[0]} {symbol} {arguments[1]}"
-    return f"{line.name} = {line.row.name}({', '.join(arguments)})" if line.row else line.name
+    """A line as an equation, with what has no name worth telling written out."""
+    return f"{line.name} = {ast.unparse(_equation(line))}" if line.row else line.name
+
+
+def _equation(line: Line) -> ast.expr:
+    def operand(x: Any) -> ast.expr:
+        if isinstance(x, Line):
+            return _equation(x) if x.row and x.nameless else _parse(x.name)
+        return _parse(_number(x))
+
+    row = line.row
+    assert row is not None
+    operands = [operand(x) for x in line.inputs]
+    if row is table.part:
+        first, last = _columns(line.inputs[0], line.attributes["at"])
+        return _parse(f"{ast.unparse(operands[0])}[{':, ' * line.per_row}{first}:{last}]")
+    if row is table.permute:
+        return ast.Attribute(operands[0], "T")
+    if row is table.neg:
+        return ast.UnaryOp(ast.USub(), operands[0])
+    if row.name in _OPERATORS and len(operands) == 2:
+        return ast.BinOp(operands[0], _OPERATORS[row.name](), operands[1])
+    attributes = [ast.keyword(name, _parse(repr(value))) for name, value in line.attributes.items()]
+    return ast.Call(ast.Name(row.name), operands, attributes)

@@ -196,7 +196,14 @@ class Scan:
                     ):
                         put(left, Memory(f"{left.name}_saved", "t, row", 0, left.width))
         block = Block(
-            "backward" if direction == "backward" else "forward", lines, places, stores, weights, self.sizes, origin, towards
+            "backward" if direction == "backward" else "forward",
+            lines,
+            places,
+            stores,
+            weights,
+            self.sizes,
+            origin,
+            towards,
         )
         text, self.arrays[direction] = block.driver(descending=direction == "backward")
         bits = self.dtype.itemsize * 8

@@ -14,6 +14,7 @@ themselves raises `Unfusable` with the line of user code.
 """
 
 import keyword
+import re
 import sys
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -67,6 +68,11 @@ class Line:
         self.named = kind != "operation"  # by the user
         self.per_row = bool(shape) and shape[0] == BATCH
         self.width = shape[-1] if len(shape) > self.per_row else 1
+
+    @property
+    def nameless(self) -> bool:
+        """Whether the equation says more than the name."""
+        return not self.named and (self.row is table.mul or re.fullmatch(r"v(_\d+)?", self.name) is not None)
 
     def __repr__(self) -> str:
         shape = ", ".join("B" if n == BATCH else str(n) for n in self.shape)
@@ -224,8 +230,10 @@ class Trace:
         names = [x.name for x in inputs if isinstance(x, Line)]
         if row is table.permute:
             return self.unique(f"{names[0]}_T")
-        if row is table.matmul or (row is table.mul and len(names) == 2 and len(names[0] + names[1]) <= 8):
+        if row is table.matmul:
             return self.unique("_".join(names))
+        if row is table.mul and len(names) == 2 and len("".join(names)) <= 8:
+            return self.unique("v" if any(x.nameless for x in inputs) else "_".join(names))
         if row is table.part:
             first, last = _columns(inputs[0], attributes["at"])
             return self.unique(f"{names[0]}_{first // max(last - first, 1)}")
