@@ -120,6 +120,8 @@ def pow(input: Any, exponent: Any) -> "Tensor":
     a, b = aligned("pow", input, exponent)
     if isinstance(b, (int, float)) and b == 2:
         return square(a)
+    if isinstance(b, (int, float)) and b == 0 and a.data.dtype.kind == "f":
+        return where(True, 1, a)  # 1 everywhere, with a gradient of 0
     return table.pow(a, b)
 
 
