@@ -312,3 +312,9 @@ def test_the_search_for_vector_code_can_fail():
     kernel.source = lambda dtype: serial
     kernel.name = "carried_on"
     assert not loops_are_vectorised(kernel, np.float64)
+
+
+@pytest.mark.parametrize("name", ["f", "k", "start"])
+def test_names_of_the_generated_loop_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: a name of the loop"):
+        Elementwise("scaled", f"{name} x", {"y": f"{name} * x"})

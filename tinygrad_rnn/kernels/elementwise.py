@@ -51,6 +51,8 @@ def loop(operands, lengths, steps, data):
     forget_float_errors()
 '''
 
+TEMPLATE_NAMES = {"f", "k", "start", "count", "operands", "lengths", "steps", "data", "loop", "SIZE", "BLOCK", "JIT"}
+
 
 class Elementwise:
     """`outputs = formulas(inputs)`, element by element, for float32 and float64 operands.
@@ -58,6 +60,7 @@ class Elementwise:
     Args:
         name: of the kernel, a Python identifier.
         inputs: the names of the operands, separated by spaces.
+            A few names belong to the generated loop and are refused: `TEMPLATE_NAMES`.
         formulas: name of a value -> expression over inputs, earlier values and the functions of `maths32`. All of
             them are outputs unless `outputs` names some of them. A formula may give an input a new value: "p": "p - g".
 
@@ -68,6 +71,8 @@ class Elementwise:
     def __init__(self, name: str, inputs: str, formulas: dict[str, str], outputs: str | None = None) -> None:
         self.name, self.inputs, self.formulas = name, inputs.split(), formulas
         self.outputs = list(formulas) if outputs is None else outputs.split()
+        if taken := TEMPLATE_NAMES & {*self.inputs, *formulas}:
+            raise ValueError(f"Elementwise {name}: {', '.join(sorted(taken))}: a name of the loop around the formulas")
 
     def __call__(self, *operands: Any, out: Any = None) -> Any:
         double = any(getattr(x, "dtype", None) == np.float64 for x in operands)
