@@ -28,8 +28,8 @@ import tinygrad_rnn as tg
 HERE = Path(__file__).resolve().parent
 CELLS = {"rnn": tg.nn.RNN, "lstm": tg.nn.LSTM, "gru": tg.nn.GRU}
 DEFAULTS = dict(
-    cell="lstm", hidden=128, layers=1, embedding=64, dropout=0.0,
-    batch=32, length=32, steps=4000, lr=1.5e-2, clip=0.4, seed=0, every=400,
+    cell="lstm", hidden=256, layers=1, embedding=64, dropout=0.0,
+    batch=32, length=32, steps=4000, lr=1e-2, clip=0.4, seed=0, every=400,
 )  # fmt: skip
 
 
@@ -251,13 +251,15 @@ def train(run: Run, learned: np.ndarray, held_out: np.ndarray, checkpoint: Path,
     with ctrl_c_waits() as asked, bar:
         while run.step < steps:
             run.learn(x, y)
-            bar.update()
-            if run.step % every == 0 or run.step == steps:
+            pause = run.step % every == 0 or run.step == steps
+            if pause:
                 run.check(held_out)
+            bar.set_postfix_str(figures(run), refresh=False)
+            bar.update()
+            if pause:
                 sample = run.sample(start_of(run), 160, temperature, np.random.default_rng([seed, run.step]))
                 bar.write(f"\n--- step {run.step}: {figures(run)} " + "-" * 30 + f"\n{sample.strip()}\n")
                 run.save(checkpoint)
-            bar.set_postfix_str(figures(run), refresh=False)
             if asked:
                 run.save(checkpoint)
                 words = [Path(sys.executable).name, *sys.argv, *["--resume"] * ("--resume" not in sys.argv)]
@@ -293,24 +295,31 @@ def table(run: Run, ngrams: list[tuple[float, float]]) -> str:
 def draw(run: Run, ngrams: list[tuple[float, float]], path: Path) -> None:
     """The picture of the run: bits per character above, the norm of the gradient below."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(8, 7), layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 2])
-    steps = np.arange(1, run.step + 1)
+    steps, span = np.arange(1, run.step + 1), min(50, run.step)
+    smooth = np.convolve(run.losses, np.full(span, 1 / span), "valid")
+    middle = steps[span // 2 :][: len(smooth)]
 
-    above.plot(steps, run.losses, color="tab:blue", alpha=0.4, lw=0.7, label="training, every update")
-    above.plot(*zip(*run.checks), "o-", color="tab:red", ms=4, lw=1.5, label="held out")
+    above.plot(steps, run.losses, color="tab:blue", alpha=0.35, lw=0.6, label="training, every update")
+    above.plot(middle, smooth, color="tab:blue", lw=1.5, label=f"training, mean of {span} updates")
+    above.plot(*zip(*run.checks), "o-", color="tab:red", ms=4, lw=1.5, label="held-out text")
     for n, (_, bits) in enumerate(ngrams, 1):
         above.axhline(bits, color="0.45", ls="--", lw=0.9)
         above.text(1.01, bits, f"{n}-gram {bits:.2f}", transform=above.get_yaxis_transform(), va="center", color="0.3")
-    above.set(ylabel="loss [bits per character]", title=f"{name_of(run)}: learning to guess the next character")
+    result = f"{run.checks[-1][1]:.2f} bits per character of held-out text after {run.step} updates"
+    above.set(ylabel="loss [bits per character]", title=f"{name_of(run)}: {result}")
     above.legend(loc="upper right")
 
     norms, clip = np.maximum(run.norms, 1e-9), run.settings["clip"]
-    below.plot(steps, norms, color="tab:orange", lw=0.8, label="before clipping")
-    below.plot(steps, np.minimum(norms, clip), color="tab:green", lw=0.8, label=f"after clipping at {clip:g}")
-    decades = 10 ** np.floor(np.log10(norms.min())), 10 ** (np.floor(np.log10(norms.max())) + 1)
-    below.set(yscale="log", ylim=decades, xlabel="update", ylabel="norm of the gradient\n[bits per character]")
+    below.plot(steps, norms, color="tab:orange", lw=1.6, label="before clipping")
+    below.plot(steps, np.minimum(norms, clip), color="tab:green", lw=0.6, label=f"after clipping at {clip:g}")
+    below.set(yscale="log", xlabel="update", ylabel="norm of the gradient\n[bits per character]")
+    below.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    below.yaxis.set_minor_locator(NullLocator())
+    below.yaxis.set_major_formatter("{x:g}")
     below.legend(loc="upper right")
 
     draft = path.with_name(f".{path.name}.tmp")
