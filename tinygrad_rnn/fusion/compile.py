@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import table
+from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.shapes import flip, reshape
 from ..autograd.tensor import Tensor
 from .plan import Plan, make_plan
@@ -67,12 +68,15 @@ class _Compiled:
         self.attributes = _attributes(cell)
         self.fused: FusedCell | None = None
         self.reason = ""
+        random_state = get_rng_state()  # a step that draws numbers must find the same ones on the tape
         try:
             self.fused = FusedCell(cell, x, states)
         except Unfusable as error:
             self.reason = str(error)
         except Exception as error:  # whatever the user's code raises: the tape will raise it again, in its own words
             self.reason = f"step could not be traced: {error}"
+        finally:
+            set_rng_state(random_state)
 
     def holds(self, cell: Any) -> bool:
         """Whether the cell's attributes are the objects they were: a step may branch on any of them."""
@@ -100,3 +104,17 @@ def fused_cell(cell: Any, x: Tensor, states: tuple[Tensor, ...]) -> FusedCell:
     if known[kind].fused is None:
         raise Unfusable(known[kind].reason)
     return known[kind].fused  # type: ignore[return-value]
+
+
+def last_fused_cell(cell: Any) -> FusedCell | None:
+    """The compiled cell of the last call that needed a new one; None if there was no call since the cell changed.
+
+    Raises:
+        Unfusable: there was one, and it could not be compiled.
+    """
+    for compiled in reversed(_compiled.get(cell, {}).values()):
+        if compiled.holds(cell):
+            if compiled.fused is None:
+                raise Unfusable(compiled.reason)
+            return compiled.fused
+    return None
