@@ -2,4 +2,5 @@
 
 In reading order: `trace` (the step as a list of lines), `adjoint` (the lines of its gradient), `plan` (phases: product,
 loop, product, ...), `emit` (the phases as Numba source) and `scan` (the compiled kernels as one node of the tape).
+`compile` is where cells come in, `explain` says what became of them.
 """

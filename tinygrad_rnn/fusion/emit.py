@@ -35,6 +35,7 @@ from numba import njit
 MAX_LINE = 120
 
 Level = tuple[int, int]
+Loop = tuple[int, list[Line]]  # over how many columns, and what gets a name there: the rest is part of its expression
 _MOVES = (table.matmul, table.part, table.cat)  # lines that are not computed by a row function
 
 
@@ -74,7 +75,7 @@ class Block:
         self.functions: set[str] = set()
         self.levels: dict[Line, Level] = {}
         self.row_functions: list[str] = []
-        self.phases: list[tuple[str, list[Line]]] = []  # what a driver calls, in order, and what that computes
+        self.phases: list[tuple[str, list[Loop]]] = []  # what a driver calls, in order, and the loops in there
         self._place_concatenations()
         self._place_products()
         for line in self.lines:
@@ -247,7 +248,7 @@ class Block:
         for phase in range(last + 1):
             for line in self.lines:
                 if line.row is table.matmul and self.levels[line][0] == phase:
-                    self.phases.append(("multiply", [line]))
+                    self.phases.append(("multiply", [(line.width, [line])]))
                     body += self._product_call(line, arrays)
             maths = [x for x in self.lines if self.levels[x][0] == phase and x.row not in _MOVES]
             call = self._row_function(
@@ -281,7 +282,7 @@ class Block:
         row = _RowFunction(self, lines, copies)
         text = row.text(f"{self.name}_{len(self.row_functions) + 1}")
         self.row_functions.append(text)
-        self.phases.append((f"{self.name}_{len(self.row_functions)}", row.results))
+        self.phases.append((f"{self.name}_{len(self.row_functions)}", row.loops))
         self.functions |= row.functions
         arrays |= dict.fromkeys(memory.array for memory in row.arguments.values())
         actual = []
@@ -300,7 +301,7 @@ class _RowFunction:
         self.arguments: dict[str, Memory] = {}
         self.functions: set[str] = set()
         self.body: list[str] = []
-        self.results: list[Line] = []  # what gets a name, the rest being part of its expression
+        self.loops: list[Loop] = []
 
     def text(self, name: str) -> str:
         """The source of the function."""
@@ -316,7 +317,9 @@ class _RowFunction:
         flags = "REDUCE" if any(_reduces(x) for x in self.lines) else "JIT"
         parameters = ", ".join([*block.sizes.values(), *self.arguments])
         lines = self.body if self._overlap() else ["distinct()", *self.body]
-        text = _wrapped(f"# One row: {', '.join(dict.fromkeys(x.name for x in self.results))}.", "")
+        text = _wrapped(
+            f"# One row: {', '.join(dict.fromkeys(x.name for _, results in self.loops for x in results))}.", ""
+        )
         text += f"@njit(**{flags})\n" + _wrapped(f"def {name}({parameters}):", "")
         return text + "".join(_wrapped(x, "    ") for x in lines)
 
@@ -342,6 +345,8 @@ class _RowFunction:
         inlined: dict[Line, ast.expr] = {}
         before: list[str] = []
         inside: list[str] = []
+        results: list[Line] = []
+        self.loops.append((width, results))
 
         def operand(y: Any) -> ast.expr:
             if not isinstance(y, Line):
@@ -360,7 +365,7 @@ class _RowFunction:
 
         for x in lines:
             if _reduces(x) and width != 1:
-                self.results.append(x)
+                results.append(x)
                 value = ast.unparse(operand(x.inputs[0]))
                 if x.row is table.sum:
                     before.append(f"{x.name} = real(0)")
@@ -375,7 +380,7 @@ class _RowFunction:
             if users.get(x, 0) == 1 and not x.named and not stores and x not in later and x not in block.origin:
                 inlined[x] = expression
                 continue
-            self.results.append(x)
+            results.append(x)
             comment = ""
             if x in block.origin:
                 comment = f"  # gradient of: {describe(block.origin[x])}"
@@ -395,7 +400,7 @@ class _RowFunction:
             for i, memory in enumerate(self.copies[x]):
                 place = self._argument(f"{x.name}_copy" + (f"_{i + 1}" if i else ""), memory)
                 inside.append(f"{place}[{'j' if width != 1 else '0'}] = {ast.unparse(operand(x))}")
-            self.results.append(x)
+            results.append(x)
         self.body += before
         if width != 1 and inside:
             inside = [f"for j in range({block.size(width)}):", *(f"    {x}" for x in inside)]
@@ -519,6 +524,10 @@ def _equation(line: Line) -> ast.expr:
         return ast.Attribute(operands[0], "T")
     if row is table.neg:
         return ast.UnaryOp(ast.USub(), operands[0])
+    if row is table.matmul and isinstance(operands[0], ast.BinOp):
+        operands[0] = ast.Name(f"({ast.unparse(operands[0])})")  # nobody remembers that * and @ bind alike
+    if row is table.matmul and len(operands) > 2:
+        return ast.BinOp(operands[0], ast.MatMult(), ast.List(operands[1:]))
     if row.name in _OPERATORS and len(operands) == 2:
         return ast.BinOp(operands[0], _OPERATORS[row.name](), operands[1])
     attributes = [ast.keyword(name, _parse(repr(value))) for name, value in line.attributes.items()]

@@ -21,7 +21,7 @@ from ..kernels.matmul import matmul, pack
 from ..kernels.pool import empty
 from ..kernels.threads import get_num_threads, run
 from .adjoint import Product
-from .emit import HEADER, Block, imports
+from .emit import HEADER, Block, Loop, imports
 from .plan import Memory, Plan
 from .trace import Line
 
@@ -81,8 +81,10 @@ class Scan:
         self.sources: dict[str, str] = {}
         self.arrays: dict[str, list[str]] = {}
         self.buffers: dict[str, dict[str, int]] = {}
-        self.phases: dict[str, list[tuple[str, list[Line]]]] = {}  # see Block
-        self.compiled: dict[str, tuple[Callable[..., Any], float]] = {}
+        self.phases: dict[str, list[tuple[str, list[Loop]]]] = {}  # see Block
+        self.kept = list(plan.saved)  # forward values in memory for the backward pass, besides the states
+        self.compiled: dict[str, Callable[..., Any]] = {}
+        self.built: dict[str, tuple[str, float]] = {}  # direction -> where its machine code came from, and the seconds
         self.transposed: dict[str, int] = {}  # packed transposed weights of the backward kernel -> product
         for line in plan.backward:
             if line.row is table.matmul:
@@ -195,6 +197,7 @@ class Scan:
                         and left.row is not table.part
                     ):
                         put(left, Memory(f"{left.name}_saved", "t, row", 0, left.width))
+                        self.kept.append(left)
         block = Block(
             "backward" if direction == "backward" else "forward",
             lines,
@@ -212,13 +215,19 @@ class Scan:
         )
         self.buffers[direction], self.phases[direction] = block.buffers, block.phases
 
-    def kernel(self, direction: str) -> Callable[..., Any]:
-        """The compiled driver of one direction."""
+    def kernel(self, direction: str, arguments: Sequence[Any]) -> Callable[..., Any]:
+        """The compiled driver of one direction, for arguments like these."""
         if direction not in self.compiled:
             start = time.perf_counter()
             module = cache.load(self.sources[direction], f"scan_{direction}_{self.dtype.name}")
-            self.compiled[direction] = getattr(module, "backward" if direction == "backward" else "forward"), start
-        return self.compiled[direction][0]
+            kernel = getattr(module, "backward" if direction == "backward" else "forward")
+            known = bool(getattr(kernel, "signatures", ()))  # a twin of this layer had it compiled
+            kernel(0, 0, 0, *arguments)  # no rows, no steps: compiles, and computes nothing
+            found = known or bool(getattr(getattr(kernel, "stats", None), "cache_hits", ()))
+            origin = "had been loaded" if known else "from the cache" if found else "compiled"
+            self.built[direction] = origin, time.perf_counter() - start
+            self.compiled[direction] = kernel
+        return self.compiled[direction]
 
     # ---- Running -----------------------------------------------------------------------------------------------------
 
@@ -277,8 +286,8 @@ class Scan:
         for name in self.arrays[direction]:
             if name not in named:
                 named[name] = empty((T, B, self.widths[name]), self.dtype)
-        kernel = self.kernel(direction)
         arguments = [*self.sizes, *[named[name] for name in self.arrays[direction]]]
+        kernel = self.kernel(direction, arguments)
         chunks = max(1, min(get_num_threads(), B // ROWS_PER_THREAD, T * B * self.work // WORK_PER_THREAD))
         if chunks == 1:
             kernel(0, B, T, *arguments)

@@ -4,16 +4,19 @@ import warnings
 import weakref
 from typing import Any
 
+from ..autograd.creation import zeros
 from ..autograd.operands import as_tensor
 from ..autograd.shapes import stack, unbind
-from ..autograd.tape import mode
+from ..autograd.tape import mode, no_grad
 from ..autograd.tensor import Tensor
-from ..fusion.compile import fused_cell
+from ..fusion.compile import FusedCell, fused_cell, last_fused_cell
+from ..fusion.explain import explain
 from ..fusion.trace import Unfusable
 from .cell import Cell, States
 from .module import Module
 
 FUSED = ("auto", "require", "never")
+DIRECTIONS = ("forward", "backward", "inference")
 _warned: "weakref.WeakKeyDictionary[Cell, set[str]]" = weakref.WeakKeyDictionary()
 
 
@@ -75,6 +78,53 @@ class Recurrent(Module):
             self._warn(str(error))
             return results
         return fused(x, states, self.reverse)
+
+    # ---- What the compiler made of the cell --------------------------------------------------------------------------
+
+    def source(self, direction: str = "forward") -> str:
+        """The source of a compiled kernel: "forward", "backward" or "inference", the forward one that keeps nothing.
+
+        That of the last call; before the first, for inputs of `cell.input_size` features.
+
+        Raises:
+            ValueError: there is no such direction, or the width of the inputs is not known yet.
+            NotImplementedError: the cell cannot be compiled; the message says why.
+        """
+        if direction not in DIRECTIONS:
+            raise ValueError(f"source: direction must be one of {', '.join(map(repr, DIRECTIONS))}, not {direction!r}")
+        try:
+            return self._last_fused().scan.sources[direction]
+        except Unfusable as error:
+            raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {error}") from None
+
+    def explain(self) -> str:
+        """What the compiler made of the cell, in words: or why it could make nothing of it.
+
+        The traced step, products that left the loop and those that stay, phases, what is kept for the backward pass and
+        what is computed again, the work for each step, and where the machine code came from. See `source`.
+
+        Raises:
+            ValueError: the width of the inputs is not known yet.
+        """
+        try:
+            return explain(self._last_fused().scan)
+        except Unfusable as error:
+            return f"{type(self.cell).__name__} runs on the tape, step by step: {error}"
+
+    def _last_fused(self) -> FusedCell:
+        """The compiled cell of the last call; before the first, for what the cell says of itself."""
+        cell = self.cell
+        fused = last_fused_cell(cell)
+        if fused is not None:
+            return fused
+        if cell.input_size is None:
+            raise ValueError(
+                f"Recurrent({type(cell).__name__}): the width of the inputs is not known yet: call the layer once, or "
+                "set cell.input_size"
+            )
+        with no_grad():
+            states = cell.begin(None, 1)
+            return fused_cell(cell, zeros(1, 1, cell.input_size, dtype=states[0].dtype), states)
 
     def _warn(self, reason: str) -> None:
         """Say once why the slow engine runs."""

@@ -112,6 +112,19 @@ class RecurrentStack(Module):
             for scan in layer:
                 scan.fused = choice
 
+    def source(self, direction: str = "forward", layer: int = 0) -> str:
+        """The source of the compiled kernels of one layer, see `Recurrent.source`; both directions share it."""
+        list(self._cells())
+        return self._scans[layer][0].source(direction)
+
+    def explain(self) -> str:
+        """What the compiler made of the cells of all layers, see `Recurrent.explain`; both directions share it."""
+        list(self._cells())
+        texts = [layer[0].explain() for layer in self._scans]
+        if len(texts) == 1:
+            return texts[0]
+        return "\n\n".join(f"Layer {number}, {text}" for number, text in enumerate(texts))
+
     def _cells(self) -> Iterator[Cell]:
         """The cells of all layers and directions, with the parameters that are this module's at the moment."""
         for cell, cells_name, name in self._lent:

@@ -1,0 +1,183 @@
+"""What became of a step, in words: what runs before the loop over time, in its phases, and after it."""
+
+import textwrap
+from collections.abc import Iterable, Iterator
+
+from ..autograd import table
+from ..autograd.primitive import ElementwisePrimitive
+from .emit import Loop, describe
+from .scan import Scan
+from .trace import Line
+
+WIDTH = 110
+
+
+def explain(scan: Scan) -> str:
+    """A report on a compiled step, in the order in which things happen."""
+    plan, (x, *_) = scan.plan, [line for line in scan.plan.script if line.kind == "input"]
+    states = ", ".join(f"{state.name} [B, {state.width}]" for state in plan.states)
+    sections = {
+        f"{scan.title}: x [T, B, {x.width}], states {states}, {scan.dtype.name}": [],
+        "The step, as traced": _step(scan),
+        "Once a call, before the loop over time": _before(scan),
+        "Forward, at every step": list(_phases(scan.phases["forward"])),
+        "Kept for the backward pass": _kept(scan),
+        "Backward, at every step from the last to the first": [*_recomputed(scan), *_phases(scan.phases["backward"])],
+        "Once a call, after the backward loop": _after(scan),
+        "Work for each step and row of the batch": _work(scan),
+        "Kernels": _kernels(scan),
+    }
+    text = []
+    for title, lines in sections.items():
+        text.append(title)
+        for line in lines:
+            text += textwrap.wrap(line, WIDTH, initial_indent="    ", subsequent_indent=" " * 8, break_long_words=False)
+        text.append("")
+    return "\n".join(text[:-1])
+
+
+def _made_of(lines: Iterable[Line]) -> list[Line]:
+    """The lines and all that they are made of, inputs before results."""
+    found: dict[Line, None] = {}
+    ahead = [(line, False) for line in reversed(list(lines))]
+    while ahead:
+        line, complete = ahead.pop()
+        if complete:
+            found[line] = None
+        elif line not in found:
+            ahead.append((line, True))
+            ahead += [(y, False) for y in reversed(line.inputs) if isinstance(y, Line)]
+    return list(found)
+
+
+def _step(scan: Scan) -> list[str]:
+    """The traced step as equations. Equal parts of one value are told in one line."""
+    by_name = {line.name: line for line in scan.plan.script}
+    needed = {line.name for line in _made_of(scan.plan.outputs)}
+    parts: dict[str, list[str]] = {}
+    text = []
+    for line in by_name.values():
+        if line.row is None or line.nameless or line.name not in needed:
+            continue
+        if line.row is table.part:
+            base = line.inputs[0].name
+            if base not in parts:
+                parts[base] = []
+                text.append(base)  # to be filled in below
+            parts[base].append(line.name)
+        else:
+            text.append(describe(line))
+    text = [f"{', '.join(parts[line])} = parts of {line}" if line in parts else line for line in text]
+    return [*text, f"returns {', '.join(line.name for line in scan.plan.outputs)}"]
+
+
+def _shapes(line: Line, rows: str) -> str:
+    """The shapes of a product, such as "[B, 64] @ [64, 128]"."""
+    return f"[{rows}, {line.inputs[0].width}] @ [{line.inputs[0].width}, {line.width}]"
+
+
+def _hoisted(scan: Scan) -> list[Line]:
+    """The products of the input, which need not wait for the loop."""
+    lines = _made_of([*scan.plan.sequences, *scan.plan.vectors])
+    return [line for line in lines if line.row is table.matmul and line.per_row]
+
+
+def _before(scan: Scan) -> list[str]:
+    plan = scan.plan
+    leaves = [*plan.sequences, *plan.vectors, *(w for product in plan.products for w in product.weights)]
+    text = []
+    for line in _made_of(leaves):
+        if line.row is table.matmul and line.per_row:
+            joined = (
+                f", {len(line.inputs) - 1} products of {line.inputs[0].name} in one" if len(line.inputs) > 2 else ""
+            )
+            text.append(f"{describe(line)}: hoisted, one product {_shapes(line, 'T * B')} for all steps{joined}")
+        elif line.row is not None and line.row is not table.part and not line.nameless:
+            text.append(describe(line) + (": for all steps" if line.per_row else ""))
+    for product in plan.products:
+        names = ", ".join(weights.name for weights in product.weights)
+        text.append(f"{names}: packed for the products in the loop")
+    return text or ["nothing"]
+
+
+def _phases(phases: list[tuple[str, list[Loop]]]) -> Iterator[str]:
+    for number, (name, loops) in enumerate(phases, 1):
+        if name == "multiply":
+            ((_, (line,)),) = loops
+            members = len(line.inputs) - 1
+            joined = f", {members} products of {line.inputs[0].name} in one" if members > 1 else ""
+            yield f"{number}. product {_product(line)}, {_shapes(line, 'B')}{joined}"
+        else:
+            yield f"{number}. {name}, for each row: " + "; then ".join(_loop(*loop) for loop in loops if loop[1])
+
+
+def _product(line: Line) -> str:
+    right = line.inputs[1]
+    if right.kind == "weights":  # of the backward pass, transposed
+        return f"{line.name} = {line.inputs[0].name} @ ({right.name.removesuffix('_weights_T')}'s weights).T"
+    return describe(line)
+
+
+def _loop(width: int, lines: list[Line]) -> str:
+    names = ", ".join(dict.fromkeys(line.name for line in lines))
+    if width == 1:
+        return names
+    reductions = [line.name for line in lines if line.row in (table.sum, table.amax, table.amin)]
+    note = f" ({', '.join(reductions)} over the row)" if reductions else ""
+    return f"a loop over {width} columns: {names}{note}"
+
+
+def _kept(scan: Scan) -> list[str]:
+    size = scan.dtype.itemsize
+    one = lambda line: f"{line.name} {line.width * size}"
+    states = [f"{one(state)}" for state in scan.plan.states]
+    total = sum(line.width for line in [*scan.kept, *scan.plan.states]) * size
+    return [
+        f"bytes for each step and row: {', '.join([*map(one, scan.kept), *states])}; together {total:,}",
+        "and what was computed for all steps before the loop",
+    ]
+
+
+def _recomputed(scan: Scan) -> list[str]:
+    gradient = set(scan.plan.gradient.lines)
+    again = [x for x in scan.plan.backward if x not in gradient and x.row is not table.part]
+    return [f"computed again rather than kept: {', '.join(map(describe, again))}"] if again else []
+
+
+def _after(scan: Scan) -> list[str]:
+    gradient, text = scan.plan.gradient, []
+    for product, d in gradient.products:
+        names = ", ".join(f"d{weights.name}" for weights in product.weights)
+        rows, k = "T * B", product.left.width
+        text.append(f"{names} = {product.left.name}.T @ {d.name}: one product [{k}, {rows}] @ [{rows}, {d.width}]")
+    for vector in dict.fromkeys(vector for vector, _, _ in gradient.vectors):
+        found = sorted((first, d.name) for each, first, d in gradient.vectors if each is vector)
+        text.append(f"d{vector.name} = sum of {', '.join(name for _, name in found)} over all T * B rows")
+    for line in _hoisted(scan):
+        left, *weights = line.inputs
+        d = gradient.sequences.get(line, Line(f"d{line.name}", "gradient", line.shape, line.dtype))
+        names = ", ".join(f"d{each.name}" for each in weights)
+        text.append(f"{names} = {left.name}.T @ {d.name}, and d{left.name} where x wants a gradient: one product each")
+    return text or ["nothing"]
+
+
+def _work(scan: Scan) -> list[str]:
+    flops = lambda lines: sum(2 * line.inputs[0].width * line.width for line in lines if line.row is table.matmul)
+    maths = lambda lines: sum(line.width for line in lines if isinstance(line.row, ElementwisePrimitive))
+    plan = scan.plan
+    hoisted, forward, backward = flops(_hoisted(scan)), flops(plan.forward), flops(plan.backward)
+    deferred = sum(2 * product.left.width * d.width for product, d in plan.gradient.products)
+    return [
+        f"forward: {hoisted:,} flops in hoisted products, {forward:,} in products of the loop, {maths(plan.forward):,} "
+        "elementwise operations",
+        f"backward: {backward:,} flops in products of the loop, {deferred + hoisted:,} in products after it (twice "
+        f"the hoisted ones if x wants a gradient), {maths(plan.backward):,} elementwise operations",
+    ]
+
+
+def _kernels(scan: Scan) -> list[str]:
+    text = []
+    for direction in scan.sources:
+        origin, seconds = scan.built.get(direction, ("", 0.0))
+        text.append(f"{direction}: {origin}, {seconds:.2f} s" if origin else f"{direction}: not needed so far")
+    return text
