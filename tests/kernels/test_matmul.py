@@ -93,7 +93,7 @@ class Expected:
 sizes = st.one_of(st.integers(0, 40), st.sampled_from([63, 64, 65, 127, 128, 129, 255, 256, 257, 300, 520]))
 
 
-@settings(max_examples=250)
+@settings(max_examples=150)
 @given(
     st.tuples(sizes, sizes, sizes), st.sampled_from(DTYPES), st.tuples(*[st.sampled_from(LAYOUTS)] * 3),
     st.integers(0, 2**32 - 1),
@@ -535,6 +535,30 @@ def test_several_python_threads_may_multiply_at_once():
     for caller in callers:
         caller.join()
     assert not wrong
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_fewer_helpers_than_asked_for_are_no_error(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_helpers", [])
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done = []
+    threads.run(done.append, 9)
+    assert sorted(done) == list(range(9))
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
+def test_helpers_may_not_be_allowed_to_move(monkeypatch):
+    def refuse(thread, processors):
+        raise PermissionError
+
+    monkeypatch.setattr(threads, "_helpers", [])
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    meeting = threading.Barrier(4)
+    threads.run(lambda i: meeting.wait(timeout=60), 4)
 
 
 def multiply_in_a_forked_child():

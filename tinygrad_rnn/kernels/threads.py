@@ -5,12 +5,14 @@
 Why not Numba's `prange`? Its workqueue layer aborts the process when two Python threads enter it, GNU OpenMP hangs in
 a forked child, and both wait for every thread: while the system keeps a helper off the processor, the caller stands
 still. Here the caller works too and takes every chunk that no helper has begun, so a helper that comes late or never
-costs nothing but its share; concurrent and nested calls need no lock; a forked child starts helpers of its own.
-Waking a helper takes some 30 microseconds: use one thread for less than about 100 microseconds of work.
+costs nothing but its share; concurrent and nested calls need no lock; a forked child starts helpers of its own. The
+price is that a helper is woken through Python: some 50 microseconds until two threads run, so that two pay from about
+200 microseconds of work on.
 
 A task should spend its time in functions compiled with `nogil=True`.
 """
 
+import contextlib
 import ctypes
 import os
 import threading
@@ -108,10 +110,11 @@ class _Helper(threading.Thread):
     def hand(self, job: _Job) -> None:
         here = _processor()
         if here != self.avoids:
-            # A sleeper may be woken on its waker's processor and share it for milliseconds while others idle.
             self.avoids = here
-            if (elsewhere := os.sched_getaffinity(0) - {here}) and self.native_id:
-                os.sched_setaffinity(self.native_id, elsewhere)
+            with contextlib.suppress(OSError):  # where that is forbidden
+                # A sleeper may be woken on its waker's processor and share it for milliseconds while others idle.
+                if (elsewhere := os.sched_getaffinity(0) - {here}) and self.native_id:
+                    os.sched_setaffinity(self.native_id, elsewhere)
         self.jobs.put(job)
 
 
@@ -120,8 +123,10 @@ _starting = threading.Lock()
 
 
 def _first_helpers(n: int) -> list[_Helper]:
+    """As many helpers as there can be, up to `n`."""
     if len(_helpers) < n:
-        with _starting:
+        # A thread may be refused: by a limit of the system, or because the interpreter is shutting down.
+        with _starting, contextlib.suppress(RuntimeError):
             while len(_helpers) < n:
                 _helpers.append(_Helper())
     return _helpers[:n]
