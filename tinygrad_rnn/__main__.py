@@ -1,9 +1,11 @@
-"""What the library can tell of itself: `python -m tinygrad_rnn ops`."""
+"""What the library can tell of itself: `python -m tinygrad_rnn ops`, `source CELL`, `explain CELL`."""
 
 import argparse
+import importlib
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 
 def ops(names: Sequence[str]) -> int:
@@ -25,15 +27,71 @@ def ops(names: Sequence[str]) -> int:
     return 0
 
 
+def recurrent(name: str, input_size: int, hidden_size: int) -> Any:
+    """A layer of the cell that a user names: "rnn", "lstm", "gru" or "package.module:MyCell".
+
+    Raises:
+        ValueError: there is no such cell, or it cannot be made from two sizes.
+    """
+    from . import nn
+
+    classic = {"rnn": nn.RNNCell, "lstm": nn.LSTMCell, "gru": nn.GRUCell}
+    if name in classic:
+        return nn.Recurrent(classic[name](input_size, hidden_size))
+    module_name, colon, class_name = name.partition(":")
+    if not (module_name and colon and class_name):
+        raise ValueError(f"no cell {name!r}: expected {', '.join(classic)} or package.module:MyCell")
+    sys.path.insert(0, "")  # modules of the current folder are found, as with python -m
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise ValueError(f"cannot import {module_name}: {error}") from None
+    kind: Any = getattr(module, class_name, None)
+    if not (isinstance(kind, type) and issubclass(kind, nn.Cell)):
+        there = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Cell)]
+        raise ValueError(f"{module_name} has no cell {class_name!r}; its cells are: {', '.join(there) or 'none'}")
+    try:
+        cell = kind(input_size, hidden_size)
+    except Exception as error:
+        raise ValueError(f"{class_name}({input_size}, {hidden_size}) failed: {error}") from None
+    if cell.input_size is None:
+        cell.input_size = input_size
+    return nn.Recurrent(cell)
+
+
+def tell(chosen: argparse.Namespace) -> int:
+    """Print the kernels of a cell, or the report on them."""
+    try:
+        layer = recurrent(chosen.cell, chosen.input_size, chosen.hidden_size)
+        if chosen.command == "explain":
+            print(layer.explain())
+        else:
+            directions = [chosen.direction] if chosen.direction else ["forward", "backward"]
+            print("\n\n".join(map(layer.source, directions)))
+    except (ValueError, TypeError, NotImplementedError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="tinygrad-rnn", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     table = commands.add_parser("ops", help="the table of primitives: equation, gradients, shapes")
     table.add_argument("names", nargs="*", metavar="NAME", help="only these")
+    sizes = argparse.ArgumentParser(add_help=False)
+    sizes.add_argument("cell", metavar="CELL", help="rnn, lstm, gru, or package.module:MyCell")
+    sizes.add_argument("--input-size", type=int, default=28, metavar="I", help="default: 28")
+    sizes.add_argument("--hidden-size", type=int, default=64, metavar="H", help="default: 64")
+    source = commands.add_parser("source", parents=[sizes], help="the kernels that a cell is compiled to")
+    source.add_argument("direction", nargs="?", choices=["forward", "backward", "inference"], help="default: both")
+    commands.add_parser("explain", parents=[sizes], help="what the compiler makes of a cell, in words")
     chosen = parser.parse_args(arguments)
     try:
-        return ops(chosen.names)
+        if chosen.command == "ops":
+            return ops(chosen.names)
+        return tell(chosen)
     except BrokenPipeError:  # the reader of the pipe has seen enough
         sys.stderr.close()
         return 0
