@@ -344,7 +344,7 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, accumula
         if batch and b.ndim == 2 and a.flags.c_contiguous and c.flags.c_contiguous:  # one product over all rows
             rows = math.prod(a.shape[:-1])
             a, c, batch = a.reshape(rows, b.shape[0]), c.reshape(rows, b.shape[1]), ()
-        _run(_stacks(a, b, c, batch), accumulate, packed=False)
+        _run(a, b, c, batch, accumulate, packed=False)
     return _deliver(target, out)
 
 
@@ -371,10 +371,9 @@ def matmul_packed(
         raise TypeError(f"matmul_packed(a, b): dtypes differ: a is {a.dtype}, b is {panels.dtype}")
     if a.ndim != 2 or a.shape[1] != K:
         raise ValueError(f"matmul_packed(a, b): inner dimensions differ: a is {list(a.shape)}, b is {[K, N]}")
-    target = _target(out, (a.shape[0], N), a.dtype, accumulate, a, panels)
+    target = _target(out, (a.shape[0], N), a.dtype, accumulate, a)
     if target.size:
-        b = panels.reshape(len(panels), K * panels.shape[2])
-        _run(_stacks(a, b, target, ()), accumulate, packed=True)
+        _run(a, panels.reshape(len(panels), K * panels.shape[2]), target, (), accumulate, packed=True)
     return _deliver(target, out)
 
 
@@ -407,19 +406,15 @@ def _deliver(target: np.ndarray, out: np.ndarray | None) -> np.ndarray:
 Stack = tuple[np.ndarray, np.ndarray, np.ndarray]  # a, b and c with one batch dimension
 
 
-def _stacks(a: np.ndarray, b: np.ndarray, c: np.ndarray, batch: tuple[int, ...]) -> list[Stack]:
-    """The operands with their last batch dimension, for every index into the others."""
-    if not batch:
-        return [(a[None], b[None], c[None])]
-    a, b = (np.broadcast_to(x, batch + x.shape[-2:]) for x in (a, b))
-    return [(a[i], b[i], c[i]) for i in np.ndindex(batch[:-1])]
-
-
-def _run(stacks: list[Stack], accumulate: bool, packed: bool) -> None:
-    """c (+)= a @ b for every stack, on several threads if the work is worth it."""
-    a, _, c = stacks[0]
-    entry = _products[c.dtype]
-    work = len(stacks) * c.size * a.shape[-1]
+def _run(
+    a: np.ndarray, b: np.ndarray, c: np.ndarray, batch: tuple[int, ...], accumulate: bool, packed: bool
+) -> None:
+    """c (+)= a @ b, on several threads if the work is worth it."""
+    entry, work = _products[c.dtype], c.size * a.shape[-1]
+    if work < ONE_THREAD and not batch:
+        entry(a, b, c, accumulate, packed, _room.address, 1, 0, 0, 0)
+        return
+    stacks = _stacks(a, b, c, batch)
     if parallel := work >= ONE_THREAD and get_num_threads() > 1:
         pieces = get_num_threads() * min(4, 1 + work // (16 * ONE_THREAD))  # small ones balance better, and cost more
         stacks = [part for stack in stacks for part in _cut(stack, -(-pieces // len(stacks)), packed)]
@@ -433,6 +428,14 @@ def _run(stacks: list[Stack], accumulate: bool, packed: bool) -> None:
     else:
         for i in range(len(stacks)):
             task(i)
+
+
+def _stacks(a: np.ndarray, b: np.ndarray, c: np.ndarray, batch: tuple[int, ...]) -> list[Stack]:
+    """The operands with their last batch dimension, for every index into the others."""
+    if not batch:
+        return [(a[None], b[None], c[None])]
+    a, b = (np.broadcast_to(x, batch + x.shape[-2:]) for x in (a, b))
+    return [(a[i], b[i], c[i]) for i in np.ndindex(batch[:-1])]
 
 
 def _cut(stack: Stack, pieces: int, packed: bool) -> list[Stack]:
