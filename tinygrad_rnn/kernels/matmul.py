@@ -4,28 +4,32 @@
     packed = pack(b)                 # once ...
     matmul_packed(a, packed)         # ... for many products with the same right operand
 
-Three loops around one tile (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008):
+Loops around one tile (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008):
 
-    for k in blocks of K:            # DEPTH: a panel of B fits in the first-level cache
-        for i in blocks of M:        # HEIGHT: the rows of A fit in the second-level cache
-            for j in panels of N:    # ROW_BYTES wide: the panel of B is copied to where its rows are contiguous
-                panel_product        # down the rows of A: `vector.tile` holds a block of C in registers
+    for k in parts of K:                 # DEPTH rows of a panel of B fit in the first-level cache
+        for j in parts of N:             # copy B to panels, ROW_BYTES wide, whose rows are contiguous ...
+            for i in parts of M:         # ... and A, unless its rows are contiguous as they are: HEIGHT rows of it
+                for panel in part of N:  # `multiply`                       fit in the second-level cache
+                    for rows in part of M:
+                        tile             # a block of C is held in registers while k runs
+
+A transposed operand costs nothing but another way to copy it. What would be read only once is not copied at all.
 
 Every element of C is the same sum in the same order - chains of at most DEPTH multiply-adds along k, the chains added
 one by one - wherever it lies and however rows and columns are cut. So results do not depend on the number of threads,
 nor on the other rows of a batch, to the last bit. (Products of a row and a column that are both contiguous along k
 are summed lane by lane: there they depend on the shape, but not on threads.)
 
-Inside compiled code, on addresses:
+Inside compiled code:
 
     from tinygrad_rnn.kernels.matmul import matrix, multiply, panels, shift
 
     @njit(**JIT)
-    def scan(h, packed, y, ...):                          # h [M, K], packed = pack(b).panels, y [M, N]: arrays
-        multiply(matrix(h), panels(packed), matrix(y), M, N, K, True)                     # y += h @ b
-        multiply(shift(matrix(h), lo, 0), panels(packed), shift(matrix(y), lo, 0), hi - lo, N, K, False)   # some rows
+    def some_rows(h, packed, y, lo, hi, N, K):    # arrays h [M, K], y [M, N]; packed is pack(b).panels
+        multiply(shift(matrix(h), lo, 0), panels(packed), shift(matrix(y), lo, 0), hi - lo, N, K, True)  # y += h @ b
 
-`matrix_at(np.float32, address, row, col)` makes a Matrix of a raw address. The bits are those of `matmul_packed`.
+`matrix_at(np.float32, address, row, col)` makes a Matrix of a raw address and two strides in bytes. The bits are those
+of `matmul_packed`; no memory is allocated; a few hundred rows at a time keep A in the cache.
 """
 
 # Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
