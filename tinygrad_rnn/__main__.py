@@ -50,8 +50,9 @@ def recurrent(name: str, input_size: int, hidden_size: int) -> Any:
     if not (isinstance(kind, type) and issubclass(kind, nn.Cell)):
         there = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Cell)]
         raise ValueError(f"{module_name} has no cell {class_name!r}; its cells are: {', '.join(there) or 'none'}")
+    sizes: Any = (input_size, hidden_size)  # not every cell takes these
     try:
-        cell = kind(input_size, hidden_size)
+        cell: nn.Cell = kind(*sizes)
     except Exception as error:
         raise ValueError(f"{class_name}({input_size}, {hidden_size}) failed: {error}") from None
     if cell.input_size is None:
