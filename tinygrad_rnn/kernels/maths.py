@@ -12,8 +12,8 @@ less than one step of the exact one. Hence e^r = 1 + (r + r^2 q(r)), and 1 - 2 /
 polynomials, whose noise shows wherever the curve is flat.
 
 The one fastmath flag is `contract`: leave to reorder a sum would undo the two-step range reductions and lose the sign
-of zero. The rules are right without a fused multiply-add, too, and run as plain Python on NumPy scalars when
-NUMBA_DISABLE_JIT=1.
+of zero. All of this holds without a fused multiply-add, too (phi is then within 5 ulp), so the rules also run as plain
+Python on NumPy scalars when NUMBA_DISABLE_JIT=1.
 """
 
 import math
@@ -83,12 +83,12 @@ def widened(rule: Callable[..., Any]) -> Callable[..., Any]:
     if config.DISABLE_JIT:
         return rule
 
-    @njit(inline="always", **JIT)
     def wide(x):
         full_width()
         return rule(x)
 
-    return wide
+    wide.__name__, wide.__doc__ = rule.__name__, rule.__doc__
+    return njit(inline="always", **JIT)(wide)
 
 
 def reinterpreted(source: Any, target: Any) -> Callable[..., Any]:
@@ -187,6 +187,7 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
 
     @inlined
     def expm1(x):
+        """e^x - 1"""
         y = expm1_low if x < expm1_low else x
         y = exp_high if y > exp_high else y
         c, m = split_exp(y)
@@ -196,15 +197,17 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
     gate_q, (gate_low, gate_high) = polynomial(f, numbers.gate_q), map(f, numbers.gate_range)
     scale, unscale, scaled_magic = f(2.0**numbers.shift), f(2.0**-numbers.shift), magic + f(numbers.shift)
 
+    none = -zero  # a `lo` that LLVM leaves out: adding -0 changes no number, adding 0 would change -0
+
     @inlined
     def gate(a, x, lo):
         """a sigmoid(x + lo) = a c / (c + p) with e^-(x + lo) = p / c, c a power of two, both scaled so that c is a
         normal number down to the end of the negative tail, which is rounded once, after the product with a."""
         x = gate_low if x < gate_low else x
         x = gate_high if x > gate_high else x
-        shifted = x * inv_log2 + scaled_magic
+        shifted = (x + lo) * inv_log2 + scaled_magic
         n = shifted - scaled_magic
-        r = (n * log2_hi - x) + (n * log2_lo - lo)
+        r = (n * log2_hi - x) - (lo - n * log2_lo)
         c = power_of_two(shifted)
         p = scale * (r + r * r * gate_q(r)) + scale
         positive = x > zero
@@ -213,11 +216,13 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
 
     @inlined
     def sigmoid(x):
-        return gate(one, x, zero)
+        """1 / (1 + e^-x)"""
+        return gate(one, x, none)
 
     @inlined
     def silu(x):
-        return gate(gate_low if x < gate_low else x, x, zero)
+        """x sigmoid(x)"""
+        return gate(gate_low if x < gate_low else x, x, none)
 
     tanh_near, tanh_high = f(numbers.tanh_near), f(numbers.tanh_high)
     tanh_r, tanh_p = polynomial(f, numbers.tanh_r), polynomial(f, numbers.tanh_p)
@@ -271,6 +276,7 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
 
     @inlined
     def log1p(x):
+        """log(1 + x)"""
         y = np.copysign(finite_log1p(x), x)
         y = y if x > -one else (-inf if x == -one else nan)
         return y if x < inf else x
@@ -279,17 +285,18 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
 
     @inlined
     def softplus(x):
+        """log(1 + e^x)"""
         y = finite_log1p(exp(softplus_high if x > softplus_high else x))
         return x if x > softplus_high else y
 
     @inlined
     def log_sigmoid(x):
+        """log sigmoid(x) = -softplus(-x)"""
         return -softplus(-x)
 
     # ------------------------------------------------------------------------------------- the normal distribution
 
     tail_a, tail_b = polynomial(f, numbers.tail_a), polynomial(f, numbers.tail_b)
-
     log_density = f(-math.log(2 * math.pi) / 2)  # at 0
 
     @inlined
@@ -314,7 +321,7 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
         u = abs(x)
         u = erf_high if u > erf_high else u
         z = u * u
-        far = one - tail(two, -z, -zero, sqrt2 * u)
+        far = one - tail(two, -z, none, sqrt2 * u)
         beyond = about_erf_1 + erf_m(u - one) if u < one else far
         return np.copysign(u + u * erf_s(z) if u < erf_near else beyond, x)
 
@@ -376,6 +383,7 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
 
     @njit(**JIT)
     def rsqrt(x):
+        """1 / sqrt(x)"""
         return one / np.sqrt(x)
 
     @njit(**JIT)
