@@ -364,15 +364,20 @@ class _RowFunction:
             return _parse(f"{self._argument(y.name, memory)}[{'j' if y.width != 1 else '0'}]")
 
         for x in lines:
+            comment = ""
+            if x in block.origin:
+                comment = f"  # gradient of: {describe(block.origin[x])}"
+            elif x in block.towards:
+                comment = f"  # a part of the gradient of {block.towards[x].name}"
             if _reduces(x) and width != 1:
                 results.append(x)
                 value = ast.unparse(operand(x.inputs[0]))
                 if x.row is table.sum:
-                    before.append(f"{x.name} = real(0)")
+                    before.append(f"{x.name} = real(0){comment}")
                     inside.append(f"{x.name} += {value}")
                 else:
                     sign = ">" if x.row is table.amax else "<"
-                    before.append(f"{x.name} = real({'-' if sign == '>' else ''}1e400)")
+                    before.append(f"{x.name} = real({'-' if sign == '>' else ''}1e400){comment}")
                     inside.append(f"{x.name} = {value} if {value} {sign} {x.name} or {value} != {value} else {x.name}")
                 continue
             expression = self._expression(x, operand)
@@ -381,11 +386,6 @@ class _RowFunction:
                 inlined[x] = expression
                 continue
             results.append(x)
-            comment = ""
-            if x in block.origin:
-                comment = f"  # gradient of: {describe(block.origin[x])}"
-            elif x in block.towards:
-                comment = f"  # a part of the gradient of {block.towards[x].name}"
             inside.append(f"{x.name} = {ast.unparse(expression)}{comment}")
             for i, memory in enumerate(stores):
                 place = self._argument(f"{x.name}_out" + (f"_{i + 1}" if i else ""), memory)
