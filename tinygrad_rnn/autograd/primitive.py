@@ -218,7 +218,7 @@ class Adjoint:
     def _compile(self, text: str) -> Callable[..., Any]:
         """The rule as a function; the names it calls are other rows."""
         code = f"lambda {', '.join(['dy', *self.saves])}: {text}"
-        return eval(compile(code, f"<gradient of {self.name}>", "eval"), self.primitive.names)
+        return eval(compile(code, f"<gradient of {self.name}>", "eval"), dict(self.primitive.names))  # eval adds to what it is given
 
     def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
         """See `tape.Operation`."""
