@@ -218,7 +218,8 @@ class Adjoint:
     def _compile(self, text: str) -> Callable[..., Any]:
         """The rule as a function; the names it calls are other rows."""
         code = f"lambda {', '.join(['dy', *self.saves])}: {text}"
-        return eval(compile(code, f"<gradient of {self.name}>", "eval"), dict(self.primitive.names))  # eval adds to what it is given
+        names = dict(self.primitive.names)  # eval adds to what it is given
+        return eval(compile(code, f"<gradient of {self.name}>", "eval"), names)
 
     def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
         """See `tape.Operation`."""
