@@ -45,7 +45,7 @@ def test_picture_is_small():
 
 
 def test_excerpt_of_the_table_is_what_is_printed(capsys):
-    command, excerpt = re.search(r"^\$ python -m tinygrad_rnn (.*)\n((?s:.*?))```", TEXT, flags=re.M).groups()
+    command, excerpt = re.search(r"^\$ python -m tinygrad_rnn (ops.*)\n((?s:.*?))```", TEXT, flags=re.M).groups()
     assert main(command.split()) == 0
     assert capsys.readouterr().out == excerpt
 
@@ -61,3 +61,9 @@ def test_measured_numbers(char_lm):
     assert char_lm.DEFAULTS["cell"] == "lstm" and char_lm.DEFAULTS["layers"] == 1
     assert name == f"LSTM, one layer of {char_lm.DEFAULTS['hidden']}"
     assert float(held_out) < bits[3][1]
+
+
+def test_excerpt_of_the_generated_kernel_is_what_is_printed(capsys):
+    command, excerpt = re.search(r"^\$ python -m tinygrad_rnn (source.*)\n((?s:.*?))```", TEXT, flags=re.M).groups()
+    assert main(command.split()) == 0
+    assert excerpt.strip("\n").strip(".").strip("\n") in capsys.readouterr().out
