@@ -36,29 +36,30 @@ class FusedCell:
             x = flip(x, 0)
         T, B, width = x.shape
         plan = self.plan
+        rows = reshape(x, (T * B, width))
         values: dict[Line, Any] = {}
-
-        def value(line: Line) -> Any:
-            if line not in values:
-                if line.kind == "input":
-                    values[line] = reshape(x, (T * B, width))
-                elif line.row is None:
-                    values[line] = line.value
-                elif line.row is table.matmul and len(line.inputs) > 2:
-                    left, *weights = map(value, line.inputs)
-                    values[line] = table.matmul(left, table.cat(*weights, dim=1))
-                else:
-                    values[line] = line.row(
-                        *(value(y) if isinstance(y, Line) else y for y in line.inputs), **line.attributes
-                    )
-            return values[line]
-
+        value = lambda line: _evaluate(line, rows, values)
         as_tensor = lambda v: v if isinstance(v, Tensor) else Tensor(np.asarray(v))
         sequences = [reshape(value(line), (T, B, line.width)) for line in plan.sequences]
         vectors = [as_tensor(value(line)) for line in plan.vectors]
         weights = [[as_tensor(value(line)) for line in product.weights] for product in plan.products]
         y, finals = self.scan(sequences, vectors, weights, states, T, B)
         return (flip(y, 0) if reverse else y), finals
+
+
+def _evaluate(line: Line, x: Tensor, values: dict[Line, Any]) -> Any:
+    """What a line that comes before the loop stands for, with x [T * B, I] as the input."""
+    if line not in values:
+        if line.kind == "input":
+            values[line] = x
+        elif line.row is None:
+            values[line] = line.value
+        else:
+            operands = [_evaluate(y, x, values) if isinstance(y, Line) else y for y in line.inputs]
+            if line.row is table.matmul and len(operands) > 2:  # joined: weights side by side
+                operands = [operands[0], table.cat(*operands[1:], dim=1)]
+            values[line] = line.row(*operands, **line.attributes)
+    return values[line]
 
 
 class _Compiled:
