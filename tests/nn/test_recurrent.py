@@ -1,5 +1,6 @@
 """Cells and Recurrent: the contract of `step`, and the classic cells against their equations in NumPy."""
 
+import gc
 import math
 
 import numpy as np
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.nn import Cell, GRUCell, LSTMCell, Parameter, ProjectedLSTMCell, Recurrent, RNNCell, init
+from tinygrad_rnn.kernels import pool
+from tinygrad_rnn.nn import LSTM, Cell, GRUCell, LSTMCell, Parameter, ProjectedLSTMCell, Recurrent, RNNCell, init
 
 RANDOM = np.random.default_rng(0)
 T, B, I, H, P = 5, 3, 4, 6, 2
@@ -358,3 +360,22 @@ def test_initial_state_zeros_follow_the_parameters():
         h, c = LSTMCell(I, H, dtype=dtype).initial_state(2)
         assert h.dtype == c.dtype == dtype and h.shape == c.shape == (2, H) and not math.fsum(h.numpy().ravel())
     assert broken(lambda self, x, h: h).initial_state(2).dtype == np.float32
+
+
+def test_a_fused_step_leaves_no_array_to_the_garbage_collector():
+    """Large arrays are used again at once: a reference cycle would keep them until the collector comes by."""
+    layer, x = LSTM(4, 128), tg.randn(50, 16, 4)
+
+    def arrays_after_a_step():
+        y, _ = layer(x)
+        y.sum().backward()
+        return sum(map(len, pool._pool.arrays.values()))
+
+    gc.collect()
+    gc.disable()
+    try:
+        arrays_after_a_step()
+        before = arrays_after_a_step()
+        assert arrays_after_a_step() == arrays_after_a_step() == before > 0
+    finally:
+        gc.enable()
