@@ -1,4 +1,4 @@
-"""What the library can tell of itself: `python -m tinygrad_rnn ops`, `source CELL`, `explain CELL`."""
+"""What the library can tell of itself: `python -m tinygrad_rnn ops`, `source CELL`, `explain CELL`, `bench`."""
 
 import argparse
 import importlib
@@ -88,10 +88,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = commands.add_parser("source", parents=[sizes], help="the kernels that a cell is compiled to")
     source.add_argument("direction", nargs="?", choices=["forward", "backward", "inference"], help="default: both")
     commands.add_parser("explain", parents=[sizes], help="what the compiler makes of a cell, in words")
+    bench = commands.add_parser("bench", help="how fast it is here, beside other libraries")
+    bench.add_argument("table", choices=["kernels", "cells"])
+    bench.add_argument("--threads", type=int, default=1, metavar="N", help="for every library (default: 1)")
+    bench.add_argument("--quick", action="store_true", help="only the three smallest sizes")
+    bench.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)  # only to see that it runs
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "ops":
             return ops(chosen.names)
+        if chosen.command == "bench":
+            from .bench import launch
+
+            return launch(chosen.table, chosen.threads, chosen.quick, chosen.smoke)
         return tell(chosen)
     except BrokenPipeError:  # the reader of the pipe has seen enough
         sys.stderr.close()

@@ -1,0 +1,72 @@
+"""The benchmarks run, with PyTorch and without. What they measure is no matter for a test."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tinygrad_rnn.bench import launch
+
+ROW = re.compile(r"^    .+ [\d.e+]+ (?:s|ms|us|ns) +[\d.e+]+ (?:s|ms|us|ns) +\d+\.\d\d", re.MULTILINE)
+
+
+def bench(*arguments, **environment):
+    """What `python -m tinygrad_rnn bench` prints."""
+    command = [sys.executable, "-m", "tinygrad_rnn", "bench", *arguments, "--smoke"]
+    result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture
+def no_torch(tmp_path):
+    """The environment of a user without the rivals."""
+    for name in ("torch", "jax", "onnxruntime"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not installed')\n")
+    return {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+
+
+@pytest.mark.parametrize("table", ["kernels", "cells"])
+def test_a_table_has_rows_and_a_summary_for_each_group(table):
+    if table == "cells":
+        pytest.importorskip("torch")
+    printed = bench(table, "--quick", "--threads", "1")
+    groups = printed.count(", against ")
+    assert groups >= 6 and len(ROW.findall(printed)) >= groups
+    assert printed.count("geometric mean") == groups
+    assert "threads: 1" in printed
+
+
+def test_kernels_without_torch(no_torch):
+    printed = bench("kernels", **no_torch)
+    assert "PyTorch is not installed" in printed and "against PyTorch" not in printed
+    assert "matmul (M, K, N), float64, against NumPy @" in printed
+
+
+def test_cells_without_torch(no_torch):
+    printed = bench("cells", **no_torch)
+    assert "PyTorch is not installed" in printed and "against" not in printed
+    assert "cache empty" in printed and "cache filled" in printed
+
+
+def test_the_new_process_is_pinned_and_free_of_settings_that_slow_numpy(monkeypatch):
+    started = {}
+
+    def run(command, env, check):
+        started.update(env)
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Prescott")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setattr(subprocess, "run", run)
+    assert launch("kernels", threads=2) == 3, "the exit code is handed on"
+    assert "OPENBLAS_CORETYPE" not in started
+    names = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"
+    assert [started[name] for name in names] == ["2"] * 4
+
+
+def test_an_unknown_table_is_refused():
+    result = subprocess.run([sys.executable, "-m", "tinygrad_rnn", "bench", "nothing"], capture_output=True, text=True)
+    assert result.returncode == 2 and "invalid choice" in result.stderr
