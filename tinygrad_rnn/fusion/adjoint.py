@@ -78,31 +78,33 @@ class _Reverse:
     def whole(self, base: Line) -> Line | None:
         """The gradient of a line of which parts were taken."""
         parts = dict(self.parts.pop(base, {}))
-        if base in self.d:
-            if not parts:
-                return self.d[base]
-            raise Unfusable(f"{base.name} is used both as a whole and in parts")
+        all_of_it = self.d.get(base)
         if not parts:
-            return None
+            return all_of_it
         pieces: list[Any] = []
         end = 0
         for first, last in sorted(parts):
             if first < end:
                 raise Unfusable(f"{base.name} is used in parts that overlap")
             if first > end:
-                pieces.append(self._zeros(base, first - end))
-            pieces.append(parts[first, last])
+                pieces.append(self._rest(base, end, first))
+            piece = parts[first, last]
+            if all_of_it is not None:
+                piece = self.trace.add(table.add, [self._rest(base, first, last), piece], {}, piece.shape)
+            pieces.append(piece)
             end = last
         if end < base.width:
-            pieces.append(self._zeros(base, base.width - end))
+            pieces.append(self._rest(base, end, base.width))
         if len(pieces) == 1:
             return pieces[0]
         return self.trace.add(table.cat, pieces, {"dim": 1}, (BATCH, base.width))
 
-    @staticmethod
-    def _zeros(like: Line, width: int) -> Line:
-        """For columns that nothing depends on."""
-        return Line("zero", "zeros", (BATCH, width), like.dtype)
+    def _rest(self, base: Line, first: int, last: int) -> Line:
+        """What columns [first, last) get from uses of the whole: zeros if there are none."""
+        shape = (BATCH, last - first)
+        if base not in self.d:
+            return Line("zero", "zeros", shape, base.dtype)
+        return self.trace.add(table.part, [self.d[base]], {"at": (slice(None), slice(first, last))}, shape)
 
 
 def reverse(

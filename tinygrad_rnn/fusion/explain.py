@@ -14,7 +14,7 @@ WIDTH = 110
 
 def explain(scan: Scan) -> str:
     """A report on a compiled step, in the order in which things happen."""
-    plan, (x, *_) = scan.plan, [line for line in scan.plan.script if line.kind == "input"]
+    plan, (x, *_) = scan.plan, [line for _, line in scan.plan.script if line.kind == "input"]
     states = ", ".join(f"{state.name} [B, {state.width}]" for state in plan.states)
     sections = {
         f"{scan.title}: x [T, B, {x.width}], states {states}, {scan.dtype.name}": [],
@@ -52,7 +52,7 @@ def _made_of(lines: Iterable[Line]) -> list[Line]:
 
 def _step(scan: Scan) -> list[str]:
     """The traced step as equations. Equal parts of one value are told in one line."""
-    by_name = {line.name: line for line in scan.plan.script}
+    by_name = {line.name: line for _, line in scan.plan.script}
     needed = {line.name for line in _made_of(scan.plan.outputs)}
     parts: dict[str, list[str]] = {}
     text = []

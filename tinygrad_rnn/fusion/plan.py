@@ -60,7 +60,7 @@ class Plan(NamedTuple):
         forward, backward: the lines of the loop.
         saved: forward lines that are kept for the backward step.
         gradient: the backward step.
-        script: copies of all lines as they were traced, for running the step on the tape.
+        script: (line, copy of it as it was traced) for all lines, for running the step on the tape.
     """
 
     before: list[Line]
@@ -73,7 +73,7 @@ class Plan(NamedTuple):
     backward: list[Line]
     saved: list[Line]
     gradient: Gradient
-    script: list[Line]
+    script: list[tuple[Line, Line]]
 
 
 def make_plan(trace: Trace, outputs: list[Line]) -> Plan:
@@ -87,7 +87,7 @@ def make_plan(trace: Trace, outputs: list[Line]) -> Plan:
     from_x, from_state = _reached(trace.lines, [x]), _reached(trace.lines, states)
     per_step = lambda line: line in from_x or line in from_state
     traced = list(trace.lines)
-    script = [copy.copy(line) for line in traced]
+    script = [(line, copy.copy(line)) for line in traced]
     hoisted = [line for line in traced if line.row is table.matmul and line in from_x and line not in from_state]
     before = set(hoisted)
     for line in reversed(traced):

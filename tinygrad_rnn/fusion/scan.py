@@ -380,12 +380,11 @@ class Scan:
         with enable_grad():
             values = dict(zip(self.inputs[: len(inputs) - len(plan.states)], inputs))
             states = tuple(inputs[len(inputs) - len(plan.states) :])
-            by_name = {line.name: x for line, x in values.items()}
-            steps = {line.name: unbind(values[line]) for line in plan.sequences}
+            steps = {line: unbind(values.pop(line)) for line in plan.sequences}
             outputs = []
             for t in range(T):
-                known = by_name | {name: xs[t] for name, xs in steps.items()}
-                states = self._step_on_tape(known, states)
+                known = values | dict(zip(plan.states, states)) | {line: xs[t] for line, xs in steps.items()}
+                states = self._step_on_tape(known)
                 outputs.append(states[0])
             results = [stack(outputs), *states]
         ks = sorted(dy.parts)
@@ -393,20 +392,17 @@ class Scan:
         found = grad([results[k] for k in ks], wanted, [dy.parts[k] for k in ks], create_graph=True, allow_unused=True)
         return [Value.tensor(np.zeros(x.shape, x.dtype)) if g is None else g for x, g in zip(wanted, found)]
 
-    def _step_on_tape(self, known: dict[str, Any], states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        known = known | {line.name: x for line, x in zip(self.plan.states, states)}
-        evaluate(self.plan.script, known)
-        return tuple(known[line.name] for line in self.plan.outputs)
+    def _step_on_tape(self, known: dict[Line, Any]) -> tuple[Tensor, ...]:
+        """The new states from what is known at a step; lines that only lead to what is known are left out."""
+        for line, traced in self.plan.script:
+            if traced.value is not None:
+                known.setdefault(line, traced.value)
+            for way in (traced, line):  # as it was traced, or as a part of the hoisted product that it was joined to
+                if way.row is not None and line not in known and all(x in known for x in _lines(way.inputs)):
+                    operands = [known[x] if isinstance(x, Line) else x for x in way.inputs]
+                    known[line] = way.row(*operands, **way.attributes)
+        return tuple(known[line] for line in self.plan.outputs)
 
 
-def evaluate(lines: Sequence[Line], known: dict[str, Any]) -> None:
-    """Run lines on tensors; `known`, names to values, is added to. Lines whose inputs are missing are left out."""
-    for line in lines:
-        if line.row is None:
-            if line.value is not None:
-                known.setdefault(line.name, line.value)
-            continue
-        if line.name in known or any(isinstance(x, Line) and x.name not in known for x in line.inputs):
-            continue
-        operands = [known[x.name] if isinstance(x, Line) else x for x in line.inputs]
-        known[line.name] = line.row(*operands, **line.attributes)
+def _lines(inputs: Sequence[Any]) -> list[Line]:
+    return [x for x in inputs if isinstance(x, Line)]

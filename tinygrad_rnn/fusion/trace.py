@@ -27,7 +27,11 @@ from ..autograd.primitive import FLOAT32, FLOAT64, ElementwisePrimitive, Primiti
 from ..autograd.tape import Value, set_mode, user_line
 from ..autograd.tensor import Tensor
 
-RESERVED = {"T", "H", "t", "row", "j", "lo", "hi", "real", "dy", *(row.name for row in table.TABLE.values())}
+# Names that generated code needs for itself; a variable of the user's that has one gets an underscore.
+RESERVED = {
+    "T", "H", "t", "row", "j", "lo", "hi", "real", "dy", "njit", "range", "at", "distinct", "matrix", "multiply",
+    "panels", "shift", "forward", "backward", "CACHE", "JIT", "REDUCE", *(row.name for row in table.TABLE.values()),
+}  # fmt: skip
 BATCH = 1009  # stands for the batch size, whatever it is: a prime that no layer is likely to be as wide as
 
 
