@@ -562,3 +562,18 @@ def test_gradgradcheck_sees_what_gradcheck_cannot():
         tg.gradgradcheck(WrongTwice(), x)
     assert tg.gradgradcheck(lambda x: x**3, x)
     assert tg.gradgradcheck(lambda x: x**3, x, tg.tensor(np.array([1.0, -2.0]), requires_grad=True))
+
+
+def test_gradcheck_notices_a_backward_pass_that_is_not_deterministic():
+    x = tg.tensor(np.ones(3), requires_grad=True)
+    noise = iter(np.linspace(1, 1.00001, 100))
+
+    def noisy(x):
+        y = x * 2
+        if y.requires_grad:
+            y.register_hook(lambda dy: dy * next(noise))
+        return y * 1.0
+
+    with pytest.raises(tg.GradcheckError, match="two backward passes from output 0 to input 0 differ"):
+        tg.gradcheck(noisy, (x,))
+    assert tg.gradcheck(noisy, (x,), nondet_tol=1e-3)

@@ -26,6 +26,7 @@ def gradcheck(
     atol: float = 1e-5,
     rtol: float = 1e-3,
     raise_exception: bool = True,
+    nondet_tol: float = 0.0,
 ) -> bool:
     """Check that the gradients of `func` agree with finite differences: |a - n| <= atol + rtol |n| for every entry.
 
@@ -33,13 +34,14 @@ def gradcheck(
         func: function of tensors that returns a tensor or a tuple of tensors.
         inputs: its arguments; those that require a gradient are checked and should be float64.
         raise_exception: whether to raise rather than return False.
+        nondet_tol: by how much two backward passes over the same graph may differ.
 
     Raises:
         GradcheckError: with the worst entry, both numbers and the operation that made the output.
         ValueError: no input requires a gradient, or one is not float64.
     """
     try:
-        _check(func, _as_tuple(inputs), eps, atol, rtol)
+        _check(func, _as_tuple(inputs), eps, atol, rtol, nondet_tol)
     except GradcheckError:
         if raise_exception:
             raise
@@ -56,6 +58,7 @@ def gradgradcheck(
     atol: float = 1e-5,
     rtol: float = 1e-3,
     raise_exception: bool = True,
+    nondet_tol: float = 0.0,
 ) -> bool:
     """Check the second derivatives: the same for the function that maps (inputs, grad_outputs) to first gradients.
 
@@ -79,7 +82,13 @@ def gradgradcheck(
         return tuple(g for g in found if g is not None)
 
     return gradcheck(
-        first_gradients, (*inputs, *grad_outputs), eps=eps, atol=atol, rtol=rtol, raise_exception=raise_exception
+        first_gradients,
+        (*inputs, *grad_outputs),
+        eps=eps,
+        atol=atol,
+        rtol=rtol,
+        raise_exception=raise_exception,
+        nondet_tol=nondet_tol,
     )
 
 
@@ -91,7 +100,9 @@ def _differentiable(outputs: Any) -> list[Tensor]:
     return [y for y in _as_tuple(outputs) if isinstance(y, Tensor) and y.requires_grad]
 
 
-def _check(func: Callable[..., Any], inputs: Sequence[Any], eps: float, atol: float, rtol: float) -> None:
+def _check(
+    func: Callable[..., Any], inputs: Sequence[Any], eps: float, atol: float, rtol: float, nondet_tol: float
+) -> None:
     checked = [(i, x) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
     if not checked:
         raise ValueError("gradcheck: no input requires a gradient")
@@ -103,6 +114,10 @@ def _check(func: Callable[..., Any], inputs: Sequence[Any], eps: float, atol: fl
         numeric = _numeric(func, inputs, x, eps)
         for j, y in enumerate(outputs):
             analytic = _analytic(y, x)
+            with np.errstate(invalid="ignore"):  # an entry that is not finite is told of below
+                spread = np.max(np.nan_to_num(np.abs(analytic - _analytic(y, x)), nan=0.0), initial=0.0)
+            if spread > nondet_tol:
+                raise GradcheckError(f"two backward passes from output {j} to input {i} differ by {spread:.3g}")
             error = np.abs(analytic - numeric[j])
             excess = np.nan_to_num(error - (atol + rtol * np.abs(numeric[j])), nan=np.inf)
             if excess.size and excess.max() > 0:
