@@ -128,9 +128,11 @@ def compare(ours: Call, rival: Call, smoke: bool = False) -> tuple[float, float,
 def report(group: Group, smoke: bool = False) -> None:
     """Measure and print the rows of a group, then its worst ratio and its geometric mean."""
     print(f"\n{group.title}, against {group.rival}")
-    print(f"    {'':<34}{'ours':>12}{group.rival.split()[0]:>12}{'ratio':>8}{'GFLOP/s':>9}{'of peak':>9}")
-    ratios = []
+    ratios: list[float] = []
     for row in group.rows:
+        if not ratios:
+            rates = f"{'GFLOP/s':>9}{'of peak':>9}" if row.operations else ""
+            print(f"    {'':<34}{'ours':>12}{group.rival.split()[0]:>12}{'ratio':>8}{rates}")
         ours, rival, ratio = compare(row.ours, row.rival, smoke)
         ratios.append(ratio)
         line = f"    {row.case:<34}{duration(ours):>12}{duration(rival):>12}{ratio:>8.2f}"
