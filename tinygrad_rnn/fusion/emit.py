@@ -171,7 +171,7 @@ class Block:
             waits_for = [self._level_of(line.inputs[0])]
             if line in self.adds_to:
                 home = self.places[line]
-                waits_for += [self._level_of(y) for y, homes in self.stores.items() if home in homes]
+                waits_for += [self._level_of(y) for y, homes in self.stores.items() if y is not line and home in homes]
             return max(phase for phase, _ in waits_for) + 1, 0
         reads = [self._readable(line, y) for y in line.inputs if isinstance(y, Line)]
         return max(reads, default=(0, 0))

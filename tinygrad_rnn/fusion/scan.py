@@ -22,7 +22,7 @@ from ..kernels.pool import empty
 from ..kernels.threads import get_num_threads, run
 from .adjoint import Product
 from .emit import HEADER, Block, Loop, imports
-from .plan import Memory, Plan
+from .plan import Memory, Plan, _base
 from .trace import Line
 
 ROWS_PER_THREAD = 4  # fewer rows than this are not worth a thread
@@ -189,13 +189,8 @@ class Scan:
                 for line in plan.saved:
                     put(line, Memory(f"{line.name}_saved", "t, row", 0, line.width))
                 for product in plan.products:
-                    left = product.left
-                    if (
-                        left not in places
-                        and left not in plan.outputs
-                        and left not in plan.saved
-                        and left.row is not table.part
-                    ):
+                    left = _base(product.left)
+                    if left not in places and left not in plan.outputs and left not in self.kept:
                         put(left, Memory(f"{left.name}_saved", "t, row", 0, left.width))
                         self.kept.append(left)
         block = Block(

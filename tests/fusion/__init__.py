@@ -1,0 +1,1 @@
+"""Tests of the compiler of cells, and what they share."""

@@ -1,0 +1,99 @@
+"""Both engines side by side: what a layer computes as kernels, as generated source run by Python, and on the tape."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.fusion import scan
+
+
+def parameter(*shape, scale=0.4):
+    """A float64 parameter drawn from the library's generator."""
+    return tg.nn.Parameter(tg.randn(*shape, dtype=np.float64) * scale)
+
+
+def results(cell, sizes, engine, reverse=False, wanted=None):
+    """Outputs, final states and the gradients of a random function of them all, by name.
+
+    `wanted` says whether an input needs a gradient: a function of its name.
+    """
+    T, B, I = sizes
+    random = np.random.default_rng(1)
+    wanted = wanted or (lambda name: True)
+    make = lambda name, *shape: tg.tensor(random.uniform(-1, 1, shape), requires_grad=wanted(name))
+    x = make("x", T, B, I)
+    states = tuple(make(n, *s.shape) for n, s in zip(cell.state_names, cell.begin(None, B)))
+    parameters = dict(cell.named_parameters())
+    for name, p in parameters.items():
+        p.requires_grad_(wanted(name))
+    y, final = tg.nn.Recurrent(cell, reverse=reverse, fused=engine)(x, states)
+    finals = final if isinstance(final, tuple) else (final,)
+    found = {"y": y, **{f"final {n}": v for n, v in zip(cell.state_names, finals)}}
+    weights = np.random.default_rng(2)
+    loss = sum((v * weights.uniform(-1, 1, v.shape)).sum() for v in found.values())
+    inputs = {"x": x, **dict(zip(cell.state_names, states)), **parameters}
+    inputs = {name: v for name, v in inputs.items() if wanted(name)}
+    if inputs and loss.requires_grad:
+        gradients = tg.grad(loss, list(inputs.values()), allow_unused=True)
+        shapes = [v.shape for v in inputs.values()]
+        gradients = [np.zeros(s) if g is None else g.numpy() for g, s in zip(gradients, shapes)]
+        found |= {f"d{name}": g for name, g in zip(inputs, gradients)}
+    return {name: v.numpy() if isinstance(v, tg.Tensor) else v for name, v in found.items()}
+
+
+def assert_close(found, expected, tolerance=1e-12):
+    """Equal to `tolerance` of the largest entry, name by name."""
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert found[name].shape == value.shape, name
+        scale = np.max(np.abs(value), initial=0) if np.isfinite(value).all() else 1.0
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=tolerance * max(scale, 1e-3), err_msg=name)
+
+
+def assert_engines_agree(cell, sizes, reverse=False, wanted=None, tolerance=1e-12):
+    fused = results(cell, sizes, "require", reverse, wanted)
+    assert_close(fused, results(cell, sizes, "never", reverse, wanted), tolerance)
+
+
+# ---- Generated source, run by Python ---------------------------------------------------------------------------------
+
+
+def _multiply(a, b, c, rows, columns, depth, accumulate):
+    """What `kernels.matmul.multiply` does, with panels that are the plain matrix."""
+    product = a[:rows, :depth] @ b[:depth, :columns]
+    c[:rows, :columns] = c[:rows, :columns] + product if accumulate else product
+
+
+STAND_INS = {
+    "njit": lambda **options: lambda function: function,
+    "CACHE": False,
+    "JIT": {},
+    "REDUCE": {},
+    "at": lambda array, index: array[(*index[:-1], slice(index[-1], None))],
+    "distinct": lambda: None,
+    "matrix": lambda array: array,
+    "panels": lambda array: array,
+    "shift": lambda array, row, column: array[row:, column:],
+    "multiply": _multiply,
+}
+REPLACED = re.compile(r"^from (numba|tinygrad_rnn\.kernels\.(memory|matmul)) import .*$", flags=re.MULTILINE)
+
+
+def _interpreted(self, direction, arguments):
+    names = dict(STAND_INS)
+    exec(REPLACED.sub("", self.sources[direction]), names)
+    driver = names["backward" if direction == "backward" else "forward"]
+
+    def kernel(*arguments):
+        with np.errstate(all="ignore"):
+            driver(*arguments)
+
+    return kernel
+
+
+def interpret(monkeypatch):
+    """Run what is generated from now on as the Python it is: thousands of kernels without compiling one."""
+    monkeypatch.setattr(scan.Scan, "kernel", _interpreted)
+    monkeypatch.setattr(scan, "pack", lambda b: SimpleNamespace(panels=b))

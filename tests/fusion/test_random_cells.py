@@ -1,0 +1,176 @@
+"""Cells nobody would write: steps composed at random, on the tape and as the source that is generated from them."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+from fusion.comparing import assert_engines_agree, interpret, parameter
+
+WIDTHS = st.integers(1, 4)
+UNARY = {
+    "tanh": tg.tanh,
+    "sigmoid": tg.sigmoid,
+    "relu": tg.relu,
+    "square": tg.square,
+    "softplus": tg.softplus,
+    "leaky_relu": lambda a: tg.leaky_relu(a, 0.1),
+    "clamp": lambda a: tg.clamp(a, -0.6, 0.7),
+    "sin": tg.sin,
+    "abs": tg.abs,
+    "one minus": lambda a: 1 - a,
+    "scaled": lambda a: 0.3 * a + 0.2,
+    "exp": lambda a: tg.exp(tg.tanh(a)),
+}
+BINARY = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / (1.5 + b * b),
+    "maximum": tg.maximum,
+    "where": lambda a, b: tg.where(a > b, a * 0.5, b),
+}
+ROWS = {
+    "sum": lambda a: a.sum(-1, keepdim=True),
+    "mean": lambda a: a.mean(-1, keepdim=True),
+    "amax": lambda a: tg.amax(a, -1, keepdim=True),
+    "softmax": lambda a: tg.softmax(a, -1),
+    "log_softmax": lambda a: tg.log_softmax(a, -1),
+    "norm": lambda a: (a - a.mean(-1, keepdim=True)) * (a.var(-1, keepdim=True, correction=0) + 0.2).rsqrt(),
+}
+PARAMETERS = {"[n]": lambda n: (n,), "[1, n]": lambda n: (1, n), "[]": lambda n: (), "[1]": lambda n: (1,)}
+
+KINDS = ("unary", "binary", "binary", "row", "parameter", "product", "product", "cat", "part")
+
+
+@st.composite
+def programs(draw):
+    """(width of x, widths of the states, instructions, which value each new state is made of and how)."""
+    width, states = draw(st.integers(1, 3)), draw(st.lists(WIDTHS, min_size=1, max_size=3))
+    widths = [width, *states]
+    instructions = []
+
+    def pick():
+        """Recent values more often: deep expressions rather than broad ones."""
+        count = len(widths)
+        return draw(st.one_of(st.integers(max(0, count - 3), count - 1), st.integers(0, count - 1)))
+
+    for _ in range(draw(st.integers(1, 12))):
+        kind = draw(st.sampled_from(KINDS))
+        a = pick()
+        n = widths[a]
+        if kind == "unary":
+            instruction = (draw(st.sampled_from(list(UNARY))), a)
+        elif kind == "binary":
+            fitting = [i for i, w in enumerate(widths) if w == n or 1 in (w, n)]
+            b = draw(st.sampled_from(fitting))
+            instruction, n = (draw(st.sampled_from(list(BINARY))), a, b), max(n, widths[b])
+        elif kind == "row":
+            name = draw(st.sampled_from(list(ROWS)))
+            instruction, n = (name, a), 1 if name in ("sum", "mean", "amax") else n
+        elif kind == "parameter":
+            instruction = (draw(st.sampled_from(["plus", "times"])), a, draw(st.sampled_from(list(PARAMETERS))))
+        elif kind == "product":
+            m = draw(WIDTHS)
+            instruction, n = ("product", a, m, draw(st.integers(0, 1)), draw(st.booleans())), m
+        elif kind == "cat":
+            b = pick()
+            instruction, n = ("cat", a, b), n + widths[b]
+        else:
+            if n < 2:
+                continue
+            first = draw(st.integers(0, n - 1))
+            last = draw(st.integers(first + 1, n))
+            instruction, n = ("part", a, first, last), last - first
+        instructions.append(instruction)
+        widths.append(n)
+    ends = []
+    for k, n in enumerate(states):
+        fitting = [i for i, w in enumerate(widths) if w == n]
+        how = draw(st.sampled_from(["value", "value", "product", "unchanged"]))
+        if how == "unchanged":
+            ends.append(("value", 1 + k))
+        elif how == "product" or widths[-1] != n:
+            ends.append(("product", len(widths) - 1))
+        else:
+            ends.append(("tanh", draw(st.sampled_from(fitting[-3:]))))
+    return width, tuple(states), tuple(instructions), tuple(ends)
+
+
+class Composed(tg.nn.Cell):
+    """A cell that runs a program; parameters of the same shape and number are shared."""
+
+    def __init__(self, program):
+        self.input_size, self.widths, self.instructions, self.ends = program
+        self.hidden_size = self.widths[0]
+        tg.manual_seed(0)
+        self.weights = {}
+        self.run(tg.zeros(1, self.input_size, dtype=np.float64), self.initial_state(1))
+        for name, value in self.weights.items():
+            setattr(self, name, value)
+
+    @property
+    def state_names(self):
+        return tuple("hcm"[: len(self.widths)])
+
+    def initial_state(self, batch_size):
+        return tuple(tg.zeros(batch_size, n, dtype=np.float64) for n in self.widths)
+
+    def weight(self, name, *shape):
+        name = "_".join([name, *map(str, shape)])
+        if name not in self.weights:
+            self.weights[name] = parameter(*shape, scale=0.6)
+        return self.weights[name]
+
+    def product(self, a, m, number=0, transposed=False):
+        k = a.shape[1]
+        return a @ (self.weight(f"V{number}", m, k).T if transposed else self.weight(f"W{number}", k, m))
+
+    def step(self, x, *states):
+        return self.run(x, states)
+
+    def run(self, x, states):
+        values = [x, *states]
+        for name, a, *rest in self.instructions:
+            v = values[a]
+            if name in UNARY:
+                v = UNARY[name](v)
+            elif name in ROWS:
+                v = ROWS[name](v)
+            elif name in BINARY:
+                v = BINARY[name](v, values[rest[0]])
+            elif name == "product":
+                v = self.product(v, *rest)
+            elif name == "cat":
+                v = tg.cat([v, values[rest[0]]], 1)
+            elif name == "part":
+                v = v[:, rest[0] : rest[1]]
+            else:
+                p = self.weight("p", *PARAMETERS[rest[0]](v.shape[1]))
+                v = v + p if name == "plus" else v * p
+            values.append(v)
+        new = []
+        for (how, i), n in zip(self.ends, self.widths):
+            v = self.product(values[i], n) if how == "product" else values[i]
+            new.append(v if how == "value" else tg.tanh(v))
+        return tuple(new)
+
+
+def check(program, reverse=False):
+    """Overlapping parts are refused, and then do not count."""
+    cell = Composed(program)
+    try:
+        assert_engines_agree(cell, (3, 2, program[0]), reverse, tolerance=1e-11)
+    except NotImplementedError as error:
+        if "parts that overlap" in str(error):
+            reject()
+        raise
+
+
+@settings(max_examples=300, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(program=programs(), reverse=st.booleans())
+def test_the_generated_source_computes_what_the_tape_does(program, reverse):
+    with pytest.MonkeyPatch.context() as patch:
+        interpret(patch)
+        check(program, reverse)
