@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..autograd import table
 from ..autograd.tape import set_mode
-from .trace import BATCH, Line, Symbol, Trace, Unfusable, _columns
+from .trace import BATCH, Line, Symbol, Trace, Unfusable, _columns, is_view
 
 
 class Product(NamedTuple):
@@ -175,7 +175,7 @@ def _transposed(product: Product) -> Line:
 
 def _arrive(work: _Reverse, x: Line, dx: Line) -> None:
     """Add a gradient to a line, or to the part of the memory that it is a view of."""
-    if x.row is table.part and not isinstance(x.inputs[0], (int, float)):
+    if x.row is table.part and is_view(x.inputs[0], x.attributes["at"]):
         base = x.inputs[0]
         first, last = _columns(base, x.attributes["at"])
         work.add_part(x, base, first, last, dx)

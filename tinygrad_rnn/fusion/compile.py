@@ -72,6 +72,8 @@ class _Compiled:
         random_state = get_rng_state()  # a step that draws numbers must find the same ones on the tape
         try:
             self.fused = FusedCell(cell, x, states)
+            if get_rng_state() != random_state:
+                self.fused, self.reason = None, "step draws random numbers"
         except Unfusable as error:
             self.reason = str(error)
         except Exception as error:  # whatever the user's code raises: the tape will raise it again, in its own words
@@ -89,7 +91,14 @@ _compiled: "weakref.WeakKeyDictionary[Any, dict[Any, _Compiled]]" = weakref.Weak
 
 
 def _attributes(cell: Any) -> list[Any]:
-    return [value for module in cell.modules() for value in vars(module).values()]
+    """All that the modules hold, with what is in lists and dictionaries: these may change and stay what they are."""
+    found = [value for module in cell.modules() for value in vars(module).values()]
+    opened = set()
+    for value in found:  # which grows on the way
+        if isinstance(value, (list, tuple, set, dict)) and id(value) not in opened:
+            opened.add(id(value))
+            found += [*value, *value.values()] if isinstance(value, dict) else value
+    return found
 
 
 def fused_cell(cell: Any, x: Tensor, states: tuple[Tensor, ...]) -> FusedCell:

@@ -23,7 +23,7 @@ from typing import Any
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .plan import Memory
-from .trace import Line, _columns
+from .trace import Line, _columns, is_view
 
 HEADER = '''"""{title}: generated from its step."""
 
@@ -491,6 +491,14 @@ def _number(x: Any) -> str:
     return str(int(x)) if x == int(x) and abs(x) < 1e9 and not (x == 0 and math.copysign(1, x) < 0) else repr(float(x))
 
 
+def _index(i: Any) -> str:
+    """An element of an index as it is written in brackets."""
+    if isinstance(i, slice):
+        ends = [i.start, i.stop, *([i.step] if i.step else [])]
+        return ":".join("" if n is None else str(n) for n in ends)
+    return "..." if i is ... else repr(i)
+
+
 def _time(index: str) -> str:
     """The part of a row's index that says when."""
     return f"[{index.rpartition(',')[0]}]" if "," in index else ""
@@ -518,8 +526,10 @@ def _equation(line: Line) -> ast.expr:
     assert row is not None
     operands = [operand(x) for x in line.inputs]
     if row is table.part:
-        first, last = _columns(line.inputs[0], line.attributes["at"])
-        return _parse(f"{ast.unparse(operands[0])}[{':, ' * line.per_row}{first}:{last}]")
+        at = [_index(i) for i in line.attributes["at"]]
+        if is_view(line.inputs[0], line.attributes["at"]):
+            at[-1] = "{}:{}".format(*_columns(line.inputs[0], line.attributes["at"]))
+        return _parse(f"{ast.unparse(operands[0])}[{', '.join(at)}]")
     if row is table.permute:
         return ast.Attribute(operands[0], "T")
     if row is table.neg:

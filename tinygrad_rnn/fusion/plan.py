@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .adjoint import Gradient, Product, reverse
-from .trace import BATCH, Line, Trace, Unfusable, _columns
+from .trace import BATCH, Line, Trace, Unfusable, _columns, is_view
 
 CHEAP = {
     row.name
@@ -30,6 +30,7 @@ CHEAP = {
         table.add, table.sub, table.mul, table.neg, table.square, table.relu, table.where, table.part, table.expand,
         table.eq, table.ne, table.lt, table.le, table.gt, table.ge, table.logical_and, table.logical_or,
         table.logical_not, table.cast, table.maximum, table.minimum, table.abs, table.sign,
+        table.reshape,
     )
 }  # fmt: skip
 
@@ -114,6 +115,11 @@ def make_plan(trace: Trace, outputs: list[Line]) -> Plan:
             leaves.add(base)
     in_order = lambda lines: sorted(lines, key=lambda line: trace.lines.index(line))
     leaves_in_order = in_order(leaves)
+    per_row = _reached(trace.lines, [x, *states])
+    for line in [*leaves_in_order, *outputs]:
+        if line.per_row and line not in per_row:
+            raise Unfusable(f"step makes a row for each of the batch from none: {line!r}")
+    trace.forget_all_but({*forward, *leaves})
     gradient = reverse(trace, forward, outputs, states, leaves_in_order, products)
 
     at_hand = {*states, *outputs, *leaves, *gradient.carries, gradient.dy}
@@ -163,13 +169,15 @@ def _needed(outputs: Iterable[Line], stop: Any) -> set[Line]:
 
 def _base(line: Line) -> Line:
     """The memory that a line is a view of; the line itself if it is none."""
-    return line.inputs[0] if line.row is table.part else line
+    return line.inputs[0] if line.row is table.part and is_view(line.inputs[0], line.attributes["at"]) else line
 
 
 def _read(line: Line) -> list[Line]:
     """The lines whose values a line reads, through views."""
     if line.row is table.part:
         return [_base(line)]
+    if line.row is table.matmul:
+        return [_base(line.inputs[0]), *line.inputs[1:]]
     return [_base(y) for y in line.inputs if isinstance(y, Line)]
 
 
@@ -181,6 +189,8 @@ def _check(line: Line, per_step: Any) -> None:
         fits = line.per_row and len(line.shape) <= 2
     elif row is table.expand:
         fits = line.per_row and len(line.shape) == 2
+    elif row is table.reshape:
+        fits = line.per_row and line.width == 1 and line.inputs[0].width == 1
     elif row in (table.sum, table.amax, table.amin):
         fits = line.attributes["dim"] == (1,) and len(line.inputs[0].shape) == 2
     elif row in (table.softmax, table.log_softmax):

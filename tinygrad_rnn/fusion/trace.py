@@ -148,7 +148,7 @@ class Trace:
             return array.item()
         key = id(x)
         if key not in self._known:
-            if array.ndim > 2 or BATCH in array.shape:
+            if (array.ndim > 2 and key not in self._parameter_names) or BATCH in array.shape:
                 raise Unfusable(
                     f"step makes an array of shape {list(array.shape)} anew, maybe at random ({user_line()})"
                 )
@@ -201,14 +201,8 @@ class Trace:
                     if start <= first and last <= start + piece.width:
                         return self._part(piece, first - start, last - start, piece)
                     start += piece.width
-        if (
-            row is table.reshape
-            and isinstance(x, Line)
-            and x.per_row
-            and x.width == 1
-            and shape in ((BATCH,), (BATCH, 1))
-        ):
-            return x  # a number for each row, with or without a last dimension
+        if row is table.reshape and isinstance(x, Line) and x.per_row and shape == x.shape:
+            return x
         if row is table.cast and attributes["dtype"] == x.dtype:
             return x
         return None
@@ -219,6 +213,10 @@ class Trace:
             return x
         at = (*[slice(None)] * (len(x.shape) - 1), slice(first, last))
         return self.add(table.part, [x], {"at": at}, (*x.shape[:-1], last - first))
+
+    def forget_all_but(self, lines: set[Line]) -> None:
+        """Let new lines be the same as these and no others: nothing else will be computed."""
+        self._known = {key: line for key, line in self._known.items() if line.kind != "operation" or line in lines}
 
     # ---- Names -------------------------------------------------------------------------------------------------------
 
@@ -238,7 +236,7 @@ class Trace:
             return self.unique("_".join(names))
         if row is table.mul and len(names) == 2 and len("".join(names)) <= 8:
             return self.unique("v" if any(x.nameless for x in inputs) else "_".join(names))
-        if row is table.part:
+        if row is table.part and is_view(inputs[0], attributes["at"]):
             first, last = _columns(inputs[0], attributes["at"])
             return self.unique(f"{names[0]}_{first // max(last - first, 1)}")
         return self.unique(f"{row.name}_{names[0]}" if len(inputs) == 1 else "v")
@@ -306,6 +304,13 @@ def _dtype(row: Primitive, inputs: list[Any], attributes: dict[str, Any]) -> np.
     if len(kinds) > 1 or not kinds <= {FLOAT32, FLOAT64}:
         raise Unfusable(f"{row.name} of different dtypes ({user_line()})")
     return kinds.pop() if kinds else FLOAT32
+
+
+def is_view(x: Line, at: Any) -> bool:
+    """Whether a kernel reads x[at] in place, from x. Other parts, of parameters, are computed once a call."""
+    *ahead, last = at
+    in_place = len(at) == len(x.shape) and x.shape[:-1] in ((), (1,)) and ahead == [slice(None)] * len(ahead)
+    return x.per_row or (in_place and isinstance(last, slice) and last.step in (None, 1))
 
 
 def _columns(x: Line, at: Any) -> tuple[int, int]:

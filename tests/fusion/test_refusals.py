@@ -1,0 +1,196 @@
+"""What cannot be a kernel runs on the tape, and says so once; what is wrong on the tape is wrong in the same words."""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from fusion.comparing import parameter
+
+I, H = 3, 4
+
+
+def cell(step, **attributes):
+    """A cell with this step."""
+    made = type("Odd", (tg.nn.Cell,), {"step": step, "hidden_size": H})()
+    made.W, made.U, made.b = parameter(I, H), parameter(H, H), parameter(H)
+    for name, value in attributes.items():
+        setattr(made, name, value)
+    return made
+
+
+def branches(self, x, h):
+    return h + x @ self.W if h.sum() > 0 else h
+
+
+def loops(self, x, h):
+    for row in h:
+        h = h + row.sum()
+    return h
+
+
+def assigns(self, x, h):
+    h[:, 0] = 0.0
+    return h + x @ self.W
+
+
+def unfinished(self, x, h):
+    noise = tg.randn(H, dtype=np.float64)
+    return h + x @ self.W + noise
+
+
+LOOKS, RANDOM = "looks at the numbers of a tensor", "at random|draws random numbers"
+REFUSED = {
+    "control flow": (branches, LOOKS),
+    "item": (lambda self, x, h: h * max(tg.amax(h.abs()).item(), 1.0), LOOKS),
+    "numpy": (lambda self, x, h: h + tg.tensor(np.tanh(x.numpy()) @ self.W.numpy()), LOOKS),
+    "float": (lambda self, x, h: h * float(x.sum()), LOOKS),
+    "iteration": (loops, "."),
+    "detach": (lambda self, x, h: tg.tanh(h.detach() + x @ self.W), "detach"),
+    "dropout": (lambda self, x, h: tg.tanh(tg.dropout(h, 0.5) + x @ self.W), RANDOM),
+    "noise for all rows": (unfinished, RANDOM),
+    "product of states": (lambda self, x, h: tg.tanh(h @ (h.T @ h) + x @ self.W), "no place"),
+    "sum over the batch": (lambda self, x, h: tg.tanh(h - h.sum(0, keepdim=True) + x @ self.W), "no place"),
+    "mean of all": (lambda self, x, h: tg.tanh(h - h.mean() + x @ self.W), "no place"),
+    "array index": (lambda self, x, h: tg.tanh(h[:, np.array([1, 0, 3, 2])] + x @ self.W), "no place|index"),
+    "stride": (lambda self, x, h: tg.tanh(tg.cat([h[:, ::2], h[:, 1::2]], 1) + x @ self.W), "stride"),
+    "single column": (lambda self, x, h: tg.tanh(h * h[:, 0].unsqueeze(1) + x @ self.W), "write 0:1"),
+    "overlap": (lambda self, x, h: tg.tanh(tg.cat([h[:, :3], h[:, 2:3]], 1) + x @ self.W), "overlap"),
+    "row of the batch": (lambda self, x, h: tg.tanh(h + h[0:1] + x @ self.W), "last dimension"),
+    "cumulative sum": (lambda self, x, h: tg.tanh(tg.cumsum(h, 1) + x @ self.W), "no place"),
+    "state of parameters alone": (lambda self, x, h: self.b.expand(*h.shape), "from none"),
+}
+
+
+def both_engines(made, x, fused="auto"):
+    layer = tg.nn.Recurrent(made, fused=fused)
+    tg.manual_seed(5)
+    y, h = layer(x)
+    return layer, y.numpy(), h.numpy()
+
+
+@pytest.mark.parametrize(("step", "reason"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused(step, reason):
+    """One warning that names cell, reason and what silences it; the tape's own result; an error if required."""
+    made, x = cell(step), tg.randn(3, 2, I, dtype=np.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, *expected = both_engines(made, x, "never")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        layer, *found = both_engines(made, x)
+        layer(x)
+        layer(x)
+    assert len(told) == 1, [str(w.message) for w in told]
+    message = str(told[0].message)
+    assert message.startswith("Odd runs on the tape, step by step: ") and re.search(reason, message), message
+    assert "fused='never'" in message and told[0].filename == __file__
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+    with pytest.raises(NotImplementedError, match=f"Odd cannot be fused: .*({reason})"):
+        both_engines(made, x, "require")
+
+
+def test_a_line_is_named():
+    with pytest.raises(NotImplementedError, match=r"test_refusals\.py:\d+, in branches"):
+        both_engines(cell(branches), tg.randn(3, 2, I, dtype=np.float64), "require")
+
+
+@pytest.mark.filterwarnings("ignore:Odd runs on the tape")
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda self, x, h: h @ self.W,  # widths that do not fit
+        lambda self, x, h: h[:, :2],  # a state of another width
+        lambda self, x, h: (h, h),  # too many states
+        lambda self, x, h: None,
+        lambda self, x, h: self.missing + h,
+        lambda self, x, h: h + tg.ones(5, dtype=np.float64),
+    ],
+)
+def test_errors_are_those_of_the_tape(step):
+    made, x, told = cell(step), tg.randn(3, 2, I, dtype=np.float64), []
+    for fused in ("never", "auto"):
+        with pytest.raises(Exception) as error:
+            both_engines(made, x, fused)
+        told.append((type(error.value), str(error.value)))
+    assert told[0] == told[1]
+    with pytest.raises(NotImplementedError, match="Odd cannot be fused"):
+        both_engines(made, x, "require")
+
+
+def test_inputs_of_another_width_are_errors_with_every_engine():
+    for fused in ("auto", "never", "require"):
+        layer = tg.nn.Recurrent(tg.nn.GRUCell(I, H), fused=fused)
+        with pytest.raises(ValueError, match="expected inputs of 3 features, got 5"):
+            layer(tg.zeros(2, 2, 5))
+        with pytest.raises(ValueError, match=r"expected 1 initial state \(h\), got 2"):
+            layer(tg.zeros(2, 2, I), (tg.zeros(2, H), tg.zeros(2, H)))
+        with pytest.raises(ValueError, match=r"initial state h has shape \[2, 5\], expected \[2, 4\]"):
+            layer(tg.zeros(2, 2, I), tg.zeros(2, 5))
+
+
+def test_inputs_of_another_dtype():
+    """float32 inputs for float64 parameters: the tape's promotion, and a warning."""
+    layer = tg.nn.Recurrent(tg.nn.GRUCell(I, H, dtype=np.float64))
+    x = tg.randn(3, 2, I)
+    with pytest.warns(UserWarning, match="GRUCell runs on the tape.*dtype"):
+        y, _ = layer(x)
+    layer.fused = "never"
+    np.testing.assert_array_equal(layer(x)[0].numpy(), y.numpy())
+
+
+# ---- What changes after the first call -------------------------------------------------------------------------------
+
+
+def test_a_replaced_parameter_is_noticed():
+    made, x = cell(lambda self, x, h: tg.tanh(x @ self.W + h @ self.U)), tg.randn(3, 2, I, dtype=np.float64)
+    before = both_engines(made, x, "require")[1]
+    made.U = parameter(H, H)
+    found, expected = both_engines(made, x, "require")[1], both_engines(made, x, "never")[1]
+    assert np.abs(found - before).max() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+
+
+def test_parameters_that_change_in_place_need_no_new_kernel():
+    made, x = cell(lambda self, x, h: tg.tanh(x @ self.W + h @ self.U)), tg.randn(3, 2, I, dtype=np.float64)
+    layer, before, _ = both_engines(made, x, "require")
+    source = layer.source("forward")
+    made.U.numpy()[...] += 0.1
+    found = layer(x)[0].numpy()
+    assert layer.source("forward") == source and np.abs(found - before).max() > 1e-3
+    layer.fused = "never"
+    np.testing.assert_allclose(found, layer(x)[0].numpy(), rtol=0, atol=1e-14)
+
+
+def test_a_changed_option_is_noticed():
+    made = tg.nn.RNNCell(I, H, dtype=np.float64)
+    x = tg.randn(3, 2, I, dtype=np.float64)
+    for nonlinearity in ("tanh", "relu", "tanh"):
+        made.nonlinearity = nonlinearity
+        found, expected = both_engines(made, x, "require")[1], both_engines(made, x, "never")[1]
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+        assert (found >= 0).all() == (nonlinearity == "relu")
+
+
+@pytest.mark.parametrize("change", ["append", "setitem", "inplace array"])
+def test_a_change_inside_an_attribute_is_noticed(change):
+    """An attribute that is the same object and yet another value: a list, a dict, an array of constants."""
+    steps = {
+        "append": (lambda self, x, h: h * sum(self.held) + x @ self.W, [0.5]),
+        "setitem": (lambda self, x, h: h * self.held["leak"] + x @ self.W, {"leak": 0.5}),
+        "inplace array": (lambda self, x, h: h * self.held + x @ self.W, np.full(H, 0.5)),
+    }
+    step, held = steps[change]
+    made, x = cell(step, held=held), tg.randn(3, 2, I, dtype=np.float64)
+    both_engines(made, x, "require")
+    if change == "append":
+        held.append(0.25)
+    elif change == "setitem":
+        held["leak"] = 0.25
+    else:
+        held[...] = 0.25
+    found, expected = both_engines(made, x, "require")[1], both_engines(made, x, "never")[1]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
