@@ -198,6 +198,8 @@ def _through(line: Line, dy: Line) -> list[tuple[Line, Line]]:
             gradients.append((x, table.part(Symbol(dy), at=at).line))
             ends += x.width
         return gradients
+    if row is table.expand:  # over columns; what was repeated over rows is summed with all steps
+        return [(line.inputs[0], _fitted(dy, line.inputs[0]))]
     values = [Symbol(x) if isinstance(x, Line) else x for x in line.inputs]
     known: dict[str, Any] = {"y": Symbol(line), **line.attributes}
     for name, x, value in zip(row.inputs, line.inputs, values):

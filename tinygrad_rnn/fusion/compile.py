@@ -11,7 +11,7 @@ from ..autograd.shapes import flip, reshape
 from ..autograd.tensor import Tensor
 from .plan import Plan, make_plan
 from .scan import Scan
-from .trace import BATCH, Line, Unfusable, trace_step
+from .trace import BATCH, Line, Unfusable, sized, trace_step
 
 
 class FusedCell:
@@ -58,7 +58,7 @@ def _evaluate(line: Line, x: Tensor, values: dict[Line, Any]) -> Any:
             operands = [_evaluate(y, x, values) if isinstance(y, Line) else y for y in line.inputs]
             if line.row is table.matmul and len(operands) > 2:  # joined: weights side by side
                 operands = [operands[0], table.cat(*operands[1:], dim=1)]
-            values[line] = line.row(*operands, **line.attributes)
+            values[line] = line.row(*operands, **sized(line.attributes, x.shape[0]))
     return values[line]
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .plan import Memory
-from .trace import Line, _columns, is_view
+from .trace import BATCH, Line, _columns, is_view
 
 HEADER = '''"""{title}: generated from its step."""
 
@@ -242,8 +242,8 @@ class Block:
         copies = {
             line: places for line, places in self.stores.items() if line not in self.inside or line.row is table.part
         }
-        copies |= {line: places[1:] for line, places in self.stores.items() if line.row is table.matmul and places[1:]}
-        copies = {line: places for line, places in copies.items() if line.row is not table.matmul or places}
+        products = [line for line in self.stores if line.row is table.matmul and line in self.inside]
+        copies |= {line: self.stores[line][1:] for line in products if self.stores[line][1:]}
         last = max([phase for phase, _ in self.levels.values()], default=0)
         for phase in range(last + 1):
             for line in self.lines:
@@ -540,5 +540,6 @@ def _equation(line: Line) -> ast.expr:
         return ast.BinOp(operands[0], ast.MatMult(), ast.List(operands[1:]))
     if row.name in _OPERATORS and len(operands) == 2:
         return ast.BinOp(operands[0], _OPERATORS[row.name](), operands[1])
-    attributes = [ast.keyword(name, _parse(repr(value))) for name, value in line.attributes.items()]
+    text = lambda value: re.sub(rf"\b{BATCH}\b", "B", repr(value))
+    attributes = [ast.keyword(name, _parse(text(value))) for name, value in line.attributes.items()]
     return ast.Call(ast.Name(row.name), operands, attributes)

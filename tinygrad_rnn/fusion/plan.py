@@ -137,7 +137,7 @@ def make_plan(trace: Trace, outputs: list[Line]) -> Plan:
         products=products,
         states=states,
         outputs=outputs,
-        forward=[piece for line in forward for piece in _lowered(line)],
+        forward=[piece for line in forward for piece in _lowered(line, trace)],
         backward=[*again, *backward],
         saved=saved,
         gradient=gradient,
@@ -277,13 +277,13 @@ def _saved_and_recomputed(
     return [line for line in forward if line in saved], [line for line in forward if line in again]
 
 
-def _lowered(line: Line) -> list[Line]:
+def _lowered(line: Line, trace: Trace) -> list[Line]:
     """A line as lines that are elementwise or reduce a row."""
     if line.row not in (table.softmax, table.log_softmax):
         return [line]
     x = line.inputs[0]
     make = lambda name, row, inputs, width, **attributes: Line(
-        f"{name}_{line.name}", "operation", (BATCH, width), line.dtype, row, inputs, attributes
+        trace.unique(f"{name}_{line.name}"), "operation", (BATCH, width), line.dtype, row, inputs, attributes
     )
     top = make("max", table.amax, [x], 1, dim=(1,), keepdim=True)
     below = make("below", table.sub, [x, top], line.width)

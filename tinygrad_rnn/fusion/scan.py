@@ -23,7 +23,7 @@ from ..kernels.threads import get_num_threads, run
 from .adjoint import Product
 from .emit import HEADER, Block, Loop, imports
 from .plan import Memory, Plan, _base
-from .trace import Line
+from .trace import Line, sized
 
 ROWS_PER_THREAD = 4  # fewer rows than this are not worth a thread
 WORK_PER_THREAD = 400_000  # elements of the loop below which a thread does not pay
@@ -373,6 +373,7 @@ class Scan:
         """The gradients as tensors that can be differentiated again: the same loop, recorded."""
         plan = self.plan
         with enable_grad():
+            inputs = [x.clone() for x in inputs]  # of its own each: one may be made of another, outside of the loop
             values = dict(zip(self.inputs[: len(inputs) - len(plan.states)], inputs))
             states = tuple(inputs[len(inputs) - len(plan.states) :])
             steps = {line: unbind(values.pop(line)) for line in plan.sequences}
@@ -389,13 +390,14 @@ class Scan:
 
     def _step_on_tape(self, known: dict[Line, Any]) -> tuple[Tensor, ...]:
         """The new states from what is known at a step; lines that only lead to what is known are left out."""
+        rows = known[self.plan.states[0]].shape[0]
         for line, traced in self.plan.script:
             if traced.value is not None:
                 known.setdefault(line, traced.value)
             for way in (traced, line):  # as it was traced, or as a part of the hoisted product that it was joined to
                 if way.row is not None and line not in known and all(x in known for x in _lines(way.inputs)):
                     operands = [known[x] if isinstance(x, Line) else x for x in way.inputs]
-                    known[line] = way.row(*operands, **way.attributes)
+                    known[line] = way.row(*operands, **sized(way.attributes, rows))
         return tuple(known[line] for line in self.plan.outputs)
 
 

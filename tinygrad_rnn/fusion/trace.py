@@ -32,6 +32,7 @@ RESERVED = {
     "T", "H", "t", "row", "j", "lo", "hi", "real", "dy", "njit", "range", "at", "distinct", "matrix", "multiply",
     "panels", "shift", "forward", "backward", "CACHE", "JIT", "REDUCE", *(row.name for row in table.TABLE.values()),
 }  # fmt: skip
+RESERVED_FORMS = re.compile(r"H_\d+|\w+_(in|saved|buffer|packed|all|zero|(out|copy)(_\d+)?)")  # sizes and arrays
 BATCH = 1009  # stands for the batch size, whatever it is: a prime that no layer is likely to be as wide as
 
 
@@ -222,7 +223,7 @@ class Trace:
 
     def unique(self, name: str) -> str:
         """A name that no line has yet."""
-        if name in RESERVED or keyword.iskeyword(name):
+        if name in RESERVED or keyword.iskeyword(name) or RESERVED_FORMS.fullmatch(name):
             name += "_"
         count = self._names.get(name, 0)
         self._names[name] = count + 1
@@ -304,6 +305,13 @@ def _dtype(row: Primitive, inputs: list[Any], attributes: dict[str, Any]) -> np.
     if len(kinds) > 1 or not kinds <= {FLOAT32, FLOAT64}:
         raise Unfusable(f"{row.name} of different dtypes ({user_line()})")
     return kinds.pop() if kinds else FLOAT32
+
+
+def sized(attributes: dict[str, Any], rows: int) -> dict[str, Any]:
+    """Attributes for so many rows in place of BATCH."""
+    if BATCH not in attributes.get("shape", ()):
+        return attributes
+    return attributes | {"shape": tuple(rows if n == BATCH else n for n in attributes["shape"])}
 
 
 def is_view(x: Line, at: Any) -> bool:

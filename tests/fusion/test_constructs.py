@@ -1,0 +1,385 @@
+"""Cells as users write them, one construct of the language at a time: fused and on the tape to 1e-12 in float64.
+
+Most run as generated source that Python executes; those of test_both_engines and test_random_cells are compiled.
+"""
+
+import inspect
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from fusion.comparing import assert_engines_agree, interpret, parameter, results
+
+I, H = 3, 4
+SMALL = 0.2
+CASES = {}
+
+
+def case(make):
+    CASES[make.__name__] = make
+    return make
+
+
+def cell(step, widths=None, I=I, H=H, **held):
+    """A cell with this step, states of these widths (H by default), and parameters and constants."""
+    made = type("Case", (tg.nn.Cell,), {"step": step})()
+    made.input_size = I
+    for name, value in held.items():
+        setattr(made, name, value)
+    widths = widths or [H] * (len(inspect.signature(step).parameters) - 2)
+    type(made).initial_state = lambda self, B: tuple(tg.zeros(B, n, dtype=np.float64) for n in widths)
+    return made
+
+
+P = parameter
+
+
+@case
+def no_parameters():
+    return cell(lambda self, x, h: tg.tanh(0.5 * h + x.sum(-1, keepdim=True)))
+
+
+@case
+def x_unused():
+    return cell(lambda self, x, h: tg.tanh(h @ self.U), U=P(H, H))
+
+
+@case
+def state_unused():
+    return cell(lambda self, x, h: tg.tanh(x @ self.W), W=P(I, H))
+
+
+@case
+def state_unchanged():
+    return cell(lambda self, x, h: h)
+
+
+@case
+def x_becomes_the_state():
+    return cell(lambda self, x, h: x, I=4)
+
+
+@case
+def states_trade_places():
+    return cell(lambda self, x, h, c: (c, h))
+
+
+@case
+def delayed():
+    return cell(lambda self, x, h, c: (c, tg.tanh(h + x @ self.W)), W=P(I, H))
+
+
+@case
+def one_value_for_two_states():
+    def step(self, x, h, c):
+        new = tg.tanh(x @ self.W + h @ self.U - 0.5 * c)
+        return new, new
+
+    return cell(step, W=P(I, H), U=P(H, H))
+
+
+@case
+def one_weight_for_x_and_h():
+    return cell(lambda self, x, h: tg.tanh(x @ self.W + h @ self.W), I=4, W=P(4, 4))
+
+
+@case
+def one_weight_and_its_transpose():
+    return cell(lambda self, x, h: tg.tanh(x @ self.W + h @ self.U + (h * h) @ self.U.T), W=P(I, H), U=P(H, H))
+
+
+@case
+def functions_of_parameters():
+    return cell(
+        lambda self, x, h: tg.tanh(x @ self.W.abs() + h @ (-self.U * 2) + tg.exp(self.b)), W=P(I, H), U=P(H, H), b=P(H)
+    )
+
+
+@case
+def elements_of_a_parameter():
+    return cell(lambda self, x, h: tg.tanh(h * self.g[0] + x @ self.W * self.g[1]), W=P(I, H), g=P(2))
+
+
+@case
+def weights_in_a_stack():
+    def step(self, x, h):
+        return tg.tanh(sum(h @ self.U[k] for k in range(3)) + x @ self.W + self.b[1])
+
+    return cell(step, W=P(I, H), U=P(3, H, H), b=P(2, H))
+
+
+@case
+def slices_of_parameters():
+    def step(self, x, h):
+        return tg.tanh(h @ self.U[:, :H] + (h * h) @ self.U[:, H:] + x @ self.W + self.b[2 : 2 + H] * self.b[H:])
+
+    return cell(step, W=P(I, H), U=P(H, 2 * H), b=P(2 * H))
+
+
+@case
+def broadcast_parameters():
+    def step(self, x, h):
+        return tg.tanh(x @ self.W + h * self.row + self.rows[0:1] + self.one * h * self.number + self.rows[2])
+
+    return cell(step, W=P(I, H), row=P(1, H), rows=P(3, H), one=P(1), number=P())
+
+
+@case
+def constants():
+    mask = np.array([1.0, 0.0, 1.0, 0.5])
+    return cell(lambda self, x, h: tg.tanh(x @ self.W + h * self.mask) * tg.tensor(self.mask + 1), W=P(I, H), mask=mask)
+
+
+@case
+def gates_in_a_loop():
+    def step(self, x, h):
+        a = tg.cat([x, h], -1) @ self.W + self.b
+        n = h
+        for gate in a.split(H, -1)[:3]:
+            n = n * tg.sigmoid(gate)
+        return n + tg.tanh(a[:, 3 * H :])
+
+    return cell(step, W=P(I + H, 4 * H), b=P(4 * H))
+
+
+@case
+def helper_methods():
+    made = cell(lambda self, x, h: self.squash(self.mix(x, h)), W=P(I, H), U=P(H, H))
+    type(made).squash = staticmethod(lambda a: a / (1 + a.abs()))
+    type(made).mix = lambda self, x, h: x @ self.W + h @ self.U
+    return made
+
+
+@case
+def peephole():
+    def step(self, x, h, c):
+        i, f, g, o = tg.chunk(x @ self.W + h @ self.U + self.b, 4, -1)
+        c = tg.sigmoid(f + self.pf * c) * c + tg.sigmoid(i + self.pi * c) * tg.tanh(g)
+        return tg.sigmoid(o + self.po * c) * tg.tanh(c), c
+
+    return cell(step, W=P(I, 4 * H), U=P(H, 4 * H), b=P(4 * H), pf=P(H), pi=P(H), po=P(H))
+
+
+@case
+def dimensions_dropped_and_put_back():
+    def step(self, x, h):
+        return tg.tanh(h * h.sum(-1).unsqueeze(-1) + (x * x.sum(-1).unsqueeze(1)) @ self.W)
+
+    return cell(step, W=P(I, H))
+
+
+@case
+def expanded_by_hand():
+    def step(self, x, h):
+        total, of_x = h.sum(-1, keepdim=True).expand(*h.shape), x.sum(-1, keepdim=True).expand(x.shape[0], H)
+        return tg.tanh(total * of_x + of_x @ self.U + total @ self.U)
+
+    return cell(step, U=P(H, H))
+
+
+@case
+def variance():
+    def step(self, x, h):
+        a = x @ self.W + h @ self.U
+        return tg.tanh((a - a.mean(-1, keepdim=True)) / (a.var(-1, keepdim=True) + 0.1).sqrt())
+
+    return cell(step, W=P(I, H), U=P(H, H))
+
+
+@case
+def modules():
+    return cell(
+        lambda self, x, h: tg.tanh(self.norm(self.a(x) + self.b(h))),
+        a=tg.nn.Linear(I, H).double(),
+        b=tg.nn.Linear(H, H).double(),
+        norm=tg.nn.LayerNorm(H).double(),
+    )
+
+
+@case
+def attention_over_a_memory():
+    def step(self, x, h, m):
+        a = tg.softmax(h @ self.A, -1)
+        return tg.tanh(x @ self.W + (a * m) @ self.B), 0.9 * m + 0.1 * (x @ self.V)
+
+    return cell(step, widths=[4, 5], W=P(I, H), A=P(H, 5), B=P(5, H), V=P(I, 5))
+
+
+@case
+def a_product_of_a_softmax_and_of_its_sum():
+    return cell(
+        lambda self, x, h: tg.tanh((tg.softmax(tg.softmax(h, -1), -1).sum(-1, keepdim=True)) @ self.R + x @ self.W),
+        W=P(I, H),
+        R=P(1, H),
+    )
+
+
+@case
+def powers():
+    return cell(
+        lambda self, x, h: tg.tanh(x @ self.W + h**2 + (h * h + 1) ** 0.5 + (h * h + 1) ** self.p), W=P(I, H), p=P(H)
+    )
+
+
+@case
+def rolled():
+    return cell(lambda self, x, h: tg.tanh(x @ self.W + tg.roll(h, 1, -1)), W=P(I, H))
+
+
+@case
+def parts_and_the_whole():
+    return cell(lambda self, x, h: tg.tanh(x @ self.W + h + tg.cat([h[:, 2:], h[:, :2]], 1)), W=P(I, H))
+
+
+@case
+def product_of_a_part_of_a_product():
+    return cell(
+        lambda self, x, h: tg.tanh((x + (h @ self.U)[:, 1:]) @ self.W + (h @ self.U)[:, :1] @ self.V),
+        W=P(3, H),
+        U=P(H, H),
+        V=P(1, H),
+    )
+
+
+@case
+def states_in_parts():
+    def step(self, x, h, c):
+        return tg.tanh(tg.cat([h, c, x], -1) @ self.W), tg.cat([h[:, :2], c[:, 2:]], -1) * 0.9
+
+    return cell(step, W=P(2 * H + I, H))
+
+
+@case
+def choices():
+    def step(self, x, h):
+        a = x @ self.W
+        both = tg.where((h > 0.1) & (a < 0.3) | (h < -0.2), h * 0.5, tg.tanh(a))
+        return (
+            tg.maximum(both, tg.minimum(a, 0.4))
+            - tg.clamp(h, -0.3, 0.2)
+            + tg.leaky_relu(a, 0.1) * (h > 0).to(np.float64)
+        )
+
+    return cell(step, W=P(I, H))
+
+
+@case
+def extremes_of_rows():
+    return cell(
+        lambda self, x, h: tg.tanh(h - h.amin(-1, keepdim=True) * tg.amax(x @ self.W, -1, keepdim=True)), W=P(I, H)
+    )
+
+
+@case
+def in_place_operators():
+    def step(self, x, h):
+        a = x @ self.W
+        a += h @ self.U
+        a *= 0.5
+        return tg.tanh(a)
+
+    return cell(step, W=P(I, H), U=P(H, H))
+
+
+@case
+def linear():
+    return cell(lambda self, x, h: x @ self.W - h @ self.U, W=P(I, H), U=P(H, H, scale=SMALL))
+
+
+@case
+def products_alone():
+    return cell(lambda self, x, h: h @ self.U, U=P(H, H, scale=SMALL))
+
+
+@case
+def chained_products():
+    return cell(lambda self, x, h: ((x @ self.W) @ self.U + h) @ self.U, W=P(I, H), U=P(H, H, scale=SMALL))
+
+
+@case
+def sums_of_products():
+    def step(self, x, h, c):
+        a = h @ self.U + c @ self.V
+        return a * 0.5, a + x @ self.W
+
+    return cell(step, W=P(I, H), U=P(H, H), V=P(H, H))
+
+
+@case
+def width_one():
+    def step(self, x, h, c):
+        return tg.tanh(x @ self.W + h @ self.U + c.sum(-1, keepdim=True)), c * h.sum(-1, keepdim=True) + h
+
+    return cell(step, widths=[1, 4], W=P(I, 1), U=P(1, 1))
+
+
+@case
+def names_that_generated_code_uses():
+    def step(self, x, h, c):
+        t = tg.tanh(x @ self.W)
+        row, lo, real, sigmoid, j, T = t * h, t + 1, t - h, t * 2, h * 0.5, h + 0.1
+        t_out, h_new_out, t_saved, H_2, x_in, h_in = row + lo, real * sigmoid, j + T, t * T, h - t, row * 0.2
+        c_buffer, d_0_all, t_copy_2, multiply, forward, at = (
+            t_out * h,
+            h_in + 1,
+            x_in * t,
+            H_2 - t,
+            t * 0.1,
+            t_saved * h,
+        )
+        dh, dc, CACHE, H_new = c_buffer * at, forward + multiply, t_copy_2 * d_0_all, h_new_out * self.h_saved
+        return tg.tanh(dh + H_new + tg.softmax(CACHE, -1) + self.t_packed), tg.tanh(dc.sum(-1, keepdim=True) + c * c)
+
+    return cell(step, widths=[4, 5], W=P(I, H), h_saved=P(H), t_packed=P(H))
+
+
+@pytest.fixture(autouse=True)
+def python(monkeypatch):
+    interpret(monkeypatch)
+
+
+@pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
+def test_construct(make):
+    tg.manual_seed(0)
+    made = make()
+    assert_engines_agree(made, (4, 3, made.input_size))
+    assert_engines_agree(made, (2, 1, made.input_size), reverse=True)
+
+
+@pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
+def test_gradients_of_some_inputs_only(make):
+    """Whatever the subset, the gradients asked for are those of all; without any, the inference kernel runs."""
+    tg.manual_seed(0)
+    made = make()
+    sizes = (4, 3, made.input_size)
+    everything = results(made, sizes, "require")
+    names = [name[1:] for name in everything if name.startswith("d")]
+    for wanted in [set(), {"x"}, *({name} for name in names[1:]), set(names[::2])]:
+        found = results(made, sizes, "require", wanted=wanted.__contains__)
+        assert {name[1:] for name in found if name.startswith("d")} in (wanted, set())
+        for name, value in found.items():
+            np.testing.assert_allclose(
+                value, everything[name], rtol=0, atol=1e-13 * max(1, np.abs(value).max()), err_msg=f"{name} of {wanted}"
+            )
+
+
+@pytest.mark.parametrize("make", CASES.values(), ids=CASES.keys())
+def test_second_derivatives(make):
+    """The gradient of a function of first gradients, which the tape takes over from the kernels."""
+    tg.manual_seed(0)
+    made, found = make(), []
+    for engine in ("require", "never"):
+        random = np.random.default_rng(0)
+        leaf = lambda *shape, random=random: tg.tensor(random.uniform(-1, 1, shape), requires_grad=True)
+        x, states = leaf(3, 2, made.input_size), tuple(leaf(*s.shape) for s in made.begin(None, 2))
+        inputs = [x, *states, *made.parameters()]
+        y, final = tg.nn.Recurrent(made, fused=engine)(x, states)
+        finals = final if isinstance(final, tuple) else (final,)
+        loss = sum((v * v).sum() for v in (y, *finals))
+        first = [g for g in tg.grad(loss, inputs, create_graph=True, allow_unused=True) if g is not None]
+        penalty = sum((g * g).sum() for g in first)
+        second = tg.grad(penalty, inputs, allow_unused=True)
+        found.append([np.zeros(p.shape) if g is None else g.numpy() for p, g in zip(inputs, second)])
+    for a, b in zip(*found):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * max(1, np.abs(b).max()))
