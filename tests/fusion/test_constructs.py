@@ -298,6 +298,11 @@ def chained_products():
 
 
 @case
+def a_product_of_one_column_added_to_all():
+    return cell(lambda self, x, h: tg.tanh((h @ self.U + x) @ self.W), W=P(I, H), U=P(H, 1))
+
+
+@case
 def sums_of_products():
     def step(self, x, h, c):
         a = h @ self.U + c @ self.V

@@ -122,7 +122,7 @@ class Block:
                 (other,) = [y for y in total.inputs if y is not line] or [None]
                 if (
                     isinstance(other, Line)
-                    and other.shape == total.shape
+                    and other.shape == total.shape == line.shape
                     and other.row not in (table.matmul, table.cat)
                     and (other not in self.inside or (uses[other] == [total] and other not in self.stores))
                     and not self._depends(other, line)
