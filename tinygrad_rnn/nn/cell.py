@@ -30,6 +30,7 @@ from ..autograd.primitive import FLOAT32
 from ..autograd.shapes import squeeze, unsqueeze
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
+from .functional import dropout
 from .module import Module
 
 States = tuple[Tensor, ...]
@@ -44,10 +45,12 @@ class Cell(Module):
     Attributes:
         hidden_size: H, the size of each state, unless `initial_state` says otherwise.
         input_size: I, the size of x. Setting it is optional; inputs of another size are then refused by name.
+        recurrent_dropout: while training, the probability with which elements of `candidate` are dropped.
     """
 
     hidden_size: int
     input_size: int | None = None
+    recurrent_dropout: float = 0.0
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """The new states: `step(x, h, ...)`, x [B, I], states [B, H] -> [B, H], or a tuple of them."""
@@ -64,6 +67,13 @@ class Cell(Module):
         dtype = next((p.dtype for p in self.parameters()), FLOAT32)
         states = tuple(zeros(batch_size, self.hidden_size, dtype=dtype) for _ in self.state_names)
         return states if len(states) > 1 else states[0]
+
+    def candidate(self, n: Tensor) -> Tensor:
+        """What a step is about to write into a state, for `step` to call: recurrent dropout (Semeniuta et al., 2016).
+
+        Elements of n are dropped anew at every step, which loses no memory: the old state passes by untouched.
+        """
+        return dropout(n, self.recurrent_dropout, self.training)
 
     @property
     def state_names(self) -> tuple[str, ...]:

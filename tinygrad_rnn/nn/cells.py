@@ -89,7 +89,7 @@ class LSTMCell(GatedCell):
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         i, f, g, o = chunk(linear(x, self.weight_ih, self.bias_ih) + linear(h, self.weight_hh, self.bias_hh), 4, -1)
-        c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        c = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g))
         h = sigmoid(o) * tanh(c)
         return h, c
 
@@ -143,5 +143,5 @@ class GRUCell(GatedCell):
         x_r, x_z, x_n = chunk(linear(x, self.weight_ih, self.bias_ih), 3, -1)
         h_r, h_z, h_n = chunk(linear(h, self.weight_hh, self.bias_hh), 3, -1)
         r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
-        n = tanh(x_n + r * h_n)
+        n = self.candidate(tanh(x_n + r * h_n))
         return (1 - z) * n + z * h
