@@ -32,7 +32,7 @@ class Gradient(NamedTuple):
     Attributes:
         lines: in the order of computation; they read forward lines, `incoming` and each other.
         carries: for each state, the gradient of its new value that comes from the next step.
-        dy: the gradient of the output.
+        dys: the gradients that arrive from outside at the values of the first state, or of all states, at every step.
         states: for each state, the gradient of its old value; None if nothing depends on it.
         sequences: sequence -> its gradient at this step.
         products: (product, gradient of its result).
@@ -43,7 +43,7 @@ class Gradient(NamedTuple):
 
     lines: list[Line]
     carries: list[Line]
-    dy: Line
+    dys: list[Line]
     states: list[Line | None]
     sequences: dict[Line, Line]
     products: list[tuple[Product, Line]]
@@ -114,15 +114,23 @@ def reverse(
     states: list[Line],
     leaves: list[Line],
     products: list[Product],
+    watched: int,
 ) -> Gradient:
-    """The backward step of `forward`, whose lines in the loop read `leaves` (sequences, vectors) and `states`."""
+    """The backward step of `forward`, whose lines in the loop read `leaves` (sequences, vectors) and `states`.
+
+    The values of the first `watched` states at every step are seen from outside, the others are seen at the end only.
+    """
     by_result = {product.result: product for product in products}
     work = _Reverse(trace, by_result)
     start = len(trace.lines)
     carries = [trace.leaf(f"d{state.name}", "carry", state.shape, state.dtype).line for state in states]
-    dy = Line("dy", "gradient", states[0].shape, states[0].dtype)  # a reserved name: no variable of the user's has it
-    trace.lines.append(dy)
-    incoming = [trace.add(table.add, [dy, carries[0]], {}, dy.shape), *carries[1:]]
+    dys = [
+        Line(f"dy_{state.name}" if k else "dy", "gradient", state.shape, state.dtype)  # reserved names
+        for k, state in enumerate(states[:watched])
+    ]
+    trace.lines += dys
+    incoming = [trace.add(table.add, [dy, carry], {}, dy.shape) for dy, carry in zip(dys, carries)]
+    incoming += carries[watched:]
     with set_mode("tracer", trace):
         for output, doutput in zip(outputs, incoming):
             _arrive(work, output, doutput)
@@ -163,7 +171,7 @@ def reverse(
     towards = {part: line for part, line in work.towards.items() if part not in work.origin and not part.named}
     for part, line in towards.items():
         part.name = trace.unique(f"d{line.name}_part")
-    return Gradient(trace.lines[start:], carries, dy, old, sequences, product_gradients, vectors, work.origin, towards)
+    return Gradient(trace.lines[start:], carries, dys, old, sequences, product_gradients, vectors, work.origin, towards)
 
 
 def _transposed(product: Product) -> Line:

@@ -10,6 +10,7 @@ from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.shapes import flip, reshape
 from ..autograd.tensor import Tensor
 from .plan import Plan, make_plan
+from .rows import full_rows, ragged_rows
 from .scan import Scan
 from .trace import BATCH, Line, Unfusable, sized, trace_step
 
@@ -30,21 +31,32 @@ class FusedCell:
         self.plan: Plan = make_plan(trace, outputs)
         self.scan = Scan(self.plan, type(cell).__name__)
 
-    def __call__(self, x: Tensor, states: tuple[Tensor, ...], reverse: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def __call__(
+        self, x: Tensor, states: tuple[Tensor, ...], reverse: bool, lengths: np.ndarray | None = None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The first state after each step [T, B, H], and the final states."""
-        if reverse:
-            x = flip(x, 0)
         T, B, width = x.shape
+        if lengths is not None:
+            layout = ragged_rows(T, lengths, reverse)
+            rows = table.index(reshape(x, (T * B, width)), at=(layout.places,))
+            states = tuple(table.index(state, at=(layout.order,)) for state in states)
+        else:
+            layout = full_rows(T, B)
+            rows = reshape(flip(x, 0) if reverse else x, (T * B, width))
         plan = self.plan
-        rows = reshape(x, (T * B, width))
         values: dict[Line, Any] = {}
         value = lambda line: _evaluate(line, rows, values)
         as_tensor = lambda v: v if isinstance(v, Tensor) else Tensor(np.asarray(v))
-        sequences = [reshape(value(line), (T, B, line.width)) for line in plan.sequences]
+        sequences = [value(line) for line in plan.sequences]
         vectors = [as_tensor(value(line)) for line in plan.vectors]
         weights = [[as_tensor(value(line)) for line in product.weights] for product in plan.products]
-        y, finals = self.scan(sequences, vectors, weights, states, T, B)
-        return (flip(y, 0) if reverse else y), finals
+        (y,), finals = self.scan(sequences, vectors, weights, states, layout)
+        if lengths is None:
+            y = reshape(y, (T, B, y.shape[1]))
+            return (flip(y, 0) if reverse else y), tuple(finals)
+        y = reshape(table.index_add(y, shape=(T * B, y.shape[1]), at=(layout.places,)), (T, B, y.shape[1]))
+        back = np.argsort(layout.order)
+        return y, tuple(table.index(final, at=(back,)) for final in finals)
 
 
 def _evaluate(line: Line, x: Tensor, values: dict[Line, Any]) -> Any:

@@ -4,13 +4,15 @@ A `Block` is one direction of a planned step: lines, the places in memory where 
 others must be put. It becomes a driver, which runs over time and calls products and row functions in turn, and the row
 functions, which hold the maths:
 
-    def forward(lo, hi, T, H, ...):
+    def forward(lo, hi, T, starts, H, ...):
         for t in range(T):
-            multiply(...)                          # h_weight_hh_T[row] = h[t, row] @ weight_hh_T
-            for row in range(lo, hi):
-                forward_1(H, x_weight_ih_T[t, row][0:H], ..., c[t, row], c[t + 1, row], h[t + 1, row])
+            old, new = ...                         # where the states before and after this step begin
+            multiply(...)                          # h_weight_hh_T[row] = h[old + row] @ weight_hh_T
+            for row in range(lo, top):
+                forward_1(H, x_weight_ih_T[now + row][0:H], ..., c[old + row], c[new + row], h[new + row])
 
 Rows of the batch never meet, so a driver can be given any range of them, and each thread gets one for the whole loop.
+Sequences may end at different steps: `top` is where the rows that are still running end, see `rows`.
 """
 
 import ast
@@ -32,6 +34,10 @@ from numba import njit
 {imports}
 
 '''
+STEP = [
+    "old, new = starts[t], starts[t + 1]  # where the states before and after this step begin",
+    "now, top = new - starts[1], min(hi, starts[t + 2] - new)  # where it is in sequences; the end of running rows",
+]
 MAX_LINE = 120
 
 Level = tuple[int, int]
@@ -255,24 +261,25 @@ class Block:
                 maths, {x: places for x, places in copies.items() if self._level_of(x)[0] == phase}, arrays
             )
             if call:
-                body += ["for row in range(lo, hi):", f"    {call}"]
+                body += ["for row in range(lo, top):", f"    {call}"]
         steps = "range(T - 1, -1, -1)" if descending else "range(T)"
-        parameters = ", ".join(["lo", "hi", "T", *self.sizes.values(), *arrays])
+        keep = ["keep"] if self.name == "backward" else []
+        parameters = ", ".join(["lo", "hi", "T", "starts", *keep, *self.sizes.values(), *arrays])
         text = "# The loop over time, for rows [lo, hi) of the batch.\n"
         text += "@njit(cache=CACHE, **JIT)\n" + _wrapped(f"def {self.name}({parameters}):", "")
-        text += f"    for t in {steps}:\n" + "".join(_wrapped(line, " " * 8) for line in body or ["pass"])
+        text += f"    for t in {steps}:\n" + "".join(_wrapped(line, " " * 8) for line in [*STEP, *body])
         return "\n\n".join([*self.row_functions, text]), list(arrays)
 
     def _product_call(self, line: Line, arrays: dict[str, None]) -> list[str]:
         left, result, weights = self.memory(line.inputs[0]), self.places[line], self.weights[line]
         assert left is not None
         arrays |= dict.fromkeys([left.array, weights, result.array])
-        rows = lambda m: f"shift(matrix({m.array}{_time(m.where)}), lo, {self.size(m.first)})"
+        rows = lambda m: f"shift(matrix({m.array}{_time(m.where)}), {_offset(m.where)}lo, {self.size(m.first)})"
         n, k = self.size(line.width), self.size(line.inputs[0].width)
         sign = "+=" if line in self.adds_to else "="
         return [
             f"# {result.array}[{result.where}] {sign} {left.array}[{left.where}] @ {weights}",
-            f"multiply({rows(left)}, panels({weights}), {rows(result)}, hi - lo, {n}, {k}, {line in self.adds_to})",
+            f"multiply({rows(left)}, panels({weights}), {rows(result)}, top - lo, {n}, {k}, {line in self.adds_to})",
         ]
 
     def _row_function(self, lines: list[Line], copies: dict[Line, list[Memory]], arrays: dict[str, None]) -> str:
@@ -502,6 +509,11 @@ def _index(i: Any) -> str:
 def _time(index: str) -> str:
     """The part of a row's index that says when."""
     return f"[{index.rpartition(',')[0]}]" if "," in index else ""
+
+
+def _offset(index: str) -> str:
+    """What is added to the row in an index."""
+    return index.rpartition(",")[2].strip().removesuffix("row")
 
 
 def _reduces(line: Line) -> bool:

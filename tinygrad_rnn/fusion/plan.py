@@ -40,7 +40,7 @@ class Memory(NamedTuple):
 
     Attributes:
         array: its name.
-        where: how a row is found, such as "t, row"; empty for a vector that all rows share.
+        where: how a row is found, such as "now + row"; empty for a vector that all rows share.
     """
 
     array: str
@@ -77,8 +77,8 @@ class Plan(NamedTuple):
     script: list[tuple[Line, Line]]
 
 
-def make_plan(trace: Trace, outputs: list[Line]) -> Plan:
-    """Sort the lines of a traced step.
+def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
+    """Sort the lines of a traced step, whose first `watched` states are seen from outside at every step.
 
     Raises:
         Unfusable: an operation that has no place in a kernel.
@@ -120,9 +120,9 @@ def make_plan(trace: Trace, outputs: list[Line]) -> Plan:
         if line.per_row and line not in per_row:
             raise Unfusable(f"step makes a row for each of the batch from none: {line!r}")
     trace.forget_all_but({*forward, *leaves})
-    gradient = reverse(trace, forward, outputs, states, leaves_in_order, products)
+    gradient = reverse(trace, forward, outputs, states, leaves_in_order, products, watched)
 
-    at_hand = {*states, *outputs, *leaves, *gradient.carries, gradient.dy}
+    at_hand = {*states, *outputs, *leaves, *gradient.carries, *gradient.dys}
     roots = [g for g in gradient.states if g is not None]
     roots += [*gradient.sequences.values(), *(g for _, g in gradient.products), *(g for _, _, g in gradient.vectors)]
     used = _needed(roots, stop=lambda line: line.kind != "operation")

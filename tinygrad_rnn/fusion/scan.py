@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import table
-from ..autograd.shapes import stack, unbind
+from ..autograd.shapes import cat, split
 from ..autograd.tape import Node, Value, enable_grad, mode
 from ..autograd.tensor import Tensor, grad
 from ..kernels import cache
@@ -23,6 +23,7 @@ from ..kernels.threads import get_num_threads, run
 from .adjoint import Product
 from .emit import HEADER, Block, Loop, imports
 from .plan import Memory, Plan, _base
+from .rows import Rows
 from .trace import Line, sized
 
 ROWS_PER_THREAD = 4  # fewer rows than this are not worth a thread
@@ -151,20 +152,16 @@ class Scan:
 
     def _emit(self, direction: str) -> None:
         plan = self.plan
-        old, new = ("t % 2, row", "(t + 1) % 2, row") if direction == "inference" else ("t, row", "t + 1, row")
         places = {
-            x: Memory(f"{x.name}_in" if x.kind == "input" else x.name, "t, row", 0, x.width) for x in plan.sequences
+            x: Memory(f"{x.name}_in" if x.kind == "input" else x.name, "now + row", 0, x.width) for x in plan.sequences
         }
         places |= {v: Memory(v.name, "", 0, v.width) for v in plan.vectors}
-        output = plan.states[0]
-        at_time = lambda s, index: (
-            index
-            if s is not output or direction != "inference"
-            else index.replace(" % 2", "").replace("(t + 1)", "t + 1")
-        )
-        for state in plan.states:
-            places[state] = Memory(state.name, at_time(state, old), 0, state.width)
-        ends = [Memory(s.name, at_time(s, new), 0, s.width) for s in plan.states]
+        ends = []
+        for k, state in enumerate(plan.states):
+            brief = direction == "inference" and k > 0  # nobody looks at its values but the next step
+            old, new = ("t % 2, row", "(t + 1) % 2, row") if brief else ("old + row", "new + row")
+            places[state] = Memory(state.name, old, 0, state.width)
+            ends.append(Memory(state.name, new, 0, state.width))
         stores: dict[Line, list[Memory]] = {}
         put = lambda line, memory: stores.setdefault(line, []).append(memory)
         if direction == "backward":
@@ -172,14 +169,14 @@ class Scan:
             weights = {line: f"{line.inputs[1].name}_packed" for line in lines if line.row is table.matmul}
             for line, end in zip(plan.outputs, ends):
                 places.setdefault(line, end)
-            places |= {x: Memory(f"{x.name}_saved", "t, row", 0, x.width) for x in plan.saved}
-            places[plan.gradient.dy] = Memory("dy", "t, row", 0, plan.gradient.dy.width)
+            places |= {x: Memory(f"{x.name}_saved", "now + row", 0, x.width) for x in plan.saved}
+            places |= {dy: Memory(dy.name, "now + row", 0, dy.width) for dy in plan.gradient.dys}
             for carry, gradient in zip(plan.gradient.carries, plan.gradient.states):
-                places[carry] = Memory(carry.name, "(t + 1) % 2, row", 0, carry.width)
+                places[carry] = Memory(carry.name, "(t + 1) % keep, row", 0, carry.width)
                 zero = Line(f"{carry.name}_zero", "zeros", carry.shape, carry.dtype)
-                put(gradient or zero, Memory(carry.name, "t % 2, row", 0, carry.width))
+                put(gradient or zero, Memory(carry.name, "t % keep, row", 0, carry.width))
             for line, name in self.stashes.items():
-                put(line, Memory(name, "t, row", 0, line.width))
+                put(line, Memory(name, "now + row", 0, line.width))
         else:
             lines, origin, towards = plan.forward, {}, {}
             weights = self.weights
@@ -187,11 +184,11 @@ class Scan:
                 put(line, end)
             if direction == "forward":
                 for line in plan.saved:
-                    put(line, Memory(f"{line.name}_saved", "t, row", 0, line.width))
+                    put(line, Memory(f"{line.name}_saved", "now + row", 0, line.width))
                 for product in plan.products:
                     left = _base(product.left)
                     if left not in places and left not in plan.outputs and left not in self.kept:
-                        put(left, Memory(f"{left.name}_saved", "t, row", 0, left.width))
+                        put(left, Memory(f"{left.name}_saved", "now + row", 0, left.width))
                         self.kept.append(left)
         block = Block(
             "backward" if direction == "backward" else "forward",
@@ -232,13 +229,18 @@ class Scan:
         vectors: list[Tensor],
         weights: list[list[Tensor]],
         states: Sequence[Tensor],
-        T: int,
-        B: int,
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Run over T steps; returns the first state after each step [T, B, H] and the final states."""
+        rows: Rows,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Run over all steps.
+
+        Returns:
+            The values after each step, [rows.count, width], of those states that are watched: the first, or all.
+            The final values of all states, [B, width].
+        """
         inputs = [*sequences, *vectors, *[w for group in weights for w in group], *states]
         wanted = [x for x in inputs if x.node is not None] if mode.level else []
-        direction = "forward" if wanted else "inference"
+        watched = len(self.plan.gradient.dys)
+        direction = "forward" if wanted or watched > 1 else "inference"
         named: dict[str, np.ndarray] = {}
         for line, x in zip(self.plan.sequences, sequences):
             named[f"{line.name}_in" if line.kind == "input" else line.name] = np.ascontiguousarray(x.data)
@@ -249,65 +251,73 @@ class Scan:
         ]
         for product, w in zip(self.plan.products, joined):
             named[self.weights[product.result]] = pack(w).panels
+        B = rows.B
         for k, (state, x) in enumerate(zip(self.plan.states, states)):
-            length = T + 1 if direction == "forward" or k == 0 else 2
-            named[state.name] = values = empty((length, B, state.width), self.dtype)
-            values[0] = x.data
-        self._run(direction, named, T, B)
-        first, *others = (named[state.name] for state in self.plan.states)
-        last = T if direction == "forward" else T % 2
-        outputs = [first[1:], first[T].copy(), *(values[last].copy() for values in others)]
+            if direction == "forward" or k == 0:
+                named[state.name] = values = empty((B + rows.count, state.width), self.dtype)
+                values[:B] = x.data
+            else:
+                named[state.name] = values = empty((2, B, state.width), self.dtype)
+                values[0] = x.data
+        self._run(direction, named, rows)
+        outputs = [named[state.name][B:] for state in self.plan.states[:watched]]
+        for state in self.plan.states:
+            values = named[state.name]
+            outputs.append(values[rows.ends] if values.ndim == 2 else values[rows.lengths_of_all() % 2, np.arange(B)])
         if not wanted:
-            y, *finals = (Value.tensor(x) for x in outputs)
-            return y, tuple(finals)
-        node = Node(
-            self,
-            tuple(x.node for x in wanted if x.node is not None),
-            tuple(x.data.shape for x in wanted),
-            ([x.node is not None for x in inputs], [x.data for x in inputs], named, joined, T, B),
-        )
-        needing = {line for line, x in zip(self.inputs, inputs) if x.node is not None}
-        nodes = [
-            Node(_Output(k), (node,), ((),), ()) if depends & needing else None
-            for k, depends in enumerate([self.depends[0], *self.depends])
-        ]
-        y, *finals = (Value.tensor(x, node) for x, node in zip(outputs, nodes))
-        return y, tuple(finals)
+            results = [Value.tensor(x) for x in outputs]
+        else:
+            node = Node(
+                self,
+                tuple(x.node for x in wanted if x.node is not None),
+                tuple(x.data.shape for x in wanted),
+                ([x.node is not None for x in inputs], [x.data for x in inputs], named, joined, rows),
+            )
+            needing = {line for line, x in zip(self.inputs, inputs) if x.node is not None}
+            nodes = [
+                Node(_Output(k), (node,), ((),), ()) if depends & needing else None
+                for k, depends in enumerate([*self.depends[:watched], *self.depends])
+            ]
+            results = [Value.tensor(x, node) for x, node in zip(outputs, nodes)]
+        return results[:watched], results[watched:]
 
-    def _run(self, direction: str, named: dict[str, np.ndarray], T: int, B: int) -> None:
+    def _run(self, direction: str, named: dict[str, np.ndarray], rows: Rows) -> None:
         """Give the kernel what it needs besides, and every thread its rows."""
         for name, width in self.buffers[direction].items():
-            named[name] = empty((B, width), self.dtype)
+            named[name] = empty((rows.B, width), self.dtype)
         for name in self.arrays[direction]:
             if name not in named:
-                named[name] = empty((T, B, self.widths[name]), self.dtype)
-        arguments = [*self.sizes, *[named[name] for name in self.arrays[direction]]]
+                named[name] = empty((rows.count, self.widths[name]), self.dtype)
+        keep = [named[self.plan.gradient.carries[0].name].shape[0]] if direction == "backward" else []
+        arguments = [rows.starts, *keep, *self.sizes, *[named[name] for name in self.arrays[direction]]]
         kernel = self.kernel(direction, arguments)
-        chunks = max(1, min(get_num_threads(), B // ROWS_PER_THREAD, T * B * self.work // WORK_PER_THREAD))
+        chunks = max(1, min(get_num_threads(), rows.B // ROWS_PER_THREAD, rows.count * self.work // WORK_PER_THREAD))
         if chunks == 1:
-            kernel(0, B, T, *arguments)
+            kernel(0, rows.B, rows.T, *arguments)
             return
-        bounds = [B * i // chunks for i in range(chunks + 1)]
-        run(lambda i: kernel(bounds[i], bounds[i + 1], T, *arguments), chunks)
+        bounds = rows.cut(chunks)
+        run(lambda i: kernel(bounds[i], bounds[i + 1], rows.T, *arguments), chunks)
 
     # ---- The gradient ------------------------------------------------------------------------------------------------
 
     def gradients(self, dy: Cotangents, saved: tuple[Any, ...]) -> Sequence[Any]:
         """See `tape.Operation`."""
-        needs, inputs, named, joined, T, B = saved
+        needs, inputs, named, joined, rows = saved
         if any(isinstance(x, Value) for x in dy.parts.values()):
-            return self._gradients_on_tape(dy, needs, inputs, T)
+            return self._gradients_on_tape(dy, needs, inputs, rows)
         named = dict(named)
         plan, gradient = self.plan, self.plan.gradient
         zeros = lambda shape: np.zeros(shape, self.dtype)
-        named["dy"] = np.ascontiguousarray(dy.parts[0]) if 0 in dy.parts else zeros((T, B, plan.states[0].width))
-        for k, carry in enumerate(gradient.carries):
-            named[carry.name] = zeros((2, B, carry.width))
-            if k + 1 in dy.parts:
-                named[carry.name][T % 2] = dy.parts[k + 1]
+        for k, line in enumerate(gradient.dys):
+            given = dy.parts.get(k)
+            named[line.name] = zeros((rows.count, line.width)) if given is None else np.ascontiguousarray(given)
+        for k, carry in enumerate(gradient.carries, len(gradient.dys)):
+            named[carry.name] = zeros((2, rows.B, carry.width))
+            if k in dy.parts:
+                named[carry.name][rows.lengths_of_all() % 2, np.arange(rows.B)] = dy.parts[k]
         for name, k in self.transposed.items():
             named[name] = pack(joined[k].T).panels
-        self._run("backward", named, T, B)
+        self._run("backward", named, rows)
         found: list[Any] = []
         for line in plan.sequences:
             found.append(self._stash(gradient.sequences[line], named) if line in gradient.sequences else None)
@@ -315,13 +325,13 @@ class Scan:
         for line in plan.vectors:
             found.append(self._vector_gradient(line, named, sums).reshape(inputs[len(found)].shape))
         for product in plan.products:
-            found += self._weight_gradients(product, named, T, B)
+            found += self._weight_gradients(product, named, rows)
         found += [named[carry.name][0] for carry in gradient.carries]
         return [np.zeros(x.shape, x.dtype) if g is None else g for x, g, need in zip(inputs, found, needs) if need]
 
     def _stash(self, line: Line, named: dict[str, np.ndarray]) -> np.ndarray:
         name, first = self.stash_places[line]
-        return named[name][:, :, first : first + line.width]
+        return named[name][:, first : first + line.width]
 
     def _vector_gradient(self, line: Line, named: dict[str, np.ndarray], sums: dict[str, np.ndarray]) -> np.ndarray:
         """The sum over all rows and steps; that of a whole sequence serves all vectors that share it."""
@@ -330,32 +340,29 @@ class Scan:
             if vector is line:
                 name, start = self.stash_places[d]
                 if name not in sums:
-                    sums[name] = np.add.reduce(named[name].reshape(-1, named[name].shape[2]), axis=0)
+                    sums[name] = np.add.reduce(named[name], axis=0)
                 total[first : first + d.width] += sums[name][start : start + d.width]
         return total
 
-    def _weight_gradients(
-        self, product: Product, named: dict[str, np.ndarray], T: int, B: int
-    ) -> list[np.ndarray | None]:
-        """dW = left^T @ d over all T * B rows, cut into the columns of the joined weights."""
+    def _weight_gradients(self, product: Product, named: dict[str, np.ndarray], rows: Rows) -> list[np.ndarray | None]:
+        """dW = left^T @ d over all rows of all steps, cut into the columns of the joined weights."""
         d = next((g for p, g in self.plan.gradient.products if p is product), None)
         if d is None:
             return [None] * len(product.weights)
-        left = self._left(product.left, named, T)
-        shape = (product.left.width, product.result.width)
-        dw = matmul(left.reshape(T * B, -1).T, self._stash(d, named).reshape(T * B, -1), out=empty(shape, self.dtype))
+        left, stash = self._left(product.left, named, rows), self._stash(d, named)
+        dw = matmul(left.T, stash, out=empty((product.left.width, product.result.width), self.dtype))
         ends = np.cumsum([line.width for line in product.lines])
         return list(np.split(dw, ends[:-1], axis=1)) if len(ends) > 1 else [dw]
 
-    def _left(self, line: Line, named: dict[str, np.ndarray], T: int) -> np.ndarray:
+    def _left(self, line: Line, named: dict[str, np.ndarray], rows: Rows) -> np.ndarray:
         """The left operand of a product at every step."""
         if line.row is table.part:
             at = line.attributes["at"][-1]
-            return self._left(line.inputs[0], named, T)[:, :, at]
+            return self._left(line.inputs[0], named, rows)[:, at]
         if line in self.plan.states:
-            return named[line.name][:T]
+            return rows.before(named[line.name])
         if line in self.plan.outputs:
-            return named[self.plan.states[self.plan.outputs.index(line)].name][1:]
+            return named[self.plan.states[self.plan.outputs.index(line)].name][rows.B :]
         if line in self.plan.sequences:
             return named[f"{line.name}_in" if line.kind == "input" else line.name]
         return named[f"{line.name}_saved"]
@@ -369,20 +376,26 @@ class Scan:
         parents = iter(node.parents)
         return (needs, [Value.tensor(x, next(parents) if need else None) for x, need in zip(inputs, needs)], *rest)
 
-    def _gradients_on_tape(self, dy: Cotangents, needs: list[bool], inputs: list[Tensor], T: int) -> Sequence[Any]:
+    def _gradients_on_tape(
+        self, dy: Cotangents, needs: list[bool], inputs: list[Tensor], rows: Rows
+    ) -> Sequence[Any]:
         """The gradients as tensors that can be differentiated again: the same loop, recorded."""
         plan = self.plan
         with enable_grad():
             inputs = [x.clone() for x in inputs]  # of its own each: one may be made of another, outside of the loop
             values = dict(zip(self.inputs[: len(inputs) - len(plan.states)], inputs))
             states = tuple(inputs[len(inputs) - len(plan.states) :])
-            steps = {line: unbind(values.pop(line)) for line in plan.sequences}
-            outputs = []
-            for t in range(T):
-                known = values | dict(zip(plan.states, states)) | {line: xs[t] for line, xs in steps.items()}
-                states = self._step_on_tape(known)
-                outputs.append(states[0])
-            results = [stack(outputs), *states]
+            running = np.diff(rows.starts[1:]).tolist()
+            steps = {line: split(values.pop(line), running) for line in plan.sequences}
+            outputs: list[list[Tensor]] = [[] for _ in plan.gradient.dys]
+            for t, n in enumerate(running):
+                before = states if n == rows.B else tuple(state[:n] for state in states)
+                known = values | dict(zip(plan.states, before)) | {line: xs[t] for line, xs in steps.items()}
+                after = self._step_on_tape(known)
+                for output, state in zip(outputs, after):
+                    output.append(state)
+                states = after if n == rows.B else tuple(cat([new, old[n:]]) for new, old in zip(after, states))
+            results = [*map(cat, outputs), *states]
         ks = sorted(dy.parts)
         wanted = [x for x, need in zip(inputs, needs) if need]
         found = grad([results[k] for k in ks], wanted, [dy.parts[k] for k in ks], create_graph=True, allow_unused=True)

@@ -29,10 +29,10 @@ from ..autograd.tensor import Tensor
 
 # Names that generated code needs for itself; a variable of the user's that has one gets an underscore.
 RESERVED = {
-    "T", "H", "t", "row", "j", "lo", "hi", "real", "dy", "njit", "range", "at", "distinct", "matrix", "multiply",
+    "T", "H", "t", "row", "j", "lo", "hi", "top", "starts", "old", "new", "now", "keep", "real", "dy", "njit", "range", "at", "distinct", "matrix", "multiply",
     "panels", "shift", "forward", "backward", "CACHE", "JIT", "REDUCE", *(row.name for row in table.TABLE.values()),
 }  # fmt: skip
-RESERVED_FORMS = re.compile(r"H_\d+|\w+_(in|saved|buffer|packed|all|zero|(out|copy)(_\d+)?)")  # sizes and arrays
+RESERVED_FORMS = re.compile(r"H_\d+|dy_\w+|\w+_(in|saved|buffer|packed|all|zero|(out|copy)(_\d+)?)")  # sizes and arrays
 BATCH = 1009  # stands for the batch size, whatever it is: a prime that no layer is likely to be as wide as
 
 

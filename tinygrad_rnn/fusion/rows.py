@@ -1,0 +1,83 @@
+"""Where the rows of a batch of sequences lie in memory: step after step, and only those that are still running.
+
+A kernel sees a sequence as a matrix with one row for each step of each sequence:
+
+    [T, B, W] with lengths 2, 3, 1:     step 0, sequences 1 0 2     (the longest first, so that those which are still
+                                        step 1, sequences 1 0        running at a step are the first ones)
+                                        step 2, sequence  1
+
+What is padding is never read, computed or multiplied. A state has the same rows after `B` more, its initial values.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Rows(NamedTuple):
+    """The layout of B sequences of at most T steps.
+
+    Attributes:
+        T, B: steps, sequences.
+        count: the number of rows: B * T, or the sum of the lengths.
+        starts: [T + 2], of a state: its value before step t begins at row starts[t], that after it at starts[t + 1].
+        lengths: [B] of the sequences in the order of their rows, longest first; None if all have T steps.
+        order: [B], the numbers of the sequences in that order.
+        places: [count], for each row its place t * B + b in a padded [T, B, W].
+        drawn: [count], for each row the same counted in the order of computing, which random numbers follow.
+    """
+
+    T: int
+    B: int
+    count: int
+    starts: np.ndarray
+    lengths: np.ndarray | None = None
+    order: np.ndarray | None = None
+    places: np.ndarray | None = None
+    drawn: np.ndarray | None = None
+
+    def lengths_of_all(self) -> np.ndarray | int:
+        """[B], or one number if it is the same for all."""
+        return self.T if self.lengths is None else self.lengths
+
+    def before(self, state: np.ndarray) -> np.ndarray:
+        """[count, W], the values of a state before each step, from those [B + count, W] before and after."""
+        if self.lengths is None:
+            return state[: self.count]
+        running = np.diff(self.starts[1:])
+        return np.concatenate([state[start : start + n] for start, n in zip(self.starts, running)])
+
+    @property
+    def ends(self) -> np.ndarray:
+        """[B], the row of a state where each sequence has its final value."""
+        row = np.arange(self.B)
+        return self.starts[self.T] + row if self.lengths is None else self.starts[self.lengths] + row
+
+    def cut(self, chunks: int) -> list[int]:
+        """The bounds of `chunks` ranges of sequences with about the same work."""
+        if self.lengths is None:
+            return [self.B * i // chunks for i in range(chunks + 1)]
+        work = np.cumsum(self.lengths)
+        inner = np.searchsorted(work, work[-1] * np.arange(1, chunks) / chunks)
+        return [0, *(int(i) for i in inner), self.B]
+
+
+@functools.lru_cache(maxsize=64)
+def full_rows(T: int, B: int) -> Rows:
+    """The layout of B sequences of T steps each."""
+    starts = B * np.arange(T + 2)
+    starts.flags.writeable = False
+    return Rows(T, B, T * B, starts)
+
+
+def ragged_rows(T: int, lengths: np.ndarray, reverse: bool) -> Rows:
+    """The layout of sequences of given lengths, each read from its end if `reverse`."""
+    B, steps = len(lengths), int(lengths.max(initial=0))
+    order = np.argsort(-lengths, kind="stable")
+    ordered = lengths[order]
+    t, b = np.nonzero(np.arange(steps)[:, None] < ordered)
+    starts = np.cumsum([0, B, *np.bincount(t, minlength=steps)])
+    at = ordered[b] - 1 - t if reverse else t
+    drawn = T - 1 - at if reverse else at
+    return Rows(steps, B, len(t), starts, ordered, order, at * B + order[b], drawn * B + order[b])
