@@ -14,10 +14,10 @@ def parameter(*shape, scale=0.4):
     return tg.nn.Parameter(tg.randn(*shape, dtype=np.float64) * scale)
 
 
-def results(cell, sizes, engine, reverse=False, wanted=None):
+def results(cell, sizes, engine, reverse=False, wanted=None, **options):
     """Outputs, final states and the gradients of a random function of them all, by name.
 
-    `wanted` says whether an input needs a gradient: a function of its name.
+    `wanted` says whether an input needs a gradient: a function of its name. `options` are those of a call.
     """
     T, B, I = sizes
     random = np.random.default_rng(1)
@@ -28,9 +28,12 @@ def results(cell, sizes, engine, reverse=False, wanted=None):
     parameters = dict(cell.named_parameters())
     for name, p in parameters.items():
         p.requires_grad_(wanted(name))
-    y, final = tg.nn.Recurrent(cell, reverse=reverse, fused=engine)(x, states)
+    tg.manual_seed(4)  # masks
+    y, final, *every = tg.nn.Recurrent(cell, reverse=reverse, fused=engine)(x, states, **options)
     finals = final if isinstance(final, tuple) else (final,)
     found = {"y": y, **{f"final {n}": v for n, v in zip(cell.state_names, finals)}}
+    for values in every:
+        found |= {f"every {n}": v for n, v in zip(cell.state_names, values)}
     weights = np.random.default_rng(2)
     loss = sum((v * weights.uniform(-1, 1, v.shape)).sum() for v in found.values())
     inputs = {"x": x, **dict(zip(cell.state_names, states)), **parameters}
@@ -52,9 +55,9 @@ def assert_close(found, expected, tolerance=1e-12):
         np.testing.assert_allclose(found[name], value, rtol=0, atol=tolerance * max(scale, 1e-3), err_msg=name)
 
 
-def assert_engines_agree(cell, sizes, reverse=False, wanted=None, tolerance=1e-12):
-    fused = results(cell, sizes, "require", reverse, wanted)
-    assert_close(fused, results(cell, sizes, "never", reverse, wanted), tolerance)
+def assert_engines_agree(cell, sizes, reverse=False, wanted=None, tolerance=1e-12, **options):
+    fused = results(cell, sizes, "require", reverse, wanted, **options)
+    assert_close(fused, results(cell, sizes, "never", reverse, wanted, **options), tolerance)
 
 
 # ---- Generated source, run by Python ---------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def unfinished(self, x, h):
     return h + x @ self.W + noise
 
 
-LOOKS, RANDOM = "looks at the numbers of a tensor", "at random|draws random numbers"
+LOOKS, RANDOM = "looks at the numbers of a tensor", "draws random numbers"
 REFUSED = {
     "control flow": (branches, LOOKS),
     "item": (lambda self, x, h: h * max(tg.amax(h.abs()).item(), 1.0), LOOKS),
@@ -49,7 +49,6 @@ REFUSED = {
     "float": (lambda self, x, h: h * float(x.sum()), LOOKS),
     "iteration": (loops, "."),
     "detach": (lambda self, x, h: tg.tanh(h.detach() + x @ self.W), "detach"),
-    "dropout": (lambda self, x, h: tg.tanh(tg.dropout(h, 0.5) + x @ self.W), RANDOM),
     "noise for all rows": (unfinished, RANDOM),
     "product of states": (lambda self, x, h: tg.tanh(h @ (h.T @ h) + x @ self.W), "no place"),
     "sum over the batch": (lambda self, x, h: tg.tanh(h - h.sum(0, keepdim=True) + x @ self.W), "no place"),

@@ -155,12 +155,27 @@ def put(x: np.ndarray, shape: Shape, at: Any) -> np.ndarray:
 
 def add_to_elements(total: np.ndarray, dy: np.ndarray, at: Any) -> None:
     """total[at] += dy for arrays, where an element that is named twice receives both."""
-    np.add.at(total, at, dy)
+    if len(at) == 1 and total.ndim > 1 and at[0].dtype.kind in "iu" and at[0].size:
+        _add_to_rows(total, dy.reshape(-1, *total.shape[1:]), at[0].reshape(-1))
+    else:
+        np.add.at(total, at, dy)
+
+
+def _add_to_rows(total: np.ndarray, dy: np.ndarray, rows: np.ndarray) -> None:
+    """The same for whole rows, many times as fast: what goes to one row is brought together and summed first."""
+    rows = np.where(rows < 0, rows + len(total), rows)
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    if len(starts) == len(rows):
+        total[rows] += dy
+    else:
+        total[ordered[starts]] += np.add.reduceat(dy[order], starts, axis=0)
 
 
 def index_add(x: np.ndarray, shape: Shape, at: Any) -> np.ndarray:
     total = np.zeros(shape, x.dtype)
-    np.add.at(total, at, x)
+    add_to_elements(total, x, at)
     return total
 
 

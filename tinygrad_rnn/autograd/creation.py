@@ -2,12 +2,14 @@
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .operands import as_array, sizes
-from .primitive import FLOAT32
+from .primitive import FLOAT32, Shape
+from .tape import mode
 from .tensor import Tensor
 
 
@@ -101,14 +103,26 @@ def set_rng_state(state: dict[str, Any]) -> None:
     _source.generator.bit_generator.state = state
 
 
+def drawn(source: Callable[[Shape], np.ndarray], shape: Shape, dtype: Any) -> Tensor:
+    """`source(shape)` as a tensor, where the source draws random numbers one by one, in the order of the elements.
+
+    All that is random in the step of a cell goes through here, so that the compiler can draw for all steps at once.
+    """
+    if mode.tracer is not None:
+        return mode.tracer.draw(source, shape, dtype)
+    return Tensor(source(shape))
+
+
 def rand(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
     """Uniform numbers in [0, 1)."""
-    return Tensor(generator().random(sizes("rand", size), dtype=dtype)).requires_grad_(requires_grad)
+    source = lambda shape: generator().random(shape, dtype=dtype)
+    return drawn(source, sizes("rand", size), dtype).requires_grad_(requires_grad)
 
 
 def randn(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
     """Numbers from the standard normal distribution."""
-    return Tensor(generator().standard_normal(sizes("randn", size), dtype=dtype)).requires_grad_(requires_grad)
+    source = lambda shape: generator().standard_normal(shape, dtype=dtype)
+    return drawn(source, sizes("randn", size), dtype).requires_grad_(requires_grad)
 
 
 def randint(low: int, high: int, size: Any) -> Tensor:

@@ -25,7 +25,7 @@ from typing import Any
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .plan import Memory
-from .trace import BATCH, Line, _columns, is_view
+from .trace import Line, _columns, is_view, shown
 
 HEADER = '''"""{title}: generated from its step."""
 
@@ -552,6 +552,5 @@ def _equation(line: Line) -> ast.expr:
         return ast.BinOp(operands[0], ast.MatMult(), ast.List(operands[1:]))
     if row.name in _OPERATORS and len(operands) == 2:
         return ast.BinOp(operands[0], _OPERATORS[row.name](), operands[1])
-    text = lambda value: re.sub(rf"\b{BATCH}\b", "B", repr(value))
-    attributes = [ast.keyword(name, _parse(text(value))) for name, value in line.attributes.items()]
+    attributes = [ast.keyword(name, _parse(shown(value))) for name, value in line.attributes.items()]
     return ast.Call(ast.Name(row.name), operands, attributes)

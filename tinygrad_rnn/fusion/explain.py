@@ -14,10 +14,11 @@ WIDTH = 110
 
 def explain(scan: Scan) -> str:
     """A report on a compiled step, in the order in which things happen."""
-    plan, (x, *_) = scan.plan, [line for _, line in scan.plan.script if line.kind == "input"]
+    plan = scan.plan
+    inputs = ", ".join(f"{x.name} [T, B, {x.width}]" for _, x in plan.script if x.kind == "input")
     states = ", ".join(f"{state.name} [B, {state.width}]" for state in plan.states)
     sections = {
-        f"{scan.title}: x [T, B, {x.width}], states {states}, {scan.dtype.name}": [],
+        f"{scan.title}: {inputs}, states {states}, {scan.dtype.name}": [],
         "The step, as traced": _step(scan),
         "Once a call, before the loop over time": _before(scan),
         "Forward, at every step": list(_phases(scan.phases["forward"])),

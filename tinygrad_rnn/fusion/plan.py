@@ -54,7 +54,9 @@ class Plan(NamedTuple):
 
     Attributes:
         before: lines computed once a call on the tape, in order: functions of parameters, and of the input.
+        timed: lines that have other values at every step.
         sequences: lines of `before`, and maybe the input itself, that the loop reads step by step.
+        constants: those with a row for each sequence that is the same at all steps.
         vectors: lines of `before` that the loop reads at every step.
         products: in the loop.
         states, outputs: the old and new values of the states.
@@ -65,7 +67,9 @@ class Plan(NamedTuple):
     """
 
     before: list[Line]
+    timed: set[Line]
     sequences: list[Line]
+    constants: list[Line]
     vectors: list[Line]
     products: list[Product]
     states: list[Line]
@@ -84,8 +88,8 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
         Unfusable: an operation that has no place in a kernel.
     """
     states = [x for x in trace.lines if x.kind == "state"]
-    (x,) = (line for line in trace.lines if line.kind == "input")
-    from_x, from_state = _reached(trace.lines, [x]), _reached(trace.lines, states)
+    inputs = [line for line in trace.lines if line.kind == "input"]
+    from_x, from_state = _reached(trace.lines, inputs), _reached(trace.lines, states)
     per_step = lambda line: line in from_x or line in from_state
     traced = list(trace.lines)
     script = [(line, copy.copy(line)) for line in traced]
@@ -115,7 +119,8 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
             leaves.add(base)
     in_order = lambda lines: sorted(lines, key=lambda line: trace.lines.index(line))
     leaves_in_order = in_order(leaves)
-    per_row = _reached(trace.lines, [x, *states])
+    per_row = _reached(trace.lines, [*inputs, *states, *trace.given])
+    timed = _reached(trace.lines, inputs)
     for line in [*leaves_in_order, *outputs]:
         if line.per_row and line not in per_row:
             raise Unfusable(f"step makes a row for each of the batch from none: {line!r}")
@@ -132,7 +137,9 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
     once = _needed(list(wanted), stop=lambda line: line.kind != "operation")
     return Plan(
         before=[line for line in traced if line in once and line.kind == "operation"],
-        sequences=[line for line in leaves_in_order if line.per_row],
+        timed=timed,
+        sequences=[line for line in leaves_in_order if line.per_row and line in timed],
+        constants=[line for line in leaves_in_order if line.per_row and line not in timed],
         vectors=[line for line in leaves_in_order if not line.per_row],
         products=products,
         states=states,

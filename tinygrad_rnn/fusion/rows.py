@@ -14,39 +14,80 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..autograd import table
+from ..autograd.shapes import expand, reshape
+from ..autograd.tensor import Tensor
+
 
 class Rows(NamedTuple):
     """The layout of B sequences of at most T steps.
 
     Attributes:
         T, B: steps, sequences.
-        count: the number of rows: B * T, or the sum of the lengths.
+        total: the number of rows: B * T, or the sum of the lengths.
         starts: [T + 2], of a state: its value before step t begins at row starts[t], that after it at starts[t + 1].
         lengths: [B] of the sequences in the order of their rows, longest first; None if all have T steps.
         order: [B], the numbers of the sequences in that order.
-        places: [count], for each row its place t * B + b in a padded [T, B, W].
-        drawn: [count], for each row the same counted in the order of computing, which random numbers follow.
+        places: [total], for each row its place t * B + b in a padded [T, B, W].
+        sequences: [total], for each row the row of its sequence among the B of a step.
+        drawn: [total], for each row the same counted in the order of computing, which random numbers follow.
     """
 
     T: int
     B: int
-    count: int
+    total: int
     starts: np.ndarray
     lengths: np.ndarray | None = None
     order: np.ndarray | None = None
     places: np.ndarray | None = None
+    sequences: np.ndarray | None = None
     drawn: np.ndarray | None = None
+
+    # ---- Into this layout and back, on the tape ----------------------------------------------------------------------
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """The rows of x [T, B, W]: [total, W]."""
+        flat = reshape(x, (x.shape[0] * x.shape[1], x.shape[2]))
+        return flat if self.places is None else table.index(flat, at=(self.places,))
+
+    def scattered(self, x: Tensor, T: int) -> Tensor:
+        """[total, W] as [T, B, W], zero where a sequence has ended."""
+        shape = (T * self.B, x.shape[1])
+        flat = x if self.places is None else table.index_add(x, shape=shape, at=(self.places,))
+        return reshape(flat, (T, self.B, x.shape[1]))
+
+    def repeated(self, x: Tensor) -> Tensor:
+        """A value for each sequence, [B, W], as one for each row: [total, W]."""
+        if self.sequences is None:
+            return reshape(expand(x, (self.T, self.B, x.shape[1])), (self.total, x.shape[1]))
+        return table.index(x, at=(self.sequences,))
+
+    def ordered(self, x: Tensor) -> Tensor:
+        """[B, W] in the order of rows."""
+        return x if self.order is None else table.index(x, at=(self.order,))
+
+    def unordered(self, x: Tensor) -> Tensor:
+        """[B, W] in the order of the user's sequences."""
+        return x if self.order is None else table.index(x, at=(np.argsort(self.order),))
+
+    # ---- For kernels -------------------------------------------------------------------------------------------------
 
     def lengths_of_all(self) -> np.ndarray | int:
         """[B], or one number if it is the same for all."""
         return self.T if self.lengths is None else self.lengths
 
     def before(self, state: np.ndarray) -> np.ndarray:
-        """[count, W], the values of a state before each step, from those [B + count, W] before and after."""
+        """[total, W], the values of a state before each step, from those [B + total, W] before and after."""
         if self.lengths is None:
-            return state[: self.count]
-        running = np.diff(self.starts[1:])
-        return np.concatenate([state[start : start + n] for start, n in zip(self.starts, running)])
+            return state[: self.total]
+        return state[np.repeat(self.starts[: self.T], np.diff(self.starts[1:])) + self.sequences]
+
+    def summed(self, x: np.ndarray) -> np.ndarray:
+        """[total, W] summed over the steps of each sequence: [B, W]."""
+        total = np.zeros((self.B, x.shape[1]), x.dtype)
+        for first, n in zip(np.cumsum([0, *(running := np.diff(self.starts[1:]))]), running):
+            total[:n] += x[first : first + n]
+        return total
 
     @property
     def ends(self) -> np.ndarray:
@@ -80,4 +121,4 @@ def ragged_rows(T: int, lengths: np.ndarray, reverse: bool) -> Rows:
     starts = np.cumsum([0, B, *np.bincount(t, minlength=steps)])
     at = ordered[b] - 1 - t if reverse else t
     drawn = T - 1 - at if reverse else at
-    return Rows(steps, B, len(t), starts, ordered, order, at * B + order[b], drawn * B + order[b])
+    return Rows(steps, B, len(t), starts, ordered, order, at * B + order[b], b, drawn * B + order[b])

@@ -91,7 +91,8 @@ class Scan:
             if line.row is table.matmul:
                 (k,) = (k for k, p in enumerate(plan.products) if f"{p.result.name}_weights_T" == line.inputs[1].name)
                 self.transposed[f"{line.inputs[1].name}_packed"] = k
-        self.inputs = [*plan.sequences, *plan.vectors, *(w for p in plan.products for w in p.weights), *plan.states]
+        weights = [w for product in plan.products for w in product.weights]
+        self.inputs = [*plan.sequences, *plan.constants, *plan.vectors, *weights, *plan.states]
         self.depends = self._dependencies()
         self.weights = {p.result: f"{p.result.name}_packed" for p in plan.products}
         self._gradient_memory()
@@ -155,6 +156,7 @@ class Scan:
         places = {
             x: Memory(f"{x.name}_in" if x.kind == "input" else x.name, "now + row", 0, x.width) for x in plan.sequences
         }
+        places |= {x: Memory(x.name, "row", 0, x.width) for x in plan.constants}
         places |= {v: Memory(v.name, "", 0, v.width) for v in plan.vectors}
         ends = []
         for k, state in enumerate(plan.states):
@@ -226,6 +228,7 @@ class Scan:
     def __call__(
         self,
         sequences: list[Tensor],
+        constants: list[Tensor],
         vectors: list[Tensor],
         weights: list[list[Tensor]],
         states: Sequence[Tensor],
@@ -234,16 +237,18 @@ class Scan:
         """Run over all steps.
 
         Returns:
-            The values after each step, [rows.count, width], of those states that are watched: the first, or all.
+            The values after each step, [rows.total, width], of those states that are watched: the first, or all.
             The final values of all states, [B, width].
         """
-        inputs = [*sequences, *vectors, *[w for group in weights for w in group], *states]
+        inputs = [*sequences, *constants, *vectors, *[w for group in weights for w in group], *states]
         wanted = [x for x in inputs if x.node is not None] if mode.level else []
         watched = len(self.plan.gradient.dys)
         direction = "forward" if wanted or watched > 1 else "inference"
         named: dict[str, np.ndarray] = {}
         for line, x in zip(self.plan.sequences, sequences):
             named[f"{line.name}_in" if line.kind == "input" else line.name] = np.ascontiguousarray(x.data)
+        for line, x in zip(self.plan.constants, constants):
+            named[line.name] = np.ascontiguousarray(x.data)
         for line, x in zip(self.plan.vectors, vectors):
             named[line.name] = np.ascontiguousarray(x.data).reshape(-1)
         joined = [
@@ -254,7 +259,7 @@ class Scan:
         B = rows.B
         for k, (state, x) in enumerate(zip(self.plan.states, states)):
             if direction == "forward" or k == 0:
-                named[state.name] = values = empty((B + rows.count, state.width), self.dtype)
+                named[state.name] = values = empty((B + rows.total, state.width), self.dtype)
                 values[:B] = x.data
             else:
                 named[state.name] = values = empty((2, B, state.width), self.dtype)
@@ -287,11 +292,11 @@ class Scan:
             named[name] = empty((rows.B, width), self.dtype)
         for name in self.arrays[direction]:
             if name not in named:
-                named[name] = empty((rows.count, self.widths[name]), self.dtype)
+                named[name] = empty((rows.total, self.widths[name]), self.dtype)
         keep = [named[self.plan.gradient.carries[0].name].shape[0]] if direction == "backward" else []
         arguments = [rows.starts, *keep, *self.sizes, *[named[name] for name in self.arrays[direction]]]
         kernel = self.kernel(direction, arguments)
-        chunks = max(1, min(get_num_threads(), rows.B // ROWS_PER_THREAD, rows.count * self.work // WORK_PER_THREAD))
+        chunks = max(1, min(get_num_threads(), rows.B // ROWS_PER_THREAD, rows.total * self.work // WORK_PER_THREAD))
         if chunks == 1:
             kernel(0, rows.B, rows.T, *arguments)
             return
@@ -310,7 +315,7 @@ class Scan:
         zeros = lambda shape: np.zeros(shape, self.dtype)
         for k, line in enumerate(gradient.dys):
             given = dy.parts.get(k)
-            named[line.name] = zeros((rows.count, line.width)) if given is None else np.ascontiguousarray(given)
+            named[line.name] = zeros((rows.total, line.width)) if given is None else np.ascontiguousarray(given)
         for k, carry in enumerate(gradient.carries, len(gradient.dys)):
             named[carry.name] = zeros((2, rows.B, carry.width))
             if k in dy.parts:
@@ -321,6 +326,9 @@ class Scan:
         found: list[Any] = []
         for line in plan.sequences:
             found.append(self._stash(gradient.sequences[line], named) if line in gradient.sequences else None)
+        for line in plan.constants:
+            d = gradient.sequences.get(line)
+            found.append(None if d is None else rows.summed(self._stash(d, named)))
         sums: dict[str, np.ndarray] = {}
         for line in plan.vectors:
             found.append(self._vector_gradient(line, named, sums).reshape(inputs[len(found)].shape))

@@ -16,24 +16,27 @@ themselves raises `Unfusable` with the line of user code.
 import keyword
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from ..autograd import table
+from ..autograd.creation import get_rng_state
 from ..autograd.primitive import FLOAT32, FLOAT64, ElementwisePrimitive, Primitive, Shape
 from ..autograd.tape import Value, set_mode, user_line
 from ..autograd.tensor import Tensor
 
 # Names that generated code needs for itself; a variable of the user's that has one gets an underscore.
 RESERVED = {
-    "T", "H", "t", "row", "j", "lo", "hi", "top", "starts", "old", "new", "now", "keep", "real", "dy", "njit", "range", "at", "distinct", "matrix", "multiply",
+    "T", "H", "t", "row", "j", "lo", "hi", "top", "starts", "old", "new", "now", "keep", "min", "real", "dy", "njit",
+    "range", "at", "distinct", "matrix", "multiply",
     "panels", "shift", "forward", "backward", "CACHE", "JIT", "REDUCE", *(row.name for row in table.TABLE.values()),
 }  # fmt: skip
 RESERVED_FORMS = re.compile(r"H_\d+|dy_\w+|\w+_(in|saved|buffer|packed|all|zero|(out|copy)(_\d+)?)")  # sizes and arrays
-BATCH = 1009  # stands for the batch size, whatever it is: a prime that no layer is likely to be as wide as
+# These stand for the batch size, whatever it is: primes that no layer is likely to be as wide as.
+BATCH, OTHER_BATCH = 1009, 1013
 
 
 class Unfusable(Exception):
@@ -50,7 +53,7 @@ class Line:
         shape: with BATCH where the batch is.
         per_row: whether it has a value for each row of the batch, rather than one for all.
         width: the number of elements in a row.
-        kind: "input", "state", "parameter", "constant" or "operation".
+        kind: "input", "state", "given" (for the whole sequence), "parameter", "constant" or "operation".
         value: of a parameter, the tensor; of a constant, the array.
         named: whether the name is the user's.
     """
@@ -71,7 +74,7 @@ class Line:
         self.name, self.kind, self.shape, self.dtype = name, kind, shape, dtype
         self.row, self.inputs, self.attributes, self.value = row, list(inputs), attributes or {}, value
         self.named = kind != "operation"  # by the user
-        self.per_row = bool(shape) and shape[0] == BATCH
+        self.per_row = bool(shape) and shape[0] in (BATCH, OTHER_BATCH)
         self.width = shape[-1] if len(shape) > self.per_row else 1
 
     @property
@@ -80,12 +83,17 @@ class Line:
         return not self.named and (self.row is table.mul or re.fullmatch(r"v(_\d+)?", self.name) is not None)
 
     def __repr__(self) -> str:
-        shape = ", ".join("B" if n == BATCH else str(n) for n in self.shape)
+        shape = ", ".join("B" if n in (BATCH, OTHER_BATCH) else str(n) for n in self.shape)
         if self.row is None:
             return f"{self.name}[{shape}]: {self.kind}"
         arguments = [getattr(x, "name", repr(x)) for x in self.inputs]
-        arguments += [f"{name}={value!r}" for name, value in self.attributes.items()]
+        arguments += [f"{name}={shown(value)}" for name, value in self.attributes.items()]
         return f"{self.name}[{shape}] = {self.row.name}({', '.join(arguments)})"
+
+
+def shown(attribute: Any) -> str:
+    """An attribute of an operation as text, with B for the batch."""
+    return re.sub(rf"\b({BATCH}|{OTHER_BATCH})\b(?=[,)])", "B", repr(attribute))
 
 
 class Shadow(np.ndarray):
@@ -122,8 +130,11 @@ class Symbol(Tensor):
 class Trace:
     """The lines of a step, in the order in which they ran."""
 
-    def __init__(self, parameter_names: dict[int, str]) -> None:
+    def __init__(self, parameter_names: dict[int, str], batch: int = BATCH) -> None:
         self.lines: list[Line] = []
+        self.batch = batch
+        self.given: list[Line] = []  # what a cell holds for a whole sequence
+        self.drawn: list[tuple[Line, Callable[[Shape], np.ndarray]]] = []  # random numbers, new ones for each step
         self._names: dict[str, int] = {}
         self._known: dict[Any, Line] = {}
         self._parameter_names = parameter_names
@@ -149,14 +160,22 @@ class Trace:
             return array.item()
         key = id(x)
         if key not in self._known:
-            if (array.ndim > 2 and key not in self._parameter_names) or BATCH in array.shape:
-                raise Unfusable(
-                    f"step makes an array of shape {list(array.shape)} anew, maybe at random ({user_line()})"
-                )
+            if (array.ndim > 2 and key not in self._parameter_names) or self.batch in array.shape:
+                raise Unfusable(f"step makes an array of shape {list(array.shape)} anew ({user_line()})")
             kind = "parameter" if isinstance(x, Value) else "constant"
             name = self._parameter_names.get(key, kind)
             self._known[key] = self.leaf(name, kind, array.shape, array.dtype, value=x).line
         return self._known[key]
+
+    def draw(self, source: Callable[[Shape], np.ndarray], shape: Shape, dtype: Any) -> Symbol:
+        """Called in place of drawing random numbers: a symbol for an input that is drawn for all steps at once."""
+        if len(shape) != 2 or shape[0] != self.batch:
+            raise Unfusable(
+                f"step draws random numbers of shape {list(shape)}, not a row for each of the batch ({user_line()})"
+            )
+        symbol = self.leaf("random", "input", shape, dtype)
+        self.drawn.append((symbol.line, source))
+        return symbol
 
     # ---- Operations --------------------------------------------------------------------------------------------------
 
@@ -260,40 +279,76 @@ class Trace:
             assert line.row is not None
             line.name = self._name(line.row, line.inputs, line.attributes)
 
-    def name_after(self, variables: dict[str, Any]) -> None:
+    def name_after(self, variables: Iterable[tuple[str, Any]]) -> None:
         """Give lines the names of the variables that hold them; the new value of a state `c` becomes `c_new`."""
-        for variable, symbol in variables.items():
+        for variable, symbol in variables:
             if isinstance(symbol, Symbol) and not symbol.line.named:
                 taken = variable in self._names
                 self.rename(symbol.line, f"{variable}_new" if taken else variable)
 
 
 def trace_step(
-    cell: Any, x: tuple[Shape, np.dtype], states: Sequence[tuple[str, Shape, np.dtype]]
+    cell: Any,
+    inputs: Sequence[tuple[Shape, np.dtype]],
+    states: Sequence[tuple[str, Shape, np.dtype]],
+    single: bool = True,
+    batch: int = BATCH,
 ) -> tuple[Trace, list[Line]]:
-    """Run `cell.step` on symbols; returns the trace and the lines of the new states."""
-    trace = Trace({id(p): name.replace(".", "_") for name, p in cell.named_parameters()})
-    symbols = [trace.leaf("x", "input", *x)]
-    symbols += [trace.leaf(name, "state", shape, dtype) for name, shape, dtype in states]
-    with set_mode("tracer", trace), _Locals(type(cell).step) as variables:
-        returned = cell.step(*symbols)
+    """Run `cell.step` on symbols; returns the trace and the lines of the new states.
+
+    Args:
+        inputs: shapes and dtypes of what arrives at each step, with `batch` where the batch is.
+        states: names, shapes and dtypes.
+        single: whether step takes its one input as it is, rather than in a tuple.
+    """
+    trace = Trace({id(p): name.replace(".", "_") for name, p in cell.named_parameters()}, batch)
+    xs = [trace.leaf("x" if single else f"x_{i}", "input", *each) for i, each in enumerate(inputs, 1)]
+    symbols = [trace.leaf(name, "state", shape, dtype) for name, shape, dtype in states]
+    given = {
+        owner: {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in values.items()}
+        for owner, values in cell.values_of_sequence(batch).items()
+    }
+    trace.given = [symbol.line for values in given.values() for symbol in values.values()]
+    leaves = [*xs, *symbols, *(symbol for values in given.values() for symbol in values.values())]
+    numbers_drawn = get_rng_state()
+    with set_mode("tracer", trace), cell.holding(given), _Locals(cell) as variables:
+        returned = cell.step(xs[0] if single else tuple(xs), *symbols)
+    if get_rng_state() != numbers_drawn:
+        raise Unfusable("step draws random numbers past rand, randn and dropout")
     new = returned if isinstance(returned, (tuple, list)) else (returned,)
     outputs = []
-    for state, symbol in zip(symbols[1:], new):
+    for state, symbol in zip(symbols, new):
         if not isinstance(symbol, Symbol):
             raise Unfusable("step returns a tensor that depends on no input")
         if symbol.line.shape != state.line.shape or symbol.line.dtype != state.line.dtype:
             raise Unfusable(f"step returns a {state.line.name} of another shape or dtype than it came in with")
         outputs.append(symbol.line)
-    if len(outputs) != len(symbols) - 1 or len(new) != len(outputs):
+    if len(outputs) != len(symbols) or len(new) != len(outputs):
         raise Unfusable("step returns another number of states than it takes")
-    trace.name_after(
-        {name: value for name, value in variables.items() if not any(value is symbol for symbol in symbols)}
-    )
-    for state, line in zip(symbols[1:], outputs):
+    trace.name_after([(name, value) for name, value in variables if not any(value is leaf for leaf in leaves)])
+    for state, line in zip(symbols, outputs):
         trace.rename(line, f"{state.line.name}_new")
     trace.name_rest(outputs)
     return trace, outputs
+
+
+def check_other_batch(lines: list[str], cell: Any, inputs: Any, states: Any, single: bool) -> None:
+    """Trace a second time with another number in place of the batch size, and compare with the lines of the first.
+
+    Raises:
+        Unfusable: one differs, so step computes with the batch size.
+    """
+    other = lambda shape: tuple(OTHER_BATCH if n == BATCH else n for n in shape)
+    again, _ = trace_step(
+        cell,
+        [(other(shape), dtype) for shape, dtype in inputs],
+        [(name, other(shape), dtype) for name, shape, dtype in states],
+        single,
+        OTHER_BATCH,
+    )
+    for line, other_line in zip(lines, map(repr, again.lines)):
+        if line != other_line:
+            raise Unfusable(f"step computes with the size of the batch: {line}")
 
 
 def _dtype(row: Primitive, inputs: list[Any], attributes: dict[str, Any]) -> np.dtype:
@@ -336,12 +391,14 @@ def _columns(x: Line, at: Any) -> tuple[int, int]:
 
 
 class _Locals:
-    """The local variables of a function at its return, for their names."""
+    """The local variables of a cell's `step`, and of those of cells inside it, at their return: for their names."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.code, self.found = function.__code__, dict[str, Any]()
+    def __init__(self, cell: Any) -> None:
+        steps = [getattr(type(module), "step", None) for module in cell.modules()]
+        self.codes = {getattr(step, "__code__", None) for step in steps}
+        self.found: list[tuple[str, Any]] = []
 
-    def __enter__(self) -> dict[str, Any]:
+    def __enter__(self) -> list[tuple[str, Any]]:
         self.before = sys.getprofile()
         sys.setprofile(self._watch)
         return self.found
@@ -350,5 +407,5 @@ class _Locals:
         sys.setprofile(self.before)
 
     def _watch(self, frame: FrameType, event: str, value: Any) -> None:
-        if event == "return" and frame.f_code is self.code:
-            self.found.update(frame.f_locals)
+        if event == "return" and frame.f_code in self.codes:
+            self.found += frame.f_locals.items()

@@ -20,7 +20,8 @@ runs it over a sequence, and called by itself it takes one step.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -34,6 +35,7 @@ from .functional import dropout
 from .module import Module
 
 States = tuple[Tensor, ...]
+SequenceValues = dict["Cell", dict[str, Tensor]]
 
 
 class Cell(Module):
@@ -68,6 +70,14 @@ class Cell(Module):
         states = tuple(zeros(batch_size, self.hidden_size, dtype=dtype) for _ in self.state_names)
         return states if len(states) > 1 else states[0]
 
+    def sequence_values(self, batch_size: int) -> dict[str, Tensor]:
+        """Values that hold for a whole sequence, such as a dropout mask: `step` finds them as attributes of the cell.
+
+        Called once before the first step. Override it to return, by name, tensors [batch_size, W], a row for each
+        sequence, or of any other shape (two dimensions at most), one for all. They may be computed from parameters.
+        """
+        return {}
+
     def candidate(self, n: Tensor) -> Tensor:
         """What a step is about to write into a state, for `step` to call: recurrent dropout (Semeniuta et al., 2016).
 
@@ -99,11 +109,12 @@ class Cell(Module):
             raise ValueError(f"{type(self).__name__}: expected x of shape [B, I] or [I], got {list(x.shape)}")
         self.check_width(x)
         if x.ndim == 2:
-            states = self.advance(x, self.begin(hx, x.shape[0]))
+            with self.holding(self.values_of_sequence(x.shape[0])):
+                states = self.advance(x, self.begin(hx, x.shape[0]))
         else:
             batch_of_one = None if hx is None else tuple(unsqueeze(state, 0) for state in as_states(hx))
-            states = self.advance(unsqueeze(x, 0), self.begin(batch_of_one, 1))
-            states = tuple(squeeze(state, 0) for state in states)
+            new = self(unsqueeze(x, 0), batch_of_one)
+            states = tuple(squeeze(state, 0) for state in as_states(new))
         return states if len(states) > 1 else states[0]
 
     # ---- The contract, checked: what runs a cell goes through these --------------------------------------------------
@@ -139,7 +150,27 @@ class Cell(Module):
                 )
         return states
 
-    def advance(self, x: Tensor, states: States) -> States:
+    def values_of_sequence(self, batch_size: int) -> "SequenceValues":
+        """The `sequence_values` of this cell and of those inside it."""
+        cells = [module for module in self.modules() if isinstance(module, Cell)]
+        return {cell: values for cell in cells if (values := cell.sequence_values(batch_size))}
+
+    @contextmanager
+    def holding(self, values: "SequenceValues") -> Iterator[None]:
+        """While a sequence runs: every cell has its `sequence_values` as attributes."""
+        for cell, named in values.items():
+            for name in named:
+                if hasattr(cell, name):
+                    raise ValueError(f"{type(cell).__name__}.sequence_values: {name} is an attribute already")
+            vars(cell).update(named)
+        try:
+            yield
+        finally:
+            for cell, named in values.items():
+                for name in named:
+                    del vars(cell)[name]
+
+    def advance(self, x: Any, states: States) -> States:
         """`step`, and a look at what it returned."""
         returned = self.step(x, *states)
         new = tuple(returned) if isinstance(returned, (tuple, list)) else (returned,)

@@ -144,7 +144,9 @@ def dropout(input: Any, p: float = 0.5, training: bool = True) -> Tensor:
     """
     x = floating(input)
     check_probability("dropout", p)
-    return x * dropout_mask(x.shape, p, x.dtype) if training and p else x
+    if not training or not p:
+        return x
+    return x * creation.drawn(lambda shape: dropout_mask(shape, p, x.dtype), x.shape, x.dtype)
 
 
 def dropout_mask(shape: tuple[int, ...], p: float, dtype: Any) -> np.ndarray:

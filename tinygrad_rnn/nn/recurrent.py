@@ -4,12 +4,15 @@ import warnings
 import weakref
 from typing import Any
 
+import numpy as np
+
 from ..autograd.creation import zeros
-from ..autograd.operands import as_tensor
+from ..autograd.operands import as_array, as_tensor
+from ..autograd.pointwise import where
 from ..autograd.shapes import stack, unbind
 from ..autograd.tape import mode, no_grad
 from ..autograd.tensor import Tensor
-from ..fusion.compile import FusedCell, fused_cell, last_fused_cell
+from ..fusion.compile import FusedCell, Sequence, fused_cell, last_fused_cell
 from ..fusion.explain import explain
 from ..fusion.trace import Unfusable
 from .cell import Cell, States
@@ -25,6 +28,8 @@ class Recurrent(Module):
 
         y, state = Recurrent(cell)(x)               # x [T, B, I] -> y [T, B, H], the first state after every step
         y, state = Recurrent(cell)(x, state)        # start from given states instead of cell.initial_state(B)
+        y, state = Recurrent(cell)(x, lengths=[3, 7])           # sequences that end before the longest one
+        y, state, every = Recurrent(cell)(x, return_states=True)        # every state after every step as well
 
     Args:
         cell: what happens at each step.
@@ -32,8 +37,17 @@ class Recurrent(Module):
         fused: "auto" compiles the cell into fused kernels where it can be and else runs it on the tape, "require"
             raises where it cannot, "never" always runs it on the tape. Can be set at any time.
 
+    Args (when called):
+        x: [T, B, I], or a tuple of several inputs [T, B, ...], which `step` then gets as a tuple.
+        hx: the initial state, or a tuple of them.
+        lengths: [B] integers from 0 to T, in any order. A sequence that has ended keeps its state, and its outputs are
+            zero; with `reverse` it is read from its own end. What lies beyond the end is never looked at.
+        return_states: also return the values of all states after every step, a tuple of [T, B, ...]; zero beyond
+            the end of a sequence.
+
     Raises (when called):
-        ValueError: x is not [T, B, I] with T > 0, or states do not fit the cell.
+        ValueError: x is not [T, B, I] with T > 0, or states or lengths do not fit.
+        TypeError: lengths are no integers.
         NotImplementedError: fused is "require", and the cell cannot be compiled.
     """
 
@@ -53,31 +67,37 @@ class Recurrent(Module):
             raise ValueError(f"fused must be 'auto', 'require' or 'never', not {choice!r}")
         self._fused = choice
 
-    def forward(self, x: Any, hx: Any = None) -> tuple[Tensor, Any]:
-        """The outputs of all steps, and the final state (a tuple if there are several)."""
-        x = as_tensor(x)
-        if x.ndim != 3 or x.shape[0] == 0:
-            raise ValueError(
-                f"Recurrent({type(self.cell).__name__}): expected x of shape [T, B, I] with T > 0, got {list(x.shape)}"
-            )
-        self.cell.check_width(x)
-        states = self.cell.begin(hx, x.shape[1])
-        y, states = self._run(x, states)
-        return y, states if len(states) > 1 else states[0]
+    def forward(self, x: Any, hx: Any = None, lengths: Any = None, return_states: bool = False) -> Any:
+        """The outputs of all steps, and the final state (a tuple if there are several); see the class."""
+        several = isinstance(x, (tuple, list)) and all(isinstance(each, (Tensor, np.ndarray)) for each in x)
+        xs = tuple(map(as_tensor, x)) if several else (as_tensor(x),)
+        name = f"Recurrent({type(self.cell).__name__})"
+        T, B = xs[0].shape[:2] if xs and xs[0].ndim == 3 else (0, 0)
+        if not T or any(x.ndim != 3 or x.shape[:2] != (T, B) for x in xs):
+            shapes = ", ".join(str(list(x.shape)) for x in xs)
+            raise ValueError(f"{name}: expected x of shape [T, B, I] with T > 0, got {shapes}")
+        if not several:
+            self.cell.check_width(xs[0])
+        ends = None if lengths is None else check_lengths(name, lengths, T, B)
+        states = self.cell.begin(hx, B)
+        sequence = Sequence(xs if several else xs[0], states, self.reverse, ends, len(states) if return_states else 1)
+        every, finals = self._run(sequence)
+        final = finals if len(finals) > 1 else finals[0]
+        return (every[0], final, every) if return_states else (every[0], final)
 
-    def _run(self, x: Tensor, states: States) -> tuple[Tensor, States]:
+    def _run(self, sequence: Sequence) -> tuple[States, States]:
         """Choose the engine."""
         if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
-            return run_on_tape(self.cell, x, states, self.reverse)
+            return run_on_tape(self.cell, sequence)
         try:
-            fused = fused_cell(self.cell, x, states)
+            fused = fused_cell(self.cell, sequence)
         except Unfusable as error:
             if self.fused == "require":
                 raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {error}") from None
-            results = run_on_tape(self.cell, x, states, self.reverse)
+            results = run_on_tape(self.cell, sequence)
             self._warn(str(error))
             return results
-        return fused(x, states, self.reverse)
+        return fused(sequence, self.cell.values_of_sequence(sequence.B))
 
     # ---- What the compiler made of the cell --------------------------------------------------------------------------
 
@@ -124,7 +144,7 @@ class Recurrent(Module):
             )
         with no_grad():
             states = cell.begin(None, 1)
-            return fused_cell(cell, zeros(1, 1, cell.input_size, dtype=states[0].dtype), states)
+            return fused_cell(cell, Sequence(zeros(1, 1, cell.input_size, dtype=states[0].dtype), states))
 
     def _warn(self, reason: str) -> None:
         """Say once why the slow engine runs."""
@@ -141,10 +161,44 @@ class Recurrent(Module):
         return ", ".join(f"{name}={value!r}" for name, (value, default) in options.items() if value != default)
 
 
-def run_on_tape(cell: Cell, x: Tensor, states: States, reverse: bool) -> tuple[Tensor, States]:
-    """Run a cell step by step, every operation recorded: the specification of what fused kernels compute."""
-    outputs = []
-    for x_t in reversed(unbind(x)) if reverse else unbind(x):
-        states = cell.advance(x_t, states)
-        outputs.append(states[0])
-    return stack(outputs[::-1] if reverse else outputs), states
+def run_on_tape(cell: Cell, sequence: Sequence) -> tuple[States, States]:
+    """Run a cell step by step, every operation recorded: the specification of what fused kernels compute.
+
+    Returns:
+        The values after each step of the states that are watched, and the final values of all.
+    """
+    states, lengths = sequence.states, sequence.lengths
+    running = None if lengths is None else np.arange(sequence.T)[:, None, None] < lengths[:, None]
+    steps = [unbind(x if running is None else where(running, x, 0)) for x in sequence.inputs]
+    order = range(sequence.T)[:: -1 if sequence.reverse else 1]
+    every: list[list[Tensor]] = [[] for _ in range(sequence.watched)]
+    with cell.holding(cell.values_of_sequence(sequence.B)):
+        for t in order:
+            xs = tuple(x[t] for x in steps)
+            new = cell.advance(xs if sequence.several else xs[0], states)
+            seen = new[: sequence.watched]
+            if running is not None:
+                seen = tuple(where(running[t], state, 0) for state in seen)
+                new = tuple(where(running[t], state, old) for state, old in zip(new, states))
+            states = new
+            for values, state in zip(every, seen):
+                values.append(state)
+    return tuple(stack(values[:: -1 if sequence.reverse else 1]) for values in every), states
+
+
+def check_lengths(name: str, lengths: Any, T: int, B: int) -> np.ndarray:
+    """The lengths of B sequences of at most T steps as an array.
+
+    Raises:
+        TypeError: they are no integers.
+        ValueError: there are not B of them, or one is negative or greater than T.
+    """
+    array = as_array(lengths)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: lengths must be integers, not {array.dtype}")
+    if array.shape != (B,):
+        raise ValueError(f"{name}: lengths has shape {list(array.shape)}, expected one for each sequence: [{B}]")
+    wrong = np.flatnonzero((array < 0) | (array > T))
+    if wrong.size:
+        raise ValueError(f"{name}: lengths[{wrong[0]}] is {array[wrong[0]]}, but x has {T} steps: expected 0 to {T}")
+    return array.astype(np.intp)
