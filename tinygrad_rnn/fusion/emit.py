@@ -548,6 +548,8 @@ def _equation(line: Line) -> ast.expr:
         return ast.UnaryOp(ast.USub(), operands[0])
     if row is table.matmul and isinstance(operands[0], ast.BinOp):
         operands[0] = ast.Name(f"({ast.unparse(operands[0])})")  # nobody remembers that * and @ bind alike
+    if row is table.matmul and line.inputs[1].row is table.cat:  # joined before the loop
+        operands[1:] = map(operand, line.inputs[1].inputs)
     if row is table.matmul and len(operands) > 2:
         return ast.BinOp(operands[0], ast.MatMult(), ast.List(operands[1:]))
     if row.name in _OPERATORS and len(operands) == 2:

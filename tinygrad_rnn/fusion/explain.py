@@ -1,11 +1,12 @@
 """What became of a step, in words: what runs before the loop over time, in its phases, and after it."""
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .emit import Loop, describe
+from .plan import made_of
 from .scan import Scan
 from .trace import Line
 
@@ -37,24 +38,10 @@ def explain(scan: Scan) -> str:
     return "\n".join(text[:-1])
 
 
-def _made_of(lines: Iterable[Line]) -> list[Line]:
-    """The lines and all that they are made of, inputs before results."""
-    found: dict[Line, None] = {}
-    ahead = [(line, False) for line in reversed(list(lines))]
-    while ahead:
-        line, complete = ahead.pop()
-        if complete:
-            found[line] = None
-        elif line not in found:
-            ahead.append((line, True))
-            ahead += [(y, False) for y in reversed(line.inputs) if isinstance(y, Line)]
-    return list(found)
-
-
 def _step(scan: Scan) -> list[str]:
     """The traced step as equations. Equal parts of one value are told in one line."""
     by_name = {line.name: line for _, line in scan.plan.script}
-    needed = {line.name for line in _made_of(scan.plan.outputs)}
+    needed = {line.name for line in made_of(scan.plan.outputs)}
     parts: dict[str, list[str]] = {}
     text = []
     for line in by_name.values():
@@ -79,21 +66,26 @@ def _shapes(line: Line, rows: str) -> str:
 
 def _hoisted(scan: Scan) -> list[Line]:
     """The products of the input, which need not wait for the loop."""
-    lines = _made_of([*scan.plan.sequences, *scan.plan.vectors])
+    lines = made_of([*scan.plan.sequences, *scan.plan.vectors])
     return [line for line in lines if line.row is table.matmul and line.per_row]
+
+
+def _weights(product: Line) -> list[Line]:
+    """The right operands of a hoisted product, one by one."""
+    right = product.inputs[1]
+    return right.inputs if right.row is table.cat else [right]
 
 
 def _before(scan: Scan) -> list[str]:
     plan = scan.plan
     leaves = [*plan.sequences, *plan.vectors, *(w for product in plan.products for w in product.weights)]
     text = []
-    for line in _made_of(leaves):
+    for line in made_of(leaves):
         if line.row is table.matmul and line.per_row:
-            joined = (
-                f", {len(line.inputs) - 1} products of {line.inputs[0].name} in one" if len(line.inputs) > 2 else ""
-            )
+            members = len(_weights(line))
+            joined = f", {members} products of {line.inputs[0].name} in one" if members > 1 else ""
             text.append(f"{describe(line)}: hoisted, one product {_shapes(line, 'T * B')} for all steps{joined}")
-        elif line.row is not None and line.row is not table.part and not line.nameless:
+        elif line.row not in (None, table.part, table.cat) and not line.nameless:
             text.append(describe(line) + (": for all steps" if line.per_row else ""))
     for product in plan.products:
         names = ", ".join(weights.name for weights in product.weights)
@@ -155,7 +147,7 @@ def _after(scan: Scan) -> list[str]:
         found = sorted((first, d.name) for each, first, d in gradient.vectors if each is vector)
         text.append(f"d{vector.name} = sum of {', '.join(name for _, name in found)} over all T * B rows")
     for line in _hoisted(scan):
-        left, *weights = line.inputs
+        left, weights = line.inputs[0], _weights(line)
         d = gradient.sequences.get(line, Line(f"d{line.name}", "gradient", line.shape, line.dtype))
         names = ", ".join(f"d{each.name}" for each in weights)
         text.append(f"{names} = {left.name}.T @ {d.name}, and d{left.name} where x wants a gradient: one product each")

@@ -104,7 +104,7 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
     for line in forward:
         _check(line, per_step)
     products = _join(trace, forward)
-    _join(trace, [line for line in hoisted if line in needed])
+    _join(trace, [line for line in hoisted if line in needed], before_the_loop=True)
     _flatten_parts(trace.lines)
 
     leaves: set[Line] = set()
@@ -133,10 +133,9 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
     used = _needed(roots, stop=lambda line: line.kind != "operation")
     backward = [line for line in gradient.lines if line in used and line.kind == "operation"]
     saved, again = _saved_and_recomputed(forward, backward, roots, at_hand)
-    wanted = {*leaves, *(weights for product in products for weights in product.weights)}
-    once = _needed(list(wanted), stop=lambda line: line.kind != "operation")
+    wanted = [*leaves_in_order, *(weights for product in products for weights in product.weights)]
     return Plan(
-        before=[line for line in traced if line in once and line.kind == "operation"],
+        before=[line for line in made_of(wanted) if line.kind == "operation"],
         timed=timed,
         sequences=[line for line in leaves_in_order if line.per_row and line in timed],
         constants=[line for line in leaves_in_order if line.per_row and line not in timed],
@@ -172,6 +171,20 @@ def _needed(outputs: Iterable[Line], stop: Any) -> set[Line]:
             if not stop(line):
                 ahead += [y for y in line.inputs if isinstance(y, Line)]
     return needed
+
+
+def made_of(lines: Iterable[Line]) -> list[Line]:
+    """The lines and all that they are made of, inputs before results."""
+    found: dict[Line, None] = {}
+    ahead = [(line, False) for line in reversed(list(lines))]
+    while ahead:
+        line, complete = ahead.pop()
+        if complete:
+            found[line] = None
+        elif line not in found:
+            ahead.append((line, True))
+            ahead += [(y, False) for y in reversed(line.inputs) if isinstance(y, Line)]
+    return list(found)
 
 
 def _base(line: Line) -> Line:
@@ -211,8 +224,11 @@ def _check(line: Line, per_step: Any) -> None:
         raise Unfusable(f"a kernel has no place for {line!r}")
 
 
-def _join(trace: Trace, lines: list[Line]) -> list[Product]:
-    """Make products with a common left operand one, of which the former results become parts."""
+def _join(trace: Trace, lines: list[Line], before_the_loop: bool = False) -> list[Product]:
+    """Make products with a common left operand one, of which the former results become parts.
+
+    Kernels get the weights packed side by side; before the loop, a line puts them there.
+    """
     groups: dict[Line, list[Line]] = {}
     for line in lines:
         if line.row is table.matmul:
@@ -227,6 +243,11 @@ def _join(trace: Trace, lines: list[Line]) -> list[Product]:
         name = "_and_".join(line.name for line in members)
         result = Line(name, "operation", (BATCH, width), left.dtype, table.matmul, [left, *weights])
         products.append(Product(left, members, weights, result))
+        if before_the_loop:
+            shape = (left.width, width)
+            together = Line("_and_".join(w.name for w in weights), "operation", shape, left.dtype, table.cat, weights)
+            together.attributes = {"dim": 1}
+            result.inputs = [left, together]
         for place in (lines, trace.lines):
             place.insert(place.index(members[0]), result)
         start = 0

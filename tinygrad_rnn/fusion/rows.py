@@ -10,22 +10,22 @@ What is padding is never read, computed or multiplied. A state has the same rows
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..autograd import table
-from ..autograd.shapes import expand, reshape
-from ..autograd.tensor import Tensor
 
 
 class Rows(NamedTuple):
     """The layout of B sequences of at most T steps.
 
     Attributes:
-        T, B: steps, sequences.
+        T, B: steps of the longest sequence, sequences.
         total: the number of rows: B * T, or the sum of the lengths.
         starts: [T + 2], of a state: its value before step t begins at row starts[t], that after it at starts[t + 1].
+        padded: the steps of the user's arrays, [padded, B, W].
+        flipped: whether these are read from their last step.
         lengths: [B] of the sequences in the order of their rows, longest first; None if all have T steps.
         order: [B], the numbers of the sequences in that order.
         places: [total], for each row its place t * B + b in a padded [T, B, W].
@@ -37,40 +37,44 @@ class Rows(NamedTuple):
     B: int
     total: int
     starts: np.ndarray
+    padded: int
+    flipped: bool = False
     lengths: np.ndarray | None = None
     order: np.ndarray | None = None
     places: np.ndarray | None = None
     sequences: np.ndarray | None = None
     drawn: np.ndarray | None = None
 
-    # ---- Into this layout and back, on the tape ----------------------------------------------------------------------
+    # ---- Into this layout and back: arrays, or tensors on the tape ---------------------------------------------------
 
-    def gathered(self, x: Tensor) -> Tensor:
+    def gathered(self, x: Any) -> Any:
         """The rows of x [T, B, W]: [total, W]."""
-        flat = reshape(x, (x.shape[0] * x.shape[1], x.shape[2]))
+        x = table.flip(x, 0) if self.flipped else x
+        flat = table.reshape(x, shape=(self.padded * self.B, x.shape[2]))
         return flat if self.places is None else table.index(flat, at=(self.places,))
 
-    def scattered(self, x: Tensor, T: int) -> Tensor:
+    def scattered(self, x: Any) -> Any:
         """[total, W] as [T, B, W], zero where a sequence has ended."""
-        shape = (T * self.B, x.shape[1])
+        shape = (self.padded * self.B, x.shape[1])
         flat = x if self.places is None else table.index_add(x, shape=shape, at=(self.places,))
-        return reshape(flat, (T, self.B, x.shape[1]))
+        padded = table.reshape(flat, shape=(self.padded, self.B, x.shape[1]))
+        return table.flip(padded, 0) if self.flipped else padded
 
-    def repeated(self, x: Tensor) -> Tensor:
-        """A value for each sequence, [B, W], as one for each row: [total, W]."""
-        if self.sequences is None:
-            return reshape(expand(x, (self.T, self.B, x.shape[1])), (self.total, x.shape[1]))
-        return table.index(x, at=(self.sequences,))
-
-    def ordered(self, x: Tensor) -> Tensor:
+    def ordered(self, x: Any) -> Any:
         """[B, W] in the order of rows."""
         return x if self.order is None else table.index(x, at=(self.order,))
 
-    def unordered(self, x: Tensor) -> Tensor:
+    def unordered(self, x: Any) -> Any:
         """[B, W] in the order of the user's sequences."""
         return x if self.order is None else table.index(x, at=(np.argsort(self.order),))
 
     # ---- For kernels -------------------------------------------------------------------------------------------------
+
+    def repeated(self, x: np.ndarray) -> np.ndarray:
+        """A value for each sequence, [B, W], as one for each row: [total, W]."""
+        if self.sequences is None:
+            return np.broadcast_to(x, (self.T, *x.shape)).reshape(self.total, x.shape[1])
+        return x[self.sequences]
 
     def lengths_of_all(self) -> np.ndarray | int:
         """[B], or one number if it is the same for all."""
@@ -105,15 +109,15 @@ class Rows(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def full_rows(T: int, B: int) -> Rows:
-    """The layout of B sequences of T steps each."""
+def full_rows(T: int, B: int, reverse: bool = False) -> Rows:
+    """The layout of B sequences of T steps each, read from their end if `reverse`."""
     starts = B * np.arange(T + 2)
     starts.flags.writeable = False
-    return Rows(T, B, T * B, starts)
+    return Rows(T, B, T * B, starts, T, reverse)
 
 
 def ragged_rows(T: int, lengths: np.ndarray, reverse: bool) -> Rows:
-    """The layout of sequences of given lengths, each read from its end if `reverse`."""
+    """The layout of sequences of given lengths in [T, B, W], each read from its own end if `reverse`."""
     B, steps = len(lengths), int(lengths.max(initial=0))
     order = np.argsort(-lengths, kind="stable")
     ordered = lengths[order]
@@ -121,4 +125,4 @@ def ragged_rows(T: int, lengths: np.ndarray, reverse: bool) -> Rows:
     starts = np.cumsum([0, B, *np.bincount(t, minlength=steps)])
     at = ordered[b] - 1 - t if reverse else t
     drawn = T - 1 - at if reverse else at
-    return Rows(steps, B, len(t), starts, ordered, order, at * B + order[b], b, drawn * B + order[b])
+    return Rows(steps, B, len(t), starts, T, False, ordered, order, at * B + order[b], b, drawn * B + order[b])

@@ -1,9 +1,7 @@
-"""A planned step as two compiled kernels, and the two kernels as one node of the tape.
+"""A planned step as two compiled kernels, run on arrays.
 
-The node's inputs are the sequences, vectors and weights that were computed on the tape before it, and the initial
-states; its outputs are the sequence of the first state and the final values of all. Its gradient is the backward
-kernel followed by one product for each product of the loop (dW = left^T @ d, over all steps at once) and one sum for
-each vector. A second derivative runs the step on the tape instead.
+The backward kernel is followed by one product for each product of the loop (dW = left^T @ d, over all steps at once)
+and by one sum for each vector of parameters.
 """
 
 import time
@@ -13,9 +11,6 @@ from typing import Any
 import numpy as np
 
 from ..autograd import table
-from ..autograd.shapes import cat, split
-from ..autograd.tape import Node, Value, enable_grad, mode
-from ..autograd.tensor import Tensor, grad
 from ..kernels import cache
 from ..kernels.matmul import matmul, pack
 from ..kernels.pool import empty
@@ -24,44 +19,10 @@ from .adjoint import Product
 from .emit import HEADER, Block, Loop, imports
 from .plan import Memory, Plan, _base
 from .rows import Rows
-from .trace import Line, sized
+from .trace import Line
 
 ROWS_PER_THREAD = 4  # fewer rows than this are not worth a thread
 WORK_PER_THREAD = 400_000  # elements of the loop below which a thread does not pay
-
-
-class Cotangents:
-    """The gradients of a scan's several outputs, on their way through a tape whose values have one."""
-
-    shape: tuple[()] = ()
-    base = None
-
-    def __init__(self, parts: dict[int, Any]) -> None:
-        self.parts = parts
-
-    def __add__(self, other: "Cotangents") -> "Cotangents":
-        both = dict(self.parts)
-        for k, gradient in other.parts.items():
-            both[k] = both[k] + gradient if k in both else gradient
-        return Cotangents(both)
-
-    __iadd__ = __add__
-
-
-class _Output:
-    """The tape's operation between a scan and its k-th output."""
-
-    name = "scan"
-    scatter = None
-
-    def __init__(self, k: int) -> None:
-        self.k = k
-
-    def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
-        return [Cotangents({self.k: dy})]
-
-    def rewrap(self, node: Node) -> tuple[Any, ...]:
-        return ()
 
 
 class Scan:
@@ -71,9 +32,6 @@ class Scan:
         plan: what they do.
         sources: "forward" (which saves for the gradient), "inference" (which does not) and "backward" -> Numba source.
     """
-
-    name = "scan"
-    scatter = None
 
     def __init__(self, plan: Plan, title: str) -> None:
         self.plan, self.title = plan, title
@@ -91,9 +49,6 @@ class Scan:
             if line.row is table.matmul:
                 (k,) = (k for k, p in enumerate(plan.products) if f"{p.result.name}_weights_T" == line.inputs[1].name)
                 self.transposed[f"{line.inputs[1].name}_packed"] = k
-        weights = [w for product in plan.products for w in product.weights]
-        self.inputs = [*plan.sequences, *plan.constants, *plan.vectors, *weights, *plan.states]
-        self.depends = self._dependencies()
         self.weights = {p.result: f"{p.result.name}_packed" for p in plan.products}
         self._gradient_memory()
         self.widths = {f"{x.name}_saved": x.width for x in plan.forward}
@@ -108,25 +63,6 @@ class Scan:
             if state.width not in names and state.width > 1:
                 names[state.width] = "H" if not names else f"H_{len(names) + 1}"
         return names
-
-    def _dependencies(self) -> list[set[Line]]:
-        """For each state, the inputs that its values depend on, over any number of steps."""
-        step = []
-        for output in self.plan.outputs:
-            ahead, seen = [output], {output}
-            while ahead:
-                for y in ahead.pop().inputs:
-                    if isinstance(y, Line) and y not in seen:
-                        seen.add(y)
-                        ahead.append(y)
-            step.append(seen)
-        depends = [{state} | seen for state, seen in zip(self.plan.states, step)]
-        for _ in self.plan.states:
-            for own in depends:
-                for state, seen in zip(self.plan.states, step):
-                    if state in own:
-                        own |= seen
-        return depends
 
     # ---- Places ------------------------------------------------------------------------------------------------------
 
@@ -225,76 +161,104 @@ class Scan:
 
     # ---- Running -----------------------------------------------------------------------------------------------------
 
-    def __call__(
-        self,
-        sequences: list[Tensor],
-        constants: list[Tensor],
-        vectors: list[Tensor],
-        weights: list[list[Tensor]],
-        states: Sequence[Tensor],
-        rows: Rows,
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Run over all steps.
+    def forward(self, values: dict[Line, np.ndarray], rows: Rows, direction: str) -> dict[str, np.ndarray]:
+        """Run over all steps from `values`, which has what the kernel reads; returns all its arrays by name.
 
-        Returns:
-            The values after each step, [rows.total, width], of those states that are watched: the first, or all.
-            The final values of all states, [B, width].
+        The states are [B + total, width], with their initial values first. In "inference" those after the first are
+        [2, B, width]: the values after an even and after an odd number of steps.
         """
-        inputs = [*sequences, *constants, *vectors, *[w for group in weights for w in group], *states]
-        wanted = [x for x in inputs if x.node is not None] if mode.level else []
-        watched = len(self.plan.gradient.dys)
-        direction = "forward" if wanted or watched > 1 else "inference"
         named: dict[str, np.ndarray] = {}
-        for line, x in zip(self.plan.sequences, sequences):
-            named[f"{line.name}_in" if line.kind == "input" else line.name] = np.ascontiguousarray(x.data)
-        for line, x in zip(self.plan.constants, constants):
-            named[line.name] = np.ascontiguousarray(x.data)
-        for line, x in zip(self.plan.vectors, vectors):
-            named[line.name] = np.ascontiguousarray(x.data).reshape(-1)
-        joined = [
-            group[0].data if len(group) == 1 else np.concatenate([w.data for w in group], axis=1) for group in weights
-        ]
-        for product, w in zip(self.plan.products, joined):
-            named[self.weights[product.result]] = pack(w).panels
+        for line in self.plan.sequences:
+            named[f"{line.name}_in" if line.kind == "input" else line.name] = np.ascontiguousarray(values[line])
+        for line in self.plan.constants:
+            named[line.name] = np.ascontiguousarray(values[line])
+        for line in self.plan.vectors:
+            named[line.name] = np.ascontiguousarray(values[line]).reshape(-1)
+        for product in self.plan.products:
+            named[self.weights[product.result]] = pack(_side_by_side(product, values)).panels
         B = rows.B
-        for k, (state, x) in enumerate(zip(self.plan.states, states)):
+        for k, state in enumerate(self.plan.states):
             if direction == "forward" or k == 0:
-                named[state.name] = values = empty((B + rows.total, state.width), self.dtype)
-                values[:B] = x.data
+                named[state.name] = array = empty((B + rows.total, state.width), self.dtype)
+                array[:B] = values[state]
             else:
-                named[state.name] = values = empty((2, B, state.width), self.dtype)
-                values[0] = x.data
-        self._run(direction, named, rows)
-        outputs = [named[state.name][B:] for state in self.plan.states[:watched]]
-        for state in self.plan.states:
-            values = named[state.name]
-            outputs.append(values[rows.ends] if values.ndim == 2 else values[rows.lengths_of_all() % 2, np.arange(B)])
-        if not wanted:
-            results = [Value.tensor(x) for x in outputs]
-        else:
-            node = Node(
-                self,
-                tuple(x.node for x in wanted if x.node is not None),
-                tuple(x.data.shape for x in wanted),
-                ([x.node is not None for x in inputs], [x.data for x in inputs], named, joined, rows),
-            )
-            needing = {line for line, x in zip(self.inputs, inputs) if x.node is not None}
-            nodes = [
-                Node(_Output(k), (node,), ((),), ()) if depends & needing else None
-                for k, depends in enumerate([*self.depends[:watched], *self.depends])
-            ]
-            results = [Value.tensor(x, node) for x, node in zip(outputs, nodes)]
-        return results[:watched], results[watched:]
+                named[state.name] = array = empty((2, B, state.width), self.dtype)
+                array[0] = values[state]
+        self._run(direction, named, rows, ())
+        return named
 
-    def _run(self, direction: str, named: dict[str, np.ndarray], rows: Rows) -> None:
+    def final(self, state: Line, named: dict[str, np.ndarray], rows: Rows) -> np.ndarray:
+        """The value of a state after the last step of each sequence: [B, width], a copy."""
+        array = named[state.name]
+        if rows.lengths is None:
+            return (array[-rows.B :] if array.ndim == 2 else array[rows.T % 2]).copy()
+        return array[rows.ends] if array.ndim == 2 else array[rows.lengths % 2, np.arange(rows.B)]
+
+    def backward(
+        self,
+        dys: Sequence[np.ndarray | None],
+        dfinals: Sequence[np.ndarray | None],
+        values: dict[Line, np.ndarray],
+        named: dict[str, np.ndarray],
+        rows: Rows,
+        needing: set[Line],
+        keep: int = 2,
+    ) -> dict[Line, np.ndarray]:
+        """The gradients of what the kernel read, for the lines in `needing`, and of the initial states.
+
+        Args:
+            dys: the gradients of the states that are watched, [total, width]; None for zero.
+            dfinals: of the final values of all states, [B, width].
+            values, named: what `forward` got and returned. The arrays of the backward kernel are added to `named`.
+            keep: of how many steps the gradients of the states are kept: at least 2.
+        """
+        plan, gradient = self.plan, self.plan.gradient
+        for line, dy in zip(gradient.dys, dys):
+            named[line.name] = (
+                np.zeros((rows.total, line.width), self.dtype) if dy is None else np.ascontiguousarray(dy)
+            )
+        for carry, dfinal in zip(gradient.carries, dfinals):
+            named[carry.name] = array = np.zeros((keep, rows.B, carry.width), self.dtype)
+            if dfinal is not None:
+                if rows.lengths is None:
+                    array[rows.T % keep] = dfinal
+                else:
+                    array[rows.lengths % keep, np.arange(rows.B)] = dfinal
+        for name, k in self.transposed.items():
+            named[name] = pack(_side_by_side(plan.products[k], values).T).panels
+        self._run("backward", named, rows, (keep,))
+        found: dict[Line, np.ndarray] = {}
+        for line in plan.sequences:
+            if line in needing and line in gradient.sequences:
+                found[line] = self._stash(gradient.sequences[line], named)
+        for line in plan.constants:
+            if line in needing and line in gradient.sequences:
+                found[line] = rows.summed(self._stash(gradient.sequences[line], named))
+        sums: dict[str, np.ndarray] = {}
+        for vector, first, d in gradient.vectors:
+            if vector in needing:
+                if vector not in found:
+                    found[vector] = np.zeros(values[vector].shape, self.dtype)
+                name, start = self.stash_places[d]
+                if name not in sums:  # that of a whole sequence serves all vectors that share it
+                    sums[name] = np.add.reduce(named[name], axis=0)
+                found[vector].reshape(-1)[first : first + d.width] += sums[name][start : start + d.width]
+        for product, d in gradient.products:
+            if not needing.isdisjoint(product.weights):
+                for weights, dw in zip(product.weights, self._weight_gradients(product, d, named, rows)):
+                    found[weights] = found[weights] + dw if weights in found else dw
+        for state, carry in zip(plan.states, gradient.carries):
+            found[state] = named[carry.name][0]
+        return found
+
+    def _run(self, direction: str, named: dict[str, np.ndarray], rows: Rows, options: tuple[int, ...]) -> None:
         """Give the kernel what it needs besides, and every thread its rows."""
         for name, width in self.buffers[direction].items():
             named[name] = empty((rows.B, width), self.dtype)
         for name in self.arrays[direction]:
             if name not in named:
                 named[name] = empty((rows.total, self.widths[name]), self.dtype)
-        keep = [named[self.plan.gradient.carries[0].name].shape[0]] if direction == "backward" else []
-        arguments = [rows.starts, *keep, *self.sizes, *[named[name] for name in self.arrays[direction]]]
+        arguments = [rows.starts, *options, *self.sizes, *[named[name] for name in self.arrays[direction]]]
         kernel = self.kernel(direction, arguments)
         chunks = max(1, min(get_num_threads(), rows.B // ROWS_PER_THREAD, rows.total * self.work // WORK_PER_THREAD))
         if chunks == 1:
@@ -303,64 +267,19 @@ class Scan:
         bounds = rows.cut(chunks)
         run(lambda i: kernel(bounds[i], bounds[i + 1], rows.T, *arguments), chunks)
 
-    # ---- The gradient ------------------------------------------------------------------------------------------------
-
-    def gradients(self, dy: Cotangents, saved: tuple[Any, ...]) -> Sequence[Any]:
-        """See `tape.Operation`."""
-        needs, inputs, named, joined, rows = saved
-        if any(isinstance(x, Value) for x in dy.parts.values()):
-            return self._gradients_on_tape(dy, needs, inputs, rows)
-        named = dict(named)
-        plan, gradient = self.plan, self.plan.gradient
-        zeros = lambda shape: np.zeros(shape, self.dtype)
-        for k, line in enumerate(gradient.dys):
-            given = dy.parts.get(k)
-            named[line.name] = zeros((rows.total, line.width)) if given is None else np.ascontiguousarray(given)
-        for k, carry in enumerate(gradient.carries, len(gradient.dys)):
-            named[carry.name] = zeros((2, rows.B, carry.width))
-            if k in dy.parts:
-                named[carry.name][rows.lengths_of_all() % 2, np.arange(rows.B)] = dy.parts[k]
-        for name, k in self.transposed.items():
-            named[name] = pack(joined[k].T).panels
-        self._run("backward", named, rows)
-        found: list[Any] = []
-        for line in plan.sequences:
-            found.append(self._stash(gradient.sequences[line], named) if line in gradient.sequences else None)
-        for line in plan.constants:
-            d = gradient.sequences.get(line)
-            found.append(None if d is None else rows.summed(self._stash(d, named)))
-        sums: dict[str, np.ndarray] = {}
-        for line in plan.vectors:
-            found.append(self._vector_gradient(line, named, sums).reshape(inputs[len(found)].shape))
-        for product in plan.products:
-            found += self._weight_gradients(product, named, rows)
-        found += [named[carry.name][0] for carry in gradient.carries]
-        return [np.zeros(x.shape, x.dtype) if g is None else g for x, g, need in zip(inputs, found, needs) if need]
-
     def _stash(self, line: Line, named: dict[str, np.ndarray]) -> np.ndarray:
         name, first = self.stash_places[line]
-        return named[name][:, first : first + line.width]
+        array = named[name]
+        return array if array.shape[1] == line.width else array[:, first : first + line.width]
 
-    def _vector_gradient(self, line: Line, named: dict[str, np.ndarray], sums: dict[str, np.ndarray]) -> np.ndarray:
-        """The sum over all rows and steps; that of a whole sequence serves all vectors that share it."""
-        total = np.zeros(line.width, self.dtype)
-        for vector, first, d in self.plan.gradient.vectors:
-            if vector is line:
-                name, start = self.stash_places[d]
-                if name not in sums:
-                    sums[name] = np.add.reduce(named[name], axis=0)
-                total[first : first + d.width] += sums[name][start : start + d.width]
-        return total
-
-    def _weight_gradients(self, product: Product, named: dict[str, np.ndarray], rows: Rows) -> list[np.ndarray | None]:
+    def _weight_gradients(
+        self, product: Product, d: Line, named: dict[str, np.ndarray], rows: Rows
+    ) -> Sequence[np.ndarray]:
         """dW = left^T @ d over all rows of all steps, cut into the columns of the joined weights."""
-        d = next((g for p, g in self.plan.gradient.products if p is product), None)
-        if d is None:
-            return [None] * len(product.weights)
         left, stash = self._left(product.left, named, rows), self._stash(d, named)
         dw = matmul(left.T, stash, out=empty((product.left.width, product.result.width), self.dtype))
         ends = np.cumsum([line.width for line in product.lines])
-        return list(np.split(dw, ends[:-1], axis=1)) if len(ends) > 1 else [dw]
+        return np.split(dw, ends[:-1], axis=1) if len(ends) > 1 else [dw]
 
     def _left(self, line: Line, named: dict[str, np.ndarray], rows: Rows) -> np.ndarray:
         """The left operand of a product at every step."""
@@ -375,52 +294,8 @@ class Scan:
             return named[f"{line.name}_in" if line.kind == "input" else line.name]
         return named[f"{line.name}_saved"]
 
-    # ---- On the tape -------------------------------------------------------------------------------------------------
 
-    def rewrap(self, node: Node) -> tuple[Any, ...]:
-        """See `tape.Operation`: the inputs as tensors that remember where they came from."""
-        assert node.saved is not None
-        needs, inputs, *rest = node.saved
-        parents = iter(node.parents)
-        return (needs, [Value.tensor(x, next(parents) if need else None) for x, need in zip(inputs, needs)], *rest)
-
-    def _gradients_on_tape(
-        self, dy: Cotangents, needs: list[bool], inputs: list[Tensor], rows: Rows
-    ) -> Sequence[Any]:
-        """The gradients as tensors that can be differentiated again: the same loop, recorded."""
-        plan = self.plan
-        with enable_grad():
-            inputs = [x.clone() for x in inputs]  # of its own each: one may be made of another, outside of the loop
-            values = dict(zip(self.inputs[: len(inputs) - len(plan.states)], inputs))
-            states = tuple(inputs[len(inputs) - len(plan.states) :])
-            running = np.diff(rows.starts[1:]).tolist()
-            steps = {line: split(values.pop(line), running) for line in plan.sequences}
-            outputs: list[list[Tensor]] = [[] for _ in plan.gradient.dys]
-            for t, n in enumerate(running):
-                before = states if n == rows.B else tuple(state[:n] for state in states)
-                known = values | dict(zip(plan.states, before)) | {line: xs[t] for line, xs in steps.items()}
-                after = self._step_on_tape(known)
-                for output, state in zip(outputs, after):
-                    output.append(state)
-                states = after if n == rows.B else tuple(cat([new, old[n:]]) for new, old in zip(after, states))
-            results = [*map(cat, outputs), *states]
-        ks = sorted(dy.parts)
-        wanted = [x for x, need in zip(inputs, needs) if need]
-        found = grad([results[k] for k in ks], wanted, [dy.parts[k] for k in ks], create_graph=True, allow_unused=True)
-        return [Value.tensor(np.zeros(x.shape, x.dtype)) if g is None else g for x, g in zip(wanted, found)]
-
-    def _step_on_tape(self, known: dict[Line, Any]) -> tuple[Tensor, ...]:
-        """The new states from what is known at a step; lines that only lead to what is known are left out."""
-        rows = known[self.plan.states[0]].shape[0]
-        for line, traced in self.plan.script:
-            if traced.value is not None:
-                known.setdefault(line, traced.value)
-            for way in (traced, line):  # as it was traced, or as a part of the hoisted product that it was joined to
-                if way.row is not None and line not in known and all(x in known for x in _lines(way.inputs)):
-                    operands = [known[x] if isinstance(x, Line) else x for x in way.inputs]
-                    known[line] = way.row(*operands, **sized(way.attributes, rows))
-        return tuple(known[line] for line in self.plan.outputs)
-
-
-def _lines(inputs: Sequence[Any]) -> list[Line]:
-    return [x for x in inputs if isinstance(x, Line)]
+def _side_by_side(product: Product, values: dict[Line, np.ndarray]) -> np.ndarray:
+    """The weights of a product, joined."""
+    weights = [values[w] for w in product.weights]
+    return weights[0] if len(weights) == 1 else np.concatenate(weights, axis=1)

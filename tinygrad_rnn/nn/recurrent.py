@@ -12,8 +12,9 @@ from ..autograd.pointwise import where
 from ..autograd.shapes import stack, unbind
 from ..autograd.tape import mode, no_grad
 from ..autograd.tensor import Tensor
-from ..fusion.compile import FusedCell, Sequence, fused_cell, last_fused_cell
+from ..fusion.compile import fused_cell, last_fused_cell
 from ..fusion.explain import explain
+from ..fusion.fused import FusedCell, Sequence
 from ..fusion.trace import Unfusable
 from .cell import Cell, States
 from .module import Module

@@ -1,0 +1,253 @@
+"""A compiled cell as one operation of the tape: what comes before the loop, the loop, and the way back."""
+
+from typing import Any
+
+import numpy as np
+
+from ..autograd.shapes import cat, split
+from ..autograd.tape import Node, Value, enable_grad, mode
+from ..autograd.tensor import Tensor, grad
+from .plan import Plan, make_plan
+from .prelude import Prelude
+from .rows import Rows, full_rows, ragged_rows
+from .scan import Scan
+from .trace import BATCH, Line, Unfusable, check_other_batch, sized, trace_step
+
+States = tuple[Tensor, ...]
+
+
+class Sequence:
+    """What a cell is run over.
+
+    Args:
+        x: [T, B, I], or a tuple of inputs [T, B, ...] that a step gets as a tuple.
+        states: the initial ones.
+        reverse: start at the end.
+        lengths: [B], of the sequences; None if all have T steps.
+        watched: of how many states, from the first, the values at every step are wanted.
+    """
+
+    def __init__(
+        self, x: Any, states: States, reverse: bool = False, lengths: np.ndarray | None = None, watched: int = 1
+    ) -> None:
+        self.several = isinstance(x, tuple)
+        self.inputs: States = x if self.several else (x,)
+        self.T: int = self.inputs[0].shape[0]
+        self.B: int = self.inputs[0].shape[1]
+        self.states, self.reverse, self.lengths, self.watched = states, reverse, lengths, watched
+
+    @property
+    def kind(self) -> Any:
+        """What a compiled cell depends on."""
+        widths = [(x.shape[2], x.dtype.char) for x in self.inputs]
+        return (self.several, self.watched, *widths, *[(s.shape[1:], s.dtype.char) for s in self.states])
+
+
+class Cotangents:
+    """The gradients of a scan's several outputs, on their way through a tape whose values have one."""
+
+    shape: tuple[()] = ()
+    base = None
+
+    def __init__(self, parts: dict[int, Any]) -> None:
+        self.parts = parts
+
+    def __add__(self, other: "Cotangents") -> "Cotangents":
+        both = dict(self.parts)
+        for k, gradient in other.parts.items():
+            both[k] = both[k] + gradient if k in both else gradient
+        return Cotangents(both)
+
+    __iadd__ = __add__
+
+
+class _Output:
+    """The tape's operation between a scan and its k-th output."""
+
+    name = "scan"
+    scatter = None
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+    def gradients(self, dy: Any, saved: tuple[Any, ...]) -> list[Any]:
+        return [Cotangents({self.k: dy})]
+
+    def rewrap(self, node: Node) -> tuple[Any, ...]:
+        return ()
+
+
+class FusedCell:
+    """A cell for inputs and states of given widths and dtype, as one operation of the tape.
+
+    Its inputs are those of the cell, its parameters and the initial states; its outputs are the states that are
+    watched, at every step, and the final values of all. Its gradient is the backward kernel with what comes before and
+    after it; a second derivative runs the step on the tape instead.
+
+    Raises (when made):
+        Unfusable: the step cannot be a kernel; the message says why.
+    """
+
+    name = "scan"
+    scatter = None
+
+    def __init__(self, cell: Any, sequence: Sequence) -> None:
+        dtype = sequence.inputs[0].dtype
+        if any(x.dtype != dtype for x in (*sequence.inputs, *sequence.states)) or dtype.kind != "f":
+            raise Unfusable("the inputs and all states must be floats of one dtype")
+        if any(s.ndim != 2 for s in sequence.states):
+            raise Unfusable("states must be [B, H]")
+        inputs = [((BATCH, x.shape[2]), dtype) for x in sequence.inputs]
+        states = [(name, (BATCH, s.shape[1]), dtype) for name, s in zip(cell.state_names, sequence.states)]
+        trace, outputs = trace_step(cell, inputs, states, not sequence.several)
+        as_traced = list(map(repr, trace.lines))
+        self.drawn = trace.drawn
+        arriving = [line for line in trace.lines if line.kind == "input"][: len(inputs)]
+        fixed = [line for line in trace.lines if line.kind in ("parameter", "constant")]
+        self.plan: Plan = make_plan(trace, outputs, sequence.watched)
+        check_other_batch(as_traced, cell, inputs, states, not sequence.several)
+        self.leaves = [*arriving, *trace.given, *fixed, *self.plan.states]
+        self.fixed = [line.value if isinstance(line.value, Value) else Value.tensor(line.value) for line in fixed]
+        self.depends = self._dependencies()
+        self.prelude = Prelude(self.plan.before, self.plan.timed)
+        self.scan = Scan(self.plan, type(cell).__name__)
+
+    def _dependencies(self) -> list[set[Line]]:
+        """For each state, the leaves that its values depend on, over any number of steps."""
+        script = {line: traced.inputs for line, traced in self.plan.script}
+        step = []
+        for output in self.plan.outputs:
+            ahead, seen = [output], {output}
+            while ahead:
+                for y in script.get(ahead.pop(), ()):
+                    if isinstance(y, Line) and y not in seen:
+                        seen.add(y)
+                        ahead.append(y)
+            step.append(seen)
+        depends = [{state} | seen for state, seen in zip(self.plan.states, step)]
+        for _ in self.plan.states:
+            for own in depends:
+                for state, seen in zip(self.plan.states, step):
+                    if state in own:
+                        own |= seen
+        return depends
+
+    def __call__(self, sequence: Sequence, given: dict[Any, dict[str, Tensor]]) -> tuple[States, States]:
+        """The values after each step of the states that are watched, [T, B, H], and the final values of all."""
+        T, B, lengths, reverse = sequence.T, sequence.B, sequence.lengths, sequence.reverse
+        rows = full_rows(T, B, reverse) if lengths is None else ragged_rows(T, lengths, reverse)
+        held = [tensor for named in given.values() for tensor in named.values()]
+        tensors = [*sequence.inputs, *held, *self.fixed, *sequence.states]
+        values = {line: _as_rows(line, x.data, rows) for line, x in zip(self.leaves, tensors)}
+        values |= self._draw(rows)
+        needing = {line for line, x in zip(self.leaves, tensors) if x.node is not None} if mode.level else set()
+        places = tuple(x.node for x in tensors if x.node is not None)
+        wanted = frozenset(needing)
+        record = self.prelude.forward(values, rows, needing)
+        direction = "forward" if wanted or sequence.watched > 1 else "inference"
+        named = self.scan.forward(values, rows, direction)
+        states = self.plan.states
+        every = [rows.scattered(named[state.name][B:]) for state in states[: sequence.watched]]
+        finals = [rows.unordered(self.scan.final(state, named, rows)) for state in states]
+        outputs = [*every, *finals]
+        if not wanted:
+            results = [Value.tensor(x) for x in outputs]
+        else:
+            shapes = tuple(x.data.shape for x in tensors if x.node is not None)
+            node = Node(self, places, shapes, (tensors, rows, values, record, needing, wanted, named))
+            depends = [*self.depends[: sequence.watched], *self.depends]
+            nodes = [Node(_Output(k), (node,), ((),), ()) if d & wanted else None for k, d in enumerate(depends)]
+            results = [Value.tensor(x, node) for x, node in zip(outputs, nodes)]
+        return tuple(results[: sequence.watched]), tuple(results[sequence.watched :])
+
+    def _draw(self, rows: Rows) -> dict[Line, np.ndarray]:
+        """Random numbers for all T steps, in the order in which the tape would draw them: step by step."""
+        if len(self.drawn) == 1:  # numbers are drawn one by one: all at once are the same
+            ((line, source),) = self.drawn
+            found = {line: [source((rows.padded * rows.B, line.width))]}
+        else:
+            found = {line: [] for line, _ in self.drawn}
+            for _ in range(rows.padded if self.drawn else 0):
+                for line, source in self.drawn:
+                    found[line].append(source((rows.B, line.width)))
+        every = {line: np.concatenate(parts) if len(parts) > 1 else parts[0] for line, parts in found.items()}
+        return {line: x if rows.drawn is None else x[rows.drawn] for line, x in every.items()}
+
+    # ---- The gradient ------------------------------------------------------------------------------------------------
+
+    def gradients(self, dy: Cotangents, saved: tuple[Any, ...]) -> list[Any]:
+        """See `tape.Operation`."""
+        if any(isinstance(x, Value) for x in dy.parts.values()):
+            return self._gradients_on_tape(dy, saved)
+        tensors, rows, values, record, needing, wanted, named = saved
+        watched = len(self.plan.gradient.dys)
+        arrived = [dy.parts.get(k) for k in range(watched + len(self.plan.states))]
+        dys = [None if d is None else rows.gathered(d) for d in arrived[:watched]]
+        dfinals = [None if d is None else rows.ordered(d) for d in arrived[watched:]]
+        d = self.scan.backward(dys, dfinals, values, dict(named), rows, needing)
+        self.prelude.backward(d, record, rows)
+        return [
+            _as_given(line, d[line], rows) if line in d else np.zeros(x.shape, x.dtype)
+            for line, x in zip(self.leaves, tensors)
+            if line in wanted
+        ]
+
+    def rewrap(self, node: Node) -> tuple[Any, ...]:
+        """See `tape.Operation`: the inputs as tensors that remember where they came from."""
+        assert node.saved is not None
+        tensors, *rest, wanted, named = node.saved
+        parents = iter(node.parents)
+        wrapped = [
+            Value.tensor(x.data, next(parents) if line in wanted else None) for line, x in zip(self.leaves, tensors)
+        ]
+        return (wrapped, *rest, wanted, named)
+
+    def _gradients_on_tape(self, dy: Cotangents, saved: tuple[Any, ...]) -> list[Any]:
+        """The gradients as tensors that can be differentiated again: the same loop, recorded."""
+        tensors, rows, values, _, _, wanted, _ = saved
+        plan = self.plan
+        with enable_grad():
+            inputs = [x.clone() for x in tensors]  # of its own each: one may be made of another, outside of the loop
+            known = {line: _as_rows(line, x, rows) for line, x in zip(self.leaves, inputs)}
+            known |= {line: Tensor(values[line]) for line, _ in self.drawn}
+            states = tuple(known[state] for state in plan.states)
+            running = np.diff(rows.starts[1:]).tolist()
+            steps = {line: split(x, running) for line, x in known.items() if line in plan.timed}
+            held = {line: x for line, x in known.items() if line.per_row and line not in plan.timed}
+            outputs: list[list[Tensor]] = [[] for _ in plan.gradient.dys]
+            for t, n in enumerate(running):
+                at_step = known | {line: xs[t] for line, xs in steps.items()}
+                at_step |= {line: x if n == rows.B else x[:n] for line, x in held.items()}
+                at_step |= {line: x if n == rows.B else x[:n] for line, x in zip(plan.states, states)}
+                after = self._step_on_tape(at_step, n)
+                for output, state in zip(outputs, after):
+                    output.append(state)
+                states = after if n == rows.B else tuple(cat([new, old[n:]]) for new, old in zip(after, states))
+            every = [rows.scattered(cat(output)) if output else None for output in outputs]
+            results = [*every, *map(rows.unordered, states)]
+        ks = [k for k in sorted(dy.parts) if results[k] is not None]
+        sources = [x for line, x in zip(self.leaves, inputs) if line in wanted]
+        found = grad([results[k] for k in ks], sources, [dy.parts[k] for k in ks], create_graph=True, allow_unused=True)
+        return [Value.tensor(np.zeros(x.shape, x.dtype)) if g is None else g for x, g in zip(sources, found)]
+
+    def _step_on_tape(self, known: dict[Line, Any], rows: int) -> States:
+        """The new states from what is known at a step."""
+        for line, traced in self.plan.script:
+            if traced.row is not None and line not in known:
+                operands = [known[x] if isinstance(x, Line) else x for x in traced.inputs]
+                known[line] = traced.row(*operands, **sized(traced.attributes, rows))
+        return tuple(known[line] for line in self.plan.outputs)
+
+
+def _as_rows(line: Line, x: Any, rows: Rows) -> Any:
+    """What a user gave for a leaf, in the order of rows: arrays, or tensors on the tape."""
+    if line.kind == "input":
+        return rows.gathered(x)
+    return rows.ordered(x) if line.per_row else x
+
+
+def _as_given(line: Line, x: Any, rows: Rows) -> Any:
+    """The inverse."""
+    if line.kind == "input":
+        return rows.scattered(x)
+    return rows.unordered(x) if line.per_row else x
