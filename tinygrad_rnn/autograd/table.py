@@ -205,7 +205,7 @@ def mT(x: Any) -> Any:
 
 def inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
     """The permutation that undoes another."""
-    return tuple(int(i) for i in np.argsort(dims))
+    return tuple(sorted(range(len(dims)), key=dims.__getitem__))
 
 
 def portions(dy: Any, shapes: Sequence[Shape], dim: int) -> list[Any]:

@@ -13,7 +13,7 @@ class _Compiled:
     """A compiled cell, or the reason why there is none, and the attributes that it was traced with."""
 
     def __init__(self, cell: Any, sequence: Sequence) -> None:
-        self.attributes = _attributes(cell)
+        self.attributes = _Attributes(cell)
         self.fused: FusedCell | None = None
         self.reason = ""
         random_state = get_rng_state()  # a step that draws numbers must find the same ones on the tape
@@ -27,25 +27,30 @@ class _Compiled:
         finally:
             set_rng_state(random_state)
 
-    def holds(self, cell: Any) -> bool:
-        """Whether the cell's attributes are the objects they were: a step may branch on any of them."""
-        now = _attributes(cell)
-        return len(now) == len(self.attributes) and all(a is b for a, b in zip(now, self.attributes))
+
+class _Attributes:
+    """What a cell and the modules in it hold, directly or in lists and dictionaries: a step may branch on any of it."""
+
+    def __init__(self, cell: Any) -> None:
+        self.containers: list[Any] = [vars(module) for module in cell.modules()]
+        for container in self.containers:  # which grows on the way
+            for item in _items(container):
+                if isinstance(item, (list, tuple, set, dict)) and not any(item is known for known in self.containers):
+                    self.containers.append(item)
+        self.items = list(map(_items, self.containers))  # keeps them alive, so that no other object gets their ids
+        self.ids = [list(map(id, items)) for items in self.items]
+
+    def hold(self) -> bool:
+        """Whether these are the very objects that they were."""
+        return all(list(map(id, _items(c))) == ids for c, ids in zip(self.containers, self.ids))
+
+
+def _items(container: Any) -> list[Any]:
+    return [*container, *container.values()] if isinstance(container, dict) else list(container)
 
 
 VARIANTS = 8  # of a cell that are remembered for inputs of one kind, such as one for training and one for evaluation
 _compiled: "weakref.WeakKeyDictionary[Any, dict[Any, list[_Compiled]]]" = weakref.WeakKeyDictionary()
-
-
-def _attributes(cell: Any) -> list[Any]:
-    """All that the modules hold, with what is in lists and dictionaries: these may change and stay what they are."""
-    found = [value for module in cell.modules() for value in vars(module).values()]
-    opened = set()
-    for value in found:  # which grows on the way
-        if isinstance(value, (list, tuple, set, dict)) and id(value) not in opened:
-            opened.add(id(value))
-            found += [*value, *value.values()] if isinstance(value, dict) else value
-    return found
 
 
 def fused_cell(cell: Any, sequence: Sequence) -> FusedCell:
@@ -56,7 +61,7 @@ def fused_cell(cell: Any, sequence: Sequence) -> FusedCell:
     """
     known = _compiled.setdefault(cell, {}).setdefault(sequence.kind, [])
     for compiled in known:
-        if compiled.holds(cell):
+        if compiled.attributes.hold():
             break
     else:
         compiled = _Compiled(cell, sequence)
@@ -74,7 +79,7 @@ def last_fused_cell(cell: Any) -> FusedCell | None:
     """
     for known in reversed(_compiled.get(cell, {}).values()):
         for compiled in known:
-            if compiled.holds(cell):
+            if compiled.attributes.hold():
                 if compiled.fused is None:
                     raise Unfusable(compiled.reason)
                 return compiled.fused

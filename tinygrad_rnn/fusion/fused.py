@@ -1,5 +1,6 @@
 """A compiled cell as one operation of the tape: what comes before the loop, the loop, and the way back."""
 
+import weakref
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,8 @@ class FusedCell:
         states = [(name, (BATCH, s.shape[1]), dtype) for name, s in zip(cell.state_names, sequence.states)]
         trace, outputs = trace_step(cell, inputs, states, not sequence.several)
         as_traced = list(map(repr, trace.lines))
-        self.drawn = trace.drawn
+        self.drawn, self.given = trace.drawn, trace.given
+        self.owners = [weakref.proxy(owner) for owner in trace.owners]  # a compiled cell must not keep its cell alive
         arriving = [line for line in trace.lines if line.kind == "input"][: len(inputs)]
         fixed = [line for line in trace.lines if line.kind in ("parameter", "constant")]
         self.plan: Plan = make_plan(trace, outputs, sequence.watched)
@@ -132,11 +134,24 @@ class FusedCell:
                         own |= seen
         return depends
 
-    def __call__(self, sequence: Sequence, given: dict[Any, dict[str, Tensor]]) -> tuple[States, States]:
+    def _held(self, B: int) -> list[Tensor]:
+        """What the cells inside hold for this sequence."""
+        held = [tensor for cell in self.owners for tensor in cell.sequence_values(B).values()]
+        if len(held) != len(self.given):
+            raise ValueError(f"sequence_values returned {len(held)} values, and {len(self.given)} when it was compiled")
+        for line, tensor in zip(self.given, held):
+            expected = (B, *line.shape[1:]) if line.per_row else line.shape
+            if tensor.shape != expected:
+                raise ValueError(
+                    f"sequence_values: {line.name} has shape {list(tensor.shape)}, expected {list(expected)}"
+                )
+        return held
+
+    def __call__(self, sequence: Sequence) -> tuple[States, States]:
         """The values after each step of the states that are watched, [T, B, H], and the final values of all."""
         T, B, lengths, reverse = sequence.T, sequence.B, sequence.lengths, sequence.reverse
         rows = full_rows(T, B, reverse) if lengths is None else ragged_rows(T, lengths, reverse)
-        held = [tensor for named in given.values() for tensor in named.values()]
+        held = self._held(B) if self.given else ()
         tensors = [*sequence.inputs, *held, *self.fixed, *sequence.states]
         values = {line: _as_rows(line, x.data, rows) for line, x in zip(self.leaves, tensors)}
         values |= self._draw(rows)

@@ -133,7 +133,8 @@ class Trace:
     def __init__(self, parameter_names: dict[int, str], batch: int = BATCH) -> None:
         self.lines: list[Line] = []
         self.batch = batch
-        self.given: list[Line] = []  # what a cell holds for a whole sequence
+        self.given: list[Line] = []  # what cells hold for a whole sequence
+        self.owners: list[Any] = []  # these cells
         self.drawn: list[tuple[Line, Callable[[Shape], np.ndarray]]] = []  # random numbers, new ones for each step
         self._names: dict[str, int] = {}
         self._known: dict[Any, Line] = {}
@@ -308,6 +309,7 @@ def trace_step(
         owner: {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in values.items()}
         for owner, values in cell.values_of_sequence(batch).items()
     }
+    trace.owners = list(given)
     trace.given = [symbol.line for values in given.values() for symbol in values.values()]
     leaves = [*xs, *symbols, *(symbol for values in given.values() for symbol in values.values())]
     numbers_drawn = get_rng_state()

@@ -25,14 +25,15 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from ..autograd.creation import zeros
+import numpy as np
+
 from ..autograd.operands import as_tensor
 from ..autograd.primitive import FLOAT32
 from ..autograd.shapes import squeeze, unsqueeze
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
 from .functional import dropout
-from .module import Module
+from .module import Module, Parameter
 
 States = tuple[Tensor, ...]
 SequenceValues = dict["Cell", dict[str, Tensor]]
@@ -66,8 +67,9 @@ class Cell(Module):
         """
         if not hasattr(self, "hidden_size"):
             raise TypeError(f"{type(self).__name__}: set self.hidden_size, or override initial_state(batch_size)")
-        dtype = next((p.dtype for p in self.parameters()), FLOAT32)
-        states = tuple(zeros(batch_size, self.hidden_size, dtype=dtype) for _ in self.state_names)
+        own = (value.dtype for value in vars(self).values() if isinstance(value, Parameter))
+        dtype = next(own, None) or next((p.dtype for p in self.parameters()), FLOAT32)
+        states = tuple(Tensor(np.zeros((batch_size, self.hidden_size), dtype)) for _ in self.state_names)
         return states if len(states) > 1 else states[0]
 
     def sequence_values(self, batch_size: int) -> dict[str, Tensor]:

@@ -98,7 +98,7 @@ class Recurrent(Module):
             results = run_on_tape(self.cell, sequence)
             self._warn(str(error))
             return results
-        return fused(sequence, self.cell.values_of_sequence(sequence.B))
+        return fused(sequence)
 
     # ---- What the compiler made of the cell --------------------------------------------------------------------------
 

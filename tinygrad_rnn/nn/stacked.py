@@ -128,7 +128,7 @@ class RecurrentStack(Module):
     def _cells(self) -> Iterator[Cell]:
         """The cells of all layers and directions, with the parameters that are this module's at the moment."""
         for cell, cells_name, name in self._lent:
-            setattr(cell, cells_name, getattr(self, name))
+            vars(cell)[cells_name] = vars(self)[name]
         return (scan.cell for layer in self._scans for scan in layer)
 
     def forward(self, input: Any, hx: Any = None) -> tuple[Tensor, Any]:
@@ -156,7 +156,7 @@ class RecurrentStack(Module):
                 finals.append(as_states(final))
             x = cat(outputs, -1) if len(outputs) > 1 else outputs[0]
 
-        last = [stack(each) for each in zip(*finals)]
+        last = [stack(each) if len(each) > 1 else unsqueeze(each[0], 0) for each in zip(*finals)]
         if not batched:
             x, last = squeeze(x, 1), [squeeze(s, 1) for s in last]
         elif self.batch_first:
