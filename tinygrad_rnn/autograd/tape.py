@@ -144,13 +144,15 @@ class Node(Place):
 class _Mode(threading.local):
     """What the running thread records: operations for a later gradient; lines of user code for error messages.
 
-    With a `tracer`, operations do not run: the tracer is told of them. `level` is all settings in one, for one look
+    With a `tracer`, operations do not run: the tracer is told of them. `retain` says whether the backward pass that is
+    running leaves what was saved for another one. `level` is all settings in one, for one look
     at each operation: 0 records nothing, 1 records, 2 watches for NaN, 3 traces.
     """
 
     grad = True
     anomaly = False
     tracer: Any = None
+    retain = False
     level = 1
 
 
@@ -281,7 +283,7 @@ def backward_pass(
         if wanted is None or node in wanted:
             arrive(node, gradient, is_ours=False)
 
-    with set_mode("grad", create_graph), np.errstate(all="ignore"):
+    with set_mode("grad", create_graph), set_mode("retain", retain_graph), np.errstate(all="ignore"):
         while youngest:
             node = heapq.heappop(youngest)[1]
             dy = gradients.pop(node)

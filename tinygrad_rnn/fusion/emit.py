@@ -81,6 +81,7 @@ class Block:
         self.functions: set[str] = set()
         self.levels: dict[Line, Level] = {}
         self.row_functions: list[str] = []
+        self.notes: list[str] = []  # on what arrays hold, for the reader
         self.phases: list[tuple[str, list[Loop]]] = []  # what a driver calls, in order, and the loops in there
         self._place_concatenations()
         self._place_products()
@@ -266,6 +267,7 @@ class Block:
         keep = ["keep"] if self.name == "backward" else []
         parameters = ", ".join(["lo", "hi", "T", "starts", *keep, *self.sizes.values(), *arrays])
         text = "# The loop over time, for rows [lo, hi) of the batch.\n"
+        text += "".join(_wrapped(f"# {note}", "") for note in self.notes)
         text += "@njit(cache=CACHE, **JIT)\n" + _wrapped(f"def {self.name}({parameters}):", "")
         text += f"    for t in {steps}:\n" + "".join(_wrapped(line, " " * 8) for line in [*STEP, *body])
         return "\n\n".join([*self.row_functions, text]), list(arrays)
@@ -349,6 +351,13 @@ class _RowFunction:
                 if isinstance(y, Line):
                     users[y] = users.get(y, 0) + 1
         later = {y for x in self.lines if x not in group for y in x.inputs if isinstance(y, Line)}
+        written = {memory: x for x in lines for memory in block.stores.get(x, [])}
+        read_first: dict[Line, tuple[str, Memory]] = {}  # what somebody else reads than the line that takes its place
+        for x in lines:
+            for y in x.inputs:
+                memory = block.memory(y) if isinstance(y, Line) and y not in group else None
+                if memory in written and not leads_to(x, written[memory]):
+                    read_first[y] = (f"{y.name}_j" if y.name in self.arguments else y.name, memory)
         inlined: dict[Line, ast.expr] = {}
         before: list[str] = []
         inside: list[str] = []
@@ -366,6 +375,8 @@ class _RowFunction:
                 return _parse(y.name)
             if y in self.lines and y.width == 1:
                 return _parse(y.name)
+            if y in read_first:
+                return _parse(read_first[y][0])
             memory = block.memory(y)
             assert memory is not None, f"{y!r} is nowhere"
             return _parse(f"{self._argument(y.name, memory)}[{'j' if y.width != 1 else '0'}]")
@@ -409,6 +420,11 @@ class _RowFunction:
                 inside.append(f"{place}[{'j' if width != 1 else '0'}] = {ast.unparse(operand(x))}")
             results.append(x)
         self.body += before
+        index = "j" if width != 1 else "0"
+        inside[:0] = [
+            f"{name} = {self._argument(name, memory)}[{index}]  # {written[memory].name} will take its place"
+            for name, memory in read_first.values()
+        ]
         if width != 1 and inside:
             inside = [f"for j in range({block.size(width)}):", *(f"    {x}" for x in inside)]
         self.body += inside + after
@@ -514,6 +530,19 @@ def _time(index: str) -> str:
 def _offset(index: str) -> str:
     """What is added to the row in an index."""
     return index.rpartition(",")[2].strip().removesuffix("row")
+
+
+def leads_to(line: Line, result: Line) -> bool:
+    """Whether a line is one of those that `result` is computed from, or is `result` itself."""
+    ahead, seen = [result], set()
+    while ahead:
+        x = ahead.pop()
+        if x is line:
+            return True
+        if x not in seen:
+            seen.add(x)
+            ahead += [y for y in x.inputs if isinstance(y, Line)]
+    return False
 
 
 def _reduces(line: Line) -> bool:

@@ -199,7 +199,7 @@ class FusedCell:
         arrived = [dy.parts.get(k) for k in range(watched + len(self.plan.states))]
         dys = [None if d is None else rows.gathered(d) for d in arrived[:watched]]
         dfinals = [None if d is None else rows.ordered(d) for d in arrived[watched:]]
-        d = self.scan.backward(dys, dfinals, values, dict(named), rows, needing)
+        d = self.scan.backward(dys, dfinals, values, dict(named), rows, needing, retain=mode.retain)
         self.prelude.backward(d, record, rows)
         return [
             _as_given(line, d[line], rows) if line in d else np.zeros(x.shape, x.dtype)

@@ -18,6 +18,7 @@ from ..kernels.threads import get_num_threads, run
 from .adjoint import Product
 from .emit import HEADER, Block, Loop, imports
 from .plan import Memory, Plan, _base
+from .reuse import gradients_in_place, kept_in_place
 from .rows import Rows
 from .trace import Line
 
@@ -50,6 +51,8 @@ class Scan:
                 (k,) = (k for k, p in enumerate(plan.products) if f"{p.result.name}_weights_T" == line.inputs[1].name)
                 self.transposed[f"{line.inputs[1].name}_packed"] = k
         self.weights = {p.result: f"{p.result.name}_packed" for p in plan.products}
+        self.kept_in: dict[Line, Memory] = {}  # values kept for the backward kernel in place of hoisted products
+        self.overwritten: dict[str, str] = {}  # array of gradients -> of these values, whose place they take
         self._gradient_memory()
         self.widths = {f"{x.name}_saved": x.width for x in plan.forward}
         self.widths |= {name: line.width for line, name in self.stashes.items()}
@@ -128,7 +131,7 @@ class Scan:
                     if left not in places and left not in plan.outputs and left not in self.kept:
                         put(left, Memory(f"{left.name}_saved", "now + row", 0, left.width))
                         self.kept.append(left)
-        block = Block(
+        make = lambda: Block(
             "backward" if direction == "backward" else "forward",
             lines,
             places,
@@ -138,12 +141,37 @@ class Scan:
             origin,
             towards,
         )
+        block = make()
+        if direction == "forward":
+            self.kept_in = kept_in_place(block, plan)
+            for line, memory in self.kept_in.items():
+                stores[line] = [memory, *(m for m in stores[line] if m.array != f"{line.name}_saved")]
+            block = make() if self.kept_in else block
+            block.notes = _notes(self.kept_in, "after its step")
+        elif direction == "backward":
+            self._overwrite(block)
+            for line, memory in self.kept_in.items():
+                name = {kept: d for d, kept in self.overwritten.items()}.get(memory.array, memory.array)
+                places[line] = memory._replace(array=name)
+            block = make() if self.kept_in else block
+            block.notes = _notes({line: places[line] for line in self.kept_in}, "before its step")
         text, self.arrays[direction] = block.driver(descending=direction == "backward")
         bits = self.dtype.itemsize * 8
         self.sources[direction] = (
             HEADER.format(title=f"{self.title}, {direction}", imports=imports(text, bits, block.functions)) + text
         )
         self.buffers[direction], self.phases[direction] = block.buffers, block.phases
+
+    def _overwrite(self, block: Block) -> None:
+        """Let gradients take the place of values that were kept in place."""
+        kept = dict(self.kept_in)
+        for whole, name in self.stashes.items():
+            inside = [(x, first) for x, (array, first) in self.stash_places.items() if array == name]
+            pieces = {x: first for x, first in inside if x.row is not table.cat}
+            array = gradients_in_place(block, kept, pieces, whole.width)
+            if array is not None:
+                self.overwritten[name] = array
+                kept = {line: memory for line, memory in kept.items() if memory.array != array}
 
     def kernel(self, direction: str, arguments: Sequence[Any]) -> Callable[..., Any]:
         """The compiled driver of one direction, for arguments like these."""
@@ -203,6 +231,7 @@ class Scan:
         rows: Rows,
         needing: set[Line],
         keep: int = 2,
+        retain: bool = False,
     ) -> dict[Line, np.ndarray]:
         """The gradients of what the kernel read, for the lines in `needing`, and of the initial states.
 
@@ -211,6 +240,7 @@ class Scan:
             dfinals: of the final values of all states, [B, width].
             values, named: what `forward` got and returned. The arrays of the backward kernel are added to `named`.
             keep: of how many steps the gradients of the states are kept: at least 2.
+            retain: leave what the forward kernel kept as it is, for another time.
         """
         plan, gradient = self.plan, self.plan.gradient
         for line, dy in zip(gradient.dys, dys):
@@ -224,6 +254,8 @@ class Scan:
                     array[rows.T % keep] = dfinal
                 else:
                     array[rows.lengths % keep, np.arange(rows.B)] = dfinal
+        for name, kept in self.overwritten.items():
+            named[name] = named[kept].copy() if retain else named[kept]
         for name, k in self.transposed.items():
             named[name] = pack(_side_by_side(plan.products[k], values).T).panels
         self._run("backward", named, rows, (keep,))
@@ -293,6 +325,14 @@ class Scan:
         if line in self.plan.sequences:
             return named[f"{line.name}_in" if line.kind == "input" else line.name]
         return named[f"{line.name}_saved"]
+
+
+def _notes(kept: dict[Line, Memory], when: str) -> list[str]:
+    """What an array holds besides what its name says."""
+    arrays: dict[str, list[str]] = {}
+    for line, memory in kept.items():
+        arrays.setdefault(memory.array, []).append(line.name)
+    return [f"{array} holds, {when}: {', '.join(names)}." for array, names in arrays.items()]
 
 
 def _side_by_side(product: Product, values: dict[Line, np.ndarray]) -> np.ndarray:

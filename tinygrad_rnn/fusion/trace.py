@@ -31,10 +31,11 @@ from ..autograd.tensor import Tensor
 # Names that generated code needs for itself; a variable of the user's that has one gets an underscore.
 RESERVED = {
     "T", "H", "t", "row", "j", "lo", "hi", "top", "starts", "old", "new", "now", "keep", "min", "real", "dy", "njit",
-    "range", "at", "distinct", "matrix", "multiply",
-    "panels", "shift", "forward", "backward", "CACHE", "JIT", "REDUCE", *(row.name for row in table.TABLE.values()),
+    "range", "at", "distinct", "matrix", "multiply", "panels", "shift", "forward", "backward", "CACHE", "JIT", "REDUCE",
+    *(row.name for row in table.TABLE.values()),
 }  # fmt: skip
-RESERVED_FORMS = re.compile(r"H_\d+|dy_\w+|\w+_(in|saved|buffer|packed|all|zero|(out|copy)(_\d+)?)")  # sizes and arrays
+# Sizes, arrays, elements of arrays.
+RESERVED_FORMS = re.compile(r"H_\d+|dy_\w+|\w+_(j|in|saved|buffer|packed|all|zero|(out|copy)(_\d+)?)")
 # These stand for the batch size, whatever it is: primes that no layer is likely to be as wide as.
 BATCH, OTHER_BATCH = 1009, 1013
 

@@ -1,0 +1,93 @@
+"""Memory that serves twice: large arrays cost as much to go through as the arithmetic on them.
+
+    forward      what is kept for the backward pass takes the place of the hoisted product it was computed from,
+    backward     and its gradient then takes its own place: x @ W, the gates, the gradients of the gates in one array.
+
+A value may take a place once nobody will read what was there: in an earlier loop over columns, or in the same loop,
+which reads an element before it writes it.
+"""
+
+from typing import NamedTuple
+
+from ..autograd import table
+from ..autograd.primitive import ElementwisePrimitive
+from .emit import Block, leads_to
+from .plan import Memory, Plan, _read
+from .trace import Line, _columns
+
+
+class Reader(NamedTuple):
+    """A line that reads columns [first, last) of an array."""
+
+    line: Line
+    first: int
+    last: int
+
+
+def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
+    """Places in sequences for what the forward kernel keeps."""
+    operands = {y for line in plan.before for y in line.inputs if isinstance(y, Line)}
+    needed_again = {y for line in plan.backward for y in _read(line)}
+    found: dict[Line, Memory] = {}
+    for sequence in plan.sequences:
+        is_free = sequence.row in (table.matmul, table.add) and sequence not in operands | needed_again
+        if not is_free or sequence in block.stores or sequence in plan.outputs:
+            continue
+        readers = _readers(block, sequence)
+        for first, last in sorted({(r.first, r.last) for r in readers}):
+            overlapping = [r for r in readers if r.first < last and first < r.last]
+            # By choice a value that was computed from what was there: the gate i in place of its pre-activation.
+            for line in sorted(plan.saved, key=lambda x: not any(leads_to(r.line, x) for r in overlapping)):
+                if line in found or line.width != last - first or not isinstance(line.row, ElementwisePrimitive):
+                    continue
+                if all(_order(block, r.line) <= _order(block, line) for r in overlapping):
+                    found[line] = Memory(sequence.name, "now + row", first, line.width)
+                    break
+    return found
+
+
+def gradients_in_place(block: Block, kept: dict[Line, Memory], stashed: dict[Line, int], width: int) -> str | None:
+    """The array in which the gradients `stashed` (line -> its first column) may be kept, if there is one.
+
+    Args:
+        kept: values that the backward kernel reads, and where.
+        width: of the array of gradients.
+    """
+    for name in dict.fromkeys(memory.array for memory in kept.values()):
+        values = {line: memory for line, memory in kept.items() if memory.array == name}
+        end = max(memory.first + memory.width for memory in values.values())
+        if end == width and all(_may_take(block, line, first, values) for line, first in stashed.items()):
+            return name
+    return None
+
+
+def _may_take(block: Block, line: Line, first: int, values: dict[Line, Memory]) -> bool:
+    """Whether a gradient may be written over the values in its columns."""
+    if not isinstance(line.row, ElementwisePrimitive) or line not in block.inside:
+        return False
+    for value, memory in values.items():
+        if memory.first < first + line.width and first < memory.first + memory.width:
+            same_columns = (memory.first, memory.width) == (first, line.width)
+            for reader in _readers(block, value):
+                if not same_columns or _order(block, reader.line) > _order(block, line):
+                    return False
+    return True
+
+
+def _readers(block: Block, source: Line) -> list[Reader]:
+    """Who reads a line that a block finds in memory, directly or through its parts."""
+    found = []
+    for line in block.lines:
+        if line.row is table.part:
+            continue
+        for y in line.inputs:
+            if y is source:
+                found.append(Reader(line, 0, source.width))
+            elif isinstance(y, Line) and y.row is table.part and y.inputs[0] is source:
+                found.append(Reader(line, *_columns(source, y.attributes["at"])))
+    return found
+
+
+def _order(block: Block, line: Line) -> tuple[int, int, int]:
+    """When the loop runs that computes a line: phase, loop in the phase, and loops of one kind by width."""
+    return (*block.levels[line], block._loop_width(line))
