@@ -178,22 +178,23 @@ def kernel_groups(settings: Settings) -> Iterator[Group]:
     peaks = {dtype: settings.threads * measure_fma_peak(dtype, rounds) for dtype in ("float32", "float64")}
     print(", ".join(f"multiply-adds in {dtype} reach {peak / 1e9:.0f} GFLOP/s" for dtype, peak in peaks.items()))
     for dtype, peak in peaks.items():
-        sizes = settings.some(PRODUCTS, (1, 8, 16))
-        yield Group(f"matmul (M, K, N), {dtype}", "NumPy @", (product(s, dtype, peak) for s in sizes))
-    sizes = settings.some(PACKED, (2, 8, 32))
-    peak = peaks["float32"]
-    yield Group("matmul, right operand prepacked", "NumPy @", (product(s, "float32", peak, True) for s in sizes))
-    for name in ("tanh", "sigmoid", "exp"):
-        rows = (
-            elementwise(name, n, dtype) for dtype in ("float32", "float64") for n in settings.some(SIZES, 10)
-        )
-        yield Group(name, "NumPy ufuncs", rows)
+        rows = (product(s, dtype, peak) for s in settings.some(PRODUCTS, (1, 8, 16)))
+        yield Group(f"matmul (M, K, N), {dtype}", "NumPy @", rows, target=(0.8, 1.0))
+    rows = (product(s, "float32", peaks["float32"], True) for s in settings.some(PACKED, (2, 8, 32)))
+    yield Group("matmul, right operand prepacked", "NumPy @", rows, target=(1.2, 1.4))
+    functions = (
+        elementwise(name, n, dtype)
+        for name in ("tanh", "sigmoid", "exp")
+        for dtype in ("float32", "float64")
+        for n in settings.some(SIZES, 10)
+    )
+    yield Group("functions of n elements", "NumPy ufuncs", functions, target=(0.9, 1.2))
     torch = installed("torch")
     if torch is None:
         print("\nPyTorch is not installed: the tape is not compared with it.")
         return
     torch.set_num_threads(settings.threads)
-    yield Group("forward and backward on the tape", "PyTorch eager", [chain_row(torch)])
+    yield Group("forward and backward on the tape", "PyTorch eager", [chain_row(torch)], target=(1.0, 1.0))
     steps = (step_row(torch, B, H) for B, H in settings.some(STEPS, (1, 4)))
     yield Group("LSTM step, forward and backward (B, H)", "PyTorch eager", steps, target=(0.8, 1.0))
 
@@ -223,7 +224,7 @@ def elementwise(name: str, n: int, dtype: str) -> Row:
 
     function = getattr(np, name, None)
     rival = (lambda: function(x, out=z)) if function else logistic
-    return Row(f"{n} elements, {dtype}", lambda: kernel(x, out=y), rival)
+    return Row(f"{name}, {n}, {dtype}", lambda: kernel(x, out=y), rival)
 
 
 def leaves(lib: Any, *arrays: np.ndarray) -> list[Any]:
