@@ -110,7 +110,7 @@ def test_processes_that_start_together(tmp_path):
     assert all(found["values"] == outcomes[0]["values"] for found in outcomes)
     names = list(state(tmp_path))
     assert not [name for name in names if name.endswith(".tmp")]
-    assert len([name for name in names if name.endswith(".py")]) == 1
+    assert sorted(name.split("_")[0] for name in names if name.endswith(".py")) == ["smooth", "ufunc"]
     assert outcome(process(tmp_path))["passes"] == 0
 
 
@@ -228,7 +228,7 @@ def test_torn_files_are_written_again(folder, kind, left):
     x = np.arange(3.0)
     np.testing.assert_array_equal(kernel()(x), [0, 3, 6])
     if kind == "a folder in its place":
-        (text,) = folder.rglob("*.py")
+        (text,) = folder.rglob("torn*.py")
         text.unlink()
         text.mkdir()
     else:
@@ -242,7 +242,7 @@ def test_torn_files_are_written_again(folder, kind, left):
     fresh = kernel()
     np.testing.assert_array_equal(fresh(x), [0, 3, 6])
     module = cache.load(fresh.source(np.float64), "torn_float64")
-    assert module.CACHE and module.loop.cache_hits == 1, "the cache was not repaired"
+    assert module.CACHE and module.compute.cache_hits == 1, "the cache was not repaired"
 
 
 def test_a_cache_that_is_deleted_while_it_is_in_use(folder):

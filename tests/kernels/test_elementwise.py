@@ -1,18 +1,21 @@
 """Formulas as ufuncs: NumPy's values for every kind of memory, and machine code that works on vectors."""
 
+import ctypes
+import platform
 import re
 import threading
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from numba import config
+from numba.core.codegen import get_host_cpu_features
 
 from tinygrad_rnn.autograd.primitive import ElementwisePrimitive
 from tinygrad_rnn.autograd.table import TABLE
 from tinygrad_rnn.kernels import cache
-from tinygrad_rnn.kernels.elementwise import Elementwise, scalar_code
-from tinygrad_rnn.kernels.memory import BLOCK
+from tinygrad_rnn.kernels.elementwise import BLOCK, Elementwise, _ufunc, scalar_code
 
 compiled = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
 
@@ -191,6 +194,82 @@ def test_reversed_onto_itself():
     same(memory, before[::-1])
 
 
+# ---- One loop for what is contiguous, blocks for the rest ------------------------------------------------------------
+
+
+@pytest.fixture
+def watched():
+    """The ufunc y = 2 x, with formulas that note the addresses and the number of elements of each call."""
+    calls = []
+
+    @ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_ssize_t), ctypes.c_ssize_t)
+    def compute(operands, count):
+        calls.append((operands[0], operands[1], count))
+        pointers = (ctypes.cast(operands[i], ctypes.POINTER(ctypes.c_double)) for i in range(2))
+        x, y = (np.ctypeslib.as_array(pointer, (count,)) for pointer in pointers)
+        np.multiply(x, 2, out=y)
+
+    address = ctypes.cast(compute, ctypes.c_void_p).value
+    return _ufunc(SimpleNamespace(address=address, alive=compute), "twice", np.float64, 1, 1), calls
+
+
+PIECES = [(0, BLOCK), (BLOCK, BLOCK), (2 * BLOCK, 7)]  # starts and sizes of the blocks of 2 * BLOCK + 7 elements
+
+
+@compiled
+@pytest.mark.parametrize("x", [numbers(5 * BLOCK), numbers(8, BLOCK), numbers(BLOCK, 8).T], ids=np.shape)
+def test_contiguous_operands_are_one_loop(watched, x):
+    """Of any number of dimensions, in place and into other memory: no copies, no blocks."""
+    twice, calls = watched
+    y, before = np.empty_like(x), x.copy()
+    twice(x, out=y)
+    np.testing.assert_array_equal(y, 2 * before)
+    twice(x, out=x)
+    np.testing.assert_array_equal(x, y)
+    assert calls == [(x.ctypes.data, y.ctypes.data, x.size), (x.ctypes.data, x.ctypes.data, x.size)]
+
+
+@compiled
+def test_strided_and_repeated_operands_go_through_buffers(watched):
+    """A buffer for each operand that is not contiguous, one for all blocks; the others are used as they are."""
+    twice, calls = watched
+    n = 2 * BLOCK + 7
+    y = np.empty(n)
+    wide, spaced = numbers(3 * n), np.zeros(2 * n)
+    for x in (wide[::3], wide[::-3], np.broadcast_to(wide[5], n)):
+        calls.clear()
+        twice(x, out=y)
+        np.testing.assert_array_equal(y, 2 * x)
+        assert [(place, count) for _, place, count in calls] == [(y.ctypes.data + 8 * at, m) for at, m in PIECES]
+        sources = {source for source, _, _ in calls}
+        assert len(sources) == 1 and not 0 <= sources.pop() - wide.ctypes.data < wide.nbytes
+    calls.clear()
+    twice(wide[:n], out=spaced[::2])
+    np.testing.assert_array_equal(spaced, np.stack([2 * wide[:n], np.zeros(n)], 1).ravel())
+    assert [(source, count) for source, _, count in calls] == [(wide.ctypes.data + 8 * at, m) for at, m in PIECES]
+
+
+@compiled
+def test_a_row_is_repeated_without_copies(watched):
+    """Each row of the result is a loop over the one row itself, where it is too wide for NumPy to join a few."""
+    twice, calls = watched
+    row, y = numbers(9000), np.empty((4, 9000))
+    twice(np.broadcast_to(row, y.shape), out=y)
+    np.testing.assert_array_equal(y, 2 * np.stack([row] * 4))
+    assert calls == [(row.ctypes.data, target.ctypes.data, 9000) for target in y]
+
+
+@compiled
+def test_results_that_follow_their_input_through_memory_are_buffered(watched):
+    """NumPy lets a loop read ahead of what it writes; one that works on vectors must not rely on the order."""
+    twice, calls = watched
+    memory = numbers(BLOCK + 3)
+    before = memory.copy()
+    twice(memory[3:], out=memory[:-3])
+    np.testing.assert_array_equal(memory, [*2 * before[3:], *before[-3:]])
+    assert not any(0 <= place - memory.ctypes.data < memory.nbytes for _, place, _ in calls)
+
+
 @compiled
 def test_out_of_the_wrong_shape_or_dtype_is_refused():
     with pytest.raises(ValueError, match="shape"):
@@ -254,13 +333,12 @@ def test_many_threads_may_ask_for_a_kernel_at_once():
 def test_the_source_can_be_read():
     text = Elementwise("axpy", "a x y", {"z": "a * x + 1"}).source(np.float32)
     assert '"""axpy(a, x, y), float32: generated from the formula below."""' in text
-    assert "            z = a * x + f(1)\n" in text
+    assert "def formulas(a, x, y):\n    z = a * x + f(1)\n    return z\n" in text
 
 
 # ---- Vector code -----------------------------------------------------------------------------------------------------
 
-# A block of LLVM's loop vectoriser, and arithmetic on several numbers at a time in it. Gathering and filling buffers
-# are vectorised loops too, but they only load, shuffle and store.
+# A block of LLVM's loop vectoriser, and arithmetic on several numbers at a time in it.
 VECTOR_LOOP = re.compile(r"^vector\.body[^:\n]*:(.*?)(?=^\S+:|^})", re.MULTILINE | re.DOTALL)
 ARITHMETIC = re.compile(r"= (?:fadd|fsub|fmul|fdiv|fneg|fcmp|select|tail call|call)\b.*<\d+ x (?:float|double|i1)>")
 # What looks like a vector operation and becomes a call of libm for each element.
@@ -270,13 +348,14 @@ LIBM = re.compile(r"@llvm\.(?:sin|cos|tan|pow|exp|exp2|log|log2|log10)\.")
 SCALAR = {"sin", "sin_gradient", "cos", "cos_gradient", "pow", "pow_gradient"}
 
 
-def loops_are_vectorised(kernel, dtype):
-    """Whether the loop over the formulas was made into vector code."""
+def vector_loops(kernel, dtype):
+    """The loops over the formulas that were made into vector code, as LLVM's text."""
     module = cache.load(kernel.source(dtype), f"{kernel.name}_{np.dtype(dtype).name}")
-    if module.loop.cache_hits:  # the text is kept of what was compiled in this process alone
+    if module.compute.cache_hits:  # the text is kept of what was compiled in this process alone
         module = cache._execute(kernel.source(dtype), "fresh", "<fresh>", cache=False)
-    bodies = [body for body in VECTOR_LOOP.findall(module.loop.inspect_llvm()) if ARITHMETIC.search(body)]
-    return bool(bodies) and not any(map(LIBM.search, bodies))
+    text = module.compute.inspect_llvm()
+    assert "vector.memcheck" not in text, "addresses are compared, in case that operands overlap"
+    return [body for body in VECTOR_LOOP.findall(text) if ARITHMETIC.search(body) and not LIBM.search(body)]
 
 
 def kernels():
@@ -293,28 +372,36 @@ def kernels():
 @pytest.mark.parametrize("kernel", list(kernels()), ids=lambda kernel: kernel.name)
 def test_rows_become_vector_code(kernel):
     """Proved by the compiler's output, not by a clock. A new row that calls libm is listed in SCALAR, with a reason."""
-    assert loops_are_vectorised(kernel, np.float32) == (kernel.name not in SCALAR)
+    assert bool(vector_loops(kernel, np.float32)) == (kernel.name not in SCALAR)
 
 
 @compiled
 def test_many_operands_and_results_become_vector_code():
-    """Results go to buffers of their own: LLVM need not find out whether fourteen arrays overlap, and give up on it."""
+    """LLVM need not find out whether fourteen arrays overlap, and give up on it."""
     names = "abcdegh"
     formulas = {f"y{i}": f"tanh({a} * {b}) + sigmoid({a})" for i, (a, b) in enumerate(zip(names, names[::-1]))}
-    assert loops_are_vectorised(Elementwise("wide", " ".join(names), formulas), np.float32)
+    assert vector_loops(Elementwise("wide", " ".join(names), formulas), np.float32)
+
+
+@compiled
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the widths are those of x86")
+@pytest.mark.parametrize("kernel", [axpy, TABLE["tanh"].kernel], ids=lambda kernel: kernel.name)
+def test_vectors_are_as_wide_as_the_machine_allows(kernel):
+    features = (get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
+    width = 16 if "+avx512f" in features else 8 if "+avx" in features else 4
+    assert f"<{width} x float>" in "".join(vector_loops(kernel, np.float32))
 
 
 @compiled
 def test_the_search_for_vector_code_can_fail():
-    """A loop that carries a value from element to element stays scalar, and is found out."""
-    kernel = Elementwise("carried", "x", {"y": "where(x > 0, x, 0.1)"})
-    serial = kernel.source(np.float64).replace("y_result[k] = y", "y_result[k] = y / (y_result[k - 1] + f(2))")
+    """Formulas with a loop of their own, as long as each element needs, stay scalar and are found out."""
+    kernel = Elementwise("halved", "x", {"y": "x * 0.5"})
+    serial = kernel.source(np.float64).replace("return y", "while y > f(1):\n        y = y * f(0.5)\n    return y")
     kernel.source = lambda dtype: serial
-    kernel.name = "carried_on"
-    assert not loops_are_vectorised(kernel, np.float64)
+    kernel.name = "halved_until_small"
+    assert not vector_loops(kernel, np.float64)
 
 
-@pytest.mark.parametrize("name", ["f", "k", "start"])
-def test_names_of_the_generated_loop_are_refused(name):
-    with pytest.raises(ValueError, match=f"{name}: a name of the loop"):
-        Elementwise("scaled", f"{name} x", {"y": f"{name} * x"})
+def test_the_name_of_the_dtype_is_refused():
+    with pytest.raises(ValueError, match="scaled: f: in formulas this is the name of the dtype"):
+        Elementwise("scaled", "f x", {"y": "f * x"})

@@ -1,9 +1,9 @@
 """A formula over scalars -> a NumPy ufunc whose inner loop is compiled by Numba.
 
 The ufunc machinery brings broadcasting, strides, `out=` and overlap at a third of a microsecond a call; the loop is
-ours: it takes blocks of the operands that are contiguous, in place or through a buffer on the stack, and runs the
-formula over them. Results are written to a buffer first, so the compiler knows that they alias nothing and emits
-vector code however many operands there are.
+ours. What is compiled for a formula is a loop over contiguous memory, vector code however many operands there are; one
+more loop, which all kernels share, calls it with the operands themselves if they are contiguous, else block by block
+with copies on the stack.
 
     >>> import numpy as np
     >>> axpy = Elementwise("axpy", "a x y", {"z": "a * x + y"})
@@ -26,32 +26,82 @@ from . import cache
 
 _LOADING = threading.Lock()
 
-TEMPLATE = '''\
+FORMULAS = '''\
 """{title}: generated from the formula{s} below."""
 
-from numba import carray, cfunc, types
+from numba import cfunc, types
 
-from tinygrad_rnn.kernels.{maths} import f
-{imports}from tinygrad_rnn.kernels.memory import BLOCK, JIT, forget_float_errors, gather, scatter, stack_block
-
-SIZE = {size}
-POINTERS, NUMBERS = types.CPointer(types.voidptr), types.CPointer(types.intp)
+from tinygrad_rnn.kernels.maths import full_width, inlined
+from tinygrad_rnn.kernels.{maths} import {functions}
+from tinygrad_rnn.kernels.memory import JIT, for_each
 
 
-@cfunc(types.void(POINTERS, NUMBERS, NUMBERS, types.voidptr), cache=CACHE, **JIT)
-def loop(operands, lengths, steps, data):
-    {buffers} = {stacks}
-    for start in range(0, lengths[0], BLOCK):
-        count = min(BLOCK, lengths[0] - start)
-        {gathers}
-        {results}
-        for k in range(count):
-            {body}
-        {scatters}
-    forget_float_errors()
+@inlined
+def formulas({inputs}):
+    {body}
+
+
+@cfunc(types.void(types.CPointer(types.intp), types.intp), cache=CACHE, **JIT)
+def compute(operands, count):
+    full_width()
+    for_each(formulas, operands, count, f)
 '''
 
-TEMPLATE_NAMES = {"f", "k", "start", "count", "operands", "lengths", "steps", "data", "loop", "SIZE", "BLOCK", "JIT"}
+BLOCK = 512  # elements of a stack buffer: a few of them fit in the first-level cache beside each other
+
+# The inner loop of all ufuncs of a dtype. `data` says how many inputs and operands this one has, and where its compiled
+# formulas are. Formulas may write a result over an input that begins where it does. NumPy makes copies of operands that
+# overlap in other ways, but not of an input that runs ahead of the result.
+LOOP = '''\
+"""The operands of a ufunc -> contiguous ones, in place or through buffers."""
+
+from numba import cfunc, types
+
+from tinygrad_rnn.kernels.memory import JIT, call, forget_float_errors, pointer, stack
+
+BLOCK, SIZE, BITS = {block}, {size}, types.int{bits}
+NUMBERS = types.CPointer(types.intp)
+
+
+@cfunc(types.void(NUMBERS, NUMBERS, NUMBERS, NUMBERS), cache=CACHE, **JIT)
+def loop(operands, lengths, steps, data):
+    length, inputs, total, compute = lengths[0], data[0], data[1], data[2]
+    contiguous = shifted = 0
+    for i in range(total):
+        contiguous += steps[i] == SIZE
+        for j in range(inputs, total):
+            shifted += 0 < abs(operands[j] - operands[i]) < length * SIZE
+    if contiguous == total and not shifted:
+        call(compute, operands, length)
+    else:
+        buffers, blocks = stack(total * BLOCK * SIZE), pointer(stack(total * 8), types.intp)
+        for start in range(0, length, BLOCK):
+            count = min(BLOCK, length - start)
+            for i in range(total):
+                address, step = operands[i] + start * steps[i], steps[i]
+                if step == SIZE and (i < inputs or not shifted):
+                    blocks[i] = address
+                    continue
+                blocks[i] = buffers + i * BLOCK * SIZE
+                if i >= inputs:
+                    continue
+                buffer = pointer(blocks[i], BITS)
+                if step == 0:
+                    x = pointer(address, BITS)[0]
+                    for k in range(count if start == 0 else 0):  # which later blocks find filled
+                        buffer[k] = x
+                else:
+                    for k in range(count):
+                        buffer[k] = pointer(address + k * step, BITS)[0]
+            call(compute, blocks, count)
+            for i in range(inputs, total):
+                address, step = operands[i] + start * steps[i], steps[i]
+                if blocks[i] != address:
+                    buffer = pointer(blocks[i], BITS)
+                    for k in range(count):
+                        pointer(address + k * step, BITS)[0] = buffer[k]
+    forget_float_errors()
+'''
 
 
 class Elementwise:
@@ -60,7 +110,6 @@ class Elementwise:
     Args:
         name: of the kernel, a Python identifier.
         inputs: the names of the operands, separated by spaces.
-            A few names belong to the generated loop and are refused: `TEMPLATE_NAMES`.
         formulas: name of a value -> expression over inputs, earlier values and the functions of `maths32`. All of
             them are outputs unless `outputs` names some of them. A formula may give an input a new value: "p": "p - g".
 
@@ -71,8 +120,8 @@ class Elementwise:
     def __init__(self, name: str, inputs: str, formulas: dict[str, str], outputs: str | None = None) -> None:
         self.name, self.inputs, self.formulas = name, inputs.split(), formulas
         self.outputs = list(formulas) if outputs is None else outputs.split()
-        if taken := TEMPLATE_NAMES & {*self.inputs, *formulas}:
-            raise ValueError(f"Elementwise {name}: {', '.join(sorted(taken))}: a name of the loop around the formulas")
+        if "f" in self.inputs or "f" in formulas:
+            raise ValueError(f"Elementwise {name}: f: in formulas this is the name of the dtype")
 
     def __call__(self, *operands: Any, out: Any = None) -> Any:
         double = any(getattr(x, "dtype", None) == np.float64 for x in operands)
@@ -93,36 +142,18 @@ class Elementwise:
             if config.DISABLE_JIT:
                 return self._interpreted(dtype)
             module = cache.load(self.source(dtype), f"{self.name}_{np.dtype(dtype).name}")
-            return _ufunc(module.loop, self.name, dtype, len(self.inputs), len(self.outputs))
+            return _ufunc(module.compute, self.name, dtype, len(self.inputs), len(self.outputs))
 
     def source(self, dtype: type[np.floating[Any]]) -> str:
-        """The module that is compiled: one loop over blocks with the formulas in its middle."""
+        """The module that is compiled: one loop with the formulas in its middle."""
         body, functions = self._body()
-        block, result = (lambda name: f"{name}_block"), (lambda name: f"{name}_result")
-        buffers = [*map(block, self.inputs), *map(result, self.outputs)]
-        maths = "maths64" if dtype is np.float64 else "maths32"
-        return TEMPLATE.format(
+        return FORMULAS.format(
             title=f"{self.name}({', '.join(self.inputs)}), {np.dtype(dtype).name}",
             s="s" if len(self.formulas) > 1 else "",
-            maths=maths,
-            size=np.dtype(dtype).itemsize,
-            imports="".join(f"from tinygrad_rnn.kernels.{maths} import {name}\n" for name in functions),
-            buffers=", ".join(name + "_" for name in buffers),
-            stacks=", ".join(["stack_block(f)"] * len(buffers)),
-            gathers="\n        ".join(
-                f"{block(x)} = gather(operands[{i}], steps[{i}], start, count, {block(x)}_, f, SIZE)"
-                for i, x in enumerate(self.inputs)
-            ),
-            results="\n        ".join(f"{result(y)} = carray({result(y)}_, count, f)" for y in self.outputs),
-            body="\n            ".join(
-                [f"{x} = {block(x)}[k]" for x in self.inputs]
-                + body
-                + [f"{result(y)}[k] = {y}" for y in self.outputs]
-            ),
-            scatters="\n        ".join(
-                f"scatter({result(y)}, operands[{i}], steps[{i}], start, count, f, SIZE)"
-                for i, y in enumerate(self.outputs, len(self.inputs))
-            ),
+            maths="maths64" if dtype is np.float64 else "maths32",
+            functions=", ".join(["f", *functions]),
+            inputs=", ".join(self.inputs),
+            body="\n    ".join([*body, f"return {', '.join(self.outputs)}"]),
         )
 
     def _body(self) -> tuple[list[str], list[str]]:
@@ -182,17 +213,20 @@ def scalar_code(formula: str) -> tuple[str, set[str]]:
 _keep_alive: list[Any] = []
 
 
-def _ufunc(loop: Any, name: str, dtype: type[np.floating[Any]], inputs: int, outputs: int) -> np.ufunc:
-    """A ufunc with one compiled loop, made by NumPy's own constructor (entry 1 of its C table of ufunc functions)."""
+def _ufunc(compute: Any, name: str, dtype: type[np.floating[Any]], inputs: int, outputs: int) -> np.ufunc:
+    """A ufunc of compiled formulas, made by NumPy's own constructor (entry 1 of its C table of ufunc functions)."""
     umath: Any = importlib.import_module("numpy._core._multiarray_umath")
     unwrap = ctypes.pythonapi.PyCapsule_GetPointer
     unwrap.restype, unwrap.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     table = ctypes.cast(unwrap(umath._UFUNC_API, None), ctypes.POINTER(ctypes.c_void_p))
     signature = [ctypes.c_void_p] * 3 + [ctypes.c_int] * 4 + [ctypes.c_char_p] * 2 + [ctypes.c_int]
     from_loops = ctypes.PYFUNCTYPE(ctypes.py_object, *signature)(table[1])
-    loops, data = (ctypes.c_void_p * 1)(loop.address), (ctypes.c_void_p * 1)(None)
+    bits = np.finfo(dtype).bits
+    loop = cache.load(LOOP.format(block=BLOCK, size=bits // 8, bits=bits), f"ufunc_{bits}").loop
+    about = (ctypes.c_ssize_t * 3)(inputs, inputs + outputs, compute.address)
+    loops, data = (ctypes.c_void_p * 1)(loop.address), (ctypes.c_void_p * 1)(ctypes.addressof(about))
     kinds = (ctypes.c_byte * (inputs + outputs))(*[np.dtype(dtype).num] * (inputs + outputs))
     text = name.encode(), b"Compiled by tinygrad_rnn."
     no_identity = -1
-    _keep_alive.append((loop, loops, data, kinds, text))  # NumPy keeps the addresses only
+    _keep_alive.append((loop, compute, about, loops, data, kinds, text))  # NumPy keeps the addresses only
     return from_loops(loops, data, kinds, 1, inputs, outputs, no_identity, *text, 0)
