@@ -14,10 +14,11 @@ def parameter(*shape, scale=0.4):
     return tg.nn.Parameter(tg.randn(*shape, dtype=np.float64) * scale)
 
 
-def results(cell, sizes, engine, reverse=False, wanted=None, **options):
+def results(cell, sizes, engine, reverse=False, wanted=None, start=None, **options):
     """Outputs, final states and the gradients of a random function of them all, by name.
 
-    `wanted` says whether an input needs a gradient: a function of its name. `options` are those of a call.
+    `wanted` says whether an input needs a gradient: a function of its name. `start` holds initial states that cannot be
+    just any number, by name. `options` are those of a call.
     """
     T, B, I = sizes
     random = np.random.default_rng(1)
@@ -25,6 +26,9 @@ def results(cell, sizes, engine, reverse=False, wanted=None, **options):
     make = lambda name, *shape: tg.tensor(random.uniform(-1, 1, shape), requires_grad=wanted(name))
     x = make("x", T, B, I)
     states = tuple(make(n, *s.shape) for n, s in zip(cell.state_names, cell.begin(None, B)))
+    for name, state in zip(cell.state_names, states):
+        if name in (start or {}):
+            state.numpy()[...] = start[name]
     parameters = dict(cell.named_parameters())
     for name, p in parameters.items():
         p.requires_grad_(wanted(name))
@@ -55,9 +59,9 @@ def assert_close(found, expected, tolerance=1e-12):
         np.testing.assert_allclose(found[name], value, rtol=0, atol=tolerance * max(scale, 1e-3), err_msg=name)
 
 
-def assert_engines_agree(cell, sizes, reverse=False, wanted=None, tolerance=1e-12, **options):
-    fused = results(cell, sizes, "require", reverse, wanted, **options)
-    assert_close(fused, results(cell, sizes, "never", reverse, wanted, **options), tolerance)
+def assert_engines_agree(cell, sizes, reverse=False, wanted=None, tolerance=1e-12, start=None, **options):
+    fused = results(cell, sizes, "require", reverse, wanted, start, **options)
+    assert_close(fused, results(cell, sizes, "never", reverse, wanted, start, **options), tolerance)
 
 
 # ---- Generated source, run by Python ---------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ In reading order: `module`, `losses`, `functional`, `init`, `layers`, `container
 `cell`, `cells`, `recurrent`, `stacked`. `utils` clips gradients.
 """
 
-from . import functional, init, utils
+from . import cells, functional, init, utils
 from .cell import Cell
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .containers import ModuleList, Sequential

@@ -153,7 +153,9 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 
 def forget_gate_bias_(module: Module, value: float = 1.0) -> Module:
-    """Add `value` to the forget gate's part of `bias_ih` in every LSTM layer and cell of a module; returns it.
+    """Add `value` to the bias of the forget gate in every LSTM layer and cell of a module; returns it.
+
+    Of two biases it is `bias_ih` that changes. Any cell counts whose `gates` have an f.
 
     An LSTM whose forget gates start near 1 remembers from the first step on (Gers et al., 2000; Jozefowicz et al.,
     2015). PyTorch's, and so ours, start near sigmoid(0) = 0.5; Keras adds 1 by default.
@@ -165,7 +167,7 @@ def forget_gate_bias_(module: Module, value: float = 1.0) -> Module:
     for layer in module.modules():
         gates = getattr(layer, "gates", "")
         for name, bias in layer.named_parameters(recurse=False):
-            if name.startswith("bias_ih") and "f" in gates:
+            if "f" in gates and (name == "bias" or name.startswith("bias_ih")):
                 size = bias.numel() // len(gates)
                 at = gates.index("f") * size
                 bias.numpy()[at : at + size] += value

@@ -4,50 +4,25 @@ x is [B, I], h is [B, H]; W_ih stacks the input weights of k gates, [kH, I], W_h
 two biases where one would do, as in cuDNN. Everything starts from U(-1 / sqrt(H), 1 / sqrt(H)).
 """
 
-import math
 from typing import Any
 
-from ..autograd.creation import zeros
-from ..autograd.pointwise import relu, sigmoid, tanh
-from ..autograd.shapes import chunk
-from ..autograd.tensor import Tensor
-from . import init
-from .cell import Cell
-from .functional import linear
-from .layers import empty
+from ...autograd.creation import zeros
+from ...autograd.pointwise import relu, sigmoid, tanh
+from ...autograd.shapes import chunk
+from ...autograd.tensor import Tensor
+from .. import init
+from ..functional import linear
+from ..layers import empty
+from .gated import GatedCell
 
 
-class GatedCell(Cell):
-    """What the cells below share: their parameters.
+class TorchCell(GatedCell):
+    """A gated cell with two biases."""
 
-    Attributes:
-        gates: one letter for each block of H rows in the weights and biases, in their order.
-        weight_ih, weight_hh: [kH, I] and [kH, H] for k gates.
-        bias_ih, bias_hh: [kH], or None.
-    """
-
-    gates: str
-
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: Any = None) -> None:
-        self.input_size, self.hidden_size = input_size, hidden_size
-        rows = len(self.gates) * hidden_size
-        self.weight_ih = empty(rows, input_size, dtype=dtype)
-        self.weight_hh = empty(rows, hidden_size, dtype=dtype)
-        self.bias_ih = empty(rows, dtype=dtype) if bias else None
-        self.bias_hh = empty(rows, dtype=dtype) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew from U(-1 / sqrt(H), 1 / sqrt(H))."""
-        bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
-        for parameter in self.parameters():
-            init.uniform_(parameter, -bound, bound)
-
-    def extra_repr(self) -> str:
-        return f"{self.input_size}, {self.hidden_size}{'' if self.bias_ih is not None else ', bias=False'}"
+    biases = ("bias_ih", "bias_hh")
 
 
-class RNNCell(GatedCell):
+class RNNCell(TorchCell):
     """The simple recurrent cell (Elman, 1990).
 
         h' = tanh(W_ih x + b_ih + W_hh h + b_hh)
@@ -74,7 +49,35 @@ class RNNCell(GatedCell):
         return super().extra_repr() + ("" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity!r}")
 
 
-class LSTMCell(GatedCell):
+class IRNNCell(RNNCell):
+    """A ReLU network that starts as the identity (Le, Jaitly and Hinton, 2015).
+
+        h' = relu(W_ih x + b_ih + W_hh h + b_hh),    W_hh = scale * identity to begin with
+
+    The input weights start from N(0, 0.001^2), the biases at zero.
+
+    Args:
+        scale: how much of the state the first steps keep: the paper takes 1, and 0.01 where memory should be short.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, scale: float = 1.0, *, dtype: Any = None
+    ) -> None:
+        self.scale = scale
+        super().__init__(input_size, hidden_size, bias, "relu", dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Back to the identity."""
+        for parameter in self.parameters():
+            init.zeros_(parameter)
+        init.normal_(self.weight_ih, 0, 0.001)
+        init.eye_(self.weight_hh).numpy()[...] *= self.scale
+
+    def extra_repr(self) -> str:
+        return GatedCell.extra_repr(self) + ("" if self.scale == 1 else f", scale={self.scale}")
+
+
+class LSTMCell(TorchCell):
     """Long short-term memory (Hochreiter and Schmidhuber, 1997) with forget gates (Gers et al., 2000).
 
         i, f, g, o = W_ih x + b_ih + W_hh h + b_hh
@@ -125,7 +128,7 @@ class ProjectedLSTMCell(LSTMCell):
         return f"{super().extra_repr()}, proj_size={self.proj_size}"
 
 
-class GRUCell(GatedCell):
+class GRUCell(TorchCell):
     """The gated recurrent unit (Cho et al., 2014), its reset gate applied after the product ("reset after").
 
         r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)

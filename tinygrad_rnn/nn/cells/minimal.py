@@ -1,0 +1,114 @@
+"""Cells with fewer gates or fewer products than a GRU."""
+
+from typing import Any
+
+from ...autograd.pointwise import sigmoid, tanh
+from ...autograd.shapes import chunk
+from ...autograd.tensor import Tensor
+from ..functional import linear
+from ..layers import empty
+from .gated import GatedCell
+
+
+class MGUCell(GatedCell):
+    """The minimal gated unit: a GRU with one gate (Zhou et al., 2016).
+
+        z = sigmoid(W_iz x + W_hz h + b_z)
+        n = tanh(W_in x + W_hn (z * h) + b_n)
+        h' = (1 - z) * h + z * n
+
+    z is the paper's f. It is called a forget gate there, but lets in the NEW state.
+    """
+
+    gates = "zn"
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        x_z, x_n = chunk(linear(x, self.weight_ih, self.bias), 2, -1)
+        W_z, W_n = chunk(self.weight_hh, 2)
+        z = sigmoid(x_z + linear(h, W_z))
+        n = self.candidate(tanh(x_n + linear(z * h, W_n)))
+        return (1 - z) * h + z * n
+
+
+class MinimalRNNCell(GatedCell):
+    """MinimalRNN: the input is mapped into the state's space, and a gate mixes the two (Chen, 2017).
+
+        z = tanh(W_ih x + b_z)
+        u = sigmoid(W_hh h + W_zh z + b)
+        h' = u * h + (1 - u) * z
+
+    Attributes:
+        weight_zh: [H, H].
+        bias_z: [H], or None.
+    """
+
+    gates = "u"
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, *, dtype: Any = None) -> None:
+        super().__init__(input_size, hidden_size, bias, dtype=dtype)
+        self.weight_zh = empty(hidden_size, hidden_size, dtype=dtype)
+        self.bias_z = empty(hidden_size, dtype=dtype) if bias else None
+        self.reset_parameters()
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        z = tanh(linear(x, self.weight_ih, self.bias_z))
+        u = sigmoid(linear(h, self.weight_hh) + linear(z, self.weight_zh, self.bias))
+        return u * h + (1 - u) * self.candidate(z)
+
+
+class UGRNNCell(GatedCell):
+    """The update gate RNN: a simple cell with a GRU's update gate (Collins, Sohl-Dickstein and Sussillo, 2017).
+
+        g, n = W_ih x + W_hh h + b
+        h' = sigmoid(g) * h + (1 - sigmoid(g)) * tanh(n)
+
+    g keeps the OLD state; its bias starts with 1 added, so that the first steps remember.
+    """
+
+    gates = "gn"
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        super().reset_parameters()
+        if self.bias is not None:
+            self.bias.numpy()[: self.hidden_size] += 1
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        g, n = self.preactivations(x, h)
+        g = sigmoid(g)
+        return g * h + (1 - g) * self.candidate(tanh(n))
+
+
+class RANCell(GatedCell):
+    """The recurrent additive network: its memory is a weighted sum of its inputs (Lee, Levy and Zettlemoyer, 2017).
+
+        i, f = W_ih x + W_hh h + b
+        c' = sigmoid(f) * c + sigmoid(i) * W_cx x
+        h' = tanh(c')
+
+    Args:
+        nonlinearity: "tanh", or "identity" for h' = c': the paper has both.
+
+    Attributes:
+        weight_cx: [H, I].
+    """
+
+    gates = "if"
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "tanh", *, dtype: Any = None
+    ) -> None:
+        if nonlinearity not in ("tanh", "identity"):
+            raise ValueError(f"RANCell: nonlinearity must be 'tanh' or 'identity', not {nonlinearity!r}")
+        super().__init__(input_size, hidden_size, bias, dtype=dtype)
+        self.nonlinearity = nonlinearity
+        self.weight_cx = empty(hidden_size, input_size, dtype=dtype)
+        self.reset_parameters()
+
+    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        i, f = self.preactivations(x, h)
+        c = sigmoid(f) * c + sigmoid(i) * self.candidate(linear(x, self.weight_cx))
+        return (tanh(c) if self.nonlinearity == "tanh" else c), c
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity!r}")
