@@ -8,12 +8,12 @@
     tensor([2., 4., 6.])
 
 In reading order: `kernels` (what runs hot), `autograd` (what a derivative is), `nn` (modules, cells and layers),
-`optim` (optimisers, clipping, regularisers).
+`optim` (optimisers, clipping, regularisers), `interop` (other libraries' weights).
 """
 
 import numpy as _np
 
-from . import nn, optim
+from . import interop, nn, optim
 from .autograd.creation import (
     arange,
     eye,
