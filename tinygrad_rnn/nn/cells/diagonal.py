@@ -95,7 +95,7 @@ class SRUCell(GatedCell):
             init.zeros_(self.bias)
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        n, x_f, x_r, *skip = chunk(linear(x, self.weight_ih), self.weight_ih.shape[0] // self.hidden_size, -1)
+        n, x_f, x_r, *rest = chunk(linear(x, self.weight_ih), self.weight_ih.shape[0] // self.hidden_size, -1)
         v_f, v_r = chunk(self.weight_v, 2)
         f, r = x_f + v_f * c, x_r + v_r * c
         if self.bias is not None:
@@ -103,7 +103,8 @@ class SRUCell(GatedCell):
             f, r = f + b_f, r + b_r
         f, r = sigmoid(f), sigmoid(r)
         c = f * c + (1 - f) * self.candidate(n)
-        h = r * c + (1 - r) * (skip[0] if skip else x) * self.highway
+        skip = rest[0] if rest else x
+        h = r * c + (1 - r) * skip * self.highway
         return h, c
 
 

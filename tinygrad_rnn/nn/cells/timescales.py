@@ -71,11 +71,12 @@ class SCRNCell(Cell):
 class ClockworkRNNCell(GatedCell):
     """The clockwork RNN: modules of a simple cell that tick at different rates (Koutnik et al., 2014).
 
-        h' = tanh(W_ih x + W_hh h + b) in modules whose period divides t, else h
-        t' = t + 1
+        h' = tanh(W_ih x + W_hh h + b) in modules whose period divides the clock, else h
+        clock' = clock + 1
 
     A module sees those of its own period and of longer ones: W_hh is upper triangular in blocks. All modules tick at
-    the first step, t = 0. The clock is a state [B, 1], so that a sequence can be cut in pieces.
+    the first step, as the clock starts at 0. It is a state [B, 1], so that a sequence can be cut in pieces. All
+    parameters start from N(0, 0.1^2).
 
     Args:
         periods: one for each module, rising; the modules share the H units as equally as they can be shared.
@@ -113,7 +114,8 @@ class ClockworkRNNCell(GatedCell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        super().reset_parameters()
+        for parameter in self.parameters():
+            init.normal_(parameter, 0, 0.1)
         self.weight_hh.numpy()[...] *= self.seen.numpy()
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -121,11 +123,11 @@ class ClockworkRNNCell(GatedCell):
         dtype = self.weight_ih.dtype
         return zeros(batch_size, self.hidden_size, dtype=dtype), zeros(batch_size, 1, dtype=dtype)
 
-    def step(self, x: Tensor, h: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, h: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
         n = tanh(linear(x, self.weight_ih, self.bias) + linear(h, self.weight_hh * self.seen))
-        ticks = eq(floor(t / self.period) * self.period, t)
+        ticks = eq(floor(clock / self.period) * self.period, clock)
         h = where(ticks, self.candidate(n), h)
-        return h, t + 1
+        return h, clock + 1
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, periods={self.periods}"
