@@ -106,7 +106,8 @@ def test_everything_comes_back_bit_for_bit(path, saved, other):
 @pytest.mark.parametrize(
     ("kind", "options"),
     [(tg.optim.SGD, {}), (tg.optim.SGD, {"momentum": 0.9}), (tg.optim.Adam, {"amsgrad": True}),
-     (tg.optim.RMSprop, {"momentum": 0.5, "centered": True}), (tg.optim.Adagrad, {"lr_decay": 0.1})],
+     (tg.optim.RMSprop, {"momentum": 0.5, "centered": True}), (tg.optim.Adagrad, {"lr_decay": 0.1}),
+     (tg.optim.ASGD, {"t0": 1}), (tg.optim.NAdam, {}), (tg.optim.NTASGD, {"n": 3})],
 )
 def test_every_optimiser_goes_on_with_the_same_bits(path, kind, options):
     runs = []

@@ -1,4 +1,4 @@
-"""PyTorch's numbers, without PyTorch: every op, recurrent module and optimiser replayed against stored answers.
+"""PyTorch's numbers, without PyTorch: its stored answers for every op, recurrent module, optimiser and schedule.
 
 torch_oracle/make_reference.py wrote them; torch_oracle/test_*.py compares far more where PyTorch is installed.
 """
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from torch_oracle import modules, optimisers, vectors
+from torch_oracle import modules, optimisers, schedules, vectors
 from torch_oracle.cases import answer, compare_all, compare_outcome, lookup
 
 REFERENCE = Path(__file__).parent / "reference"
 OPS = vectors.load(REFERENCE / "ops.npz")
 MODULES = vectors.load(REFERENCE / "modules.npz")
 OPTIMISERS = vectors.load(REFERENCE / "optimisers.npz")
+SCHEDULES = vectors.load(REFERENCE / "schedules.npz")
 
 
 def named(cases):
@@ -40,4 +41,11 @@ def test_module(case, expected):
 @pytest.mark.parametrize(("case", "expected"), named(OPTIMISERS))
 def test_optimiser(case, expected):
     wrong = compare_all(str(case), optimisers.run(case)[-1], expected, optimisers.TOLERANCE)
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize("number", range(len(SCHEDULES)))
+def test_schedule(number):
+    case, expected = SCHEDULES[number]
+    wrong = compare_all(str(case), schedules.run(case), expected, schedules.TOLERANCE)
     assert not wrong, wrong

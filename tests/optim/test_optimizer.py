@@ -7,14 +7,25 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
+from tinygrad_rnn.optim import ASGD, NTASGD, SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop, Rprop
+
+
+def averaging(params, **settings):
+    """An NTASGD that has been triggered."""
+    optimiser = NTASGD(params, n=1, **settings)
+    assert [optimiser.observe(loss) for loss in (1.0, 2.0, 3.0)] == [False, False, True]
+    return optimiser
+
 
 KINDS = [
     pytest.param(SGD, {}, id="SGD"), pytest.param(SGD, {"momentum": 0.9}, id="momentum"),
     pytest.param(Adam, {}, id="Adam"), pytest.param(Adam, {"amsgrad": True}, id="AMSGrad"),
     pytest.param(AdamW, {}, id="AdamW"), pytest.param(RMSprop, {}, id="RMSprop"),
     pytest.param(RMSprop, {"momentum": 0.9, "centered": True}, id="centered"), pytest.param(Adagrad, {}, id="Adagrad"),
+    pytest.param(Adadelta, {}, id="Adadelta"), pytest.param(NAdam, {}, id="NAdam"), pytest.param(Rprop, {}, id="Rprop"),
+    pytest.param(ASGD, {"t0": 1}, id="ASGD"), pytest.param(averaging, {}, id="NTASGD"),
 ]
+ALL = (SGD, Adam, AdamW, RMSprop, Adagrad, Adadelta, NAdam, Rprop, ASGD, NTASGD)
 EACH = pytest.mark.parametrize(("kind", "settings"), KINDS)
 
 
@@ -43,7 +54,7 @@ def test_parameters_and_state_are_written_where_they_are(kind, settings):
     descend(optimiser, 1)
     state = {key: value for key, value in optimiser.state[p].items() if isinstance(value, np.ndarray)}
     after_one, state_after_one = array.copy(), copy.deepcopy(state)
-    descend(optimiser, 1, seed=1)
+    descend(optimiser, 2, seed=1)  # after one Rprop may wait
     assert p.numpy() is array and (array != after_one).all()
     for key, value in state.items():
         assert optimiser.state[p][key] is value
@@ -92,7 +103,7 @@ def test_a_step_between_forward_and_backward_changes_what_was_saved():
 @EACH
 def test_a_parameter_without_gradient_is_left_alone_with_its_state(kind, settings):
     p, q = parameter(3), parameter(3, seed=1)
-    optimiser = kind([p, q], weight_decay=0.1, **settings)
+    optimiser = kind([{"params": [p, q], "weight_decay": 0.1}], **settings)
     descend(optimiser, 2)
     before, state = q.numpy().copy(), copy.deepcopy(optimiser.state[q])
     optimiser.zero_grad()
@@ -169,12 +180,15 @@ def test_groups_are_the_users_to_change():
 
 @pytest.mark.parametrize(
     ("kind", "option", "values"),
-    [(kind, "lr", [-0.1, np.nan, np.inf]) for kind in (SGD, Adam, AdamW, RMSprop, Adagrad)]
-    + [(kind, "weight_decay", [-0.1, np.nan]) for kind in (SGD, Adam, AdamW, RMSprop, Adagrad)]
-    + [(kind, "eps", [-1e-8, np.nan]) for kind in (Adam, AdamW, RMSprop, Adagrad)]
-    + [(kind, "betas", [(1.0, 0.9), (0.9, -0.1), (0.9, np.nan)]) for kind in (Adam, AdamW)]
+    [(kind, "lr", [-0.1, np.nan, np.inf]) for kind in ALL]
+    + [(kind, "weight_decay", [-0.1, np.nan]) for kind in ALL if kind is not Rprop]
+    + [(kind, "eps", [-1e-8, np.nan]) for kind in (Adam, AdamW, RMSprop, Adagrad, Adadelta, NAdam)]
+    + [(kind, "betas", [(1.0, 0.9), (0.9, -0.1), (0.9, np.nan)]) for kind in (Adam, AdamW, NAdam)]
     + [(SGD, "momentum", [-1, np.nan]), (RMSprop, "momentum", [-1]), (RMSprop, "alpha", [-0.1, 1.0])]
-    + [(Adagrad, "lr_decay", [-1]), (Adagrad, "initial_accumulator_value", [-1])],
+    + [(Adagrad, "lr_decay", [-1]), (Adagrad, "initial_accumulator_value", [-1])]
+    + [(Adadelta, "rho", [-0.1, 1.1, np.nan]), (NAdam, "momentum_decay", [-1, np.inf]), (NTASGD, "n", [0, np.nan])]
+    + [(ASGD, "lambd", [-1]), (ASGD, "alpha", [-1]), (ASGD, "t0", [-1, np.nan])]
+    + [(Rprop, "etas", [(0, 1.2), (0.5, 1), (1.1, 1.2), (0.5, np.inf)]), (Rprop, "step_sizes", [(2, 1), (-1, 1)])],
 )
 def test_options_that_make_no_sense(kind, option, values):
     for value in values:

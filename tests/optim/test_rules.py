@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.kernels import elementwise
-from tinygrad_rnn.optim import SGD, Adagrad, Adam, AdamW, RMSprop
+from tinygrad_rnn.optim import ASGD, SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, RMSprop, Rprop
 
 # ---- The formulas, as the papers have them ---------------------------------------------------------------------------
 # Each takes the parameter, the gradient, a dict that starts empty, the number t = 1, 2, ... of the step, and options.
@@ -50,6 +50,39 @@ def adagrad(p, g, s, t, *, lr, lr_decay=0, weight_decay=0, initial_accumulator_v
     return p - lr / (1 + (t - 1) * lr_decay) * g / (np.sqrt(s["sum"]) + eps)
 
 
+def adadelta(p, g, s, t, *, lr, rho, eps, weight_decay=0, maximize=False):
+    g = (-g if maximize else g) + weight_decay * p
+    s["v"] = rho * s.get("v", 0) + (1 - rho) * g**2
+    step = np.sqrt(s.get("u", 0) + eps) / np.sqrt(s["v"] + eps) * g
+    s["u"] = rho * s.get("u", 0) + (1 - rho) * step**2
+    return p - lr * step
+
+
+def nadam(p, g, s, t, *, lr, betas, eps, momentum_decay, decoupled_weight_decay=False, weight_decay=0, maximize=False):
+    g = (-g if maximize else g) + (0 if decoupled_weight_decay else weight_decay * p)
+    mu = [betas[0] * (1 - 0.5 * 0.96 ** (k * momentum_decay)) for k in range(1, t + 2)]
+    s["m"] = betas[0] * s.get("m", 0) + (1 - betas[0]) * g
+    s["v"] = betas[1] * s.get("v", 0) + (1 - betas[1]) * g**2
+    m_hat = mu[t] * s["m"] / (1 - np.prod(mu)) + (1 - mu[t - 1]) * g / (1 - np.prod(mu[:-1]))
+    shrink = 1 - lr * weight_decay if decoupled_weight_decay else 1
+    return shrink * p - lr * m_hat / (np.sqrt(s["v"] / (1 - betas[1] ** t)) + eps)
+
+
+def rprop(p, g, s, t, *, lr, etas, step_sizes, maximize=False):
+    g = -g if maximize else g
+    turn = np.sign(g) * np.sign(s.get("g", 0 * g))
+    factor = np.select([turn > 0, turn < 0], [etas[1], etas[0]], 1.0)
+    s["size"] = np.clip(s.get("size", lr) * factor, *step_sizes)
+    s["g"] = np.where(turn < 0, 0, g)
+    return p - np.sign(s["g"]) * s["size"]
+
+
+def asgd(p, g, s, t, *, lr, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0, maximize=False):
+    g = (-g if maximize else g) + weight_decay * p
+    eta = lr / (1 + lambd * lr * (t - 1)) ** alpha
+    return (1 - lambd * eta) * p - eta * g
+
+
 def options(**choices):
     return st.fixed_dictionaries(choices)
 
@@ -72,6 +105,13 @@ RULES = {
                                centered=flag, maximize=flag)),
     Adagrad: (adagrad, options(lr=rate, lr_decay=small, weight_decay=small, initial_accumulator_value=small, eps=tiny,
                                maximize=flag)),
+    Adadelta: (adadelta, options(lr=rate, rho=fraction, eps=tiny, weight_decay=small, maximize=flag)),
+    NAdam: (nadam, options(lr=rate, betas=st.tuples(fraction, fraction), eps=tiny, weight_decay=small,
+                           momentum_decay=small, decoupled_weight_decay=flag, maximize=flag)),
+    Rprop: (rprop, options(lr=rate, etas=st.tuples(st.floats(0.1, 0.9), st.floats(1.1, 3.0)),
+                           step_sizes=st.tuples(st.floats(0, 1e-2), st.floats(1e-1, 10)), maximize=flag)),
+    ASGD: (asgd, options(lr=rate, lambd=small, alpha=small, t0=st.sampled_from([0, 7, 1e6]), weight_decay=small,
+                         maximize=flag)),
 }
 
 
@@ -93,8 +133,7 @@ def test_fifty_steps_of_two_groups_are_the_formula(kind, data):
         for group in groups:
             group["initial_accumulator_value"] = groups[0]["initial_accumulator_value"]
     random = np.random.default_rng(data.draw(st.integers(0, 99)))
-    expected = [random.standard_normal((3, 2)), random.standard_normal(())]
-    ours = [parameter(x) for x in expected]
+    ours = [parameter(random.standard_normal(shape)) for shape in [(3, 2), ()]]
     extra = {"initial_accumulator_value": groups[0]["initial_accumulator_value"]} if kind is Adagrad else {}
     optimiser = kind([{"params": [p], **group} for p, group in zip(ours, groups)], **extra)
     memories = [{}, {}]
@@ -102,10 +141,12 @@ def test_fifty_steps_of_two_groups_are_the_formula(kind, data):
         gradients = [random.standard_normal(p.shape) for p in ours]
         for p, g in zip(ours, gradients):
             give_gradient(p, g)
-        optimiser.step()
+        # From where p is now: with weight decay p is fed back, and a rounding may grow tenfold at every step.
         expected = [
-            formula(x, g, memory, t, **group) for x, g, memory, group in zip(expected, gradients, memories, groups)
+            formula(p.numpy().copy(), g, memory, t, **group)
+            for p, g, memory, group in zip(ours, gradients, memories, groups)
         ]
+        optimiser.step()
         for p, x in zip(ours, expected):
             np.testing.assert_allclose(p.numpy(), x, rtol=1e-9, atol=1e-10)
 
@@ -116,6 +157,10 @@ DEFAULTS = {
     AdamW: dict(lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01),
     RMSprop: dict(lr=0.1, alpha=0.99, eps=1e-8),
     Adagrad: dict(lr=0.1, eps=1e-10),
+    Adadelta: dict(lr=1.0, rho=0.9, eps=1e-6),
+    NAdam: dict(lr=0.1, betas=(0.9, 0.999), eps=1e-8, momentum_decay=4e-3),
+    Rprop: dict(lr=0.1, etas=(0.5, 1.2), step_sizes=(1e-6, 50)),
+    ASGD: dict(lr=0.1),
 }
 EACH = pytest.mark.parametrize("kind", DEFAULTS, ids=lambda kind: kind.__name__)
 
@@ -139,7 +184,8 @@ def test_float32_is_the_formula_in_float64_rounded(kind):
 
 FOR_BOWL = {
     SGD: dict(lr=0.05, momentum=0.9), Adam: dict(lr=0.05), AdamW: dict(lr=0.05, weight_decay=0), RMSprop: dict(lr=0.01),
-    Adagrad: dict(lr=1.0),
+    Adagrad: dict(lr=1.0), Adadelta: dict(lr=1.0, eps=1e-3), NAdam: dict(lr=0.05), Rprop: dict(lr=0.01),
+    ASGD: dict(lr=0.04),
 }
 
 
@@ -164,7 +210,8 @@ def rosenbrock(p):
     ("kind", "choice", "steps"),
     [(SGD, dict(lr=3e-4, momentum=0.95, nesterov=True), 4000), (Adam, dict(lr=0.05), 2000),
      (Adam, dict(lr=0.05, amsgrad=True), 3000), (AdamW, dict(lr=0.05, weight_decay=0), 2000),
-     (RMSprop, dict(lr=2e-3, alpha=0.9, momentum=0.5), 3000), (Adagrad, dict(lr=0.5), 6000)],
+     (RMSprop, dict(lr=2e-3, alpha=0.9, momentum=0.5), 3000), (Adagrad, dict(lr=0.5), 6000),
+     (NAdam, dict(lr=0.02), 2000), (Rprop, dict(lr=1e-3), 2500)],
 )
 def test_follows_the_valley_of_rosenbrock(kind, choice, steps):
     p = parameter(np.array([-1.5, 2.0]))
@@ -184,7 +231,7 @@ def test_follows_the_valley_of_rosenbrock(kind, choice, steps):
 def test_an_infinite_parameter_stays_infinite(kind):
     """A mask of -inf may be learned beside finite numbers; without decay nothing should touch it."""
     p = parameter(np.array([-np.inf, 1.0]))
-    optimiser = kind([p], **{**DEFAULTS[kind], "weight_decay": 0})
+    optimiser = kind([p], **{**DEFAULTS[kind], **({} if kind is Rprop else {"weight_decay": 0})})
     for _ in range(3):
         give_gradient(p, [0.0, 1.0])
         optimiser.step()
@@ -244,8 +291,12 @@ def test_changing_numbers_compiles_nothing(kind, monkeypatch):
     optimiser.step()
     monkeypatch.setattr(elementwise.Elementwise, "_build", lambda *_: pytest.fail("compiled"))
     optimiser.param_groups[0].update(lr=0.5, weight_decay=0.1, eps=1e-3, maximize=True)
+    if kind is ASGD:
+        optimiser.param_groups[0].update(lambd=0.3, alpha=0.5, t0=0)
     if kind is SGD:
         optimiser.param_groups[0].update(momentum=0.5, dampening=0.2)
     before = p.numpy().copy()
     optimiser.step()
+    if kind is Rprop:  # to it a change of direction is one of sign, which it answers by waiting
+        optimiser.step()
     assert (p.numpy() != before).all()

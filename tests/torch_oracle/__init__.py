@@ -7,6 +7,7 @@ In reading order:
     samples.py          PyTorch's own samples of each op (OpInfo) as such calls, with what PyTorch answers
     refusals.py         the samples that tinygrad_rnn refuses on purpose, each with its reason
     recurrent.py        the same for modules: one set of weights, two libraries
+    schedules.py        the same for learning rates under a schedule (no PyTorch)
     test_*.py           the comparisons
     make_reference.py   writes tests/reference/*.npz, which tests/test_reference.py replays without PyTorch
 

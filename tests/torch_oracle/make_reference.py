@@ -2,8 +2,9 @@
 
     PYTHONPATH=tests python -m torch_oracle.make_reference
 
-Small samples of every op, recurrent module and optimiser, in float64, and all of our edges; tests/test_reference.py
-replays them. Run it after a change to the samples; the random state is fixed, so an unchanged one keeps its numbers.
+Small samples of every op, recurrent module, optimiser and schedule, in float64, and all of our edges;
+tests/test_reference.py replays them. Run it after a change to the samples; the random state is fixed, so an unchanged
+one keeps its numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from torch_oracle.cases import Case, Outcome, Refused, call, lookup, tree_leaves
 from torch_oracle.modules import ModuleCase, ModuleOutcome
 from torch_oracle.optimisers import OptimiserCase
 from torch_oracle.samples import OPS, ask, samples
-from torch_oracle.torch_modules import OPTIMISERS, ask_module, ask_optimiser, module_samples
+from torch_oracle.schedules import SCHEDULES, ScheduleCase
+from torch_oracle.torch_modules import OPTIMISERS, ask_module, ask_optimiser, ask_schedule, module_samples
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
 PER_OP = 5
@@ -89,9 +91,14 @@ def optimisers() -> list[tuple[OptimiserCase, list]]:
     return [(case, trace[-1]) for case, trace in runs]
 
 
+def schedules() -> list[tuple[ScheduleCase, list]]:
+    """What was read off after every step: the last one may be that of any schedule that has ended."""
+    return [(case, ask_schedule(case)) for case in SCHEDULES]
+
+
 if __name__ == "__main__":
     REFERENCE.mkdir(exist_ok=True)
-    for make in (ops, modules, optimisers):
+    for make in (ops, modules, optimisers, schedules):
         path = REFERENCE / f"{make.__name__}.npz"
         tree = make()
         vectors.save(path, tree)

@@ -28,7 +28,9 @@ class OptimiserCase:
 
 
 def run(case: OptimiserCase) -> list[list[np.ndarray]]:
-    """The parameters after every step; midway a new optimiser takes over from the old one's state_dict."""
+    """The parameters after every step, and their averages if there are any; midway a new optimiser takes over from the
+    old one's state_dict.
+    """
 
     def optimiser_of(parameters, groups):
         return getattr(tg.optim, case.name)([{"params": [p], **g} for p, g in zip(parameters, groups)])
@@ -46,5 +48,6 @@ def run(case: OptimiserCase) -> list[list[np.ndarray]]:
         terms = [(p * tg.tensor(g)).sum() for p, g in zip(parameters, gradients) if g is not None]
         sum(terms[1:], terms[0]).backward()
         optimiser.step()
-        trace.append([np.array(p.numpy()) for p in parameters])
+        averages = [optimiser.state[p]["ax"] for p in parameters if "ax" in optimiser.state[p]]
+        trace.append([*(np.array(p.numpy()) for p in parameters), *map(np.array, averages)])
     return trace

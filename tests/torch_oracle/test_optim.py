@@ -1,4 +1,4 @@
-"""Optimisers and gradient clipping: PyTorch's numbers to ten digits."""
+"""Optimisers, schedules and gradient clipping: PyTorch's numbers to ten digits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import torch
 import tinygrad_rnn as tg
 from torch_oracle.cases import compare_all
 from torch_oracle.optimisers import TOLERANCE, run
+from torch_oracle.schedules import SCHEDULES
+from torch_oracle.schedules import TOLERANCE as LEARNING_RATES
+from torch_oracle.schedules import run as run_schedule
 from torch_oracle.tally import TALLY
-from torch_oracle.torch_modules import OPTIMISERS, ask_optimiser
+from torch_oracle.torch_modules import OPTIMISERS, ask_optimiser, ask_schedule
 
 
 @pytest.mark.parametrize("number", range(len(OPTIMISERS)), ids=[f"{n}-{i}" for i, (n, _) in enumerate(OPTIMISERS)])
@@ -21,6 +24,14 @@ def test_optimiser(number):
         wrong = compare_all(f"{case}, parameter after step {step}", actual, wanted, TOLERANCE)
         assert not wrong, wrong
     TALLY["optimisers"]["compared"] += 1
+
+
+@pytest.mark.parametrize("case", SCHEDULES, ids=[f"{c.schedules[0][0]}-{i}" for i, c in enumerate(SCHEDULES)])
+def test_schedule(case):
+    """Learning rates and momenta at every step; in some cases new objects go on midway."""
+    wrong = compare_all(str(case), run_schedule(case), ask_schedule(case), LEARNING_RATES)
+    assert not wrong, wrong
+    TALLY["schedules"]["compared"] += 1
 
 
 GRADIENTS = [np.array([[3.0, -4.0], [1.0, 2.0]]), np.array([12.0, -0.5]), None]

@@ -1,7 +1,8 @@
-"""PyTorch's side of modules and optimisers: samples, and what it answers."""
+"""PyTorch's side of modules, optimisers and schedules: samples, and what it answers."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from torch_oracle.cases import Case, tree_leaves, tree_map
 from torch_oracle.modules import ModuleCase, ModuleOutcome
 from torch_oracle.optimisers import OptimiserCase
 from torch_oracle.samples import fresh, plain, to_numpy
+from torch_oracle.schedules import ScheduleCase, advance, make, readings
 
 MODULES = {info.name.removeprefix("nn."): info for info in module_db}
 
@@ -71,6 +73,13 @@ OPTIMISERS: list[tuple[str, list[dict]]] = [
     ("RMSprop", [{"lr": 0.01, "momentum": 0.9}, {"lr": 0.02, "maximize": True, "weight_decay": 0.01}]),
     ("Adagrad", [{"lr": 0.1}, {"lr": 0.2, "lr_decay": 0.1, "weight_decay": 0.1, "eps": 1e-4}]),
     ("Adagrad", [{"lr": 0.1, "initial_accumulator_value": 0.5}, {"lr": 0.2, "maximize": True}]),
+    ("Adadelta", [{"lr": 1.0}, {"lr": 0.5, "rho": 0.8, "eps": 1e-3, "weight_decay": 0.1, "maximize": True}]),
+    ("NAdam", [{"lr": 0.01}, {"lr": 0.1, "betas": (0.8, 0.99), "eps": 1e-4, "weight_decay": 0.1}]),
+    ("NAdam", [{"lr": 0.02, "momentum_decay": 0.1, "maximize": True},
+               {"lr": 0.03, "weight_decay": 0.2, "decoupled_weight_decay": True}]),
+    ("Rprop", [{"lr": 0.01}, {"lr": 0.1, "etas": (0.3, 1.5), "step_sizes": (1e-3, 0.2), "maximize": True}]),
+    ("ASGD", [{"lr": 0.1}, {"lr": 0.05, "lambd": 0.1, "alpha": 0.6, "t0": 5, "weight_decay": 0.1}]),
+    ("ASGD", [{"lr": 0.1, "t0": 0, "lambd": 0.0, "maximize": True}, {"lr": 0.3, "t0": 20, "lambd": 0.5}]),
 ]
 
 
@@ -82,11 +91,45 @@ def ask_optimiser(name: str, groups: list[dict], steps: int = 50, seed: int = 0)
     for step in range(3, steps, 7):  # a parameter the loss did not reach is left alone, decay and momentum included
         gradients[step][1] = None
     parameters = [torch.tensor(array, requires_grad=True) for array in start]
+    with in_float64():
+        trace = steps_of(name, groups, parameters, gradients)
+    return OptimiserCase(name, groups, start, gradients, reload_at=steps // 2), trace
+
+
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """PyTorch keeps some numbers of an optimiser's state (mu_product, eta) in its default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def steps_of(name: str, groups: list[dict], parameters: list[torch.Tensor], gradients: list) -> list:
+    """The parameters after every step, and beside them the averages of those optimisers that keep some."""
     optimiser = getattr(torch.optim, name)([{"params": [p], **copy.deepcopy(g)} for p, g in zip(parameters, groups)])
     trace = []
     for step in gradients:
         for parameter, gradient in zip(parameters, step):
             parameter.grad = None if gradient is None else torch.tensor(gradient)
         optimiser.step()
-        trace.append([p.detach().numpy().copy() for p in parameters])
-    return OptimiserCase(name, groups, start, gradients, reload_at=steps // 2), trace
+        averages = [optimiser.state[p]["ax"] for p in parameters if "ax" in optimiser.state[p]]
+        trace.append([p.detach().numpy().copy() for p in (*parameters, *averages)])
+    return trace
+
+
+def ask_schedule(case: ScheduleCase) -> list[np.ndarray]:
+    """What can be read off PyTorch's schedules before the first step and after each; it never reloads."""
+    groups = [{"params": [torch.zeros(1, requires_grad=True)], **group} for group in case.groups]
+    optimiser = getattr(torch.optim, case.optimiser)(groups)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that optimiser.step() is not called
+        schedulers = make(torch.optim.lr_scheduler, case.schedules, optimiser)
+        trace = [readings(optimiser, schedulers)]
+        for metric in case.metrics:
+            for scheduler in schedulers:
+                advance(scheduler, metric)
+            trace.append(readings(optimiser, schedulers))
+    return trace

@@ -14,8 +14,12 @@ import numpy as np
 from torch_oracle.cases import Case, Index, Leaf, Outcome, Tree
 from torch_oracle.modules import ModuleCase, ModuleOutcome
 from torch_oracle.optimisers import OptimiserCase
+from torch_oracle.schedules import ScheduleCase
 
-RECORDS = {cls.__name__: cls for cls in (Case, Index, Leaf, ModuleCase, ModuleOutcome, OptimiserCase, Outcome)}
+RECORDS = {
+    cls.__name__: cls
+    for cls in (Case, Index, Leaf, ModuleCase, ModuleOutcome, OptimiserCase, Outcome, ScheduleCase)
+}
 
 
 def save(path: Path, tree: Tree) -> None:
