@@ -3,15 +3,15 @@
     for step in range(start, 10_000):
         ...
         if step % 100 == 0:
-            tg.save_checkpoint("run.safetensors", model, optimizer, step=step)
+            tg.save_checkpoint("run.safetensors", model, optimizer, step=step, scheduler=scheduler)
 
-    start = tg.load_checkpoint("run.safetensors", model, optimizer).step + 1
+    start = tg.load_checkpoint("run.safetensors", model, optimizer, scheduler=scheduler).step + 1
 
-Three promises. A run that was killed and resumed ends with the same bits as one that was not: weights, the optimiser's
-state and the random numbers to come are all in the file. Whenever the process dies, the file holds the old checkpoint
-or the new one, whole: the new one is written beside it, forced to the disk and then renamed over it. And loading either
-restores everything or raises `CheckpointError` and changes nothing, whatever the file holds: the header carries a
-digest of every other byte of the file, and nothing is unpickled.
+Three promises. A run that was killed and resumed ends with the same bits as one that was not: weights, the states of
+optimiser and schedule and the random numbers to come are all in the file. Whenever the process dies, the file holds the
+old checkpoint or the new one, whole: the new one is written beside it, forced to the disk and then renamed over it. And
+loading either restores everything or raises `CheckpointError` and changes nothing, whatever the file holds: the header
+carries a digest of every other byte of the file, and nothing is unpickled.
 
 The file is a plain safetensors file: "model.<name>" and "optimizer.<number>.<name>" are its tensors, and everything
 else is JSON under "tinygrad_rnn" in its metadata.
@@ -33,6 +33,7 @@ import safetensors.numpy
 
 from .autograd.creation import get_rng_state, set_rng_state
 from .nn.module import Module
+from .optim.lr_scheduler import LRScheduler
 from .optim.optimizer import Optimizer
 
 VERSION = 1  # of the format; a reader refuses what is newer than itself
@@ -66,8 +67,9 @@ def save_checkpoint(
     step: int = 0,
     random_state: bool = True,
     metadata: Mapping[str, Any] | None = None,
+    scheduler: LRScheduler | None = None,
 ) -> None:
-    """Write weights, optimiser, step and random state to one safetensors file, all or nothing.
+    """Write weights, optimiser, schedule, step and random state to one safetensors file, all or nothing.
 
     The file appears at `path` at once and complete, over an older one if there is one. A process that is killed in the
     middle leaves the older one untouched and a file `.tinygrad_rnn-*.tmp` beside it, which may be deleted.
@@ -79,10 +81,11 @@ def save_checkpoint(
         step: how far the run has come, for you.
         random_state: save the state of the library's generator in this thread, which dropout and `rand` draw from.
         metadata: anything that JSON can hold, for you: the epoch, the best loss, how the model was made.
+        scheduler: its state is saved; the learning rates of now are the optimiser's, which has to be saved too.
 
     Raises:
         CheckpointError: the file cannot be written. What was at `path` still is.
-        TypeError: `metadata` holds something that JSON cannot.
+        TypeError: `metadata`, or the state of a schedule of your own, holds something that JSON cannot.
     """
     tensors: dict[str, np.ndarray] = {}
     content: dict[str, Any] = {"step": operator.index(step), "metadata": dict(metadata or {}), "model": False}
@@ -98,6 +101,8 @@ def save_checkpoint(
             numbers[number] = {key: value for key, value in state.items() if key not in arrays}
         groups = saved["param_groups"]
         content["optimizer"] = {"type": type(optimizer).__name__, "param_groups": groups, "numbers": numbers}
+    if scheduler is not None:
+        content["scheduler"] = {"type": type(scheduler).__name__, "state": scheduler.state_dict()}
     if random_state:
         content["random_state"] = get_rng_state()
     blob = _encode(content, tensors)
@@ -110,6 +115,7 @@ def load_checkpoint(
     model: Module | None = None,
     optimizer: Optimizer | None = None,
     random_state: bool = True,
+    scheduler: LRScheduler | None = None,
 ) -> Checkpoint:
     """Restore what `save_checkpoint` saved: everything that is asked for, or nothing.
 
@@ -118,13 +124,14 @@ def load_checkpoint(
         model: gets the weights, of the same names, shapes and dtypes; None leaves them in the file.
         optimizer: gets options and state; an optimiser of the same kind and the same groups of parameters.
         random_state: continue this thread's random numbers from where they were.
+        scheduler: gets its state; a schedule of the same kind, and for as many groups.
 
     Returns:
         The step and the metadata.
 
     Raises:
         CheckpointError: the file is missing, cut off, altered, no checkpoint, of a newer format, without what is asked
-            for, or of another model or optimiser. Model, optimiser and random state are as they were.
+            for, or of another model, optimiser or schedule. All of them, and the random state, are as they were.
     """
     with _explained("load", path):
         content, tensors = _decode(Path(path).read_bytes())
@@ -134,6 +141,8 @@ def load_checkpoint(
             weights = _weights(content, tensors, model)
         if optimizer is not None:
             groups, state = optimizer.read_state_dict(_optimizer_state(content, tensors, optimizer))
+        if scheduler is not None:
+            schedule = scheduler.read_state_dict(_scheduler_state(content, scheduler))
         if random_state:
             if "random_state" not in content:
                 raise ValueError("it holds no random state; load it with random_state=False")
@@ -143,6 +152,8 @@ def load_checkpoint(
             model.load_state_dict(weights)
         if optimizer is not None:
             optimizer.param_groups, optimizer.state = groups, state
+        if scheduler is not None:
+            scheduler.take(schedule)
         if random_state:
             set_rng_state(content["random_state"])
         return result
@@ -211,6 +222,16 @@ def _optimizer_state(
             _, number, key = name.split(".", 2)
             state[int(number)][key] = array
     return {"state": state, "param_groups": saved["param_groups"]}
+
+
+def _scheduler_state(content: dict[str, Any], scheduler: LRScheduler) -> dict[str, Any]:
+    """The schedule's part of the file, as its `state_dict()` was."""
+    if "scheduler" not in content:
+        raise ValueError("it holds no schedule")
+    saved, kind = content["scheduler"], type(scheduler).__name__
+    if saved["type"] != kind:
+        raise ValueError(f"it holds the state of {saved['type']}, not of {kind}")
+    return saved["state"]
 
 
 # ---- The bytes of a checkpoint ---------------------------------------------------------------------------------------

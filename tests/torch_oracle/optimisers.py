@@ -27,9 +27,16 @@ class OptimiserCase:
         return f"{self.name}({'; '.join(', '.join(f'{k}={v}' for k, v in g.items()) for g in self.groups)})"
 
 
-def run(case: OptimiserCase) -> list[list[np.ndarray]]:
-    """The parameters after every step, and their averages if there are any; midway a new optimiser takes over from the
-    old one's state_dict.
+def entries(state: dict) -> dict:
+    """What a state dict holds of each parameter; PyTorch has None for what is not there yet."""
+    named = {i: {name for name, value in its.items() if value is not None} for i, its in state["state"].items()}
+    return {i: names for i, names in named.items() if names}
+
+
+def run(case: OptimiserCase, state: dict | None = None) -> list[list[np.ndarray]]:
+    """The parameters after every step, and their averages if there are any.
+
+    Midway a new optimiser takes over from the old one's state_dict, or from `state`, which must have the same entries.
     """
 
     def optimiser_of(parameters, groups):
@@ -41,6 +48,9 @@ def run(case: OptimiserCase) -> list[list[np.ndarray]]:
     for step, gradients in enumerate(case.gradients):
         if step == case.reload_at:
             saved = copy.deepcopy(optimiser.state_dict())
+            if state is not None:
+                assert entries(state) == entries(saved)
+                saved = state
             parameters = [tg.tensor(np.array(p.numpy()), requires_grad=True) for p in parameters]
             optimiser = optimiser_of(parameters, [{"lr": 123.0}] * len(parameters))  # every option comes from the state
             optimiser.load_state_dict(saved)

@@ -64,21 +64,34 @@ def begin(case: ScheduleCase):
     return optimiser, make(tg.optim.lr_scheduler, case.schedules, optimiser)
 
 
-def run(case: ScheduleCase) -> list[np.ndarray]:
-    """What can be read off before the first step and after each."""
+def resume(case: ScheduleCase, state: dict, states: list[dict]):
+    """New objects with these state dicts: the optimiser's and those of the schedules, from here or from PyTorch."""
     optimiser, schedulers = begin(case)
-    trace = [readings(optimiser, schedulers)]
-    for t, metric in enumerate(case.metrics):
-        if t == case.reload_at:
-            saved = optimiser.state_dict(), json.loads(json.dumps([s.state_dict() for s in schedulers]))
-            optimiser, schedulers = begin(case)
-            optimiser.load_state_dict(saved[0])
-            for scheduler, state in zip(schedulers, saved[1]):
-                scheduler.load_state_dict(state)
+    optimiser.load_state_dict(state)
+    for scheduler, its in zip(schedulers, states, strict=True):
+        scheduler.load_state_dict(its)
+    return optimiser, schedulers
+
+
+def go_on(optimiser, schedulers, metrics) -> list[np.ndarray]:
+    """What can be read off after each step."""
+    trace = []
+    for metric in metrics:
         for scheduler in schedulers:
             advance(scheduler, metric)
         trace.append(readings(optimiser, schedulers))
     return trace
+
+
+def run(case: ScheduleCase) -> list[np.ndarray]:
+    """What can be read off before the first step and after each."""
+    optimiser, schedulers = begin(case)
+    trace, middle = [readings(optimiser, schedulers)], max(case.reload_at, 0)
+    trace += go_on(optimiser, schedulers, case.metrics[:middle])
+    if middle:
+        states = json.loads(json.dumps([s.state_dict() for s in schedulers]))
+        optimiser, schedulers = resume(case, optimiser.state_dict(), states)
+    return trace + go_on(optimiser, schedulers, case.metrics[middle:])
 
 
 def steps(number: int) -> list:

@@ -9,7 +9,7 @@ import torch
 import tinygrad_rnn as tg
 from torch_oracle.cases import compare_all
 from torch_oracle.optimisers import TOLERANCE, run
-from torch_oracle.schedules import SCHEDULES
+from torch_oracle.schedules import SCHEDULES, go_on, resume
 from torch_oracle.schedules import TOLERANCE as LEARNING_RATES
 from torch_oracle.schedules import run as run_schedule
 from torch_oracle.tally import TALLY
@@ -18,18 +18,25 @@ from torch_oracle.torch_modules import OPTIMISERS, ask_optimiser, ask_schedule
 
 @pytest.mark.parametrize("number", range(len(OPTIMISERS)), ids=[f"{n}-{i}" for i, (n, _) in enumerate(OPTIMISERS)])
 def test_optimiser(number):
-    """50 steps, two groups, some steps without a gradient, a change to a new optimiser midway."""
-    case, expected = ask_optimiser(*OPTIMISERS[number], seed=number)
-    for step, (actual, wanted) in enumerate(zip(run(case), expected, strict=True)):
-        wrong = compare_all(f"{case}, parameter after step {step}", actual, wanted, TOLERANCE)
-        assert not wrong, wrong
+    """50 steps, two groups, some steps without a gradient; a new optimiser midway, from our state or PyTorch's."""
+    states: list = []
+    case, expected = ask_optimiser(*OPTIMISERS[number], seed=number, states=states)
+    for state in (None, states[case.reload_at - 1]):
+        for step, (actual, wanted) in enumerate(zip(run(case, state), expected, strict=True)):
+            wrong = compare_all(f"{case}, parameter after step {step}", actual, wanted, TOLERANCE)
+            assert not wrong, wrong
     TALLY["optimisers"]["compared"] += 1
 
 
 @pytest.mark.parametrize("case", SCHEDULES, ids=[f"{c.schedules[0][0]}-{i}" for i, c in enumerate(SCHEDULES)])
 def test_schedule(case):
-    """Learning rates and momenta at every step; in some cases new objects go on midway."""
-    wrong = compare_all(str(case), run_schedule(case), ask_schedule(case), LEARNING_RATES)
+    """Learning rates and momenta at every step; new objects go on midway, from our states and from PyTorch's."""
+    states: list = []
+    expected = ask_schedule(case, states)
+    wrong = compare_all(str(case), run_schedule(case), expected, LEARNING_RATES)
+    middle = len(case.metrics) // 2
+    rest = go_on(*resume(case, *states[middle - 1]), case.metrics[middle:])
+    wrong += compare_all(f"{case} from PyTorch's state", rest, expected[middle + 1 :], LEARNING_RATES)
     assert not wrong, wrong
     TALLY["schedules"]["compared"] += 1
 

@@ -83,8 +83,10 @@ OPTIMISERS: list[tuple[str, list[dict]]] = [
 ]
 
 
-def ask_optimiser(name: str, groups: list[dict], steps: int = 50, seed: int = 0) -> tuple[OptimiserCase, list]:
-    """The run as plain data, and PyTorch's parameters after every step."""
+def ask_optimiser(
+    name: str, groups: list[dict], steps: int = 50, seed: int = 0, states: list | None = None
+) -> tuple[OptimiserCase, list]:
+    """The run as plain data, and PyTorch's parameters after every step; `states` gets its state dicts."""
     random = np.random.default_rng(seed)
     start = [random.standard_normal(shape) for shape in [(3, 4), (5,)]]
     gradients = [[random.standard_normal(array.shape) for array in start] for _ in range(steps)]
@@ -92,7 +94,7 @@ def ask_optimiser(name: str, groups: list[dict], steps: int = 50, seed: int = 0)
         gradients[step][1] = None
     parameters = [torch.tensor(array, requires_grad=True) for array in start]
     with in_float64():
-        trace = steps_of(name, groups, parameters, gradients)
+        trace = steps_of(name, groups, parameters, gradients, states)
     return OptimiserCase(name, groups, start, gradients, reload_at=steps // 2), trace
 
 
@@ -107,7 +109,7 @@ def in_float64() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def steps_of(name: str, groups: list[dict], parameters: list[torch.Tensor], gradients: list) -> list:
+def steps_of(name: str, groups: list[dict], parameters: list[torch.Tensor], gradients: list, states: list | None):
     """The parameters after every step, and beside them the averages of those optimisers that keep some."""
     optimiser = getattr(torch.optim, name)([{"params": [p], **copy.deepcopy(g)} for p, g in zip(parameters, groups)])
     trace = []
@@ -117,11 +119,17 @@ def steps_of(name: str, groups: list[dict], parameters: list[torch.Tensor], grad
         optimiser.step()
         averages = [optimiser.state[p]["ax"] for p in parameters if "ax" in optimiser.state[p]]
         trace.append([p.detach().numpy().copy() for p in (*parameters, *averages)])
+        if states is not None:
+            states.append(copy.deepcopy(optimiser.state_dict()))
     return trace
 
 
-def ask_schedule(case: ScheduleCase) -> list[np.ndarray]:
-    """What can be read off PyTorch's schedules before the first step and after each; it never reloads."""
+def ask_schedule(case: ScheduleCase, states: list | None = None) -> list[np.ndarray]:
+    """What can be read off PyTorch's schedules before the first step and after each; it never reloads.
+
+    Args:
+        states: gets the state dicts after each step: the optimiser's and those of the schedules.
+    """
     groups = [{"params": [torch.zeros(1, requires_grad=True)], **group} for group in case.groups]
     optimiser = getattr(torch.optim, case.optimiser)(groups)
     with warnings.catch_warnings():
@@ -132,4 +140,6 @@ def ask_schedule(case: ScheduleCase) -> list[np.ndarray]:
             for scheduler in schedulers:
                 advance(scheduler, metric)
             trace.append(readings(optimiser, schedulers))
+            if states is not None:
+                states.append(copy.deepcopy((optimiser.state_dict(), [s.state_dict() for s in schedulers])))
     return trace

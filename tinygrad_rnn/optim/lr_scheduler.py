@@ -102,9 +102,10 @@ class LRScheduler:
         Raises:
             ValueError: the state is not that of such a schedule, which then stays as it was.
         """
-        self._take(self.read_state_dict(state_dict))
+        self.take(self.read_state_dict(state_dict))
 
-    def _take(self, state: dict[str, Any]) -> None:
+    def take(self, state: dict[str, Any]) -> None:
+        """Set what `read_state_dict` returned."""
         vars(self).update(state)
 
     def read_state_dict(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -492,10 +493,10 @@ class SequentialLR(LRScheduler):
         state = {k: copy.deepcopy(v) for k, v in vars(self).items() if k not in ("optimizer", "_schedulers")}
         return {**state, "_schedulers": [scheduler.state_dict() for scheduler in self._schedulers]}
 
-    def _take(self, state: dict[str, Any]) -> None:
+    def take(self, state: dict[str, Any]) -> None:
         for scheduler, its in zip(self._schedulers, state.pop("_schedulers")):
-            scheduler._take(its)
-        super()._take(state)
+            scheduler.take(its)
+        super().take(state)
 
     def read_state_dict(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         state = super().read_state_dict(state_dict)

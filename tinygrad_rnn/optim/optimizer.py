@@ -272,7 +272,7 @@ class Optimizer:
             if key in self.numbers:
                 state[key] = value.item() if hasattr(value, "item") else value
             elif value is not None:
-                state[key] = np.array(value, p.dtype)
+                state[key] = np.array(np.asarray(value), p.dtype)  # asarray first: what PyTorch's tensors understand
                 if state[key].shape != p.shape:
                     raise ValueError(
                         f"{type(self).__name__}: {key} of parameter {number} has shape {list(state[key].shape)}, the "
