@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
+from tinygrad_rnn.nn.utils import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_, get_total_norm
 
 
 def parameters_with(gradients):
@@ -190,5 +190,93 @@ def test_before_backward_it_clips_nothing():
 
 
 def test_reachable_where_pytorch_has_it_and_from_optim():
-    for name in ("clip_grad_norm_", "clip_grad_value_", "get_total_norm"):
+    for name in ("clip_grad_norm_", "clip_grad_value_", "clip_grad_adaptive_", "get_total_norm"):
         assert getattr(tg.nn.utils, name) is getattr(tg.optim, name)
+
+
+# ---- Adaptive: each unit by itself -----------------------------------------------------------------------------------
+
+
+def adaptive(w, g, clip_factor, eps):
+    """Brock et al., equation 3, a unit at a time: rows, or the whole of what has fewer than two dimensions."""
+    rows = [()] if w.ndim < 2 else range(len(w))
+    g = g.copy()
+    for i in rows:
+        limit = clip_factor * max(math.sqrt((w[i] ** 2).sum()), eps)
+        norm = math.sqrt((g[i] ** 2).sum())
+        if norm > limit:
+            g[i] = limit * g[i] / norm
+    return g
+
+
+def weights_with_gradients(shapes, seed=0, dtype=np.float64):
+    random = np.random.default_rng(seed)
+    parameters = [tg.tensor(np.asarray(random.standard_normal(s), dtype), requires_grad=True) for s in shapes]
+    for p in parameters:
+        p.grad = tg.tensor(np.asarray(random.standard_normal(p.shape) * random.choice([0.001, 0.1, 10]), dtype))
+    return parameters
+
+
+@given(st.floats(0, 1), st.floats(0, 2), st.integers(0, 1000), st.sampled_from([np.float32, np.float64]))
+def test_adaptive_clipping_is_the_formula(clip_factor, eps, seed, dtype):
+    parameters = weights_with_gradients([(4, 3), (3, 2, 2), (5,), (), (2, 0), (0, 3)], seed, dtype)
+    parameters[0].numpy()[0] = 0  # no weights yet: eps is what lets them grow
+    expected = [adaptive(*(x.numpy().astype(np.float64) for x in (p, p.grad)), clip_factor, eps) for p in parameters]
+    clip_grad_adaptive_(parameters, clip_factor, eps)
+    for p, g in zip(parameters, expected):
+        assert p.grad.dtype == dtype
+        np.testing.assert_allclose(p.grad.numpy(), g, rtol=4 * np.finfo(dtype).eps, atol=1e-45)
+
+
+def test_adaptive_clipping_of_columns():
+    """For weights of the form x @ W."""
+    (rows,), (columns,) = weights_with_gradients([(4, 3)], 2), weights_with_gradients([(4, 3)])
+    columns.data, columns.grad = rows.numpy().T.copy(), tg.tensor(rows.grad.numpy().T.copy())
+    before = rows.grad.numpy().copy()
+    clip_grad_adaptive_(rows, 0.02)
+    clip_grad_adaptive_({"W": columns}.items(), 0.02, dim=0)
+    assert (rows.grad.numpy() != before).any()
+    np.testing.assert_array_equal(columns.grad.numpy(), rows.grad.numpy().T)
+    whole = weights_with_gradients([(4, 3)], 2)[0]
+    clip_grad_adaptive_(whole, 0.02, dim=(0, 1))
+    assert np.linalg.norm(whole.grad.numpy()) == pytest.approx(0.02 * np.linalg.norm(whole.numpy()), rel=1e-12)
+
+
+def test_adaptive_clipping_does_not_touch_what_is_short_or_missing():
+    p, q = weights_with_gradients([(2, 2), (3,)])
+    p.grad = held = tg.tensor(p.numpy() * 0.005)
+    q.grad = None
+    clip_grad_adaptive_([p, q])
+    assert p.grad is held and q.grad is None
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_adaptive_clipping_far_out_of_range(scale):
+    (p,) = weights_with_gradients([(3, 4)])
+    p.data, p.grad = p.numpy() * scale, tg.tensor(p.grad.numpy() * scale)
+    expected = adaptive(p.numpy() / scale, p.grad.numpy() / scale, 0.01, 0.0) * scale
+    clip_grad_adaptive_(p, 0.01, eps=0.0)
+    np.testing.assert_allclose(p.grad.numpy(), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_adaptive_clipping_refuses_what_is_not_finite(poison):
+    p, q = weights_with_gradients([(2, 2), (3,)])
+    q.grad.numpy()[1] = poison
+    kept = [x.grad for x in (p, q)]
+    with pytest.raises(RuntimeError, match=r"clip_grad_adaptive_: the gradient of 'b' is not finite: of 3 elements"):
+        clip_grad_adaptive_(zip("ab", (p, q)), 1e-6)
+    assert p.grad is kept[0] and q.grad is kept[1]
+    clip_grad_adaptive_([p, q], 1e-6, error_if_nonfinite=False)
+    assert np.isfinite(p.grad.numpy()).all() and np.isnan(q.grad.numpy()[1])
+
+
+def test_adaptive_clipping_refusals():
+    (p,) = weights_with_gradients([(2, 2)])
+    for bad in (-1.0, math.nan):
+        with pytest.raises(ValueError, match="clip_grad_adaptive_: clip_factor must be at least 0"):
+            clip_grad_adaptive_(p, bad)
+        with pytest.raises(ValueError, match="clip_grad_adaptive_: eps must be at least 0"):
+            clip_grad_adaptive_(p, 0.1, bad)
+    with pytest.raises(IndexError, match="clip_grad_adaptive_: parameter 0 has 2 dimensions, and no dim 2"):
+        clip_grad_adaptive_(p, dim=2)

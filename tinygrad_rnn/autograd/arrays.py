@@ -13,6 +13,7 @@ import numpy as np
 from ..kernels.elementwise import Elementwise
 from ..kernels.matmul import matmul as packed_matmul
 from ..kernels.pool import empty
+from ..kernels.squares import sum_of_squares as sum_of_squares
 from .primitive import Shape
 
 Dims = tuple[int, ...]

@@ -24,7 +24,7 @@ from .losses import (
 )
 
 __all__ = [
-    "linear", "embedding", "layer_norm", "normalize", "dropout",
+    "linear", "embedding", "layer_norm", "normalize", "dropout", "gaussian_noise",
     "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh", "softmax", "log_softmax", "pad",
     "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
     "binary_cross_entropy_with_logits", "kl_div",
@@ -49,16 +49,20 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
     return y if bias is None else y + bias
 
 
-def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Tensor:
+def embedding(input: Any, weight: Any, padding_idx: int | None = None, *, dropout: float = 0.0) -> Tensor:
     """The rows of `weight` that `input` names: [...] of integers, weight [N, E] -> [..., E].
 
     Args:
         padding_idx: a row that gets no gradient; negative ones are counted from the end.
+        dropout: the probability of a row to be 0 throughout this call, wherever it is named; the other rows are
+            divided by 1 - dropout. It drops words, not elements (Gal, Ghahramani, "A theoretically grounded application
+            of dropout in recurrent neural networks", 2016, section 4.2). `manual_seed` repeats the mask.
 
     Raises:
         IndexError: an index is negative or not below N.
-        ValueError: the weight is no matrix, or padding_idx is out of range.
+        ValueError: the weight is no matrix, padding_idx is out of range, or dropout is not in [0, 1].
     """
+    check_probability("embedding", dropout)
     rows, w = integers("embedding", input), as_tensor(weight)
     if w.ndim != 2:
         raise ValueError(f"embedding: weight must be 2-d, [num_embeddings, embedding_dim], got shape {list(w.shape)}")
@@ -71,7 +75,7 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None) -> Tensor
         is_padding = rows == row_number("embedding", padding_idx, n)
         if is_padding.any():
             y = where(is_padding[..., None], y.detach(), y)
-    return y
+    return y * dropout_mask((n, 1), dropout, w.dtype)[rows] if dropout else y
 
 
 def row_number(name: str, padding_idx: int, n: int) -> int:
@@ -149,6 +153,23 @@ def dropout(input: Any, p: float = 0.5, training: bool = True) -> Tensor:
     return x * creation.drawn(lambda shape: dropout_mask(shape, p, x.dtype), x.shape, x.dtype)
 
 
+def gaussian_noise(input: Any, std: float = 0.1, training: bool = True) -> Tensor:
+    """`x + n`, every element of n being a number of its own from N(0, std^2) (Poole et al., 2014).
+
+    The noise comes from the library's generator: `manual_seed` repeats it. The gradient passes through unchanged.
+
+    Args:
+        std: the standard deviation.
+        training: False returns the input as it is.
+
+    Raises:
+        ValueError: std is negative, NaN or infinite.
+    """
+    x = floating(input)
+    check_deviation("gaussian_noise", std)
+    return x + std * creation.generator().standard_normal(x.shape, dtype=x.dtype) if training and std else x
+
+
 def dropout_mask(shape: tuple[int, ...], p: float, dtype: Any) -> np.ndarray:
     """An array of zeros, with probability p, and of 1 / (1 - p)."""
     if p == 1:
@@ -162,3 +183,9 @@ def check_probability(name: str, p: float) -> None:
     """Raise ValueError unless 0 <= p <= 1."""
     if not 0 <= p <= 1:
         raise ValueError(f"{name}: the probability must be in [0, 1], not {p}")
+
+
+def check_deviation(name: str, std: float) -> None:
+    """Raise ValueError unless 0 <= std < inf."""
+    if not 0 <= std < math.inf:
+        raise ValueError(f"{name}: the standard deviation must be at least 0 and finite, not {std}")

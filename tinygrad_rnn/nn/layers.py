@@ -1,4 +1,4 @@
-"""Layers without time: Linear, Embedding, LayerNorm, Dropout."""
+"""Layers without time: Linear, Embedding, LayerNorm, Dropout, GaussianNoise."""
 
 import math
 from typing import Any
@@ -51,14 +51,24 @@ class Embedding(Module):
 
     Args:
         padding_idx: a row that starts as zeros and gets no gradient; negative ones are counted from the end.
+        dropout: while training, the probability of a row to be 0 throughout a call, wherever it is named; the other
+            rows are divided by 1 - dropout (Gal, Ghahramani, 2016; Merity, Keskar, Socher, 2018).
 
     Attributes:
         weight: the table, [num_embeddings, embedding_dim].
     """
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *, dtype: Any = None
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        *,
+        dropout: float = 0.0,
+        dtype: Any = None,
     ) -> None:
+        functional.check_probability("Embedding", dropout)
+        self.dropout = dropout
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         if padding_idx is not None:
             padding_idx = functional.row_number("Embedding", padding_idx, num_embeddings)
@@ -83,11 +93,13 @@ class Embedding(Module):
         return module
 
     def forward(self, input: Any) -> Tensor:
-        return functional.embedding(input, self.weight, self.padding_idx)
+        dropout = self.dropout if self.training else 0.0
+        return functional.embedding(input, self.weight, self.padding_idx, dropout=dropout)
 
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+        dropout = f", dropout={self.dropout}" if self.dropout else ""
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}{dropout}"
 
 
 class LayerNorm(Module):
@@ -144,3 +156,23 @@ class Dropout(Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
+
+
+class GaussianNoise(Module):
+    """While training, a number from N(0, std^2) is added to each element (Poole et al., 2014).
+
+    Between recurrent layers or on their input it makes what they compute depend less on details.
+
+    Raises:
+        ValueError: std is negative, NaN or infinite.
+    """
+
+    def __init__(self, std: float = 0.1) -> None:
+        functional.check_deviation("GaussianNoise", std)
+        self.std = std
+
+    def forward(self, input: Any) -> Tensor:
+        return functional.gaussian_noise(input, self.std, self.training)
+
+    def extra_repr(self) -> str:
+        return f"std={self.std}"

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd.arrays import sum_of_squares
 from ..autograd.tensor import Tensor
 
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -81,6 +82,82 @@ def clip_grad_value_(parameters: Parameters, clip_value: float) -> None:
         p.grad = Tensor(np.clip(p.grad.data, -clip_value, clip_value))
 
 
+def clip_grad_adaptive_(
+    parameters: Parameters,
+    clip_factor: float = 0.01,
+    eps: float = 1e-3,
+    dim: int | tuple[int, ...] | None = None,
+    error_if_nonfinite: bool = True,
+) -> None:
+    """Adaptive gradient clipping: no unit's gradient is longer than a fraction of the unit's weights.
+
+        limit = clip_factor * max(|w|, eps)
+        g <- g * limit / |g|                  for each unit whose |g| is above its limit
+
+    w being the weights that lead into one unit and |w| their Euclidean norm. By default a unit is a row: weights are
+    [out, in, ...] as in `Linear` and the built-in recurrent layers. The weights of a cell of your own that computes
+    `x @ W` are [in, out]: clip these with `dim=0`. A parameter of fewer than two dimensions, a bias say, is one unit.
+
+    Call it after `backward()` and before `step()`. Parameters without a gradient are passed over; the paper leaves out
+    those of the last layer. Norms are taken in float64. What is clipped becomes a new `p.grad`.
+
+    Args:
+        parameters: a parameter or several; pairs from `named_parameters()` make errors say the name.
+        clip_factor: the fraction; 0.01 is the paper's for batches of thousands, small batches bear more.
+        eps: the norm that weights are taken to have at least, so that those that are zero can be learned.
+        dim: the dimensions over which norms are taken: those of one unit.
+        error_if_nonfinite: raise where a gradient holds NaN or inf.
+
+    Raises:
+        RuntimeError: a gradient is not finite. All gradients are as they were.
+        ValueError: `clip_factor` or `eps` is negative or NaN.
+        IndexError: a parameter has no such `dim`.
+
+    Source: Brock, De, Smith, Simonyan, "High-performance large-scale image recognition without normalization", 2021,
+    equation 3.
+    """
+    for name, value in (("clip_factor", clip_factor), ("eps", eps)):
+        if not value >= 0:
+            raise ValueError(f"clip_grad_adaptive_: {name} must be at least 0, got {value}")
+    named = _with_gradients("clip_grad_adaptive_", parameters)
+    norms = [unit_norms(f"clip_grad_adaptive_: {label}", p.grad.data, dim) for label, p in named]
+    if error_if_nonfinite and not all(np.isfinite(norm).all() for norm in norms):
+        raise RuntimeError(f"clip_grad_adaptive_: {_what_is_not_finite(named)}; nothing was clipped")
+    for (label, p), norm in zip(named, norms):
+        limit = clip_factor * np.maximum(unit_norms(label, p.data, dim), eps)
+        too_long = norm > limit
+        if too_long.any():
+            with np.errstate(invalid="ignore"):  # inf / inf, where the caller wants no error
+                factor = np.divide(limit, norm, out=np.ones_like(norm), where=too_long)
+                p.grad = Tensor((p.grad.data * factor).astype(p.grad.data.dtype))
+
+
+def unit_norms(name: str, x: np.ndarray, dim: int | tuple[int, ...] | None = None) -> np.ndarray:
+    """The Euclidean norm of what leads into each unit, in float64, with the dimensions of x kept.
+
+    Args:
+        name: what to begin an error with.
+        x: the weights, or their gradient.
+        dim: the dimensions of one unit; None for all but the first, or for all where there is only one.
+    """
+    dims = dim if isinstance(dim, tuple) else None if dim is None else (dim,)
+    if x.ndim < 2:
+        dims = None
+    elif dims is None:
+        dims = tuple(range(1, x.ndim))
+    elif not all(-x.ndim <= d < x.ndim for d in dims):
+        raise IndexError(f"{name} has {x.ndim} dimensions, and no dim {dim}")
+    x = x.astype(np.float64)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        squares = np.sum(x * x, axis=dims, keepdims=True)
+        if ((squares > 1e-280) & (squares < np.inf)).all():
+            return np.sqrt(squares)
+        # Out of range, or so small that terms were lost, or zeros or not finite: measure in units of the largest.
+        largest = np.max(np.abs(x), axis=dims, keepdims=True, initial=0)
+        unit = np.where((largest > 0) & np.isfinite(largest), largest, 1)
+        return unit * np.sqrt(np.sum((x / unit) ** 2, axis=dims, keepdims=True))
+
+
 def get_total_norm(
     tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
@@ -130,13 +207,15 @@ def _norm(name: str, gradients: list[np.ndarray], norm_type: float) -> float:
 
 def _power_sum(g: np.ndarray, p: float, unit: float) -> float:
     """sum |g / unit|^p in float64."""
+    if p == 2 and unit == 1:
+        return sum_of_squares(g)
     flat, total = g.reshape(-1), 0.0
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for start in range(0, flat.size, BLOCK):
             x = flat[start : start + BLOCK].astype(np.float64)
             if unit != 1:
                 x /= unit
-            total += float(x @ x if p == 2 else np.sum(np.abs(x) ** p))
+            total += float(np.sum(np.abs(x) ** p))
     return total
 
 

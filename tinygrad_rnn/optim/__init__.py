@@ -1,25 +1,49 @@
-"""What to do with gradients: optimisers, schedules, clipping, penalties.
+"""What to do with gradients: optimisers, schedules, clipping, regularisers.
 
 In reading order: `optimizer` (parameter groups and state), then the rules, each as its paper has it: `sgd`, `asgd`,
-`adam`, `nadam`, `rmsprop`, `adagrad`, `adadelta`, `rprop`. `lr_scheduler` changes learning rates while training.
-`penalties` are terms for the loss; clipping is in `nn.utils`, where PyTorch has it, and here.
+`adam`, `nadam`, `rmsprop`, `adagrad`, `adadelta`, `rprop`. `groups` says which weights decay. `lr_scheduler` changes
+learning rates while training. Against overfitting: `penalties` are terms for the loss, `weights` limits the weights or
+adds noise to them, `early_stopping` says when to stop. Clipping is in `nn.utils`, where PyTorch has it, and here.
+
+What belongs where in a step:
+
+    optimizer.zero_grad()
+    with weight_noise(model.parameters(), 0.05):               # around forward and backward pass
+        y, _ = model(x)
+        loss = criterion(y, target) + l1_penalty(model.parameters(), 1e-5) + temporal_activation_penalty(y, 1.0)
+        loss.backward()
+    clip_grad_norm_(model.named_parameters(), 1.0)             # after backward(), before step()
+    optimizer.step()
+    max_norm_(model.parameters(), 3.0)                         # after step()
+    scheduler.step()                                           # after step(), once a batch or once an epoch
 """
 
-from ..nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
+from ..nn.utils import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_, get_total_norm
 from . import lr_scheduler
 from .adadelta import Adadelta
 from .adagrad import Adagrad
 from .adam import Adam, AdamW
 from .asgd import ASGD, NTASGD
+from .early_stopping import EarlyStopping
+from .groups import decay_groups
 from .nadam import NAdam
 from .optimizer import Optimizer
-from .penalties import l1_penalty, l2_penalty
+from .penalties import (
+    activation_penalty,
+    elastic_net_penalty,
+    l1_penalty,
+    l2_penalty,
+    temporal_activation_penalty,
+)
 from .rmsprop import RMSprop
 from .rprop import Rprop
 from .sgd import SGD
+from .weights import max_norm_, weight_noise
 
 __all__ = [
     "Optimizer", "SGD", "ASGD", "NTASGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Adadelta", "Rprop",
-    "lr_scheduler",
-    "clip_grad_norm_", "clip_grad_value_", "get_total_norm", "l1_penalty", "l2_penalty",
+    "decay_groups", "lr_scheduler",
+    "clip_grad_norm_", "clip_grad_value_", "clip_grad_adaptive_", "get_total_norm",
+    "l1_penalty", "l2_penalty", "elastic_net_penalty", "activation_penalty", "temporal_activation_penalty",
+    "max_norm_", "weight_noise", "EarlyStopping",
 ]
