@@ -1,4 +1,4 @@
-"""Linear, Embedding, LayerNorm, Dropout and the functions behind them."""
+"""Linear, Embedding, LayerNorm, Dropout, GaussianNoise and the functions behind them."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 
 import tinygrad_rnn as tg
 import tinygrad_rnn.nn.functional as F
-from tinygrad_rnn.nn import Dropout, Embedding, LayerNorm, Linear
+from tinygrad_rnn.nn import Dropout, Embedding, GaussianNoise, LayerNorm, Linear
 
 RANDOM = np.random.default_rng(0)
 
@@ -208,3 +208,77 @@ def test_dropout_probability(p):
         Dropout(p)
     with pytest.raises(ValueError, match=r"dropout: the probability must be in \[0, 1\]"):
         F.dropout(tg.ones(2), p, training=False)
+
+
+def test_embedding_dropout_drops_words():
+    """A word is there in all its places or in none, with all its elements."""
+    tg.manual_seed(2)
+    layer, rows = Embedding(1000, 4, dropout=0.25), RANDOM.integers(0, 1000, (50, 60))
+    table = layer.weight.numpy()
+    y = layer(rows)
+    kept = y.numpy().any(-1)
+    words = {int(word) for word in rows[kept]}
+    assert words.isdisjoint(int(word) for word in rows[~kept])
+    assert abs(len(words) / len(np.unique(rows)) - 0.75) < 4.5 * np.sqrt(0.25 * 0.75 / 900)
+    np.testing.assert_allclose(y.numpy()[kept], table[rows][kept] / 0.75, rtol=1e-6)
+    y.sum().backward()
+    counts = np.bincount(rows[kept], minlength=1000) / 0.75
+    np.testing.assert_allclose(layer.weight.grad.numpy(), np.repeat(counts[:, None], 4, 1), rtol=1e-5)
+    assert (layer(rows).numpy() != y.numpy()).any(), "a new mask at each call"
+    tg.manual_seed(2)
+    Embedding(1000, 4)  # draws its weights
+    np.testing.assert_array_equal(layer(rows).numpy(), y.numpy())
+    np.testing.assert_array_equal(layer.eval()(rows).numpy(), table[rows])
+    assert "1000, 4, dropout=0.25" in repr(layer)
+
+
+def test_embedding_dropout_gradients_and_edges():
+    weight = double(6, 2)
+
+    def run(w):
+        tg.manual_seed(0)
+        return F.embedding([[1, 2, 1], [5, 3, 1]], w, padding_idx=1, dropout=0.5)
+
+    expected = np.zeros((6, 2))
+    (out,) = (run(weight).numpy(),)
+    for word, vector in zip([1, 2, 1, 5, 3, 1], out.reshape(-1, 2)):
+        if vector.any() and word != 1:
+            expected[word] += 2.0
+    (gradient,) = tg.grad(run(weight).sum(), [weight])
+    np.testing.assert_array_equal(gradient.numpy(), expected)
+    assert {0.0, 2.0} == set(expected.ravel()), "some are dropped and some are not"
+    assert tg.gradcheck(lambda w: F.embedding([0, 2], w * 1, dropout=1.0), (weight,))
+    assert not F.embedding([0, 2], weight, dropout=1).numpy().any()
+    for wrong in (-0.1, 1.1, math.nan):
+        with pytest.raises(ValueError, match=r"Embedding: the probability must be in \[0, 1\]"):
+            Embedding(2, 2, dropout=wrong)
+        with pytest.raises(ValueError, match=r"embedding: the probability must be in \[0, 1\]"):
+            F.embedding([0], weight, dropout=wrong)
+
+
+# ---- GaussianNoise ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gaussian_noise(dtype):
+    layer, x = GaussianNoise(0.5), tg.tensor(np.full((100, 100), 3, dtype), requires_grad=True)
+    tg.manual_seed(1)
+    y = layer(x)
+    noise = y.numpy() - 3
+    assert y.dtype == dtype and abs(noise.mean()) < 4.5 * 0.5 / 100 and abs(noise.std() - 0.5) < 4.5 * 0.5 / 140
+    assert abs((noise**4).mean() / 0.5**4 - 3) < 4.5 * np.sqrt(96 / 1e4), "the fourth moment of a normal distribution"
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), 1)
+    assert (layer(x).numpy() != y.numpy()).any()
+    tg.manual_seed(1)
+    np.testing.assert_array_equal(layer(x).numpy(), y.numpy())
+    assert layer.eval()(x) is x and GaussianNoise(0)(x) is x and F.gaussian_noise(x, 0.5, training=False) is x
+    assert repr(layer) == "GaussianNoise(std=0.5)" and GaussianNoise(0.1)(np.arange(3)).dtype == np.float32
+
+
+@pytest.mark.parametrize("std", [-0.1, math.inf, math.nan])
+def test_gaussian_noise_deviation(std):
+    with pytest.raises(ValueError, match="GaussianNoise: the standard deviation must be at least 0 and finite"):
+        GaussianNoise(std)
+    with pytest.raises(ValueError, match="gaussian_noise: the standard deviation must be at least 0 and finite"):
+        F.gaussian_noise(tg.ones(2), std)

@@ -1,10 +1,19 @@
-"""Penalties: their value, their gradient, and what weight_decay has to do with them."""
+"""Penalties on weights and activations: value, gradient, and what weight_decay has to do with them."""
 
 import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.optim import SGD, Adam, AdamW, l1_penalty, l2_penalty
+from tinygrad_rnn.optim import (
+    SGD,
+    Adam,
+    AdamW,
+    activation_penalty,
+    elastic_net_penalty,
+    l1_penalty,
+    l2_penalty,
+    temporal_activation_penalty,
+)
 
 
 def parameters():
@@ -58,3 +67,79 @@ def test_refusals(penalty):
             penalty(parameters(), bad)
     with pytest.raises(ValueError, match=f"{penalty.__name__}: no parameters"):
         penalty([], 1.0)
+
+
+def test_elastic_net_is_the_sum_of_both():
+    ps, qs = parameters(), parameters()
+    loss = elastic_net_penalty(iter(ps), 0.3, 0.7)
+    expected = l1_penalty(qs, 0.3) + l2_penalty(qs, 0.7)
+    assert loss.shape == () and loss.item() == pytest.approx(expected.item(), rel=1e-14)
+    loss.backward()
+    expected.backward()
+    for p, q in zip(ps, qs):
+        np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=1e-14)
+    assert elastic_net_penalty(ps[0], 0.0, 0.0).item() == 0.0
+    for bad in ((-1.0, 0.0), (0.0, np.nan)):
+        with pytest.raises(ValueError, match=r"elastic_net_penalty: l[12] must be at least 0 and finite"):
+            elastic_net_penalty(ps, *bad)
+
+
+# ---- Activations -----------------------------------------------------------------------------------------------------
+
+
+def activations(*shape):
+    return tg.tensor(np.random.default_rng(0).standard_normal(shape), requires_grad=True)
+
+
+def test_activation_penalty():
+    h = activations(5, 2, 3)
+    assert activation_penalty(h, 2.0).item() == pytest.approx(2 * (h.numpy() ** 2).mean(), rel=1e-14)
+    assert tg.gradcheck(lambda h: activation_penalty(h, 2.0), [h])
+    assert tg.gradgradcheck(lambda h: activation_penalty(h, 2.0), [h])
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_temporal_activation_penalty(dim):
+    h = activations(5, 2, 3)
+    changes = np.diff(h.numpy(), axis=dim)
+    loss = temporal_activation_penalty(h, 0.5, dim=dim)
+    assert loss.shape == () and loss.item() == pytest.approx(0.5 * (changes**2).mean(), rel=1e-14)
+    assert tg.gradcheck(lambda h: temporal_activation_penalty(h, 0.5, dim), [h])
+    assert tg.gradgradcheck(lambda h: temporal_activation_penalty(h, 0.5, dim), [h])
+
+
+def test_a_single_step_and_a_steady_state_cost_nothing():
+    h = activations(1, 2, 3)
+    loss = temporal_activation_penalty(h, 1.0)
+    loss.backward()
+    assert loss.item() == 0.0 and (h.grad.numpy() == 0).all()
+    assert temporal_activation_penalty(h.expand(7, 2, 3), 1.0).item() == 0.0
+
+
+@pytest.mark.parametrize("fused", ["require", "never"])
+def test_through_a_recurrent_layer(fused):
+    """Both go back through time on either engine."""
+    tg.manual_seed(0)
+    layer = tg.nn.RNN(3, 4).double()
+    layer.fused, x = fused, activations(5, 2, 3).detach()
+
+    def loss(*weights):
+        y, _ = layer(x)
+        return activation_penalty(y, 2.0) + temporal_activation_penalty(y, 1.0)
+
+    assert tg.gradcheck(loss, list(layer.parameters()))
+
+
+def test_activations_that_make_no_sense():
+    for bad in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="activation_penalty: alpha must be at least 0 and finite"):
+            activation_penalty(activations(2), bad)
+        with pytest.raises(ValueError, match="temporal_activation_penalty: beta must be at least 0 and finite"):
+            temporal_activation_penalty(activations(2), bad)
+    with pytest.raises(ValueError, match=r"no activations in a tensor of shape \[0, 3\]"):
+        activation_penalty(tg.zeros(0, 3), 1.0)
+    for empty in (tg.zeros(0, 3), tg.tensor(1.0)):
+        with pytest.raises(ValueError, match="no steps in a tensor of shape"):
+            temporal_activation_penalty(empty, 1.0)
+    with pytest.raises(IndexError, match="temporal_activation_penalty: dim 3"):
+        temporal_activation_penalty(activations(2, 2, 2), 1.0, dim=3)
