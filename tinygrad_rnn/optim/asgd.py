@@ -14,11 +14,9 @@ import numpy as np
 from .optimizer import GRADIENT, Optimizer, Rule
 from .sgd import DESCENT
 
-ASGD_RULE = Rule("asgd", "p ax", {
-    "g": GRADIENT,
-    "p": "shrink * p - eta * g",
-    "ax": "where(mu == 1, p, ax + mu * (p - ax))",
-})
+STEP = {"g": GRADIENT, "p": "shrink * p - eta * g"}
+ASGD_COPY = Rule("asgd_copy", "p ax", {**STEP, "ax": "p"})  # while mu is 1
+ASGD_MEAN = Rule("asgd_mean", "p ax", {**STEP, "ax": "ax + mu * (p - ax)"})
 AVERAGED = Rule("sgd_averaged", "p ax", {
     "g": GRADIENT,
     "p": "p - lr * g",
@@ -79,7 +77,8 @@ class ASGD(Optimizer):
         t = state["step"] = state.get("step", 0) + 1
         eta, mu = state.get("eta", lr), state.get("mu", 1.0)
         (ax,) = self.remembered(state, p, "ax")
-        ASGD_RULE(p=p, ax=ax, shrink=1 - lambd * eta, eta=eta, mu=mu, **self.gradient_operands(g, group))
+        rule = ASGD_COPY if mu == 1 else ASGD_MEAN
+        rule(p=p, ax=ax, shrink=1 - lambd * eta, eta=eta, mu=mu, **self.gradient_operands(g, group))
         state["eta"] = lr / (1 + lambd * lr * t) ** group["alpha"]
         state["mu"] = 1 / max(1, t - group["t0"])
 
