@@ -186,7 +186,7 @@ def test_groups_are_the_users_to_change():
     + [(kind, "betas", [(1.0, 0.9), (0.9, -0.1), (0.9, np.nan)]) for kind in (Adam, AdamW, NAdam)]
     + [(SGD, "momentum", [-1, np.nan]), (RMSprop, "momentum", [-1]), (RMSprop, "alpha", [-0.1, 1.0])]
     + [(Adagrad, "lr_decay", [-1]), (Adagrad, "initial_accumulator_value", [-1])]
-    + [(Adadelta, "rho", [-0.1, 1.1, np.nan]), (NAdam, "momentum_decay", [-1, np.inf]), (NTASGD, "n", [0, np.nan])]
+    + [(Adadelta, "rho", [-0.1, 1.1, np.nan]), (NAdam, "momentum_decay", [-1, np.inf]), (NTASGD, "n", [0, 1.5, np.nan])]
     + [(ASGD, "lambd", [-1]), (ASGD, "alpha", [-1]), (ASGD, "t0", [-1, np.nan])]
     + [(Rprop, "etas", [(0, 1.2), (0.5, 1), (1.1, 1.2), (0.5, np.inf)]), (Rprop, "step_sizes", [(2, 1), (-1, 1)])],
 )

@@ -110,7 +110,7 @@ class NTASGD(Optimizer):
         averaging: whether it has begun. It and the losses so far are kept in `param_groups`, and saved with them.
 
     Raises:
-        ValueError: a negative lr or weight_decay, or n below 1.
+        ValueError: a negative lr or weight_decay, or n is no whole number or below 1.
 
     Source: Merity, Keskar, Socher, "Regularizing and optimizing LSTM language models", 2018, algorithm 1. The trigger
     is that of the authors' code: v > min(logs[:-n]), v being the newest loss and not yet in the logs.
@@ -133,8 +133,8 @@ class NTASGD(Optimizer):
 
     def check(self, group: dict[str, Any]) -> None:
         super().check(group)
-        if not group["n"] >= 1:
-            raise ValueError(f"NTASGD: n must be at least 1, got {group['n']}")
+        if not (group["n"] >= 1 and group["n"] == int(group["n"])):
+            raise ValueError(f"NTASGD: n must be a whole number above 0, got {group['n']}")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As for every optimiser; a group that comes later takes part in the averaging as the others do."""
@@ -155,7 +155,7 @@ class NTASGD(Optimizer):
             Whether the weights are being averaged from now on.
         """
         first, loss = self.param_groups[0], float(loss)
-        logs, n = tuple(first["logs"]), first["n"]
+        logs, n = tuple(first["logs"]), int(first["n"])
         old = [v for v in logs[:-n] if not math.isnan(v)]
         averaging = self.averaging or (len(logs) > n and not loss <= min(old, default=math.inf))
         for group in self.param_groups:
