@@ -38,6 +38,7 @@ from .autograd.pointwise import (
     abs,
     add,
     clamp,
+    clip_gradient,
     cos,
     div,
     elu,

@@ -19,6 +19,9 @@ EVERY_DIFFERENTIABLE_ROW = pytest.mark.parametrize("row", [r for r in TABLE.valu
 FORMULAS = [row for row in TABLE.values() if isinstance(row, ElementwisePrimitive) and row.rules]
 COMPARISONS = [row for row in TABLE.values() if not row.rules]
 
+# Rows whose rule is no derivative, on purpose, and what it is instead: a function of dy and the attributes.
+NO_DERIVATIVES = {"clip_gradient": lambda dy, limit: np.clip(dy, -limit, limit)}
+
 # Central differences with steps of 1e-6 are right to about 1e-9 of a value near 1.
 CLOSE = dict(atol=1e-7, rtol=1e-6)
 
@@ -79,11 +82,25 @@ def test_a_wrong_rule_is_found():
 # ---- Derivatives -----------------------------------------------------------------------------------------------------
 
 
-@EVERY_DIFFERENTIABLE_ROW
+@pytest.mark.parametrize(
+    "row", [r for r in TABLE.values() if r.rules and r.name not in NO_DERIVATIVES], ids=lambda r: r.name
+)
 def test_first_derivatives(row):
     """Against finite differences."""
     for sample in samples(row):
         tg.gradcheck(partial(row, **sample.attributes), tensors(row, sample), **CLOSE)
+
+
+@pytest.mark.parametrize("name", NO_DERIVATIVES)
+def test_rules_that_are_no_derivatives(name):
+    """They do what they say they do, and finite differences do say something else."""
+    row = TABLE[name]
+    for sample in samples(row):
+        dy = np.random.default_rng(0).uniform(-1, 1, sample.inputs[0].shape)
+        (dx,) = gradients(row, sample).values()
+        np.testing.assert_array_equal(dx, NO_DERIVATIVES[name](dy, **sample.attributes))
+    with pytest.raises(tg.GradcheckError, match=f"made by {name}"):
+        test_first_derivatives(row)
 
 
 @EVERY_DIFFERENTIABLE_ROW
@@ -279,6 +296,8 @@ DECIDED = [
         [1, 0, -8, 1, 5],
         ([0, 0, 12, 0, 1], [0, 0, NAN, np.log(2), 5 * np.log(5)]),
     ),
+    (table.clip_gradient, ([-2, -0.0, NAN, INF],), dict(limit=0.25), [-2, 0, NAN, INF], ([0.25] * 4,)),
+    (table.clip_gradient, ([-2, NAN],), dict(limit=1.0), [-2, NAN], ([1, 1],)),
     (table.sqrt, ([0, 4, INF, -1],), {}, [0, 2, INF, NAN], ([INF, 0.25, 0, NAN],)),
     (table.log, ([0, 1, INF, -1],), {}, [-INF, 0, INF, NAN], ([INF, 1, 0, -1],)),
     (table.reciprocal, ([0, -0.0, INF],), {}, [INF, -INF, 0], ([-INF, -INF, 0],)),

@@ -17,6 +17,7 @@ UNARY = {
     "softplus": tg.softplus,
     "leaky_relu": lambda a: tg.leaky_relu(a, 0.1),
     "clamp": lambda a: tg.clamp(a, -0.6, 0.7),
+    "clip_gradient": lambda a: tg.clip_gradient(a, 0.3),
     "sin": tg.sin,
     "abs": tg.abs,
     "one minus": lambda a: 1 - a,

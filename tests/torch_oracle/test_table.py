@@ -24,6 +24,7 @@ TORCH = {
     "softplus": torch.nn.functional.softplus,
     "gelu": torch.nn.functional.gelu,
     "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    "clip_gradient": lambda x, limit: clipped(x, limit),
     # PyTorch's own broadcasting of clamp fails backward where x is smaller than the result.
     "clamp": lambda *operands: torch.clamp(*torch.broadcast_tensors(*operands)),
     "permute": torch.permute,
@@ -36,6 +37,13 @@ TORCH = {
     "cat": lambda *xs, dim: torch.cat(xs, dim),
     "cast": lambda x, dtype: x.to(getattr(torch, dtype.name)),
 }
+
+
+def clipped(x, limit):
+    """The hook that PyTorch's users write."""
+    y = x.clone()
+    y.register_hook(lambda dy: dy.clamp(-limit, limit))
+    return y
 
 
 def places(shape, at):

@@ -149,6 +149,25 @@ def clamp(input: Any, min: Any = None, max: Any = None) -> "Tensor":
     return table.clamp(*aligned("clamp", x, low, high))
 
 
+def clip_gradient(input: Any, value: float) -> "Tensor":
+    """The input itself; its gradient is clipped to `[-value, value]`, element by element, on the way back.
+
+        y = x        dx = min(max(dy, -value), value)
+
+    In the `step` of a cell it keeps gradients from exploding inside the loop over time, where they arise, rather than
+    after it: `a = tg.clip_gradient(x @ self.W + h @ self.U, 10.0)`. NaN stays NaN. What is behind it gets no true
+    derivative: gradients that were clipped do not agree with finite differences, nor do second ones.
+
+    Raises:
+        ValueError: `value` is negative or NaN.
+
+    Source: Graves, "Generating sequences with recurrent neural networks", 2013, section 2.1.
+    """
+    if not value >= 0:
+        raise ValueError(f"clip_gradient: value must be at least 0, got {value}")
+    return table.clip_gradient(floating(input), limit=float(value))
+
+
 def where(condition: Any, input: Any, other: Any) -> "Tensor":
     """`input` where the condition holds, else `other`."""
     a, b = aligned("where", input, other)

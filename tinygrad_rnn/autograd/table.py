@@ -95,6 +95,10 @@ clamp = scalar("clamp(x, low, high)", "minimum(maximum(x, low), high)",
                dlow="where((x < low) & (low < high), dy, 0)",
                dhigh="where((x > high) | (high < low), dy, 0)",              onnx="Clip")
 
+# ---- A rule that is no derivative, on purpose: it changes what flows back --------------------------------------------
+clip_gradient = scalar("clip_gradient(x, *, limit)", "x",
+                       dx="where(dy > limit, limit, where(dy < -limit, -limit, dy))", onnx="Identity")
+
 # ---- Comparisons: truth values have no gradient ----------------------------------------------------------------------
 eq = scalar("eq(a, b)", "a == b",                                   onnx="Equal",          integer=np.equal)
 ne = scalar("ne(a, b)", "a != b",                                                          integer=np.not_equal)
