@@ -94,11 +94,18 @@ class Recurrent(Module):
             fused = fused_cell(self.cell, sequence)
         except Unfusable as error:
             if self.fused == "require":
+                self._try_a_step(sequence)
                 raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {error}") from None
             results = run_on_tape(self.cell, sequence)
             self._warn(str(error))
             return results
         return fused(sequence)
+
+    def _try_a_step(self, sequence: Sequence) -> None:
+        """Take one step on the tape: what is wrong with it there too is told in the same words."""
+        first = tuple(x[:1] for x in sequence.inputs)
+        with no_grad():
+            run_on_tape(self.cell, Sequence(first if sequence.several else first[0], sequence.states))
 
     # ---- What the compiler made of the cell --------------------------------------------------------------------------
 
