@@ -14,11 +14,12 @@ def parameter(*shape, scale=0.4):
     return tg.nn.Parameter(tg.randn(*shape, dtype=np.float64) * scale)
 
 
-def results(cell, sizes, engine, reverse=False, wanted=None, start=None, **options):
+def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=True, **options):
     """Outputs, final states and the gradients of a random function of them all, by name.
 
     `wanted` says whether an input needs a gradient: a function of its name. `start` holds initial states that cannot be
-    just any number, by name. `options` are those of a call.
+    just any number, by name; `given` says whether initial states are given at all, rather than the cell's own.
+    `options` are those of a call.
     """
     T, B, I = sizes
     random = np.random.default_rng(1)
@@ -33,14 +34,15 @@ def results(cell, sizes, engine, reverse=False, wanted=None, start=None, **optio
     for name, p in parameters.items():
         p.requires_grad_(wanted(name))
     tg.manual_seed(4)  # masks
-    y, final, *every = tg.nn.Recurrent(cell, reverse=reverse, fused=engine)(x, states, **options)
+    start = states if given else None
+    y, final, *every = tg.nn.Recurrent(cell, reverse=reverse, fused=engine)(x, start, **options)
     finals = final if isinstance(final, tuple) else (final,)
     found = {"y": y, **{f"final {n}": v for n, v in zip(cell.state_names, finals)}}
     for values in every:
         found |= {f"every {n}": v for n, v in zip(cell.state_names, values)}
     weights = np.random.default_rng(2)
     loss = sum((v * weights.uniform(-1, 1, v.shape)).sum() for v in found.values())
-    inputs = {"x": x, **dict(zip(cell.state_names, states)), **parameters}
+    inputs = {"x": x, **dict(zip(cell.state_names, states if given else ())), **parameters}
     inputs = {name: v for name, v in inputs.items() if wanted(name)}
     if inputs and loss.requires_grad:
         gradients = tg.grad(loss, list(inputs.values()), allow_unused=True)

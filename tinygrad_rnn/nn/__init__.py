@@ -1,7 +1,7 @@
 """Modules, cells and layers.
 
 In reading order: `module`, `losses`, `functional`, `init`, `layers`, `containers`, then what has to do with time:
-`cell`, `cells`, `recurrent`, `stacked`. `utils` clips gradients.
+`cell`, `cells`, `regularised`, `recurrent`, `stacked`. `utils` clips gradients.
 """
 
 from . import cells, functional, init, utils
@@ -21,4 +21,5 @@ from .losses import (
 )
 from .module import Module, Parameter
 from .recurrent import Recurrent
+from .regularised import CellWrapper, ClipGradient, LearnedInitialState, VariationalDropout, WeightDrop, Zoneout
 from .stacked import GRU, LSTM, RNN

@@ -32,7 +32,7 @@ from ..autograd.primitive import FLOAT32
 from ..autograd.shapes import squeeze, unsqueeze
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
-from .functional import dropout
+from .functional import check_below_one, dropout
 from .module import Module, Parameter
 
 States = tuple[Tensor, ...]
@@ -48,12 +48,12 @@ class Cell(Module):
     Attributes:
         hidden_size: H, the size of each state, unless `initial_state` says otherwise.
         input_size: I, the size of x. Setting it is optional; inputs of another size are then refused by name.
-        recurrent_dropout: while training, the probability with which elements of `candidate` are dropped.
+        recurrent_dropout: while training, the probability with which elements of `candidate` are dropped, in [0, 1).
     """
 
     hidden_size: int
     input_size: int | None = None
-    recurrent_dropout: float = 0.0
+    _recurrent_dropout: float = 0.0
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """The new states: `step(x, h, ...)`, x [B, I], states [B, H] -> [B, H], or a tuple of them."""
@@ -80,10 +80,21 @@ class Cell(Module):
         """
         return {}
 
+    @property
+    def recurrent_dropout(self) -> float:
+        """While training, the probability with which elements of `candidate` are dropped, in [0, 1)."""
+        return self._recurrent_dropout
+
+    @recurrent_dropout.setter
+    def recurrent_dropout(self, p: float) -> None:
+        check_below_one(f"{type(self).__name__}.recurrent_dropout", p, "would let nothing into the states")
+        self._recurrent_dropout = p
+
     def candidate(self, n: Tensor) -> Tensor:
         """What a step is about to write into a state, for `step` to call: recurrent dropout (Semeniuta et al., 2016).
 
-        Elements of n are dropped anew at every step, which loses no memory: the old state passes by untouched.
+        Elements of n are dropped anew at every step, which loses no memory: the old state passes by untouched. Set
+        `recurrent_dropout` to switch it on; in a cell whose step does not call this it does nothing.
         """
         return dropout(n, self.recurrent_dropout, self.training)
 

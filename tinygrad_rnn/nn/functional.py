@@ -189,3 +189,9 @@ def check_deviation(name: str, std: float) -> None:
     """Raise ValueError unless 0 <= std < inf."""
     if not 0 <= std < math.inf:
         raise ValueError(f"{name}: the standard deviation must be at least 0 and finite, not {std}")
+
+
+def check_below_one(name: str, p: float, why: str) -> None:
+    """Raise ValueError unless 0 <= p < 1, for what is repeated at every step; `why` says what 1 would do."""
+    if not 0 <= p < 1:
+        raise ValueError(f"{name}: the probability must be in [0, 1), not {p}{f': 1 {why}' if p == 1 else ''}")

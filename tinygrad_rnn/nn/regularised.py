@@ -1,0 +1,313 @@
+"""Cells around cells: noise and clipping inside the loop over time, and initial states that are learned.
+
+Each takes any cell, a user's own too, and is a cell again: it runs in `Recurrent`, on the tape and fused, with lengths,
+in reverse, and inside another one.
+
+    >>> import tinygrad_rnn as tg
+    >>> cell = tg.nn.Zoneout(tg.nn.VariationalDropout(tg.nn.LSTMCell(3, 4), input=0.2, state=0.3), p=(0.05, 0.5))
+    >>> y, (h, c) = tg.nn.Recurrent(cell, fused="require")(tg.ones(7, 2, 3))
+    >>> y.shape, cell.state_names
+    ((7, 2, 4), ('h', 'c'))
+
+The noise is there while training. Drop what a step is about to write into its states with `cell.recurrent_dropout`,
+which needs no wrapper: see `Cell.candidate`.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from ..autograd.creation import ones, rand
+from ..autograd.pointwise import clip_gradient, where
+from ..autograd.shapes import expand
+from ..autograd.tape import no_grad
+from ..autograd.tensor import Tensor
+from .cell import Cell, States, as_states
+from .functional import check_below_one, dropout
+from .module import Module, Parameter
+
+
+class CellWrapper(Cell):
+    """A cell with another one inside, `self.cell`, whose sizes, states and initial states it has.
+
+    Subclasses define `step(self, x, *states)` and call `self.cell.advance(x, states)`, which returns a tuple of states.
+
+    Raises:
+        TypeError: what is to be wrapped is not a cell.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        if not isinstance(cell, Cell):
+            raise TypeError(f"{type(self).__name__}: expected a Cell, got {type(cell).__name__}")
+        self.cell = cell
+
+    @property
+    def hidden_size(self) -> int:  # type: ignore[override]
+        """That of the cell inside."""
+        return self.cell.hidden_size
+
+    @property
+    def input_size(self) -> int | None:  # type: ignore[override]
+        """That of the cell inside."""
+        return self.cell.input_size
+
+    @property
+    def recurrent_dropout(self) -> float:
+        """That of the cell inside."""
+        return self.cell.recurrent_dropout
+
+    @recurrent_dropout.setter
+    def recurrent_dropout(self, p: float) -> None:
+        self.cell.recurrent_dropout = p
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Those of the cell inside."""
+        return self.cell.state_names
+
+    def initial_state(self, batch_size: int) -> Any:
+        """That of the cell inside."""
+        return self.cell.initial_state(batch_size)
+
+    def step(self, x: Any, *states: Tensor) -> Any:
+        """That of the cell inside."""
+        return self.cell.advance(x, states)
+
+    def _states_of_one(self) -> States:
+        """Initial states of a batch of one: how wide they are, and their dtype."""
+        with no_grad():
+            return as_states(self.cell.initial_state(1))
+
+
+class Zoneout(CellWrapper):
+    """Elements of the states that keep their old value at random, anew at every step (Krueger et al., 2017).
+
+        training:      s' = where(rand < p, s, step(x, s))
+        evaluation:    s' = p * s + (1 - p) * step(x, s)        what is expected of it
+
+    Unlike dropout it erases nothing: a unit that is zoned out passes on its state, and its gradient, unchanged.
+
+    Args:
+        p: the probability to keep an old value, in [0, 1): one for all states, or one for each. The paper's for the
+            LSTM on text are (0.05, 0.5), of h and c.
+
+    Raises:
+        ValueError: a probability is not in [0, 1), or there are not as many of them as states.
+
+    Source: Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", 2017.
+    """
+
+    def __init__(self, cell: Cell, p: float | Sequence[float] = 0.1) -> None:
+        super().__init__(cell)
+        names = cell.state_names
+        self.p: tuple[float, ...] = tuple(p) if isinstance(p, Sequence) else (p,) * len(names)
+        if len(self.p) != len(names):
+            raise ValueError(
+                f"Zoneout: expected one probability, or one for each state ({', '.join(names)}), got {len(self.p)}"
+            )
+        for each in self.p:
+            check_below_one("Zoneout: p", each, "would never let a state change")
+
+    def step(self, x: Any, *states: Tensor) -> States:
+        fresh = self.cell.advance(x, states)
+        return tuple(self._zoned_out(*each) for each in zip(states, fresh, self.p))
+
+    def _zoned_out(self, old: Tensor, new: Tensor, p: float) -> Tensor:
+        if not p:
+            return new
+        return where(rand(old.shape) < p, old, new) if self.training else p * old + (1 - p) * new
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class VariationalDropout(CellWrapper):
+    """Dropout with one mask for a whole sequence, of inputs and of the states that a step sees (Gal, 2016).
+
+        x[t] <- x[t] * m_x        s[t - 1] <- s[t - 1] * m_s        m: 0 with probability p, else 1 / (1 - p)
+
+    The masks differ between the sequences of a batch, and are drawn anew for each call. In evaluation nothing happens.
+
+    The paper's states are those that only meet weights, such as h of an RNN or an LSTM. What a cell hands on from step
+    to step by itself, c of an LSTM or h of a GRU, would be divided by 1 - p at each step and grow: for those rather
+    take `WeightDrop`, which drops the same products from the weights' side, or `Zoneout`.
+
+    Args:
+        input: the probability to drop elements of x, in [0, 1). The cell has to know its `input_size`.
+        state: the probability to drop elements of states, in [0, 1).
+        states: "first", or "all" of them.
+
+    Raises:
+        ValueError: a probability is not in [0, 1), or `states` is neither; the width of the input is not known.
+
+    Source: Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural networks", 2016.
+    """
+
+    def __init__(self, cell: Cell, input: float = 0.0, state: float = 0.0, states: str = "first") -> None:
+        super().__init__(cell)
+        check_below_one("VariationalDropout: input", input, "would erase every input")
+        check_below_one("VariationalDropout: state", state, "would erase every state")
+        if states not in ("first", "all"):
+            raise ValueError(f"VariationalDropout: states must be 'first' or 'all', not {states!r}")
+        if input and cell.input_size is None:
+            raise ValueError(
+                f"VariationalDropout: to drop inputs it must know their width: set {type(cell).__name__}.input_size"
+            )
+        self.input, self.state, self.states = input, state, states
+
+    def sequence_values(self, batch_size: int) -> dict[str, Tensor]:
+        """The masks: `x_mask` [B, I], `h_mask` [B, H] ... by the names of the states; none in evaluation."""
+        masks: dict[str, Tensor] = {}
+        states = self._states_of_one()
+        mask = lambda shape, dtype, p: dropout(ones(batch_size, *shape, dtype=dtype), p)
+        if self.training and self.input:
+            masks["x_mask"] = mask((self.input_size,), states[0].dtype, self.input)
+        if self.training and self.state:
+            chosen = zip(self.state_names, states if self.states == "all" else states[:1])
+            masks |= {f"{name}_mask": mask(s.shape[1:], s.dtype, self.state) for name, s in chosen}
+        return masks
+
+    def step(self, x: Any, *states: Tensor) -> States:
+        masks = vars(self)
+        if "x_mask" in masks:
+            if not isinstance(x, Tensor):
+                raise TypeError("VariationalDropout: input drops elements of one input, but the cell has several")
+            x = x * masks["x_mask"]
+        seen = [s * masks[f"{n}_mask"] if f"{n}_mask" in masks else s for n, s in zip(self.state_names, states)]
+        return self.cell.advance(x, tuple(seen))
+
+    def extra_repr(self) -> str:
+        return f"input={self.input}, state={self.state}" + (", states='all'" if self.states == "all" else "")
+
+
+class WeightDrop(CellWrapper):
+    """Recurrent weights of which elements are dropped, the same ones for a whole sequence (Merity et al., 2018).
+
+        W <- W * m        m: 0 with probability p, else 1 / (1 - p)
+
+    That is DropConnect (Wan et al., 2013). The mask is the same for all sequences of a batch, which share the product,
+    and drawn anew for each call. The parameters keep their names and all their elements. In evaluation nothing happens.
+
+    Args:
+        p: the probability to drop an element, in [0, 1).
+        names: of the parameters, as `named_parameters()` of the cell gives them; by default all called `weight_hh`.
+
+    Raises:
+        ValueError: p is not in [0, 1), there is no such parameter, or no names are given and none can be guessed.
+
+    Source: Merity, Keskar, Socher, "Regularizing and optimizing LSTM language models", 2018.
+    """
+
+    def __init__(self, cell: Cell, p: float = 0.5, names: Sequence[str] | None = None) -> None:
+        super().__init__(cell)
+        check_below_one("WeightDrop: p", p, "would erase every weight")
+        known = dict(cell.named_parameters())
+        if names is None:
+            names = [name for name in known if name.split(".")[-1] == "weight_hh"]
+            if not names:
+                raise ValueError(
+                    f"WeightDrop: {type(cell).__name__} has no weight_hh: name its recurrent weights, out of "
+                    f"{', '.join(known) or 'no parameters'}"
+                )
+        for name in [names] if isinstance(names, str) else names:
+            if name not in known:
+                raise ValueError(
+                    f"WeightDrop: {type(cell).__name__} has no parameter {name!r}, only {', '.join(known) or 'none'}"
+                )
+        self.p, self.names = p, (names,) if isinstance(names, str) else tuple(names)
+
+    def sequence_values(self, batch_size: int) -> dict[str, Tensor]:
+        """The weights with elements dropped, such as `weight_hh_dropped`; none in evaluation."""
+        if not self.training or not self.p:
+            return {}
+        owned = (self._owner(name) for name in self.names)
+        return {_dropped(name): dropout(vars(o)[own], self.p) for name, (o, own) in zip(self.names, owned)}
+
+    def step(self, x: Any, *states: Tensor) -> States:
+        with self._in_place():
+            return self.cell.advance(x, states)
+
+    @contextmanager
+    def _in_place(self) -> Iterator[None]:
+        """While a step runs, the cell inside finds the dropped weights where its own are."""
+        own = []
+        try:
+            for name in self.names:
+                if _dropped(name) in vars(self):
+                    owner, attribute = self._owner(name)
+                    own.append((owner, attribute, vars(owner)[attribute]))
+                    vars(owner)[attribute] = vars(self)[_dropped(name)]
+            yield
+        finally:
+            for owner, attribute, parameter in own:
+                vars(owner)[attribute] = parameter
+
+    def _owner(self, name: str) -> tuple[Module, str]:
+        """The module that has a parameter, and what it calls it."""
+        *path, attribute = name.split(".")
+        modules = dict(self.cell.named_modules(remove_duplicate=False))
+        return modules[".".join(path)], attribute
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, names={list(self.names)}"
+
+
+def _dropped(name: str) -> str:
+    return f"{name.replace('.', '_')}_dropped"
+
+
+class ClipGradient(CellWrapper):
+    """Gradients of the states, clipped at every step on the way back, inside the loop over time.
+
+        forward:     s' = step(x, s)
+        backward:    ds' <- min(max(ds', -value), value)
+
+    ds' is all that arrives at a state: from the steps after it and, if it is the output, from the loss. Clipping there
+    keeps gradients from exploding; clipping those of the parameters, `nn.utils.clip_grad_norm_`, only shortens what has
+    exploded. Graves clips those of the gates before their nonlinearity: call `tg.clip_gradient` inside `step` for that.
+
+    Args:
+        value: the bound, an absolute value.
+
+    Raises:
+        ValueError: `value` is negative or NaN.
+
+    Source: Graves, "Generating sequences with recurrent neural networks", 2013, section 2.1.
+    """
+
+    def __init__(self, cell: Cell, value: float) -> None:
+        super().__init__(cell)
+        if not value >= 0:
+            raise ValueError(f"ClipGradient: value must be at least 0, got {value}")
+        self.value = value
+
+    def step(self, x: Any, *states: Tensor) -> States:
+        return tuple(clip_gradient(state, self.value) for state in self.cell.advance(x, states))
+
+    def extra_repr(self) -> str:
+        return f"value={self.value}"
+
+
+class LearnedInitialState(CellWrapper):
+    """Initial states that are parameters, shared by all sequences: `s[-1] = initial_s`.
+
+    They start from the cell's own initial states, which are zeros as a rule. States given in a call take their place.
+
+    Attributes:
+        initial_h, ...: [1, H] for each state, under its name.
+
+    Source: Hinton, "Recurrent neural networks" (lecture 7 of Neural networks for machine learning), 2012.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__(cell)
+        for name, state in zip(cell.state_names, self._states_of_one()):
+            setattr(self, f"initial_{name}", Parameter(np.array(state.numpy())))
+
+    def initial_state(self, batch_size: int) -> Any:
+        """The parameters, expanded to the batch: [B, H] for each state."""
+        learned = [getattr(self, f"initial_{name}") for name in self.state_names]
+        states = tuple(expand(s, (batch_size, *s.shape[1:])) for s in learned)
+        return states if len(states) > 1 else states[0]
