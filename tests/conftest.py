@@ -1,4 +1,4 @@
-"""Settings every test shares: no window for a plot, and property tests that CI can repeat."""
+"""Settings every test shares: no window for a plot, property tests that CI can repeat, and a flag for golden files."""
 
 import os
 
@@ -11,3 +11,9 @@ settings.register_profile(
     "default", deadline=None, derandomize=bool(os.environ.get("CI")), suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--refresh-golden", action="store_true", help="write the generated source that tests compare with anew"
+    )
