@@ -1,0 +1,124 @@
+"""Every loop over columns becomes vector instructions: proved by what the compiler put out, not by a clock."""
+
+import ast
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numba import config
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.fusion import scan
+from tinygrad_rnn.kernels import cache, vector
+
+pytestmark = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
+
+I, H = 8, 64
+
+# LLVM: the first pass of a vectorised loop over as many lanes as fit; what is left over goes through another one.
+VECTOR_LOOP = re.compile(r"^vector\.body\d*:.*?\n(.*?)(?=^\S+:|^})", re.MULTILINE | re.DOTALL)
+LANES = re.compile(r"<(\d+) x float>")
+# What looks like a vector operation and becomes a call of libm for each element, and any call that stays one.
+CALL = re.compile(r"@llvm\.(?:sin|cos|tan|pow|exp|exp2|log|log2|log10)\.|call [^@\n]*@(?!llvm\.)")
+FALLBACK = re.compile(r"^vector\.(?:memcheck|scevcheck)", re.MULTILINE)  # at run time, it may still be the scalar loop
+REGISTER = {"avx512": "zmm", "avx2": "ymm"}
+
+
+class LayerNorm(tg.nn.Cell):
+    """Sums over a row, between loops that read them."""
+
+    def __init__(self, input_size, hidden_size):
+        self.input_size, self.hidden_size = input_size, hidden_size
+        draw = lambda *shape: tg.nn.Parameter(tg.randn(*shape) * 0.1)
+        self.W, self.U, self.gain, self.b = draw(input_size, 2 * hidden_size), draw(hidden_size, 2 * hidden_size), *(
+            draw(2 * hidden_size) for _ in range(2)
+        )
+
+    def step(self, x, h):
+        a = x @ self.W + h @ self.U
+        centred = a - a.mean(-1, keepdim=True)
+        variance = centred.square().mean(-1, keepdim=True)
+        z, n = tg.chunk(centred * (variance + 1e-5).rsqrt() * self.gain + self.b, 2, -1)
+        z = tg.sigmoid(z)
+        return z * h + (1 - z) * tg.tanh(n)
+
+
+LAYERS = {
+    "lstm": lambda: tg.nn.LSTM(I, H),
+    "gru": lambda: tg.nn.GRU(I, H),
+    "layer norm": lambda: tg.nn.Recurrent(LayerNorm(I, H)),
+}
+
+
+def compiled(layer, monkeypatch, edit=lambda source: source, backward=True):
+    """[(source, driver), ...] compiled here and now: what comes from the cache has no text to look at."""
+    found = []
+
+    def load(source, name):
+        module = cache._execute(edit(source), f"tinygrad_rnn.generated.fresh_{name}", f"<{name}>", cache=False)
+        found.append((edit(source), getattr(module, name.split("_")[1])))
+        return module
+
+    monkeypatch.setattr(scan, "cache", SimpleNamespace(load=load))
+    x = tg.tensor(np.random.default_rng(0).normal(size=(2, 2, I)).astype(np.float32), requires_grad=True)
+    layer.fused = "require"
+    y, _ = layer(x)
+    if backward:
+        y.sum().backward()
+    return found
+
+
+def row_functions(source):
+    """Name -> (number of loops, whether its arguments are said to be distinct) of the functions of one row."""
+    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    loops = {f.name: sum(isinstance(node, ast.For) for node in ast.walk(f)) for f in functions}
+    return {f.name: (loops[f.name], "distinct()" in ast.unparse(f)) for f in functions if re.search(r"_\d+$", f.name)}
+
+
+def in_driver(text, name, end):
+    """The definition of a row function in the text of the driver's library: that copy is what runs."""
+    (body,) = re.findall(rf"^(?:define [^\n]*@)?_ZN(?!7cpython)\w*?\d{name}B[^\n]*\n(.*?)^{end}", text, re.M | re.S)
+    return body
+
+
+def problems(source, driver):
+    """What is not vector code in the machine code of a driver and the row functions that it calls."""
+    (llvm,), (assembly,) = driver.inspect_llvm().values(), driver.inspect_asm().values()
+    wrong = []
+    for name, (loops, distinct) in row_functions(source).items():
+        body = in_driver(llvm, name, "}")
+        vectorised = VECTOR_LOOP.findall(body)
+        if len(vectorised) != loops:
+            wrong.append(f"{name}: {len(vectorised)} of {loops} loops are vectorised")
+        for text in vectorised:
+            widest = max((int(n) for n in LANES.findall(text)), default=0)
+            if 4 * widest != vector.HOST.bytes:
+                wrong.append(f"{name}: a loop over {widest} floats at a time")
+            if CALL.search(text):
+                wrong.append(f"{name}: a loop that calls {CALL.search(text)[0]}")
+        if distinct and FALLBACK.search(body):
+            wrong.append(f"{name}: it is decided at run time whether its vector code is used")
+        if vector.HOST.name in REGISTER:
+            instructions = in_driver(assembly, name, r"\.?Lfunc_end")
+            packed = rf"\tv(?:mul|add|sub|fn?m(?:add|sub)\d+)ps\b[^\n]*%{REGISTER[vector.HOST.name]}"
+            if not re.search(packed, instructions):
+                wrong.append(f"{name}: no arithmetic on packed floats in whole registers")
+            if re.search(r"\tcall", instructions):
+                wrong.append(f"{name}: calls a function")
+    return wrong
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_loop_over_columns_becomes_vector_code(name, monkeypatch):
+    forward, backward = compiled(LAYERS[name](), monkeypatch)
+    for source, driver in (forward, backward):
+        assert sum(loops for loops, _ in row_functions(source).values()) >= 1
+        assert not problems(source, driver)
+
+
+def test_the_search_for_vector_code_can_fail(monkeypatch):
+    """A value that is carried from column to column makes the loop a scalar one, and is found out."""
+    carried = lambda source: source.replace("h_new_out[j] = h_new\n", "h_new_out[j] = h_new + h_new_out[j - 1]\n")
+    ((source, driver),) = compiled(tg.nn.RNN(I, H), monkeypatch, carried, backward=False)
+    assert "forward_1: 0 of 1 loops are vectorised" in problems(source, driver)
