@@ -14,6 +14,24 @@ def parameter(*shape, scale=0.4):
     return tg.nn.Parameter(tg.randn(*shape, dtype=np.float64) * scale)
 
 
+class LayerNorm(tg.nn.Cell):
+    """Sums over a row, between loops that read them; in float32."""
+
+    def __init__(self, input_size, hidden_size):
+        self.input_size, self.hidden_size = input_size, hidden_size
+        draw = lambda *shape: tg.nn.Parameter(tg.randn(*shape) * 0.1)
+        self.W, self.U = draw(input_size, 2 * hidden_size), draw(hidden_size, 2 * hidden_size)
+        self.gain, self.b = draw(2 * hidden_size), draw(2 * hidden_size)
+
+    def step(self, x, h):
+        a = x @ self.W + h @ self.U
+        centred = a - a.mean(-1, keepdim=True)
+        variance = centred.square().mean(-1, keepdim=True)
+        z, n = tg.chunk(centred * (variance + 1e-5).rsqrt() * self.gain + self.b, 2, -1)
+        z = tg.sigmoid(z)
+        return z * h + (1 - z) * tg.tanh(n)
+
+
 def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=True, **options):
     """Outputs, final states and the gradients of a random function of them all, by name.
 

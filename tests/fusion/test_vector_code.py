@@ -9,6 +9,7 @@ import pytest
 from numba import config
 
 import tinygrad_rnn as tg
+from fusion.comparing import LayerNorm
 from tinygrad_rnn.fusion import scan
 from tinygrad_rnn.kernels import cache, vector
 
@@ -23,25 +24,6 @@ LANES = re.compile(r"<(\d+) x float>")
 CALL = re.compile(r"@llvm\.(?:sin|cos|tan|pow|exp|exp2|log|log2|log10)\.|call [^@\n]*@(?!llvm\.)")
 FALLBACK = re.compile(r"^vector\.(?:memcheck|scevcheck)", re.MULTILINE)  # at run time, it may still be the scalar loop
 REGISTER = {"avx512": "zmm", "avx2": "ymm"}
-
-
-class LayerNorm(tg.nn.Cell):
-    """Sums over a row, between loops that read them."""
-
-    def __init__(self, input_size, hidden_size):
-        self.input_size, self.hidden_size = input_size, hidden_size
-        draw = lambda *shape: tg.nn.Parameter(tg.randn(*shape) * 0.1)
-        self.W, self.U, self.gain, self.b = draw(input_size, 2 * hidden_size), draw(hidden_size, 2 * hidden_size), *(
-            draw(2 * hidden_size) for _ in range(2)
-        )
-
-    def step(self, x, h):
-        a = x @ self.W + h @ self.U
-        centred = a - a.mean(-1, keepdim=True)
-        variance = centred.square().mean(-1, keepdim=True)
-        z, n = tg.chunk(centred * (variance + 1e-5).rsqrt() * self.gain + self.b, 2, -1)
-        z = tg.sigmoid(z)
-        return z * h + (1 - z) * tg.tanh(n)
 
 
 LAYERS = {
