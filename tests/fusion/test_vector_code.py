@@ -37,8 +37,8 @@ def compiled(layer, monkeypatch, edit=lambda source: source, backward=True):
     """[(source, driver), ...] compiled here and now: what comes from the cache has no text to look at."""
     found = []
 
-    def load(source, name):
-        module = cache._execute(edit(source), f"tinygrad_rnn.generated.fresh_{name}", f"<{name}>", cache=False)
+    def load(source, name, use):
+        module = cache._execute(edit(source), f"tinygrad_rnn.generated.fresh_{name}", f"<{name}>", use, cache=False)
         found.append((edit(source), getattr(module, name.split("_")[1])))
         return module
 

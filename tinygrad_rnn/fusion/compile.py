@@ -1,5 +1,6 @@
 """The compiled cells of this process: a cell is compiled at its first call, and again when it has changed."""
 
+import threading
 import weakref
 from typing import Any
 
@@ -50,6 +51,7 @@ def _items(container: Any) -> list[Any]:
 
 
 VARIANTS = 8  # of a cell that are remembered for inputs of one kind, such as one for training and one for evaluation
+_TRACING = threading.RLock()  # a cell holds symbols while it is traced: no other thread may look at it then
 _compiled: "weakref.WeakKeyDictionary[Any, dict[Any, list[_Compiled]]]" = weakref.WeakKeyDictionary()
 
 
@@ -59,13 +61,14 @@ def fused_cell(cell: Any, sequence: Sequence) -> FusedCell:
     Raises:
         Unfusable: with the reason.
     """
-    known = _compiled.setdefault(cell, {}).setdefault(sequence.kind, [])
-    for compiled in known:
-        if compiled.attributes.hold():
-            break
-    else:
-        compiled = _Compiled(cell, sequence)
-        known[:] = [compiled, *known[: VARIANTS - 1]]
+    with _TRACING:
+        known = _compiled.setdefault(cell, {}).setdefault(sequence.kind, [])
+        for compiled in known:
+            if compiled.attributes.hold():
+                break
+        else:
+            compiled = _Compiled(cell, sequence)
+            known[:] = [compiled, *known[: VARIANTS - 1]]
     if compiled.fused is None:
         raise Unfusable(compiled.reason)
     return compiled.fused

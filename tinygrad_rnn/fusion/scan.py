@@ -6,6 +6,7 @@ and by one sum for each vector of parameters.
 
 import time
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -176,11 +177,17 @@ class Scan:
     def kernel(self, direction: str, arguments: Sequence[Any]) -> Callable[..., Any]:
         """The compiled driver of one direction, for arguments like these."""
         if direction not in self.compiled:
-            start = time.perf_counter()
-            module = cache.load(self.sources[direction], f"scan_{direction}_{self.dtype.name}")
-            kernel = getattr(module, "backward" if direction == "backward" else "forward")
-            known = bool(getattr(kernel, "signatures", ()))  # a twin of this layer had it compiled
-            kernel(0, 0, 0, *arguments)  # no rows, no steps: compiles, and computes nothing
+            start, known = time.perf_counter(), None
+            driver = "backward" if direction == "backward" else "forward"
+
+            def compile_driver(module: ModuleType) -> None:
+                nonlocal known
+                if known is None:
+                    known = bool(getattr(getattr(module, driver), "signatures", ()))  # a twin of this layer came first
+                getattr(module, driver)(0, 0, 0, *arguments)  # no rows, no steps: compiles, and computes nothing
+
+            module = cache.load(self.sources[direction], f"scan_{direction}_{self.dtype.name}", compile_driver)
+            kernel = getattr(module, driver)
             found = known or bool(getattr(getattr(kernel, "stats", None), "cache_hits", ()))
             origin = "had been loaded" if known else "from the cache" if found else "compiled"
             self.built[direction] = origin, time.perf_counter() - start

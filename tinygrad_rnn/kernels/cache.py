@@ -12,7 +12,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -59,27 +60,39 @@ def _toolchain() -> bytes:
     return digest.digest()
 
 
-def load(source: str, name: str) -> ModuleType:
+_LOADING = threading.RLock()  # threads that ask for the same text at once get the same module, and a complete one
+
+
+def load(source: str, name: str, use: Callable[[ModuleType], object] = lambda module: None) -> ModuleType:
     """Execute generated `source` as a module that Numba can cache, and return it.
 
     The text sees a global `CACHE`, true where caching works: its decorators say `cache=CACHE`. A cached file that
     cannot be read or executed is thrown away and written again.
+
+    Args:
+        use: called with the module before it is returned. What has no signature is looked for in the cache when it is
+            first called, so the first call belongs here.
     """
     key = hashlib.sha256(source.encode() + _toolchain()).hexdigest()[:16]
     qualified = f"tinygrad_rnn.generated.{name}_{key}"
-    if qualified in sys.modules:
-        return sys.modules[qualified]
-    home = _directory()
-    if home is not None:
-        path = home / f"{name}_{key}" / f"{name}.py"
-        for attempt in ("cached", "fresh"):
+    with _LOADING:
+        if qualified in sys.modules:
             try:
-                _write(path, source)
-                return _execute(source, qualified, str(path), cache=True)
-            except Exception:  # a torn or foreign cache file may raise anything while it is unpickled
-                if attempt == "cached":
-                    shutil.rmtree(path.parent, ignore_errors=True)
-    return _execute(source, qualified, f"<{name}>", cache=False)
+                use(sys.modules[qualified])
+                return sys.modules[qualified]
+            except Exception:
+                del sys.modules[qualified]
+        home = _directory()
+        if home is not None:
+            path = home / f"{name}_{key}" / f"{name}.py"
+            for attempt in ("cached", "fresh"):
+                try:
+                    _write(path, source)
+                    return _execute(source, qualified, str(path), use, cache=True)
+                except Exception:  # a torn or foreign cache file may raise anything while it is unpickled
+                    if attempt == "cached":
+                        shutil.rmtree(path.parent, ignore_errors=True)
+        return _execute(source, qualified, f"<{name}>", use, cache=False)
 
 
 def _write(path: Path, source: str) -> None:
@@ -92,13 +105,19 @@ def _write(path: Path, source: str) -> None:
     os.replace(draft, path)
 
 
-def _execute(source: str, qualified: str, path: str, cache: bool) -> ModuleType:
+def _execute(
+    source: str, qualified: str, path: str, use: Callable[[ModuleType], object] = lambda module: None, *, cache: bool
+) -> ModuleType:
     module = ModuleType(qualified)
     module.__file__ = path
     module.__dict__["CACHE"] = cache
     sys.modules[qualified] = module  # before executing: Numba looks a cached function's module up by name
     try:
         exec(compile(source, path, "exec"), module.__dict__)
+        try:
+            use(module)
+        except OSError:  # machine code that could not be saved is there all the same
+            use(module)
     except BaseException:
         del sys.modules[qualified]
         raise
