@@ -300,3 +300,12 @@ def test_changing_numbers_compiles_nothing(kind, monkeypatch):
     if kind is Rprop:  # to it a change of direction is one of sign, which it answers by waiting
         optimiser.step()
     assert (p.numpy() != before).all()
+
+
+@EACH
+def test_a_gradient_that_is_nan_does_not_go_unnoticed(kind):
+    p = parameter(np.ones(2))
+    optimiser = kind([p], **DEFAULTS[kind])
+    give_gradient(p, [np.nan, 1.0])
+    optimiser.step()
+    assert np.isnan(p.numpy()[0]) and np.isfinite(p.numpy()[1])

@@ -25,6 +25,7 @@ class Rprop(Optimizer):
         p    <- p - sign(g) * size
 
     It needs gradients of the whole data: the signs of small batches are noise.
+    A gradient that is NaN makes its weight NaN, which in PyTorch it does not: there its sign is 0.
 
     Args:
         params: tensors, or dicts of "params" and options for groups of them.
