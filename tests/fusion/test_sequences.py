@@ -194,6 +194,21 @@ def test_a_step_that_computes_with_the_batch_size_runs_on_the_tape():
     np.testing.assert_allclose(y.numpy()[-1], 0.4)
 
 
+def test_a_change_of_the_class_is_noticed():
+    class Leaky(tg.nn.Cell):
+        hidden_size, leak = H, 0.5
+
+        def step(self, x, h):
+            return self.leak * h + x
+
+    layer, x = tg.nn.Recurrent(Leaky(), fused="require"), tg.ones(2, 1, H)
+    assert layer(x)[0].numpy()[-1, 0, 0] == 1.5
+    Leaky.leak = 0.25
+    assert layer(x)[0].numpy()[-1, 0, 0] == 1.25
+    Leaky.step = lambda self, x, h: h - x
+    assert layer(x)[0].numpy()[-1, 0, 0] == -2
+
+
 def test_a_value_of_the_sequence_must_not_hide_an_attribute():
     class Hides(tg.nn.RNNCell):
         def sequence_values(self, batch_size):

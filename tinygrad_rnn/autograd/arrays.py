@@ -156,7 +156,7 @@ def put(x: np.ndarray, shape: Shape, at: Any) -> np.ndarray:
 
 def add_to_elements(total: np.ndarray, dy: np.ndarray, at: Any) -> None:
     """total[at] += dy for arrays, where an element that is named twice receives both."""
-    if len(at) == 1 and total.ndim > 1 and at[0].dtype.kind in "iu" and at[0].size:
+    if len(at) == 1 and total.ndim > 1 and at[0].dtype.kind in "iu" and dy.size:
         _add_to_rows(total, dy.reshape(-1, *total.shape[1:]), at[0].reshape(-1))
     else:
         np.add.at(total, at, dy)

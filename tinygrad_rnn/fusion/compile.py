@@ -30,10 +30,14 @@ class _Compiled:
 
 
 class _Attributes:
-    """What a cell and the modules in it hold, directly or in lists and dictionaries: a step may branch on any of it."""
+    """What a cell, the modules in it and their classes hold, directly or in lists and dictionaries: a step may branch
+    on any of it.
+    """
 
     def __init__(self, cell: Any) -> None:
-        self.containers: list[Any] = [vars(module) for module in cell.modules()]
+        modules = list(cell.modules())
+        theirs = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if _is_users(kind))
+        self.containers: list[Any] = [*map(vars, modules), *map(vars, theirs)]
         for container in self.containers:  # which grows on the way
             for item in _items(container):
                 if isinstance(item, (list, tuple, set, dict)) and not any(item is known for known in self.containers):
@@ -47,7 +51,12 @@ class _Attributes:
 
 
 def _items(container: Any) -> list[Any]:
-    return [*container, *container.values()] if isinstance(container, dict) else list(container)
+    return [*container, *container.values()] if hasattr(container, "values") else list(container)
+
+
+def _is_users(kind: type) -> bool:
+    """Whether a class is not this library's, whose classes nobody changes, nor Python's."""
+    return kind.__module__.partition(".")[0] not in (__name__.partition(".")[0], "builtins")
 
 
 VARIANTS = 8  # of a cell that are remembered for inputs of one kind, such as one for training and one for evaluation

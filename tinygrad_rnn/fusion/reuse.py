@@ -36,6 +36,8 @@ def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
         readers = _readers(block, sequence)
         for first, last in sorted({(r.first, r.last) for r in readers}):
             overlapping = [r for r in readers if r.first < last and first < r.last]
+            if any(_meet(memory, sequence.name, first, last) for memory in found.values()):
+                continue
             # By choice a value that was computed from what was there: the gate i in place of its pre-activation.
             for line in sorted(plan.saved, key=lambda x: not any(leads_to(r.line, x) for r in overlapping)):
                 if line in found or line.width != last - first or not isinstance(line.row, ElementwisePrimitive):
@@ -66,12 +68,17 @@ def _may_take(block: Block, line: Line, first: int, values: dict[Line, Memory]) 
     if not isinstance(line.row, ElementwisePrimitive) or line not in block.inside:
         return False
     for value, memory in values.items():
-        if memory.first < first + line.width and first < memory.first + memory.width:
+        if _meet(memory, memory.array, first, first + line.width):
             same_columns = (memory.first, memory.width) == (first, line.width)
             for reader in _readers(block, value):
                 if not same_columns or _order(block, reader.line) > _order(block, line):
                     return False
     return True
+
+
+def _meet(memory: Memory, array: str, first: int, last: int) -> bool:
+    """Whether a place has columns among [first, last) of an array."""
+    return memory.array == array and memory.first < last and first < memory.first + memory.width
 
 
 def _readers(block: Block, source: Line) -> list[Reader]:

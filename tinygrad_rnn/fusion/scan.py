@@ -167,8 +167,9 @@ class Scan:
         """Let gradients take the place of values that were kept in place."""
         kept = dict(self.kept_in)
         for whole, name in self.stashes.items():
-            inside = [(x, first) for x, (array, first) in self.stash_places.items() if array == name]
-            pieces = {x: first for x, first in inside if x.row is not table.cat}
+            lines = whole.inputs if whole.row is table.cat else [whole]
+            starts = [sum(x.width for x in lines[:k]) for k in range(len(lines))]
+            pieces = dict(zip(lines, starts))
             array = gradients_in_place(block, kept, pieces, whole.width)
             if array is not None:
                 self.overwritten[name] = array

@@ -217,6 +217,8 @@ class Trace:
             if x.row is table.part:  # a part of a part
                 offset = _columns(x.inputs[0], x.attributes["at"])[0]
                 return self._part(x.inputs[0], offset + first, offset + last, x.inputs[0])
+            if x.row is table.expand and x.inputs[0].width == 1:
+                return self.add(table.expand, x.inputs, {"shape": shape}, shape)
             if x.row is table.cat:
                 start = 0
                 for piece in x.inputs:
@@ -303,7 +305,8 @@ def trace_step(
         states: names, shapes and dtypes.
         single: whether step takes its one input as it is, rather than in a tuple.
     """
-    trace = Trace({id(p): name.replace(".", "_") for name, p in cell.named_parameters()}, batch)
+    named = [*cell.named_buffers(), *cell.named_parameters()]
+    trace = Trace({id(p): name.replace(".", "_") for name, p in named}, batch)
     xs = [trace.leaf("x" if single else f"x_{i}", "input", *each) for i, each in enumerate(inputs, 1)]
     symbols = [trace.leaf(name, "state", shape, dtype) for name, shape, dtype in states]
     given = {
