@@ -37,6 +37,7 @@ class Gradient(NamedTuple):
         sequences: sequence -> its gradient at this step.
         products: (product, gradient of its result).
         vectors: (vector, first column, gradient for each row): to be summed over rows and steps.
+        of: forward line -> its gradient.
         origin: line -> the forward line that it is the whole gradient of.
         towards: line -> the forward line that it is a part of the gradient of.
     """
@@ -48,6 +49,7 @@ class Gradient(NamedTuple):
     sequences: dict[Line, Line]
     products: list[tuple[Product, Line]]
     vectors: list[tuple[Line, int, Line]]
+    of: dict[Line, Line]
     origin: dict[Line, Line]
     towards: dict[Line, Line]
 
@@ -59,6 +61,7 @@ class _Reverse:
         self.trace, self.products = trace, products
         self.d: dict[Line, Line] = {}
         self.parts: dict[Line, dict[tuple[int, int], Line]] = {}
+        self.of: dict[Line, Line] = {}
         self.origin: dict[Line, Line] = {}
         self.towards: dict[Line, Line] = {}
 
@@ -139,6 +142,7 @@ def reverse(
             if line in by_result:
                 dp = work.whole(line)
                 if dp is not None:
+                    work.of[line] = dp
                     work.origin.setdefault(dp, line)
                     product = by_result[line]
                     product_gradients.append((product, dp))
@@ -148,6 +152,7 @@ def reverse(
             dline = work.whole(line) if line in work.parts else work.d.get(line)
             if dline is None:
                 continue
+            work.of[line] = dline
             work.origin.setdefault(dline, line)
             for x, dx in _through(line, dline):
                 _arrive(work, x, dx)
@@ -171,7 +176,18 @@ def reverse(
     towards = {part: line for part, line in work.towards.items() if part not in work.origin and not part.named}
     for part, line in towards.items():
         part.name = trace.unique(f"d{line.name}_part")
-    return Gradient(trace.lines[start:], carries, dys, old, sequences, product_gradients, vectors, work.origin, towards)
+    return Gradient(
+        trace.lines[start:],
+        carries,
+        dys,
+        old,
+        sequences,
+        product_gradients,
+        vectors,
+        work.of,
+        work.origin,
+        towards,
+    )
 
 
 def _transposed(product: Product) -> Line:

@@ -1,6 +1,7 @@
 """A compiled cell as one operation of the tape: what comes before the loop, the loop, and the way back."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,27 @@ class _Output:
         return ()
 
 
+class Run:
+    """One run of a compiled cell: what its gradient needs.
+
+    Attributes:
+        rows: the layout of the batch.
+        values: leaves and lines computed before the loop.
+        record: the prelude's.
+        wanted, needing: the leaves that need a gradient; these and the lines before the loop that depend on them.
+        named: the arrays of the forward kernel.
+        recorded: whether somebody will look at what is inside: nothing is overwritten then.
+        backward: the arrays of the backward kernel after the backward pass, if recorded.
+    """
+
+    def __init__(self, rows: Rows, values: dict[Line, np.ndarray], wanted: frozenset[Line], recorded: bool) -> None:
+        self.rows, self.values, self.wanted, self.recorded = rows, values, wanted, recorded
+        self.needing: set[Line] = set(wanted)
+        self.record: Any = None
+        self.named: dict[str, np.ndarray] = {}
+        self.backward: dict[str, np.ndarray] | None = None
+
+
 class FusedCell:
     """A cell for inputs and states of given widths and dtype, as one operation of the tape.
 
@@ -147,29 +169,36 @@ class FusedCell:
                 )
         return held
 
-    def __call__(self, sequence: Sequence) -> tuple[States, States]:
-        """The values after each step of the states that are watched, [T, B, H], and the final values of all."""
+    def __call__(self, sequence: Sequence, watch: Callable[[Run], object] | None = None) -> tuple[States, States]:
+        """The values after each step of the states that are watched, [T, B, H], and the final values of all.
+
+        Args:
+            watch: called with the run, whose arrays are then kept.
+        """
         T, B, lengths, reverse = sequence.T, sequence.B, sequence.lengths, sequence.reverse
         rows = full_rows(T, B, reverse) if lengths is None else ragged_rows(T, lengths, reverse)
         held = self._held(B) if self.given else ()
         tensors = [*sequence.inputs, *held, *self.fixed, *sequence.states]
         values = {line: _as_rows(line, x.data, rows) for line, x in zip(self.leaves, tensors)}
-        values |= self._draw(rows)
-        needing = {line for line, x in zip(self.leaves, tensors) if x.node is not None} if mode.level else set()
-        places = tuple(x.node for x in tensors if x.node is not None)
-        wanted = frozenset(needing)
-        record = self.prelude.forward(values, rows, needing)
-        direction = "forward" if wanted or sequence.watched > 1 else "inference"
-        named = self.scan.forward(values, rows, direction)
+        if self.drawn:
+            values |= self._draw(rows)
+        needs = [x.node is not None for x in tensors] if mode.level else [False] * len(tensors)
+        wanted = frozenset(line for line, need in zip(self.leaves, needs) if need)
+        run = Run(rows, values, wanted, watch is not None)
+        run.record = self.prelude.forward(values, rows, run.needing)
+        direction = "forward" if wanted or sequence.watched > 1 or watch is not None else "inference"
+        run.named = named = self.scan.forward(values, rows, direction)
+        if watch is not None:
+            watch(run)
         states = self.plan.states
         every = [rows.scattered(named[state.name][B:]) for state in states[: sequence.watched]]
-        finals = [rows.unordered(self.scan.final(state, named, rows)) for state in states]
-        outputs = [*every, *finals]
+        outputs = [*every, *(rows.unordered(self.scan.final(state, named, rows)) for state in states)]
         if not wanted:
             results = [Value.tensor(x) for x in outputs]
         else:
-            shapes = tuple(x.data.shape for x in tensors if x.node is not None)
-            node = Node(self, places, shapes, (tensors, rows, values, record, needing, wanted, named))
+            needing = [x for x, need in zip(tensors, needs) if need]
+            places, shapes = tuple([x.node for x in needing]), tuple([x.data.shape for x in needing])
+            node = Node(self, places, shapes, (tensors, run))
             depends = [*self.depends[: sequence.watched], *self.depends]
             nodes = [Node(_Output(k), (node,), ((),), ()) if d & wanted else None for k, d in enumerate(depends)]
             results = [Value.tensor(x, node) for x, node in zip(outputs, nodes)]
@@ -194,37 +223,43 @@ class FusedCell:
         """See `tape.Operation`."""
         if any(isinstance(x, Value) for x in dy.parts.values()):
             return self._gradients_on_tape(dy, saved)
-        tensors, rows, values, record, needing, wanted, named = saved
-        watched = len(self.plan.gradient.dys)
+        tensors, run = saved
+        rows, watched, retain = run.rows, len(self.plan.gradient.dys), mode.retain or run.recorded
         arrived = [dy.parts.get(k) for k in range(watched + len(self.plan.states))]
         dys = [None if d is None else rows.gathered(d) for d in arrived[:watched]]
         dfinals = [None if d is None else rows.ordered(d) for d in arrived[watched:]]
-        d = self.scan.backward(dys, dfinals, values, dict(named), rows, needing, retain=mode.retain)
-        self.prelude.backward(d, record, rows)
+        named = dict(run.named) if retain else run.named
+        keep = rows.T + 1 if run.recorded else 2
+        d = self.scan.backward(dys, dfinals, run.values, named, rows, run.needing, keep, retain)
+        if run.recorded:
+            run.backward = named
+        elif not retain:
+            named.clear()  # large arrays may be used again for what follows
+        self.prelude.backward(d, run.record, rows)
         return [
             _as_given(line, d[line], rows) if line in d else np.zeros(x.shape, x.dtype)
             for line, x in zip(self.leaves, tensors)
-            if line in wanted
+            if line in run.wanted
         ]
 
     def rewrap(self, node: Node) -> tuple[Any, ...]:
         """See `tape.Operation`: the inputs as tensors that remember where they came from."""
         assert node.saved is not None
-        tensors, *rest, wanted, named = node.saved
+        tensors, run = node.saved
         parents = iter(node.parents)
         wrapped = [
-            Value.tensor(x.data, next(parents) if line in wanted else None) for line, x in zip(self.leaves, tensors)
+            Value.tensor(x.data, next(parents) if line in run.wanted else None) for line, x in zip(self.leaves, tensors)
         ]
-        return (wrapped, *rest, wanted, named)
+        return wrapped, run
 
     def _gradients_on_tape(self, dy: Cotangents, saved: tuple[Any, ...]) -> list[Any]:
         """The gradients as tensors that can be differentiated again: the same loop, recorded."""
-        tensors, rows, values, _, _, wanted, _ = saved
-        plan = self.plan
+        tensors, run = saved
+        rows, plan = run.rows, self.plan
         with enable_grad():
             inputs = [x.clone() for x in tensors]  # of its own each: one may be made of another, outside of the loop
             known = {line: _as_rows(line, x, rows) for line, x in zip(self.leaves, inputs)}
-            known |= {line: Tensor(values[line]) for line, _ in self.drawn}
+            known |= {line: Tensor(run.values[line]) for line, _ in self.drawn}
             states = tuple(known[state] for state in plan.states)
             running = np.diff(rows.starts[1:]).tolist()
             steps = {line: split(x, running) for line, x in known.items() if line in plan.timed}
@@ -241,7 +276,7 @@ class FusedCell:
             every = [rows.scattered(cat(output)) if output else None for output in outputs]
             results = [*every, *map(rows.unordered, states)]
         ks = [k for k in sorted(dy.parts) if results[k] is not None]
-        sources = [x for line, x in zip(self.leaves, inputs) if line in wanted]
+        sources = [x for line, x in zip(self.leaves, inputs) if line in run.wanted]
         found = grad([results[k] for k in ks], sources, [dy.parts[k] for k in ks], create_graph=True, allow_unused=True)
         return [Value.tensor(np.zeros(x.shape, x.dtype)) if g is None else g for x, g in zip(sources, found)]
 

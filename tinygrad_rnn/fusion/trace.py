@@ -317,7 +317,7 @@ def trace_step(
     trace.given = [symbol.line for values in given.values() for symbol in values.values()]
     leaves = [*xs, *symbols, *(symbol for values in given.values() for symbol in values.values())]
     numbers_drawn = get_rng_state()
-    with set_mode("tracer", trace), cell.holding(given), _Locals(cell) as variables:
+    with set_mode("tracer", trace), cell.holding(given), Locals(cell) as variables:
         returned = cell.step(xs[0] if single else tuple(xs), *symbols)
     if get_rng_state() != numbers_drawn:
         raise Unfusable("step draws random numbers past rand, randn and dropout")
@@ -396,7 +396,7 @@ def _columns(x: Line, at: Any) -> tuple[int, int]:
     return first, max(end, first)
 
 
-class _Locals:
+class Locals:
     """The local variables of a cell's `step`, and of those of cells inside it, at their return: for their names."""
 
     def __init__(self, cell: Any) -> None:

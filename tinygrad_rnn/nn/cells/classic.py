@@ -92,8 +92,9 @@ class LSTMCell(TorchCell):
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         i, f, g, o = chunk(linear(x, self.weight_ih, self.bias_ih) + linear(h, self.weight_hh, self.bias_hh), 4, -1)
-        c = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g))
-        h = sigmoid(o) * tanh(c)
+        i, f, g, o = sigmoid(i), sigmoid(f), self.candidate(tanh(g)), sigmoid(o)
+        c = f * c + i * g
+        h = o * tanh(c)
         return h, c
 
 

@@ -1,0 +1,114 @@
+"""What happened inside a run: every named value of the step, and the gradient that reached it, at every step.
+
+What the kernels kept is taken from their own arrays. The rest is computed again on request, for all steps at once: with
+the states before each step and the gradients after it at hand, no step waits for another.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from ..autograd import table
+from .fused import FusedCell, Run
+from .trace import Line, sized
+
+
+class Recorded:
+    """The values and gradients of one run, by the names that the step gives them.
+
+    A state's name stands for its value after each step. Where sequences have ended there are zeros.
+    """
+
+    def __init__(self, fused: FusedCell, run: Run) -> None:
+        self.fused, self.run, self.plan = fused, run, fused.plan
+        self.traced = dict(fused.plan.script)
+        self.states = {state.name: output for state, output in zip(self.plan.states, self.plan.outputs)}
+        operations = {line.name: line for line, traced in self.traced.items() if traced.row is not None and line.named}
+        per_row = {name: line for name, line in operations.items() if line.per_row}
+        self.named = {**per_row, **self.states}
+        self._values: dict[Line, Any] = {}
+        self._gradients: dict[Line, Any] = {}
+
+    def value(self, name: str) -> np.ndarray:
+        """[T, B, W]."""
+        return np.array(self.run.rows.scattered(self._value(self.named[name])))
+
+    def gradient(self, name: str) -> np.ndarray | None:
+        """[T, B, W]; None if the backward pass has not been here, or nothing depends on that value."""
+        if self.run.backward is None:
+            return None
+        if name in self.states:
+            k = list(self.states).index(name)
+            d = self._arrived(k)
+        elif self.named[name] in self.plan.gradient.of:
+            d = self._gradient(self.plan.gradient.of[self.named[name]])
+        else:
+            return None
+        return np.array(self.run.rows.scattered(np.broadcast_to(d, (self.run.rows.total, self.named[name].width))))
+
+    def _value(self, line: Line) -> Any:
+        """For each row of each step."""
+        if line not in self._values:
+            self._values[line] = self._find(line)
+        return self._values[line]
+
+    def _find(self, line: Line) -> Any:
+        rows, named, plan = self.run.rows, self.run.named, self.plan
+        if line in plan.outputs:
+            return named[plan.states[plan.outputs.index(line)].name][rows.B :]
+        if line in plan.states:
+            return rows.before(named[line.name])
+        if line in self.fused.scan.kept_in:
+            array, _, first, width = self.fused.scan.kept_in[line]
+            return named[array][:, first : first + width]
+        if f"{line.name}_saved" in named:
+            return named[f"{line.name}_saved"]
+        traced = self.traced.get(line, line)
+        if traced.row is None:
+            value = self.run.values[line] if line in self.run.values else np.asarray(line.value)
+            return rows.repeated(value) if line.per_row and line not in plan.timed else value
+        return self._computed(traced, self._value)
+
+    def _computed(self, line: Line, value: Any) -> Any:
+        assert line.row is not None
+        operands = [value(x) if isinstance(x, Line) else x for x in line.inputs]
+        return np.asarray(line.row.forward(*operands, **sized(line.attributes, self.run.rows.total)))
+
+    def _arrived(self, k: int) -> np.ndarray:
+        """The gradient that reached the k-th state after each step: from outside, and from the next step."""
+        rows, gradient, named = self.run.rows, self.plan.gradient, self.run.backward
+        assert named is not None
+        later = named[gradient.carries[k].name][1:]  # [T, B, W]
+        if rows.sequences is None:
+            d = later.reshape(rows.total, later.shape[2])
+        else:
+            d = later[np.repeat(np.arange(rows.T), np.diff(rows.starts[1:])), rows.sequences]
+        return d + named[gradient.dys[k].name] if k < len(gradient.dys) else d
+
+    def _gradient(self, line: Line) -> Any:
+        if line not in self._gradients:
+            self._gradients[line] = self._find_gradient(line)
+        return self._gradients[line]
+
+    def _find_gradient(self, line: Line) -> Any:
+        gradient, named, scan = self.plan.gradient, self.run.backward, self.fused.scan
+        assert named is not None
+        if line in gradient.carries:
+            k = gradient.carries.index(line)
+            d = self._arrived(k)
+            return d - named[gradient.dys[k].name] if k < len(gradient.dys) else d
+        if line in gradient.dys:
+            return named[line.name]
+        if line in scan.stash_places:
+            name, first = scan.stash_places[line]
+            return named[name][:, first : first + line.width]
+        if line.kind == "zeros":
+            return np.zeros((self.run.rows.total, line.width), line.dtype)
+        if line.kind == "weights":
+            k = scan.transposed[f"{line.name}_packed"]
+            return np.concatenate([self.run.values[w] for w in self.plan.products[k].weights], axis=1).T
+        if line not in gradient.lines:
+            return self._value(line)
+        if line.row is table.part:
+            return self._gradient(line.inputs[0])[line.attributes["at"]]
+        return self._computed(line, self._gradient)
