@@ -1,6 +1,6 @@
-"""Gradient clipping: keep one steep step from throwing the weights away (Pascanu et al., 2013).
+"""Gradient clipping: keep one steep step from throwing the weights away (Pascanu et al., 2013); truncated sequences.
 
-It belongs after `backward()`, which makes the gradients, and before `step()`, which uses them:
+Clipping belongs after `backward()`, which makes the gradients, and before `step()`, which uses them:
 
     optimizer.zero_grad()
     loss.backward()
@@ -11,7 +11,7 @@ Before `backward()` it would clip the gradients of the step before, or none at a
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,44 @@ from ..autograd.tensor import Tensor
 
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 """A parameter, parameters, or pairs as from `named_parameters()`, with which errors can say the name."""
+
+# ---- Truncated backpropagation through time --------------------------------------------------------------------------
+
+
+def truncated(layer: Callable[..., Any], chunks: Iterable[Any], hx: Any = None) -> Iterator[tuple[Any, Any]]:
+    """Run a layer over the chunks of a long sequence: states go on from chunk to chunk, gradients do not.
+
+        for (y, _), target in zip(tg.nn.utils.truncated(lstm, x.split(100)), targets):
+            loss = tg.nn.functional.mse_loss(head(y), target)
+            optimizer.zero_grad()
+            loss.backward()                    # through this chunk alone
+            optimizer.step()
+
+    That is truncated backpropagation through time (Williams and Peng, 1990) where a chunk is learned from as soon as it
+    is read. A chunk is run when it is asked for, with the weights that the layer has then.
+
+    Args:
+        layer: called as `layer(chunk, state)`, returns outputs and states: a `Recurrent`, an LSTM, a user's model.
+        chunks: what it is called with, such as tensors [T, B, I], which may be of different lengths.
+        hx: the states before the first chunk; None for the layer's own, as learned ones, which gradients do reach.
+
+    Yields:
+        The outputs of a chunk and the states after it. The next chunk starts from these values, detached.
+    """
+    for chunk in chunks:
+        y, hx = layer(chunk, hx)
+        yield y, hx
+        hx = detached(hx)
+
+
+def detached(states: Any) -> Any:
+    """The same values without their past: a state, or nested tuples and lists of states."""
+    if isinstance(states, (tuple, list)):
+        return type(states)(map(detached, states))
+    return states.detach()
+
+
+# ---- Clipping --------------------------------------------------------------------------------------------------------
 
 BLOCK = 8192  # elements whose float64 copy stays in the cache while it is summed
 
