@@ -5,9 +5,10 @@ import itertools
 
 import numpy as np
 import pytest
+from fusion.comparing import assert_close, interpret
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.nn import GRU, LSTM, RNN, Parameter, Recurrent
+from tinygrad_rnn.nn import GRU, LSTM, RNN, GRUCell, LSTMCell, Parameter, Recurrent, RNNCell, Stack, Zoneout
 
 T, B, I, H = 4, 3, 5, 6
 KINDS = [(RNN, {}), (RNN, {"nonlinearity": "relu"}), (LSTM, {}), (LSTM, {"proj_size": 2}), (GRU, {})]
@@ -216,3 +217,174 @@ def test_repr():
     assert repr(RNN(2, 3, 2, "relu", bias=False, batch_first=True, dropout=0.1, bidirectional=True)).startswith(
         "RNN(2, 3, num_layers=2, bias=False, batch_first=True, dropout=0.1, bidirectional=True, nonlinearity='relu')"
     )
+
+
+# ---- Stacks of any cells, and what is not in PyTorch -----------------------------------------------------------------
+
+LENGTHS = [2, 4, 1]
+
+
+def leaky(width):
+    """A cell of one's own."""
+
+    class Leaky(tg.nn.Cell):
+        input_size, hidden_size = width, H
+
+        def __init__(self):
+            self.W = Parameter(tg.randn(width, H, dtype=np.float64))
+
+        def step(self, x, h):
+            return 0.9 * h + 0.1 * tg.tanh(x @ self.W)
+
+    return Leaky()
+
+
+def arrays(values):
+    """Nested tensors as a flat list of arrays."""
+    if isinstance(values, (tuple, list)):
+        return [array for value in values for array in arrays(value)]
+    return [values.numpy()]
+
+
+@pytest.mark.parametrize("make", [leaky, lambda width: Zoneout(LSTMCell(width, H, dtype=np.float64), 0.4)])
+@pytest.mark.parametrize("engine", ["require", "never"])
+def test_a_stack_of_any_cells(make, engine, monkeypatch):
+    """Lengths, both directions, dropout of one mask, all states: the same as Recurrents wired by hand."""
+    interpret(monkeypatch)
+    net = Stack(make, I, 2, bidirectional=True, dropout=0.5, variational=True, batch_first=True, fused=engine)
+    x = tg.randn(B, T, I, dtype=np.float64)
+    tg.manual_seed(1)
+    y, final, every = net(x, lengths=LENGTHS, return_states=True)
+    tg.manual_seed(1)
+    z, finals, everything = x.transpose(0, 1), [], []
+    for layer in range(2):
+        if layer:
+            z = z * tg.dropout(tg.ones(1, B, 2 * H, dtype=np.float64), 0.5)
+        outputs = []
+        for reverse, cell in enumerate(net.cells[2 * layer : 2 * layer + 2]):
+            output, state, states = Recurrent(cell, bool(reverse), engine)(z, lengths=LENGTHS, return_states=True)
+            outputs.append(output)
+            finals.append(as_tuple(state))
+            everything.append(states)
+        z = tg.cat(outputs, dim=-1)
+    assert_equal(y, z.transpose(0, 1))
+    assert_equal(final, tuple(tg.stack(each) for each in zip(*finals)))
+    assert isinstance(every, tuple)
+    assert_equal(every, tuple(tg.stack(each).transpose(1, 2) for each in zip(*everything)))
+    again = net.eval()(x, final, lengths=LENGTHS)[1]
+    assert as_tuple(again)[0].shape == (4, B, H)
+
+
+@each_kind
+def test_sequences_of_a_batch_are_as_if_alone(kind, options, monkeypatch):
+    interpret(monkeypatch)
+    net = kind(I, H, 2, bidirectional=True, batch_first=True, dtype=np.float64, **options)
+    x = tg.randn(B, T, I, dtype=np.float64)
+    x.numpy()[np.arange(T) >= np.array(LENGTHS)[:, None]] = np.nan  # never looked at
+    y, final, every = net(x, lengths=np.array(LENGTHS), return_states=True)
+    for b, n in enumerate(LENGTHS):
+        alone, final_alone, every_alone = net(x[b : b + 1, :n], return_states=True)
+        assert_equal(y[b, :n], alone[0])
+        assert not y[b, n:].numpy().any()
+        assert_equal(tuple(s[:, b] for s in as_tuple(final)), tuple(s[:, 0] for s in as_tuple(final_alone)))
+        assert_equal(tuple(s[:, b, :n] for s in every), tuple(s[:, 0] for s in every_alone))
+    assert [s.shape[:3] for s in every] == [(4, B, T)] * len(every)
+    unbatched = net(x[1], return_states=True)
+    assert_equal(unbatched[2], tuple(s[:, 1] for s in every))
+
+
+def test_lengths_on_both_engines():
+    """Gradients too, through two layers and directions."""
+    net, found = LSTM(I, H, 2, bidirectional=True, dtype=np.float64), []
+    x = tg.randn(T, B, I, dtype=np.float64, requires_grad=True)
+    for net.fused in ("require", "never"):
+        y, (h, c), every = net(x, lengths=LENGTHS, return_states=True)
+        loss = (y * y).sum() + h.sum() + (c * c).sum() + (every[1] * every[1]).sum()
+        gradients = tg.grad(loss, [x, *net.parameters()])
+        found.append({str(i): v.numpy() for i, v in enumerate([y, h, c, *gradients])})
+    assert_close(*found)
+
+
+def test_cells_of_different_states():
+    net = Stack([GRUCell(I, H), LSTMCell(H, 2)], dropout=0.25).eval()
+    assert net.input_size == I and net.num_layers == 2
+    assert list(net.state_dict())[::4] == ["cells.0.weight_ih", "cells.1.weight_ih"]
+    x = tg.randn(T, B, I)
+    y, final, every = net(x, return_states=True)
+    (h, (h_2, c_2)), ((h_all,), (h_2_all, c_2_all)) = final, every
+    assert [s.shape for s in (y, h, h_2, c_2)] == [(T, B, 2), (B, H), (B, 2), (B, 2)]
+    assert [s.shape for s in (h_all, h_2_all, c_2_all)] == [(T, B, H), (T, B, 2), (T, B, 2)]
+    halves = net(x[2:], net(x[:2])[1])
+    for found, expected in zip(arrays([halves[0], halves[1]]), arrays([y[2:], final])):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    alone, (one, (two, three)) = net(x[:, 1], [h[1], (h_2[1], c_2[1])])
+    assert alone.shape == (T, 2) and (one.shape, two.shape, three.shape) == ((H,), (2,), (2,))
+    with pytest.raises(ValueError, match="Stack: expected the states of each of 2 cells, got 1"):
+        net(x, [h])
+    with pytest.raises(ValueError, match=r"LSTMCell: expected 2 initial states \(h, c\), got 1"):
+        net(x, [h, h_2])
+
+
+def test_training_mode_reaches_the_cells():
+    """Those of an LSTM are no children of it, and recurrent dropout happens in them."""
+    outer = tg.nn.Sequential(LSTM(I, 64, recurrent_dropout=0.5))
+    (net,), x = list(outer), tg.ones(T, B, I)
+    first, second = (net(x)[0].numpy() for _ in range(2))
+    assert (first != second).any()
+    outer.eval()
+    np.testing.assert_array_equal(net(x)[0].numpy(), net(x)[0].numpy())
+    outer.train()
+    assert (net(x)[0].numpy() != net(x)[0].numpy()).any()
+    net.recurrent_dropout = 0.0
+    np.testing.assert_array_equal(net(x)[0].numpy(), net(x)[0].numpy())
+    assert "recurrent_dropout=0.25" in repr(GRU(I, H, recurrent_dropout=0.25))
+    stacked = Stack([GRUCell(I, H)]).eval()
+    assert not stacked.cells[0].training
+
+
+@pytest.mark.parametrize("engine", ["require", "never"])
+def test_variational_dropout_between_layers_has_one_mask(engine, monkeypatch):
+    """The second layer hands on what it reads: the mask shows."""
+    interpret(monkeypatch)
+
+    class Passes(tg.nn.Cell):
+        input_size = hidden_size = 30
+
+        def step(self, x, h):
+            return x + 0 * h
+
+    x = tg.ones(T, B, 30)
+    for variational in (True, False):
+        net = Stack([Passes(), Passes()], dropout=0.5, variational=variational, fused=engine)
+        y = net(x)[0].numpy()
+        assert set(np.unique(y)) == {0, 2} and (y[:, 0] != y[:, 1]).any()
+        assert all((y[t] == y[0]).all() == variational for t in range(1, T))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: Stack(lambda n: RNNCell(n, H)), ValueError, "needs input_size"),
+        (lambda: Stack(lambda n: RNNCell(n, H), I, 0), ValueError, "num_layers must be positive, not 0"),
+        (lambda: Stack(lambda n: tg.nn.Linear(n, H), I), TypeError, "expected cells, got Linear for layer 0"),
+        (lambda: Stack([RNNCell(I, H), RNNCell(I, H)]), ValueError, "layer 1 gets .* 6 features, but its RNNCell exp"),
+        (lambda: Stack([]), ValueError, "expected a cell for each layer, at least one, got 0"),
+        (lambda: Stack([RNNCell(I, H)], bidirectional=True), ValueError, "two cells for each layer, .*, got 1"),
+        (lambda: Stack([RNNCell(I, H)], num_layers=2), ValueError, "a cell for each layer, 2, got 1"),
+        (lambda: Stack([RNNCell(I, H)], 4), ValueError, "layer 0 gets inputs of 4 features"),
+        (lambda: LSTM(I, H, recurrent_dropout=1.0), ValueError, "let nothing into the states"),
+        (lambda: LSTM(I, H)(tg.ones(T, B, I), lengths=[5, 1, 1]), ValueError, r"LSTM: lengths\[0\] is 5, but x has 4"),
+        (lambda: GRU(I, H)(tg.ones(T, I), lengths=[5]), ValueError, r"lengths need a batch, but the input is \[4, 5\]"),
+    ],
+)
+def test_stacks_that_make_no_sense(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
+
+
+def test_no_kernel_runs_before_everything_is_checked(monkeypatch):
+    net, x = LSTM(I, H, 2), tg.ones(T, B, I)
+    monkeypatch.setattr(Recurrent, "forward", lambda *_: pytest.fail("a layer ran"))
+    for wrong in (dict(lengths=[1, 2, 9]), dict(hx=tg.ones(2, B, H))):
+        with pytest.raises(ValueError, match="LSTM: "):
+            net(x, **wrong)

@@ -56,6 +56,11 @@ def weight_drop(p, once, drawn, x, h, c):
     return lstm_step({**p, "weight_hh": p["weight_hh"] * once}, x, h, c)
 
 
+def with_recurrent_dropout(cell, p):
+    cell.recurrent_dropout = p
+    return cell
+
+
 CASES = {
     "zoneout": (
         lambda: tg.nn.Zoneout(tg.nn.LSTMCell(I, H), (0.3, 0.6)),
@@ -76,7 +81,7 @@ CASES = {
         weight_drop,
     ),
     "recurrent dropout": (
-        lambda: tg.nn.LSTMCell(I, H, recurrent_dropout=0.4),
+        lambda: with_recurrent_dropout(tg.nn.LSTMCell(I, H), 0.4),
         lambda: None,
         lambda: kept(0.4, B, H),
         lambda p, once, drawn, x, h, c: lstm_step(p, x, h, c, dropped=drawn),

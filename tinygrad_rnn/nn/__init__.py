@@ -1,7 +1,7 @@
 """Modules, cells and layers.
 
 In reading order: `module`, `losses`, `functional`, `init`, `layers`, `containers`, then what has to do with time:
-`cell`, `cells`, `regularised`, `recurrent`, `stacked`. `utils` clips gradients.
+`cell`, `cells`, `regularised`, `recurrent`, `stacked`. `utils` clips gradients and cuts sequences.
 """
 
 from . import cells, functional, init, utils
@@ -22,4 +22,4 @@ from .losses import (
 from .module import Module, Parameter
 from .recurrent import Recurrent
 from .regularised import CellWrapper, ClipGradient, LearnedInitialState, VariationalDropout, WeightDrop, Zoneout
-from .stacked import GRU, LSTM, RNN
+from .stacked import GRU, LSTM, RNN, Stack

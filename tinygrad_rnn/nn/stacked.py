@@ -1,25 +1,292 @@
-"""RNN, LSTM and GRU: layers of cells, forwards and backwards in time, with PyTorch's interface.
+"""Stack: layers of cells, forwards and backwards in time. RNN, LSTM and GRU: the same with PyTorch's interface.
 
-They compute nothing themselves. Each layer and direction is a `Recurrent` over one of the classic cells, as a user's
-cell would be.
+They compute nothing themselves. Each layer and direction is a `Recurrent` over a cell, a classic one or a user's.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..autograd.creation import ones
 from ..autograd.operands import as_tensor
 from ..autograd.shapes import cat, squeeze, stack, transpose, unsqueeze
+from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
-from .cell import Cell, as_states
+from .cell import Cell, States, as_states
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .functional import check_probability, dropout
 from .module import Module
-from .recurrent import Recurrent
+from .recurrent import Recurrent, check_lengths
 
 
-class RecurrentStack(Module):
-    """What RNN, LSTM and GRU share.
+class Stack(Module):
+    """Any cells in layers: each layer reads the outputs of the one before, in one direction of time or in both.
+
+        >>> import tinygrad_rnn as tg
+        >>> net = Stack(lambda width: tg.nn.GRUCell(width, 64), input_size=28, num_layers=2, bidirectional=True)
+        >>> y, h = net(tg.ones(7, 5, 28), lengths=[7, 2, 4, 7, 1])
+        >>> y.shape, h.shape
+        ((7, 5, 128), (4, 5, 64))
+        >>> y, h = Stack([tg.nn.GRUCell(28, 64), tg.nn.LSTMCell(64, 32)])(tg.ones(7, 5, 28))
+        >>> y.shape, [type(states).__name__ for states in h]
+        ((7, 5, 32), ['Tensor', 'tuple'])
+
+    D is 2 if bidirectional, else 1; O is the size of the first state of the cells of a layer, which is their output.
+
+    Shapes:
+        input: [T, B, I], or [B, T, I] if batch_first, or [T, I] without a batch.
+        hx: each state [num_layers * D, B, its size], or without B if the input has none; the directions of a layer
+            follow each other. batch_first does not apply to states. If the states of the cells differ in number or
+            size: a list with the states of each cell, as `Recurrent` takes them. The cells' own by default.
+        output: like the input, with D * O features: the last layer's outputs, forward direction first.
+        final states: like hx; those of the backward direction come from t = 0.
+
+    Args:
+        cells: a function that makes the cell for inputs of a given width, called for each layer and direction; or the
+            cells themselves, in order of layers, the two of a layer (if bidirectional) next to each other.
+        input_size: I, for a function.
+        num_layers: for a function; 1 by default.
+        batch_first: whether input and output are [B, T, ...].
+        dropout: while training, the probability with which the elements that pass from layer to layer are dropped.
+        bidirectional: whether each layer has a second cell that reads the sequence from its end.
+        variational: whether one such mask holds for all steps of a sequence (Gal and Ghahramani, 2016).
+        fused: which engine runs the cells, see `Recurrent`.
+
+    Args (when called):
+        input, hx: see above.
+        lengths: [B] integers from 0 to T, as for `Recurrent`: each backward direction starts at a sequence's own end,
+            final states are those at the ends, and outputs beyond them are zero.
+        return_states: also return the values of all states after every step: for each state [num_layers * D, T, B, its
+            size], or with B before T if batch_first, in a tuple even if there is one; a list of such tuples, without
+            the first dimension, if the states of the cells differ.
+
+    Attributes:
+        cells: all of them, as a list in the order of the states; parameters are called `cells.0.weight_ih` ...
+
+    Raises:
+        ValueError: an option is out of range, or a cell does not fit the one below; when called, input, states or
+            lengths do not fit.
+        TypeError: what should be a cell is not.
+    """
+
+    def __init__(
+        self,
+        cells: Callable[[int], Cell] | Sequence[Cell],
+        input_size: int | None = None,
+        num_layers: int | None = None,
+        *,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        variational: bool = False,
+        fused: str = "auto",
+    ) -> None:
+        name, directions = type(self).__name__, 2 if bidirectional else 1
+        check_probability(f"{name}: dropout", dropout)
+        if callable(cells):
+            if input_size is None:
+                raise ValueError(f"{name}: a function that makes cells needs input_size")
+            num_layers = 1 if num_layers is None else num_layers
+            if not num_layers > 0:
+                raise ValueError(f"{name}: num_layers must be positive, not {num_layers}")
+            make: Callable[[int], Cell] = cells
+        else:
+            given = list(cells)
+            if not given or len(given) % directions or num_layers not in (None, len(given) // directions):
+                layers = "a cell for each layer" if directions == 1 else "two cells for each layer"
+                expected = "at least one" if num_layers is None else f"{num_layers * directions}"
+                raise ValueError(f"{name}: expected {layers}, {expected}, got {len(given)}")
+            num_layers = len(given) // directions
+            in_order = iter(given)
+            make = lambda width: next(in_order)
+        self._scans: list[list[Recurrent]] = []
+        width = input_size
+        for layer in range(num_layers):
+            self._scans.append([])
+            for direction in range(directions):
+                cell = make(width)  # type: ignore[arg-type]
+                if not isinstance(cell, Cell):
+                    raise TypeError(f"{name}: expected cells, got {type(cell).__name__} for layer {layer}")
+                if width is not None and cell.input_size not in (None, width):
+                    raise ValueError(
+                        f"{name}: layer {layer} gets inputs of {width} features, but its {type(cell).__name__} expects "
+                        f"{cell.input_size}"
+                    )
+                self._scans[-1].append(Recurrent(cell, reverse=direction == 1, fused=fused))
+            with no_grad():
+                width = sum(as_states(scan.cell.initial_state(1))[0].shape[-1] for scan in self._scans[-1])
+        if dropout and num_layers == 1:
+            warnings.warn(
+                f"{name}: dropout={dropout} acts between layers, so with num_layers=1 it does nothing",
+                stacklevel=2 if type(self) is Stack else 4,
+            )
+        self.input_size = self._scans[0][0].cell.input_size if input_size is None else input_size
+        self.num_layers, self.batch_first, self.bidirectional = num_layers, batch_first, bidirectional
+        self.dropout, self.variational = dropout, variational
+        self._stackable = self._states_are_alike()
+
+    def _members(self) -> Iterator[tuple[str, Any]]:
+        """The cells, under their numbers, and what a subclass adds."""
+        yield from ((f"cells.{number}", cell) for number, cell in enumerate(self.cells))
+        yield from ((name, value) for name, value in super()._members() if not name.startswith("_scans."))
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The cells of all layers and directions, in the order of the states."""
+        return [scan.cell for layer in self._scans for scan in layer]
+
+    @property
+    def fused(self) -> str:
+        """Which engine runs the cells: "auto", "require" or "never"."""
+        return self._scans[0][0].fused
+
+    @fused.setter
+    def fused(self, choice: str) -> None:
+        for layer in self._scans:
+            for scan in layer:
+                scan.fused = choice
+
+    def source(self, direction: str = "forward", layer: int = 0) -> str:
+        """The source of the compiled kernels of one layer, see `Recurrent.source`: those of its forward direction."""
+        self._prepare()
+        return self._scans[layer][0].source(direction)
+
+    def explain(self) -> str:
+        """What the compiler made of the cells of all layers' forward directions, see `Recurrent.explain`."""
+        self._prepare()
+        texts = [layer[0].explain() for layer in self._scans]
+        if len(texts) == 1:
+            return texts[0]
+        return "\n\n".join(f"Layer {number}, {text}" for number, text in enumerate(texts))
+
+    def _prepare(self) -> None:
+        """Called before the cells are used."""
+
+    def forward(self, input: Any, hx: Any = None, lengths: Any = None, return_states: bool = False) -> Any:
+        """The outputs of the last layer at every step, and the final states of all layers: see the class."""
+        x = as_tensor(input)
+        batched = self._check_input(x)
+        if not batched:
+            x = unsqueeze(x, 1)
+        elif self.batch_first:
+            x = transpose(x, 0, 1)
+        self._prepare()
+        T, B = x.shape[:2]
+        starts = self._starts(hx, B, batched)
+        if lengths is not None:
+            if not batched:
+                raise ValueError(f"{type(self).__name__}: lengths need a batch, but the input is [{T}, {x.shape[2]}]")
+            lengths = check_lengths(type(self).__name__, lengths, T, B)
+
+        finals: list[States] = []  # by layer and direction
+        every: list[States] = []
+        for number, layer in enumerate(self._scans):
+            if number and self.training and self.dropout:
+                x = self._dropped(x)
+            outputs = []
+            for scan in layer:
+                y, final, *watched = scan(x, starts[len(finals)], lengths, return_states)
+                outputs.append(y)
+                finals.append(as_states(final))
+                every += watched
+            x = cat(outputs, -1) if len(outputs) > 1 else outputs[0]
+
+        results = [self._in_layout(x, batched), self._together(finals, batched)]
+        if return_states:
+            laid_out = [tuple(self._in_layout(values, batched) for values in states) for states in every]
+            results.append(tuple(map(stack, zip(*laid_out))) if self._stackable else laid_out)
+        return tuple(results)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        """What passes from layer to layer."""
+        if self.variational:
+            return x * dropout(ones(1, *x.shape[1:], dtype=x.dtype), self.dropout)
+        return dropout(x, self.dropout)
+
+    def _in_layout(self, x: Tensor, batched: bool) -> Tensor:
+        """[T, B, W] as the user's input is laid out."""
+        if not batched:
+            return squeeze(x, 1)
+        return transpose(x, 0, 1) if self.batch_first else x
+
+    def _check_input(self, x: Tensor) -> bool:
+        """Whether the input has a batch dimension."""
+        name = type(self).__name__
+        if x.ndim not in (2, 3):
+            raise ValueError(
+                f"{name}: expected an input of 3 dimensions, or 2 without a batch, got {x.ndim} (shape {list(x.shape)})"
+            )
+        if self.input_size is not None and x.shape[-1] != self.input_size:
+            raise ValueError(
+                f"{name}: expected {self.input_size} features in the last dimension, got {x.shape[-1]} (shape "
+                f"{list(x.shape)})"
+            )
+        if x.shape[1 if x.ndim == 3 and self.batch_first else 0] == 0:
+            raise ValueError(f"{name}: the sequence has no steps (shape {list(x.shape)})")
+        return x.ndim == 3
+
+    # ---- States: stacked if they are alike, else one by one ----------------------------------------------------------
+
+    def _states_are_alike(self) -> bool:
+        with no_grad():
+            kinds = [(c.state_names, [s.shape for s in as_states(c.initial_state(1))]) for c in self.cells]
+        return all(kind == kinds[0] for kind in kinds)
+
+    def _starts(self, hx: Any, batch_size: int, batched: bool) -> Sequence[States | None]:
+        """What each cell starts from; None for its own initial states."""
+        cells = self.cells
+        if hx is None:
+            return [None] * len(cells)
+        if self._stackable:
+            states = as_states(hx)
+            if not batched:
+                states = tuple(unsqueeze(s, 1) for s in states)
+            self._check_states(states, cells, batch_size, batched)
+            return [tuple(s[k] for s in states) for k in range(len(cells))]
+        if not isinstance(hx, (tuple, list)) or len(hx) != len(cells):
+            got = len(hx) if isinstance(hx, (tuple, list)) else type(hx).__name__
+            raise ValueError(f"{type(self).__name__}: expected the states of each of {len(cells)} cells, got {got}")
+        each = [as_states(states) for states in hx]
+        if not batched:
+            each = [tuple(unsqueeze(s, 0) for s in states) for states in each]
+        return [cell.begin(states, batch_size) for cell, states in zip(cells, each)]
+
+    def _together(self, finals: list[States], batched: bool) -> Any:
+        """The states of all cells as the user gets them."""
+        if self._stackable:
+            last = [stack(each) if len(each) > 1 else unsqueeze(each[0], 0) for each in zip(*finals)]
+            if not batched:
+                last = [squeeze(s, 1) for s in last]
+            return tuple(last) if len(last) > 1 else last[0]
+        each = finals if batched else [tuple(squeeze(s, 0) for s in states) for states in finals]
+        return [states if len(states) > 1 else states[0] for states in each]
+
+    def _check_states(self, states: States, cells: list[Cell], batch_size: int, batched: bool) -> None:
+        name, names = type(self).__name__, cells[0].state_names
+        if len(states) != len(names):
+            raise ValueError(
+                f"{name}: expected initial state{'s' * (len(names) > 1)} {', '.join(names)}, got {len(states)} of them"
+            )
+        for state_name, state, pattern in zip(names, states, cells[0].begin(None, batch_size)):
+            expected = (len(cells), *pattern.shape)
+            if state.shape != expected:
+                without = lambda shape: list(shape if batched else (*shape[:1], *shape[2:]))
+                raise ValueError(
+                    f"{name}: initial state {state_name} has shape {without(state.shape)}, expected "
+                    f"{without(expected)}: [num_layers * directions, {'batch, ' if batched else ''}size]"
+                )
+
+    def extra_repr(self) -> str:
+        return ", ".join(self._options("batch_first", "dropout", "bidirectional", "variational"))
+
+    def _options(self, *names: str) -> list[str]:
+        """Those that are not what they are by default."""
+        defaults = {"num_layers": 1, "bias": True}
+        return [f"{n}={getattr(self, n)}" for n in names if getattr(self, n, 0) != defaults.get(n, False)]
+
+
+class RecurrentStack(Stack):
+    """What RNN, LSTM and GRU share: a `Stack` of classic cells whose parameters have PyTorch's names.
 
     D is 2 if bidirectional, else 1; O is the size of a cell's output: H, or proj_size for a projected LSTM.
 
@@ -38,18 +305,27 @@ class RecurrentStack(Module):
         batch_first: whether input and output are [B, T, ...].
         dropout: while training, the probability with which the elements that pass from layer to layer are dropped.
         bidirectional: whether each layer has a second cell that reads the sequence from its end.
+        variational: whether one such mask holds for all steps of a sequence; not in PyTorch.
         dtype: float32 by default.
 
+    Args (when called):
+        input, hx: see above.
+        lengths: [B] integers, in place of PyTorch's packed sequences; see `Stack`.
+        return_states: also return the values of all states after every step; see `Stack`.
+
     Raises:
-        ValueError: an option is out of range; when called, input or states have the wrong shape.
+        ValueError: an option is out of range; when called, input, states or lengths do not fit.
+        TypeError: lengths are no integers.
 
     Attributes:
         weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0 (and weight_hr_l0): the parameters of the first layer's cell;
             `_l1` ... for further layers, `_l0_reverse` ... for the backward direction.
         fused: which engine runs the cells, see `Recurrent`.
+        recurrent_dropout: of an LSTM or a GRU, see `Cell.candidate`.
     """
 
     gates: str
+    recurrent_dropout: float
 
     def __init__(
         self,
@@ -62,144 +338,57 @@ class RecurrentStack(Module):
         bidirectional: bool = False,
         proj_size: int = 0,
         *,
+        variational: bool = False,
         dtype: Any = None,
     ) -> None:
-        name = type(self).__name__
-        for option, value in (("hidden_size", hidden_size), ("num_layers", num_layers)):
-            if not value > 0:
-                raise ValueError(f"{name}: {option} must be positive, not {value}")
-        check_probability(f"{name}: dropout", dropout)
-        if dropout and num_layers == 1:
-            warnings.warn(
-                f"{name}: dropout={dropout} acts between layers, so with num_layers=1 it does nothing", stacklevel=3
-            )
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, dropout, bidirectional
-        self.proj_size = proj_size
-        directions = ("", "_reverse") if bidirectional else ("",)
-        self._scans: list[list[Recurrent]] = []
+        if not hidden_size > 0:
+            raise ValueError(f"{type(self).__name__}: hidden_size must be positive, not {hidden_size}")
+        self.hidden_size, self.bias, self.proj_size = hidden_size, bias, proj_size
+        super().__init__(
+            lambda width: self._make_cell(width, dtype),
+            input_size,
+            num_layers,
+            batch_first=batch_first,
+            dropout=dropout,
+            bidirectional=bidirectional,
+            variational=variational,
+        )
         self._lent: list[tuple[Cell, str, str]] = []  # (cell, its name for a parameter, our name for it)
-        for layer in range(num_layers):
-            width = len(directions) * (proj_size or hidden_size) if layer else input_size
-            self._scans.append([])
-            for direction in directions:
-                cell = self._make_cell(width, dtype)
-                self._scans[-1].append(Recurrent(cell, reverse=direction == "_reverse"))
-                for name, parameter in cell.named_parameters():
-                    self._lent.append((cell, name, f"{name}_l{layer}{direction}"))
+        for layer, scans in enumerate(self._scans):
+            for scan in scans:
+                for name, parameter in scan.cell.named_parameters():
+                    self._lent.append((scan.cell, name, f"{name}_l{layer}{'_reverse' * scan.reverse}"))
                     setattr(self, self._lent[-1][2], parameter)
+        self._prepare()
 
     def _make_cell(self, input_size: int, dtype: Any) -> Cell:
         raise NotImplementedError
 
     def _members(self) -> Iterator[tuple[str, Any]]:
         """The parameters alone, under PyTorch's names: the cells only borrow them."""
-        return ((name, value) for name, value in super()._members() if not name.startswith(("_scans.", "_lent.")))
+        return ((name, value) for name, value in super()._members() if not name.startswith(("cells.", "_lent.")))
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        for cell in self._cells():
+        self._prepare()
+        for cell in self.cells:
             cell.reset_parameters()  # type: ignore[attr-defined]
 
-    @property
-    def fused(self) -> str:
-        """Which engine runs the cells: "auto", "require" or "never"."""
-        return self._scans[0][0].fused
-
-    @fused.setter
-    def fused(self, choice: str) -> None:
-        for layer in self._scans:
-            for scan in layer:
-                scan.fused = choice
-
-    def source(self, direction: str = "forward", layer: int = 0) -> str:
-        """The source of the compiled kernels of one layer, see `Recurrent.source`; both directions share it."""
-        list(self._cells())
-        return self._scans[layer][0].source(direction)
-
-    def explain(self) -> str:
-        """What the compiler made of the cells of all layers, see `Recurrent.explain`; both directions share it."""
-        list(self._cells())
-        texts = [layer[0].explain() for layer in self._scans]
-        if len(texts) == 1:
-            return texts[0]
-        return "\n\n".join(f"Layer {number}, {text}" for number, text in enumerate(texts))
-
-    def _cells(self) -> Iterator[Cell]:
-        """The cells of all layers and directions, with the parameters that are this module's at the moment."""
+    def _prepare(self) -> None:
+        """Give the cells the parameters, the mode and the recurrent dropout that are this module's at the moment."""
         for cell, cells_name, name in self._lent:
             vars(cell)[cells_name] = vars(self)[name]
-        return (scan.cell for layer in self._scans for scan in layer)
-
-    def forward(self, input: Any, hx: Any = None) -> tuple[Tensor, Any]:
-        """The outputs of the last layer at every step, and the final states of all layers: see the class."""
-        x = as_tensor(input)
-        batched = self._check_input(x)
-        states = None if hx is None else as_states(hx)
-        if not batched:
-            x = unsqueeze(x, 1)
-            states = None if states is None else tuple(unsqueeze(s, 1) for s in states)
-        elif self.batch_first:
-            x = transpose(x, 0, 1)
-        cells = list(self._cells())
-        if states is not None:
-            self._check_states(states, cells, x.shape[1], batched)
-
-        finals: list[tuple[Tensor, ...]] = []  # by layer and direction
-        for number, layer in enumerate(self._scans):
-            if number and self.training and self.dropout:
-                x = dropout(x, self.dropout)
-            outputs = []
+        for layer in self._scans:
             for scan in layer:
-                y, final = scan(x, None if states is None else tuple(s[len(finals)] for s in states))
-                outputs.append(y)
-                finals.append(as_states(final))
-            x = cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-
-        last = [stack(each) if len(each) > 1 else unsqueeze(each[0], 0) for each in zip(*finals)]
-        if not batched:
-            x, last = squeeze(x, 1), [squeeze(s, 1) for s in last]
-        elif self.batch_first:
-            x = transpose(x, 0, 1)
-        return x, tuple(last) if len(last) > 1 else last[0]
-
-    def _check_input(self, x: Tensor) -> bool:
-        """Whether the input has a batch dimension."""
-        name = type(self).__name__
-        if x.ndim not in (2, 3):
-            raise ValueError(
-                f"{name}: expected an input of 3 dimensions, or 2 without a batch, got {x.ndim} (shape {list(x.shape)})"
-            )
-        if x.shape[-1] != self.input_size:
-            raise ValueError(
-                f"{name}: expected {self.input_size} features in the last dimension, got {x.shape[-1]} (shape "
-                f"{list(x.shape)})"
-            )
-        if x.shape[1 if x.ndim == 3 and self.batch_first else 0] == 0:
-            raise ValueError(f"{name}: the sequence has no steps (shape {list(x.shape)})")
-        return x.ndim == 3
-
-    def _check_states(self, states: tuple[Tensor, ...], cells: list[Cell], batch_size: int, batched: bool) -> None:
-        name, names = type(self).__name__, cells[0].state_names
-        if len(states) != len(names):
-            raise ValueError(
-                f"{name}: expected initial state{'s' * (len(names) > 1)} {', '.join(names)}, got {len(states)} of them"
-            )
-        for state_name, state, pattern in zip(names, states, cells[0].begin(None, batch_size)):
-            expected = (len(cells), *pattern.shape)
-            if state.shape != expected:
-                without = lambda shape: list(shape if batched else (*shape[:1], *shape[2:]))
-                raise ValueError(
-                    f"{name}: initial state {state_name} has shape {without(state.shape)}, expected "
-                    f"{without(expected)}: [num_layers * directions, {'batch, ' if batched else ''}size]"
-                )
+                cell = scan.cell
+                if cell.training is not self.training:
+                    cell.train(self.training)
+                if "recurrent_dropout" in vars(self) and cell.recurrent_dropout is not self.recurrent_dropout:
+                    cell.recurrent_dropout = self.recurrent_dropout
 
     def extra_repr(self) -> str:
-        defaults = {
-            "num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0
-        }  # fmt: skip
-        options = [f"{name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value]
-        return ", ".join([str(self.input_size), str(self.hidden_size), *options])
+        names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size", "variational"]
+        return ", ".join([str(self.input_size), str(self.hidden_size), *self._options(*names, "recurrent_dropout")])
 
 
 class RNN(RecurrentStack):
@@ -224,10 +413,12 @@ class RNN(RecurrentStack):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        variational: bool = False,
         dtype: Any = None,
     ) -> None:
         self.nonlinearity = nonlinearity
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype)
+        options = dict(variational=variational, dtype=dtype)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options)
 
     def _make_cell(self, input_size: int, dtype: Any) -> Cell:
         return RNNCell(input_size, self.hidden_size, self.bias, self.nonlinearity, dtype=dtype)
@@ -243,6 +434,8 @@ class LSTM(RecurrentStack):
 
     Args:
         proj_size: P, if positive: outputs and h are projected to P numbers, see `ProjectedLSTMCell`.
+        recurrent_dropout: while training, the probability with which elements of tanh(g) are dropped at each step, see
+            `Cell.candidate`; not in PyTorch.
     """
 
     gates = LSTMCell.gates
@@ -258,12 +451,16 @@ class LSTM(RecurrentStack):
         bidirectional: bool = False,
         proj_size: int = 0,
         *,
+        variational: bool = False,
+        recurrent_dropout: float = 0.0,
         dtype: Any = None,
     ) -> None:
         if proj_size and not 0 < proj_size < hidden_size:
             raise ValueError(f"LSTM: proj_size must be at least 0 and below hidden_size={hidden_size}, not {proj_size}")
+        self.recurrent_dropout = recurrent_dropout
+        options = dict(variational=variational, dtype=dtype)
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, dtype=dtype
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, **options
         )
 
     def _make_cell(self, input_size: int, dtype: Any) -> Cell:
@@ -276,6 +473,10 @@ class GRU(RecurrentStack):
     """Layers of `GRUCell` (Cho et al., 2014), gate order r z n, "reset after".
 
     `output, h_n = gru(input, h_0)`. Arguments and shapes are those of `RecurrentStack`, PyTorch's.
+
+    Args:
+        recurrent_dropout: while training, the probability with which elements of n are dropped at each step, see
+            `Cell.candidate`; not in PyTorch.
     """
 
     gates = GRUCell.gates
@@ -290,9 +491,13 @@ class GRU(RecurrentStack):
         dropout: float = 0.0,
         bidirectional: bool = False,
         *,
+        variational: bool = False,
+        recurrent_dropout: float = 0.0,
         dtype: Any = None,
     ) -> None:
-        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype=dtype)
+        self.recurrent_dropout = recurrent_dropout
+        options = dict(variational=variational, dtype=dtype)
+        super().__init__(input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options)
 
     def _make_cell(self, input_size: int, dtype: Any) -> Cell:
         return GRUCell(input_size, self.hidden_size, self.bias, dtype=dtype)
