@@ -1,0 +1,236 @@
+"""Functions of machine code, written down instruction by instruction with Python's operators.
+
+    module = new_module("example")
+    f = Function(module, "triangle", ["n"])            # sum of the numbers below n
+    (n,) = f.arguments
+    total = f.variable(0)
+    with f.loop(0, n) as i:
+        total.set(total.get() + i)
+    f.give(total.get())
+    compiled = Library(module).address("triangle")      # of a C function that takes and returns 64-bit integers
+
+Numba infers types, lowers and optimises at every use, a second or two for a matrix product. What is written down like
+this takes a tenth of that, because there is nothing to infer. All values are 64-bit integers: counts, strides and
+addresses in bytes; truths are what comparisons give. (Vectors: see `vector`.)
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import config
+from numba.core.codegen import get_host_cpu_features, initialize_llvm
+from numba.core.compiler_lock import global_compiler_lock
+
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+ALIGNMENT = 64  # of memory on the stack: a cache line
+
+
+class Int:
+    """An integer or a truth in a function that is being written: operators append instructions."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.value = builder, value
+
+    def _append(self, instruction: str, other: Any, *condition: str, turned: bool = False) -> "Int":
+        x, y = self.value, other.value if isinstance(other, Int) else ir.Constant(self.value.type, other)
+        x, y = (y, x) if turned else (x, y)
+        return Int(self.builder, getattr(self.builder, instruction)(*condition, x, y))
+
+    def __add__(self, other: Any) -> "Int":
+        return self._append("add", other)
+
+    def __sub__(self, other: Any) -> "Int":
+        return self._append("sub", other)
+
+    def __rsub__(self, other: Any) -> "Int":
+        return self._append("sub", other, turned=True)
+
+    def __mul__(self, other: Any) -> "Int":
+        return self._append("mul", other)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __floordiv__(self, other: Any) -> "Int":
+        """Neither side may be negative."""
+        return self._append("udiv", other)
+
+    def __and__(self, other: Any) -> "Int":
+        return self._append("and_", other)
+
+    def __or__(self, other: Any) -> "Int":
+        return self._append("or_", other)
+
+    def __invert__(self) -> "Int":
+        return Int(self.builder, self.builder.not_(self.value))
+
+    def __lt__(self, other: Any) -> "Int":
+        return self._append("icmp_signed", other, "<")
+
+    def __le__(self, other: Any) -> "Int":
+        return self._append("icmp_signed", other, "<=")
+
+    def __gt__(self, other: Any) -> "Int":
+        return self._append("icmp_signed", other, ">")
+
+    def __ge__(self, other: Any) -> "Int":
+        return self._append("icmp_signed", other, ">=")
+
+    def __eq__(self, other: Any) -> "Int":  # type: ignore[override]
+        return self._append("icmp_signed", other, "==")
+
+    def __ne__(self, other: Any) -> "Int":  # type: ignore[override]
+        return self._append("icmp_signed", other, "!=")
+
+
+class Variable:
+    """A place on the stack, which LLVM turns into a register."""
+
+    def __init__(self, builder: Any, place: Any) -> None:
+        self.builder, self.place = builder, place
+
+    def get(self) -> Int:
+        return Int(self.builder, self.builder.load(self.place))
+
+    def set(self, value: Int) -> None:
+        self.builder.store(value.value, self.place)
+
+
+class Function:
+    """A C function of 64-bit integers that is being written; `local` ones can only be called from their module."""
+
+    def __init__(self, module: Any, name: str, parameters: Sequence[str], local: bool = False, gives: Any = None):
+        kind = ir.FunctionType(gives or ir.VoidType(), [I64] * len(parameters))
+        self.module, self.function = module, ir.Function(module, kind, name)
+        self.function.linkage = "internal" if local else "external"
+        self.builder = ir.IRBuilder(self.function.append_basic_block())
+        for argument, parameter in zip(self.function.args, parameters):
+            argument.name = parameter
+        self.arguments = [Int(self.builder, argument) for argument in self.function.args]
+
+    def number(self, n: Any) -> Int:
+        return n if isinstance(n, Int) else Int(self.builder, ir.Constant(I64, n))
+
+    def pick(self, condition: Int, a: Any, b: Any) -> Int:
+        """`a` if the condition holds, else `b`."""
+        return Int(self.builder, self.builder.select(condition.value, self.number(a).value, self.number(b).value))
+
+    def least(self, a: Any, b: Any) -> Int:
+        return self.pick(self.number(a) < b, a, b)
+
+    def most(self, a: Any, b: Any) -> Int:
+        return self.pick(self.number(a) > b, a, b)
+
+    @contextlib.contextmanager
+    def loop(self, start: Any, stop: Any, step: Any = 1) -> Iterator[Int]:
+        """What is written inside runs for every number in range(start, stop, step); the step is positive."""
+        builder, before = self.builder, self.builder.block
+        head, body, after = (builder.append_basic_block() for _ in range(3))
+        start, stop, step = (self.number(n).value for n in (start, stop, step))
+        builder.branch(head)
+        builder.position_at_end(head)
+        i = builder.phi(I64)
+        i.add_incoming(start, before)
+        builder.cbranch(builder.icmp_signed("<", i, stop), body, after)
+        builder.position_at_end(body)
+        yield Int(builder, i)
+        i.add_incoming(builder.add(i, step), builder.block)
+        builder.branch(head)
+        builder.position_at_end(after)
+
+    def when(self, condition: Int) -> Any:
+        return self.builder.if_then(condition.value)
+
+    def either(self, condition: Int) -> Any:
+        """Two places to write to, one for each outcome of the condition."""
+        return self.builder.if_else(condition.value)
+
+    def variable(self, value: Any) -> Variable:
+        with self.builder.goto_entry_block():
+            place = self.builder.alloca(I64)
+        variable = Variable(self.builder, place)
+        variable.set(self.number(value))
+        return variable
+
+    def stack(self, size: int) -> Int:
+        """The address of `size` bytes on the stack, the same ones however often this is passed."""
+        with self.builder.goto_entry_block():
+            place = self.builder.alloca(ir.ArrayType(I8, size))
+            place.align = ALIGNMENT
+            return Int(self.builder, self.builder.ptrtoint(place, I64))
+
+    def pointer(self, address: Int, kind: Any) -> Any:
+        return self.builder.inttoptr(address.value, kind.as_pointer())
+
+    def read(self, address: Int, kind: Any = I64) -> Int:
+        value = self.builder.load(self.pointer(address, kind))
+        return Int(self.builder, value if kind == I64 else self.builder.sext(value, I64))
+
+    def write(self, address: Int, value: Any) -> None:
+        self.builder.store(self.number(value).value, self.pointer(address, I64))
+
+    def call(self, function: Any, *arguments: Any) -> Int:
+        """Call a `Function`, or a C function named by a string that takes and returns 64-bit integers."""
+        if isinstance(function, str):
+            kind = ir.FunctionType(I64, [I64] * len(arguments))
+            known = self.module.globals.get(function)
+            target = known if known is not None else ir.Function(self.module, kind, function)
+        else:
+            target = function.function
+        return Int(self.builder, self.builder.call(target, [self.number(x).value for x in arguments]))
+
+    def give(self, value: Any = None) -> None:
+        """Return from the function."""
+        if value is None:
+            self.builder.ret_void()
+        else:
+            self.builder.ret(self.number(value).value)
+
+
+# What is written by hand needs little more than its variables moved to registers: the usual pipeline takes ten times as
+# long for code that is no faster.
+_PASSES = ("sroa", "instruction_combine", "simplify_cfg", "loop_rotate")
+
+
+_libraries: list["Library"] = []
+
+
+class Library:
+    """The machine code of a module. It is never freed: its functions may be running."""
+
+    def __init__(self, module: Any) -> None:
+        with global_compiler_lock:
+            initialize_llvm()
+            target = binding.Target.from_default_triple()
+            processor = dict(cpu=config.CPU_NAME or binding.get_host_cpu_name(), features=features())
+            relocation = "static" if target.name.startswith("x86") else "default"
+            machine = target.create_target_machine(**processor, opt=3, reloc=relocation, codemodel="jitdefault", jit=True)
+            self.module = binding.parse_assembly(str(module))
+            self.module.verify()
+            builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options())
+            passes = binding.create_new_module_pass_manager()
+            if all(hasattr(passes, f"add_{name}_pass") for name in _PASSES):
+                for name in _PASSES:
+                    getattr(passes, f"add_{name}_pass")()
+            else:  # an older llvmlite
+                passes = builder.getModulePassManager()
+            passes.run(self.module, builder)
+            self.machine = machine
+            self.engine = binding.create_mcjit_compiler(self.module, machine)
+            self.engine.finalize_object()
+            _libraries.append(self)
+
+    def address(self, function: str) -> int:
+        return int(self.engine.get_function_address(function))
+
+    def assembly(self) -> str:
+        """The machine code, to be read."""
+        return str(self.machine.emit_assembly(binding.parse_assembly(str(self.module))))
+
+
+def features() -> str:
+    """What the processor has besides its base, as LLVM writes it: NUMBA_CPU_FEATURES, if that is set."""
+    return str(get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES)

@@ -1,0 +1,349 @@
+"""The machine code of matrix products, of one dtype: written here, called from `matmul` and from generated kernels.
+
+Loops around one tile (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008):
+
+    for k in parts of K:                 # DEPTH rows of a panel of B fit in the first-level cache
+        for j in parts of N:             # copy B to panels, ROW_BYTES wide, whose rows are contiguous ...
+            for i in parts of M:         # ... and A, unless its rows are contiguous as they are: HEIGHT rows of it
+                for panel in part of N:  # `multiply`                       fit in the second-level cache
+                    for rows in part of M:
+                        tile             # a block of C is held in registers while k runs
+
+A transposed operand costs nothing but another way to copy it. What would be read only once is not copied at all.
+
+Every element of C is the same sum in the same order - chains of at most DEPTH multiply-adds along k, the chains added
+one by one - wherever it lies and however rows and columns are cut. So results do not depend on the number of threads,
+nor on the other rows of a batch, to the last bit. (Products of a row and a column that are both contiguous along k
+are summed lane by lane: there they depend on the shape, but not on threads.)
+"""
+
+import ctypes
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+
+from .machine import I32, Function, Int, Library
+from .vector import (
+    BLOCK_BYTES,
+    HALF_ROWS,
+    HOST,
+    ROW_BYTES,
+    ROWS,
+    VECTORS,
+    WIDE,
+    Matrix,
+    Vectors,
+    inner_products,
+    tile,
+    transpose_square,
+)  # fmt: skip
+
+DEPTH = 256  # rows of a panel of B, which then fits in the first-level cache
+HEIGHT = 128 // ROWS * ROWS  # rows of A that fit in the second-level cache ...
+GROUP = 16  # ... beside this many panels
+LENGTH = 4096  # of a vector that fits in the first-level cache
+ROOM_BYTES = (HEIGHT * 8 + GROUP * ROW_BYTES) * DEPTH  # for copies of a part of A, float64 at most, and of B
+NEAR = 1 << 16  # bytes of B that are read again for every few rows of A without harm
+RELEASE = 1 << 18  # multiply-adds for which the interpreter's lock is released
+
+ACCUMULATE, PACKED = 1, 2  # flags of an entry
+
+_MATRICES = [f"{matrix}_{field}" for matrix in "abc" for field in Matrix._fields]
+
+
+class Products(NamedTuple):
+    """The machine code for one dtype."""
+
+    library: Library
+    entry: Any  # entry(a, b, c, flags, room) -> whether c (+)= a @ b has been done: see `_write_entry`
+    multiply: int  # an address, like the next: see `_write_multiply`
+    fill: Any
+
+
+@functools.cache
+def products(dtype: str) -> Products:
+    module = ir.Module(f"products of {dtype}")
+    copy = _write_copy(module, dtype)
+    fill = _write_fill(module, dtype, copy)
+    multiply = _write_multiply(module, dtype)
+    product = _write_product(module, dtype, copy, fill, multiply)
+    _write_entry(module, dtype, product)
+    library = Library(module)
+    fill_panels = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 7)(library.address("fill_panels"))
+    entry = _builtin("entry", library.address("entry"))
+    return Products(library, entry, library.address("multiply"), fill_panels)
+
+
+def _of_arguments(f: Function) -> tuple[list[Matrix], list[Int]]:
+    """A, B, C and the other arguments of a function whose parameters begin with _MATRICES."""
+    return [Matrix(*f.arguments[i : i + 3]) for i in (0, 3, 6)], f.arguments[9:]
+
+
+def _depth_of(f: Function, K: Int) -> Int:
+    """The number of rows of B to take at a time: K cut into equal parts of at most DEPTH."""
+    parts = f.most(1, (K + (DEPTH - 1)) // DEPTH)
+    return f.most(1, (K + parts - 1) // parts)
+
+
+def _write_multiply(module: Any, dtype: str) -> Function:
+    """multiply(A, B, C, M, N, K, accumulate): C[M, N] (+)= A[M, K] @ B[K, N], where B is packed.
+
+    A and C have any strides; C must not overlap the operands. Without `accumulate`, C is overwritten, whatever it
+    held. Where its rows are not contiguous, blocks are computed on the stack.
+    """
+    f = Function(module, "multiply", [*_MATRICES, "M", "N", "K", "accumulate"])
+    (A, B, C), (M, N, K, accumulate) = _of_arguments(f)
+    v = Vectors(f, dtype)
+    width, depth = ROW_BYTES // v.size, _depth_of(f, K)
+    spare = Matrix(f.stack(BLOCK_BYTES), ROW_BYTES, v.size)
+    contiguous = C.col == v.size
+    wide = f.pick((M == 1) & contiguous, N // (4 * width) * (4 * width), 0)
+    with f.loop(0, wide, 4 * width) as j, f.loop(0, f.most(K, 1), depth) as k:
+        part, add = f.least(depth, K - k), (accumulate != 0) | (k > 0)
+        b = B.rest(k, j // width)
+        tile(v, 1, WIDE, 1, A.rest(0, k), b, C.rest(0, j), 4 * width, part, add)
+    # Where all of B stays close at hand, C is written in the order of its rows.
+    blocks, columns = (M + (ROWS - 1)) // ROWS, (N - wide + (width - 1)) // width
+    rowwise = (K <= depth) & (K * N * v.size <= NEAR)
+    outer, inner = f.pick(rowwise, blocks, columns), f.pick(rowwise, columns, blocks)
+    with f.loop(0, outer) as far, f.loop(0, f.most(K, 1), depth) as k, f.loop(0, inner) as near:
+        i = f.pick(rowwise, far, near) * ROWS
+        j = f.pick(rowwise, near, far) * width + wide
+        live, cols, part = f.least(ROWS, M - i), f.least(width, N - j), f.least(depth, K - k)
+        add = (accumulate != 0) | (k > 0)
+        a, b, c = A.rest(i, k), B.rest(k, j // width), C.rest(i, j)
+        block = Matrix(f.pick(contiguous, c.data, spare.data), f.pick(contiguous, c.row, ROW_BYTES), v.size)
+        operands = live, a, b, block, cols, part, add & contiguous
+        with f.either(live <= HALF_ROWS) as (low, high):
+            with low:
+                tile(v, HALF_ROWS, VECTORS, *operands)
+            with high, f.either((cols * 2 <= width) & (VECTORS > 1)) as (narrow, wide_enough):
+                with narrow:
+                    tile(v, ROWS, 1, *operands)
+                with wide_enough:
+                    tile(v, ROWS, VECTORS, *operands)
+        with f.when(~contiguous), f.loop(0, live) as r, f.loop(0, cols) as s:
+            place, total = c.rest(r, s).data, v.load(spare.rest(r, s).data, v.element)
+            with f.either(add) as (more, first):
+                with more:
+                    v.store(v.add(v.load(place, v.element), total), place)
+                with first:
+                    v.store(total, place)
+    f.give()
+    return f
+
+
+def _write_copy(module: Any, dtype: str) -> Function:
+    """copy(source, target, M, N): target[M, N] = source[M, N], where the rows of `target` are contiguous."""
+    names = [f"{matrix}_{field}" for matrix in ("source", "target") for field in Matrix._fields]
+    f = Function(module, "copy", [*names, "M", "N"], local=True)
+    source, target = Matrix(*f.arguments[:3]), Matrix(*f.arguments[3:6])
+    M, N = f.arguments[6:]
+    v = Vectors(f, dtype)
+    by_rows, by_squares = source.col == v.size, (source.col != v.size) & (source.row == v.size)
+    columns = N // v.lanes * v.lanes
+    with f.loop(0, f.pick(by_rows, M, 0)) as i, f.loop(0, columns, v.lanes) as j:
+        v.store(v.load(source.rest(i, j).data), target.rest(i, j).data)
+    squares = f.pick(by_squares, M // v.lanes * v.lanes, 0)
+    with f.loop(0, squares, v.lanes) as i, f.loop(0, columns, v.lanes) as j:
+        transpose_square(v, source.rest(i, j).transposed(), target.rest(i, j))
+    rows = f.pick(by_rows, M, squares)  # of the part that has been copied by vectors
+    with f.loop(0, M) as i, f.loop(f.pick(i < rows, columns, 0), N) as j:
+        v.copy(source.rest(i, j).data, target.rest(i, j).data)
+    f.give()
+    return f
+
+
+def _write_fill(module: Any, dtype: str, copy: Function) -> Function:
+    """fill_panels(B, panels, K, N): copy B[K, N] to contiguous panels at address `panels`, `K` rows each.
+
+    There are zeros where the last one has no columns: garbage may be slow to multiply.
+    """
+    f = Function(module, "fill_panels", ["b_data", "b_row", "b_col", "panels", "step", "K", "N"])
+    B, (panels, step, K, N) = Matrix(*f.arguments[:3]), f.arguments[3:]
+    v = Vectors(f, dtype)
+    width = ROW_BYTES // v.size
+    with f.loop(0, N, width) as j:
+        panel = Matrix(panels + step * (j // width), f.number(ROW_BYTES), f.number(v.size))
+        with f.when(N - j < width), f.loop(0, K) as k, f.loop(0, ROW_BYTES, HOST.bytes) as n:
+            v.store(v.zero, panel.data + k * ROW_BYTES + n)
+        f.call(copy, *B.rest(0, j), *panel, K, f.least(width, N - j))
+    f.give()
+    return f
+
+
+def _write_product(
+    module: Any, dtype: str, copy: Function, fill: Function, multiply: Function
+) -> Function:
+    """product(A, B, C, M, N, K, flags, room): C[M, N] (+)= A[M, K] @ B[K, N] for matrices of any strides, or B packed.
+
+    `room` is the address of ROOM_BYTES of memory, M and N are at least 1.
+    """
+    f = Function(module, "product", [*_MATRICES, "M", "N", "K", "flags", "room"])
+    v = Vectors(f, dtype)
+    (A, B, C), (M, N, K, flags, room) = _of_arguments(f)
+    width, depth = ROW_BYTES // v.size, _depth_of(f, K)
+    packed, accumulate = (flags & PACKED) != 0, flags & ACCUMULATE
+    room_a = Matrix(room, f.number(DEPTH * v.size), f.number(v.size))
+    room_b = Matrix(room + HEIGHT * DEPTH * v.size, f.number(ROW_BYTES), f.number(DEPTH * ROW_BYTES))
+
+    def turn(condition: Int) -> None:  # C.T = B.T @ A.T
+        nonlocal A, B, C, M, N
+        pick = lambda x, y: Matrix(*(f.pick(condition, p, q) for p, q in zip(x, y)))
+        A, B, C = pick(B.transposed(), A), pick(A.transposed(), B), pick(C.transposed(), C)
+        M, N = f.pick(condition, N, M), f.pick(condition, M, N)
+
+    turn((N == 1) & ~packed)
+    with f.when((M == 1) & (B.row == v.size) & ~packed):  # both operands are contiguous along k, or can be made so
+        with f.loop(0, f.most(K, 1), LENGTH) as k:
+            part, add = f.least(LENGTH, K - k), (accumulate != 0) | (k > 0)
+            copied = A.col != v.size
+            with f.when(copied):
+                f.call(copy, *A.rest(0, k), *room_a, 1, part)
+            x = Matrix(f.pick(copied, room_a.data, A.rest(0, k).data), A.row, A.col)
+            with f.loop(0, N, ROWS) as j:
+                columns = B.rest(k, j).transposed()
+                inner_products(v, ROWS, f.least(ROWS, N - j), columns, x, C.rest(0, j), part, add)
+        f.give()
+        _go_on(f)
+    turn((C.col != v.size) & (C.row == v.size) & (M > 1) & ~packed)  # so that C is written by rows
+
+    def rows(k: Int, b: Matrix, j: Any, cols: Int) -> None:
+        part, add = f.least(depth, K - k), accumulate | f.pick(k > 0, 1, 0)
+        with f.loop(0, M, HEIGHT) as i:
+            height, a = f.least(HEIGHT, M - i), A.rest(i, k)
+            with f.when(copy_a):
+                f.call(copy, *a, *room_a, height, part)
+            a = Matrix(*(f.pick(copy_a, p, q) for p, q in zip(room_a, a)))
+            f.call(multiply, *a, *b, *C.rest(i, j), height, cols, part, add)
+
+    copy_a = (A.col != v.size) & (N > width) & (K > 1)
+    direct = (M <= ROWS) & (B.col == v.size) & ~packed  # a copy of B would be read only once
+    ready = f.pick(packed, N, f.pick(direct, N // width * width, 0))  # columns of B that need no copy
+    ready_col = f.pick(packed, B.col, ROW_BYTES)
+    group = f.pick((M > HEIGHT) | copy_a, GROUP * width, width)
+    with f.loop(0, f.most(K, 1), depth) as k:
+        with f.when(ready > 0):
+            rows(k, Matrix(B.rest(k, 0).data, B.row, ready_col), 0, ready)
+        with f.loop(ready, N, group) as j:
+            cols = f.least(group, N - j)
+            f.call(fill, *B.rest(k, j), room_b.data, room_b.col, f.least(depth, K - k), cols)
+            rows(k, room_b, j, cols)
+    f.give()
+    return f
+
+
+def _go_on(f: Function) -> None:
+    """Write on after a return: to a block that is never reached, so that what surrounds it can end."""
+    f.builder.position_at_end(f.builder.append_basic_block())
+
+
+# ---- From Python -----------------------------------------------------------------------------------------------------
+
+# The fields of an array object, in bytes from its beginning: NumPy promises that they stay where they are.
+_HEAD = object.__basicsize__
+_TYPE, _DATA, _NDIM, _SHAPE, _STRIDES, _DTYPE, _FLAGS = (_HEAD + n for n in (-8, 0, 8, 16, 24, 40, 48))
+_WRITEABLE = 0x400
+
+
+class _Array:
+    """An array argument of the function that is being written, with its last two axes and one before."""
+
+    def __init__(self, f: Function, size: int, address: Int) -> None:
+        self.f, self.address, self.size = f, address, size
+        self.ndim = f.read(address + _NDIM, I32)
+        shape, strides = f.read(address + _SHAPE), f.read(address + _STRIDES)
+        axis = lambda where, n: f.read(where + 8 * n)
+        last = self.ndim - 1
+        self.rows, self.cols = axis(shape, last - 1), axis(shape, last)
+        self.row, self.col = axis(strides, last - 1), axis(strides, last)
+        several = self.ndim > 2
+        first = f.pick(several, 0, last)  # not read beyond the end where there is no third axis
+        self.count = f.pick(several, axis(shape, first), 1)
+        self.step = f.pick(several, axis(strides, first), 0)
+        self.data = f.read(address + _DATA)
+
+    def ends(self) -> tuple[Int, Int]:
+        """The lowest address of an element and the one after the highest."""
+        f, low, high = self.f, self.data, self.data + self.size
+        for count, step in (self.count, self.step), (self.rows, self.row), (self.cols, self.col):
+            way = (count - 1) * step
+            low, high = low + f.least(way, 0), high + f.most(way, 0)
+        return low, high
+
+
+def _write_entry(module: Any, dtype: str, product: Function) -> Function:
+    """entry(a, b, c, flags, room) -> 1 if c (+)= a @ b has been done, 0 if it cannot be done like this.
+
+    It is called by the interpreter with its objects. It refuses, before anything is changed, what is no array of the
+    dtype with two axes or three (the first for stacks of matrices), what does not fit, and a `c` that is read-only or
+    may overlap an operand. Where the flag PACKED is set, `b` is [panels, K, width].
+    """
+    f = Function(module, "entry", ["self", "arguments", "count"], gives=ir.IntType(64))
+    objects = [f.read(f.arguments[1] + 8 * i) for i in range(5)]
+    v, kind = Vectors(f, dtype), np.dtype(dtype)
+    fail = f.builder.append_basic_block()
+
+    def require(condition: Int) -> None:
+        go_on = f.builder.append_basic_block()
+        f.builder.cbranch(condition.value, go_on, fail)
+        f.builder.position_at_end(go_on)
+
+    for x in objects[:3]:
+        require(f.read(x + _TYPE) == id(np.ndarray))
+        require(f.read(x + _DTYPE) == id(kind))
+        ndim = f.read(x + _NDIM, I32)
+        require((ndim == 2) | (ndim == 3))
+    a, b, c = (_Array(f, v.size, x) for x in objects[:3])
+    flags, room = (f.call("PyLong_AsLongLong", x) for x in objects[3:])
+    packed = (flags & PACKED) != 0
+    M, K, N = a.rows, a.cols, c.cols
+    require((f.read(objects[2] + _FLAGS, I32) & _WRITEABLE) != 0)
+    require((c.rows == M) & (b.rows == K))
+    with f.either(packed) as (panels, matrices):
+        with panels:
+            enough = (b.count * b.cols >= N) & (b.cols * v.size == ROW_BYTES) & (b.ndim == 3) & (a.ndim == 2)
+            require(enough & (c.ndim == 2) & (b.col == v.size) & (b.row == ROW_BYTES))
+        with matrices:
+            require((b.cols == N) & (a.ndim == c.ndim) & (b.ndim == c.ndim))
+            require((a.count == c.count) & (b.count == c.count))
+    work = M * N * c.count
+    with f.when(work > 0):
+        low, high = c.ends()
+        for x in a, b:
+            x_low, x_high = x.ends()
+            require((K == 0) | (x_high <= low) | (high <= x_low))
+        A, B, C = Matrix(a.data, a.row, a.col), Matrix(b.data, b.row, f.pick(packed, b.step, b.col)), Matrix(c.data, c.row, c.col)
+        release = work * K >= RELEASE
+        state = f.variable(0)
+        with f.when(release):
+            state.set(f.call("PyEval_SaveThread"))
+        with f.loop(0, c.count) as n:
+            move = lambda x, step: Matrix(x.data + step * n, x.row, x.col)
+            f.call(product, *move(A, a.step), *move(B, f.pick(packed, 0, b.step)), *move(C, c.step), M, N, K, flags, room)
+        with f.when(release):
+            f.call("PyEval_RestoreThread", state.get())
+    f.give(f.call("PyLong_FromLongLong", 1))
+    f.builder.position_at_end(fail)
+    f.give(f.call("PyLong_FromLongLong", 0))
+    return f
+
+
+class _MethodDef(ctypes.Structure):
+    _fields_ = (
+        ("name", ctypes.c_char_p), ("function", ctypes.c_void_p), ("flags", ctypes.c_int), ("doc", ctypes.c_char_p),
+    )  # fmt: skip
+
+
+_METH_FASTCALL = 0x80
+_definitions: list[_MethodDef] = []  # as long as the process lives, because the builtins refer to them
+
+
+def _builtin(name: str, address: int) -> Any:
+    """The C function PyObject *(PyObject *self, PyObject **arguments, Py_ssize_t count) at `address`, for Python."""
+    _definitions.append(_MethodDef(name.encode(), address, _METH_FASTCALL, None))
+    new = ctypes.pythonapi.PyCFunction_NewEx
+    new.argtypes, new.restype = [ctypes.c_void_p] * 3, ctypes.py_object
+    return new(ctypes.addressof(_definitions[-1]), None, None)
