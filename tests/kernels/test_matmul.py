@@ -22,6 +22,7 @@ from tinygrad_rnn.kernels import matmul as module
 from tinygrad_rnn.kernels import products, threads, vector
 from tinygrad_rnn.kernels.matmul import matmul, matmul_packed, matrix, matrix_at, multiply, pack, panels, shift
 from tinygrad_rnn.kernels.memory import JIT
+from tinygrad_rnn.kernels.team import team
 
 compiled = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
 
@@ -563,10 +564,14 @@ def multiply_in_a_forked_child():
     """Threads before and after a fork, in the parent and in the child."""
     config.NUMBA_NUM_THREADS, module.ONE_THREAD = 4, 1
     a = np.eye(300, dtype=np.float32)
-    assert np.array_equal(matmul(a, a), a) and len(threads._helpers) == 3
+    assert np.array_equal(matmul(a, a), a) and len(team.helpers) == 3
+    threads.run(id, 4)
     child = os.fork()
     if child == 0:
-        os._exit(0 if not threads._helpers and np.array_equal(matmul(a, a), a) and len(threads._helpers) == 3 else 1)
+        forgotten = not team.helpers and not threads._helpers
+        threads.run(id, 4)
+        works = np.array_equal(matmul(a, a), a) and len(team.helpers) == len(threads._helpers) == 3
+        os._exit(0 if forgotten and works else 1)
     _, status = os.waitpid(child, 0)
     assert np.array_equal(matmul(a, a), a)
     print(status)

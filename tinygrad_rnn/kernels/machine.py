@@ -141,6 +141,23 @@ class Function:
         builder.branch(head)
         builder.position_at_end(after)
 
+    @contextlib.contextmanager
+    def endless_loop(self) -> Iterator[Any]:
+        """What is written inside runs until the function that is given here is called with a false condition."""
+        builder = self.builder
+        body, after = (builder.append_basic_block() for _ in range(2))
+        builder.branch(body)
+        builder.position_at_end(body)
+
+        def leave_unless(condition: Int) -> None:
+            more = builder.append_basic_block()
+            builder.cbranch(condition.value, more, after)
+            builder.position_at_end(more)
+
+        yield leave_unless
+        builder.branch(body)
+        builder.position_at_end(after)
+
     def when(self, condition: Int) -> Any:
         return self.builder.if_then(condition.value)
 
@@ -161,6 +178,9 @@ class Function:
             place = self.builder.alloca(ir.ArrayType(I8, size))
             place.align = ALIGNMENT
             return Int(self.builder, self.builder.ptrtoint(place, I64))
+
+    def address_of(self, function: "Function") -> Int:
+        return Int(self.builder, self.builder.ptrtoint(function.function, I64))
 
     def pointer(self, address: Int, kind: Any) -> Any:
         return self.builder.inttoptr(address.value, kind.as_pointer())
@@ -189,6 +209,10 @@ class Function:
         else:
             self.builder.ret(self.number(value).value)
 
+    def go_on(self) -> None:
+        """Write on after `give`, to a block that is never reached, so that what surrounds it can end."""
+        self.builder.position_at_end(self.builder.append_basic_block())
+
 
 # What is written by hand needs little more than its variables moved to registers: the usual pipeline takes ten times as
 # long for code that is no faster.
@@ -207,7 +231,9 @@ class Library:
             target = binding.Target.from_default_triple()
             processor = dict(cpu=config.CPU_NAME or binding.get_host_cpu_name(), features=features())
             relocation = "static" if target.name.startswith("x86") else "default"
-            machine = target.create_target_machine(**processor, opt=3, reloc=relocation, codemodel="jitdefault", jit=True)
+            machine = target.create_target_machine(
+                **processor, opt=3, reloc=relocation, codemodel="jitdefault", jit=True
+            )
             self.module = binding.parse_assembly(str(module))
             self.module.verify()
             builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options())

@@ -34,12 +34,13 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from . import threads
-from .products import ACCUMULATE, PACKED, ROOM_BYTES, products
+from .memory import lines
+from .products import ACCUMULATE, ANYWAY, PACKED, ROOM_BYTES, WANTS_HELPERS, products
+from .team import team
 from .threads import get_num_threads, set_num_threads
-from .vector import ROW_BYTES, ROWS, Matrix
+from .vector import ROW_BYTES, Matrix
 
-ONE_THREAD = 16_000_000  # multiply-adds below which a second thread does not pay: some 0.2 ms
+ONE_THREAD = 1_000_000  # multiply-adds below which a second thread does not pay: some 20 microseconds
 
 __all__ = [
     "Matrix", "Packed", "get_num_threads", "matmul", "matmul_packed", "matrix", "matrix_at", "multiply", "pack",
@@ -146,7 +147,7 @@ _slots = {dtype: _Slot(dtype) for dtype in ("float32", "float64")}
 
 # ---- From Python -----------------------------------------------------------------------------------------------------
 
-def _interpreted_entry(a, b, c, flags, room):
+def _interpreted_entry(a, b, c, flags, room, threads, one_thread):
     """NumPy's product, for NUMBA_DISABLE_JIT=1: summed in another order, so the last bits differ."""
     if flags & PACKED:
         panels, K, width = b.shape
@@ -169,18 +170,11 @@ class _Entries(dict[np.dtype[Any], Any]):
 _entries = _Entries()
 
 
-def _lines(size: int) -> np.ndarray:
-    """`size` bytes of zeros that begin with a cache line."""
-    array = np.zeros(size + 64, np.uint8)
-    start = -array.ctypes.data % 64
-    return array[start : start + size]
-
-
 class _Room(threading.local):
     """Memory of a thread for copies of parts of the operands, kept: fresh pages would cost as much as the product."""
 
     def __init__(self) -> None:
-        self.array = _lines(ROOM_BYTES)
+        self.array = lines(ROOM_BYTES)
         self.address = self.array.ctypes.data
 
 
@@ -214,7 +208,7 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, accumula
     if out is None and not accumulate and a.ndim == 2 == b.ndim:
         c = np.empty((a.shape[0], b.shape[1]), a.dtype)
     # The entry refuses what is not simple, which costs it less than it would cost Python to look.
-    if c is not None and _entries[a.dtype](a, b, c, accumulate, _room.address):
+    if c is not None and _done(a, b, c, accumulate):
         return c
     if b.dtype != a.dtype:
         raise TypeError(f"matmul(a, b): dtypes differ: a is {a.dtype}, b is {b.dtype}")
@@ -240,7 +234,7 @@ def pack(b: np.ndarray) -> Packed:
     _entries[b.dtype]
     width = ROW_BYTES // b.itemsize
     shape = (-(-N // width), K, width)
-    panels = _lines(math.prod(shape) * b.itemsize).view(b.dtype).reshape(shape)
+    panels = lines(math.prod(shape) * b.itemsize).view(b.dtype).reshape(shape)
     if config.DISABLE_JIT:
         for j in range(N):
             panels[j // width, :, j % width] = b[:, j]
@@ -255,7 +249,7 @@ def matmul_packed(
     """out (+)= a @ b, where `packed` is `pack(b)` and `a` is [M, K]. For arguments and errors see `matmul`."""
     panels, (K, N) = packed
     c = np.empty((len(a), N), a.dtype) if out is None and not accumulate and a.ndim == 2 else out
-    if c is not None and c.shape[-1] == N and _entries[a.dtype](a, panels, c, accumulate | PACKED, _room.address):
+    if c is not None and c.shape[-1] == N and _done(a, panels, c, accumulate | PACKED):
         return c
     if panels.dtype != a.dtype:
         raise TypeError(f"matmul_packed(a, b): dtypes differ: a is {a.dtype}, b is {panels.dtype}")
@@ -297,7 +291,8 @@ def _target(
 def _run_stacks(a: np.ndarray, b: np.ndarray, c: np.ndarray, batch: tuple[int, ...], accumulate: bool) -> None:
     """c (+)= a @ b for every index into the batch dimensions."""
     if batch and b.ndim == 2 and a.flags.c_contiguous and c.flags.c_contiguous:  # one product over all rows
-        a, c, batch = a.reshape(-1, a.shape[-1]), c.reshape(-1, c.shape[-1]), ()
+        rows = math.prod(a.shape[:-1])
+        a, c, batch = a.reshape(rows, a.shape[-1]), c.reshape(rows, c.shape[-1]), ()
     if not batch:
         _run(a, b, c, accumulate)
         return
@@ -307,5 +302,15 @@ def _run_stacks(a: np.ndarray, b: np.ndarray, c: np.ndarray, batch: tuple[int, .
 
 
 def _run(a: np.ndarray, b: np.ndarray, c: np.ndarray, flags: int) -> None:
-    done = _entries[c.dtype](a, b, c, flags, _room.address)
+    done = _done(a, b, c, flags)
     assert done, "a product that has been checked was refused"
+
+
+def _done(a: np.ndarray, b: np.ndarray, c: np.ndarray, flags: int) -> bool:
+    """c (+)= a @ b, on several threads if the work is worth it; false if `products.entry` refuses."""
+    entry, n = _entries[a.dtype], get_num_threads()
+    done = entry(a, b, c, flags, _room.address, n, ONE_THREAD)
+    if done == WANTS_HELPERS:
+        team.start(n - 1, ROOM_BYTES)
+        done = entry(a, b, c, flags | ANYWAY, _room.address, n, ONE_THREAD)
+    return bool(done)

@@ -7,6 +7,7 @@ import inspect
 import platform
 from typing import Any
 
+import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
@@ -18,6 +19,13 @@ JIT: dict[str, Any] = dict(fastmath={"contract"}, error_model="numpy", nogil=Tru
 # Where a row is summed: the order of the sum may be the compiler's choice, or it would not be vector code. The rules
 # that are called from there keep their own flags.
 REDUCE = JIT | dict(fastmath={"contract", "reassoc"})
+
+
+def lines(size: int) -> np.ndarray:
+    """`size` bytes of zeros that begin with a cache line."""
+    array = np.zeros(size + 64, np.uint8)
+    start = -array.ctypes.data % 64
+    return array[start : start + size]
 
 
 @intrinsic

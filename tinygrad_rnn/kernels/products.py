@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from .machine import I32, Function, Int, Library
+from .machine import I32, I64, Function, Int, Library
+from .team import JOB_BYTES, STARTED, team, write_share
 from .vector import (
     BLOCK_BYTES,
     HALF_ROWS,
@@ -48,7 +49,8 @@ ROOM_BYTES = (HEIGHT * 8 + GROUP * ROW_BYTES) * DEPTH  # for copies of a part of
 NEAR = 1 << 16  # bytes of B that are read again for every few rows of A without harm
 RELEASE = 1 << 18  # multiply-adds for which the interpreter's lock is released
 
-ACCUMULATE, PACKED = 1, 2  # flags of an entry
+ACCUMULATE, PACKED, ANYWAY = 1, 2, 4  # flags of an entry; the last: without the helpers that there should be
+REFUSED, WANTS_HELPERS = 0, 2  # what it may return besides 1
 
 _MATRICES = [f"{matrix}_{field}" for matrix in "abc" for field in Matrix._fields]
 
@@ -69,10 +71,10 @@ def products(dtype: str) -> Products:
     fill = _write_fill(module, dtype, copy)
     multiply = _write_multiply(module, dtype)
     product = _write_product(module, dtype, copy, fill, multiply)
-    _write_entry(module, dtype, product)
+    _write_entry(module, dtype, _write_chunk(module, dtype, product), write_share(module))
     library = Library(module)
     fill_panels = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 7)(library.address("fill_panels"))
-    entry = _builtin("entry", library.address("entry"))
+    entry = _builtin("entry", library.address("entry"), (np.ndarray, np.dtype(dtype), team.address))
     return Products(library, entry, library.address("multiply"), fill_panels)
 
 
@@ -207,7 +209,7 @@ def _write_product(
                 columns = B.rest(k, j).transposed()
                 inner_products(v, ROWS, f.least(ROWS, N - j), columns, x, C.rest(0, j), part, add)
         f.give()
-        _go_on(f)
+        f.go_on()
     turn((C.col != v.size) & (C.row == v.size) & (M > 1) & ~packed)  # so that C is written by rows
 
     def rows(k: Int, b: Matrix, j: Any, cols: Int) -> None:
@@ -233,11 +235,6 @@ def _write_product(
             rows(k, room_b, j, cols)
     f.give()
     return f
-
-
-def _go_on(f: Function) -> None:
-    """Write on after a return: to a block that is never reached, so that what surrounds it can end."""
-    f.builder.position_at_end(f.builder.append_basic_block())
 
 
 # ---- From Python -----------------------------------------------------------------------------------------------------
@@ -274,60 +271,115 @@ class _Array:
         return low, high
 
 
-def _write_entry(module: Any, dtype: str, product: Function) -> Function:
-    """entry(a, b, c, flags, room) -> 1 if c (+)= a @ b has been done, 0 if it cannot be done like this.
+# What a chunk is told, a number each.
+_JOB = [
+    *_MATRICES, "M", "N", "K", "flags", "count", "a_step", "b_step", "c_step", "axis", "length", "unit", "pieces",
+]  # fmt: skip
+_STACK, _COLUMNS, _ROWS = range(3)  # the axis that is cut
 
-    It is called by the interpreter with its objects. It refuses, before anything is changed, what is no array of the
-    dtype with two axes or three (the first for stacks of matrices), what does not fit, and a `c` that is read-only or
-    may overlap an operand. Where the flag PACKED is set, `b` is [panels, K, width].
+
+def _write_chunk(module: Any, dtype: str, product: Function) -> Function:
+    """chunk(job, i, room): compute part `i` of the products that `job` describes."""
+    f = Function(module, "chunk", ["job", "i", "room"])
+    job, i, room = f.arguments
+    told = {name: f.read(job + 8 * n) for n, name in enumerate(_JOB)}
+    fields = [told[name] for name in _MATRICES]
+    A, B, C = (Matrix(*fields[n : n + 3]) for n in (0, 3, 6))
+    start = lambda n: told["length"] * n // told["pieces"] // told["unit"] * told["unit"]
+    low, high = start(i), f.pick(i + 1 == told["pieces"], told["length"], start(i + 1))
+    ranges = [  # begin at 0 where the axis is not cut
+        (f.pick(told["axis"] == axis, low, 0), f.pick(told["axis"] == axis, high, told[name]))
+        for axis, name in ((_STACK, "count"), (_COLUMNS, "N"), (_ROWS, "M"))
+    ]
+    (first, last), (j, j_end), (i, i_end) = ranges
+    packed = (told["flags"] & PACKED) != 0
+    width = ROW_BYTES // Vectors(f, dtype).size
+    A, B, C = A.rest(i, 0), B.rest(0, f.pick(packed, j // width, j)), C.rest(i, j)
+    with f.loop(first, last) as n:
+        moved = [x._replace(data=x.data + told[step] * n) for x, step in zip((A, B, C), ("a_step", "b_step", "c_step"))]
+        f.call(product, *moved[0], *moved[1], *moved[2], i_end - i, j_end - j, told["K"], told["flags"], room)
+    f.give()
+    return f
+
+
+def _write_entry(module: Any, dtype: str, chunk: Function, share: Function) -> Function:
+    """entry(a, b, c, flags, room, threads, one_thread) -> 1 if c (+)= a @ b has been done, else why it has not.
+
+    It is called by the interpreter with its objects, `self` being (np.ndarray, the dtype, the address of the team). It
+    refuses, before anything is changed, what is no array of the dtype with two axes or three (the first for stacks of
+    matrices), what does not fit, and a `c` that is read-only or may overlap an operand. Where the flag PACKED is set,
+    `b` is [panels, K, width]. The number of `threads` counts from `one_thread` multiply-adds on.
     """
-    f = Function(module, "entry", ["self", "arguments", "count"], gives=ir.IntType(64))
-    objects = [f.read(f.arguments[1] + 8 * i) for i in range(5)]
-    v, kind = Vectors(f, dtype), np.dtype(dtype)
-    fail = f.builder.append_basic_block()
+    f = Function(module, "entry", ["self", "arguments", "count"], gives=I64)
+    v, (known, arguments, _) = Vectors(f, dtype), f.arguments
+    array_type, element, team = (f.read(known + tuple.__basicsize__ + 8 * n) for n in range(3))
+    objects = [f.read(arguments + 8 * n) for n in range(7)]
+    refuse = f.builder.append_basic_block()
 
     def require(condition: Int) -> None:
         go_on = f.builder.append_basic_block()
-        f.builder.cbranch(condition.value, go_on, fail)
+        f.builder.cbranch(condition.value, go_on, refuse)
         f.builder.position_at_end(go_on)
 
     for x in objects[:3]:
-        require(f.read(x + _TYPE) == id(np.ndarray))
-        require(f.read(x + _DTYPE) == id(kind))
+        require(f.read(x + _TYPE) == array_type)
         ndim = f.read(x + _NDIM, I32)
-        require((ndim == 2) | (ndim == 3))
+        require((f.read(x + _DTYPE) == element) & ((ndim == 2) | (ndim == 3)))
     a, b, c = (_Array(f, v.size, x) for x in objects[:3])
-    flags, room = (f.call("PyLong_AsLongLong", x) for x in objects[3:])
+    flags, room, threads, one_thread, team = (f.call("PyLong_AsLongLong", x) for x in (*objects[3:], team))
     packed = (flags & PACKED) != 0
     M, K, N = a.rows, a.cols, c.cols
     require((f.read(objects[2] + _FLAGS, I32) & _WRITEABLE) != 0)
     require((c.rows == M) & (b.rows == K))
     with f.either(packed) as (panels, matrices):
         with panels:
-            enough = (b.count * b.cols >= N) & (b.cols * v.size == ROW_BYTES) & (b.ndim == 3) & (a.ndim == 2)
-            require(enough & (c.ndim == 2) & (b.col == v.size) & (b.row == ROW_BYTES))
+            require((b.count * b.cols >= N) & (b.cols * v.size == ROW_BYTES) & (a.ndim == 2) & (c.ndim == 2))
+            require((b.ndim == 3) & (b.col == v.size) & ((b.row == ROW_BYTES) | (K == 0)))
         with matrices:
             require((b.cols == N) & (a.ndim == c.ndim) & (b.ndim == c.ndim))
             require((a.count == c.count) & (b.count == c.count))
-    work = M * N * c.count
-    with f.when(work > 0):
-        low, high = c.ends()
-        for x in a, b:
-            x_low, x_high = x.ends()
-            require((K == 0) | (x_high <= low) | (high <= x_low))
-        A, B, C = Matrix(a.data, a.row, a.col), Matrix(b.data, b.row, f.pick(packed, b.step, b.col)), Matrix(c.data, c.row, c.col)
-        release = work * K >= RELEASE
-        state = f.variable(0)
-        with f.when(release):
-            state.set(f.call("PyEval_SaveThread"))
-        with f.loop(0, c.count) as n:
-            move = lambda x, step: Matrix(x.data + step * n, x.row, x.col)
-            f.call(product, *move(A, a.step), *move(B, f.pick(packed, 0, b.step)), *move(C, c.step), M, N, K, flags, room)
-        with f.when(release):
-            f.call("PyEval_RestoreThread", state.get())
+    low, high = c.ends()
+    for x_low, x_high in a.ends(), b.ends():
+        require((K == 0) | (x_high <= low) | (high <= x_low) | (M * N * c.count == 0))
+
+    work = M * N * c.count * K
+    several = (work >= one_thread) & (threads > 1)
+    started = f.read(team + STARTED)
+    with f.when(several & (started < threads - 1) & ((flags & ANYWAY) == 0)):
+        f.give(f.call("PyLong_FromLongLong", WANTS_HELPERS))
+        f.go_on()
+    # A few parts for each thread: small ones balance better, and cost more.
+    pieces = f.pick(several, threads * f.least(4, work // (32 * one_thread) + 1), 1)
+    width = ROW_BYTES // v.size
+    by_stack = c.count >= pieces
+    by_columns = ~by_stack & ((N // width >= pieces) | (N // width >= M // ROWS))
+    axis = f.pick(by_stack, _STACK, f.pick(by_columns, _COLUMNS, _ROWS))
+    length = f.pick(by_stack, c.count, f.pick(by_columns, N, M))
+    unit = f.pick(by_stack, 1, f.pick(by_columns, width, ROWS))
+    pieces = f.most(1, f.least(pieces, length // unit))
+    told = [
+        a.data, a.row, a.col, b.data, b.row, f.pick(packed, b.step, b.col), c.data, c.row, c.col, M, N, K, flags,
+        c.count, a.step, f.pick(packed, 0, b.step), c.step, axis, length, unit, pieces,
+    ]  # fmt: skip
+    job = f.stack(JOB_BYTES)
+    for n, number in enumerate(told):
+        f.write(job + 8 * n, number)
+
+    release, state = work >= RELEASE, f.variable(0)
+    with f.when(release):
+        state.set(f.call("PyEval_SaveThread"))
+    alone = f.variable(f.pick(M * N * c.count == 0, 0, pieces))
+    helpers = f.least(f.least(threads, pieces) - 1, started)
+    with f.when((alone.get() > 1) & (helpers > 0)):
+        shared = f.call(share, team, helpers, pieces, f.address_of(chunk), job, room)
+        alone.set(f.pick(shared == 1, 0, pieces))
+    with f.loop(0, alone.get()) as i:
+        f.call(chunk, job, i, room)
+    with f.when(release):
+        f.call("PyEval_RestoreThread", state.get())
     f.give(f.call("PyLong_FromLongLong", 1))
-    f.builder.position_at_end(fail)
-    f.give(f.call("PyLong_FromLongLong", 0))
+    f.builder.position_at_end(refuse)
+    f.give(f.call("PyLong_FromLongLong", REFUSED))
     return f
 
 
@@ -338,12 +390,13 @@ class _MethodDef(ctypes.Structure):
 
 
 _METH_FASTCALL = 0x80
-_definitions: list[_MethodDef] = []  # as long as the process lives, because the builtins refer to them
+_definitions: list[Any] = []  # as long as the process lives, because the builtins refer to them
 
 
-def _builtin(name: str, address: int) -> Any:
-    """The C function PyObject *(PyObject *self, PyObject **arguments, Py_ssize_t count) at `address`, for Python."""
-    _definitions.append(_MethodDef(name.encode(), address, _METH_FASTCALL, None))
+def _builtin(name: str, address: int, known: tuple[Any, ...]) -> Any:
+    """A C function of (PyObject *self, PyObject **arguments, Py_ssize_t count) for Python; `known` is its self."""
+    definition = _MethodDef(name.encode(), address, _METH_FASTCALL, None)
+    _definitions.append(definition)
     new = ctypes.pythonapi.PyCFunction_NewEx
-    new.argtypes, new.restype = [ctypes.c_void_p] * 3, ctypes.py_object
-    return new(ctypes.addressof(_definitions[-1]), None, None)
+    new.argtypes, new.restype = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p], ctypes.py_object
+    return new(ctypes.addressof(definition), known, None)

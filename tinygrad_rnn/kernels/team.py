@@ -1,0 +1,264 @@
+"""Helper threads that share one job of machine code with the thread that called, and are awake within a microsecond.
+
+`threads.run` shares a task of Python's: it wakes its helpers through the interpreter, some 50 microseconds. A matrix
+product may be over by then. So these helpers never enter the interpreter: they wait inside machine code, look at a
+counter for a few tens of microseconds after a job, and then sleep until somebody rouses them.
+
+A job is a function of machine code `chunk(job, i, room)` and a number of chunks. The caller works too and takes every
+chunk that no helper has begun, so a helper that comes late or never costs nothing but its share. There is one job at a
+time: who finds the team busy - a second Python thread, or a chunk that calls in turn - does its chunks alone. A forked
+child starts helpers of its own, and at the end of the process they are told to stop.
+
+The state is a block of memory with a cache line for each number that several threads write. Any thread may read LEFT
+at any time; what it takes from there is a chunk of the job that is under way then, which cannot end before that chunk.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import binding, ir
+
+from .machine import I64, Function, Int, Library
+from .memory import lines
+
+LEFT, DONE, BUSY, CALLER, STOP = (64 * n for n in range(5))  # CALLER and the helpers: (asleep, the lock to sleep on)
+STARTED, PATIENT = 320, 328  # how many helpers there are, and turns that a thread looks for work before it sleeps
+COUNT, HELPERS, CHUNK, JOB = 384, 392, 400, 408  # how many chunks and helpers, the function, what it is told ...
+JOB_BYTES = 192  # ... and the length of that
+FIRST_HELPER, MOST_HELPERS = 640, 256
+PATIENCE = 50e-6  # seconds, likewise
+FREE, TAKEN = 0, 1
+
+
+class _Atomic:
+    """Numbers in memory that several threads read and write, in the order in which the program says so."""
+
+    def __init__(self, f: Function) -> None:
+        self.f, self.builder = f, f.builder
+
+    def get(self, address: Int) -> Int:
+        return Int(self.builder, self.builder.load_atomic(self.f.pointer(address, I64), "seq_cst", 8))
+
+    def set(self, address: Int, value: Any) -> None:
+        self.builder.store_atomic(self.f.number(value).value, self.f.pointer(address, I64), "seq_cst", 8)
+
+    def add(self, address: Int, value: int) -> Int:
+        """Add, and return what the number was before."""
+        place, step = self.f.pointer(address, I64), self.f.number(value).value
+        return Int(self.builder, self.builder.atomic_rmw("add", place, step, "seq_cst"))
+
+    def turn(self, address: Int, before: int, after: int) -> Int:
+        """Change the number from `before` to `after`; false if it was another one."""
+        place, values = self.f.pointer(address, I64), [self.f.number(n).value for n in (before, after)]
+        pair = self.builder.cmpxchg(place, *values, "seq_cst", "seq_cst")
+        return Int(self.builder, self.builder.extract_value(pair, 1))
+
+
+def _pause(f: Function) -> None:
+    """Tell the processor that this thread waits, where there is a way to."""
+    machine = binding.get_process_triple()
+    if machine.startswith(("x86", "i686", "amd64")):
+        name, kinds, values = "llvm.x86.sse2.pause", [], []
+    elif machine.startswith(("aarch64", "arm64")):
+        name, kinds, values = "llvm.aarch64.hint", [ir.IntType(32)], [ir.Constant(ir.IntType(32), 1)]
+    else:
+        return
+    known = f.module.globals.get(name)
+    f.builder.call(known or ir.Function(f.module, ir.FunctionType(ir.VoidType(), kinds), name), values)
+
+
+def _sleep(f: Function, place: Int, unless: Callable[[], Int]) -> None:
+    """Sleep until another thread rouses the one that sleeps at `place`, unless there is a reason not to."""
+    atomic = _Atomic(f)
+    awake = f.variable(0)
+    atomic.set(place, 1)
+    with f.when(unless()):  # looked up after the mark is set: who gives a reason later sees the mark
+        with f.when(atomic.turn(place, 1, 0)):  # if it is gone already, somebody is about to open the lock
+            awake.set(f.number(1))
+    with f.when(awake.get() == 0):
+        f.call("PyThread_acquire_lock", f.read(place + 8), 1)
+
+
+def _rouse(f: Function, place: Int) -> None:
+    atomic = _Atomic(f)
+    with f.when(atomic.get(place) == 1), f.when(atomic.turn(place, 1, 0)):
+        f.call("PyThread_release_lock", f.read(place + 8))
+
+
+def write_work(module: Any) -> Function:
+    """work(team, room): do chunks until none is left to begin."""
+    f = Function(module, "work", ["team", "room"], local=True)
+    atomic, (team, room) = _Atomic(f), f.arguments
+    chunk = ir.FunctionType(ir.VoidType(), [I64] * 3)
+    with f.endless_loop() as leave_unless:
+        leave_unless(atomic.get(team + LEFT) > 0)
+        i = atomic.add(team + LEFT, -1) - 1
+        leave_unless(i >= 0)
+        count = f.read(team + COUNT)  # now: the job may be over as soon as this chunk is counted
+        function = f.pointer(f.read(team + CHUNK), chunk)
+        f.builder.call(function, [(team + JOB).value, i.value, room.value])
+        with f.when(atomic.add(team + DONE, 1) + 1 == count):
+            _rouse(f, team + CALLER)
+    f.give()
+    return f
+
+
+def write_share(module: Any) -> Function:
+    """share(team, helpers, count, chunk, job, room) -> 1 if all chunks have been done, 0 if the team is busy."""
+    f = Function(module, "share", ["team", "helpers", "count", "chunk", "job", "room"], local=True, gives=I64)
+    work = write_work(module)
+    atomic, (team, helpers, count, chunk, job, room) = _Atomic(f), f.arguments
+    with f.when(~atomic.turn(team + BUSY, FREE, TAKEN)):
+        f.give(0)
+        f.go_on()
+    for place, value in (COUNT, count), (HELPERS, helpers), (CHUNK, chunk):
+        f.write(team + place, value)
+    with f.loop(0, JOB_BYTES, 8) as n:
+        f.write(team + JOB + n, f.read(job + n))
+    atomic.set(team + DONE, 0)
+    atomic.set(team + LEFT, count)
+    with f.loop(0, helpers) as k:
+        _rouse(f, team + FIRST_HELPER + k * 64)
+    f.call(work, team, room)
+    finished = lambda: atomic.get(team + DONE) == count
+    turns, patience = f.variable(0), f.read(team + PATIENT)
+    with f.endless_loop() as leave_unless:
+        leave_unless(~finished() & (turns.get() < patience))
+        _pause(f)
+        turns.set(turns.get() + 1)
+    with f.when(~finished()):
+        _sleep(f, team + CALLER, finished)
+    atomic.set(team + BUSY, FREE)
+    f.give(1)
+    return f
+
+
+def _write_serve(module: Any, work: Function) -> None:
+    """serve(team, me, room): what a helper does until the team stops."""
+    f = Function(module, "serve", ["team", "me", "room"])
+    atomic, (team, me, room) = _Atomic(f), f.arguments
+    wanted = lambda: (atomic.get(team + LEFT) > 0) & (f.read(team + HELPERS) > me)
+    stopped = lambda: atomic.get(team + STOP) != 0
+    turns = f.variable(0)
+    with f.endless_loop() as leave_unless:
+        leave_unless(~stopped())
+        with f.either(wanted()) as (now, later):
+            with now:
+                f.call(work, team, room)
+                turns.set(f.number(0))
+            with later:
+                turns.set(turns.get() + 1)
+                _pause(f)
+                with f.when(turns.get() > f.read(team + PATIENT)):
+                    _sleep(f, team + FIRST_HELPER + me * 64, lambda: wanted() | stopped())
+                    turns.set(f.number(0))
+    f.give()
+
+
+def _write_stop(module: Any) -> None:
+    """stop(team, helpers): tell them to return from `serve`."""
+    f = Function(module, "stop", ["team", "helpers"])
+    team, helpers = f.arguments
+    _Atomic(f).set(team + STOP, 1)
+    with f.loop(0, helpers) as k:
+        _rouse(f, team + FIRST_HELPER + k * 64)
+    f.give()
+
+
+def _write_wait(module: Any) -> None:
+    """wait(turns): to find out how long a turn takes."""
+    f = Function(module, "wait", ["turns"])
+    with f.loop(0, f.arguments[0]):
+        _pause(f)
+    f.give()
+
+
+class _Team:
+    """The helpers of this process."""
+
+    def __init__(self) -> None:
+        self.memory = lines(FIRST_HELPER + 64 * MOST_HELPERS)
+        self.address = self.memory.ctypes.data
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew: nobody else is looking at the memory."""
+        self.memory[:] = 0
+        self.helpers: list[threading.Thread] = []
+        self.starting = threading.Lock()
+        self._add_lock(CALLER)
+
+    def _write(self, place: int, value: int) -> None:
+        ctypes.c_int64.from_address(self.address + place).value = value
+
+    def _add_lock(self, place: int) -> None:
+        new, acquire = ctypes.pythonapi.PyThread_allocate_lock, ctypes.pythonapi.PyThread_acquire_lock
+        new.restype, acquire.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int]
+        lock = new()
+        acquire(lock, 1)  # who acquires it again sleeps
+        self._write(place + 8, lock)
+
+    def start(self, helpers: int, room_bytes: int) -> None:
+        """Have at least so many helpers, if that is possible, each with room for its job of so many bytes."""
+        machine = _machine()
+        # A thread may be refused: by a limit of the system, or because the interpreter is shutting down.
+        with self.starting, contextlib.suppress(RuntimeError):
+            if not self.helpers:
+                self._write(PATIENT, _turns(machine, PATIENCE))
+            while len(self.helpers) < min(helpers, MOST_HELPERS):
+                me = len(self.helpers)
+                self._add_lock(FIRST_HELPER + 64 * me)
+                helper = threading.Thread(
+                    target=_serve, args=(machine, self.address, me, room_bytes), daemon=True,
+                    name="tinygrad_rnn product helper",
+                )  # fmt: skip
+                helper.start()
+                self.helpers.append(helper)
+                self._write(STARTED, me + 1)
+
+    def stop(self) -> None:
+        if self.helpers:
+            _machine()["stop"](self.address, len(self.helpers))
+            for helper in self.helpers:
+                helper.join(timeout=1)
+            self.reset()
+
+
+@functools.cache
+def _machine() -> dict[str, Any]:
+    module = ir.Module("team")
+    _write_serve(module, write_work(module))
+    _write_stop(module)
+    _write_wait(module)
+    library = Library(module)
+    parameters = {"serve": 3, "stop": 2, "wait": 1}
+    function = lambda name, n: ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n)(library.address(name))
+    return {name: function(name, n) for name, n in parameters.items()}
+
+
+def _serve(machine: dict[str, Any], address: int, me: int, room_bytes: int) -> None:
+    room = lines(room_bytes)
+    machine["serve"](address, me, room.ctypes.data)
+
+
+def _turns(machine: dict[str, Any], seconds: float) -> int:
+    """How many turns of waiting take so long."""
+    turns, times = 1000, []
+    for _ in range(5):
+        start = time.perf_counter()
+        machine["wait"](turns)
+        times.append(time.perf_counter() - start)
+    return max(1, int(seconds * turns / min(times)))
+
+
+team = _Team()
+atexit.register(team.stop)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=team.reset)
