@@ -352,7 +352,7 @@ def _write_entry(module: Any, dtype: str, chunk: Function, share: Function) -> F
     pieces = f.pick(several, threads * f.least(4, work // (32 * one_thread) + 1), 1)
     width = ROW_BYTES // v.size
     by_stack = c.count >= pieces
-    by_columns = ~by_stack & ((N // width >= pieces) | (N // width >= M // ROWS))
+    by_columns = N // width >= M // ROWS
     axis = f.pick(by_stack, _STACK, f.pick(by_columns, _COLUMNS, _ROWS))
     length = f.pick(by_stack, c.count, f.pick(by_columns, N, M))
     unit = f.pick(by_stack, 1, f.pick(by_columns, width, ROWS))
