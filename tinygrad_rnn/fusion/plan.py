@@ -63,6 +63,7 @@ class Plan(NamedTuple):
         forward, backward: the lines of the loop.
         saved: forward lines that are kept for the backward step.
         gradient: the backward step.
+        pieces: lines that were taken apart: the lines that compute columns [first, last) of them.
         script: (line, copy of it as it was traced) for all lines, for running the step on the tape.
     """
 
@@ -78,6 +79,7 @@ class Plan(NamedTuple):
     backward: list[Line]
     saved: list[Line]
     gradient: Gradient
+    pieces: dict[Line, dict[tuple[int, int], Line]]
     script: list[tuple[Line, Line]]
 
 
@@ -147,6 +149,7 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
         backward=[*again, *backward],
         saved=saved,
         gradient=gradient,
+        pieces=trace.pieces,
         script=script,
     )
 

@@ -37,14 +37,27 @@ class Recorded:
         """[T, B, W]; None if the backward pass has not been here, or nothing depends on that value."""
         if self.run.backward is None:
             return None
-        if name in self.states:
-            k = list(self.states).index(name)
-            d = self._arrived(k)
-        elif self.named[name] in self.plan.gradient.of:
-            d = self._gradient(self.plan.gradient.of[self.named[name]])
-        else:
+        d = self._reached(self.named[name])
+        if d is None and name in self.states:
+            d = self._arrived(list(self.states).index(name))
+        if d is None:
             return None
         return np.array(self.run.rows.scattered(np.broadcast_to(d, (self.run.rows.total, self.named[name].width))))
+
+    def _reached(self, line: Line) -> Any:
+        """The gradient of a line at each row of each step, or None."""
+        gradient = self.plan.gradient
+        found = gradient.of.get(line, gradient.sequences.get(line))
+        total = None if found is None else self._gradient(found)
+        if found is None and line.row is table.part:
+            whole = self._reached(line.inputs[0])
+            total = None if whole is None else whole[line.attributes["at"]]
+        for (first, last), piece in self.plan.pieces.get(line, {}).items():
+            d = self._reached(piece)
+            if d is not None:
+                total = np.zeros((self.run.rows.total, line.width), line.dtype) if total is None else np.array(total)
+                total[:, first:last] += d
+        return total
 
     def _value(self, line: Line) -> Any:
         """For each row of each step."""
@@ -75,7 +88,7 @@ class Recorded:
         return np.asarray(line.row.forward(*operands, **sized(line.attributes, self.run.rows.total)))
 
     def _arrived(self, k: int) -> np.ndarray:
-        """The gradient that reached the k-th state after each step: from outside, and from the next step."""
+        """The gradient of the k-th state after each step: from outside, and from the next step."""
         rows, gradient, named = self.run.rows, self.plan.gradient, self.run.backward
         assert named is not None
         later = named[gradient.carries[k].name][1:]  # [T, B, W]

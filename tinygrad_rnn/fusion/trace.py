@@ -134,6 +134,7 @@ class Trace:
     def __init__(self, parameter_names: dict[int, str], batch: int = BATCH) -> None:
         self.lines: list[Line] = []
         self.batch = batch
+        self.pieces: dict[Line, dict[tuple[int, int], Line]] = {}  # lines of which parts are computed by themselves
         self.given: list[Line] = []  # what cells hold for a whole sequence
         self.owners: list[Any] = []  # these cells
         self.drawn: list[tuple[Line, Callable[[Shape], np.ndarray]]] = []  # random numbers, new ones for each step
@@ -212,8 +213,10 @@ class Trace:
             if (first, last) == (0, x.width):
                 return x
             if isinstance(x.row, ElementwisePrimitive):  # a part of f(a, b) is f of the parts
-                pieces = [self._part(y, first, last, x) if isinstance(y, Line) else y for y in x.inputs]
-                return self.add(x.row, pieces, x.attributes, shape)
+                operands = [self._part(y, first, last, x) if isinstance(y, Line) else y for y in x.inputs]
+                piece = self.add(x.row, operands, x.attributes, shape)
+                self.pieces.setdefault(x, {})[first, last] = piece
+                return piece
             if x.row is table.part:  # a part of a part
                 offset = _columns(x.inputs[0], x.attributes["at"])[0]
                 return self._part(x.inputs[0], offset + first, offset + last, x.inputs[0])

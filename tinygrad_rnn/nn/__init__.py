@@ -1,7 +1,7 @@
 """Modules, cells and layers.
 
 In reading order: `module`, `losses`, `functional`, `init`, `layers`, `containers`, then what has to do with time:
-`cell`, `cells`, `regularised`, `recurrent`, `stacked`. `utils` clips gradients and cuts sequences.
+`cell`, `cells`, `regularised`, `recurrent`, `recording`, `stacked`. `utils` clips gradients and cuts sequences.
 """
 
 from . import cells, functional, init, utils
@@ -20,6 +20,7 @@ from .losses import (
     SmoothL1Loss,
 )
 from .module import Module, Parameter
+from .recording import record
 from .recurrent import Recurrent
 from .regularised import CellWrapper, ClipGradient, LearnedInitialState, VariationalDropout, WeightDrop, Zoneout
 from .stacked import GRU, LSTM, RNN, Stack

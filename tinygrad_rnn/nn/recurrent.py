@@ -2,7 +2,9 @@
 
 import warnings
 import weakref
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,10 +16,10 @@ from ..autograd.tape import mode, no_grad
 from ..autograd.tensor import Tensor
 from ..fusion.compile import fused_cell, last_fused_cell
 from ..fusion.explain import explain
-from ..fusion.fused import FusedCell, Sequence
-from ..fusion.trace import Unfusable
+from ..fusion.fused import FusedCell, Run, Sequence
+from ..fusion.trace import Locals, Unfusable
 from .cell import Cell, States
-from .module import Module
+from .module import Module, Parameter
 
 FUSED = ("auto", "require", "never")
 DIRECTIONS = ("forward", "backward", "inference")
@@ -51,6 +53,8 @@ class Recurrent(Module):
         TypeError: lengths are no integers.
         NotImplementedError: fused is "require", and the cell cannot be compiled.
     """
+
+    recorder: "Recorder | None" = None  # set by `record`
 
     def __init__(self, cell: Cell, reverse: bool = False, fused: str = "auto") -> None:
         if not isinstance(cell, Cell):
@@ -89,17 +93,18 @@ class Recurrent(Module):
     def _run(self, sequence: Sequence) -> tuple[States, States]:
         """Choose the engine."""
         if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
-            return run_on_tape(self.cell, sequence)
+            return run_on_tape(self.cell, sequence, self.recorder)
         try:
             fused = fused_cell(self.cell, sequence)
         except Unfusable as error:
             if self.fused == "require":
                 self._try_a_step(sequence)
                 raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {error}") from None
-            results = run_on_tape(self.cell, sequence)
+            results = run_on_tape(self.cell, sequence, self.recorder)
             self._warn(str(error))
             return results
-        return fused(sequence)
+        recorder = self.recorder
+        return fused(sequence) if recorder is None else fused(sequence, lambda run: recorder.fused(fused, run))
 
     def _try_a_step(self, sequence: Sequence) -> None:
         """Take one step on the tape: what is wrong with it there too is told in the same words."""
@@ -169,7 +174,56 @@ class Recurrent(Module):
         return ", ".join(f"{name}={value!r}" for name, (value, default) in options.items() if value != default)
 
 
-def run_on_tape(cell: Cell, sequence: Sequence) -> tuple[States, States]:
+class Recorder(Protocol):
+    """Who wants to know what happens inside a layer."""
+
+    def fused(self, cell: FusedCell, run: Run) -> None:
+        """Called with a run of the kernels."""
+
+    def tape(self, record: "TapeRecord") -> None:
+        """Called with a run on the tape."""
+
+
+class TapeRecord:
+    """The named values of every step on the tape; see `fusion.recorded.Recorded` for what the methods mean."""
+
+    def __init__(self, cell: Cell, sequence: Sequence) -> None:
+        self.cell, self.sequence = cell, sequence
+        self.named: dict[str, list[Tensor | None]] = {}
+
+    @contextmanager
+    def watching(self, t: int, arriving: tuple[Tensor, ...]) -> Iterator[Callable[[States], None]]:
+        """While step t runs; yields a function to be called with the new states."""
+        after: dict[str, Tensor] = {}
+        with Locals(self.cell) as variables:
+            yield lambda states: after.update(zip(self.cell.state_names, states))
+        for name, value in variables:
+            if isinstance(value, Tensor) and value.ndim == 2 and not any(value is x for x in arriving):
+                if value.shape[0] == self.sequence.B and not isinstance(value, Parameter):
+                    after.setdefault(name, value)
+        for name, value in after.items():
+            if value.node is not None and mode.level:
+                value.retain_grad()
+            self.named.setdefault(name, [None] * self.sequence.T)[t] = value
+
+    def value(self, name: str) -> np.ndarray:
+        """[T, B, W]."""
+        return self._stacked(name, lambda x: x.data)
+
+    def gradient(self, name: str) -> np.ndarray | None:
+        """[T, B, W]; None if nothing has reached it."""
+        if all(x is None or x.grad is None for x in self.named[name]):
+            return None
+        return self._stacked(name, lambda x: np.zeros_like(x.data) if x.grad is None else x.grad.data)
+
+    def _stacked(self, name: str, of: Callable[[Tensor], np.ndarray]) -> np.ndarray:
+        values = np.stack([of(x) for x in self.named[name] if x is not None])
+        if self.sequence.lengths is not None:
+            values[np.arange(len(values))[:, None] >= self.sequence.lengths] = 0
+        return values
+
+
+def run_on_tape(cell: Cell, sequence: Sequence, recorder: Recorder | None = None) -> tuple[States, States]:
     """Run a cell step by step, every operation recorded: the specification of what fused kernels compute.
 
     Returns:
@@ -180,10 +234,19 @@ def run_on_tape(cell: Cell, sequence: Sequence) -> tuple[States, States]:
     steps = [unbind(x if running is None else where(running, x, 0)) for x in sequence.inputs]
     order = range(sequence.T)[:: -1 if sequence.reverse else 1]
     every: list[list[Tensor]] = [[] for _ in range(sequence.watched)]
+    record = TapeRecord(cell, sequence)
+    if recorder is not None:
+        recorder.tape(record)
     with cell.holding(cell.values_of_sequence(sequence.B)):
         for t in order:
             xs = tuple(x[t] for x in steps)
-            new = cell.advance(xs if sequence.several else xs[0], states)
+            x_t = xs if sequence.several else xs[0]
+            if recorder is None:
+                new = cell.advance(x_t, states)
+            else:
+                with record.watching(t, (*xs, *states)) as returned:
+                    new = cell.advance(x_t, states)
+                    returned(new)
             seen = new[: sequence.watched]
             if running is not None:
                 seen = tuple(where(running[t], state, 0) for state in seen)

@@ -131,9 +131,14 @@ class Stack(Module):
         yield from ((name, value) for name, value in super()._members() if not name.startswith("_scans."))
 
     @property
+    def scans(self) -> list[Recurrent]:
+        """What runs the cells, in the order of the states."""
+        return [scan for layer in self._scans for scan in layer]
+
+    @property
     def cells(self) -> list[Cell]:
         """The cells of all layers and directions, in the order of the states."""
-        return [scan.cell for layer in self._scans for scan in layer]
+        return [scan.cell for scan in self.scans]
 
     @property
     def fused(self) -> str:

@@ -1,0 +1,144 @@
+"""Recordings: the kernels' own arrays and what is computed from them, against the tape's tensors and their gradients."""
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from fusion.comparing import interpret, parameter
+
+T, B, I, H = 5, 4, 3, 4
+F64 = {"dtype": np.float64}
+
+
+class TwoPhases(tg.nn.Cell):
+    """A product of a product, a reduction, a value of one column, one that is recomputed, one that nobody needs."""
+
+    input_size, hidden_size = I, H
+
+    def __init__(self):
+        self.W, self.U, self.V, self.b = parameter(I, 2 * H), parameter(H, 2 * H), parameter(H, H), parameter(H)
+
+    def step(self, x, h, c):
+        a = x @ self.W + h @ self.U
+        f, i = tg.chunk(tg.sigmoid(a), 2, -1)
+        centred = i - i.mean(-1, keepdim=True)
+        size = (centred * centred).sum(-1, keepdim=True)
+        inner = tg.softmax((f * h) @ self.V + self.b, -1)
+        idle = inner * 2
+        c = f * c + (1 - f) * inner / (1 + size)
+        return tg.tanh(c) + centred, c
+
+
+CELLS = {
+    "LSTM": lambda: tg.nn.LSTMCell(I, H, **F64),
+    "GRU": lambda: tg.nn.GRUCell(I, H, **F64),
+    "two phases": TwoPhases,
+    "zoneout": lambda: tg.nn.Zoneout(tg.nn.LSTMCell(I, H, **F64), 0.3),
+    "layer norm": lambda: tg.nn.cells.LayerNormLSTMCell(I, H, **F64),
+}
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    tg.manual_seed(0)
+
+
+def record(cell, engine, reverse, **options):
+    """A recording after the backward pass, and the results."""
+    tg.manual_seed(2)
+    layer = tg.nn.Recurrent(cell, reverse, fused=engine)
+    x = tg.tensor(np.random.default_rng(0).standard_normal((T, B, I)), requires_grad=True)
+    weights = np.random.default_rng(1)
+    with tg.record(layer) as r:
+        y, final, *_ = layer(x, **options)
+    finals = final if isinstance(final, tuple) else (final,)
+    sum((v * weights.standard_normal(v.shape)).sum() for v in (y, *finals)).backward()
+    return r, [y.numpy(), x.grad.numpy()]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("options", [{}, {"lengths": [5, 0, 2, 4]}, {"return_states": True}], ids=str)
+@pytest.mark.parametrize("name", CELLS)
+def test_both_engines_tell_the_same(name, options, reverse, monkeypatch):
+    interpret(monkeypatch)
+    cell = CELLS[name]()
+    tape, on_tape = record(cell, "never", reverse, **options)
+    fused, by_kernels = record(cell, "require", reverse, **options)
+    for a, b in zip(by_kernels, on_tape):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+    shared = set(tape.names) & set(fused.names)
+    assert {*cell.state_names} <= shared and len(shared) >= len(cell.state_names) + 2
+    reached = 0
+    for value in shared:
+        np.testing.assert_allclose(fused[value].numpy(), tape[value].numpy(), rtol=0, atol=1e-12, err_msg=value)
+        try:
+            expected = tape.grad[value].numpy()
+        except RuntimeError:
+            continue
+        reached += 1
+        np.testing.assert_allclose(fused.grad[value].numpy(), expected, rtol=0, atol=1e-12, err_msg=f"d{value}")
+    assert reached >= len(cell.state_names) + 2
+
+
+def test_the_gates_of_an_lstm():
+    cell = tg.nn.LSTMCell(I, H, **F64)
+    r, (y, _) = record(cell, "require", False)
+    assert {"i", "f", "g", "o", "h", "c"} <= set(r.names)
+    i, f, g, o, h, c = (r[name].numpy() for name in "ifgohc")
+    np.testing.assert_array_equal(h, y)
+    np.testing.assert_allclose(h, o * np.tanh(c), rtol=1e-12)
+    np.testing.assert_allclose(c[1:], f[1:] * c[:-1] + i[1:] * g[1:], rtol=1e-12)
+    dc, dh = r.grad["c"].numpy(), r.grad["h"].numpy()
+    np.testing.assert_allclose(r.grad["f"].numpy()[1:], dc[1:] * c[:-1], rtol=1e-12)  # c = f * c + i * g
+    np.testing.assert_allclose(r.grad["o"].numpy(), dh * np.tanh(c), rtol=1e-12)
+
+
+def test_what_was_computed_stays_when_it_is_recorded():
+    """The backward kernel writes gradients over gates, unless somebody looks at these."""
+    r, _ = record(tg.nn.LSTMCell(I, H, **F64), "require", False)
+    gates = r["i"].numpy()
+    assert ((gates > 0) & (gates < 1)).all()
+    r["i"].numpy()[...] = 0  # a copy
+    assert r["i"].numpy().any()
+
+
+def test_a_stack_has_a_recording_for_each_layer():
+    layer = tg.nn.GRU(I, H, num_layers=2, bidirectional=True)
+    with tg.record(layer) as r:
+        y, _ = layer(tg.ones(T, B, I))
+    assert len(r) == 4
+    np.testing.assert_array_equal(np.concatenate([r[2]["h"].numpy(), r[3]["h"].numpy()], -1), y.numpy())
+    with tg.record(tg.nn.Sequential(tg.nn.Recurrent(tg.nn.RNNCell(I, H)))) as one:
+        pass
+    assert "not called" in repr(one)
+
+
+def test_without_gradients_values_are_there():
+    layer = tg.nn.LSTM(I, H)
+    with tg.no_grad(), tg.record(layer) as r:
+        y, _ = layer(tg.ones(T, B, I))
+    np.testing.assert_array_equal(r["h"].numpy(), y.numpy())
+    assert r["c"].shape == r["f"].shape == (T, B, H)
+    with pytest.raises(RuntimeError, match="no gradient has reached 'f' of LSTMCell: call backward"):
+        r.grad["f"]
+
+
+def test_recording_ends_with_the_block():
+    layer = tg.nn.LSTM(I, H)
+    with tg.record(layer) as r:
+        layer(tg.ones(T, B, I))
+    first = r["h"].numpy()
+    layer(tg.zeros(T, B, I))
+    np.testing.assert_array_equal(r["h"].numpy(), first)
+
+
+def test_errors():
+    layer = tg.nn.LSTM(I, H)
+    with tg.record(layer) as r:
+        with pytest.raises(RuntimeError, match="LSTMCell was not called"):
+            r["h"]
+        layer(tg.ones(T, B, I))
+    with pytest.raises(KeyError, match=r"no value 'z'; it has .*f, "):
+        r["z"]
+    with pytest.raises(TypeError, match="no recurrent layer in Linear"):
+        tg.record(tg.nn.Linear(2, 2))

@@ -1,0 +1,142 @@
+"""A look inside a recurrent layer: every named value of a step at every step, and the gradient that reached it.
+
+    >>> import tinygrad_rnn as tg
+    >>> layer = tg.nn.LSTM(3, 4)
+    >>> with tg.record(layer) as r:
+    ...     y, _ = layer(tg.randn(7, 2, 3))
+    >>> y.square().sum().backward()
+    >>> r["f"].shape, r.grad["c"].shape  # the forget gates; what reached the cell state
+    ((7, 2, 4), (7, 2, 4))
+    >>> "i" in r and "o" in r
+    True
+
+The names are those of the variables of `step`. A state's name stands for its value after each step. Nothing leaves the
+fast path: what the kernels keep anyway is read from their arrays, the rest is computed when it is asked for.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..autograd.tensor import Tensor
+from ..fusion.recorded import Recorded
+from .module import Module
+from .recurrent import Recorder, Recurrent, TapeRecord
+
+
+class record:
+    """Context manager: record what happens inside the recurrent layers of a module while it is called.
+
+    `with record(layer) as r`: of the last call of each layer, `r[name]` is a value over time, [T, B, W], and, after
+    `backward()`, `r.grad[name]` the gradient that reached it; `r.names` are the names there are. A module with several
+    recurrent layers, such as a stack, has them in order: `r[0]["h"]`, `r[1].grad["h"]`.
+
+    Where a sequence has ended, values and gradients are zero. The backward pass may come after the block.
+
+    Args:
+        module: a `Recurrent`, an RNN, LSTM, GRU or Stack, or a module that has some of them.
+
+    Raises:
+        TypeError: there is no recurrent layer in it.
+        KeyError: the step has no such name; the message lists those it has.
+        RuntimeError: the layer was not called, or no gradient has reached that value.
+    """
+
+    def __init__(self, module: Module) -> None:
+        self.layers = list(_recurrent_layers(module))
+        if not self.layers:
+            raise TypeError(f"record: there is no recurrent layer in {type(module).__name__}")
+        self.parts = [Recording(f"{type(layer.cell).__name__}") for layer in self.layers]
+
+    def __enter__(self) -> Any:
+        self.before = [layer.recorder for layer in self.layers]
+        for layer, part in zip(self.layers, self.parts):
+            layer.recorder = part
+        return self.parts[0] if len(self.parts) == 1 else self.parts
+
+    def __exit__(self, *error: object) -> None:
+        for layer, recorder in zip(self.layers, self.before):
+            layer.recorder = recorder
+
+
+class _Source(Protocol):
+    """What either engine leaves behind."""
+
+    named: dict[str, Any]
+
+    def value(self, name: str) -> np.ndarray: ...
+
+    def gradient(self, name: str) -> np.ndarray | None: ...
+
+
+class Recording(Recorder):
+    """The recording of one recurrent layer, see `record`."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.source: _Source | None = None
+
+    def fused(self, cell: Any, run: Any) -> None:
+        """Called with a run of the kernels."""
+        self.source = Recorded(cell, run)
+
+    def tape(self, record: TapeRecord) -> None:
+        """Called with a run on the tape."""
+        self.source = record
+
+    @property
+    def names(self) -> list[str]:
+        """The values that there are."""
+        return list(self._called().named)
+
+    @property
+    def grad(self) -> "Gradients":
+        """The gradients by name: `r.grad["h"]`."""
+        return Gradients(self)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._called().named
+
+    def __getitem__(self, name: str) -> Tensor:
+        return Tensor(self._known(name).value(name))
+
+    def __repr__(self) -> str:
+        return f"Recording of {self.title}: {', '.join(self.names) if self.source else 'not called'}"
+
+    def _called(self) -> _Source:
+        if self.source is None:
+            raise RuntimeError(f"record: {self.title} was not called inside the block")
+        return self.source
+
+    def _known(self, name: str) -> _Source:
+        source = self._called()
+        if name not in source.named:
+            raise KeyError(f"{self.title}.step has no value {name!r}; it has {', '.join(source.named)}")
+        return source
+
+
+class Gradients:
+    """What reached the values of a recording."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+
+    def __getitem__(self, name: str) -> Tensor:
+        gradient = self.recording._known(name).gradient(name)
+        if gradient is None:
+            raise RuntimeError(
+                f"no gradient has reached {name!r} of {self.recording.title}: call backward() on something that "
+                "depends on it first"
+            )
+        return Tensor(gradient)
+
+
+def _recurrent_layers(module: Module) -> Iterator[Recurrent]:
+    if isinstance(module, Recurrent):
+        yield module
+    elif hasattr(module, "scans"):
+        yield from module.scans
+    else:
+        for child in module.children():
+            yield from _recurrent_layers(child)
