@@ -382,6 +382,12 @@ def test_a_row_can_be_read(row):
 
 
 @EVERY_DIFFERENTIABLE_ROW
+def test_what_is_computed_of_constants_is_one(row):
+    sample = samples(row)[0]
+    assert not row(*tensors(row, sample, ()), **sample.attributes).requires_grad
+
+
+@EVERY_DIFFERENTIABLE_ROW
 def test_only_what_a_rule_names_is_saved(row):
     """Inputs that no rule asks for are free as soon as the user lets go of them."""
     named = {name for rule in row.rules.values() for name in re.findall(r"[a-z_]\w*", rule)}

@@ -1,4 +1,4 @@
-"""The short way through an elementwise row, for the calls that a study session is made of.
+"""The short way through an elementwise row or a product, for the calls that a study session is made of.
 
 `Primitive.__call__` serves every row and every kind of argument; its loops over arguments cost more than the
 arithmetic of a small tensor. The functions made here do the same for one or two operands of the usual kinds, float32
@@ -6,11 +6,12 @@ and float64 tensors and Python numbers, without a loop, and leave everything els
 """
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from .primitive import FLOAT32, FLOAT64, ElementwisePrimitive
+from .primitive import FLOAT32, FLOAT64, ElementwisePrimitive, Primitive
 from .tape import Node, Value, mode
 
 ndarray = np.ndarray
@@ -19,7 +20,7 @@ ndarray = np.ndarray
 def unary(row: ElementwisePrimitive, otherwise: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`row` as a function of a tensor; `otherwise` is called with any other argument."""
     kernel, adjoint = row.kernel, row.adjoint((0,))
-    save = adjoint.save_operands
+    save = adjoint.save
 
     def function(input):
         if not isinstance(input, Value) or mode.level >= 2:
@@ -37,18 +38,18 @@ def unary(row: ElementwisePrimitive, otherwise: Callable[[Any], Any]) -> Callabl
         node = input.node
         if node is None or mode.level == 0:
             return Value.tensor(y)
-        return Value.tensor(y, Node(adjoint, (node,), (x.shape,), save(x, y)))
+        return Value.tensor(y, Node(adjoint, (node,), (x.shape,), save(y, x)))
 
     return function
 
 
-def binary(row: ElementwisePrimitive, otherwise: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+def binary(row: Primitive, otherwise: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """`row` as a function of two tensors, or of a tensor and a number; `otherwise` is called with anything else."""
-    kernel = row.kernel
+    kernel: Any = SimpleNamespace(float32=row.forward, float64=row.forward)
+    if isinstance(row, ElementwisePrimitive):
+        kernel = row.kernel
     to_both, to_first, to_second = row.adjoint((0, 1)), row.adjoint((0,)), row.adjoint((1,))
-    save_for_both, save_for_first, save_for_second = (
-        x.save_operands for x in (to_both, to_first, to_second)
-    )
+    save_for_both, save_for_first, save_for_second = to_both.save, to_first.save, to_second.save
 
     def function(input, other):
         level = mode.level
@@ -82,10 +83,10 @@ def binary(row: ElementwisePrimitive, otherwise: Callable[[Any, Any], Any]) -> C
             return Value.tensor(y)
         if m is not None:
             if n is not None:
-                return Value.tensor(y, Node(to_both, (m, n), (a.shape, b.shape), save_for_both(a, b, y)))
-            return Value.tensor(y, Node(to_first, (m,), (a.shape,), save_for_first(a, b, y)))
+                return Value.tensor(y, Node(to_both, (m, n), (a.shape, b.shape), save_for_both(y, a, b)))
+            return Value.tensor(y, Node(to_first, (m,), (a.shape,), save_for_first(y, a, b)))
         if n is not None:
-            return Value.tensor(y, Node(to_second, (n,), (b.shape,), save_for_second(a, b, y)))
+            return Value.tensor(y, Node(to_second, (n,), (b.shape,), save_for_second(y, a, b)))
         return Value.tensor(y)
 
     return function

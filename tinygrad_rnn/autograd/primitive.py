@@ -13,6 +13,7 @@ kernel with its siblings; and it can be printed as it stands.
 """
 
 import ast
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,6 +75,8 @@ class Primitive:
         level = mode.level
         if level == 3:
             return mode.tracer.record(self, inputs, attributes)
+        if len(inputs) == 1 and level < 2 and isinstance(inputs[0], Value):
+            return self._on_one(inputs[0], attributes, level)
         arrays = [x.data if isinstance(x, Value) else x for x in inputs]
         try:
             y = self.forward(*arrays, **attributes)
@@ -92,18 +95,35 @@ class Primitive:
         elif level == 0:
             return Value.tensor(y)
         adjoint = self.adjoint(tuple([i for i in tensors if inputs[i].node is not None]))
-        if not adjoint.rules:
+        if not adjoint.wanted:
             return Value.tensor(y)
         wanted = adjoint.wanted
         node = Node(
             adjoint,
             tuple([inputs[i].node for i in wanted]),
             tuple([arrays[i].shape for i in wanted]),
-            adjoint.save(arrays, y, attributes),
+            adjoint.save(y, *arrays, **attributes),
         )
         if level == 2:
             node.where = user_line()
         return Value.tensor(y, node)
+
+    def _on_one(self, x: Value, attributes: dict[str, Any], level: int) -> Any:
+        """The same for a single tensor, without a loop."""
+        array, node = x.data, x.node
+        try:
+            y = self.forward(array, **attributes)
+        except (ValueError, IndexError, TypeError):
+            self._explain([array], attributes)
+            raise
+        if y.__class__ is not np.ndarray:
+            y = np.asarray(y)
+        if level == 0 or node is None:
+            return Value.tensor(y)
+        adjoint = self.adjoint((0,))
+        if not adjoint.wanted:
+            return Value.tensor(y)
+        return Value.tensor(y, Node(adjoint, (node,), (array.shape,), adjoint.save(y, array, **attributes)))
 
     def _explain(self, arrays: list[Any], attributes: dict[str, Any]) -> None:
         """After a failure: let the shape rule say what is wrong in the user's terms."""
@@ -181,8 +201,7 @@ class Adjoint:
     Attributes:
         wanted: positions of the inputs that get a gradient.
         saves: names of what the rules ask for besides dy.
-        save: (arrays, y, attributes) -> what these names stand for, when the operation runs.
-        rules: for each wanted input, the rule as a function of (dy, *saved); a single one for any number of inputs.
+        save: (y, *inputs, **attributes) -> what these names stand for, when the operation runs.
     """
 
     def __init__(self, primitive: Primitive, wanted: tuple[int, ...]) -> None:
@@ -199,34 +218,44 @@ class Adjoint:
         known = self._known_names()
         used = {name for text in texts for name in names_in(text)}
         self.saves = [name for name in known if name in used]
-        self.save = eval(f"lambda arrays, y, attributes: ({''.join(known[name] + ', ' for name in self.saves)})")
-        self.rules = [self._compile(text) for text in texts]
-        self.scatter = self._scatter(primitive.scatter) if primitive.scatter and self.rules else None
+        inputs = ["*" + name if primitive.variadic else name for name in primitive.inputs]
+        operands = ", ".join(["y", *inputs, *primitive.attributes])
+        self.save = eval(f"lambda {operands}: ({''.join(known[name] + ', ' for name in self.saves)})")
+        self.scatter = self._scatter(primitive.scatter) if primitive.scatter and texts else None
+
+    @functools.cached_property
+    def rules(self) -> list[Callable[..., Any]]:
+        """For each wanted input, the rule as a function of (dy, *saved); a single one for any number of inputs."""
+        return self._compile(self.primitive.names)
+
+    @functools.cached_property
+    def _rules_on_arrays(self) -> list[Callable[..., Any]]:
+        """The same for arrays: what they call is not rows, which look for tensors, but the forward rules of these."""
+        return self._compile({name: getattr(row, "forward", row) for name, row in self.primitive.names.items()})
 
     def _known_names(self) -> dict[str, str]:
-        """Everything a rule may name, with the expression that takes it from (arrays, y, attributes)."""
+        """Everything a rule may name, with the expression that takes it from the parameters of `save`."""
         known = {"y": "y"}
-        if self.primitive.variadic:
-            known["shapes"] = "[x.shape for x in arrays]"
-        else:
-            for i, name in enumerate(self.primitive.inputs):
-                known[name] = f"arrays[{i}]"
-                known[f"{name}_shape"] = f"arrays[{i}].shape"
-                known[f"{name}_dtype"] = f"arrays[{i}].dtype"
-        return known | {name: f"attributes[{name!r}]" for name in self.primitive.attributes}
+        for name in self.primitive.inputs:
+            if self.primitive.variadic:
+                known["shapes"] = f"[x.shape for x in {name}]"
+            else:
+                known |= {name: name, f"{name}_shape": f"{name}.shape", f"{name}_dtype": f"{name}.dtype"}
+        return known | {name: name for name in self.primitive.attributes}
 
-    def _compile(self, text: str) -> Callable[..., Any]:
-        """The rule as a function; the names it calls are other rows."""
-        code = f"lambda {', '.join(['dy', *self.saves])}: {text}"
-        names = dict(self.primitive.names)  # eval adds to what it is given
-        return eval(compile(code, f"<gradient of {self.name}>", "eval"), names)
+    def _compile(self, names: dict[str, Any]) -> list[Callable[..., Any]]:
+        """The texts as functions, which may call what `names` holds."""
+        parameters = ", ".join(["dy", *self.saves])
+        codes = [compile(f"lambda {parameters}: {text}", f"<gradient of {self.name}>", "eval") for text in self.texts]
+        return [eval(code, dict(names)) for code in codes]  # eval adds to what it is given
 
     def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
         """See `tape.Operation`."""
+        rules = self.rules if isinstance(dy, Value) else self._rules_on_arrays
         if self.primitive.variadic:
-            found = self.rules[0](dy, *saved)
+            found = rules[0](dy, *saved)
             return [found[i] for i in self.wanted]
-        return [rule(dy, *saved) for rule in self.rules]
+        return [rule(dy, *saved) for rule in rules]
 
     def rewrap(self, node: Node) -> tuple[Any, ...]:
         """See `tape.Operation`."""
@@ -250,14 +279,11 @@ class ElementwiseAdjoint(Adjoint):
     """The same for a formula: on arrays, all gradients come from one kernel.
 
     Attributes:
-        save_operands: `save` for rows without attributes, called with the inputs and y.
         kernel: computes all gradients but those that are dy itself.
     """
 
     def __init__(self, primitive: ElementwisePrimitive, wanted: tuple[int, ...]) -> None:
         super().__init__(primitive, wanted)
-        operands = ", ".join([*primitive.inputs, *primitive.attributes, "y"])
-        self.save_operands = eval(f"lambda {operands}: ({''.join(x + ', ' for x in self.saves)})")
         targets = ["d" + primitive.inputs[i] for i in self.wanted]
         computed = {target: text for target, text in zip(targets, self.texts) if text != "dy"}
         suffix = "" if len(targets) == len(primitive.rules) else "_to_" + "_".join(targets)

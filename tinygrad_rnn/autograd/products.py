@@ -4,12 +4,16 @@ import string
 from typing import TYPE_CHECKING, Any
 
 from . import table
+from .eager import binary
 from .operands import aligned, as_tensor
 from .shapes import diagonal, permute, reshape
 from .tape import Value
 
 if TYPE_CHECKING:
     from .tensor import Tensor
+
+
+_matrix_product = binary(table.matmul, table.matmul)  # of two matrices
 
 
 def matmul(input: Any, other: Any) -> "Tensor":
@@ -26,7 +30,7 @@ def matmul(input: Any, other: Any) -> "Tensor":
     a, b = input, other
     rows, columns = a.data.ndim, b.data.ndim
     if rows == 2 == columns:
-        return table.matmul(a, b)
+        return _matrix_product(a, b)
     if rows == 0 or columns == 0:
         raise ValueError(f"matmul(a, b): operands need a dimension: a is {list(a.shape)}, b is {list(b.shape)}")
     if rows == 1 or columns == 1:

@@ -229,7 +229,16 @@ def split(tensor: Any, split_size_or_sections: int | Sequence[int], dim: int = 0
         (size,) = sizes("split", (split_size_or_sections,))
         if size < 0 or (size == 0 and n > 0):
             raise ValueError(f"split: split_size must be positive, got {size}")
-        parts = tuple([min(size, n - start) for start in range(0, n, size)]) if n else (0,)
+        parts = _equal_parts(n, size)
+    return _pieces(x, axis, parts)
+
+
+def _equal_parts(n: int, size: int) -> tuple[int, ...]:
+    """n as parts of one size, and what is left."""
+    return tuple([min(size, n - start) for start in range(0, n, size)]) if n else (0,)
+
+
+def _pieces(x: "Tensor", axis: int, parts: Sequence[int]) -> tuple["Tensor", ...]:
     pieces, start = [], 0
     for size in parts:
         pieces.append(_narrow(x, axis, start, start + size))
@@ -257,8 +266,9 @@ def chunk(input: Any, chunks: int, dim: int = 0) -> tuple["Tensor", ...]:
     x = as_tensor(input)
     if chunks < 1:
         raise ValueError(f"chunk: chunks must be positive, got {chunks}")
-    n = x.data.shape[_axis("chunk", x, dim)]
-    return split(x, -(-n // chunks), dim) if n else split(x, [0] * chunks, dim)
+    axis = _axis("chunk", x, dim)
+    n = x.data.shape[axis]
+    return _pieces(x, axis, _equal_parts(n, -(-n // chunks)) if n else [0] * chunks)
 
 
 def unbind(input: Any, dim: int = 0) -> tuple["Tensor", ...]:

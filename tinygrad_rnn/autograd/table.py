@@ -191,7 +191,7 @@ def spread(dy: Any, x_shape: Shape, dim: tuple[int, ...]) -> Any:
     if isinstance(dy, Value):
         return expand(kept(dy, x_shape, dim), shape=x_shape)
     dx = np.empty(x_shape, dy.dtype)  # in memory of its own: no slower than a view, and free to be added to
-    dx[...] = kept(dy, x_shape, dim)
+    dx[...] = kept(dy, x_shape, dim) if dy.ndim else dy
     return dx
 
 

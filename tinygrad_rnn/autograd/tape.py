@@ -237,6 +237,8 @@ def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
     if isinstance(gradient, Value):
         return gradient.sum_to_size(shape)  # type: ignore[attr-defined]
     extra = gradient.ndim - len(shape)
+    if extra and shape and 1 not in shape:  # a bias
+        return np.add.reduce(gradient, axis=tuple(range(extra)))
     axes = (*range(extra), *(extra + i for i, n in enumerate(shape) if n == 1 != gradient.shape[extra + i]))
     return np.add.reduce(gradient, axis=axes, keepdims=True).reshape(shape)
 
@@ -259,25 +261,23 @@ def backward_pass(
     Returns:
         The gradients of `inputs`, as far as there are any.
     """
-    gradients: dict[Place, Any] = {}
-    ours: set[Place] = set()  # places whose gradient is an array made here, which may be added to in place
-    youngest: list[tuple[int, Place]] = []  # a heap of the places in `gradients`
+    waiting: dict[Place, tuple[Any, bool]] = {}  # gradients, and whether they are arrays made here: ours to add to
+    youngest: list[tuple[int, Place]] = []  # a heap of the places in `waiting`
     collected: dict[Place, Any] = {}
     targets = set(inputs or ())
     wanted = None if inputs is None else _leading_to(targets, [node for node, _ in roots])
 
     def arrive(node: Place, gradient: Any, is_ours: bool) -> None:
-        if node not in gradients:
-            gradients[node] = gradient
+        if node not in waiting:
             heapq.heappush(youngest, (-node.number, node))
-        elif node in ours:
-            gradients[node] += gradient
-            return
         else:
-            gradients[node] = gradients[node] + gradient
-            is_ours = not create_graph
-        if is_ours:
-            ours.add(node)
+            total, is_ours = waiting[node]
+            if is_ours:
+                total += gradient
+                gradient = total
+            else:
+                gradient, is_ours = total + gradient, not create_graph
+        waiting[node] = gradient, is_ours
 
     for node, gradient in roots:
         if wanted is None or node in wanted:
@@ -286,10 +286,7 @@ def backward_pass(
     with set_mode("grad", create_graph), set_mode("retain", retain_graph), np.errstate(all="ignore"):
         while youngest:
             node = heapq.heappop(youngest)[1]
-            dy = gradients.pop(node)
-            is_ours = node in ours
-            if is_ours:
-                ours.remove(node)
+            dy, is_ours = waiting.pop(node)
             if node.hooks:
                 dy, is_ours = _run_hooks(node.hooks, dy), False
             if node in targets:
@@ -311,9 +308,9 @@ def backward_pass(
                 # The gradient of a part: add it to that part, rather than to the whole by way of an array of zeros.
                 (parent,), (shape,) = node.parents, node.shapes
                 if wanted is None or parent in wanted:
-                    if parent not in ours:
+                    if parent not in waiting or not waiting[parent][1]:
                         arrive(parent, np.zeros(shape, dy.dtype), is_ours=True)
-                    operation.scatter(gradients[parent], dy, saved)
+                    operation.scatter(waiting[parent][0], dy, saved)
             else:
                 if create_graph:
                     saved = operation.rewrap(node)

@@ -45,7 +45,7 @@ class Prelude:
             wanted = tuple([i for i, x in enumerate(line.inputs) if isinstance(x, Line) and x in needing])
             if wanted and (adjoint := line.row.adjoint(wanted)).rules:
                 needing.add(line)
-                saved = adjoint.save(operands, y, attributes)
+                saved = adjoint.save(y, *operands, **attributes)
                 record.append((line, adjoint, saved, [operands[i].shape for i in adjoint.wanted]))
         return record
 
