@@ -461,6 +461,54 @@ def test_std_of_equal_numbers_has_gradient_zero():
     np.testing.assert_array_equal(dx.data, [0, 0, 0])
 
 
+LARGE = {
+    "contiguous": lambda x: x,
+    "transposed": lambda x: x.T,
+    "every third": lambda x: np.repeat(x, 3, axis=1)[:, ::3],
+    "reversed": lambda x: x[::-1, ::-1],
+    "rows repeated": lambda x: np.broadcast_to(x[:2, None], (2, 50, x.shape[1])).reshape(100, -1),
+}
+
+
+def log_sum(x, axis=None):
+    largest = x.max(axis=axis, keepdims=True)
+    return np.log(np.sum(np.exp(x - largest), axis=axis)) + largest.reshape(np.max(x, axis=axis).shape)
+
+
+def gradient_of_broadcasting(x, axis=None):
+    """What an operand that was repeated along `axis` gets of a gradient x."""
+    small = tg.zeros(*np.sum(x, axis=axis, keepdims=axis != 0).shape, requires_grad=True)
+    small.expand(x.shape).backward(tg.tensor(x))
+    return small.grad.sum(-1) if axis == 1 else small.grad
+
+
+@pytest.mark.skipif(bool(config.DISABLE_JIT), reason="so many numbers take too long")
+@pytest.mark.parametrize("layout", LARGE)
+@pytest.mark.parametrize(
+    ("ours", "numpys"),
+    [
+        (tg.sum, np.sum),
+        (tg.mean, np.mean),
+        (lambda x, axis=None: tg.var(x, axis, correction=0), np.var),
+        (lambda x, axis=None: tg.logsumexp(x, (0, 1) if axis is None else axis), log_sum),
+        (lambda x, axis=None: gradient_of_broadcasting(x.numpy(), axis), np.sum),
+    ],
+    ids=["sum", "mean", "var", "logsumexp", "gradient of broadcasting"],
+)
+def test_reductions_lose_no_more_digits_than_numpys(ours, numpys, layout):
+    """Over everything and along either dimension, of numbers of which one running sum would lose a lot."""
+    chosen = np.random.default_rng(0).random((100, 30_000)) < 0.01
+    x = LARGE[layout](np.where(chosen, 1, 0.1).astype(np.float32))
+    for axis in (None, 0, 1):
+        exact = numpys(x.astype(np.float64), axis=axis)
+        found, numpy_found = ours(tg.from_numpy(x), axis).numpy(), numpys(x, axis=axis)
+        off, numpy_off = (np.max(np.abs(y - exact)) / np.max(np.abs(exact)) for y in (found, numpy_found))
+        assert off <= max(numpy_off, 4 * np.finfo(np.float32).eps)
+        if axis is None and numpys is np.sum:
+            running = np.add.accumulate(x.ravel())[-1]
+            assert abs(running - exact) / exact > 1e-3 > 100 * numpy_off, "one running sum would pass"
+
+
 def test_random_numbers_are_repeatable_and_belong_to_their_thread():
     tg.manual_seed(3)
     first, state = tg.rand(3), tg.get_rng_state()
