@@ -46,6 +46,34 @@ def x_unused():
 
 
 @case
+def a_gate_read_again_after_the_product():
+    """Its gradient belongs to two products, and may not take its place before a later phase has read it."""
+
+    def step(self, x, h):
+        s = tg.tanh(h)
+        (x_z, x_n), (s_z, s_n) = tg.chunk(x @ self.W, 2, -1), tg.chunk(s @ self.U, 2, -1)
+        z = tg.sigmoid(x_z + s_z)
+        return tg.tanh(x_n + z * s_n) + z * s
+
+    return cell(step, W=P(I, 2 * H), U=P(H, 2 * H))
+
+
+@case
+def a_hoisted_product_read_whole_and_in_parts():
+    """What is kept of the whole and of the parts cannot all take its place."""
+
+    def step(self, x, h):
+        a = x @ self.W
+        a = a - a.mean(-1, keepdim=True)
+        a = a * (a.square().mean(-1, keepdim=True) + 0.1).rsqrt()
+        f, n = tg.chunk(a + h @ self.U, 2, -1)
+        f = tg.sigmoid(f)
+        return f * h + (1 - f) * tg.tanh(n)
+
+    return cell(step, W=P(I, 2 * H), U=P(H, 2 * H))
+
+
+@case
 def state_unused():
     return cell(lambda self, x, h: tg.tanh(x @ self.W), W=P(I, H))
 

@@ -1,6 +1,6 @@
 """Every cell with every tool around it, in every direction, with and without lengths: what both engines say.
 
-Further cells go into CELLS: any with parameters of its own and of any dtype.
+Further cells go into CELLS: any that reads I features. Those of the library have all tools around them at once.
 """
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 import tinygrad_rnn as tg
 from fusion.comparing import assert_close, assert_engines_agree, interpret, parameter, results
 from tinygrad_rnn.nn import ClipGradient, LearnedInitialState, Recurrent, VariationalDropout, WeightDrop, Zoneout
+from tinygrad_rnn.nn.cells.catalogue import ROWS
 
 T, B, I, H = 4, 3, 2, 3
 
@@ -63,7 +64,7 @@ def everything(cell):
 TOOLS = {
     "nothing": lambda cell: cell,
     "recurrent dropout": with_recurrent_dropout,
-    "zoneout": lambda cell: Zoneout(cell, [0.3, 0.6][: len(cell.state_names)]),
+    "zoneout": lambda cell: Zoneout(cell, [0.3, 0.6, 0.1, 0.4][: len(cell.state_names)]),
     "zoneout in evaluation": lambda cell: Zoneout(cell, 0.3).eval(),
     "variational dropout": lambda cell: VariationalDropout(cell, input=0.4, state=0.4),
     "variational dropout of all states": lambda cell: VariationalDropout(cell, state=0.4, states="all"),
@@ -85,7 +86,14 @@ def test_both_engines_agree(name, tool, monkeypatch):
     interpret(monkeypatch)
     cell = TOOLS[tool](CELLS[name]().double())
     assert_engines_agree(cell, (T, B, I), given=False)
-    assert_engines_agree(cell, (T, B, I), reverse=True, lengths=[2, 4, 0], return_states=True)
+    assert_engines_agree(cell, (T, B, I), reverse=True, lengths=[2, 4, 0], return_states=True, given=False)
+
+
+@pytest.mark.parametrize("make", [row[0] for row in ROWS], ids=[row.name for row in tg.nn.cells.list(4, 4)])
+def test_all_tools_around_every_cell_of_the_library(make, monkeypatch):
+    interpret(monkeypatch)
+    cell = everything(make(4, 4).double())
+    assert_engines_agree(cell, (T, B, 4), lengths=[2, 4, 0], return_states=True, given=False)
 
 
 @pytest.mark.parametrize("tool", ["everything", "clipped gradients"])
