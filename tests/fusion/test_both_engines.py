@@ -97,11 +97,11 @@ def both(cell, sizes, reverse=False):
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", [name for name in CELLS if name not in ("rnn", "lstm", "gru")])  # see test_sizes
 def test_kernels_compute_what_the_tape_does(name, sizes):
     tg.manual_seed(0)
     for fused, tape in zip(*both(CELLS[name](*sizes[2:]), sizes)):
-        np.testing.assert_allclose(fused, tape, rtol=0, atol=1e-12 * max(1.0, np.max(np.abs(tape), initial=0)))
+        np.testing.assert_allclose(fused, tape, rtol=0, atol=1e-12 * max(1e-3, np.max(np.abs(tape), initial=0)))
 
 
 @pytest.mark.parametrize("name", ["lstm", "mgu", "several states"])
