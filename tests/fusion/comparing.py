@@ -37,7 +37,8 @@ def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=T
 
     `wanted` says whether an input needs a gradient: a function of its name. `start` holds initial states that cannot be
     just any number, by name; `given` says whether initial states are given at all, rather than the cell's own.
-    `options` are those of a call.
+    `options` are those of a call. Kernels use memory again: of the arrays that a user holds they must change none, and
+    nothing that a second backward pass reads.
     """
     T, B, I = sizes
     random = np.random.default_rng(1)
@@ -51,6 +52,7 @@ def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=T
     parameters = dict(cell.named_parameters())
     for name, p in parameters.items():
         p.requires_grad_(wanted(name))
+    untouched = [(v, v.numpy().copy()) for v in (x, *states, *parameters.values())]
     tg.manual_seed(4)  # masks
     start = states if given else None
     y, final, *every = tg.nn.Recurrent(cell, reverse=reverse, fused=engine)(x, start, **options)
@@ -63,10 +65,20 @@ def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=T
     inputs = {"x": x, **dict(zip(cell.state_names, states if given else ())), **parameters}
     inputs = {name: v for name, v in inputs.items() if wanted(name)}
     if inputs and loss.requires_grad:
-        gradients = tg.grad(loss, list(inputs.values()), allow_unused=True)
+        untouched += [(v, v.numpy().copy()) for v in found.values()]
+        gradients = tg.grad(loss, list(inputs.values()), allow_unused=True, retain_graph=engine != "never")
+        if engine != "never":
+            untouched += [(g, g.numpy().copy()) for g in gradients if g is not None]
+            again = tg.grad(loss, list(inputs.values()), allow_unused=True)
+            assert [g is None for g in again] == [g is None for g in gradients]
+            for first, second in zip(gradients, again):
+                if first is not None:
+                    np.testing.assert_array_equal(second.numpy(), first.numpy())
         shapes = [v.shape for v in inputs.values()]
         gradients = [np.zeros(s) if g is None else g.numpy() for g, s in zip(gradients, shapes)]
         found |= {f"d{name}": g for name, g in zip(inputs, gradients)}
+    for tensor, before in untouched:
+        np.testing.assert_array_equal(tensor.numpy(), before)
     return {name: v.numpy() if isinstance(v, tg.Tensor) else v for name, v in found.items()}
 
 

@@ -183,8 +183,8 @@ COMPILED = [
         *(1, (4, 1, 2)),
         (("where", 0, 3), ("add", 3, 4), ("abs", 5), ("product", 2, 2, 1, False), ("one minus", 7), ("part", 8, 1, 2))
         + (("product", 8, 1, 0, False), ("product", 10, 2, 0, True), ("plus", 3, "[]"), ("times", 11, "[1, n]"))
-        + (("square", 7), ("mean", 12), ("amax", 11), ("maximum", 7, 16)),
-        (("value", 1), ("tanh", 15), ("product", 17)),
+        + (("square", 7), ("mean", 12), ("amax", 11), ("maximum", 7, 16), ("clip_gradient", 17)),
+        (("value", 1), ("tanh", 15), ("product", 18)),
     ),
     (
         *(2, (3, 4, 4)),
