@@ -1,4 +1,4 @@
-"""Recordings: the kernels' own arrays and what is computed from them, against the tape's tensors and their gradients."""
+"""Recordings: the kernels' own arrays and what is computed from them, against the tape's tensors and gradients."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ class TwoPhases(tg.nn.Cell):
         centred = i - i.mean(-1, keepdim=True)
         size = (centred * centred).sum(-1, keepdim=True)
         inner = tg.softmax((f * h) @ self.V + self.b, -1)
-        idle = inner * 2
+        idle = inner * 2  # noqa: F841
         c = f * c + (1 - f) * inner / (1 + size)
         return tg.tanh(c) + centred, c
 
