@@ -1,5 +1,7 @@
 """What cannot be a kernel runs on the tape, and says so once; what is wrong on the tape is wrong in the same words."""
 
+import contextlib
+import cProfile
 import re
 import warnings
 
@@ -191,3 +193,13 @@ def test_a_change_inside_an_attribute_is_noticed(change):
         held[...] = 0.25
     found, expected = both_engines(made, x, "require")[1], both_engines(made, x, "never")[1]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
+
+
+def test_a_profiler_that_runs_changes_nothing():
+    sources = []
+    for profile in (contextlib.nullcontext(), cProfile.Profile()):
+        layer = tg.nn.Recurrent(tg.nn.LSTMCell(I, H), fused="require")
+        with profile:
+            layer(tg.ones(2, 1, I))
+        sources.append(layer.source("forward"))
+    assert sources[0] == sources[1]

@@ -408,13 +408,25 @@ class Locals:
         self.found: list[tuple[str, Any]] = []
 
     def __enter__(self) -> list[tuple[str, Any]]:
-        self.before = sys.getprofile()
-        sys.setprofile(self._watch)
+        self.profile, self.trace = sys.getprofile(), sys.gettrace()
+        # A profiler written in C cannot be put back once it was replaced.
+        self.beside = self.profile is not None and not callable(self.profile)
+        if self.beside:
+            sys.settrace(self._enter_frame)
+        else:
+            sys.setprofile(self._watch)
         return self.found
 
     def __exit__(self, *error: object) -> None:
-        sys.setprofile(self.before)
+        if self.beside:
+            sys.settrace(self.trace)
+        else:
+            sys.setprofile(self.profile)
 
-    def _watch(self, frame: FrameType, event: str, value: Any) -> None:
+    def _enter_frame(self, frame: FrameType, event: str, value: Any) -> Any:
+        return self._watch if frame.f_code in self.codes else None
+
+    def _watch(self, frame: FrameType, event: str, value: Any) -> Any:
         if event == "return" and frame.f_code in self.codes:
             self.found += frame.f_locals.items()
+        return self._watch
