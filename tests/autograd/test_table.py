@@ -140,6 +140,13 @@ def test_gradients_of_some_inputs_are_those_of_all(row):
                     np.testing.assert_allclose(some[i], full[i], rtol=1e-14, err_msg=f"{sample}, d of inputs {wanted}")
 
 
+@EVERY_ROW
+def test_what_needs_no_gradient_is_not_recorded(row):
+    sample = samples(row)[0]
+    y = row(*tensors(row, sample, wanted=()), **sample.attributes)
+    assert not y.requires_grad and y.is_leaf
+
+
 # ---- Shapes ----------------------------------------------------------------------------------------------------------
 
 
