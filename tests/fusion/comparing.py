@@ -64,6 +64,7 @@ def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=T
     loss = sum((v * weights.uniform(-1, 1, v.shape)).sum() for v in found.values())
     inputs = {"x": x, **dict(zip(cell.state_names, states if given else ())), **parameters}
     inputs = {name: v for name, v in inputs.items() if wanted(name)}
+    gradients = [None] * len(inputs)
     if inputs and loss.requires_grad:
         untouched += [(v, v.numpy().copy()) for v in found.values()]
         gradients = tg.grad(loss, list(inputs.values()), allow_unused=True, retain_graph=engine != "never")
@@ -74,9 +75,8 @@ def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=T
             for first, second in zip(gradients, again):
                 if first is not None:
                     np.testing.assert_array_equal(second.numpy(), first.numpy())
-        shapes = [v.shape for v in inputs.values()]
-        gradients = [np.zeros(s) if g is None else g.numpy() for g, s in zip(gradients, shapes)]
-        found |= {f"d{name}": g for name, g in zip(inputs, gradients)}
+    for (name, v), g in zip(inputs.items(), gradients):
+        found[f"d{name}"] = np.zeros(v.shape) if g is None else g.numpy()
     for tensor, before in untouched:
         np.testing.assert_array_equal(tensor.numpy(), before)
     return {name: v.numpy() if isinstance(v, tg.Tensor) else v for name, v in found.items()}

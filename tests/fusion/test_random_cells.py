@@ -158,23 +158,34 @@ class Composed(tg.nn.Cell):
         return tuple(new)
 
 
-def check(program, reverse=False):
+def check(program, reverse=False, **options):
     """To 1e-12 of the largest entry of each result. Overlapping parts are refused, and then do not count."""
     cell = Composed(program)
     try:
-        assert_engines_agree(cell, (3, 2, program[0]), reverse)
+        assert_engines_agree(cell, (3, 2, program[0]), reverse, **options)
     except NotImplementedError as error:
         if "parts that overlap" in str(error):
             reject()
         raise
 
 
+WANTED = {
+    "everything": lambda name: True,
+    "the input": lambda name: name == "x",
+    "states": lambda name: name in "hcm",
+    "parameters": lambda name: name.startswith("weights"),
+    "a few": lambda name: name == "c" or name.startswith("weights.W0"),
+}
+LENGTHS = st.none() | st.lists(st.integers(0, 3), min_size=2, max_size=2)
+
+
 @settings(max_examples=300, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(program=programs(), reverse=st.booleans())
-def test_the_generated_source_computes_what_the_tape_does(program, reverse):
+@given(programs(), st.booleans(), LENGTHS, st.booleans(), st.sampled_from(list(WANTED)), st.booleans())
+def test_the_generated_source_computes_what_the_tape_does(program, reverse, lengths, every, wanted, given):
+    """Whatever the cell is, and however it is run: lengths, states at every step, gradients for some inputs only."""
     with pytest.MonkeyPatch.context() as patch:
         interpret(patch)
-        check(program, reverse)
+        check(program, reverse, lengths=lengths, return_states=every, wanted=WANTED[wanted], given=given)
 
 
 # Three of them that use every construct between them, for the compiler behind the source as well.
