@@ -285,7 +285,11 @@ def _saved_and_recomputed(
         """Whether a line can be had from memory by at most `depth` cheap operations in a row."""
         if line in at_hand or line in saved or line.kind in ("zeros", "constant"):
             return True
-        if line not in inside or line.row is None or line.row.name not in CHEAP or not depth:
+        if line not in inside or line.row is None or not depth:
+            return False
+        if line.row in (table.tanh, table.sigmoid):  # of a state, say: as fast as to write and read it again
+            return line.inputs[0] in at_hand
+        if line.row.name not in CHEAP:
             return False
         return all(available(_base(y), depth - 1) for y in line.inputs if isinstance(y, Line))
 

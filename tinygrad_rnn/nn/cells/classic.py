@@ -91,8 +91,9 @@ class LSTMCell(TorchCell):
     gates = "ifgo"
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        i, f, g, o = chunk(linear(x, self.weight_ih, self.bias_ih) + linear(h, self.weight_hh, self.bias_hh), 4, -1)
-        i, f, g, o = sigmoid(i), sigmoid(f), self.candidate(tanh(g)), sigmoid(o)
+        a = linear(x, self.weight_ih, self.bias_ih) + linear(h, self.weight_hh, self.bias_hh)
+        a_i, a_f, a_g, a_o = chunk(a, 4, -1)
+        i, f, g, o = sigmoid(a_i), sigmoid(a_f), self.candidate(tanh(a_g)), sigmoid(a_o)
         c = f * c + i * g
         h = o * tanh(c)
         return h, c
