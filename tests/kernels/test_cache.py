@@ -101,7 +101,7 @@ def test_the_second_process_compiles_nothing(tmp_path):
     assert first["passes"] > 100, "the first process had nothing to compile: this test counts the wrong thing"
     assert second["passes"] == 0
     assert second["values"] == first["values"]
-    assert state(tmp_path) == files and sum(name.endswith(".nbc") for name in files) >= 3
+    assert state(tmp_path) == files and sum(name.endswith(".nbc") for name in files) == 2
 
 
 def test_processes_that_start_together(tmp_path):
@@ -110,7 +110,7 @@ def test_processes_that_start_together(tmp_path):
     assert all(found["values"] == outcomes[0]["values"] for found in outcomes)
     names = list(state(tmp_path))
     assert not [name for name in names if name.endswith(".tmp")]
-    assert sorted(name.split("_")[0] for name in names if name.endswith(".py")) == ["smooth", "ufunc"]
+    assert len([name for name in names if name.endswith(".py")]) == 1
     assert outcome(process(tmp_path))["passes"] == 0
 
 
@@ -228,7 +228,7 @@ def test_torn_files_are_written_again(folder, kind, left):
     x = np.arange(3.0)
     np.testing.assert_array_equal(kernel()(x), [0, 3, 6])
     if kind == "a folder in its place":
-        (text,) = folder.rglob("torn*.py")
+        (text,) = folder.rglob("*.py")
         text.unlink()
         text.mkdir()
     else:

@@ -15,7 +15,8 @@ from numba.core.codegen import get_host_cpu_features
 from tinygrad_rnn.autograd.primitive import ElementwisePrimitive
 from tinygrad_rnn.autograd.table import TABLE
 from tinygrad_rnn.kernels import cache
-from tinygrad_rnn.kernels.elementwise import BLOCK, Elementwise, _ufunc, scalar_code
+from tinygrad_rnn.kernels.elementwise import Elementwise, _ufunc, scalar_code
+from tinygrad_rnn.kernels.inner_loop import BLOCK
 
 compiled = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
 

@@ -2,8 +2,8 @@
 
 The ufunc machinery brings broadcasting, strides, `out=` and overlap at a third of a microsecond a call; the loop is
 ours. What is compiled for a formula is a loop over contiguous memory, vector code however many operands there are; one
-more loop, which all kernels share, calls it with the operands themselves if they are contiguous, else block by block
-with copies on the stack.
+more loop, which all kernels share, calls it with the operands themselves if they are contiguous, else block by block:
+see `inner_loop`.
 
     >>> import numpy as np
     >>> axpy = Elementwise("axpy", "a x y", {"z": "a * x + y"})
@@ -23,6 +23,7 @@ import numpy as np
 from numba import config
 
 from . import cache
+from .inner_loop import inner_loop
 
 _LOADING = threading.Lock()
 
@@ -45,62 +46,6 @@ def formulas({inputs}):
 def compute(operands, count):
     full_width()
     for_each(formulas, operands, count, f)
-'''
-
-BLOCK = 512  # elements of a stack buffer: a few of them fit in the first-level cache beside each other
-
-# The inner loop of all ufuncs of a dtype. `data` says how many inputs and operands this one has, and where its compiled
-# formulas are. Formulas may write a result over an input that begins where it does. NumPy makes copies of operands that
-# overlap in other ways, but not of an input that runs ahead of the result.
-LOOP = '''\
-"""The operands of a ufunc -> contiguous ones, in place or through buffers."""
-
-from numba import cfunc, types
-
-from tinygrad_rnn.kernels.memory import JIT, call, forget_float_errors, pointer, stack
-
-BLOCK, SIZE, BITS = {block}, {size}, types.int{bits}
-NUMBERS = types.CPointer(types.intp)
-
-
-@cfunc(types.void(NUMBERS, NUMBERS, NUMBERS, NUMBERS), cache=CACHE, **JIT)
-def loop(operands, lengths, steps, data):
-    length, inputs, total, compute = lengths[0], data[0], data[1], data[2]
-    contiguous = shifted = 0
-    for i in range(total):
-        contiguous += steps[i] == SIZE
-        for j in range(inputs, total):
-            shifted += 0 < abs(operands[j] - operands[i]) < length * SIZE
-    if contiguous == total and not shifted:
-        call(compute, operands, length)
-    else:
-        buffers, blocks = stack(total * BLOCK * SIZE), pointer(stack(total * 8), types.intp)
-        for start in range(0, length, BLOCK):
-            count = min(BLOCK, length - start)
-            for i in range(total):
-                address, step = operands[i] + start * steps[i], steps[i]
-                if step == SIZE and (i < inputs or not shifted):
-                    blocks[i] = address
-                    continue
-                blocks[i] = buffers + i * BLOCK * SIZE
-                if i >= inputs:
-                    continue
-                buffer = pointer(blocks[i], BITS)
-                if step == 0:
-                    x = pointer(address, BITS)[0]
-                    for k in range(count if start == 0 else 0):  # which later blocks find filled
-                        buffer[k] = x
-                else:
-                    for k in range(count):
-                        buffer[k] = pointer(address + k * step, BITS)[0]
-            call(compute, blocks, count)
-            for i in range(inputs, total):
-                address, step = operands[i] + start * steps[i], steps[i]
-                if blocks[i] != address:
-                    buffer = pointer(blocks[i], BITS)
-                    for k in range(count):
-                        pointer(address + k * step, BITS)[0] = buffer[k]
-    forget_float_errors()
 '''
 
 
@@ -221,12 +166,11 @@ def _ufunc(compute: Any, name: str, dtype: type[np.floating[Any]], inputs: int, 
     table = ctypes.cast(unwrap(umath._UFUNC_API, None), ctypes.POINTER(ctypes.c_void_p))
     signature = [ctypes.c_void_p] * 3 + [ctypes.c_int] * 4 + [ctypes.c_char_p] * 2 + [ctypes.c_int]
     from_loops = ctypes.PYFUNCTYPE(ctypes.py_object, *signature)(table[1])
-    bits = np.finfo(dtype).bits
-    loop = cache.load(LOOP.format(block=BLOCK, size=bits // 8, bits=bits), f"ufunc_{bits}").loop
+    loops = (ctypes.c_void_p * 1)(inner_loop(np.dtype(dtype).itemsize))
     about = (ctypes.c_ssize_t * 3)(inputs, inputs + outputs, compute.address)
-    loops, data = (ctypes.c_void_p * 1)(loop.address), (ctypes.c_void_p * 1)(ctypes.addressof(about))
+    data = (ctypes.c_void_p * 1)(ctypes.addressof(about))
     kinds = (ctypes.c_byte * (inputs + outputs))(*[np.dtype(dtype).num] * (inputs + outputs))
     text = name.encode(), b"Compiled by tinygrad_rnn."
     no_identity = -1
-    _keep_alive.append((loop, compute, about, loops, data, kinds, text))  # NumPy keeps the addresses only
+    _keep_alive.append((compute, about, loops, data, kinds, text))  # NumPy keeps the addresses only
     return from_loops(loops, data, kinds, 1, inputs, outputs, no_identity, *text, 0)

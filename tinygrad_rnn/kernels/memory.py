@@ -1,14 +1,13 @@
-"""Raw memory inside compiled code: addresses, stack buffers, and a loop over elements of which LLVM makes vectors."""
+"""Raw memory inside compiled code: addresses, and a loop over elements of which LLVM makes vectors."""
 
 # Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
 # mypy: disable-error-code="call-arg,unreachable"
 
 import inspect
-import platform
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -108,66 +107,3 @@ def for_each(typingctx: Any, formulas: Any, operands: Any, count: Any, dtype: An
         return context.get_dummy_value()
 
     return types.void(formulas, operands, types.intp, dtype), codegen
-
-
-# ---- For the loop that a ufunc runs ----------------------------------------------------------------------------------
-
-
-@intrinsic
-def pointer(typingctx: Any, address: Any, dtype: Any) -> Any:
-    """An address, which is a number, as a pointer to elements."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
-
-    return types.CPointer(dtype.dtype)(types.intp, dtype), codegen
-
-
-@intrinsic
-def stack(typingctx: Any, size: Any) -> Any:
-    """The address of `size` bytes that are the calling function's until it returns."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = builder.alloca(ir.IntType(8), size=args[0])
-        place.align = 64
-        return builder.ptrtoint(place, context.get_value_type(types.intp))
-
-    return types.intp(types.intp), codegen
-
-
-@intrinsic
-def call(typingctx: Any, function: Any, operands: Any, count: Any) -> Any:
-    """Call the function at an address."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [x.type for x in args[1:]])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-        return context.get_dummy_value()
-
-    return types.void(types.intp, operands, types.intp), codegen
-
-
-_MXCSR_FLAGS = 0x3F  # the lowest bits of the control register of x86's vector units
-
-
-@intrinsic
-def forget_float_errors(typingctx: Any) -> Any:
-    """Clear the processor's floating-point flags, which NumPy would turn into warnings about lanes that are masked."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        module, word = builder.module, ir.IntType(32)
-        if platform.machine().lower() in ("x86_64", "amd64"):  # C's function also resets a unit that nobody used: 60 ns
-            place = cgutils.alloca_once(builder, word)
-            access = ir.FunctionType(ir.VoidType(), [place.type])
-            read, write = (
-                cgutils.get_or_insert_function(module, access, f"llvm.x86.sse.{name}mxcsr") for name in ("st", "ld")
-            )
-            builder.call(read, [place])
-            builder.store(builder.and_(builder.load(place), ir.Constant(word, ~_MXCSR_FLAGS)), place)
-            builder.call(write, [place])
-        elif binding.address_of_symbol("feclearexcept"):
-            clear = cgutils.get_or_insert_function(module, ir.FunctionType(word, [word]), "feclearexcept")
-            builder.call(clear, [ir.Constant(word, 0x3D)])  # FE_ALL_EXCEPT
-        return context.get_dummy_value()
-
-    return types.void(), codegen
