@@ -46,8 +46,8 @@ class MyLSTM(Transcribed):
     gates = 4
 
     def step(self, x, h, c):
-        i, f, g, o = tg.chunk(self.of_x(x) + self.of_h(h), 4, -1)
-        i, f, g, o = tg.sigmoid(i), tg.sigmoid(f), tg.tanh(g), tg.sigmoid(o)
+        a_i, a_f, a_g, a_o = tg.chunk(self.of_x(x) + self.of_h(h), 4, -1)
+        i, f, g, o = tg.sigmoid(a_i), tg.sigmoid(a_f), tg.tanh(a_g), tg.sigmoid(a_o)
         c = f * c + i * g
         h = o * tg.tanh(c)
         return h, c
