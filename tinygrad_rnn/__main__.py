@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source.add_argument("direction", nargs="?", choices=["forward", "backward", "inference"], help="default: both")
     commands.add_parser("explain", parents=[sizes], help="what the compiler makes of a cell, in words")
     bench = commands.add_parser("bench", help="how fast it is here, beside other libraries")
-    bench.add_argument("table", choices=["kernels", "cells"])
+    bench.add_argument("table", choices=["kernels", "cells", "toolbox"])
     bench.add_argument("--threads", type=int, default=1, metavar="N", help="for every library (default: 1)")
     bench.add_argument("--quick", action="store_true", help="only the three smallest sizes")
     bench.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)  # only to see that it runs

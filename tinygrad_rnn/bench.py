@@ -1,4 +1,4 @@
-"""How fast is it here? `python -m tinygrad_rnn bench kernels` and `bench cells` print tables for the reader's machine.
+"""How fast is it here? `python -m tinygrad_rnn bench kernels`, `bench cells` and `bench toolbox` print tables.
 
 Each row is one piece of work done by this library and by a rival at its best settings: NumPy, PyTorch, JAX, ONNX
 Runtime, whichever are installed. The two take turns, call by call, so that a machine which slows down for a while slows
@@ -39,7 +39,7 @@ Call = Callable[[], object]
 
 
 def launch(table: str, threads: int = 1, quick: bool = False, smoke: bool = False) -> int:
-    """Print a table, "kernels" or "cells", from a new process with `threads` threads for every library.
+    """Print a table, "kernels", "cells" or "toolbox", from a new process with `threads` threads for every library.
 
     Args:
         quick: only the three smallest sizes.
@@ -435,18 +435,23 @@ def custom_row(torch: Any, maths: Maths, size: tuple[int, int, int, int]) -> Row
 
     arrays = maths.parameters(I, H)
     p = SimpleNamespace(**dict(zip(arrays, leaves(torch, *arrays.values()))))
-    zeros = torch.zeros(B, H)
+    loop = loop_over_time(torch, lambda *inputs: maths.step(torch, p, *inputs), (torch.zeros(B, H),) * maths.states)
+    (x_there,) = leaves(torch, random(T, B, I))
+    return Row(case, ours, training(loop, x_there, torch.tensor(random(T, B, H)), vars(p).values()))
+
+
+def loop_over_time(torch: Any, step: Callable[..., Any], start: tuple[Any, ...]) -> Callable[[Any], Any]:
+    """A cell as PyTorch's users run it: x [T, B, I] -> y [T, B, H], the first state after every step."""
 
     def loop(x):
-        states, outputs = (zeros,) * maths.states, []
+        states, outputs = start, []
         for x_t in x.unbind(0):
-            states = maths.step(torch, p, x_t, *states)
+            states = step(x_t, *states)
             states = states if isinstance(states, tuple) else (states,)
             outputs.append(states[0])
         return torch.stack(outputs)
 
-    (x_there,) = leaves(torch, random(T, B, I))
-    return Row(case, ours, training(loop, x_there, torch.tensor(random(T, B, H)), vars(p).values()))
+    return loop
 
 
 def jax_row(jax: Any, size: tuple[int, int, int, int]) -> Row:
@@ -516,6 +521,151 @@ def onnx_row(onnx: Any, torch: Any, size: tuple[int, int, int, int], threads: in
     return Row(f"{T}, {B}, {I}, {H}", ours, lambda: session.run(None, feed))
 
 
+# ---- bench toolbox: what lengths, noise and norms cost in the loop ---------------------------------------------------
+
+TOOL_SIZES = [(100, 16, 64, 64), (100, 32, 128, 128), (100, 32, 128, 256)]  # T, B, I, H
+ZONEOUT, DROPOUT = (0.05, 0.5), 0.3
+
+
+class Tool(NamedTuple):
+    """Something around an LSTM, here and as a loop over time in PyTorch.
+
+    Attributes:
+        cell: (I, H) -> our cell.
+        rival: (torch, p, x, B, H) -> y, p being the parameters that `lstm` takes; None where another table has it.
+        options: (T, B) -> options of a call.
+    """
+
+    cell: Callable[[int, int], tg.nn.Cell]
+    rival: Callable[..., Any] | None = None
+    options: Callable[[int, int], dict[str, Any]] = lambda T, B: {}
+
+
+def some_lengths(T: int, B: int) -> np.ndarray:
+    """Lengths of B sequences, all lengths up to T as likely; one of them is T."""
+    lengths = np.random.default_rng(0).integers(1, T + 1, B)
+    lengths[0] = T
+    return lengths
+
+
+def zoneout_loop(torch, p, x, B, H):
+    def step(x_t, h, c):
+        new_h, new_c = lstm(torch, p, x_t, h, c)
+        keep_h, keep_c = torch.rand(B, H) < ZONEOUT[0], torch.rand(B, H) < ZONEOUT[1]
+        return torch.where(keep_h, h, new_h), torch.where(keep_c, c, new_c)
+
+    return loop_over_time(torch, step, (torch.zeros(B, H),) * 2)(x)
+
+
+def variational_loop(torch, p, x, B, H):
+    drop = torch.nn.functional.dropout
+    x_mask, h_mask = drop(torch.ones(B, x.shape[2]), DROPOUT), drop(torch.ones(B, H), DROPOUT)
+    step = lambda x_t, h, c: lstm(torch, p, x_t, h * h_mask, c)
+    return loop_over_time(torch, step, (torch.zeros(B, H),) * 2)(x * x_mask)
+
+
+def with_recurrent_dropout(I: int, H: int) -> tg.nn.Cell:
+    """An LSTM cell that drops elements of what it is about to write."""
+    cell = tg.nn.LSTMCell(I, H)
+    cell.recurrent_dropout = DROPOUT
+    return cell
+
+
+def recurrent_dropout_loop(torch, p, x, B, H):
+    def step(x_t, h, c):
+        i, f, g, o = torch.chunk(x_t @ p.W + h @ p.U + p.b, 4, -1)
+        n = torch.nn.functional.dropout(torch.tanh(g), DROPOUT)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * n
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    return loop_over_time(torch, step, (torch.zeros(B, H),) * 2)(x)
+
+
+def clipped_loop(torch, p, x, B, H):
+    def step(x_t, h, c):
+        h, c = lstm(torch, p, x_t, h, c)
+        for state in (h, c):
+            state.register_hook(lambda d: d.clamp(-1, 1))
+        return h, c
+
+    return loop_over_time(torch, step, (torch.zeros(B, H),) * 2)(x)
+
+
+TOOLS = {
+    "lengths from 1 to T": Tool(tg.nn.LSTMCell, options=lambda T, B: dict(lengths=some_lengths(T, B))),
+    "zoneout": Tool(lambda I, H: tg.nn.Zoneout(tg.nn.LSTMCell(I, H), ZONEOUT), zoneout_loop),
+    "variational": Tool(
+        lambda I, H: tg.nn.VariationalDropout(tg.nn.LSTMCell(I, H), DROPOUT, DROPOUT), variational_loop
+    ),
+    "recurrent dropout": Tool(with_recurrent_dropout, recurrent_dropout_loop),
+    "clipping": Tool(lambda I, H: tg.nn.ClipGradient(tg.nn.LSTMCell(I, H), 1.0), clipped_loop),
+    "layer norm": Tool(lambda I, H: MathsCell(CUSTOM["layer-norm LSTM"], I, H)),
+}
+
+
+def toolbox_groups(settings: Settings) -> Iterator[Group]:
+    """Each tool against the plain LSTM, both fused, and against PyTorch."""
+    torch = installed("torch")
+    sizes = settings.some(TOOL_SIZES, TINY)
+    tools = {"zoneout": TOOLS["zoneout"]} if settings.smoke else TOOLS
+    rows = (tool_row(name, tool, size) for name, tool in tools.items() for size in sizes)
+    yield Group("LSTM with a tool, training step (T, B, I, H)", "the plain LSTM, both fused", rows, target=(0.67, 0.67))
+    if torch is None:
+        print("\nPyTorch is not installed: left out.")
+        return
+    torch.set_num_threads(settings.threads)
+    rows = (packed_row(torch, size) for size in sizes)
+    yield Group("LSTM, lengths from 1 to T, training step (T, B, I, H)", "PyTorch packed sequences", rows)
+    for name, tool in tools.items():
+        if tool.rival is not None:
+            rows = (tool_row_beside(torch, tool, size) for size in sizes)
+            yield Group(f"LSTM with {name}, training step (T, B, I, H)", "PyTorch loop", rows)
+
+
+def tool_step(cell: tg.nn.Cell, size: tuple[int, int, int, int], **options: Any) -> Call:
+    """A training step of one of our cells."""
+    T, B, I, H = size
+    layer = tg.nn.Recurrent(cell, fused="require")
+    (x,) = leaves(tg, random(T, B, I))
+    return training(lambda x: layer(x, **options)[0], x, tg.tensor(random(T, B, H)), list(layer.parameters()))
+
+
+def tool_row(name: str, tool: Tool, size: tuple[int, int, int, int]) -> Row:
+    """A training step with the tool, and without."""
+    T, B, I, H = size
+    ours = tool_step(tool.cell(I, H), size, **tool.options(T, B))
+    return Row(f"{name} {T}, {B}, {I}, {H}", ours, tool_step(tg.nn.LSTMCell(I, H), size))
+
+
+def tool_row_beside(torch: Any, tool: Tool, size: tuple[int, int, int, int]) -> Row:
+    """A training step with the tool, here and there."""
+    T, B, I, H = size
+    assert tool.rival is not None
+    arrays = {name: random(*shape) for name, shape in gate_shapes(I, H).items()}
+    p = SimpleNamespace(**dict(zip(arrays, leaves(torch, *arrays.values()))))
+    (x,) = leaves(torch, random(T, B, I))
+    rival = tool.rival
+    theirs = training(lambda x: rival(torch, p, x, B, H), x, torch.tensor(random(T, B, H)), vars(p).values())
+    return Row(f"{T}, {B}, {I}, {H}", tool_step(tool.cell(I, H), size), theirs)
+
+
+def packed_row(torch: Any, size: tuple[int, int, int, int]) -> Row:
+    """Sequences of different lengths: packed, run and padded again there."""
+    T, B, I, H = size
+    layer, rival = both_layers(torch, "LSTM", I, H)
+    lengths, packing = some_lengths(T, B), torch.nn.utils.rnn
+    lengths_there = torch.tensor(lengths)
+
+    def run(x):
+        packed = packing.pack_padded_sequence(x, lengths_there, enforce_sorted=False)
+        return packing.pad_packed_sequence(rival(packed)[0])[0]
+
+    (x,), (x_there,) = leaves(tg, random(T, B, I)), leaves(torch, random(T, B, I))
+    ours = training(lambda x: layer(x, lengths=lengths)[0], x, tg.tensor(random(T, B, H)), list(layer.parameters()))
+    theirs = training(run, x_there, torch.tensor(random(T, B, H)), list(rival.parameters()))
+    return Row(f"{T}, {B}, {I}, {H}", ours, theirs)
+
+
 FIRST_CALL = """
 import time
 start = time.perf_counter()
@@ -540,16 +690,19 @@ def report_first_calls(T: int, B: int, I: int, H: int) -> None:
             print(f"    cache {state:<8}{duration(called):>12}, after {duration(imported)} for the import", flush=True)
 
 
+GROUPS = {"kernels": kernel_groups, "cells": cell_groups, "toolbox": toolbox_groups}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """What the new process runs; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tinygrad_rnn.bench")
-    parser.add_argument("table", choices=("kernels", "cells"))
+    parser.add_argument("table", choices=tuple(GROUPS))
     add_options(parser)
     chosen = parser.parse_args(arguments)
     settings = Settings(chosen.threads, chosen.quick, chosen.smoke)
     tg.set_num_threads(settings.threads)
     print(f"tinygrad_rnn {tg.__version__}, NumPy {np.__version__}, threads: {settings.threads}; ratio = rival / ours")
-    for group in (kernel_groups if chosen.table == "kernels" else cell_groups)(settings):
+    for group in GROUPS[chosen.table](settings):
         report(group, settings.smoke)
     if chosen.table == "cells":
         report_first_calls(*(TINY if settings.smoke else CELL_SIZES[2]))
@@ -557,7 +710,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of both tables."""
+    """The options of all tables."""
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="for every library (default: 1)")
     parser.add_argument("--quick", action="store_true", help="only the three smallest sizes")
     parser.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)
