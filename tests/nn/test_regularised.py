@@ -163,8 +163,8 @@ def test_which_masks_change_from_step_to_step(engine):
     ids=["zoneout", "zoneout in evaluation", "variational", "weight drop", "learned", "clipping"],
 )
 def test_gradients(wrap, engine):
-    layer = Recurrent(wrap(GRUCell(2, 3, dtype=np.float64)), fused=engine)
-    x = tg.randn(3, 2, 2, dtype=np.float64, requires_grad=True)
+    layer = Recurrent(wrap(GRUCell(1, 2, dtype=np.float64)), fused=engine)
+    x = tg.randn(3, 2, 1, dtype=np.float64, requires_grad=True)
 
     def run(x, *parameters):
         tg.manual_seed(1)
@@ -288,6 +288,15 @@ def test_mistakes_of_the_cell_inside_are_named(engine):
         Recurrent(ClipGradient(too_narrow, 1.0), fused=engine)(x)
     with pytest.raises(ValueError, match=r"expected 2 initial states \(h, c\), got 1"):
         Recurrent(Zoneout(LSTMCell(H, H)), fused=engine)(x, tg.ones(B, H))
+    for mask, error, words in (
+        (np.ones((B, H), np.float32), TypeError, "Masked.sequence_values returned ndarray as mask, not a Tensor"),
+        (tg.ones(B + 1, H), ValueError, r"shapes \[4, 6\] and \[5, 6\] do not broadcast together"),
+        (tg.ones(B, H - 1), ValueError, r"\[4, 6\] and \[4, 5\] do not broadcast together"),
+    ):
+        masked = type("Masked", (tg.nn.Cell,), {"hidden_size": H, "step": lambda self, x, h: x + h * self.mask})()
+        type(masked).sequence_values = lambda self, batch_size, mask=mask: {"mask": mask}
+        with pytest.raises(error, match=words):
+            Recurrent(Zoneout(masked), fused=engine)(x)
     several = VariationalDropout(user_cell(step=lambda self, x, h: x[0] + h, input_size=H), input=0.5)
     with pytest.raises(TypeError, match="the cell has several"):
         Recurrent(several, fused=engine)((x, x))

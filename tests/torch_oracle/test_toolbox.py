@@ -133,8 +133,7 @@ def test_inside_the_loop(name, monkeypatch):
         TALLY["inside the loop"]["compared"] += 1
 
 
-@pytest.mark.parametrize("batch_first", [False, True], ids=["time first", "batch first"])
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize(("kind", "batch_first"), [("RNN", False), ("LSTM", True), ("GRU", False)])
 def test_lengths_are_packed_sequences(kind, batch_first, monkeypatch):
     interpret(monkeypatch)
     torch.manual_seed(0)

@@ -166,7 +166,14 @@ class Cell(Module):
     def values_of_sequence(self, batch_size: int) -> "SequenceValues":
         """The `sequence_values` of this cell and of those inside it."""
         cells = [module for module in self.modules() if isinstance(module, Cell)]
-        return {cell: values for cell in cells if (values := cell.sequence_values(batch_size))}
+        found = {cell: values for cell in cells if (values := cell.sequence_values(batch_size))}
+        for cell, values in found.items():
+            for name, value in values.items():
+                if not isinstance(value, Tensor):
+                    raise TypeError(
+                        f"{type(cell).__name__}.sequence_values returned {type(value).__name__} as {name}, not a Tensor"
+                    )
+        return found
 
     @contextmanager
     def holding(self, values: "SequenceValues") -> Iterator[None]:
