@@ -96,6 +96,31 @@ def test_all_tools_around_every_cell_of_the_library(make, monkeypatch):
     assert_engines_agree(cell, (T, B, 4), lengths=[2, 4, 0], return_states=True, given=False)
 
 
+def test_several_inputs_pass_through(monkeypatch):
+    """A cell inside gets its inputs as the tuple that they are."""
+    interpret(monkeypatch)
+
+    class Gated(tg.nn.Cell):
+        hidden_size = H
+
+        def __init__(self):
+            self.weight_hh = parameter(H, H)
+
+        def step(self, xs, h):
+            x, gate = xs
+            return gate * h + self.candidate(tg.tanh(x + h @ self.weight_hh))
+
+    cell, found = ClipGradient(Zoneout(learned(WeightDrop(with_recurrent_dropout(Gated()))), 0.4), 0.5), []
+    arrays = np.random.default_rng(0).uniform(-1, 1, (2, T, B, H))
+    for engine in ("require", "never"):
+        tg.manual_seed(1)
+        xs = tuple(tg.tensor(a, requires_grad=True) for a in arrays)
+        y, h = Recurrent(cell, reverse=True, fused=engine)(xs, lengths=[4, 1, 3])
+        gradients = tg.grad((y * y).sum() + h.sum(), [*xs, *cell.parameters()])
+        found.append({str(i): v.numpy() for i, v in enumerate([y, h, *gradients])})
+    assert_close(*found)
+
+
 @pytest.mark.parametrize("tool", ["everything", "clipped gradients"])
 def test_compiled(tool):
     """The same as machine code, the bound of a clipped gradient included."""
