@@ -592,7 +592,7 @@ def clipped_loop(torch, p, x, B, H):
 
 
 TOOLS = {
-    "lengths from 1 to T": Tool(tg.nn.LSTMCell, options=lambda T, B: dict(lengths=some_lengths(T, B))),
+    "lengths": Tool(tg.nn.LSTMCell, options=lambda T, B: dict(lengths=some_lengths(T, B))),
     "zoneout": Tool(lambda I, H: tg.nn.Zoneout(tg.nn.LSTMCell(I, H), ZONEOUT), zoneout_loop),
     "variational": Tool(
         lambda I, H: tg.nn.VariationalDropout(tg.nn.LSTMCell(I, H), DROPOUT, DROPOUT), variational_loop
@@ -609,7 +609,7 @@ def toolbox_groups(settings: Settings) -> Iterator[Group]:
     sizes = settings.some(TOOL_SIZES, TINY)
     tools = {"zoneout": TOOLS["zoneout"]} if settings.smoke else TOOLS
     rows = (tool_row(name, tool, size) for name, tool in tools.items() for size in sizes)
-    yield Group("LSTM with a tool, training step (T, B, I, H)", "the plain LSTM, both fused", rows, target=(0.67, 0.67))
+    yield Group("LSTM with a tool, training step (T, B, I, H)", "plain LSTM, both fused", rows, target=(0.67, 0.67))
     if torch is None:
         print("\nPyTorch is not installed: left out.")
         return
