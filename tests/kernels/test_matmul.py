@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from numba import config, njit
 import tinygrad_rnn
 from tinygrad_rnn.kernels import matmul as module
 from tinygrad_rnn.kernels import products, threads, vector
+from tinygrad_rnn.kernels import team as team_module
 from tinygrad_rnn.kernels.matmul import matmul, matmul_packed, matrix, matrix_at, multiply, pack, panels, shift
 from tinygrad_rnn.kernels.memory import JIT
 from tinygrad_rnn.kernels.team import team
@@ -216,6 +218,24 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(dtype):
         assert np.array_equal(matmul(as_fortran(a)[rows], as_slice(b)), y[rows])
     for columns in (slice(0, 2), slice(30, 100), slice(64, 200)):
         assert np.array_equal(matmul(a, b[:, columns]), y[:, columns])
+
+
+def test_arrays_of_other_kinds(tmp_path):
+    """What the entry refuses because it does not know it: subclasses, and dtypes that are equal but not the same."""
+    rng = np.random.default_rng(12)
+    a, b = random(rng, 6, 30), random(rng, 30, 40)
+    expected = matmul(a, b)
+    mapped = np.memmap(tmp_path / "a", np.float32, "w+", shape=a.shape)
+    mapped[...] = a
+    marked = b.view(np.dtype(np.float32, metadata={"unit": "m"}))
+    assert marked.dtype is not b.dtype
+    out = np.zeros((6, 40), np.float32).view(np.memmap)
+    for x, y in ((mapped, b), (a, marked), (mapped, marked)):
+        assert np.array_equal(matmul(x, y), expected)
+        assert np.array_equal(matmul_packed(x, pack(y)), expected)
+        assert matmul(x, y, out) is out and np.array_equal(out, expected)
+    stack = np.stack([a, a])
+    assert np.array_equal(matmul(stack, marked), np.stack([expected, expected]))
 
 
 def test_errors_name_what_is_wrong():
@@ -430,6 +450,22 @@ def test_multiply_inside_compiled_code(shape, dtype):
         assert np.array_equal(c, matmul_packed(a, packed, before, accumulate=True))
 
 
+def multiply_before_anything_is_packed():
+    """`multiply` is made when it is first called, which may be in code without the interpreter's lock."""
+    some_rows, _ = callers(np.float32)
+    a, c = np.eye(5, dtype=np.float32), np.empty((5, 3), np.float32)
+    b = np.zeros((1, 5, vector.ROW_BYTES // 4), np.float32)
+    b[0, :, :3] = np.arange(15).reshape(5, 3)
+    before = products.products.cache_info().misses
+    some_rows(a, b, c, 0, 5, False)
+    print(before, products.products.cache_info().misses, np.array_equal(c, b[0, :, :3]))
+
+
+@compiled
+def test_multiply_is_made_when_it_is_called():
+    assert run_python("multiply_before_anything_is_packed()") == "0 1 True"
+
+
 @compiled
 def test_without_a_writable_folder():
     line = "from tinygrad_rnn.kernels import cache; cache._directory = lambda: None; a = np.eye(9, dtype=np.float32)"
@@ -546,6 +582,104 @@ def test_fewer_helpers_than_asked_for_are_no_error(monkeypatch):
     done = []
     threads.run(done.append, 9)
     assert sorted(done) == list(range(9))
+
+
+def product_and_its_value(n=150):
+    rng = np.random.default_rng(13)
+    a, b = random(rng, n, n), random(rng, n, n)
+    threads.set_num_threads(1)
+    expected = matmul(a, b)
+    threads.set_num_threads(4)
+    return a, b, expected
+
+
+@compiled
+@pytest.mark.usefixtures("four_threads")
+def test_products_do_not_wait_for_helpers_that_never_come(monkeypatch):
+    a, b, expected = product_and_its_value()
+    monkeypatch.setattr(team_module, "team", crew := team_module.Team())
+    monkeypatch.setattr(module, "team", crew)
+    products.products.cache_clear()  # machine code of this team
+    monkeypatch.setattr(module, "_entries", type(module._entries)())
+    monkeypatch.setattr(products, "team", crew)
+    monkeypatch.setattr(team_module, "_serve", lambda *arguments: None)  # started, and gone
+    for _ in range(3):
+        assert np.array_equal(matmul(a, b), expected)
+    assert len(crew.helpers) == 3 and not any(helper.is_alive() for helper in crew.helpers)
+    products.products.cache_clear()
+
+
+@compiled
+@pytest.mark.usefixtures("four_threads")
+def test_products_without_helpers(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    a, b, expected = product_and_its_value()
+    team.stop()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert np.array_equal(matmul(a, b), expected) and not team.helpers
+    monkeypatch.undo()
+
+
+@compiled
+@pytest.mark.usefixtures("four_threads")
+def test_helpers_sleep_soon_after_a_product_and_wake_for_the_next():
+    a, b, expected = product_and_its_value()
+    for _ in range(5):
+        assert np.array_equal(matmul(a, b), expected)
+        deadline = time.monotonic() + 30
+        while not all(team.asleep()):
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        before = time.process_time()
+        time.sleep(0.02)
+        assert all(team.asleep()) and time.process_time() - before < 0.02
+
+
+@compiled
+@pytest.mark.usefixtures("four_threads")
+def test_a_stopped_team_starts_again():
+    a, b, expected = product_and_its_value()
+    for _ in range(3):
+        assert np.array_equal(matmul(a, b), expected)
+        helpers = list(team.helpers)
+        assert len(helpers) == 3 and all(helper.is_alive() for helper in helpers)
+        team.stop()
+        assert not any(helper.is_alive() for helper in helpers) and not team.helpers
+
+
+def multiply_until_the_end():
+    """The process ends while another thread multiplies, and while helpers look for work."""
+    config.NUMBA_NUM_THREADS, module.ONE_THREAD = 4, 1
+    a = np.eye(300, dtype=np.float32)
+
+    def forever():
+        while True:
+            matmul(a, a)
+
+    threading.Thread(target=forever, daemon=True).start()
+    for _ in range(100):
+        matmul(a, a)
+    print("ended")
+
+
+def test_threads_hand_their_rooms_on():
+    def work():
+        matmul(np.eye(4), np.eye(4))
+        rooms.append(module._room.address)
+
+    rooms = []
+    for _ in range(3):
+        worker = threading.Thread(target=work)
+        worker.start()
+        worker.join()
+    assert len(set(rooms)) == 1 and rooms[0] != module._room.address
+
+
+@compiled
+def test_the_process_may_end_at_any_time():
+    assert run_python("multiply_until_the_end()") == "ended"
 
 
 @pytest.mark.usefixtures("four_threads")

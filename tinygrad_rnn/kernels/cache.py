@@ -6,6 +6,7 @@ the text, the sources of this folder that it may inline, and the versions of the
 written beside its place and renamed into it, so that two processes never see half of one.
 """
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -95,13 +96,35 @@ def load(source: str, name: str, use: Callable[[ModuleType], object] = lambda mo
         return _execute(source, qualified, f"<{name}>", use, cache=False)
 
 
+def stored(name: str, key: str, make: Callable[[], bytes]) -> bytes:
+    """What `make` returns, or returned in an earlier process that asked for the same name and key.
+
+    A file begins with the digest of the rest: machine code that is not whole would end the process.
+    """
+    home = _directory()
+    if home is None:
+        return make()
+    path = home / f"{name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.o"
+    with contextlib.suppress(OSError):
+        found = path.read_bytes()
+        if hashlib.sha256(found[32:]).digest() == found[:32]:
+            return found[32:]
+    made = make()
+    with contextlib.suppress(OSError):
+        _replace(path, hashlib.sha256(made).digest() + made)
+    return made
+
+
 def _write(path: Path, source: str) -> None:
-    if path.exists() and path.read_text(encoding="utf-8") == source:
-        return
+    if not path.exists() or path.read_text(encoding="utf-8") != source:
+        _replace(path, source.encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(source)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
     os.replace(draft, path)
 
 

@@ -1,7 +1,7 @@
 """Functions of machine code, written down instruction by instruction with Python's operators.
 
-    module = new_module("example")
-    f = Function(module, "triangle", ["n"])            # sum of the numbers below n
+    module = ir.Module("example")
+    f = Function(module, "triangle", ["n"], gives=I64)  # the sum of the numbers below n
     (n,) = f.arguments
     total = f.variable(0)
     with f.loop(0, n) as i:
@@ -10,11 +10,12 @@
     compiled = Library(module).address("triangle")      # of a C function that takes and returns 64-bit integers
 
 Numba infers types, lowers and optimises at every use, a second or two for a matrix product. What is written down like
-this takes a tenth of that, because there is nothing to infer. All values are 64-bit integers: counts, strides and
-addresses in bytes; truths are what comparisons give. (Vectors: see `vector`.)
+this takes a tenth of that, because there is nothing to infer, and the next process finds it on the disk. All values are
+64-bit integers: counts, strides and addresses in bytes; truths are what comparisons give. (Vectors: see `vector`.)
 """
 
 import contextlib
+import ctypes
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ from llvmlite import binding, ir
 from numba import config
 from numba.core.codegen import get_host_cpu_features, initialize_llvm
 from numba.core.compiler_lock import global_compiler_lock
+
+from . import cache
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 ALIGNMENT = 64  # of memory on the stack: a cache line
@@ -219,42 +222,48 @@ class Function:
 _PASSES = ("sroa", "instruction_combine", "simplify_cfg", "loop_rotate")
 
 
-_libraries: list["Library"] = []
-
-
 class Library:
     """The machine code of a module. It is never freed: its functions may be running."""
 
     def __init__(self, module: Any) -> None:
         with global_compiler_lock:
             initialize_llvm()
-            target = binding.Target.from_default_triple()
-            processor = dict(cpu=config.CPU_NAME or binding.get_host_cpu_name(), features=features())
-            relocation = "static" if target.name.startswith("x86") else "default"
-            machine = target.create_target_machine(
-                **processor, opt=3, reloc=relocation, codemodel="jitdefault", jit=True
-            )
-            self.module = binding.parse_assembly(str(module))
-            self.module.verify()
-            builder = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options())
-            passes = binding.create_new_module_pass_manager()
-            if all(hasattr(passes, f"add_{name}_pass") for name in _PASSES):
-                for name in _PASSES:
-                    getattr(passes, f"add_{name}_pass")()
-            else:  # an older llvmlite
-                passes = builder.getModulePassManager()
-            passes.run(self.module, builder)
-            self.machine = machine
-            self.engine = binding.create_mcjit_compiler(self.module, machine)
+            self.text = str(module)
+            self.target = binding.Target.from_default_triple()
+            self.processor = config.CPU_NAME or binding.get_host_cpu_name(), features()
+            key = repr((self.text, self.processor, self.target.triple, _PASSES, binding.llvm_version_info))
+            code = cache.stored(module.name, key, lambda: self._machine().emit_object(self._optimised()))
+            self.engine = binding.create_mcjit_compiler(binding.parse_assembly(""), self._machine())
+            self.engine.add_object_file(binding.ObjectFileRef.from_data(code))
             self.engine.finalize_object()
-            _libraries.append(self)
+            # Not even at the end of the process, which other threads may reach in the middle of a function.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.engine))
 
     def address(self, function: str) -> int:
         return int(self.engine.get_function_address(function))
 
     def assembly(self) -> str:
         """The machine code, to be read."""
-        return str(self.machine.emit_assembly(binding.parse_assembly(str(self.module))))
+        return str(self._machine().emit_assembly(self._optimised()))
+
+    def _machine(self) -> Any:
+        relocation = "static" if self.target.name.startswith("x86") else "default"
+        return self.target.create_target_machine(
+            *self.processor, opt=3, reloc=relocation, codemodel="jitdefault", jit=True
+        )
+
+    def _optimised(self) -> Any:
+        module = binding.parse_assembly(self.text)
+        module.verify()
+        builder = binding.create_pass_builder(self._machine(), binding.create_pipeline_tuning_options())
+        passes = binding.create_new_module_pass_manager()
+        if all(hasattr(passes, f"add_{name}_pass") for name in _PASSES):
+            for name in _PASSES:
+                getattr(passes, f"add_{name}_pass")()
+        else:  # an older llvmlite
+            passes = builder.getModulePassManager()
+        passes.run(module, builder)
+        return module
 
 
 def features() -> str:

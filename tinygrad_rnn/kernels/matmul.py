@@ -40,7 +40,7 @@ from .team import team
 from .threads import get_num_threads, set_num_threads
 from .vector import ROW_BYTES, Matrix
 
-ONE_THREAD = 1_000_000  # multiply-adds below which a second thread does not pay: some 20 microseconds
+ONE_THREAD = 2_000_000  # multiply-adds below which a second thread does not pay: some 40 microseconds
 
 __all__ = [
     "Matrix", "Packed", "get_num_threads", "matmul", "matmul_packed", "matrix", "matrix_at", "multiply", "pack",
@@ -170,12 +170,29 @@ class _Entries(dict[np.dtype[Any], Any]):
 _entries = _Entries()
 
 
+_spare_rooms: list[np.ndarray] = []  # of threads that have ended
+
+
+class _Lease:
+    """A room until the thread ends. None is ever freed: at the end of the process one may still be written to."""
+
+    def __init__(self) -> None:
+        try:
+            self.array = _spare_rooms.pop()
+        except IndexError:
+            self.array = lines(ROOM_BYTES)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.array))
+
+    def __del__(self) -> None:
+        _spare_rooms.append(self.array)
+
+
 class _Room(threading.local):
     """Memory of a thread for copies of parts of the operands, kept: fresh pages would cost as much as the product."""
 
     def __init__(self) -> None:
-        self.array = lines(ROOM_BYTES)
-        self.address = self.array.ctypes.data
+        self.lease = _Lease()
+        self.address = self.lease.array.ctypes.data
 
 
 _room = _Room()
@@ -230,8 +247,8 @@ def pack(b: np.ndarray) -> Packed:
     Raises:
         TypeError: `b` is neither float32 nor float64.
     """
-    K, N = b.shape
     _entries[b.dtype]
+    b, (K, N) = _plain(b), b.shape
     width = ROW_BYTES // b.itemsize
     shape = (-(-N // width), K, width)
     panels = lines(math.prod(shape) * b.itemsize).view(b.dtype).reshape(shape)

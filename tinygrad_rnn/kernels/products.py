@@ -66,7 +66,7 @@ class Products(NamedTuple):
 
 @functools.cache
 def products(dtype: str) -> Products:
-    module = ir.Module(f"products of {dtype}")
+    module = ir.Module(f"products_{dtype}")
     copy = _write_copy(module, dtype)
     fill = _write_fill(module, dtype, copy)
     multiply = _write_multiply(module, dtype)

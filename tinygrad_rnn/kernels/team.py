@@ -180,7 +180,7 @@ def _write_wait(module: Any) -> None:
     f.give()
 
 
-class _Team:
+class Team:
     """The helpers of this process."""
 
     def __init__(self) -> None:
@@ -189,11 +189,14 @@ class _Team:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew: nobody else is looking at the memory."""
+        """Begin anew where nobody else looks at the memory: at first, and in a forked child."""
         self.memory[:] = 0
         self.helpers: list[threading.Thread] = []
         self.starting = threading.Lock()
         self._add_lock(CALLER)
+
+    def _read(self, place: int) -> int:
+        return ctypes.c_int64.from_address(self.address + place).value
 
     def _write(self, place: int, value: int) -> None:
         ctypes.c_int64.from_address(self.address + place).value = value
@@ -201,9 +204,10 @@ class _Team:
     def _add_lock(self, place: int) -> None:
         new, acquire = ctypes.pythonapi.PyThread_allocate_lock, ctypes.pythonapi.PyThread_acquire_lock
         new.restype, acquire.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int]
-        lock = new()
-        acquire(lock, 1)  # who acquires it again sleeps
-        self._write(place + 8, lock)
+        if not self._read(place + 8):
+            lock = new()
+            acquire(lock, 1)  # who acquires it again sleeps
+            self._write(place + 8, lock)
 
     def start(self, helpers: int, room_bytes: int) -> None:
         """Have at least so many helpers, if that is possible, each with room for its job of so many bytes."""
@@ -212,6 +216,7 @@ class _Team:
         with self.starting, contextlib.suppress(RuntimeError):
             if not self.helpers:
                 self._write(PATIENT, _turns(machine, PATIENCE))
+                self._write(STOP, 0)
             while len(self.helpers) < min(helpers, MOST_HELPERS):
                 me = len(self.helpers)
                 self._add_lock(FIRST_HELPER + 64 * me)
@@ -223,12 +228,19 @@ class _Team:
                 self.helpers.append(helper)
                 self._write(STARTED, me + 1)
 
+    def asleep(self) -> list[bool]:
+        """Which helpers sleep."""
+        return [self._read(FIRST_HELPER + 64 * k) == 1 for k in range(len(self.helpers))]
+
     def stop(self) -> None:
-        if self.helpers:
-            _machine()["stop"](self.address, len(self.helpers))
+        """Have the helpers end. Who shares a job with them does the rest alone; later ones may start others."""
+        with self.starting:
+            self._write(STARTED, 0)
+            if self.helpers:
+                _machine()["stop"](self.address, len(self.helpers))
             for helper in self.helpers:
                 helper.join(timeout=1)
-            self.reset()
+            self.helpers = []
 
 
 @functools.cache
@@ -258,7 +270,7 @@ def _turns(machine: dict[str, Any], seconds: float) -> int:
     return max(1, int(seconds * turns / min(times)))
 
 
-team = _Team()
+team = Team()
 atexit.register(team.stop)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=team.reset)
