@@ -177,14 +177,15 @@ class _Lease:
     """A room until the thread ends. None is ever freed: at the end of the process one may still be written to."""
 
     def __init__(self) -> None:
+        self.spare = _spare_rooms  # at the end of the process the name is gone before the last thread
         try:
-            self.array = _spare_rooms.pop()
+            self.array = self.spare.pop()
         except IndexError:
             self.array = lines(ROOM_BYTES)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.array))
 
     def __del__(self) -> None:
-        _spare_rooms.append(self.array)
+        self.spare.append(self.array)
 
 
 class _Room(threading.local):
