@@ -44,6 +44,7 @@ from .vector import (
 DEPTH = 256  # rows of a panel of B, which then fits in the first-level cache
 HEIGHT = 128 // ROWS * ROWS  # rows of A that fit in the second-level cache ...
 GROUP = 16  # ... beside this many panels
+SIDE_BY_SIDE = 4  # panels that are filled together
 LENGTH = 4096  # of a vector that fits in the first-level cache
 ROOM_BYTES = (HEIGHT * 8 + GROUP * ROW_BYTES) * DEPTH  # for copies of a part of A, float64 at most, and of B
 NEAR = 1 << 16  # bytes of B that are read again for every few rows of A without harm
@@ -167,7 +168,12 @@ def _write_fill(module: Any, dtype: str, copy: Function) -> Function:
     B, (panels, step, K, N) = Matrix(*f.arguments[:3]), f.arguments[3:]
     v = Vectors(f, dtype)
     width = ROW_BYTES // v.size
-    with f.loop(0, N, width) as j:
+    # Rows that are contiguous are read through several panels, for the sake of the processor's look-ahead.
+    whole = f.pick(B.col == v.size, N // width, 0)
+    with f.loop(0, whole, SIDE_BY_SIDE) as start, f.loop(0, K) as k:
+        with f.loop(start, f.least(whole, start + SIDE_BY_SIDE)) as n, f.loop(0, ROW_BYTES, HOST.bytes) as part:
+            v.store(v.load(B.rest(k, 0).data + n * ROW_BYTES + part), panels + step * n + k * ROW_BYTES + part)
+    with f.loop(whole * width, N, width) as j:
         panel = Matrix(panels + step * (j // width), f.number(ROW_BYTES), f.number(v.size))
         with f.when(N - j < width), f.loop(0, K) as k, f.loop(0, ROW_BYTES, HOST.bytes) as n:
             v.store(v.zero, panel.data + k * ROW_BYTES + n)
@@ -225,7 +231,7 @@ def _write_product(
     direct = (M <= ROWS) & (B.col == v.size) & ~packed  # a copy of B would be read only once
     ready = f.pick(packed, N, f.pick(direct, N // width * width, 0))  # columns of B that need no copy
     ready_col = f.pick(packed, B.col, ROW_BYTES)
-    group = f.pick((M > HEIGHT) | copy_a, GROUP * width, width)
+    group = f.pick((M > HEIGHT) | copy_a, GROUP * width, SIDE_BY_SIDE * width)
     with f.loop(0, f.most(K, 1), depth) as k:
         with f.when(ready > 0):
             rows(k, Matrix(B.rest(k, 0).data, B.row, ready_col), 0, ready)
