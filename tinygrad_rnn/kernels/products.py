@@ -150,7 +150,8 @@ def _write_copy(module: Any, dtype: str) -> Function:
     with f.loop(0, f.pick(by_rows, M, 0)) as i, f.loop(0, columns, v.lanes) as j:
         v.store(v.load(source.rest(i, j).data), target.rest(i, j).data)
     squares = f.pick(by_squares, M // v.lanes * v.lanes, 0)
-    with f.loop(0, squares, v.lanes) as i, f.loop(0, columns, v.lanes) as j:
+    # Down one stripe after the other: so the processor sees few rows that it should fetch ahead.
+    with f.loop(0, f.pick(squares > 0, columns, 0), v.lanes) as j, f.loop(0, squares, v.lanes) as i:
         transpose_square(v, source.rest(i, j).transposed(), target.rest(i, j))
     rows = f.pick(by_rows, M, squares)  # of the part that has been copied by vectors
     with f.loop(0, M) as i, f.loop(f.pick(i < rows, columns, 0), N) as j:
