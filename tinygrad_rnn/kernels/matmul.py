@@ -35,7 +35,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .memory import lines
-from .products import ACCUMULATE, ANYWAY, PACKED, ROOM_BYTES, WANTS_HELPERS, products
+from .products import ACCUMULATE, ANYWAY, PACKED, REFUSED, ROOM_BYTES, WANTS_HELPERS, products
 from .team import team
 from .threads import get_num_threads, set_num_threads
 from .vector import ROW_BYTES, Matrix
@@ -148,10 +148,15 @@ _slots = {dtype: _Slot(dtype) for dtype in ("float32", "float64")}
 # ---- From Python -----------------------------------------------------------------------------------------------------
 
 def _interpreted_entry(a, b, c, flags, room, threads, one_thread):
-    """NumPy's product, for NUMBA_DISABLE_JIT=1: summed in another order, so the last bits differ."""
+    """The entry in NumPy, for NUMBA_DISABLE_JIT=1: summed in another order, so the last bits differ."""
+    overlap = any(np.may_share_memory(c, x) for x in (a, b))
     if flags & PACKED:
         panels, K, width = b.shape
-        b = b.transpose(1, 0, 2).reshape(K, panels * width)[:, : c.shape[1]]
+        b = b.transpose(1, 0, 2).reshape(K, panels * width)[:, : c.shape[-1]]
+    same_kind = a.dtype == b.dtype == c.dtype and a.ndim == b.ndim == c.ndim and c.flags.writeable
+    rows, columns = a.shape[:-1], b.shape[-1:]
+    if overlap or not same_kind or b.shape[:-1] != (*a.shape[:-2], a.shape[-1]) or c.shape != rows + columns:
+        return REFUSED
     product = np.matmul(a, b)
     c[...] = c + product if flags & ACCUMULATE else product
     return 1
