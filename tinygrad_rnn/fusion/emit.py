@@ -69,10 +69,11 @@ class Block:
         sizes: dict[int, str],
         origin: dict[Line, Line],
         towards: dict[Line, Line],
+        sums: dict[Line, Memory],
     ) -> None:
         self.name, self.places, self.weights, self.sizes = name, dict(places), weights, sizes
         self.stores = {line: list(memories) for line, memories in stores.items()}
-        self.origin, self.towards = origin, towards
+        self.origin, self.towards, self.sums = origin, towards, sums
         self.lines = list(lines)
         self.inside = set(self.lines)
         self.buffers: dict[str, int] = {}
@@ -214,6 +215,8 @@ class Block:
         def can_move(line: Line) -> bool:
             if not isinstance(line.row, ElementwisePrimitive) or line in self.stores or line in self.places:
                 return False
+            if line in self.sums:
+                return False
             inputs = [y for y in line.inputs if isinstance(y, Line) and y in self.inside and self.memory(y) is None]
             return all(can_move(y) for y in inputs)
 
@@ -307,13 +310,18 @@ class _RowFunction:
 
     def __init__(self, block: Block, lines: list[Line], copies: dict[Line, list[Memory]]) -> None:
         self.block, self.lines, self.copies = block, lines, copies
+        self.unions: list[Memory] = []  # places that are passed as one, since columns of theirs are read or written
+        self._write()
+        if self._overlap():  # the compiler could not be told that arguments are distinct
+            self.unions = self._united()
+            self._write()
+
+    def _write(self) -> None:
+        """Emit the loops."""
         self.arguments: dict[str, Memory] = {}
         self.functions: set[str] = set()
         self.body: list[str] = []
         self.loops: list[Loop] = []
-
-    def text(self, name: str) -> str:
-        """The source of the function."""
         block = self.block
         loops = {(block.levels[x][1], block._loop_width(x)) for x in self.lines}
         loops |= {(block._level_of(x)[1], x.width) for x in self.copies}
@@ -323,9 +331,12 @@ class _RowFunction:
                 [x for x in self.lines if (block.levels[x][1], block._loop_width(x)) == (loop, width)],
                 [x for x in self.copies if (block._level_of(x)[1], x.width) == (loop, width)],
             )
+
+    def text(self, name: str) -> str:
+        """The source of the function."""
         flags = "REDUCE" if any(_reduces(x) for x in self.lines) else "JIT"
-        parameters = ", ".join([*block.sizes.values(), *self.arguments])
-        lines = self.body if self._overlap() else ["distinct()", *self.body]
+        parameters = ", ".join([*self.block.sizes.values(), *self.arguments])
+        lines = ["distinct()", *self.body]
         text = _wrapped(
             f"# One row: {', '.join(dict.fromkeys(x.name for _, results in self.loops for x in results))}.", ""
         )
@@ -333,13 +344,23 @@ class _RowFunction:
         return text + "".join(_wrapped(x, "    ") for x in lines)
 
     def _overlap(self) -> bool:
-        """Whether two arguments share columns: then the compiler must not be told that they do not."""
+        """Whether two arguments share columns."""
         places = list(self.arguments.values())
-        return any(
-            (a.array, a.where) == (b.array, b.where) and a.first < b.first + b.width and b.first < a.first + a.width
-            for i, a in enumerate(places)
-            for b in places[:i]
-        )
+        return any(_shared(a, b) for i, a in enumerate(places) for b in places[:i])
+
+    def _united(self) -> list[Memory]:
+        """The smallest places that share no columns and hold all arguments that do."""
+        unions: list[Memory] = []
+        for place in self.arguments.values():
+            for other in [other for other in unions if _shared(place, other)]:
+                unions.remove(other)
+                first, end = min(place.first, other.first), max(place.first + place.width, other.first + other.width)
+                place = place._replace(first=first, width=end - first)
+            unions.append(place)
+        return [union for union in unions if union not in self.arguments.values() or self._is_shared(union)]
+
+    def _is_shared(self, union: Memory) -> bool:
+        return sum(_shared(union, place) for place in self.arguments.values()) > 1
 
     def _loop(self, width: int, lines: list[Line], copies: list[Line]) -> None:
         """One loop over `width` columns; statements without a loop if it is 1."""
@@ -379,7 +400,7 @@ class _RowFunction:
                 return _parse(read_first[y][0])
             memory = block.memory(y)
             assert memory is not None, f"{y!r} is nowhere"
-            return _parse(f"{self._argument(y.name, memory)}[{'j' if y.width != 1 else '0'}]")
+            return _parse(self._element(y.name, memory, y.width))
 
         for x in lines:
             comment = ""
@@ -400,34 +421,49 @@ class _RowFunction:
                 continue
             expression = self._expression(x, operand)
             stores = block.stores.get(x, [])
-            if users.get(x, 0) == 1 and not x.named and not stores and x not in later and x not in block.origin:
+            if users.get(x, 0) == 1 and not x.named and not stores and not {x} & (later | {*block.origin, *block.sums}):
                 inlined[x] = expression
                 continue
             results.append(x)
             inside.append(f"{x.name} = {ast.unparse(expression)}{comment}")
             for i, memory in enumerate(stores):
-                place = self._argument(f"{x.name}_out" + (f"_{i + 1}" if i else ""), memory)
-                inside.append(f"{place}[{'j' if width != 1 else '0'}] = {x.name}")
+                place = self._element(f"{x.name}_out" + (f"_{i + 1}" if i else ""), memory, width)
+                inside.append(f"{place} = {x.name}")
+            if x in block.sums:
+                inside.append(f"{self._element(f'{x.name}_sum', block.sums[x], width)} += {x.name}")
         after = [
-            f"{self._argument(f'{x.name}_out', memory)}[0] = {x.name}"
+            f"{self._element(f'{x.name}_out', memory, 1)} = {x.name}"
             for x in lines
             if _reduces(x) and width != 1
             for memory in block.stores.get(x, [])
         ]
+        after += [
+            f"{self._element(f'{x.name}_sum', block.sums[x], 1)} += {x.name}"
+            for x in lines
+            if _reduces(x) and width != 1 and x in block.sums
+        ]
         for x in copies:
             for i, memory in enumerate(self.copies[x]):
-                place = self._argument(f"{x.name}_copy" + (f"_{i + 1}" if i else ""), memory)
-                inside.append(f"{place}[{'j' if width != 1 else '0'}] = {ast.unparse(operand(x))}")
+                place = self._element(f"{x.name}_copy" + (f"_{i + 1}" if i else ""), memory, width)
+                inside.append(f"{place} = {ast.unparse(operand(x))}")
             results.append(x)
         self.body += before
-        index = "j" if width != 1 else "0"
         inside[:0] = [
-            f"{name} = {self._argument(name, memory)}[{index}]  # {written[memory].name} will take its place"
+            f"{name} = {self._element(name, memory, width)}  # {written[memory].name} will take its place"
             for name, memory in read_first.values()
         ]
         if width != 1 and inside:
             inside = [f"for j in range({block.size(width)}):", *(f"    {x}" for x in inside)]
         self.body += inside + after
+
+    def _element(self, name: str, memory: Memory, width: int) -> str:
+        """An element of a place in memory, at column j unless there is but one."""
+        for union in self.unions:
+            if _shared(union, memory):
+                start = memory.first - union.first
+                terms = [self.block.size(start)] * (start > 0) + ["j"] * (width != 1)
+                return f"{self._argument(name, union)}[{' + '.join(terms) or 0}]"
+        return f"{self._argument(name, memory)}[{'j' if width != 1 else '0'}]"
 
     def _argument(self, name: str, memory: Memory) -> str:
         """The parameter that stands for a place in memory; the same place is passed once."""
@@ -527,6 +563,13 @@ def _time(index: str) -> str:
     return f"[{index.rpartition(',')[0]}]" if "," in index else ""
 
 
+def _shared(a: Memory, b: Memory) -> bool:
+    """Whether two places have columns in common."""
+    if (a.array, a.where) != (b.array, b.where):
+        return False
+    return a.first < b.first + b.width and b.first < a.first + a.width
+
+
 def _offset(index: str) -> str:
     """What is added to the row in an index."""
     return index.rpartition(",")[2].strip().removesuffix("row")
@@ -570,7 +613,8 @@ def _equation(line: Line) -> ast.expr:
         at = [_index(i) for i in line.attributes["at"]]
         if is_view(line.inputs[0], line.attributes["at"]):
             at[-1] = "{}:{}".format(*_columns(line.inputs[0], line.attributes["at"]))
-        return _parse(f"{ast.unparse(operands[0])}[{', '.join(at)}]")
+        whole = ast.unparse(operands[0])
+        return _parse(f"{f'({whole})' if isinstance(operands[0], ast.BinOp) else whole}[{', '.join(at)}]")
     if row is table.permute:
         return ast.Attribute(operands[0], "T")
     if row is table.neg:

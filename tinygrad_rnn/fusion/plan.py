@@ -100,7 +100,9 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
     for line in reversed(traced):
         if line in before or not per_step(line):
             before |= {y for y in [line, *line.inputs] if isinstance(y, Line)}
-    needed = _needed(outputs, stop=lambda line: line in hoisted or not per_step(line))
+    stop = lambda line: line in hoisted or not per_step(line)
+    _keep_whole(trace, _needed(outputs, stop))
+    needed = _needed(outputs, stop)
     forward = [line for line in traced if line in needed and per_step(line) and line not in hoisted]
     forward = [line for line in forward if line.kind == "operation"]
     for line in forward:
@@ -188,6 +190,16 @@ def made_of(lines: Iterable[Line]) -> list[Line]:
             ahead.append((line, True))
             ahead += [(y, False) for y in reversed(line.inputs) if isinstance(y, Line)]
     return list(found)
+
+
+def _keep_whole(trace: Trace, needed: set[Line]) -> None:
+    """Parts of what is computed as a whole anyway are read from it, rather than computed once more."""
+    position = {line: i for i, line in enumerate(trace.lines)}
+    for whole, pieces in trace.pieces.items():
+        for (first, last), piece in pieces.items():
+            if whole in needed and piece in needed and position[whole] < position[piece]:
+                piece.row, piece.inputs = table.part, [whole]
+                piece.attributes = {"at": (slice(None), slice(first, last))}
 
 
 def _base(line: Line) -> Line:

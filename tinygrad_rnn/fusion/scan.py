@@ -73,12 +73,31 @@ class Scan:
     def _gradient_memory(self) -> None:
         """Name the sequences that the backward kernel writes: one for all that have the same gradient or parts of it.
 
-        Sets `stashes`, line -> its sequence, and `stash_places`, line -> (sequence, first column).
+        Sets `stashes`, line -> its sequence, and `stash_places`, line -> (sequence, first column). What is only wanted
+        as a sum over time is summed on the way, a row for each sequence, so that the sum does not depend on threads:
+        `sums`, line -> its array, and `vectors`, (vector, first column, line) with concatenations taken apart.
         """
         gradient = self.plan.gradient
         self.stashes: dict[Line, str] = {}
         self.stash_places: dict[Line, tuple[str, int]] = {}
-        kept = [*gradient.sequences.values(), *(g for _, g in gradient.products), *(g for _, _, g in gradient.vectors)]
+        kept = [*gradient.sequences.values(), *(g for _, g in gradient.products)]
+        self.vectors: list[tuple[Line, int, Line]] = []
+        ahead = list(reversed(gradient.vectors))
+        while ahead:
+            vector, first, d = ahead.pop()
+            if d.row is table.cat and d not in kept:
+                ends = np.cumsum([0, *(x.width for x in d.inputs)]).tolist()
+                ahead += [(vector, first + start, x) for start, x in zip(ends, d.inputs)][::-1]
+            elif d.kind != "zeros":
+                self.vectors.append((vector, first, d))
+        parts = {piece for line in kept if line.row is table.cat for piece in line.inputs}
+        on_the_way = [
+            d
+            for _, _, d in self.vectors
+            if d.kind == "operation" and d.row not in (table.matmul, table.part, table.cat)
+        ]
+        self.sums = {d: f"{d.name}_sum" for d in on_the_way if d not in parts and d not in kept}
+        kept += [d for _, _, d in self.vectors if d not in self.sums]
         for line in sorted(kept, key=lambda line: line.row is not table.cat):  # wholes before their parts
             if line in self.stash_places:
                 continue
@@ -141,6 +160,7 @@ class Scan:
             self.sizes,
             origin,
             towards,
+            {x: Memory(n, "row", 0, x.width) for x, n in self.sums.items()} if direction == "backward" else {},
         )
         block = make()
         if direction == "forward":
@@ -262,6 +282,8 @@ class Scan:
                     array[rows.T % keep] = dfinal
                 else:
                     array[rows.lengths % keep, np.arange(rows.B)] = dfinal
+        for line, name in self.sums.items():
+            named[name] = np.zeros((rows.B, line.width), self.dtype)
         for name, kept in self.overwritten.items():
             named[name] = named[kept].copy() if retain else named[kept]
         for name, k in self.transposed.items():
@@ -275,11 +297,11 @@ class Scan:
             if line in needing and line in gradient.sequences:
                 found[line] = rows.summed(self._stash(gradient.sequences[line], named))
         sums: dict[str, np.ndarray] = {}
-        for vector, first, d in gradient.vectors:
+        for vector, first, d in self.vectors:
             if vector in needing:
                 if vector not in found:
                     found[vector] = np.zeros(values[vector].shape, self.dtype)
-                name, start = self.stash_places[d]
+                name, start = self.stash_places[d] if d not in self.sums else (self.sums[d], 0)
                 if name not in sums:  # that of a whole sequence serves all vectors that share it
                     sums[name] = np.add.reduce(named[name], axis=0)
                 found[vector].reshape(-1)[first : first + d.width] += sums[name][start : start + d.width]

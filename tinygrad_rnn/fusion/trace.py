@@ -35,7 +35,7 @@ RESERVED = {
     *(row.name for row in table.TABLE.values()),
 }  # fmt: skip
 # Sizes, arrays, elements of arrays.
-RESERVED_FORMS = re.compile(r"H_\d+|dy_\w+|\w+_(j|in|saved|buffer|packed|all|zero|(out|copy)(_\d+)?)")
+RESERVED_FORMS = re.compile(r"H_\d+|dy_\w+|\w+_(j|in|saved|buffer|packed|all|sum|zero|(out|copy)(_\d+)?)")
 # These stand for the batch size, whatever it is: primes that no layer is likely to be as wide as.
 BATCH, OTHER_BATCH = 1009, 1013
 
