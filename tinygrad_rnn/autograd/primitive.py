@@ -208,7 +208,7 @@ class Adjoint:
         self.primitive = primitive
         self.name = primitive.name
         if primitive.variadic:  # one rule for the gradients of all inputs
-            texts = list(primitive.rules.values()) if wanted else []
+            texts = list(primitive.rules.values())
             self.wanted = wanted
         else:
             named = [(i, primitive.rules.get("d" + primitive.inputs[i])) for i in wanted]
