@@ -1,0 +1,85 @@
+"""What generated code promises the compiler: rows said to be `distinct` share no element that is written."""
+
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+from fusion import comparing
+from fusion.comparing import interpret, results
+from fusion.test_random_cells import Composed, programs
+
+
+class Watched:
+    """A row of memory as generated code sees it, which notes the addresses that are read and written through it."""
+
+    def __init__(self, row):
+        self.row, self.start, self.stride = row, row.__array_interface__["data"][0], row.strides[0]
+        self.read, self.written = set(), set()
+
+    def __getitem__(self, j):
+        self.read.add(self.start + j * self.stride)
+        return self.row[j]
+
+    def __setitem__(self, j, value):
+        self.written.add(self.start + j * self.stride)
+        self.row[j] = value
+
+
+@pytest.fixture
+def promises():
+    """The rows of each call of a function that says `distinct()`, with their names."""
+    made = []
+    row = comparing.STAND_INS["at"]
+
+    def distinct():
+        made.append({k: v for k, v in sys._getframe(1).f_locals.items() if isinstance(v, Watched)})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(comparing.STAND_INS, "at", lambda array, index: Watched(row(array, index)))
+        patch.setitem(comparing.STAND_INS, "distinct", distinct)
+        interpret(patch)
+        yield made
+
+
+def broken(promises):
+    """The pairs of rows of which one is written where the other is used."""
+    return {
+        (name, other)
+        for rows in promises
+        for name, one in rows.items()
+        for other, two in rows.items()
+        if name != other and one.written & (two.read | two.written)
+    }
+
+
+@pytest.mark.parametrize("kind", [tg.nn.RNNCell, tg.nn.LSTMCell, tg.nn.GRUCell])
+def test_classic_cells_keep_their_promise(kind, promises):
+    results(kind(3, 4, dtype=np.float64), (3, 2, 3), "require", lengths=[3, 1])
+    assert promises and any(row.written for row in promises[0].values()) and not broken(promises)
+
+
+@settings(max_examples=60, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(programs(), st.booleans())
+def test_random_cells_keep_their_promise(promises, program, every):
+    promises.clear()
+    try:
+        results(Composed(program), (2, 2, program[0]), "require", return_states=every)
+    except NotImplementedError as error:
+        assert "parts that overlap" in str(error)
+    assert not broken(promises)
+
+
+def test_a_broken_promise_is_seen(promises):
+    """A driver that passes the same row for h and for its new value."""
+    layer = tg.nn.Recurrent(tg.nn.RNNCell(3, 4, dtype=np.float64), fused="require")
+    source = layer.source("inference")
+    scan = layer._last_fused().scan
+    scan.sources["inference"] = source.replace("at(h, (new + row, 0))", "at(h_weight_hh_T_buffer, (row, 0))")
+    assert scan.sources["inference"] != source
+    with tg.no_grad():
+        layer(np.ones((2, 2, 3)))
+    assert ("h_new_out", "h_weight_hh_T") in broken(promises)
