@@ -251,6 +251,12 @@ def powers():
 
 
 @case
+def a_kept_value_that_a_product_reads():
+    """Made of a hoisted product, whose place it must not take: the gradient of R is computed from it after the loop."""
+    return cell(lambda self, x, h: ((x @ self.W) / (1.5 + h * h)) @ self.R, W=P(I, H), R=P(H, H))
+
+
+@case
 def rolled():
     return cell(lambda self, x, h: tg.tanh(x @ self.W + tg.roll(h, 1, -1)), W=P(I, H))
 

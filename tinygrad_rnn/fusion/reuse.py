@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .emit import Block, leads_to
-from .plan import Memory, Plan, _read
+from .plan import Memory, Plan, _base, _read
 from .trace import Line, _columns
 
 
@@ -28,6 +28,7 @@ def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
     """Places in sequences for what the forward kernel keeps."""
     operands = {y for line in plan.before for y in line.inputs if isinstance(y, Line)}
     needed_again = {y for line in plan.backward for y in _read(line)}
+    needed_after = {_base(product.left) for product in plan.products}  # the loop: for the gradients of weights
     found: dict[Line, Memory] = {}
     for sequence in plan.sequences:
         is_free = sequence.row in (table.matmul, table.add) and sequence not in operands | needed_again
@@ -40,7 +41,8 @@ def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
                 continue
             # By choice a value that was computed from what was there: the gate i in place of its pre-activation.
             for line in sorted(plan.saved, key=lambda x: not any(leads_to(r.line, x) for r in overlapping)):
-                if line in found or line.width != last - first or not isinstance(line.row, ElementwisePrimitive):
+                fits = line.width == last - first and isinstance(line.row, ElementwisePrimitive)
+                if line in found or line in needed_after or not fits:
                     continue
                 if all(_order(block, r.line) <= _order(block, line) for r in overlapping):
                     found[line] = Memory(sequence.name, "now + row", first, line.width)
