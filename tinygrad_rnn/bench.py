@@ -10,6 +10,7 @@ environment is set before anything is.
 """
 
 import argparse
+import contextlib
 import gc
 import importlib
 import math
@@ -376,19 +377,20 @@ def cell_groups(settings: Settings) -> Iterator[Group]:
     if torch is not None:
         torch.set_num_threads(settings.threads)
         for name in ("LSTM", "GRU", "RNN"):
-            yield Group(f"{name}, training step (T, B, I, H)", "PyTorch nn", (layer_row(torch, name, s) for s in sizes))
+            rows, target = (layer_row(torch, name, s) for s in sizes), (1.0, 1.4) if name == "LSTM" else (1.2, 2.0)
+            yield Group(f"{name}, training step (T, B, I, H)", "PyTorch nn", rows, target)
         for name, maths in CUSTOM.items():
             rows = (custom_row(torch, maths, s) for s in sizes)
-            yield Group(f"{name}, training step (T, B, I, H)", "PyTorch loop", rows)
+            yield Group(f"{name}, training step (T, B, I, H)", "PyTorch loop", rows, target=(2.0, 4.0))
     if jax is not None:
         rows = (jax_row(jax, s) for s in sizes)
-        yield Group("LSTM, training step (T, B, I, H)", "JAX scan under jit", rows)
+        yield Group("LSTM, training step (T, B, I, H)", "JAX scan under jit", rows, target=(1.2, 1.5))
     if torch is not None:
         rows = (forward_row(torch, name, s) for name in ("LSTM", "GRU", "RNN") for s in forward_sizes)
-        yield Group("forward without gradients (T, B, I, H)", "PyTorch nn", rows)
+        yield Group("forward without gradients (T, B, I, H)", "PyTorch nn", rows, target=(0.8, 1.1))
     if onnx is not None and torch is not None:
         rows = (onnx_row(onnx, torch, s, settings.threads) for s in forward_sizes)
-        yield Group("LSTM, forward without gradients (T, B, I, H)", "ONNX Runtime", rows)
+        yield Group("LSTM, forward without gradients (T, B, I, H)", "ONNX Runtime", rows, target=(0.8, 1.1))
 
 
 def training(run: Callable[[Any], Any], x: Any, dy: Any, parameters: Iterable[Any]) -> Call:
@@ -534,11 +536,13 @@ class Tool(NamedTuple):
         cell: (I, H) -> our cell.
         rival: (torch, p, x, B, H) -> y, p being the parameters that `lstm` takes; None where another table has it.
         options: (T, B) -> options of a call.
+        recorded: whether all that happens inside is recorded.
     """
 
     cell: Callable[[int, int], tg.nn.Cell]
     rival: Callable[..., Any] | None = None
     options: Callable[[int, int], dict[str, Any]] = lambda T, B: {}
+    recorded: bool = False
 
 
 def some_lengths(T: int, B: int) -> np.ndarray:
@@ -600,6 +604,7 @@ TOOLS = {
     "recurrent dropout": Tool(with_recurrent_dropout, recurrent_dropout_loop),
     "clipping": Tool(lambda I, H: tg.nn.ClipGradient(tg.nn.LSTMCell(I, H), 1.0), clipped_loop),
     "layer norm": Tool(lambda I, H: MathsCell(CUSTOM["layer-norm LSTM"], I, H)),
+    "recording": Tool(tg.nn.LSTMCell, recorded=True),
 }
 
 
@@ -622,19 +627,23 @@ def toolbox_groups(settings: Settings) -> Iterator[Group]:
             yield Group(f"LSTM with {name}, training step (T, B, I, H)", "PyTorch loop", rows)
 
 
-def tool_step(cell: tg.nn.Cell, size: tuple[int, int, int, int], **options: Any) -> Call:
-    """A training step of one of our cells."""
+def tool_step(tool: Tool, size: tuple[int, int, int, int]) -> Call:
+    """A training step of our cell."""
     T, B, I, H = size
-    layer = tg.nn.Recurrent(cell, fused="require")
+    layer, options = tg.nn.Recurrent(tool.cell(I, H), fused="require"), tool.options(T, B)
     (x,) = leaves(tg, random(T, B, I))
-    return training(lambda x: layer(x, **options)[0], x, tg.tensor(random(T, B, H)), list(layer.parameters()))
+
+    def run(x):
+        with tg.record(layer) if tool.recorded else contextlib.nullcontext():
+            return layer(x, **options)[0]
+
+    return training(run, x, tg.tensor(random(T, B, H)), list(layer.parameters()))
 
 
 def tool_row(name: str, tool: Tool, size: tuple[int, int, int, int]) -> Row:
     """A training step with the tool, and without."""
     T, B, I, H = size
-    ours = tool_step(tool.cell(I, H), size, **tool.options(T, B))
-    return Row(f"{name} {T}, {B}, {I}, {H}", ours, tool_step(tg.nn.LSTMCell(I, H), size))
+    return Row(f"{name} {T}, {B}, {I}, {H}", tool_step(tool, size), tool_step(Tool(tg.nn.LSTMCell), size))
 
 
 def tool_row_beside(torch: Any, tool: Tool, size: tuple[int, int, int, int]) -> Row:
@@ -646,7 +655,7 @@ def tool_row_beside(torch: Any, tool: Tool, size: tuple[int, int, int, int]) -> 
     (x,) = leaves(torch, random(T, B, I))
     rival = tool.rival
     theirs = training(lambda x: rival(torch, p, x, B, H), x, torch.tensor(random(T, B, H)), vars(p).values())
-    return Row(f"{T}, {B}, {I}, {H}", tool_step(tool.cell(I, H), size), theirs)
+    return Row(f"{T}, {B}, {I}, {H}", tool_step(tool, size), theirs)
 
 
 def packed_row(torch: Any, size: tuple[int, int, int, int]) -> Row:
