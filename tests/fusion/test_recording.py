@@ -5,6 +5,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from fusion.comparing import interpret, parameter
+from tinygrad_rnn.nn.cells import catalogue
 
 T, B, I, H = 5, 4, 3, 4
 F64 = {"dtype": np.float64}
@@ -78,6 +79,22 @@ def test_both_engines_tell_the_same(name, options, reverse, monkeypatch):
         reached += 1
         np.testing.assert_allclose(fused.grad[value].numpy(), expected, rtol=0, atol=1e-12, err_msg=f"d{value}")
     assert reached >= len(cell.state_names) + 2
+
+
+@pytest.mark.parametrize("make", [row[0] for row in catalogue.ROWS], ids=[row.name for row in tg.nn.cells.list(4, 4)])
+def test_every_cell_of_the_library(make, monkeypatch):
+    interpret(monkeypatch)
+    cell = make(I, H).double()
+    tape, fused = (record(cell, engine, True, lengths=[5, 0, 2, 4])[0] for engine in ("never", "require"))
+    for value in {*cell.state_names, *tape.names} & {*fused.names}:
+        scale = max(1.0, np.abs(tape[value].numpy()).max())
+        np.testing.assert_allclose(fused[value].numpy(), tape[value].numpy(), rtol=0, atol=1e-12 * scale, err_msg=value)
+        try:
+            expected = tape.grad[value].numpy()
+        except RuntimeError:
+            continue
+        scale = max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(fused.grad[value].numpy(), expected, rtol=0, atol=1e-12 * scale, err_msg=value)
 
 
 def test_the_gates_of_an_lstm():

@@ -38,7 +38,8 @@ CELLS = {
 
 
 def with_recurrent_dropout(cell):
-    cell.recurrent_dropout = 0.4
+    if cell.calls("candidate"):  # others refuse it
+        cell.recurrent_dropout = 0.4
     return cell
 
 

@@ -264,6 +264,7 @@ def user_cell(states="h", **attributes):
         (lambda: ClipGradient(LSTMCell(I, H), -1), "value must be at least 0, got -1"),
         (lambda: tg.clip_gradient(tg.ones(2), float("nan")), "clip_gradient: value must be at least 0, got nan"),
         (lambda: setattr(LSTMCell(I, H), "recurrent_dropout", 1.0), r"LSTMCell.recurrent_dropout: .* let nothing into"),
+        (lambda: setattr(tg.nn.RNNCell(I, H), "recurrent_dropout", 0.5), "RNNCell: recurrent dropout .* has none"),
     ],
 )
 def test_options_that_make_no_sense(make, words):
@@ -300,3 +301,21 @@ def test_mistakes_of_the_cell_inside_are_named(engine):
     several = VariationalDropout(user_cell(step=lambda self, x, h: x[0] + h, input_size=H), input=0.5)
     with pytest.raises(TypeError, match="the cell has several"):
         Recurrent(several, fused=engine)((x, x))
+
+
+def test_a_gru_hands_on_what_was_not_dropped():
+    """The mask of variational dropout is for what meets recurrent weights; the state itself stays as it is."""
+    gru = tg.nn.GRUCell(I, H).double()
+    cell, x = VariationalDropout(gru, state=0.5), tg.randn(6, 3, I, dtype=np.float64)
+    tg.manual_seed(0)
+    y, _ = tg.nn.Recurrent(cell, fused="require")(x)
+    tg.manual_seed(0)
+    mask = cell.sequence_values(3)["h_mask"].numpy()
+    W, U, b, c = (p.numpy() for p in (gru.weight_ih, gru.weight_hh, gru.bias_ih, gru.bias_hh))
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))
+    h = np.zeros((3, H))
+    for x_t, expected in zip(x.numpy(), y.numpy()):
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = (np.split(a, 3, -1) for a in (x_t @ W.T + b, (h * mask) @ U.T + c))
+        z = sigmoid(x_z + h_z)
+        h = (1 - z) * np.tanh(x_n + sigmoid(x_r + h_r) * h_n) + z * h
+        np.testing.assert_allclose(expected, h, rtol=0, atol=1e-12)

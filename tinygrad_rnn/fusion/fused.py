@@ -89,7 +89,8 @@ class Run:
         wanted, needing: the leaves that need a gradient; these and the lines before the loop that depend on them.
         named: the arrays of the forward kernel.
         recorded: whether somebody will look at what is inside: nothing is overwritten then.
-        backward: the arrays of the backward kernel after the backward pass, if recorded.
+        backward, before: the arrays of the backward kernel and the gradients of what comes before the loop, after the
+            backward pass, if recorded.
     """
 
     def __init__(self, rows: Rows, values: dict[Line, np.ndarray], wanted: frozenset[Line], recorded: bool) -> None:
@@ -98,6 +99,7 @@ class Run:
         self.record: Any = None
         self.named: dict[str, np.ndarray] = {}
         self.backward: dict[str, np.ndarray] | None = None
+        self.before: dict[Line, np.ndarray] = {}
 
 
 class FusedCell:
@@ -235,7 +237,7 @@ class FusedCell:
             run.backward = named
         elif not retain:
             named.clear()  # large arrays may be used again for what follows
-        self.prelude.backward(d, run.record, rows)
+        self.prelude.backward(d, run.record, rows, run.before if run.recorded else None)
         return [
             _as_given(line, d[line], rows) if line in d else np.zeros(x.shape, x.dtype)
             for line, x in zip(self.leaves, tensors)

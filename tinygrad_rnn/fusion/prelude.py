@@ -49,12 +49,18 @@ class Prelude:
                 record.append((line, adjoint, saved, [operands[i].shape for i in adjoint.wanted]))
         return record
 
-    def backward(self, d: Values, record: Record, rows: Rows) -> None:
-        """Carry the gradients `d` of some lines back to the leaves, and add them to it."""
+    def backward(self, d: Values, record: Record, rows: Rows, passed: Values | None = None) -> None:
+        """Carry the gradients `d` of some lines back to the leaves, and add them to it.
+
+        Args:
+            passed: gets the gradients of the lines on the way.
+        """
         for line, adjoint, saved, shapes in reversed(record):
             dy = d.pop(line, None)
             if dy is None:
                 continue
+            if passed is not None:
+                passed[line] = dy
             for i, dx, shape in zip(adjoint.wanted, adjoint.gradients(dy, saved), shapes):
                 x = line.inputs[i]
                 if dx.shape != shape:

@@ -47,9 +47,13 @@ class Recorded:
     def _reached(self, line: Line) -> Any:
         """The gradient of a line at each row of each step, or None."""
         gradient = self.plan.gradient
-        found = gradient.of.get(line, gradient.sequences.get(line))
+        found = gradient.of.get(line)
         total = None if found is None else self._gradient(found)
-        if found is None and line.row is table.part:
+        if line in self.run.before:  # it may be computed in the loop and before it
+            total = self.run.before[line] if total is None else total + self.run.before[line]
+        if total is None and line in gradient.sequences:
+            total = self._gradient(gradient.sequences[line])
+        if total is None and line.row is table.part:
             whole = self._reached(line.inputs[0])
             total = None if whole is None else whole[line.attributes["at"]]
         for (first, last), piece in self.plan.pieces.get(line, {}).items():

@@ -88,15 +88,31 @@ class Cell(Module):
     @recurrent_dropout.setter
     def recurrent_dropout(self, p: float) -> None:
         check_below_one(f"{type(self).__name__}.recurrent_dropout", p, "would let nothing into the states")
+        if p and not self.calls("candidate"):
+            raise ValueError(
+                f"{type(self).__name__}: recurrent dropout drops elements of a candidate, and this cell has none: its "
+                "step does not call self.candidate"
+            )
         self._recurrent_dropout = p
 
     def candidate(self, n: Tensor) -> Tensor:
         """What a step is about to write into a state, for `step` to call: recurrent dropout (Semeniuta et al., 2016).
 
         Elements of n are dropped anew at every step, which loses no memory: the old state passes by untouched. Set
-        `recurrent_dropout` to switch it on; in a cell whose step does not call this it does nothing.
+        `recurrent_dropout` to switch it on.
         """
         return dropout(n, self.recurrent_dropout, self.training)
+
+    def masked(self, h: Tensor) -> Tensor:
+        """What recurrent weights see of h, for `step` to call where h is also handed on: see `VariationalDropout`."""
+        mask = vars(self).get("recurrent_mask")
+        return h if mask is None else h * mask
+
+    @classmethod
+    def calls(cls, name: str) -> bool:
+        """Whether a method of this class, or of one that it inherits from, mentions a method of `Cell`."""
+        kinds = [kind for kind in cls.__mro__ if issubclass(kind, Cell) and kind is not Cell]
+        return any(name in f.__code__.co_names for kind in kinds for f in vars(kind).values() if hasattr(f, "__code__"))
 
     @property
     def state_names(self) -> tuple[str, ...]:

@@ -130,9 +130,10 @@ class VariationalDropout(CellWrapper):
 
     The masks differ between the sequences of a batch, and are drawn anew for each call. In evaluation nothing happens.
 
-    The paper's states are those that only meet weights, such as h of an RNN or an LSTM. What a cell hands on from step
-    to step by itself, c of an LSTM or h of a GRU, would be divided by 1 - p at each step and grow: for those rather
-    take `WeightDrop`, which drops the same products from the weights' side, or `Zoneout`.
+    As in the paper, the mask is for what meets recurrent weights. A GRU also hands its h on, and so do many cells: what
+    is handed on must stay as it is, or it would be divided by 1 - p at each step and grow. Cells that say what meets
+    weights, by `self.masked(h)`, are masked there; for others the state as a whole is, which is the same where it
+    only meets weights. `states="all"` masks whole states, too: not for c of an LSTM, which is handed on.
 
     Args:
         input: the probability to drop elements of x, in [0, 1). The cell has to know its `input_size`.
@@ -175,6 +176,10 @@ class VariationalDropout(CellWrapper):
             if not isinstance(x, Tensor):
                 raise TypeError("VariationalDropout: input drops elements of one input, but the cell has several")
             x = x * masks["x_mask"]
+        mask = masks.get(f"{self.state_names[0]}_mask")
+        if mask is not None and self.states == "first" and self.cell.calls("masked"):
+            with self.cell.holding({self.cell: {"recurrent_mask": mask}}):
+                return self.cell.advance(x, states)
         seen = [s * masks[f"{n}_mask"] if f"{n}_mask" in masks else s for n, s in zip(self.state_names, states)]
         return self.cell.advance(x, tuple(seen))
 

@@ -42,7 +42,7 @@ class RNNCell(TorchCell):
         self.nonlinearity = nonlinearity
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
-        a = linear(x, self.weight_ih, self.bias_ih) + linear(h, self.weight_hh, self.bias_hh)
+        a = linear(x, self.weight_ih, self.bias_ih) + linear(self.masked(h), self.weight_hh, self.bias_hh)
         return tanh(a) if self.nonlinearity == "tanh" else relu(a)
 
     def extra_repr(self) -> str:
@@ -91,7 +91,7 @@ class LSTMCell(TorchCell):
     gates = "ifgo"
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        a = linear(x, self.weight_ih, self.bias_ih) + linear(h, self.weight_hh, self.bias_hh)
+        a = linear(x, self.weight_ih, self.bias_ih) + linear(self.masked(h), self.weight_hh, self.bias_hh)
         a_i, a_f, a_g, a_o = chunk(a, 4, -1)
         i, f, g, o = sigmoid(a_i), sigmoid(a_f), self.candidate(tanh(a_g)), sigmoid(a_o)
         c = f * c + i * g
@@ -146,7 +146,7 @@ class GRUCell(TorchCell):
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         x_r, x_z, x_n = chunk(linear(x, self.weight_ih, self.bias_ih), 3, -1)
-        h_r, h_z, h_n = chunk(linear(h, self.weight_hh, self.bias_hh), 3, -1)
+        h_r, h_z, h_n = chunk(linear(self.masked(h), self.weight_hh, self.bias_hh), 3, -1)
         r, z = sigmoid(x_r + h_r), sigmoid(x_z + h_z)
         n = self.candidate(tanh(x_n + r * h_n))
         return (1 - z) * n + z * h

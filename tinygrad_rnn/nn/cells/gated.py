@@ -53,7 +53,8 @@ class GatedCell(Cell):
 
     def preactivations(self, x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
         """The k parts of `W_ih x + W_hh h + b`."""
-        return chunk(linear(x, self.weight_ih, self.bias) + linear(h, self.weight_hh), len(self.gates), -1)
+        a = linear(x, self.weight_ih, self.bias) + linear(self.masked(h), self.weight_hh)
+        return chunk(a, len(self.gates), -1)
 
     def extra_repr(self) -> str:
         biases = any("bias" in name for name, _ in self.named_parameters())

@@ -55,9 +55,10 @@ class GRUVariantCell(TorchCell):
         W_rz, W_n = split(self.weight_hh, rows)
         b_rz, b_n = (None, None) if self.bias_hh is None else split(self.bias_hh, rows)
         x_rz, x_n = split(linear(x, self.weight_ih, self.bias_ih), rows, -1)
-        r, z = chunk(sigmoid(x_rz + linear(h, W_rz, b_rz)), 2, -1)
+        seen = self.masked(h)
+        r, z = chunk(sigmoid(x_rz + linear(seen, W_rz, b_rz)), 2, -1)
         before = self.reset == "before"
-        n = self.candidate(tanh(x_n + (linear(r * h, W_n, b_n) if before else r * linear(h, W_n, b_n))))
+        n = self.candidate(tanh(x_n + (linear(r * seen, W_n, b_n) if before else r * linear(seen, W_n, b_n))))
         return (1 - z) * n + z * h if self.keeps == "old" else z * n + (1 - z) * h
 
     def extra_repr(self) -> str:
@@ -90,7 +91,7 @@ class LayerNormGRUCell(GatedCell):
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         *x_rz, x_n = chunk(linear(x, self.weight_ih), 3, -1)
-        *h_rz, h_n = chunk(linear(h, self.weight_hh), 3, -1)
+        *h_rz, h_n = chunk(linear(self.masked(h), self.weight_hh), 3, -1)
         r, z = (sigmoid(a + b) for a, b in zip(_together(self.norm_ih, *x_rz), _together(self.norm_hh, *h_rz)))
         n = self.candidate(tanh(self.norm_in(x_n) + r * self.norm_hn(h_n)))
         return (1 - z) * h + z * n

@@ -101,7 +101,7 @@ class LayerNormLSTMCell(GatedCell):
         self.norm_c = LayerNorm(hidden_size, bias=bias, dtype=dtype)
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        a = self.norm_ih(linear(x, self.weight_ih)) + self.norm_hh(linear(h, self.weight_hh))
+        a = self.norm_ih(linear(x, self.weight_ih)) + self.norm_hh(linear(self.masked(h), self.weight_hh))
         i, f, g, o = chunk(a if self.bias is None else a + self.bias, 4, -1)
         c = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g))
         h = sigmoid(o) * tanh(self.norm_c(c))
@@ -130,7 +130,7 @@ class MultiplicativeLSTMCell(GatedCell):
         self.reset_parameters()
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        m = linear(x, self.weight_mx) * linear(h, self.weight_mh)
+        m = linear(x, self.weight_mx) * linear(self.masked(h), self.weight_mh)
         i, f, g, o = self.preactivations(x, m)
         c = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g))
         h = sigmoid(o) * tanh(c)

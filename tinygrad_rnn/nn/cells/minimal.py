@@ -25,8 +25,9 @@ class MGUCell(GatedCell):
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         x_z, x_n = chunk(linear(x, self.weight_ih, self.bias), 2, -1)
         W_z, W_n = chunk(self.weight_hh, 2)
-        z = sigmoid(x_z + linear(h, W_z))
-        n = self.candidate(tanh(x_n + linear(z * h, W_n)))
+        seen = self.masked(h)
+        z = sigmoid(x_z + linear(seen, W_z))
+        n = self.candidate(tanh(x_n + linear(z * seen, W_n)))
         return (1 - z) * h + z * n
 
 
@@ -52,7 +53,7 @@ class MinimalRNNCell(GatedCell):
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         z = tanh(linear(x, self.weight_ih, self.bias_z))
-        u = sigmoid(linear(h, self.weight_hh) + linear(z, self.weight_zh, self.bias))
+        u = sigmoid(linear(self.masked(h), self.weight_hh) + linear(z, self.weight_zh, self.bias))
         return u * h + (1 - u) * self.candidate(z)
 
 
