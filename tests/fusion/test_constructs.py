@@ -257,6 +257,20 @@ def a_kept_value_that_a_product_reads():
 
 
 @case
+def softmax_before_the_loop_and_in_it():
+    return cell(
+        lambda self, x, h: (
+            tg.tanh(tg.softmax(x, -1) @ self.W + h * tg.softmax(x @ self.V, -1))
+            + tg.softmax(x @ self.V, -1) @ self.U
+            + tg.log_softmax(x, -1).sum(-1, keepdim=True) * (tg.log_softmax(x, -1) @ self.W)
+        ),
+        W=P(I, H),
+        V=P(I, H),
+        U=P(H, H),
+    )
+
+
+@case
 def rolled():
     return cell(lambda self, x, h: tg.tanh(x @ self.W + tg.roll(h, 1, -1)), W=P(I, H))
 

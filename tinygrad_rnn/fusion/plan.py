@@ -34,6 +34,10 @@ CHEAP = {
     )
 }  # fmt: skip
 
+# Rows that are not computed both before the loop and in it: the first two are made of other lines there, and what the
+# last one clips is the gradient of all uses together.
+ONCE = (table.softmax, table.log_softmax, table.clip_gradient)
+
 
 class Memory(NamedTuple):
     """Columns [first, first + width) of the rows of an array.
@@ -100,10 +104,11 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
     for line in reversed(traced):
         if line in before or not per_step(line):
             before |= {y for y in [line, *line.inputs] if isinstance(y, Line)}
-    stop = lambda line: line in hoisted or not per_step(line)
+    ready = {*hoisted, *(line for line in before if line.row in ONCE)}  # other operands of products are computed twice
+    stop = lambda line: line in ready or not per_step(line)
     _keep_whole(trace, _needed(outputs, stop))
     needed = _needed(outputs, stop)
-    forward = [line for line in traced if line in needed and per_step(line) and line not in hoisted]
+    forward = [line for line in traced if line in needed and per_step(line) and line not in ready]
     forward = [line for line in forward if line.kind == "operation"]
     for line in forward:
         _check(line, per_step)
