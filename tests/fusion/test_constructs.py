@@ -436,3 +436,18 @@ def test_second_derivatives(make):
         found.append([np.zeros(p.shape) if g is None else g.numpy() for p, g in zip(inputs, second)])
     for a, b in zip(*found):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * max(1, np.abs(b).max()))
+
+
+def test_clipping_of_all_uses_together_and_of_each_by_itself():
+    """What a call of clip_gradient clips is the sum over its uses, in the loop and before; two calls clip two sums.
+
+    First derivatives only: second ones flow through the kernels and through the tape, and are clipped in each.
+    """
+
+    def step(self, x, h):
+        together = tg.clip_gradient(x, 0.03)
+        apart = tg.clip_gradient(h, 0.05) @ self.U + tg.tanh(tg.clip_gradient(h, 0.05))
+        return tg.tanh(together @ self.W + (together * 2).sum(-1, keepdim=True) * h + apart)
+
+    tg.manual_seed(0)
+    assert_engines_agree(cell(step, W=P(I, H), U=P(H, H)), (4, 3, I))
