@@ -271,6 +271,17 @@ def softmax_before_the_loop_and_in_it():
 
 
 @case
+def a_function_of_a_state_that_is_a_part_of_a_product():
+    """Computed again for the backward pass from the new state, which is kept, not from the product, which is not."""
+
+    def step(self, x, h, m):
+        m, r = tg.split(m @ self.U, [2, 3], -1)
+        return tg.tanh(x @ self.W + tg.cat([tg.sigmoid(m), r], -1) @ self.R + h), m
+
+    return cell(step, widths=[4, 2], W=P(I, H), U=P(2, 5), R=P(5, H))
+
+
+@case
 def rolled():
     return cell(lambda self, x, h: tg.tanh(x @ self.W + tg.roll(h, 1, -1)), W=P(I, H))
 

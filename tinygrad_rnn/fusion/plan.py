@@ -314,7 +314,7 @@ def _saved_and_recomputed(
         if line in inside and line not in at_hand and line not in saved and line not in again:
             again.add(line)
             for y in line.inputs:
-                if isinstance(y, Line):
+                if isinstance(y, Line) and y not in at_hand:  # a part may be, of what is not
                     recompute(y)
                     recompute(_base(y))
 
