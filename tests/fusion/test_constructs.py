@@ -458,6 +458,8 @@ def test_clipping_of_all_uses_together_and_of_each_by_itself():
     def step(self, x, h):
         together = tg.clip_gradient(x, 0.03)
         apart = tg.clip_gradient(h, 0.05) @ self.U + tg.tanh(tg.clip_gradient(h, 0.05))
+        whole = tg.clip_gradient(0.5 * h, 0.04)
+        apart = apart + tg.sin(whole) + whole[:, 1:].sum(-1, keepdim=True)
         return tg.tanh(together @ self.W + (together * 2).sum(-1, keepdim=True) * h + apart)
 
     tg.manual_seed(0)

@@ -212,7 +212,8 @@ class Trace:
             first, last = _columns(x, attributes["at"])
             if (first, last) == (0, x.width):
                 return x
-            if isinstance(x.row, ElementwisePrimitive):  # a part of f(a, b) is f of the parts
+            # A part of f(a, b) is f of the parts, but what is clipped is the gradient of all parts together.
+            if isinstance(x.row, ElementwisePrimitive) and x.row is not table.clip_gradient:
                 operands = [self._part(y, first, last, x) if isinstance(y, Line) else y for y in x.inputs]
                 piece = self.add(x.row, operands, x.attributes, shape)
                 self.pieces.setdefault(x, {})[first, last] = piece
