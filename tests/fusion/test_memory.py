@@ -42,9 +42,9 @@ print(json.dumps({"loaded": loaded, "peak": peak()}))
 def test_a_hundred_thousand_steps():
     """An LSTM of 32 units, forward and backward, above what the library and its loaded kernels hold.
 
-    In arrays of one number for each step and unit, 12.8 MB, there are eight: the products of the input (4), in whose
-    place come the gates and then their gradients, h, c, tanh(c) and the gradient of the outputs. Rounded up to nine.
-    The process as a whole takes 258 MB with these, 154 of which are Python, NumPy, Numba and LLVM.
+    In arrays of one number for each step and unit, 12.8 MB, there are seven: the products of the input (4), in whose
+    place come the gates and then their gradients, h, c and the gradient of the outputs. One more would be one too many.
+    The process as a whole takes 257 MB with these, 166 of which are Python, NumPy, Numba and LLVM.
     """
     sources = str(Path(tg.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))
@@ -54,4 +54,4 @@ def test_a_hundred_thousand_steps():
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     added = (found["peak"] - found["loaded"]) / (100_000 * 32 * 4)
-    assert 4 < added < 9, f"{found}: {added:.1f} arrays"
+    assert 6 < added < 7.9, f"{found}: {added:.1f} arrays"
