@@ -1,0 +1,464 @@
+"""Which recurrent cells remember, and for how long: `python demos/long_memory.py`.
+
+Three tasks that were invented to find out, each with a loss that one reaches without any memory:
+
+    adding-T    Two of T random numbers are marked, one in each half: what is their sum? Always saying 1 has a mean
+                squared error of 1/6. Solved: below 0.01. (Hochreiter and Schmidhuber, 1997; Le et al., 2015)
+    order-T     Among T symbols is an X or a Y near the beginning, and another one past the middle: XX, XY, YX or YY?
+                Guessing has a cross-entropy of ln 4. Solved: 99 % right. (Hochreiter and Schmidhuber, 1997)
+    copy-T      Ten symbols of eight kinds, T - 1 blanks, a signal: say the ten again. Saying blanks, and guessing after
+                the signal, has 10 ln 8 / (T + 20). Solved: below a tenth of that. (Arjovsky et al., 2016)
+
+Every cell gets the same sequences in the same order and starts as the literature advises; see RECIPES. At times it is
+tested on a thousand other sequences, and it stops when it has solved the task. What is left in `--out` are a picture of
+the learning, a picture of how far back gradients reach before and after it, and the numbers of both.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.nn import cells, init
+
+HERE = Path(__file__).resolve().parent
+DEFAULTS = dict(
+    tasks=("adding-100", "adding-200", "order-100", "copy-20"),
+    sequences=60_000, hidden=64, batch=16, every=100, tests=1000,
+)  # fmt: skip
+QUICK = dict(tasks=("adding-20", "order-20", "copy-10"), sequences=320, hidden=16, batch=16, every=5, tests=100)
+
+
+# ---- The tasks -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """A kind of sequences and how far back one has to remember in them.
+
+    Attributes:
+        name: "adding", "order" or "copy".
+        length: T.
+    """
+
+    name: str
+    length: int
+
+    @classmethod
+    def named(cls, text: str) -> "Task":
+        """The task that "adding-100" and the like stand for."""
+        name, _, length = text.partition("-")
+        if name not in MAKE or not length.isdecimal() or int(length) < 10:
+            raise argparse.ArgumentTypeError(f"must be adding-T, order-T or copy-T with T of 10 at least, not {text!r}")
+        return cls(name, int(length))
+
+    @property
+    def inputs(self) -> int:
+        return {"adding": 2, "order": 6, "copy": 10}[self.name]
+
+    @property
+    def outputs(self) -> int:
+        return {"adding": 1, "order": 4, "copy": 9}[self.name]
+
+    @property
+    def baseline(self) -> float:
+        """The loss without memory."""
+        return {"adding": 1 / 6, "order": math.log(4), "copy": 10 * math.log(8) / (self.length + 20)}[self.name]
+
+    def draw(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs x[T, B, I] and what is to be answered: [B, 1], classes [B], or for copy classes [T + 20, B]."""
+        return MAKE[self.name](rng, batch, self.length)
+
+    def loss(self, scores: tg.Tensor, target: np.ndarray) -> tg.Tensor:
+        """Mean squared error or cross-entropy."""
+        if self.name == "adding":
+            return tg.mse_loss(scores, target)
+        return tg.cross_entropy(scores.reshape(-1, self.outputs), target.reshape(-1))
+
+    def solved(self, scores: np.ndarray, target: np.ndarray, loss: float) -> bool:
+        """Whether the published criterion is met."""
+        if self.name == "order":
+            return bool((scores.argmax(-1) == target).mean() >= 0.99)
+        return loss < (0.01 if self.name == "adding" else 0.1 * self.baseline)
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.length}"
+
+
+def adding(rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers from U(0, 1) and marks -> the sum of the two marked ones, [B, 1]."""
+    first, second, row = rng.integers(0, length // 2, batch), rng.integers(length // 2, length, batch), np.arange(batch)
+    numbers, marks = rng.random((length, batch)), np.zeros((length, batch))
+    marks[first, row] = marks[second, row] = 1
+    x = np.stack([numbers, marks], axis=-1).astype(np.float32)
+    return x, x[first, row, :1] + x[second, row, :1]
+
+
+def order(rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """One of a b c d everywhere but at two places, where it is one of X Y -> which of XX XY YX YY.
+
+    The places are drawn from the second and from the sixth tenth of the sequence.
+    """
+    tenth, row = length // 10, np.arange(batch)
+    symbols, kind = rng.integers(0, 4, (length, batch)), rng.integers(0, 2, (2, batch))
+    symbols[rng.integers(tenth, 2 * tenth, batch), row] = 4 + kind[0]
+    symbols[rng.integers(5 * tenth, 6 * tenth, batch), row] = 4 + kind[1]
+    return np.eye(6, dtype=np.float32)[symbols], 2 * kind[0] + kind[1]
+
+
+def copy(rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ten symbols from 1 to 8, then blanks (0) with a signal (9) ten before the end -> blanks, then the symbols."""
+    word = rng.integers(1, 9, (10, batch))
+    x = np.zeros((length + 20, batch), int)
+    y = np.zeros_like(x)
+    x[:10], x[-11], y[-10:] = word, 9, word
+    return np.eye(10, dtype=np.float32)[x], y
+
+
+MAKE: dict[str, Callable[[np.random.Generator, int, int], tuple[np.ndarray, np.ndarray]]] = {
+    "adding": adding, "order": order, "copy": copy,
+}  # fmt: skip
+
+
+# ---- The cells -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a cell is made and trained.
+
+    Attributes:
+        label: its name in tables and pictures.
+        make: its layers, from I, H and T.
+        lr: learning rate of Adam.
+        bounded: whether recurrent weights of single units are kept below 2^(1/T) (Li et al., 2018).
+    """
+
+    label: str
+    make: Callable[[int, int, int], list[tg.nn.Cell]]
+    lr: float
+    bounded: bool = False
+
+
+def orthogonal(cell: tg.nn.Cell) -> tg.nn.Cell:
+    """Start the recurrent weights of every gate from a random orthogonal matrix (Saxe et al., 2014), as Keras does."""
+    H, weights = cell.hidden_size, cell.weight_hh.numpy()
+    for rows in range(0, len(weights), H):
+        weights[rows : rows + H] = init.orthogonal_(tg.zeros(H, H)).numpy()
+    return cell
+
+
+def keeping(cell: tg.nn.Cell, bias: str, gate: int, value: float) -> tg.nn.Cell:
+    """Add to the bias of a gate, so that the first steps keep more of the state (Gers et al., 2000)."""
+    H = cell.hidden_size
+    getattr(cell, bias).numpy()[gate * H : (gate + 1) * H] += value
+    return cell
+
+
+def chrono(cell: tg.nn.Cell, length: int) -> tg.nn.Cell:
+    """Gate biases of an LSTM whose units forget on all time scales up to T (Tallec and Ollivier, 2018).
+
+    b_f = log U(1, T - 1), b_i = -b_f
+    """
+    H, bias = cell.hidden_size, cell.bias_ih.numpy()
+    cell.bias_hh.numpy()[:] = bias[:] = 0
+    bias[H : 2 * H] = np.log(tg.generator().uniform(1, length - 1, H))
+    bias[:H] = -bias[H : 2 * H]
+    return cell
+
+
+RECIPES = {
+    "rnn": Recipe("RNN (tanh)", lambda I, H, T: [orthogonal(cells.RNNCell(I, H))], lr=1e-3),
+    "irnn": Recipe("IRNN", lambda I, H, T: [cells.IRNNCell(I, H)], lr=2e-4),
+    "lstm": Recipe("LSTM", lambda I, H, T: [init.forget_gate_bias_(orthogonal(cells.LSTMCell(I, H)))], lr=2e-3),
+    "chrono": Recipe("LSTM, chrono", lambda I, H, T: [chrono(orthogonal(cells.LSTMCell(I, H)), T)], lr=2e-3),
+    "gru": Recipe("GRU", lambda I, H, T: [keeping(orthogonal(cells.GRUCell(I, H)), "bias_ih", 1, 1)], lr=5e-3),
+    "mgu": Recipe("MGU", lambda I, H, T: [keeping(orthogonal(cells.MGUCell(I, H)), "bias", 0, -1)], lr=5e-3),
+    "mingru": Recipe("minGRU", lambda I, H, T: [keeping(cells.MinGRUCell(I, H), "bias", 0, -1)], lr=5e-3),
+    "indrnn": Recipe(
+        "IndRNN, 2 layers", lambda I, H, T: [cells.IndRNNCell(I, H), cells.IndRNNCell(H, H)], lr=2e-3, bounded=True
+    ),
+}  # fmt: skip
+
+
+class Model(tg.nn.Module):
+    """Layers of a cell and a linear map of the last one's output: after the last step, or for copy after each."""
+
+    def __init__(self, task: Task, recipe: Recipe, hidden: int) -> None:
+        self.layers = tg.nn.ModuleList(
+            [tg.nn.Recurrent(cell) for cell in recipe.make(task.inputs, hidden, task.length)]
+        )
+        self.scores = tg.nn.Linear(hidden, task.outputs)
+        self.every_step = task.name == "copy"
+        self.bounded = recipe.bounded
+
+    def forward(self, x):
+        for layer in self.layers:
+            x, _ = layer(x)
+        return self.scores(x if self.every_step else x[-1])
+
+    def keep_bounds(self, steps: int) -> None:
+        """A recurrent weight of a single unit is applied `steps` times: do not let that exceed 2."""
+        if self.bounded:
+            for layer in self.layers:
+                u, bound = layer.cell.weight_u.numpy(), 2 ** (1 / steps)
+                u.clip(-bound, bound, out=u)
+
+
+# ---- Learning --------------------------------------------------------------------------------------------------------
+
+
+def gradient_norms(model: Model, task: Task, x: np.ndarray, y: np.ndarray) -> dict[str, list[float]]:
+    """For every state of the last layer: the norm of d(loss)/d(state after step t), for every t, over the batch."""
+    last = model.layers[-1]
+    with tg.record(last) as r:
+        task.loss(model(x), y).backward()
+    gradients = {name: r.grad[name].numpy().astype(np.float64) for name in last.cell.state_names}
+    model.zero_grad()
+    return {name: np.linalg.norm(gradient, axis=(1, 2)).tolist() for name, gradient in gradients.items()}
+
+
+@dataclass
+class Result:
+    """What came of one cell on one task.
+
+    Attributes:
+        seen: training sequences at each test.
+        losses: what was measured there.
+        solved: training sequences until the criterion was met, or None.
+        astray: whether training ended with gradients that were not finite.
+        seconds: of processor time.
+        before, after: for every state of the last layer, the norm of its gradient at every step, before and after
+            training; see `gradient_norms`.
+    """
+
+    task: str
+    cell: str
+    seed: int
+    baseline: float
+    parameters: int
+    seen: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    solved: int | None = None
+    astray: bool = False
+    seconds: float = 0.0
+    before: dict[str, list[float]] = field(default_factory=dict)
+    after: dict[str, list[float]] = field(default_factory=dict)
+
+    def check(self, model: Model, task: Task, test: tuple[np.ndarray, np.ndarray], seen: int) -> None:
+        """Measure on sequences that are not trained on."""
+        x, y = test
+        with tg.no_grad():
+            scores = model(x)
+            loss = task.loss(scores, y).item()
+        self.seen.append(seen)
+        self.losses.append(loss)
+        if self.solved is None and task.solved(scores.numpy(), y, loss):
+            self.solved = seen
+
+
+def learn(task: Task, cell: str, seed: int, options: argparse.Namespace) -> Result:
+    """Train until the task is solved or the sequences are used up."""
+    began, recipe = time.process_time(), RECIPES[cell]
+    tg.manual_seed(seed)
+    training, test = (np.random.default_rng([seed, part]) for part in (0, 1))
+    few, many = task.draw(test, 100), task.draw(test, options.tests)
+    model = Model(task, recipe, options.hidden)
+    optimiser = tg.optim.Adam(model.parameters(), lr=options.lr or recipe.lr)
+    result = Result(str(task), cell, seed, task.baseline, sum(p.numel() for p in model.parameters()))
+    result.before = gradient_norms(model, task, *few)
+    result.check(model, task, many, seen=0)
+
+    updates = max(options.sequences // options.batch, 1)
+    label = f"{task!s:<10} {recipe.label:<16} seed {seed}"
+    with tqdm(total=updates * options.batch, desc=label, unit="seq", mininterval=0.5) as bar:
+        for update in range(1, updates + 1):
+            x, y = task.draw(training, options.batch)
+            loss = task.loss(model(x), y)
+            optimiser.zero_grad()
+            loss.backward()
+            try:
+                tg.nn.utils.clip_grad_norm_(model.named_parameters(), options.clip)
+            except RuntimeError:  # gradients that are not finite: it will not recover
+                result.astray = True
+                break
+            optimiser.step()
+            model.keep_bounds(len(x))
+            bar.update(options.batch)
+            if update % options.every == 0 or update == updates:
+                result.check(model, task, many, seen=update * options.batch)
+                bar.set_postfix_str(f"{result.losses[-1] / task.baseline:.3f} of the baseline")
+                if result.solved is not None:
+                    break
+    result.after = {} if result.astray else gradient_norms(model, task, *few)
+    result.seconds = time.process_time() - began
+    return result
+
+
+# ---- What comes out of it --------------------------------------------------------------------------------------------
+
+
+def outcome(result: Result) -> str:
+    """After how many thousands of sequences it was solved; if it was not, what is left of the baseline's loss."""
+    if result.solved is not None:
+        return f"{result.solved / 1000:.1f}"
+    return "astray" if result.astray else f"({result.losses[-1] / result.baseline:.0%})"
+
+
+def table(results: list[Result]) -> str:
+    """What became of every cell on every task, in Markdown; a cell with several seeds has several numbers."""
+    tasks = list(dict.fromkeys(r.task for r in results))
+    rows = [["", *tasks]]
+    for cell in dict.fromkeys(r.cell for r in results):
+        own = [[outcome(r) for r in results if (r.cell, r.task) == (cell, task)] for task in tasks]
+        rows.append([RECIPES[cell].label, *map(", ".join, own)])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths))} |" for row in rows)
+
+
+TINTS = "0.35", "tab:brown", "tab:red", "tab:orange", "tab:blue", "tab:cyan", "tab:green", "tab:purple"
+COLOURS = dict(zip(RECIPES, TINTS))
+
+
+def draw_learning(results: list[Result], path: Path) -> None:
+    """Loss against training sequences: a panel for each task, a line for each cell and seed."""
+    from matplotlib.figure import Figure
+
+    tasks = list(dict.fromkeys(r.task for r in results))
+    columns = min(len(tasks), 2)
+    rows = -(-len(tasks) // columns)
+    figure = Figure(figsize=(4.6 * columns + 0.2, 2.9 * rows + 0.5), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(tasks) :]:
+        panel.set_visible(False)
+    for task, panel in zip(tasks, panels):
+        own = [r for r in results if r.task == task]
+        panel.axhline(own[0].baseline, color="0.5", ls="--", lw=1)
+        panel.text(0.99, own[0].baseline, "without memory", transform=panel.get_yaxis_transform(), ha="right",
+                   va="bottom", color="0.4", fontsize=8)  # fmt: skip
+        for r in own:
+            seen, losses = np.array(r.seen) / 1000, np.array(r.losses)
+            first = r.seed == own[0].seed
+            panel.plot(seen, losses, color=COLOURS[r.cell], lw=1.5 if first else 0.8, alpha=1 if first else 0.5,
+                       label=RECIPES[r.cell].label if first else None)  # fmt: skip
+            if r.solved is not None:
+                panel.plot(seen[-1], losses[-1], "o", color=COLOURS[r.cell], ms=6 if first else 4, clip_on=False)
+        measure = "mean squared error" if task.startswith("adding") else "cross-entropy"
+        panel.set(yscale="log", title=task, ylabel=measure)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in panels[max(len(tasks) - columns, 0) : len(tasks)]:
+        panel.set_xlabel("thousands of training sequences")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    save(figure, path)
+
+
+def draw_gradients(results: list[Result], path: Path) -> None:
+    """The norm of the gradient of every state against time, before and after training, on the longest task."""
+    from matplotlib.figure import Figure
+
+    longest = max((r.task for r in results), key=lambda name: Task.named(name).length)
+    own = [r for r in results if r.task == longest and r.seed == results[0].seed]
+    figure = Figure(figsize=(9.4, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, when in zip(panels, ("before", "after")):
+        for r in own:
+            for state, norms in getattr(r, when).items():
+                label = RECIPES[r.cell].label + (f", {state}" if len(r.before) > 1 else "")
+                seen = np.where(norms, norms, np.nan)  # the loss does not see the last c, and 0 has no logarithm
+                style = dict(color=COLOURS[r.cell], lw=1.5, ls="-" if state == "h" else "--", label=label)
+                panel.plot(np.arange(1, len(norms) + 1), seen, **style)
+        panel.set(yscale="log", xlabel="time step t", title=f"{when} training")
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set(ylabel="norm of dL / d state[t]")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.suptitle(f"How far back the gradient of the loss of {longest} reaches")
+    save(figure, path)
+
+
+def save(figure, path: Path) -> None:
+    """Write a picture, or leave the old one."""
+    draft = path.with_name(f".{path.name}.tmp")
+    figure.savefig(draft, format="png", dpi=100)
+    os.replace(draft, path)
+
+
+# ---- The command line ------------------------------------------------------------------------------------------------
+
+
+def known(text: str) -> str:
+    """The name of a cell."""
+    if text not in RECIPES:
+        raise argparse.ArgumentTypeError(f"must be some of {', '.join(RECIPES)}, not {text!r}")
+    return text
+
+
+def number(kind: type, low: float):
+    """A type for argparse: a finite number of at least `low`, or above it if that is 0.0."""
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be a number ({kind.__name__}), not {text!r}") from None
+        if not (value > 0 if kind is float else value >= low) or value == math.inf:
+            raise argparse.ArgumentTypeError(f"must be {'positive' if low else 'at least 0'}, not {text}")
+        return value
+
+    return parse
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add, count = parser.add_argument, number(int, 1)
+    add("--tasks", type=Task.named, nargs="+", metavar="TASK", help=f"(default: {' '.join(DEFAULTS['tasks'])})")
+    add("--cells", type=known, nargs="+", metavar="CELL", help=f"(default: {' '.join(RECIPES)})")
+    add("--seed", type=number(int, 0), default=0, help="of weights and sequences (default: 0)")
+    add("--seeds", type=count, default=1, help="how many runs, with this seed and those after it (default: 1)")
+    for option, meaning in (
+        ("sequences", "for each cell and task, at most"), ("hidden", "H"), ("batch", "B"),
+        ("every", "updates between tests"), ("tests", "sequences of a test"),
+    ):  # fmt: skip
+        add(f"--{option}", type=count, help=f"{meaning} (default: {DEFAULTS[option]})")
+    add("--lr", type=number(float, 0.0), help="learning rate of Adam (default: the cell's own)")
+    add("--clip", type=number(float, 0.0), default=1.0, help="longest norm of the gradient (default: 1)")
+    add("--quick", action="store_true", help="a few sequences of short tasks, to see that it runs")
+    add("--out", type=Path, default=HERE / "runs", metavar="FOLDER", help="where pictures and numbers go")
+    return parser
+
+
+def main(options: argparse.Namespace) -> None:
+    for name, value in (QUICK if options.quick else DEFAULTS).items():
+        if getattr(options, name) is None:
+            setattr(options, name, list(map(Task.named, value)) if name == "tasks" else value)
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = [
+        learn(task, cell, seed, options)
+        for task in options.tasks
+        for cell in options.cells or RECIPES
+        for seed in range(options.seed, options.seed + options.seeds)
+    ]
+    print(f"\n{table(results)}\n")
+    print("thousands of training sequences until the task was solved; in brackets what was left of the loss without")
+    print(f"memory after {options.sequences:,} sequences; {sum(r.seconds for r in results):.0f} s of processor time")
+    (options.out / "long_memory.json").write_text(json.dumps([asdict(r) for r in results]))
+    draw_learning(results, options.out / "long_memory.png")
+    draw_gradients(results, options.out / "long_memory_gradients.png")
+
+
+if __name__ == "__main__":
+    try:
+        main(arguments().parse_args())
+    except OSError as error:
+        sys.exit(f"long_memory.py: {error}")

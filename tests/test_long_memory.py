@@ -1,0 +1,205 @@
+"""`demos/long_memory.py`: its tasks are the published ones, its gradients the tape's, the seed decides its results."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+
+SCRIPT = Path(__file__).parent.parent / "demos" / "long_memory.py"
+TINY = "--hidden 8 --sequences 40 --batch 8 --every 2 --tests 20".split()
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("long_memory", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["long_memory"] = module  # where its dataclasses look for their annotations
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["long_memory"]
+
+
+def options(demo, *arguments):
+    return demo.arguments().parse_args([*TINY, *arguments])
+
+
+# ---- A run -----------------------------------------------------------------------------------------------------------
+
+
+def test_run_leaves_pictures_numbers_and_a_table(tmp_path):
+    command = [sys.executable, "-W", "error", str(SCRIPT), "--quick", *TINY, "--out", str(tmp_path)]
+    chosen = "--tasks adding-10 copy-10 --cells rnn lstm --seed 3 --seeds 2".split()
+    done = subprocess.run([*command, *chosen], capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "40/40" in done.stderr  # the progress bar
+    assert re.search(r"^\| RNN \(tanh\) +\| \(\d+%\), \(\d+%\) +\| \(\d+%\), \(\d+%\) +\|$", done.stdout, re.MULTILINE)
+    assert "after 40 sequences" in done.stdout
+
+    names = ["long_memory.json", "long_memory.png", "long_memory_gradients.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    for name in names[1:]:
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    results = json.loads((tmp_path / "long_memory.json").read_text())
+    assert len({(r["task"], r["cell"], r["seed"]) for r in results}) == len(results) == 2 * 2 * 2
+    for r in results:
+        assert r["seen"] == [0, 16, 32, 40] and len(r["losses"]) == 4
+        assert list(r["before"]) == list(r["after"]) == (["h"] if r["cell"] == "rnn" else ["h", "c"])
+        assert all(len(norms) == int(r["task"][-2:]) + 20 * (r["task"] == "copy-10") for norms in r["after"].values())
+
+
+def test_the_seed_decides(demo):
+    def losses(seed):
+        return demo.learn(demo.Task.named("adding-10"), "rnn", seed, options(demo)).losses
+
+    assert losses(0) == losses(0) != losses(1)
+
+
+def test_what_a_cell_can_learn_it_learns(demo):
+    """And stops there. One marked number of a short sequence goes into the state, the other one on top of it."""
+    chosen = options(demo, *"--hidden 16 --sequences 8000 --batch 16 --every 25 --tests 200 --lr 0.02".split())
+    result = demo.learn(demo.Task.named("adding-10"), "indrnn", 0, chosen)
+    assert result.solved == result.seen[-1] < 8000
+    assert result.losses[-1] < 0.01 <= min(result.losses[:-1])
+    assert demo.outcome(result) == f"{result.solved / 1000:.1f}"
+
+
+def test_gradients_that_are_not_finite_end_a_run(demo):
+    result = demo.learn(demo.Task.named("adding-10"), "irnn", 0, options(demo, "--lr", "1e20"))
+    assert result.astray and result.solved is None and demo.outcome(result) == "astray"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["--tasks adding", "--tasks adding-9", "--tasks walking-100", "--cells transformer", "--seed -1",
+              "--sequences 0", "--lr 0", "--lr nan", "--clip inf", "--hidden 2.5"],
+)  # fmt: skip
+def test_wrong_options(wrong, demo, capsys):
+    with pytest.raises(SystemExit) as stop:
+        demo.arguments().parse_args(wrong.split())
+    assert stop.value.code == 2
+    assert f"argument {wrong.split()[0]}" in capsys.readouterr().err
+
+
+def test_folder_that_cannot_be_written_to(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
+    assert done.returncode == 1 and done.stderr.startswith("long_memory.py: ") and "Traceback" not in done.stderr
+
+
+# ---- The tasks: read each sequence as a person would, and answer -----------------------------------------------------
+
+
+def test_adding(demo):
+    task = demo.Task.named("adding-11")
+    x, y = task.draw(np.random.default_rng(0), 4000)
+    assert x.shape == (11, 4000, 2) and y.shape == (4000, 1)
+    for b in range(200):
+        marked = [t for t in range(11) if x[t, b, 1] == 1]
+        assert len(marked) == 2 and marked[0] < 5 <= marked[1]
+        assert y[b, 0] == pytest.approx(sum(x[t, b, 0] for t in marked))
+    assert set(np.argmax(x[:5, :, 1], 0)) == set(range(5)) and set(np.argmax(x[5:, :, 1], 0)) == set(range(6))
+    without_memory = task.loss(tg.ones(4000, 1), y).item()
+    assert without_memory == pytest.approx(task.baseline, rel=0.05) and not task.solved(None, y, without_memory)
+    assert task.solved(None, y, 0.0099)
+
+
+def test_order(demo):
+    task = demo.Task.named("order-30")
+    x, y = task.draw(np.random.default_rng(0), 400)
+    assert x.shape == (30, 400, 6) and (x.sum(-1) == 1).all()
+    seen = set()
+    for b in range(400):
+        symbols = "".join("abcdXY"[k] for k in x[:, b].argmax(-1))
+        (first, one), (second, two) = [(t, c) for t, c in enumerate(symbols) if c in "XY"]
+        assert 3 <= first < 6 and 15 <= second < 18
+        assert ("XX", "XY", "YX", "YY")[y[b]] == one + two
+        seen.add((first, second, one + two))
+    assert len(seen) == 3 * 3 * 4
+    guess = tg.zeros(400, 4)
+    assert task.loss(guess, y).item() == pytest.approx(task.baseline)
+    right = np.eye(4)[y]
+    assert not task.solved(guess.numpy(), y, 0.0) and task.solved(right, y, 9.9)
+    right[:5] = 1 - right[:5]
+    assert not task.solved(right, y, 0.0)
+
+
+def test_copy(demo):
+    task = demo.Task.named("copy-12")
+    x, y = task.draw(np.random.default_rng(0), 300)
+    assert x.shape == (32, 300, 10) and y.shape == (32, 300)
+    read = x.argmax(-1)
+    assert set(read[:10].ravel()) == set(range(1, 9))
+    assert (read[10:21] == 0).all() and (read[21] == 9).all() and (read[22:] == 0).all()
+    assert (y[:22] == 0).all() and (y[22:] == read[:10]).all()
+    scores = np.full((32, 300, 9), -100.0)
+    scores[:22, :, 0] = scores[22:, :, 1:] = 0
+    assert task.loss(tg.tensor(scores), y).item() == pytest.approx(task.baseline)
+    assert task.solved(None, y, 0.099 * task.baseline) and not task.solved(None, y, 0.101 * task.baseline)
+
+
+# ---- The cells -------------------------------------------------------------------------------------------------------
+
+
+def test_recipes(demo):
+    """How cells start: what recurrent weights do to lengths, and how much gates keep."""
+    H, sigmoid = 32, lambda a: 1 / (1 + np.exp(-a))
+    made = {name: recipe.make(3, H, 50) for name, recipe in demo.RECIPES.items()}
+    for name in "rnn", "irnn", "lstm", "chrono", "gru", "mgu":
+        for block in made[name][0].weight_hh.numpy().reshape(-1, H, H):
+            np.testing.assert_allclose(block @ block.T, np.eye(H), atol=1e-5)
+    bound = H**-0.5
+
+    def between(bias, gate, low, high):
+        block = bias.numpy()[gate * H : (gate + 1) * H]
+        return low <= block.min() and block.max() <= high
+
+    assert between(made["lstm"][0].bias_ih, 1, 1 - bound, 1 + bound)
+    assert between(made["gru"][0].bias_ih, 1, 1 - bound, 1 + bound)
+    assert between(made["mgu"][0].bias, 0, -1 - bound, -1 + bound)
+    assert between(made["mingru"][0].bias, 0, -1 - bound, -1 + bound)
+    i, f, g, o = made["chrono"][0].bias_ih.numpy().reshape(4, H)
+    assert (i == -f).all() and not g.any() and not o.any() and not made["chrono"][0].bias_hh.numpy().any()
+    spans = 1 / (1 - sigmoid(f.astype(np.float64)))  # time constants of the forget gates
+    assert 2 <= spans.min() < 15 and 35 < spans.max() <= 50
+    assert [cell.input_size for cell in made["indrnn"]] == [3, H]
+
+
+def test_single_recurrent_weights_stay_bounded(demo):
+    model = demo.Model(demo.Task.named("adding-10"), demo.RECIPES["indrnn"], 8)
+    for layer in model.layers:
+        layer.cell.weight_u.numpy()[:2] = 5, -5
+    model.keep_bounds(10)
+    for layer in model.layers:
+        assert layer.cell.weight_u.numpy()[:2] == pytest.approx([2**0.1, -(2**0.1)])
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "indrnn"])
+def test_gradient_norms_are_those_of_the_tape(name, demo):
+    task = demo.Task.named("copy-10" if name == "rnn" else "adding-10")
+    model = demo.Model(task, demo.RECIPES[name], 6).double()
+    x, y = task.draw(np.random.default_rng(0), 5)
+    found = demo.gradient_norms(model, task, x.astype(np.float64), y)
+
+    below, last = tg.tensor(x.astype(np.float64)), model.layers[-1].cell
+    for layer in list(model.layers)[:-1]:
+        below, _ = layer(below)
+    states, steps = last.begin(None, 5), []
+    for t in range(len(x)):
+        states = last.advance(below[t], states)
+        steps.append(states)
+        for state in states:
+            state.retain_grad()
+    scores = model.scores(tg.stack([new[0] for new in steps]) if model.every_step else steps[-1][0])
+    task.loss(scores, y).backward()
+    assert list(found) == list(last.state_names)
+    for k, norms in enumerate(found.values()):
+        expected = [0 if new[k].grad is None else np.linalg.norm(new[k].grad.numpy()) for new in steps]
+        np.testing.assert_allclose(norms, expected, rtol=1e-9)
