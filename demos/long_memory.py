@@ -185,7 +185,7 @@ RECIPES = {
     "mgu": Recipe("MGU", lambda I, H, T: [keeping(orthogonal(cells.MGUCell(I, H)), "bias", 0, -1)], lr=5e-3),
     "mingru": Recipe("minGRU", lambda I, H, T: [keeping(cells.MinGRUCell(I, H), "bias", 0, -1)], lr=5e-3),
     "indrnn": Recipe(
-        "IndRNN, 2 layers", lambda I, H, T: [cells.IndRNNCell(I, H), cells.IndRNNCell(H, H)], lr=2e-3, bounded=True
+        "IndRNN, 2 layers", lambda I, H, T: [cells.IndRNNCell(I, H), cells.IndRNNCell(H, H)], lr=1e-3, bounded=True
     ),
 }  # fmt: skip
 
@@ -375,7 +375,7 @@ def draw_gradients(results: list[Result], path: Path) -> None:
         for r in own:
             for state, norms in getattr(r, when).items():
                 label = RECIPES[r.cell].label + (f", {state}" if len(r.before) > 1 else "")
-                seen = np.where(norms, norms, np.nan)  # the loss does not see the last c, and 0 has no logarithm
+                seen = np.where(norms, norms, np.nan)  # what has underflowed to 0 has no logarithm
                 style = dict(color=COLOURS[r.cell], lw=1.5, ls="-" if state == "h" else "--", label=label)
                 panel.plot(np.arange(1, len(norms) + 1), seen, **style)
         panel.set(yscale="log", xlabel="time step t", title=f"{when} training")
