@@ -331,35 +331,37 @@ COLOURS = dict(zip(RECIPES, TINTS))
 
 
 def draw_learning(results: list[Result], path: Path) -> None:
-    """Loss against training sequences: a panel for each task, a line for each cell and seed."""
+    """Loss against training sequences: a panel for each task, a line for each cell and seed, a dot where solved."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     tasks = list(dict.fromkeys(r.task for r in results))
     columns = min(len(tasks), 2)
     rows = -(-len(tasks) // columns)
-    figure = Figure(figsize=(4.6 * columns + 0.2, 2.9 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(4.6 * columns + 0.4, 2.7 * rows + 0.8), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for panel in panels[len(tasks) :]:
         panel.set_visible(False)
     for task, panel in zip(tasks, panels):
-        own = [r for r in results if r.task == task]
-        panel.axhline(own[0].baseline, color="0.5", ls="--", lw=1)
-        panel.text(0.99, own[0].baseline, "without memory", transform=panel.get_yaxis_transform(), ha="right",
-                   va="bottom", color="0.4", fontsize=8)  # fmt: skip
-        for r in own:
-            seen, losses = np.array(r.seen) / 1000, np.array(r.losses)
+        for r in (own := [r for r in results if r.task == task]):
+            seen, losses = np.array(r.seen) / 1000, np.array(r.losses) / r.baseline
             first = r.seed == own[0].seed
-            panel.plot(seen, losses, color=COLOURS[r.cell], lw=1.5 if first else 0.8, alpha=1 if first else 0.5,
-                       label=RECIPES[r.cell].label if first else None)  # fmt: skip
+            strength = dict(color=COLOURS[r.cell], lw=1.6 if first else 0.8, alpha=1 if first else 0.5)
+            panel.plot(seen, losses, **strength, label=RECIPES[r.cell].label if first else None)
             if r.solved is not None:
-                panel.plot(seen[-1], losses[-1], "o", color=COLOURS[r.cell], ms=6 if first else 4, clip_on=False)
-        measure = "mean squared error" if task.startswith("adding") else "cross-entropy"
-        panel.set(yscale="log", title=task, ylabel=measure)
+                panel.plot(seen[-1], losses[-1], "o", color=COLOURS[r.cell], ms=6 if first else 3.5, clip_on=False)
+        panel.axhline(1, color="k", ls="--", lw=1, label="without memory")
+        panel.set(yscale="log", title=task, ylabel="loss / without memory")
+        panel.set_ylim(top=max(1.6, 1.05 * min(r.losses[-1] / r.baseline for r in own)))
+        panel.plot([], [], "o", color="k", ms=6, label="solved")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7) if panel.get_ylim()[0] > 0.05 else (1,)))
+        panel.yaxis.set_minor_locator(NullLocator())
+        panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
         panel.spines[["top", "right"]].set_visible(False)
     for panel in panels[max(len(tasks) - columns, 0) : len(tasks)]:
         panel.set_xlabel("thousands of training sequences")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     save(figure, path)
 
 
@@ -379,11 +381,12 @@ def draw_gradients(results: list[Result], path: Path) -> None:
                 style = dict(color=COLOURS[r.cell], lw=1.5, ls="-" if state == "h" else "--", label=label)
                 panel.plot(np.arange(1, len(norms) + 1), seen, **style)
         panel.set(yscale="log", xlabel="time step t", title=f"{when} training")
+        panel.set_ylim(bottom=max(panel.get_ylim()[0], 1e-30))  # float32 ends at 1e-38, and denormals draw a bend
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set(ylabel="norm of dL / d state[t]")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
-    figure.suptitle(f"How far back the gradient of the loss of {longest} reaches")
+    figure.suptitle(f"{longest}: how far back the gradient of the loss reaches")
     save(figure, path)
 
 
