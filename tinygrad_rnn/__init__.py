@@ -133,6 +133,7 @@ from .nn.functional import (
     cross_entropy,
     dropout,
     embedding,
+    gaussian_noise,
     kl_div,
     l1_loss,
     layer_norm,

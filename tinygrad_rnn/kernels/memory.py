@@ -35,6 +35,9 @@ def distinct(typingctx: Any) -> Any:
         for argument in builder.function.args:
             if isinstance(argument.type, ir.PointerType):
                 argument.add_attribute("noalias")
+        # A copy of its own would be optimised by itself, and round otherwise where the compiler has a choice (which
+        # product of a * b + c * d becomes part of an fma): once compiled or loaded, results would differ in a bit.
+        builder.function.attributes.add("alwaysinline")
         return context.get_dummy_value()
 
     return types.void(), codegen
