@@ -177,7 +177,7 @@ def chrono(cell: tg.nn.Cell, length: int) -> tg.nn.Cell:
 
 
 RECIPES = {
-    "rnn": Recipe("RNN (tanh)", lambda I, H, T: [orthogonal(cells.RNNCell(I, H))], lr=1e-3),
+    "rnn": Recipe("RNN (tanh)", lambda I, H, T: [orthogonal(cells.RNNCell(I, H))], lr=5e-4),
     "irnn": Recipe("IRNN", lambda I, H, T: [cells.IRNNCell(I, H)], lr=2e-4),
     "lstm": Recipe("LSTM", lambda I, H, T: [init.forget_gate_bias_(orthogonal(cells.LSTMCell(I, H)))], lr=2e-3),
     "chrono": Recipe("LSTM, chrono", lambda I, H, T: [chrono(orthogonal(cells.LSTMCell(I, H)), T)], lr=2e-3),

@@ -203,3 +203,25 @@ def test_gradient_norms_are_those_of_the_tape(name, demo):
     for k, norms in enumerate(found.values()):
         expected = [0 if new[k].grad is None else np.linalg.norm(new[k].grad.numpy()) for new in steps]
         np.testing.assert_allclose(norms, expected, rtol=1e-9)
+
+
+# ---- The README ------------------------------------------------------------------------------------------------------
+
+
+def test_readme_shows_a_default_run(demo):
+    """Its table has the default tasks and all cells; its numbers are possible ones; its pictures are small."""
+    text = (SCRIPT.parent.parent / "README.md").read_text(encoding="utf-8")
+    assert "`python demos/long_memory.py --seeds 3`" in text
+    (header,) = re.findall(r"^\| \| (adding-.*) \|$", text, flags=re.M)
+    assert header.split(" | ") == list(demo.DEFAULTS["tasks"])
+    every = demo.DEFAULTS["every"] * demo.DEFAULTS["batch"] / 1000
+    for recipe in demo.RECIPES.values():
+        (row,) = re.findall(rf"^\| {re.escape(recipe.label)} \| (.*) \|$", text, flags=re.M)
+        assert len(columns := row.split(" | ")) == len(demo.DEFAULTS["tasks"])
+        for numbers in columns:
+            assert len(outcomes := numbers.split(", ")) == 3
+            for solved in (float(o) for o in outcomes if not o.startswith("(")):
+                assert solved <= demo.DEFAULTS["sequences"] / 1000
+                assert solved / every == pytest.approx(round(solved / every))
+    for name in "long_memory.png", "long_memory_gradients.png":
+        assert f"(demos/{name})" in text and (SCRIPT.parent / name).stat().st_size < 200_000
