@@ -217,10 +217,10 @@ def test_readme_shows_a_default_run(demo):
     every = demo.DEFAULTS["every"] * demo.DEFAULTS["batch"] / 1000
     for recipe in demo.RECIPES.values():
         (row,) = re.findall(rf"^\| {re.escape(recipe.label)} \| (.*) \|$", text, flags=re.M)
-        assert len(columns := row.split(" | ")) == len(demo.DEFAULTS["tasks"])
-        for numbers in columns:
-            assert len(outcomes := numbers.split(", ")) == 3
-            for solved in (float(o) for o in outcomes if not o.startswith("(")):
+        columns = [column.split(", ") for column in row.split(" | ")]
+        assert [len(column) for column in columns] == [3] * len(demo.DEFAULTS["tasks"])  # three seeds
+        for column in columns:
+            for solved in (float(outcome) for outcome in column if not outcome.startswith("(")):
                 assert solved <= demo.DEFAULTS["sequences"] / 1000
                 assert solved / every == pytest.approx(round(solved / every))
     for name in "long_memory.png", "long_memory_gradients.png":
