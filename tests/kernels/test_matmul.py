@@ -638,6 +638,27 @@ def test_helpers_sleep_soon_after_a_product_and_wake_for_the_next():
 
 
 @compiled
+@pytest.mark.skipif(not team_module.PLACED, reason="the system places threads as it likes")
+@pytest.mark.usefixtures("four_threads")
+def test_helpers_are_woken_on_other_processors_than_the_callers():
+    a, b, expected = product_and_its_value()
+    everywhere = os.sched_getaffinity(0)
+    assert np.array_equal(matmul(a, b), expected)
+    try:
+        for here in sorted(everywhere)[:3]:
+            os.sched_setaffinity(0, {here})
+            deadline = time.monotonic() + 30
+            while not all(team.asleep()):
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            assert np.array_equal(matmul(a, b), expected)
+            for helper in team.helpers:
+                assert os.sched_getaffinity(helper.native_id) == (everywhere - {here} or everywhere)
+    finally:
+        os.sched_setaffinity(0, everywhere)
+
+
+@compiled
 @pytest.mark.usefixtures("four_threads")
 def test_a_stopped_team_starts_again():
     a, b, expected = product_and_its_value()

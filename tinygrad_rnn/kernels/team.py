@@ -23,18 +23,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import binding, ir
 
 from .machine import I64, Function, Int, Library
 from .memory import lines
 
 LEFT, DONE, BUSY, CALLER, STOP = (64 * n for n in range(5))  # CALLER and the helpers: (asleep, the lock to sleep on)
+THREAD, AVOIDED = 16, 24  # and of helpers besides: the system's number, the processor they keep away from, plus one
 STARTED, PATIENT = 320, 328  # how many helpers there are, and turns that a thread looks for work before it sleeps
+AWAY, PROCESSORS = 336, 344  # the address of a set of processors for each: those to be on to keep away from it
 COUNT, HELPERS, CHUNK, JOB = 384, 392, 400, 408  # how many chunks and helpers, the function, what it is told ...
 JOB_BYTES = 192  # ... and the length of that
 FIRST_HELPER, MOST_HELPERS = 640, 256
 PATIENCE = 50e-6  # seconds, likewise
 FREE, TAKEN = 0, 1
+SET_BYTES = 128  # of a set of processors, a bit for each
+# Whether the system tells where a thread runs, and lets a program choose.
+PLACED = hasattr(os, "sched_getaffinity") and hasattr(ctypes.CDLL(None), "sched_getcpu")
 
 
 class _Atomic:
@@ -92,6 +98,15 @@ def _rouse(f: Function, place: Int) -> None:
         f.call("PyThread_release_lock", f.read(place + 8))
 
 
+def _send_away(f: Function, team: Int, helper: Int) -> None:
+    """Keep a sleeping helper away from the caller's processor: woken there, it would wait for milliseconds."""
+    here = f.call("sched_getcpu") & 0xFFFFFFFF
+    new = (f.read(helper + AVOIDED) != here + 1) & (here < f.read(team + PROCESSORS))
+    with f.when((_Atomic(f).get(helper) == 1) & new):
+        f.write(helper + AVOIDED, here + 1)
+        f.call("sched_setaffinity", f.read(helper + THREAD), SET_BYTES, f.read(team + AWAY) + here * SET_BYTES)
+
+
 def write_work(module: Any) -> Function:
     """work(team, room): do chunks until none is left to begin."""
     f = Function(module, "work", ["team", "room"], local=True)
@@ -125,7 +140,10 @@ def write_share(module: Any) -> Function:
     atomic.set(team + DONE, 0)
     atomic.set(team + LEFT, count)
     with f.loop(0, helpers) as k:
-        _rouse(f, team + FIRST_HELPER + k * 64)
+        helper = team + FIRST_HELPER + k * 64
+        if PLACED:
+            _send_away(f, team, helper)
+        _rouse(f, helper)
     f.call(work, team, room)
     finished = lambda: atomic.get(team + DONE) == count
     turns, patience = f.variable(0), f.read(team + PATIENT)
@@ -217,6 +235,9 @@ class Team:
             if not self.helpers:
                 self._write(PATIENT, _turns(machine, PATIENCE))
                 self._write(STOP, 0)
+                self.sets = _sets_without_one()
+                self._write(AWAY, self.sets.ctypes.data)
+                self._write(PROCESSORS, len(self.sets))
             while len(self.helpers) < min(helpers, MOST_HELPERS):
                 me = len(self.helpers)
                 self._add_lock(FIRST_HELPER + 64 * me)
@@ -225,6 +246,8 @@ class Team:
                     name="tinygrad_rnn product helper",
                 )  # fmt: skip
                 helper.start()
+                self._write(FIRST_HELPER + 64 * me + THREAD, helper.native_id or 0)
+                self._write(FIRST_HELPER + 64 * me + AVOIDED, 0)
                 self.helpers.append(helper)
                 self._write(STARTED, me + 1)
 
@@ -258,6 +281,17 @@ def _machine() -> dict[str, Any]:
 def _serve(machine: dict[str, Any], address: int, me: int, room_bytes: int) -> None:
     room = lines(room_bytes)
     machine["serve"](address, me, room.ctypes.data)
+
+
+def _sets_without_one() -> np.ndarray:
+    """[processors, SET_BYTES]: the bits of the processors that this process may use, but for one of them each."""
+    if not PLACED:
+        return np.zeros((0, SET_BYTES), np.uint8)
+    allowed = os.sched_getaffinity(0)
+    bits = np.zeros((max(allowed) + 1, 8 * SET_BYTES), np.uint8)
+    for processor, row in enumerate(bits):
+        row[list(allowed - {processor} or allowed)] = 1
+    return np.packbits(bits, axis=1, bitorder="little")
 
 
 def _turns(machine: dict[str, Any], seconds: float) -> int:
