@@ -600,7 +600,7 @@ def test_products_do_not_wait_for_helpers_that_never_come(monkeypatch):
     monkeypatch.setattr(team_module, "team", crew := team_module.Team())
     monkeypatch.setattr(module, "team", crew)
     products.products.cache_clear()  # machine code of this team
-    monkeypatch.setattr(module, "_entries", type(module._entries)())
+    monkeypatch.setattr(module, "_entries", module._OfDtype("entry", None))
     monkeypatch.setattr(products, "team", crew)
     monkeypatch.setattr(team_module, "_serve", lambda *arguments: None)  # started, and gone
     for _ in range(3):

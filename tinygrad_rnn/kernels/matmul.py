@@ -162,17 +162,28 @@ def _interpreted_entry(a, b, c, flags, room, threads, one_thread):
     return 1
 
 
-class _Entries(dict[np.dtype[Any], Any]):
-    """dtype -> `products.entry`, made at the first use of the dtype."""
+def _interpreted_fill(b, panels):
+    """Likewise for panels, which have a few columns each and zeros beyond the last column of b."""
+    count, K, width = panels.shape
+    whole = np.zeros((K, count * width), b.dtype)
+    whole[:, : b.shape[1]] = b
+    panels[...] = whole.reshape(K, count, width).transpose(1, 0, 2)
+
+
+class _OfDtype(dict[np.dtype[Any], Any]):
+    """dtype -> a function of its `products`, or the interpreted one, made at the first use of the dtype."""
+
+    def __init__(self, name: str, interpreted: Any) -> None:
+        self.name, self.interpreted = name, interpreted
 
     def __missing__(self, dtype: np.dtype[Any]) -> Any:
         if dtype not in (np.float32, np.float64) or not dtype.isnative:
             raise TypeError(f"matmul: expected float32 or float64 arrays, got {dtype}")
-        self[dtype] = entry = _interpreted_entry if config.DISABLE_JIT else products(dtype.name).entry
-        return entry
+        self[dtype] = found = self.interpreted if config.DISABLE_JIT else getattr(products(dtype.name), self.name)
+        return found
 
 
-_entries = _Entries()
+_entries, _fills = _OfDtype("entry", _interpreted_entry), _OfDtype("fill", _interpreted_fill)
 
 
 _spare_rooms: list[np.ndarray] = []  # of threads that have ended
@@ -253,16 +264,10 @@ def pack(b: np.ndarray) -> Packed:
     Raises:
         TypeError: `b` is neither float32 nor float64.
     """
-    _entries[b.dtype]
-    b, (K, N) = _plain(b), b.shape
-    width = ROW_BYTES // b.itemsize
-    shape = (-(-N // width), K, width)
-    panels = lines(math.prod(shape) * b.itemsize).view(b.dtype).reshape(shape)
-    if config.DISABLE_JIT:
-        for j in range(N):
-            panels[j // width, :, j % width] = b[:, j]
-    elif panels.size:
-        products(b.dtype.name).fill(b.ctypes.data, *b.strides, panels.ctypes.data, panels.strides[0], K, N)
+    fill, (K, N), width = _fills[b.dtype], b.shape, ROW_BYTES // b.itemsize
+    count = -(-N // width)
+    panels = lines(count * K * ROW_BYTES, np.empty).view(b.dtype.type).reshape(count, K, width)
+    fill(b, panels)
     return Packed(panels, (K, N))
 
 

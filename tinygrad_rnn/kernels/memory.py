@@ -20,9 +20,9 @@ JIT: dict[str, Any] = dict(fastmath={"contract"}, error_model="numpy", nogil=Tru
 REDUCE = JIT | dict(fastmath={"contract", "reassoc"})
 
 
-def lines(size: int) -> np.ndarray:
-    """`size` bytes of zeros that begin with a cache line."""
-    array = np.zeros(size + 64, np.uint8)
+def lines(size: int, make: Any = np.zeros) -> np.ndarray:
+    """`size` bytes that begin with a cache line: zeros, unless they are made by np.empty."""
+    array = make(size + 64, np.uint8)
     start = -array.ctypes.data % 64
     return array[start : start + size]
 

@@ -61,8 +61,8 @@ class Products(NamedTuple):
 
     library: Library
     entry: Any  # entry(a, b, c, flags, room) -> whether c (+)= a @ b has been done: see `_write_entry`
-    multiply: int  # an address, like the next: see `_write_multiply`
-    fill: Any
+    multiply: int  # its address: see `_write_multiply`
+    fill: Any  # fill(b, panels): see `_write_fill`
 
 
 @functools.cache
@@ -73,10 +73,11 @@ def products(dtype: str) -> Products:
     multiply = _write_multiply(module, dtype)
     product = _write_product(module, dtype, copy, fill, multiply)
     _write_entry(module, dtype, _write_chunk(module, dtype, product), write_share(module))
+    _write_fill_entry(module, dtype, fill)
     library = Library(module)
-    fill_panels = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 7)(library.address("fill_panels"))
     entry = _builtin("entry", library.address("entry"), (np.ndarray, np.dtype(dtype), team.address))
-    return Products(library, entry, library.address("multiply"), fill_panels)
+    fill_entry = _builtin("fill", library.address("fill"), ())
+    return Products(library, entry, library.address("multiply"), fill_entry)
 
 
 def _of_arguments(f: Function) -> tuple[list[Matrix], list[Int]]:
@@ -165,7 +166,7 @@ def _write_fill(module: Any, dtype: str, copy: Function) -> Function:
 
     There are zeros where the last one has no columns: garbage may be slow to multiply.
     """
-    f = Function(module, "fill_panels", ["b_data", "b_row", "b_col", "panels", "step", "K", "N"])
+    f = Function(module, "fill_panels", ["b_data", "b_row", "b_col", "panels", "step", "K", "N"], local=True)
     B, (panels, step, K, N) = Matrix(*f.arguments[:3]), f.arguments[3:]
     v = Vectors(f, dtype)
     width = ROW_BYTES // v.size
@@ -388,6 +389,14 @@ def _write_entry(module: Any, dtype: str, chunk: Function, share: Function) -> F
     f.builder.position_at_end(refuse)
     f.give(f.call("PyLong_FromLongLong", REFUSED))
     return f
+
+
+def _write_fill_entry(module: Any, dtype: str, fill: Function) -> None:
+    """fill(b, panels): `fill_panels` for the interpreter, which gives two arrays that fit."""
+    f = Function(module, "fill", ["self", "arguments", "count"], gives=I64)
+    b, panels = (_Array(f, Vectors(f, dtype).size, f.read(f.arguments[1] + 8 * n)) for n in range(2))
+    f.call(fill, b.data, b.row, b.col, panels.data, panels.step, b.rows, b.cols)
+    f.give(f.call("PyLong_FromLongLong", 1))
 
 
 class _MethodDef(ctypes.Structure):
