@@ -93,9 +93,15 @@ class Run:
             backward pass, if recorded.
     """
 
-    def __init__(self, rows: Rows, values: dict[Line, np.ndarray], wanted: frozenset[Line], recorded: bool) -> None:
-        self.rows, self.values, self.wanted, self.recorded = rows, values, wanted, recorded
-        self.needing: set[Line] = set(wanted)
+    def __init__(
+        self,
+        rows: Rows,
+        values: dict[Line, np.ndarray],
+        wanted: frozenset[Line],
+        needing: frozenset[Line],
+        recorded: bool,
+    ) -> None:
+        self.rows, self.values, self.wanted, self.needing, self.recorded = rows, values, wanted, needing, recorded
         self.record: Any = None
         self.named: dict[str, np.ndarray] = {}
         self.backward: dict[str, np.ndarray] | None = None
@@ -128,11 +134,11 @@ class FusedCell:
         as_traced = list(map(repr, trace.lines))
         self.drawn, self.given = trace.drawn, trace.given
         self.owners = [weakref.proxy(owner) for owner in trace.owners]  # a compiled cell must not keep its cell alive
-        arriving = [line for line in trace.lines if line.kind == "input"][: len(inputs)]
+        self.arriving = [line for line in trace.lines if line.kind == "input"][: len(inputs)]
         fixed = [line for line in trace.lines if line.kind in ("parameter", "constant")]
         self.plan: Plan = make_plan(trace, outputs, sequence.watched)
         check_other_batch(as_traced, cell, inputs, states, not sequence.several)
-        self.leaves = [*arriving, *trace.given, *fixed, *self.plan.states]
+        self.leaves = [*self.arriving, *trace.given, *fixed, *self.plan.states]
         self.fixed = [line.value if isinstance(line.value, Value) else Value.tensor(line.value) for line in fixed]
         self.depends = self._dependencies()
         self.prelude = Prelude(self.plan.before, self.plan.timed)
@@ -181,13 +187,15 @@ class FusedCell:
         rows = full_rows(T, B, reverse) if lengths is None else ragged_rows(T, lengths, reverse)
         held = self._held(B) if self.given else ()
         tensors = [*sequence.inputs, *held, *self.fixed, *sequence.states]
-        values = {line: _as_rows(line, x.data, rows) for line, x in zip(self.leaves, tensors)}
+        values = {line: x.data for line, x in zip(self.leaves, tensors)}
+        for line in self.leaves if rows.order is not None else self.arriving:
+            values[line] = _as_rows(line, values[line], rows)
         if self.drawn:
             values |= self._draw(rows)
         needs = [x.node is not None for x in tensors] if mode.level else [False] * len(tensors)
         wanted = frozenset(line for line, need in zip(self.leaves, needs) if need)
-        run = Run(rows, values, wanted, watch is not None)
-        run.record = self.prelude.forward(values, rows, run.needing)
+        run = Run(rows, values, wanted, self.prelude.adjoints(wanted)[0], watch is not None)
+        run.record = self.prelude.forward(values, rows, wanted)
         direction = "forward" if wanted or sequence.watched > 1 or watch is not None else "inference"
         run.named = named = self.scan.forward(values, rows, direction)
         if watch is not None:

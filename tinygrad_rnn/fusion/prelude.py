@@ -13,7 +13,25 @@ from .rows import Rows
 from .trace import Line, sized
 
 Values = dict[Line, np.ndarray]
-Record = list[tuple[Line, Any, tuple[Any, ...], list[tuple[int, ...]]]]  # line, its adjoint, what that saved, shapes
+Record = list[tuple["_Step", Any, tuple[Any, ...], list[tuple[int, ...]]]]  # its adjoint, what that saved, shapes
+
+
+class _Step:
+    """A line, and what need not be found out at every call.
+
+    Attributes:
+        sources: the positions of operands that are lines.
+        repeated: of those that have one row for each sequence, where the line has one for each step as well.
+        of_batch: whether attributes depend on the number of rows.
+    """
+
+    def __init__(self, line: Line, timed: set[Line]) -> None:
+        assert line.row is not None
+        self.line, self.row, self.inputs, self.timed = line, line.row, line.inputs, line in timed
+        self.sources = [i for i, x in enumerate(line.inputs) if isinstance(x, Line)]
+        per_sequence = [i for i in self.sources if line.inputs[i].per_row and line.inputs[i] not in timed]
+        self.repeated = per_sequence if self.timed else []
+        self.of_batch = sized(line.attributes, 0) is not line.attributes
 
 
 class Prelude:
@@ -25,28 +43,41 @@ class Prelude:
     """
 
     def __init__(self, lines: list[Line], timed: set[Line]) -> None:
-        self.lines, self.timed = lines, timed
+        self.steps = [_Step(line, timed) for line in lines]
+        self._adjoints: dict[frozenset[Line], tuple[frozenset[Line], list[Any]]] = {}
 
-    def forward(self, values: Values, rows: Rows, needing: set[Line]) -> Record:
+    def adjoints(self, wanted: frozenset[Line]) -> tuple[frozenset[Line], list[Any]]:
+        """The lines that depend on the leaves `wanted`, these included; and for each step its adjoint, or None."""
+        if wanted not in self._adjoints:
+            needing, found = set(wanted), []
+            for step in self.steps:
+                adjoint = step.row.adjoint(tuple(i for i in step.sources if step.inputs[i] in needing))
+                found.append(adjoint if adjoint.wanted else None)
+                if adjoint.wanted:
+                    needing.add(step.line)
+            self._adjoints[wanted] = frozenset(needing), found
+        return self._adjoints[wanted]
+
+    def forward(self, values: Values, rows: Rows, wanted: frozenset[Line]) -> Record:
         """Compute the lines from `values`, which has the leaves, and add them to it.
 
         Args:
-            needing: the leaves that need a gradient; the lines that depend on them are added.
+            wanted: the leaves that need a gradient.
         """
         record: Record = []
-        for line in self.lines:
-            assert line.row is not None
-            timed = line in self.timed
-            operands = [values[x] if isinstance(x, Line) else x for x in line.inputs]
-            if timed:
-                operands = [rows.repeated(v) if self._once(x) else v for x, v in zip(line.inputs, operands)]
-            attributes = sized(line.attributes, rows.total if timed else rows.B)
-            values[line] = y = np.asarray(line.row.forward(*operands, **attributes))
-            wanted = tuple([i for i, x in enumerate(line.inputs) if isinstance(x, Line) and x in needing])
-            if wanted and (adjoint := line.row.adjoint(wanted)).rules:
-                needing.add(line)
+        for step, adjoint in zip(self.steps, self.adjoints(wanted)[1]):
+            operands = list(step.inputs)
+            for i in step.sources:
+                operands[i] = values[operands[i]]
+            for i in step.repeated:
+                operands[i] = rows.repeated(operands[i])
+            attributes = step.line.attributes
+            if step.of_batch:
+                attributes = sized(attributes, rows.total if step.timed else rows.B)
+            values[step.line] = y = np.asarray(step.row.forward(*operands, **attributes))
+            if adjoint is not None:
                 saved = adjoint.save(y, *operands, **attributes)
-                record.append((line, adjoint, saved, [operands[i].shape for i in adjoint.wanted]))
+                record.append((step, adjoint, saved, [operands[i].shape for i in adjoint.wanted]))
         return record
 
     def backward(self, d: Values, record: Record, rows: Rows, passed: Values | None = None) -> None:
@@ -55,20 +86,16 @@ class Prelude:
         Args:
             passed: gets the gradients of the lines on the way.
         """
-        for line, adjoint, saved, shapes in reversed(record):
-            dy = d.pop(line, None)
+        for step, adjoint, saved, shapes in reversed(record):
+            dy = d.pop(step.line, None)
             if dy is None:
                 continue
             if passed is not None:
-                passed[line] = dy
+                passed[step.line] = dy
             for i, dx, shape in zip(adjoint.wanted, adjoint.gradients(dy, saved), shapes):
-                x = line.inputs[i]
+                x = step.inputs[i]
                 if dx.shape != shape:
                     dx = unbroadcast(dx, shape)
-                if line in self.timed and self._once(x):
+                if i in step.repeated:
                     dx = rows.summed(dx)
                 d[x] = d[x] + dx if x in d else dx
-
-    def _once(self, x: Any) -> bool:
-        """Whether an operand has one row for each sequence."""
-        return isinstance(x, Line) and x.per_row and x not in self.timed

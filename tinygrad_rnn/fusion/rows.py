@@ -50,14 +50,14 @@ class Rows(NamedTuple):
     def gathered(self, x: Any) -> Any:
         """The rows of x [T, B, W]: [total, W]."""
         x = table.flip(x, 0) if self.flipped else x
-        flat = table.reshape(x, shape=(self.padded * self.B, x.shape[2]))
+        flat = x.reshape((self.padded * self.B, x.shape[2]))
         return flat if self.places is None else table.index(flat, at=(self.places,))
 
     def scattered(self, x: Any) -> Any:
         """[total, W] as [T, B, W], zero where a sequence has ended."""
         shape = (self.padded * self.B, x.shape[1])
         flat = x if self.places is None else table.index_add(x, shape=shape, at=(self.places,))
-        padded = table.reshape(flat, shape=(self.padded, self.B, x.shape[1]))
+        padded = flat.reshape((self.padded, self.B, x.shape[1]))
         return table.flip(padded, 0) if self.flipped else padded
 
     def ordered(self, x: Any) -> Any:

@@ -55,6 +55,7 @@ class Scan:
         self.kept_in: dict[Line, Memory] = {}  # values kept for the backward kernel in place of hoisted products
         self.overwritten: dict[str, str] = {}  # array of gradients -> of these values, whose place they take
         self._gradient_memory()
+        self.vector_sums = self._joined_vectors()
         self.widths = {f"{x.name}_saved": x.width for x in plan.forward}
         self.widths |= {name: line.width for line, name in self.stashes.items()}
         self.work = 8 * sum(self.sizes)  # elements a row and step, roughly
@@ -109,6 +110,24 @@ class Scan:
                 for piece in line.inputs:
                     self.stash_places.setdefault(piece, (name, start))
                     start += piece.width
+
+    def _joined_vectors(self) -> list[tuple[Line, int, str, int, int]]:
+        """(vector, first column, array, its first column, width): what is summed over the rows of arrays.
+
+        Neighbouring columns of a vector that come from neighbouring columns of an array are taken together.
+        """
+        joined: list[tuple[Line, int, str, int, int]] = []
+        for vector, first, d in sorted(self.vectors, key=lambda each: (each[0].name, each[1])):
+            name, start = self.stash_places[d] if d not in self.sums else (self.sums[d], 0)
+            width = d.width
+            if joined:
+                known, known_first, known_name, known_start, known_width = joined[-1]
+                ends = known, known_first + known_width, known_name, known_start + known_width
+                if ends == (vector, first, name, start):
+                    joined.pop()
+                    first, start, width = known_first, known_start, known_width + width
+            joined.append((vector, first, name, start, width))
+        return joined
 
     def _emit(self, direction: str) -> None:
         plan = self.plan
@@ -257,7 +276,7 @@ class Scan:
         values: dict[Line, np.ndarray],
         named: dict[str, np.ndarray],
         rows: Rows,
-        needing: set[Line],
+        needing: frozenset[Line],
         keep: int = 2,
         retain: bool = False,
     ) -> dict[Line, np.ndarray]:
@@ -297,14 +316,13 @@ class Scan:
             if line in needing and line in gradient.sequences:
                 found[line] = rows.summed(self._stash(gradient.sequences[line], named))
         sums: dict[str, np.ndarray] = {}
-        for vector, first, d in self.vectors:
+        for vector, first, name, start, width in self.vector_sums:
             if vector in needing:
                 if vector not in found:
                     found[vector] = np.zeros(values[vector].shape, self.dtype)
-                name, start = self.stash_places[d] if d not in self.sums else (self.sums[d], 0)
                 if name not in sums:  # that of a whole sequence serves all vectors that share it
                     sums[name] = np.add.reduce(named[name], axis=0)
-                found[vector].reshape(-1)[first : first + d.width] += sums[name][start : start + d.width]
+                found[vector].reshape(-1)[first : first + width] += sums[name][start : start + width]
         for product, d in gradient.products:
             if not needing.isdisjoint(product.weights):
                 for weights, dw in zip(product.weights, self._weight_gradients(product, d, named, rows)):
@@ -340,8 +358,10 @@ class Scan:
         """dW = left^T @ d over all rows of all steps, cut into the columns of the joined weights."""
         left, stash = self._left(product.left, named, rows), self._stash(d, named)
         dw = matmul(left.T, stash, out=empty((product.left.width, product.result.width), self.dtype))
+        if len(product.lines) == 1:
+            return [dw]
         ends = np.cumsum([line.width for line in product.lines])
-        return np.split(dw, ends[:-1], axis=1) if len(ends) > 1 else [dw]
+        return np.split(dw, ends[:-1], axis=1)
 
     def _left(self, line: Line, named: dict[str, np.ndarray], rows: Rows) -> np.ndarray:
         """The left operand of a product at every step."""
