@@ -399,14 +399,15 @@ def cell_groups(settings: Settings) -> Iterator[Group]:
             rows = (custom_row(torch, maths, s) for s in sizes)
             yield Group(f"{name}, training step (T, B, I, H)", "PyTorch loop", rows, target=(2.0, 4.0))
     if jax is not None:
-        rows = (jax_row(jax, s) for s in sizes)
-        yield Group("LSTM, training step (T, B, I, H)", "JAX scan under jit", rows, target=(1.2, 1.5))
+        for name, maths in {"LSTM": Maths(lstm, 2, gate_shapes), **CUSTOM}.items():
+            rows = (jax_row(jax, maths, s) for s in sizes)
+            yield Group(f"{name}, training step (T, B, I, H)", "JAX scan under jit", rows, target=(1.2, 1.5))
     if torch is not None:
         rows = (forward_row(torch, name, s) for name in ("LSTM", "GRU", "RNN") for s in forward_sizes)
         yield Group("forward without gradients (T, B, I, H)", "PyTorch nn", rows, target=(0.8, 1.1))
     if onnx is not None and torch is not None:
-        rows = (onnx_row(onnx, torch, s, settings.threads) for s in forward_sizes)
-        yield Group("LSTM, forward without gradients (T, B, I, H)", "ONNX Runtime", rows, target=(0.8, 1.1))
+        rows = (onnx_row(onnx, torch, n, s, settings.threads) for n in ("LSTM", "GRU", "RNN") for s in forward_sizes)
+        yield Group("forward without gradients (T, B, I, H)", "ONNX Runtime", rows, target=(0.8, 1.1))
 
 
 def training(run: Callable[[Any], Any], x: Any, dy: Any, parameters: Iterable[Any]) -> Call:
@@ -472,31 +473,52 @@ def loop_over_time(torch: Any, step: Callable[..., Any], start: tuple[Any, ...])
     return loop
 
 
-def jax_row(jax: Any, size: tuple[int, int, int, int]) -> Row:
-    """A training step of an LSTM against `jax.lax.scan`, compiled."""
+class Multiplied:
+    """An input of a step whose products with weights have been computed for all steps at once: `x @ w` is one."""
+
+    def __init__(self, products: dict[int, Any]) -> None:
+        self.products = products  # by the weights' id
+
+    def __matmul__(self, weights: Any) -> Any:
+        return self.products[id(weights)]
+
+
+def jax_row(jax: Any, maths: Maths, size: tuple[int, int, int, int]) -> Row:
+    """A training step against `jax.lax.scan`, compiled, with what x adds computed ahead: the faster way there."""
     T, B, I, H = size
-    layer = tg.nn.LSTM(I, H)
+    layer = tg.nn.Recurrent(MathsCell(maths, I, H), fused="require")
     (x,) = leaves(tg, random(T, B, I))
-    ours = training(lambda x: layer(x)[0], x, tg.tensor(random(T, B, H)), layer.parameters())
+    ours = training(lambda x: layer(x)[0], x, tg.tensor(random(T, B, H)), list(layer.parameters()))
 
     jnp = jax.numpy
-    lib = SimpleNamespace(sigmoid=jax.nn.sigmoid, tanh=jnp.tanh, chunk=lambda a, n, axis: jnp.split(a, n, axis))
 
-    def loss(weights, x, dy):
-        def step(states, a):  # what x adds is computed for all steps at once, the faster way there
-            h, c = states
-            i, f, g, o = jnp.split(a + h @ weights["U"], 4, -1)
-            c = lib.sigmoid(f) * c + lib.sigmoid(i) * lib.tanh(g)
-            h = lib.sigmoid(o) * lib.tanh(c)
-            return (h, c), h
+    def layer_norm(x, shape, weight, bias):
+        centred = x - x.mean(-1, keepdims=True)
+        return centred * jax.lax.rsqrt((centred * centred).mean(-1, keepdims=True) + 1e-5) * weight + bias
 
-        start = jnp.zeros((B, H)), jnp.zeros((B, H))
-        return (jax.lax.scan(step, start, x @ weights["W"] + weights["b"])[1] * dy).sum()
+    lib = SimpleNamespace(
+        sigmoid=jax.nn.sigmoid,
+        tanh=jnp.tanh,
+        chunk=jnp.split,
+        nn=SimpleNamespace(functional=SimpleNamespace(layer_norm=layer_norm)),
+    )
 
-    weights = {name: jnp.asarray(random(*shape)) for name, shape in gate_shapes(I, H).items()}
+    def loss(parameters, x, dy):
+        p = SimpleNamespace(**parameters)
+
+        def step(states, products):
+            x = Multiplied({id(parameters[name]): y for name, y in products.items()})
+            new = maths.step(lib, p, x, *states)
+            new = new if isinstance(new, tuple) else (new,)
+            return new, new[0]
+
+        products = {name: x @ w for name, w in parameters.items() if name.startswith("W")}
+        return (jax.lax.scan(step, (jnp.zeros((B, H)),) * maths.states, products)[1] * dy).sum()
+
+    parameters = {name: jnp.asarray(array) for name, array in maths.parameters(I, H).items()}
     gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))
     x_there, dy = jnp.asarray(random(T, B, I)), jnp.asarray(random(T, B, H))
-    return Row(f"{T}, {B}, {I}, {H}", ours, lambda: jax.block_until_ready(gradients(weights, x_there, dy)))
+    return Row(f"{T}, {B}, {I}, {H}", ours, lambda: jax.block_until_ready(gradients(parameters, x_there, dy)))
 
 
 def forward_row(torch: Any, name: str, size: tuple[int, int, int, int]) -> Row:
@@ -517,17 +539,17 @@ def forward_row(torch: Any, name: str, size: tuple[int, int, int, int]) -> Row:
     return Row(f"{name} {T}, {B}, {I}, {H}", ours, theirs)
 
 
-def onnx_row(onnx: Any, torch: Any, size: tuple[int, int, int, int], threads: int) -> Row:
-    """An LSTM run forwards by ONNX Runtime, exported from PyTorch."""
+def onnx_row(onnx: Any, torch: Any, name: str, size: tuple[int, int, int, int], threads: int) -> Row:
+    """A layer run forwards by ONNX Runtime, exported from PyTorch."""
     T, B, I, H = size
-    layer, rival = both_layers(torch, "LSTM", I, H)
+    layer, rival = both_layers(torch, name, I, H)
     x = random(T, B, I)
     options = onnx.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a legacy exporter, which needs no further packages
-        path = os.path.join(folder, "lstm.onnx")
+        path = os.path.join(folder, "layer.onnx")
         torch.onnx.export(rival.eval(), (torch.tensor(x),), path, dynamo=False)
         session = onnx.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     feed, here = {session.get_inputs()[0].name: x}, tg.tensor(x)
@@ -536,7 +558,7 @@ def onnx_row(onnx: Any, torch: Any, size: tuple[int, int, int, int], threads: in
         with tg.no_grad():
             layer(here)
 
-    return Row(f"{T}, {B}, {I}, {H}", ours, lambda: session.run(None, feed))
+    return Row(f"{name} {T}, {B}, {I}, {H}", ours, lambda: session.run(None, feed))
 
 
 # ---- bench toolbox: what lengths, noise and norms cost in the loop ---------------------------------------------------
