@@ -190,6 +190,15 @@ def peephole():
 
 
 @case
+def parts_of_a_vector_with_the_same_gradient():
+    def step(self, x, h):
+        first, second = tg.chunk(self.b, 2, -1)
+        return tg.tanh(x @ self.W + h @ self.U + first + second)
+
+    return cell(step, W=P(I, H), U=P(H, H), b=P(2 * H))
+
+
+@case
 def dimensions_dropped_and_put_back():
     def step(self, x, h):
         return tg.tanh(h * h.sum(-1).unsqueeze(-1) + (x * x.sum(-1).unsqueeze(1)) @ self.W)

@@ -74,9 +74,9 @@ class Scan:
     def _gradient_memory(self) -> None:
         """Name the sequences that the backward kernel writes: one for all that have the same gradient or parts of it.
 
-        Sets `stashes`, line -> its sequence, and `stash_places`, line -> (sequence, first column). What is only wanted
-        as a sum over time is summed on the way, a row for each sequence, so that the sum does not depend on threads:
-        `sums`, line -> its array, and `vectors`, (vector, first column, line) with concatenations taken apart.
+        Sets `stashes`, line -> its sequence, and `stash_places`, line -> (sequence, first column). What vectors want
+        is summed over time on the way, a row for each sequence, so that the sum does not depend on threads: `sums`,
+        line -> (array, first column), and `vectors`, (vector, first column, line) with concatenations taken apart.
         """
         gradient = self.plan.gradient
         self.stashes: dict[Line, str] = {}
@@ -86,18 +86,18 @@ class Scan:
         ahead = list(reversed(gradient.vectors))
         while ahead:
             vector, first, d = ahead.pop()
-            if d.row is table.cat and d not in kept:
-                ends = np.cumsum([0, *(x.width for x in d.inputs)]).tolist()
-                ahead += [(vector, first + start, x) for start, x in zip(ends, d.inputs)][::-1]
+            if d.row is table.cat:
+                ahead += [(vector, first + start, x) for x, start in _pieces(d)][::-1]
             elif d.kind != "zeros":
                 self.vectors.append((vector, first, d))
-        parts = {piece for line in kept if line.row is table.cat for piece in line.inputs}
-        on_the_way = [
-            d
-            for _, _, d in self.vectors
-            if d.kind == "operation" and d.row not in (table.matmul, table.part, table.cat)
-        ]
-        self.sums = {d: f"{d.name}_sum" for d in on_the_way if d not in parts and d not in kept}
+        wholes = {piece: (whole, start) for whole in kept for piece, start in _pieces(whole)}
+        self.sums: dict[Line, tuple[str, int]] = {}
+        self.sum_widths: dict[str, int] = {}
+        for _, _, d in self.vectors:
+            if d.kind == "operation" and d.row not in (table.matmul, table.part):
+                whole, start = wholes.get(d, (d, 0))
+                self.sums[d] = f"{whole.name}_sum", start
+                self.sum_widths[f"{whole.name}_sum"] = whole.width
         kept += [d for _, _, d in self.vectors if d not in self.sums]
         for line in sorted(kept, key=lambda line: line.row is not table.cat):  # wholes before their parts
             if line in self.stash_places:
@@ -105,11 +105,8 @@ class Scan:
             name = f"{line.name}_all" if line.kind == "operation" else f"d_{len(self.stashes)}_all"
             self.stashes[line] = name
             self.stash_places[line] = name, 0
-            if line.row is table.cat:
-                start = 0
-                for piece in line.inputs:
-                    self.stash_places.setdefault(piece, (name, start))
-                    start += piece.width
+            for piece, start in _pieces(line):
+                self.stash_places.setdefault(piece, (name, start))
 
     def _joined_vectors(self) -> list[tuple[Line, int, str, int, int]]:
         """(vector, first column, array, its first column, width): what is summed over the rows of arrays.
@@ -118,7 +115,7 @@ class Scan:
         """
         joined: list[tuple[Line, int, str, int, int]] = []
         for vector, first, d in sorted(self.vectors, key=lambda each: (each[0].name, each[1])):
-            name, start = self.stash_places[d] if d not in self.sums else (self.sums[d], 0)
+            name, start = self.sums[d] if d in self.sums else self.stash_places[d]
             width = d.width
             if joined:
                 known, known_first, known_name, known_start, known_width = joined[-1]
@@ -170,6 +167,7 @@ class Scan:
                     if left not in places and left not in plan.outputs and left not in self.kept:
                         put(left, Memory(f"{left.name}_saved", "now + row", 0, left.width))
                         self.kept.append(left)
+        sums = {x: Memory(name, "row", start, x.width) for x, (name, start) in self.sums.items()}
         make = lambda: Block(
             "backward" if direction == "backward" else "forward",
             lines,
@@ -179,7 +177,7 @@ class Scan:
             self.sizes,
             origin,
             towards,
-            {x: Memory(n, "row", 0, x.width) for x, n in self.sums.items()} if direction == "backward" else {},
+            sums if direction == "backward" else {},
         )
         block = make()
         if direction == "forward":
@@ -206,10 +204,7 @@ class Scan:
         """Let gradients take the place of values that were kept in place."""
         kept = dict(self.kept_in)
         for whole, name in self.stashes.items():
-            lines = whole.inputs if whole.row is table.cat else [whole]
-            starts = [sum(x.width for x in lines[:k]) for k in range(len(lines))]
-            pieces = dict(zip(lines, starts))
-            array = gradients_in_place(block, kept, pieces, whole.width)
+            array = gradients_in_place(block, kept, dict(_pieces(whole)) or {whole: 0}, whole.width)
             if array is not None:
                 self.overwritten[name] = array
                 kept = {line: memory for line, memory in kept.items() if memory.array != array}
@@ -301,8 +296,8 @@ class Scan:
                     array[rows.T % keep] = dfinal
                 else:
                     array[rows.lengths % keep, np.arange(rows.B)] = dfinal
-        for line, name in self.sums.items():
-            named[name] = np.zeros((rows.B, line.width), self.dtype)
+        for name, width in self.sum_widths.items():
+            named[name] = np.zeros((rows.B, width), self.dtype)
         for name, kept in self.overwritten.items():
             named[name] = named[kept].copy() if retain else named[kept]
         for name, k in self.transposed.items():
@@ -375,6 +370,13 @@ class Scan:
         if line in self.plan.sequences:
             return named[f"{line.name}_in" if line.kind == "input" else line.name]
         return named[f"{line.name}_saved"]
+
+
+def _pieces(whole: Line) -> list[tuple[Line, int]]:
+    """The lines that a concatenation puts side by side, with their first columns; none for any other line."""
+    if whole.row is not table.cat:
+        return []
+    return [(x, sum(y.width for y in whole.inputs[:k])) for k, x in enumerate(whole.inputs)]
 
 
 def _notes(kept: dict[Line, Memory], when: str) -> list[str]:
