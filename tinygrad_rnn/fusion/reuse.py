@@ -26,13 +26,11 @@ class Reader(NamedTuple):
 
 def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
     """Places in sequences for what the forward kernel keeps."""
-    operands = {y for line in plan.before for y in line.inputs if isinstance(y, Line)}
     needed_again = {y for line in plan.backward for y in _read(line)}
-    needed_after = {_base(product.left) for product in plan.products}  # the loop: for the gradients of weights
+    needed_after = _needed_after(plan)
     found: dict[Line, Memory] = {}
-    for sequence in plan.sequences:
-        is_free = sequence.row in (table.matmul, table.add) and sequence not in operands | needed_again
-        if not is_free or sequence in block.stores or sequence in plan.outputs:
+    for sequence in _sequences_of_our_own(plan):
+        if sequence in needed_again or sequence in block.stores or sequence in plan.outputs:
             continue
         readers = _readers(block, sequence)
         for first, last in sorted({(r.first, r.last) for r in readers}):
@@ -48,6 +46,25 @@ def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
                     found[line] = Memory(sequence.name, "now + row", first, line.width)
                     break
     return found
+
+
+def spare_afterwards(block: Block, plan: Plan, kept: dict[Line, Memory]) -> dict[Line, Memory]:
+    """What the backward kernel reads, and nobody after it; besides what is `kept` in place."""
+    candidates = [*_sequences_of_our_own(plan), *plan.saved]
+    taken, needed = {memory.array for memory in kept.values()}, _needed_after(plan)
+    found = {line: block.places[line] for line in candidates if line in block.places and line not in kept}
+    return {line: m for line, m in found.items() if line not in needed and m.array not in taken}
+
+
+def _sequences_of_our_own(plan: Plan) -> list[Line]:
+    """Sequences that were computed before the loop and that only the loop reads."""
+    operands = {y for line in plan.before for y in line.inputs if isinstance(y, Line)}
+    return [x for x in plan.sequences if x.row in (table.matmul, table.add) and x not in operands]
+
+
+def _needed_after(plan: Plan) -> set[Line]:
+    """What is read after the loop, for the gradients of weights."""
+    return {_base(product.left) for product in plan.products}
 
 
 def gradients_in_place(block: Block, kept: dict[Line, Memory], stashed: dict[Line, int], width: int) -> str | None:

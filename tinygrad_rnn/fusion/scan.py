@@ -18,8 +18,8 @@ from ..kernels.pool import empty
 from ..kernels.threads import get_num_threads, run
 from .adjoint import Product
 from .emit import HEADER, Block, Loop, imports
-from .plan import Memory, Plan, _base
-from .reuse import gradients_in_place, kept_in_place
+from .plan import Memory, Plan, _base, _read
+from .reuse import gradients_in_place, kept_in_place, spare_afterwards
 from .rows import Rows
 from .trace import Line
 
@@ -187,12 +187,15 @@ class Scan:
             block = make() if self.kept_in else block
             block.notes = _notes(self.kept_in, "after its step")
         elif direction == "backward":
-            self._overwrite(block)
-            for line, memory in self.kept_in.items():
-                name = {kept: d for d, kept in self.overwritten.items()}.get(memory.array, memory.array)
-                places[line] = memory._replace(array=name)
-            block = make() if self.kept_in else block
-            block.notes = _notes({line: places[line] for line in self.kept_in}, "before its step")
+            read = {y for line in plan.backward for y in _read(line)}
+            spare = self.kept_in | spare_afterwards(block, plan, self.kept_in)
+            self._overwrite(block, spare)
+            name_of = {array: name for name, array in self.overwritten.items()}
+            spare = {line: m._replace(array=name_of.get(m.array, m.array)) for line, m in spare.items()}
+            places |= spare
+            block = make() if spare else block
+            moved = {line: m for line, m in spare.items() if m.array in self.overwritten or line in self.kept_in}
+            block.notes = _notes({line: m for line, m in moved.items() if line in read}, "before its step")
         text, self.arrays[direction] = block.driver(descending=direction == "backward")
         bits = self.dtype.itemsize * 8
         self.sources[direction] = (
@@ -200,9 +203,8 @@ class Scan:
         )
         self.buffers[direction], self.phases[direction] = block.buffers, block.phases
 
-    def _overwrite(self, block: Block) -> None:
-        """Let gradients take the place of values that were kept in place."""
-        kept = dict(self.kept_in)
+    def _overwrite(self, block: Block, kept: dict[Line, Memory]) -> None:
+        """Let gradients take the place of values that nobody reads after them."""
         for whole, name in self.stashes.items():
             array = gradients_in_place(block, kept, dict(_pieces(whole)) or {whole: 0}, whole.width)
             if array is not None:
