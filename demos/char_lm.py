@@ -28,8 +28,8 @@ import tinygrad_rnn as tg
 HERE = Path(__file__).resolve().parent
 CELLS = {"rnn": tg.nn.RNN, "lstm": tg.nn.LSTM, "gru": tg.nn.GRU}
 DEFAULTS = dict(
-    cell="lstm", hidden=256, layers=1, embedding=64, dropout=0.0,
-    batch=32, length=32, steps=4000, lr=1e-2, clip=0.4, seed=0, every=400,
+    cell="lstm", hidden=512, layers=1, embedding=64, dropout=0.1,
+    batch=32, length=64, steps=4000, lr=7e-3, clip=0.4, seed=0, every=400,
 )  # fmt: skip
 
 

@@ -89,7 +89,8 @@ class Settings(NamedTuple):
         return [smallest] if self.smoke else cases[:3] if self.quick else cases
 
 
-SAMPLE = 2e-4  # seconds: shorter calls are repeated until a sample takes as long, for the clock's sake
+SAMPLE = 2e-3  # seconds: shorter calls are repeated until a sample takes as long, so that each side, as in a program
+# of its own, finds its caches warm: the processor's, and those of the interpreter
 BUDGET = 0.6  # seconds for a row, if that is enough for FEWEST pairs
 FEWEST, MOST = 7, 301
 FEW = 15  # pairs with several threads
