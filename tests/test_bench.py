@@ -67,6 +67,20 @@ def test_the_new_process_is_pinned_and_free_of_settings_that_slow_numpy(monkeypa
     assert [started[name] for name in names] == ["2"] * 4
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system places processes as it likes")
+def test_the_new_process_has_as_many_processors_as_threads(monkeypatch):
+    allowed, seen = os.sched_getaffinity(0), []
+
+    def run(command, env, check):
+        seen.append(os.sched_getaffinity(0))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        launch("kernels", threads=1)
+    assert len(seen[0]) == 1 and os.sched_getaffinity(0) == allowed
+
+
 def test_an_unknown_table_is_refused():
     result = subprocess.run([sys.executable, "-m", "tinygrad_rnn", "bench", "nothing"], capture_output=True, text=True)
     assert result.returncode == 2 and "invalid choice" in result.stderr

@@ -52,7 +52,25 @@ def launch(table: str, threads: int = 1, quick: bool = False, smoke: bool = Fals
     environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     flags = ["--quick"] * quick + ["--smoke"] * smoke
     command = [sys.executable, "-m", "tinygrad_rnn.bench", table, "--threads", str(threads), *flags]
-    return subprocess.run(command, env=environment, check=False).returncode
+    with on_processors(threads):
+        return subprocess.run(command, env=environment, check=False).returncode
+
+
+@contextlib.contextmanager
+def on_processors(count: int) -> Iterator[None]:
+    """While this holds, new processes run on so many processors, where the system lets us choose.
+
+    JAX heeds no variable: it starts a thread for each processor that it may use.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[-count:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 # ---- Timing ----------------------------------------------------------------------------------------------------------
