@@ -5,6 +5,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from fusion.comparing import assert_close, assert_engines_agree, interpret, parameter, results
+from tinygrad_rnn.fusion import fused
 
 T, B, I, H = 6, 5, 3, 4
 LENGTHS = [[6, 6, 6, 6, 6], [1, 6, 0, 3, 3], [0, 0, 0, 0, 0], [2, 0, 4, 1, 4]]
@@ -101,6 +102,23 @@ def test_padding_of_nan_spoils_no_gradient(engine):
     y, _ = layer(x, lengths=[2, 5])
     y.sum().backward()
     assert all(np.isfinite(p.grad.numpy()).all() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("kind", [tg.nn.LSTMCell, tg.nn.GRUCell, tg.nn.cells.QRNNCell, tg.nn.Zoneout])
+def test_inference_in_pieces_is_the_same_to_the_last_bit(kind, reverse, monkeypatch):
+    """Without gradients a long sequence is taken piece by piece: here two steps at a time, the last one alone."""
+    tg.manual_seed(0)
+    cell = tg.nn.Zoneout(tg.nn.LSTMCell(3, 5)) if kind is tg.nn.Zoneout else kind(3, 5)  # which draws at every step
+    layer, x, found = tg.nn.Recurrent(cell, reverse=reverse, fused="require"), tg.randn(7, 4, 3), []
+    for rows in (1 << 10, 0):
+        monkeypatch.setattr(fused, "PIECE_BYTES", 0)
+        monkeypatch.setattr(fused, "PIECE_ROWS", rows)
+        tg.manual_seed(1)
+        with tg.no_grad():
+            y, final = layer(x)
+        found.append([z.numpy() for z in (y, *(final if isinstance(final, tuple) else (final,)))])
+    assert all(map(np.array_equal, *found))
 
 
 @pytest.mark.parametrize("reverse", [False, True])

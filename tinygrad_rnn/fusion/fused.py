@@ -1,7 +1,7 @@
 """A compiled cell as one operation of the tape: what comes before the loop, the loop, and the way back."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,10 @@ from .scan import Scan
 from .trace import BATCH, Line, Unfusable, check_other_batch, sized, trace_step
 
 States = tuple[Tensor, ...]
+
+# What is computed before the loop at a time, where nobody needs it afterwards: as much as stays in the cache, and rows
+# enough for the preparations of a product.
+PIECE_BYTES, PIECE_ROWS = 1 << 21, 1 << 10
 
 
 class Sequence:
@@ -143,6 +147,7 @@ class FusedCell:
         self.depends = self._dependencies()
         self.prelude = Prelude(self.plan.before, self.plan.timed)
         self.scan = Scan(self.plan, type(cell).__name__)
+        self.timed_leaves = [*self.arriving, *(line for line, _ in self.drawn)]
 
     def _dependencies(self) -> list[set[Line]]:
         """For each state, the leaves that its values depend on, over any number of steps."""
@@ -195,9 +200,14 @@ class FusedCell:
         needs = [x.node is not None for x in tensors] if mode.level else [False] * len(tensors)
         wanted = frozenset(line for line, need in zip(self.leaves, needs) if need)
         run = Run(rows, values, wanted, self.prelude.adjoints(wanted)[0], watch is not None)
-        run.record = self.prelude.forward(values, rows, wanted)
-        direction = "forward" if wanted or sequence.watched > 1 or watch is not None else "inference"
-        run.named = named = self.scan.forward(values, rows, direction)
+        if wanted or sequence.watched > 1 or watch is not None:
+            run.record = self.prelude.forward(values, rows, wanted)
+            run.named = self.scan.forward(values, rows, "forward")
+        else:
+            for step in self.prelude.once:
+                step.run(values, rows)
+            run.named = self.scan.inference(values, rows, self._pieces(values, rows))
+        named = run.named
         if watch is not None:
             watch(run)
         states = self.plan.states
@@ -213,6 +223,24 @@ class FusedCell:
             nodes = [Node(_Output(k), (node,), ((),), ()) if d & wanted else None for k, d in enumerate(depends)]
             results = [Value.tensor(x, node) for x, node in zip(outputs, nodes)]
         return tuple(results[: sequence.watched]), tuple(results[sequence.watched :])
+
+    def _pieces(self, values: dict[Line, np.ndarray], rows: Rows) -> Iterator[tuple[Rows, dict[Line, np.ndarray]]]:
+        """The sequence cut into pieces, with what is computed for each before its loop: it stays in the cache until the
+        loop reads it, and a long sequence takes no more memory than its result.
+        """
+        size = sum(step.line.width for step in self.prelude.timed) * self.scan.dtype.itemsize
+        steps = max(PIECE_BYTES // max(size, 1), PIECE_ROWS) // max(rows.B, 1) // 2 * 2 + 2
+        if rows.lengths is not None or steps >= rows.T:
+            cut = [rows.T]
+        else:
+            cut = [*range(steps, rows.T, steps), rows.T]
+        for start, stop in zip([0, *cut], cut):
+            piece = rows if len(cut) == 1 else full_rows(stop - start, rows.B)
+            here = slice(start * rows.B, stop * rows.B)
+            theirs = values | {line: values[line][here] for line in self.timed_leaves} if len(cut) > 1 else values
+            for step in self.prelude.timed:
+                step.run(theirs, piece)
+            yield piece, theirs
 
     def _draw(self, rows: Rows) -> dict[Line, np.ndarray]:
         """Random numbers for all T steps, in the order in which the tape would draw them: step by step."""

@@ -33,6 +33,19 @@ class _Step:
         self.repeated = per_sequence if self.timed else []
         self.of_batch = sized(line.attributes, 0) is not line.attributes
 
+    def run(self, values: Values, rows: Rows) -> tuple[list[Any], dict[str, Any]]:
+        """Compute the line and add it to `values`; returns its operands and attributes."""
+        operands = list(self.inputs)
+        for i in self.sources:
+            operands[i] = values[operands[i]]
+        for i in self.repeated:
+            operands[i] = rows.repeated(operands[i])
+        attributes = self.line.attributes
+        if self.of_batch:
+            attributes = sized(attributes, rows.total if self.timed else rows.B)
+        values[self.line] = np.asarray(self.row.forward(*operands, **attributes))
+        return operands, attributes
+
 
 class Prelude:
     """Lines that do not depend on the states, in the order of computing.
@@ -44,6 +57,7 @@ class Prelude:
 
     def __init__(self, lines: list[Line], timed: set[Line]) -> None:
         self.steps = [_Step(line, timed) for line in lines]
+        self.once, self.timed = ([step for step in self.steps if step.timed is each] for each in (False, True))
         self._adjoints: dict[frozenset[Line], tuple[frozenset[Line], list[Any]]] = {}
 
     def adjoints(self, wanted: frozenset[Line]) -> tuple[frozenset[Line], list[Any]]:
@@ -66,17 +80,9 @@ class Prelude:
         """
         record: Record = []
         for step, adjoint in zip(self.steps, self.adjoints(wanted)[1]):
-            operands = list(step.inputs)
-            for i in step.sources:
-                operands[i] = values[operands[i]]
-            for i in step.repeated:
-                operands[i] = rows.repeated(operands[i])
-            attributes = step.line.attributes
-            if step.of_batch:
-                attributes = sized(attributes, rows.total if step.timed else rows.B)
-            values[step.line] = y = np.asarray(step.row.forward(*operands, **attributes))
+            operands, attributes = step.run(values, rows)
             if adjoint is not None:
-                saved = adjoint.save(y, *operands, **attributes)
+                saved = adjoint.save(values[step.line], *operands, **attributes)
                 record.append((step, adjoint, saved, [operands[i].shape for i in adjoint.wanted]))
         return record
 

@@ -5,7 +5,7 @@ and by one sum for each vector of parameters.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -239,9 +239,31 @@ class Scan:
         The states are [B + total, width], with their initial values first. In "inference" those after the first are
         [2, B, width]: the values after an even and after an odd number of steps.
         """
+        named = self._prepared(values, rows, direction)
+        self._feed(values, named)
+        self._run(direction, named, rows, ())
+        return named
+
+    def inference(
+        self, values: dict[Line, np.ndarray], rows: Rows, pieces: Iterable[tuple[Rows, dict[Line, np.ndarray]]]
+    ) -> dict[str, np.ndarray]:
+        """`forward` in the direction "inference", piece by piece: the rows of some steps, and what the kernel reads
+        there. All pieces but the last have an even number of steps.
+        """
+        named = self._prepared(values, rows, "inference")
+        output, first = self.plan.states[0].name, 0
+        whole = named[output]
+        for piece, theirs in pieces:
+            self._feed(theirs, named)
+            named[output] = whole[first : first + rows.B + piece.total]
+            self._run("inference", named, piece, ())
+            first += piece.total
+        named[output] = whole
+        return named
+
+    def _prepared(self, values: dict[Line, np.ndarray], rows: Rows, direction: str) -> dict[str, np.ndarray]:
+        """What the kernel reads at every step, and memory for the states with their initial values."""
         named: dict[str, np.ndarray] = {}
-        for line in self.plan.sequences:
-            named[f"{line.name}_in" if line.kind == "input" else line.name] = np.ascontiguousarray(values[line])
         for line in self.plan.constants:
             named[line.name] = np.ascontiguousarray(values[line])
         for line in self.plan.vectors:
@@ -256,8 +278,12 @@ class Scan:
             else:
                 named[state.name] = array = empty((2, B, state.width), self.dtype)
                 array[0] = values[state]
-        self._run(direction, named, rows, ())
         return named
+
+    def _feed(self, values: dict[Line, np.ndarray], named: dict[str, np.ndarray]) -> None:
+        """What the kernel reads step by step."""
+        for line in self.plan.sequences:
+            named[f"{line.name}_in" if line.kind == "input" else line.name] = np.ascontiguousarray(values[line])
 
     def final(self, state: Line, named: dict[str, np.ndarray], rows: Rows) -> np.ndarray:
         """The value of a state after the last step of each sequence: [B, width], a copy."""
