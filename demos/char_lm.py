@@ -118,9 +118,16 @@ def loss_in_bits(scores, y):
     return tg.cross_entropy(scores.reshape(-1, scores.shape[-1]), y.reshape(-1)) / math.log(2)
 
 
-def detached(state):
-    """The same states without their past."""
-    return tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
+def detached(state, stream: int):
+    """The same states [layers, B, H] without their past, and those of one stream as they are before any text.
+
+    The streams take turns with this, so that the network learns to begin, as it must for a sample.
+    """
+    if isinstance(state, tuple):
+        return tuple(detached(s, stream) for s in state)
+    anew = state.numpy().copy()
+    anew[:, stream] = 0
+    return tg.tensor(anew)
 
 
 class Run:
@@ -163,7 +170,7 @@ class Run:
             raise Refusal(f"step {self.step + 1} went astray, try a smaller --lr or --clip: {error}") from None
         self.optimiser.param_groups[0]["lr"] = self.settings["lr"] * (1 - self.step / steps)
         self.optimiser.step()
-        self.state = detached(state)
+        self.state = detached(state, self.step % self.settings["batch"])
         self.step += 1
         self.losses.append(loss.item())
         self.norms.append(norm.item())
