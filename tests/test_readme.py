@@ -7,8 +7,10 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from tinygrad_rnn import bench
 from tinygrad_rnn.__main__ import main
 
 ROOT = Path(__file__).parent.parent
@@ -61,6 +63,18 @@ def test_measured_numbers(char_lm):
     assert char_lm.DEFAULTS["cell"] == "lstm" and char_lm.DEFAULTS["layers"] == 1
     assert name == f"LSTM, one layer of {char_lm.DEFAULTS['hidden']}"
     assert float(held_out) < bits[3][1]
+
+
+def test_the_table_of_speeds_is_that_of_the_benchmark():
+    """Its sizes, that is; and its last two rows are what the rows above them amount to."""
+    head, *rows = re.findall(r"^\| (T, B, I, H|\d+, \d+, \d+, \d+|worst|geometric mean) \| (.+) \|$", TEXT, flags=re.M)
+    assert head[1].split(" | ") == ["LSTM", "GRU", "RNN", *bench.CUSTOM]
+    *sizes, worst, mean = [(name, np.array(re.findall(r"[\d.]+", cells), float)) for name, cells in rows]
+    assert [name for name, _ in sizes] == [", ".join(map(str, size)) for size in bench.CELL_SIZES]
+    ratios = np.array([cells for _, cells in sizes])
+    assert ratios.shape == (len(sizes), 12) and (worst[0], mean[0]) == ("worst", "geometric mean")
+    np.testing.assert_array_equal(worst[1], ratios.min(0))
+    np.testing.assert_allclose(mean[1], np.exp(np.log(ratios).mean(0)), rtol=0.02)  # of ratios that are rounded
 
 
 def test_excerpt_of_the_generated_kernel_is_what_is_printed(capsys):
