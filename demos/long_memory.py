@@ -393,7 +393,7 @@ def draw_gradients(results: list[Result], path: Path) -> None:
 def save(figure, path: Path) -> None:
     """Write a picture, or leave the old one."""
     draft = path.with_name(f".{path.name}.tmp")
-    figure.savefig(draft, format="png", dpi=100)
+    figure.savefig(draft, format="png", dpi=100, pil_kwargs={"optimize": True})
     os.replace(draft, path)
 
 
