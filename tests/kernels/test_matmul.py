@@ -593,6 +593,13 @@ def product_and_its_value(n=150):
     return a, b, expected
 
 
+def until_helpers_sleep():
+    deadline = time.monotonic() + 30
+    while not all(team.asleep()):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 @compiled
 @pytest.mark.usefixtures("four_threads")
 def test_products_do_not_wait_for_helpers_that_never_come(monkeypatch):
@@ -628,10 +635,7 @@ def test_helpers_sleep_soon_after_a_product_and_wake_for_the_next():
     a, b, expected = product_and_its_value()
     for _ in range(5):
         assert np.array_equal(matmul(a, b), expected)
-        deadline = time.monotonic() + 30
-        while not all(team.asleep()):
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        until_helpers_sleep()
         before = time.process_time()
         time.sleep(0.02)
         assert all(team.asleep()) and time.process_time() - before < 0.02
@@ -647,10 +651,7 @@ def test_helpers_are_woken_on_other_processors_than_the_callers():
     try:
         for here in sorted(everywhere)[:3]:
             os.sched_setaffinity(0, {here})
-            deadline = time.monotonic() + 30
-            while not all(team.asleep()):
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
+            until_helpers_sleep()
             assert np.array_equal(matmul(a, b), expected)
             for helper in team.helpers:
                 assert os.sched_getaffinity(helper.native_id) == (everywhere - {here} or everywhere)

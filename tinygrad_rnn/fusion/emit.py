@@ -346,13 +346,13 @@ class _RowFunction:
     def _overlap(self) -> bool:
         """Whether two arguments share columns."""
         places = list(self.arguments.values())
-        return any(_shared(a, b) for i, a in enumerate(places) for b in places[:i])
+        return any(a.overlaps(b) for i, a in enumerate(places) for b in places[:i])
 
     def _united(self) -> list[Memory]:
         """The smallest places that share no columns and hold all arguments that do."""
         unions: list[Memory] = []
         for place in self.arguments.values():
-            for other in [other for other in unions if _shared(place, other)]:
+            for other in [other for other in unions if place.overlaps(other)]:
                 unions.remove(other)
                 first, end = min(place.first, other.first), max(place.first + place.width, other.first + other.width)
                 place = place._replace(first=first, width=end - first)
@@ -360,7 +360,7 @@ class _RowFunction:
         return [union for union in unions if union not in self.arguments.values() or self._is_shared(union)]
 
     def _is_shared(self, union: Memory) -> bool:
-        return sum(_shared(union, place) for place in self.arguments.values()) > 1
+        return sum(union.overlaps(place) for place in self.arguments.values()) > 1
 
     def _loop(self, width: int, lines: list[Line], copies: list[Line]) -> None:
         """One loop over `width` columns; statements without a loop if it is 1."""
@@ -459,7 +459,7 @@ class _RowFunction:
     def _element(self, name: str, memory: Memory, width: int) -> str:
         """An element of a place in memory, at column j unless there is but one."""
         for union in self.unions:
-            if _shared(union, memory):
+            if union.overlaps(memory):
                 start = memory.first - union.first
                 terms = [self.block.size(start)] * (start > 0) + ["j"] * (width != 1)
                 return f"{self._argument(name, union)}[{' + '.join(terms) or 0}]"
@@ -561,13 +561,6 @@ def _index(i: Any) -> str:
 def _time(index: str) -> str:
     """The part of a row's index that says when."""
     return f"[{index.rpartition(',')[0]}]" if "," in index else ""
-
-
-def _shared(a: Memory, b: Memory) -> bool:
-    """Whether two places have columns in common."""
-    if (a.array, a.where) != (b.array, b.where):
-        return False
-    return a.first < b.first + b.width and b.first < a.first + a.width
 
 
 def _offset(index: str) -> str:

@@ -202,7 +202,7 @@ class FusedCell:
         run = Run(rows, values, wanted, self.prelude.adjoints(wanted)[0], watch is not None)
         if wanted or sequence.watched > 1 or watch is not None:
             run.record = self.prelude.forward(values, rows, wanted)
-            run.named = self.scan.forward(values, rows, "forward")
+            run.named = self.scan.forward(values, rows)
         else:
             for step in self.prelude.once:
                 step.run(values, rows)

@@ -52,6 +52,12 @@ class Memory(NamedTuple):
     first: int
     width: int
 
+    def overlaps(self, other: "Memory") -> bool:
+        """Whether two places have columns in common."""
+        if (self.array, self.where) != (other.array, other.where):
+            return False
+        return self.first < other.first + other.width and other.first < self.first + self.width
+
 
 class Plan(NamedTuple):
     """All that is needed to emit the kernels of a step and to run them.

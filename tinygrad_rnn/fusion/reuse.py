@@ -35,7 +35,8 @@ def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
         readers = _readers(block, sequence)
         for first, last in sorted({(r.first, r.last) for r in readers}):
             overlapping = [r for r in readers if r.first < last and first < r.last]
-            if any(_meet(memory, sequence.name, first, last) for memory in found.values()):
+            place = Memory(sequence.name, "now + row", first, last - first)
+            if any(place.overlaps(memory) for memory in found.values()):
                 continue
             # By choice a value that was computed from what was there: the gate i in place of its pre-activation.
             for line in sorted(plan.saved, key=lambda x: not any(leads_to(r.line, x) for r in overlapping)):
@@ -43,13 +44,13 @@ def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
                 if line in found or line in needed_after or not fits:
                     continue
                 if all(_order(block, r.line) <= _order(block, line) for r in overlapping):
-                    found[line] = Memory(sequence.name, "now + row", first, line.width)
+                    found[line] = place
                     break
     return found
 
 
 def spare_afterwards(block: Block, plan: Plan, kept: dict[Line, Memory]) -> dict[Line, Memory]:
-    """What the backward kernel reads, and nobody after it; besides what is `kept` in place."""
+    """What nobody reads after the backward kernel; besides what is `kept` in place."""
     candidates = [*_sequences_of_our_own(plan), *plan.saved]
     taken, needed = {memory.array for memory in kept.values()}, _needed_after(plan)
     found = {line: block.places[line] for line in candidates if line in block.places and line not in kept}
@@ -87,17 +88,12 @@ def _may_take(block: Block, line: Line, first: int, values: dict[Line, Memory]) 
     if not isinstance(line.row, ElementwisePrimitive) or line not in block.inside:
         return False
     for value, memory in values.items():
-        if _meet(memory, memory.array, first, first + line.width):
+        if memory.overlaps(memory._replace(first=first, width=line.width)):
             same_columns = (memory.first, memory.width) == (first, line.width)
             for reader in _readers(block, value):
                 if not same_columns or _order(block, reader.line) > _order(block, line):
                     return False
     return True
-
-
-def _meet(memory: Memory, array: str, first: int, last: int) -> bool:
-    """Whether a place has columns among [first, last) of an array."""
-    return memory.array == array and memory.first < last and first < memory.first + memory.width
 
 
 def _readers(block: Block, source: Line) -> list[Reader]:

@@ -187,15 +187,12 @@ class Scan:
             block = make() if self.kept_in else block
             block.notes = _notes(self.kept_in, "after its step")
         elif direction == "backward":
+            kept = self.kept_in | spare_afterwards(block, plan, self.kept_in)
+            places |= self._overwrite(block, kept)
+            block = make() if kept else block
             read = {y for line in plan.backward for y in _read(line)}
-            spare = self.kept_in | spare_afterwards(block, plan, self.kept_in)
-            self._overwrite(block, spare)
-            name_of = {array: name for name, array in self.overwritten.items()}
-            spare = {line: m._replace(array=name_of.get(m.array, m.array)) for line, m in spare.items()}
-            places |= spare
-            block = make() if spare else block
-            moved = {line: m for line, m in spare.items() if m.array in self.overwritten or line in self.kept_in}
-            block.notes = _notes({line: m for line, m in moved.items() if line in read}, "before its step")
+            shared = [x for x in kept if x in self.kept_in or places[x].array in self.overwritten]
+            block.notes = _notes({line: places[line] for line in shared if line in read}, "before its step")
         text, self.arrays[direction] = block.driver(descending=direction == "backward")
         bits = self.dtype.itemsize * 8
         self.sources[direction] = (
@@ -203,13 +200,16 @@ class Scan:
         )
         self.buffers[direction], self.phases[direction] = block.buffers, block.phases
 
-    def _overwrite(self, block: Block, kept: dict[Line, Memory]) -> None:
-        """Let gradients take the place of values that nobody reads after them."""
+    def _overwrite(self, block: Block, kept: dict[Line, Memory]) -> dict[Line, Memory]:
+        """Let gradients take the place of values that nobody reads after them; where the values are then."""
+        left = kept
         for whole, name in self.stashes.items():
-            array = gradients_in_place(block, kept, dict(_pieces(whole)) or {whole: 0}, whole.width)
+            array = gradients_in_place(block, left, dict(_pieces(whole)) or {whole: 0}, whole.width)
             if array is not None:
                 self.overwritten[name] = array
-                kept = {line: memory for line, memory in kept.items() if memory.array != array}
+                left = {line: memory for line, memory in left.items() if memory.array != array}
+        name_of = {array: name for name, array in self.overwritten.items()}
+        return {line: m._replace(array=name_of.get(m.array, m.array)) for line, m in kept.items()}
 
     def kernel(self, direction: str, arguments: Sequence[Any]) -> Callable[..., Any]:
         """The compiled driver of one direction, for arguments like these."""
@@ -233,22 +233,23 @@ class Scan:
 
     # ---- Running -----------------------------------------------------------------------------------------------------
 
-    def forward(self, values: dict[Line, np.ndarray], rows: Rows, direction: str) -> dict[str, np.ndarray]:
+    def forward(self, values: dict[Line, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
         """Run over all steps from `values`, which has what the kernel reads; returns all its arrays by name.
 
-        The states are [B + total, width], with their initial values first. In "inference" those after the first are
-        [2, B, width]: the values after an even and after an odd number of steps.
+        The states are [B + total, width], with their initial values first.
         """
-        named = self._prepared(values, rows, direction)
+        named = self._prepared(values, rows, "forward")
         self._feed(values, named)
-        self._run(direction, named, rows, ())
+        self._run("forward", named, rows, ())
         return named
 
     def inference(
         self, values: dict[Line, np.ndarray], rows: Rows, pieces: Iterable[tuple[Rows, dict[Line, np.ndarray]]]
     ) -> dict[str, np.ndarray]:
-        """`forward` in the direction "inference", piece by piece: the rows of some steps, and what the kernel reads
+        """The same with nothing kept for a gradient, piece by piece: the rows of some steps, and what the kernel reads
         there. All pieces but the last have an even number of steps.
+
+        The states after the first are [2, B, width]: the values after an even and after an odd number of steps.
         """
         named = self._prepared(values, rows, "inference")
         output, first = self.plan.states[0].name, 0
