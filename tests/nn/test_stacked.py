@@ -170,8 +170,9 @@ def test_fused():
     [
         ({"hidden_size": 0}, "hidden_size must be positive, not 0"),
         ({"num_layers": 0}, "num_layers must be positive, not 0"),
-        ({"dropout": 1.5}, r"dropout: the probability must be in \[0, 1\], not 1.5"),
-        ({"dropout": -1}, r"dropout: the probability must be in \[0, 1\]"),
+        ({"dropout": 1.5}, r"dropout: the probability must be in \[0, 1\), not 1.5"),
+        ({"dropout": -1}, r"dropout: the probability must be in \[0, 1\)"),
+        ({"dropout": 1.0, "num_layers": 2}, r"dropout: .* not 1.0: 1 would let nothing pass from layer to layer"),
         ({"proj_size": 6}, "proj_size must be at least 0 and below hidden_size=6, not 6"),
         ({"proj_size": -1}, "proj_size must be at least 0"),
     ],

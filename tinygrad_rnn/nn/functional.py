@@ -60,9 +60,9 @@ def embedding(input: Any, weight: Any, padding_idx: int | None = None, *, dropou
 
     Raises:
         IndexError: an index is negative or not below N.
-        ValueError: the weight is no matrix, padding_idx is out of range, or dropout is not in [0, 1].
+        ValueError: the weight is no matrix, padding_idx is out of range, or dropout is not in [0, 1).
     """
-    check_probability("embedding", dropout)
+    check_below_one("embedding: dropout", dropout, "would erase every word")
     rows, w = integers("embedding", input), as_tensor(weight)
     if w.ndim != 2:
         raise ValueError(f"embedding: weight must be 2-d, [num_embeddings, embedding_dim], got shape {list(w.shape)}")
@@ -192,6 +192,6 @@ def check_deviation(name: str, std: float) -> None:
 
 
 def check_below_one(name: str, p: float, why: str) -> None:
-    """Raise ValueError unless 0 <= p < 1, for what is repeated at every step; `why` says what 1 would do."""
+    """Raise ValueError unless 0 <= p < 1, for what would leave a network nothing to learn from; `why` says what 1 would do."""
     if not 0 <= p < 1:
         raise ValueError(f"{name}: the probability must be in [0, 1), not {p}{f': 1 {why}' if p == 1 else ''}")

@@ -67,7 +67,7 @@ class Embedding(Module):
         dropout: float = 0.0,
         dtype: Any = None,
     ) -> None:
-        functional.check_probability("Embedding", dropout)
+        functional.check_below_one("Embedding: dropout", dropout, "would erase every word")
         self.dropout = dropout
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         if padding_idx is not None:

@@ -14,7 +14,7 @@ from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
 from .cell import Cell, States, as_states
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
-from .functional import check_probability, dropout
+from .functional import check_below_one, dropout
 from .module import Module
 from .recurrent import Recurrent, check_lengths
 
@@ -82,7 +82,7 @@ class Stack(Module):
         fused: str = "auto",
     ) -> None:
         name, directions = type(self).__name__, 2 if bidirectional else 1
-        check_probability(f"{name}: dropout", dropout)
+        check_below_one(f"{name}: dropout", dropout, "would let nothing pass from layer to layer")
         if callable(cells):
             if input_size is None:
                 raise ValueError(f"{name}: a function that makes cells needs input_size")
