@@ -371,7 +371,7 @@ def test_a_fused_step_leaves_no_array_to_the_garbage_collector():
         y, _ = layer(x)
         y.sum().backward()
         rows = (steps * batch, (steps + 1) * batch)
-        return sum(len(arrays) for (shape, _), arrays in pool._pool.arrays.items() if shape[0] in rows)
+        return sum(len(arrays) for (shape, *_), arrays in pool._pool.arrays.items() if shape[0] in rows)
 
     gc.collect()
     gc.disable()

@@ -98,6 +98,8 @@ def common_dtype(operands: Sequence[Any]) -> np.dtype:
 
 def one_dim(name: str, dim: Any, ndim: int) -> int:
     """`dim` counted from the front; a 0-d tensor is taken to have one dimension, as in PyTorch."""
+    if dim.__class__ is int and 0 <= dim < ndim:
+        return dim
     try:
         dim = operator.index(dim)
     except TypeError:

@@ -47,11 +47,14 @@ class _Attributes:
 
     def hold(self) -> bool:
         """Whether these are the very objects that they were."""
-        return all(list(map(id, _items(c))) == ids for c, ids in zip(self.containers, self.ids))
+        for container, ids in zip(self.containers, self.ids):
+            if list(map(id, _items(container))) != ids:
+                return False
+        return True
 
 
 def _items(container: Any) -> list[Any]:
-    return [*container, *container.values()] if hasattr(container, "values") else list(container)
+    return [*container, *container.values()] if hasattr(container, "values") else [*container]
 
 
 def _is_users(kind: type) -> bool:

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,8 +45,8 @@ class Sequence:
     @property
     def kind(self) -> Any:
         """What a compiled cell depends on."""
-        widths = [(x.shape[2], x.dtype.char) for x in self.inputs]
-        return (self.several, self.watched, *widths, *[(s.shape[1:], s.dtype.char) for s in self.states])
+        arrays = [x.data for x in (*self.inputs, *self.states)]
+        return (self.several, self.watched, *[(x.shape[-1:], x.ndim, x.dtype.char) for x in arrays])
 
 
 class Cotangents:
@@ -83,29 +83,39 @@ class _Output:
         return ()
 
 
+class Asked(NamedTuple):
+    """What follows from which leaves need a gradient.
+
+    Attributes:
+        places, leaves: their positions among all, and they themselves.
+        needing: these, and the lines before the loop that depend on them.
+        adjoints: of the prelude.
+        reached: for each output whether it depends on them.
+    """
+
+    places: list[int]
+    leaves: frozenset[Line]
+    needing: frozenset[Line]
+    adjoints: list[Any]
+    reached: list[bool]
+
+
 class Run:
     """One run of a compiled cell: what its gradient needs.
 
     Attributes:
         rows: the layout of the batch.
         values: leaves and lines computed before the loop.
+        asked: for which gradients.
         record: the prelude's.
-        wanted, needing: the leaves that need a gradient; these and the lines before the loop that depend on them.
         named: the arrays of the forward kernel.
         recorded: whether somebody will look at what is inside: nothing is overwritten then.
         backward, before: the arrays of the backward kernel and the gradients of what comes before the loop, after the
             backward pass, if recorded.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        values: dict[Line, np.ndarray],
-        wanted: frozenset[Line],
-        needing: frozenset[Line],
-        recorded: bool,
-    ) -> None:
-        self.rows, self.values, self.wanted, self.needing, self.recorded = rows, values, wanted, needing, recorded
+    def __init__(self, rows: Rows, values: dict[Line, np.ndarray], asked: Asked, recorded: bool) -> None:
+        self.rows, self.values, self.asked, self.recorded = rows, values, asked, recorded
         self.record: Any = None
         self.named: dict[str, np.ndarray] = {}
         self.backward: dict[str, np.ndarray] | None = None
@@ -148,6 +158,8 @@ class FusedCell:
         self.prelude = Prelude(self.plan.before, self.plan.timed)
         self.scan = Scan(self.plan, type(cell).__name__)
         self.timed_leaves = [*self.arriving, *(line for line, _ in self.drawn)]
+        self.timed_bytes = sum(step.line.width for step in self.prelude.timed) * self.scan.dtype.itemsize  # of a row
+        self._choices: dict[tuple[bool, ...], Asked] = {}
 
     def _dependencies(self) -> list[set[Line]]:
         """For each state, the leaves that its values depend on, over any number of steps."""
@@ -188,56 +200,63 @@ class FusedCell:
         Args:
             watch: called with the run, whose arrays are then kept.
         """
-        T, B, lengths, reverse = sequence.T, sequence.B, sequence.lengths, sequence.reverse
-        rows = full_rows(T, B, reverse) if lengths is None else ragged_rows(T, lengths, reverse)
+        T, B, lengths, states = sequence.T, sequence.B, sequence.lengths, self.plan.states
+        rows = full_rows(T, B, sequence.reverse) if lengths is None else ragged_rows(T, lengths, sequence.reverse)
         held = self._held(B) if self.given else ()
         tensors = [*sequence.inputs, *held, *self.fixed, *sequence.states]
-        values = {line: x.data for line, x in zip(self.leaves, tensors)}
+        values = dict(zip(self.leaves, [x.data for x in tensors]))
         for line in self.leaves if rows.order is not None else self.arriving:
             values[line] = _as_rows(line, values[line], rows)
         if self.drawn:
             values |= self._draw(rows)
-        needs = [x.node is not None for x in tensors] if mode.level else [False] * len(tensors)
-        wanted = frozenset(line for line, need in zip(self.leaves, needs) if need)
-        run = Run(rows, values, wanted, self.prelude.adjoints(wanted)[0], watch is not None)
-        if wanted or sequence.watched > 1 or watch is not None:
-            run.record = self.prelude.forward(values, rows, wanted)
-            run.named = self.scan.forward(values, rows)
+        asked = self._asked(tuple([x.node is not None for x in tensors] if mode.level else ()))
+        if asked.leaves or sequence.watched > 1 or watch is not None:
+            run = Run(rows, values, asked, watch is not None)
+            run.record = self.prelude.forward(values, rows, asked.adjoints)
+            run.named = named = self.scan.forward(values, rows)
+            if watch is not None:
+                watch(run)
         else:
             for step in self.prelude.once:
                 step.run(values, rows)
-            run.named = self.scan.inference(values, rows, self._pieces(values, rows))
-        named = run.named
-        if watch is not None:
-            watch(run)
-        states = self.plan.states
-        every = [rows.scattered(named[state.name][B:]) for state in states[: sequence.watched]]
-        outputs = [*every, *(rows.unordered(self.scan.final(state, named, rows)) for state in states)]
-        if not wanted:
+            named = self.scan.inference(values, rows, self._pieces(values, rows))
+        watched = [rows.scattered(named[state.name][B:]) for state in states[: sequence.watched]]
+        outputs = watched + [rows.unordered(self.scan.final(state, named, rows)) for state in states]
+        if not asked.leaves:
             results = [Value.tensor(x) for x in outputs]
         else:
-            needing = [x for x, need in zip(tensors, needs) if need]
+            needing = [tensors[i] for i in asked.places]
             places, shapes = tuple([x.node for x in needing]), tuple([x.data.shape for x in needing])
             node = Node(self, places, shapes, (tensors, run))
-            depends = [*self.depends[: sequence.watched], *self.depends]
-            nodes = [Node(_Output(k), (node,), ((),), ()) if d & wanted else None for k, d in enumerate(depends)]
+            reached = asked.reached[: len(watched)] + asked.reached[-len(states) :]
+            nodes = [Node(_Output(k), (node,), ((),), ()) if r else None for k, r in enumerate(reached)]
             results = [Value.tensor(x, node) for x, node in zip(outputs, nodes)]
-        return tuple(results[: sequence.watched]), tuple(results[sequence.watched :])
+        return tuple(results[: len(watched)]), tuple(results[len(watched) :])
+
+    def _asked(self, needs: tuple[bool, ...]) -> Asked:
+        """What follows if these leaves need a gradient; none if `needs` is empty."""
+        asked = self._choices.get(needs)
+        if asked is None:
+            places = [i for i, need in enumerate(needs) if need]
+            leaves = frozenset(self.leaves[i] for i in places)
+            reached = [not leaves.isdisjoint(depends) for depends in self.depends]
+            asked = self._choices[needs] = Asked(places, leaves, *self.prelude.adjoints(leaves), reached)
+        return asked
 
     def _pieces(self, values: dict[Line, np.ndarray], rows: Rows) -> Iterator[tuple[Rows, dict[Line, np.ndarray]]]:
         """The sequence cut into pieces, with what is computed for each before its loop: it stays in the cache until the
         loop reads it, and a long sequence takes no more memory than its result.
         """
-        size = sum(step.line.width for step in self.prelude.timed) * self.scan.dtype.itemsize
-        steps = max(PIECE_BYTES // max(size, 1), PIECE_ROWS) // max(rows.B, 1) // 2 * 2 + 2
+        steps = max(PIECE_BYTES // max(self.timed_bytes, 1), PIECE_ROWS) // max(rows.B, 1) // 2 * 2 + 2
         if rows.lengths is not None or steps >= rows.T:
-            cut = [rows.T]
-        else:
-            cut = [*range(steps, rows.T, steps), rows.T]
-        for start, stop in zip([0, *cut], cut):
-            piece = rows if len(cut) == 1 else full_rows(stop - start, rows.B)
-            here = slice(start * rows.B, stop * rows.B)
-            theirs = values | {line: values[line][here] for line in self.timed_leaves} if len(cut) > 1 else values
+            for step in self.prelude.timed:
+                step.run(values, rows)
+            yield rows, values
+            return
+        for start in range(0, rows.T, steps):
+            stop = min(start + steps, rows.T)
+            piece, here = full_rows(stop - start, rows.B), slice(start * rows.B, stop * rows.B)
+            theirs = values | {line: values[line][here] for line in self.timed_leaves}
             for step in self.prelude.timed:
                 step.run(theirs, piece)
             yield piece, theirs
@@ -268,26 +287,22 @@ class FusedCell:
         dfinals = [None if d is None else rows.ordered(d) for d in arrived[watched:]]
         named = dict(run.named) if retain else run.named
         keep = rows.T + 1 if run.recorded else 2
-        d = self.scan.backward(dys, dfinals, run.values, named, rows, run.needing, keep, retain)
+        d = self.scan.backward(dys, dfinals, run.values, named, rows, run.asked.needing, keep, retain)
         if run.recorded:
             run.backward = named
         elif not retain:
             named.clear()  # large arrays may be used again for what follows
         self.prelude.backward(d, run.record, rows, run.before if run.recorded else None)
-        return [
-            _as_given(line, d[line], rows) if line in d else np.zeros(x.shape, x.dtype)
-            for line, x in zip(self.leaves, tensors)
-            if line in run.wanted
-        ]
+        leaves = [(self.leaves[i], tensors[i]) for i in run.asked.places]
+        return [_as_given(line, d[line], rows) if line in d else np.zeros(x.shape, x.dtype) for line, x in leaves]
 
     def rewrap(self, node: Node) -> tuple[Any, ...]:
         """See `tape.Operation`: the inputs as tensors that remember where they came from."""
         assert node.saved is not None
         tensors, run = node.saved
-        parents = iter(node.parents)
-        wrapped = [
-            Value.tensor(x.data, next(parents) if line in run.wanted else None) for line, x in zip(self.leaves, tensors)
-        ]
+        wrapped = [Value.tensor(x.data) for x in tensors]
+        for i, parent in zip(run.asked.places, node.parents):
+            wrapped[i].node = parent
         return wrapped, run
 
     def _gradients_on_tape(self, dy: Cotangents, saved: tuple[Any, ...]) -> list[Any]:
@@ -314,7 +329,7 @@ class FusedCell:
             every = [rows.scattered(cat(output)) if output else None for output in outputs]
             results = [*every, *map(rows.unordered, states)]
         ks = [k for k in sorted(dy.parts) if results[k] is not None]
-        sources = [x for line, x in zip(self.leaves, inputs) if line in run.wanted]
+        sources = [inputs[i] for i in run.asked.places]
         found = grad([results[k] for k in ks], sources, [dy.parts[k] for k in ks], create_graph=True, allow_unused=True)
         return [Value.tensor(np.zeros(x.shape, x.dtype)) if g is None else g for x, g in zip(sources, found)]
 

@@ -58,28 +58,21 @@ class Prelude:
     def __init__(self, lines: list[Line], timed: set[Line]) -> None:
         self.steps = [_Step(line, timed) for line in lines]
         self.once, self.timed = ([step for step in self.steps if step.timed is each] for each in (False, True))
-        self._adjoints: dict[frozenset[Line], tuple[frozenset[Line], list[Any]]] = {}
 
     def adjoints(self, wanted: frozenset[Line]) -> tuple[frozenset[Line], list[Any]]:
         """The lines that depend on the leaves `wanted`, these included; and for each step its adjoint, or None."""
-        if wanted not in self._adjoints:
-            needing, found = set(wanted), []
-            for step in self.steps:
-                adjoint = step.row.adjoint(tuple(i for i in step.sources if step.inputs[i] in needing))
-                found.append(adjoint if adjoint.wanted else None)
-                if adjoint.wanted:
-                    needing.add(step.line)
-            self._adjoints[wanted] = frozenset(needing), found
-        return self._adjoints[wanted]
+        needing, found = set(wanted), []
+        for step in self.steps:
+            adjoint = step.row.adjoint(tuple(i for i in step.sources if step.inputs[i] in needing))
+            found.append(adjoint if adjoint.wanted else None)
+            if adjoint.wanted:
+                needing.add(step.line)
+        return frozenset(needing), found
 
-    def forward(self, values: Values, rows: Rows, wanted: frozenset[Line]) -> Record:
-        """Compute the lines from `values`, which has the leaves, and add them to it.
-
-        Args:
-            wanted: the leaves that need a gradient.
-        """
+    def forward(self, values: Values, rows: Rows, adjoints: list[Any]) -> Record:
+        """Compute the lines from `values`, which has the leaves, and add them to it; `adjoints` are those of `adjoints`."""
         record: Record = []
-        for step, adjoint in zip(self.steps, self.adjoints(wanted)[1]):
+        for step, adjoint in zip(self.steps, adjoints):
             operands, attributes = step.run(values, rows)
             if adjoint is not None:
                 saved = adjoint.save(values[step.line], *operands, **attributes)

@@ -35,6 +35,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .memory import lines
+from .pool import empty_lines
 from .products import ACCUMULATE, ANYWAY, PACKED, REFUSED, ROOM_BYTES, WANTS_HELPERS, products
 from .team import team
 from .threads import get_num_threads, set_num_threads
@@ -264,9 +265,9 @@ def pack(b: np.ndarray) -> Packed:
     Raises:
         TypeError: `b` is neither float32 nor float64.
     """
-    fill, (K, N), width = _fills[b.dtype], b.shape, ROW_BYTES // b.itemsize
-    count = -(-N // width)
-    panels = lines(count * K * ROW_BYTES, np.empty).view(b.dtype.type).reshape(count, K, width)
+    dtype, (K, N) = b.dtype, b.shape
+    fill, width = _fills[dtype], ROW_BYTES // dtype.itemsize
+    panels = empty_lines((-(-N // width), K, width), dtype)
     fill(b, panels)
     return Packed(panels, (K, N))
 

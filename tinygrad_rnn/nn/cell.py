@@ -67,9 +67,14 @@ class Cell(Module):
         """
         if not hasattr(self, "hidden_size"):
             raise TypeError(f"{type(self).__name__}: set self.hidden_size, or override initial_state(batch_size)")
-        own = (value.dtype for value in vars(self).values() if isinstance(value, Parameter))
-        dtype = next(own, None) or next((p.dtype for p in self.parameters()), FLOAT32)
-        states = tuple(Tensor(np.zeros((batch_size, self.hidden_size), dtype)) for _ in self.state_names)
+        shape = (batch_size, self.hidden_size)
+        for value in vars(self).values():
+            if isinstance(value, Parameter):
+                dtype = value.data.dtype
+                break
+        else:
+            dtype = next((p.dtype for p in self.parameters()), FLOAT32)
+        states = tuple([Tensor(np.zeros(shape, dtype)) for _ in self.state_names])
         return states if len(states) > 1 else states[0]
 
     def sequence_values(self, batch_size: int) -> dict[str, Tensor]:
@@ -225,7 +230,7 @@ class Cell(Module):
 
 def as_states(hx: Any) -> States:
     """One state or several as a tuple of tensors."""
-    return tuple(as_tensor(state) for state in (hx if isinstance(hx, (tuple, list)) else (hx,)))
+    return tuple(map(as_tensor, hx)) if isinstance(hx, (tuple, list)) else (as_tensor(hx),)
 
 
 @cache

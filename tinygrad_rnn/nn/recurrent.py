@@ -72,18 +72,22 @@ class Recurrent(Module):
             raise ValueError(f"fused must be 'auto', 'require' or 'never', not {choice!r}")
         self._fused = choice
 
+    @property
+    def _name(self) -> str:
+        return f"Recurrent({type(self.cell).__name__})"
+
     def forward(self, x: Any, hx: Any = None, lengths: Any = None, return_states: bool = False) -> Any:
         """The outputs of all steps, and the final state (a tuple if there are several); see the class."""
         several = isinstance(x, (tuple, list)) and all(isinstance(each, (Tensor, np.ndarray)) for each in x)
         xs = tuple(map(as_tensor, x)) if several else (as_tensor(x),)
-        name = f"Recurrent({type(self.cell).__name__})"
-        T, B = xs[0].shape[:2] if xs and xs[0].ndim == 3 else (0, 0)
-        if not T or any(x.ndim != 3 or x.shape[:2] != (T, B) for x in xs):
-            shapes = ", ".join(str(list(x.shape)) for x in xs)
-            raise ValueError(f"{name}: expected x of shape [T, B, I] with T > 0, got {shapes}")
+        shapes = [x.data.shape for x in xs]
+        T, B = shapes[0][:2] if shapes and len(shapes[0]) == 3 else (0, 0)
+        if not T or [shape for shape in shapes if len(shape) != 3 or shape[:2] != (T, B)]:
+            got = ", ".join(str(list(shape)) for shape in shapes)
+            raise ValueError(f"{self._name}: expected x of shape [T, B, I] with T > 0, got {got}")
         if not several:
             self.cell.check_width(xs[0])
-        ends = None if lengths is None else check_lengths(name, lengths, T, B)
+        ends = None if lengths is None else check_lengths(self._name, lengths, T, B)
         states = self.cell.begin(hx, B)
         sequence = Sequence(xs if several else xs[0], states, self.reverse, ends, len(states) if return_states else 1)
         every, finals = self._run(sequence)
@@ -152,7 +156,7 @@ class Recurrent(Module):
             return fused
         if cell.input_size is None:
             raise ValueError(
-                f"Recurrent({type(cell).__name__}): the width of the inputs is not known yet: call the layer once, or "
+                f"{self._name}: the width of the inputs is not known yet: call the layer once, or "
                 "set cell.input_size"
             )
         with no_grad():

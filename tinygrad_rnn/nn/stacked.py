@@ -239,9 +239,9 @@ class Stack(Module):
 
     def _starts(self, hx: Any, batch_size: int, batched: bool) -> Sequence[States | None]:
         """What each cell starts from; None for its own initial states."""
-        cells = self.cells
         if hx is None:
-            return [None] * len(cells)
+            return [None] * (2 * self.num_layers if self.bidirectional else self.num_layers)
+        cells = self.cells
         if self._stackable:
             states = as_states(hx)
             if not batched:
@@ -381,14 +381,15 @@ class RecurrentStack(Stack):
 
     def _prepare(self) -> None:
         """Give the cells the parameters, the mode and the recurrent dropout that are this module's at the moment."""
+        own = vars(self)
         for cell, cells_name, name in self._lent:
-            vars(cell)[cells_name] = vars(self)[name]
+            vars(cell)[cells_name] = own[name]
         for layer in self._scans:
             for scan in layer:
                 cell = scan.cell
                 if cell.training is not self.training:
                     cell.train(self.training)
-                if "recurrent_dropout" in vars(self) and cell.recurrent_dropout is not self.recurrent_dropout:
+                if "recurrent_dropout" in own and cell.recurrent_dropout is not self.recurrent_dropout:
                     cell.recurrent_dropout = self.recurrent_dropout
 
     def extra_repr(self) -> str:
