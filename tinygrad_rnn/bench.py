@@ -363,15 +363,16 @@ def gate_shapes(I, H):
     return dict(W=(I, 4 * H), U=(H, 4 * H), b=(4 * H,))
 
 
+NORM_LSTM = Maths(
+    norm_lstm,
+    2,
+    lambda I, H: dict(
+        W=(I, 4 * H), U=(H, 4 * H), gx=(4 * H,), bx=(4 * H,), gh=(4 * H,), bh=(4 * H,), gc=(H,), bc=(H,)
+    ),
+)
 CUSTOM = {
     "MGU": Maths(mgu, 1, lambda I, H: dict(Wf=(I, H), Uf=(H, H), bf=(H,), Wn=(I, H), Un=(H, H), bn=(H,))),
-    "layer-norm LSTM": Maths(
-        norm_lstm,
-        2,
-        lambda I, H: dict(
-            W=(I, 4 * H), U=(H, 4 * H), gx=(4 * H,), bx=(4 * H,), gh=(4 * H,), bh=(4 * H,), gc=(H,), bc=(H,)
-        ),
-    ),
+    "layer-norm LSTM": NORM_LSTM,
     "peephole LSTM": Maths(peephole_lstm, 2, lambda I, H: gate_shapes(I, H) | dict(pi=(H,), pf=(H,), po=(H,))),
 }
 
@@ -591,13 +592,15 @@ class Tool(NamedTuple):
 
     Attributes:
         cell: (I, H) -> our cell.
-        rival: (torch, p, x, B, H) -> y, p being the parameters that `lstm` takes; None where another table has it.
+        rival: (torch, p, x, B, H) -> y; None for lengths, whose rival is a layer.
+        shapes: of p, the parameters of the rival, as in `Maths`.
         options: (T, B) -> options of a call.
         recorded: whether all that happens inside is recorded.
     """
 
     cell: Callable[[int, int], tg.nn.Cell]
     rival: Callable[..., Any] | None = None
+    shapes: Callable[[int, int], dict[str, tuple[int, ...]]] = gate_shapes
     options: Callable[[int, int], dict[str, Any]] = lambda T, B: {}
     recorded: bool = False
 
@@ -652,6 +655,26 @@ def clipped_loop(torch, p, x, B, H):
     return loop_over_time(torch, step, (torch.zeros(B, H),) * 2)(x)
 
 
+def norm_loop(torch, p, x, B, H):
+    return loop_over_time(torch, lambda *inputs: norm_lstm(torch, p, *inputs), (torch.zeros(B, H),) * 2)(x)
+
+
+def recorded_loop(torch, p, x, B, H):
+    seen = []
+
+    def step(x_t, h, c):
+        i, f, g, o = torch.chunk(x_t @ p.W + h @ p.U + p.b, 4, -1)
+        i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
+        c = f * c + i * g
+        h = o * torch.tanh(c)
+        seen.append((i, f, g, o, c, h))
+        for value in seen[-1]:
+            value.retain_grad()
+        return h, c
+
+    return loop_over_time(torch, step, (torch.zeros(B, H),) * 2)(x)
+
+
 TOOLS = {
     "lengths": Tool(tg.nn.LSTMCell, options=lambda T, B: dict(lengths=some_lengths(T, B))),
     "zoneout": Tool(lambda I, H: tg.nn.Zoneout(tg.nn.LSTMCell(I, H), ZONEOUT), zoneout_loop),
@@ -660,8 +683,8 @@ TOOLS = {
     ),
     "recurrent dropout": Tool(with_recurrent_dropout, recurrent_dropout_loop),
     "clipping": Tool(lambda I, H: tg.nn.ClipGradient(tg.nn.LSTMCell(I, H), 1.0), clipped_loop),
-    "layer norm": Tool(lambda I, H: MathsCell(CUSTOM["layer-norm LSTM"], I, H)),
-    "recording": Tool(tg.nn.LSTMCell, recorded=True),
+    "layer norm": Tool(lambda I, H: MathsCell(NORM_LSTM, I, H), norm_loop, NORM_LSTM.shapes),
+    "recording": Tool(tg.nn.LSTMCell, recorded_loop, recorded=True),
 }
 
 
@@ -707,7 +730,7 @@ def tool_row_beside(torch: Any, tool: Tool, size: tuple[int, int, int, int]) -> 
     """A training step with the tool, here and there."""
     T, B, I, H = size
     assert tool.rival is not None
-    arrays = {name: random(*shape) for name, shape in gate_shapes(I, H).items()}
+    arrays = {name: random(*shape) for name, shape in tool.shapes(I, H).items()}
     p = SimpleNamespace(**dict(zip(arrays, leaves(torch, *arrays.values()))))
     (x,) = leaves(torch, random(T, B, I))
     rival = tool.rival
