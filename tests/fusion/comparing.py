@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.fusion import scan
+from tinygrad_rnn.fusion import call, scan
 
 
 def parameter(*shape, scale=0.4):
@@ -135,4 +135,5 @@ def _interpreted(self, direction, arguments):
 def interpret(monkeypatch):
     """Run what is generated from now on as the Python it is: thousands of kernels without compiling one."""
     monkeypatch.setattr(scan.Scan, "kernel", _interpreted)
-    monkeypatch.setattr(scan, "pack", lambda b: SimpleNamespace(panels=b))
+    for module in (call, scan):
+        monkeypatch.setattr(module, "pack", lambda b: SimpleNamespace(panels=b))

@@ -1,7 +1,7 @@
 """A compiled cell as one operation of the tape: what comes before the loop, the loop, and the way back."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from ..autograd.shapes import cat, split
 from ..autograd.tape import Node, Value, enable_grad, mode
 from ..autograd.tensor import Tensor, grad
+from .call import Call
 from .plan import Plan, make_plan
 from .prelude import Prelude
 from .rows import Rows, full_rows, ragged_rows
@@ -16,10 +17,6 @@ from .scan import Scan
 from .trace import BATCH, Line, Unfusable, check_other_batch, sized, trace_step
 
 States = tuple[Tensor, ...]
-
-# What is computed before the loop at a time, where nobody needs it afterwards: as much as stays in the cache, and rows
-# enough for the preparations of a product.
-PIECE_BYTES, PIECE_ROWS = 1 << 21, 1 << 10
 
 
 class Sequence:
@@ -89,14 +86,14 @@ class Asked(NamedTuple):
     Attributes:
         places, leaves: their positions among all, and they themselves.
         needing: these, and the lines before the loop that depend on them.
-        adjoints: of the prelude.
+        forward: see `Call`.
         reached: for each output whether it depends on them.
     """
 
     places: list[int]
     leaves: frozenset[Line]
     needing: frozenset[Line]
-    adjoints: list[Any]
+    forward: Callable[..., Any]
     reached: list[bool]
 
 
@@ -114,10 +111,17 @@ class Run:
             backward pass, if recorded.
     """
 
-    def __init__(self, rows: Rows, values: dict[Line, np.ndarray], asked: Asked, recorded: bool) -> None:
-        self.rows, self.values, self.asked, self.recorded = rows, values, asked, recorded
-        self.record: Any = None
-        self.named: dict[str, np.ndarray] = {}
+    def __init__(
+        self,
+        rows: Rows,
+        asked: Asked,
+        values: dict[Line, np.ndarray],
+        record: Any,
+        named: dict[str, np.ndarray],
+        recorded: bool,
+    ) -> None:
+        self.rows, self.asked, self.values, self.record, self.named = rows, asked, values, record, named
+        self.recorded = recorded
         self.backward: dict[str, np.ndarray] | None = None
         self.before: dict[Line, np.ndarray] = {}
 
@@ -157,8 +161,8 @@ class FusedCell:
         self.depends = self._dependencies()
         self.prelude = Prelude(self.plan.before, self.plan.timed)
         self.scan = Scan(self.plan, type(cell).__name__)
-        self.timed_leaves = [*self.arriving, *(line for line, _ in self.drawn)]
-        self.timed_bytes = sum(step.line.width for step in self.prelude.timed) * self.scan.dtype.itemsize  # of a row
+        self.drawn_lines = [line for line, _ in self.drawn]
+        self.inference = Call(self.scan, self.prelude, self.leaves, self.drawn_lines, None).function
         self._choices: dict[tuple[bool, ...], Asked] = {}
 
     def _dependencies(self) -> list[set[Line]]:
@@ -204,22 +208,17 @@ class FusedCell:
         rows = full_rows(T, B, sequence.reverse) if lengths is None else ragged_rows(T, lengths, sequence.reverse)
         held = self._held(B) if self.given else ()
         tensors = [*sequence.inputs, *held, *self.fixed, *sequence.states]
-        values = dict(zip(self.leaves, [x.data for x in tensors]))
-        for line in self.leaves if rows.order is not None else self.arriving:
-            values[line] = _as_rows(line, values[line], rows)
+        arrays = [x.data for x in tensors]
         if self.drawn:
-            values |= self._draw(rows)
+            arrays += self._draw(rows)
         asked = self._asked(tuple([x.node is not None for x in tensors] if mode.level else ()))
         if asked.leaves or sequence.watched > 1 or watch is not None:
-            run = Run(rows, values, asked, watch is not None)
-            run.record = self.prelude.forward(values, rows, asked.adjoints)
-            run.named = named = self.scan.forward(values, rows)
+            run = Run(rows, asked, *asked.forward(rows, *arrays), watch is not None)
+            named = run.named
             if watch is not None:
                 watch(run)
         else:
-            for step in self.prelude.once:
-                step.run(values, rows)
-            named = self.scan.inference(values, rows, self._pieces(values, rows))
+            named = self.inference(rows, *arrays)
         watched = [rows.scattered(named[state.name][B:]) for state in states[: sequence.watched]]
         outputs = watched + [rows.unordered(self.scan.final(state, named, rows)) for state in states]
         if not asked.leaves:
@@ -240,39 +239,20 @@ class FusedCell:
             places = [i for i, need in enumerate(needs) if need]
             leaves = frozenset(self.leaves[i] for i in places)
             reached = [not leaves.isdisjoint(depends) for depends in self.depends]
-            asked = self._choices[needs] = Asked(places, leaves, *self.prelude.adjoints(leaves), reached)
+            needing, adjoints = self.prelude.adjoints(leaves)
+            forward = Call(self.scan, self.prelude, self.leaves, self.drawn_lines, adjoints).function
+            asked = self._choices[needs] = Asked(places, leaves, needing, forward, reached)
         return asked
 
-    def _pieces(self, values: dict[Line, np.ndarray], rows: Rows) -> Iterator[tuple[Rows, dict[Line, np.ndarray]]]:
-        """The sequence cut into pieces, with what is computed for each before its loop: it stays in the cache until the
-        loop reads it, and a long sequence takes no more memory than its result.
-        """
-        steps = max(PIECE_BYTES // max(self.timed_bytes, 1), PIECE_ROWS) // max(rows.B, 1) // 2 * 2 + 2
-        if rows.lengths is not None or steps >= rows.T:
-            for step in self.prelude.timed:
-                step.run(values, rows)
-            yield rows, values
-            return
-        for start in range(0, rows.T, steps):
-            stop = min(start + steps, rows.T)
-            piece, here = full_rows(stop - start, rows.B), slice(start * rows.B, stop * rows.B)
-            theirs = values | {line: values[line][here] for line in self.timed_leaves}
-            for step in self.prelude.timed:
-                step.run(theirs, piece)
-            yield piece, theirs
-
-    def _draw(self, rows: Rows) -> dict[Line, np.ndarray]:
+    def _draw(self, rows: Rows) -> list[np.ndarray]:
         """Random numbers for all T steps, in the order in which the tape would draw them: step by step."""
         if len(self.drawn) == 1:  # numbers are drawn one by one: all at once are the same
             ((line, source),) = self.drawn
-            found = {line: [source((rows.padded * rows.B, line.width))]}
+            every = [source((rows.padded * rows.B, line.width))]
         else:
-            found = {line: [] for line, _ in self.drawn}
-            for _ in range(rows.padded if self.drawn else 0):
-                for line, source in self.drawn:
-                    found[line].append(source((rows.B, line.width)))
-        every = {line: np.concatenate(parts) if len(parts) > 1 else parts[0] for line, parts in found.items()}
-        return {line: x if rows.drawn is None else x[rows.drawn] for line, x in every.items()}
+            steps = [[source((rows.B, line.width)) for line, source in self.drawn] for _ in range(rows.padded)]
+            every = [np.concatenate(parts) for parts in zip(*steps)]
+        return every if rows.drawn is None else [x[rows.drawn] for x in every]
 
     # ---- The gradient ------------------------------------------------------------------------------------------------
 

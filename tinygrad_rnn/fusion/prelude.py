@@ -33,19 +33,6 @@ class _Step:
         self.repeated = per_sequence if self.timed else []
         self.of_batch = sized(line.attributes, 0) is not line.attributes
 
-    def run(self, values: Values, rows: Rows) -> tuple[list[Any], dict[str, Any]]:
-        """Compute the line and add it to `values`; returns its operands and attributes."""
-        operands = list(self.inputs)
-        for i in self.sources:
-            operands[i] = values[operands[i]]
-        for i in self.repeated:
-            operands[i] = rows.repeated(operands[i])
-        attributes = self.line.attributes
-        if self.of_batch:
-            attributes = sized(attributes, rows.total if self.timed else rows.B)
-        values[self.line] = np.asarray(self.row.forward(*operands, **attributes))
-        return operands, attributes
-
 
 class Prelude:
     """Lines that do not depend on the states, in the order of computing.
@@ -68,16 +55,6 @@ class Prelude:
             if adjoint.wanted:
                 needing.add(step.line)
         return frozenset(needing), found
-
-    def forward(self, values: Values, rows: Rows, adjoints: list[Any]) -> Record:
-        """Compute the lines from `values`, which has the leaves, and add them to it; `adjoints` are those of `adjoints`."""
-        record: Record = []
-        for step, adjoint in zip(self.steps, adjoints):
-            operands, attributes = step.run(values, rows)
-            if adjoint is not None:
-                saved = adjoint.save(values[step.line], *operands, **attributes)
-                record.append((step, adjoint, saved, [operands[i].shape for i in adjoint.wanted]))
-        return record
 
     def backward(self, d: Values, record: Record, rows: Rows, passed: Values | None = None) -> None:
         """Carry the gradients `d` of some lines back to the leaves, and add them to it.

@@ -5,7 +5,7 @@ and by one sum for each vector of parameters.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -233,59 +233,6 @@ class Scan:
 
     # ---- Running -----------------------------------------------------------------------------------------------------
 
-    def forward(self, values: dict[Line, np.ndarray], rows: Rows) -> dict[str, np.ndarray]:
-        """Run over all steps from `values`, which has what the kernel reads; returns all its arrays by name.
-
-        The states are [B + total, width], with their initial values first.
-        """
-        named = self._prepared(values, rows, "forward")
-        self._feed(values, named)
-        self._run("forward", named, rows, ())
-        return named
-
-    def inference(
-        self, values: dict[Line, np.ndarray], rows: Rows, pieces: Iterable[tuple[Rows, dict[Line, np.ndarray]]]
-    ) -> dict[str, np.ndarray]:
-        """The same with nothing kept for a gradient, piece by piece: the rows of some steps, and what the kernel reads
-        there. All pieces but the last have an even number of steps.
-
-        The states after the first are [2, B, width]: the values after an even and after an odd number of steps.
-        """
-        named = self._prepared(values, rows, "inference")
-        output, first = self.plan.states[0].name, 0
-        whole = named[output]
-        for piece, theirs in pieces:
-            self._feed(theirs, named)
-            named[output] = whole[first : first + rows.B + piece.total]
-            self._run("inference", named, piece, ())
-            first += piece.total
-        named[output] = whole
-        return named
-
-    def _prepared(self, values: dict[Line, np.ndarray], rows: Rows, direction: str) -> dict[str, np.ndarray]:
-        """What the kernel reads at every step, and memory for the states with their initial values."""
-        named: dict[str, np.ndarray] = {}
-        for line in self.plan.constants:
-            named[line.name] = np.ascontiguousarray(values[line])
-        for line in self.plan.vectors:
-            named[line.name] = np.ascontiguousarray(values[line]).reshape(-1)
-        for product in self.plan.products:
-            named[self.weights[product.result]] = pack(_side_by_side(product, values)).panels
-        B = rows.B
-        for k, state in enumerate(self.plan.states):
-            if direction == "forward" or k == 0:
-                named[state.name] = array = empty((B + rows.total, state.width), self.dtype)
-                array[:B] = values[state]
-            else:
-                named[state.name] = array = empty((2, B, state.width), self.dtype)
-                array[0] = values[state]
-        return named
-
-    def _feed(self, values: dict[Line, np.ndarray], named: dict[str, np.ndarray]) -> None:
-        """What the kernel reads step by step."""
-        for line in self.plan.sequences:
-            named[f"{line.name}_in" if line.kind == "input" else line.name] = np.ascontiguousarray(values[line])
-
     def final(self, state: Line, named: dict[str, np.ndarray], rows: Rows) -> np.ndarray:
         """The value of a state after the last step of each sequence: [B, width], a copy."""
         array = named[state.name]
@@ -356,20 +303,30 @@ class Scan:
         return found
 
     def _run(self, direction: str, named: dict[str, np.ndarray], rows: Rows, options: tuple[int, ...]) -> None:
-        """Give the kernel what it needs besides, and every thread its rows."""
+        """Give the kernel what it needs besides, and run it."""
         for name, width in self.buffers[direction].items():
             named[name] = empty((rows.B, width), self.dtype)
         for name in self.arrays[direction]:
             if name not in named:
                 named[name] = empty((rows.total, self.widths[name]), self.dtype)
-        arguments = [rows.starts, *options, *self.sizes, *[named[name] for name in self.arrays[direction]]]
-        kernel = self.kernel(direction, arguments)
-        chunks = max(1, min(get_num_threads(), rows.B // ROWS_PER_THREAD, rows.total * self.work // WORK_PER_THREAD))
-        if chunks == 1:
-            kernel(0, rows.B, rows.T, *arguments)
-            return
-        bounds = rows.cut(chunks)
-        run(lambda i: kernel(bounds[i], bounds[i + 1], rows.T, *arguments), chunks)
+        arrays = [named[name] for name in self.arrays[direction]]
+        self.launcher(direction)(rows, (rows.starts, *options, *self.sizes, *arrays))
+
+    def launcher(self, direction: str) -> Callable[[Rows, tuple[Any, ...]], None]:
+        """A function that runs a kernel over all steps of some rows, every thread over its own."""
+
+        def launch(rows: Rows, arguments: tuple[Any, ...]) -> None:
+            kernel = self.compiled.get(direction) or self.kernel(direction, arguments)
+            threads = get_num_threads()
+            if threads > 1:
+                threads = min(threads, rows.B // ROWS_PER_THREAD, rows.total * self.work // WORK_PER_THREAD)
+            if threads <= 1:
+                kernel(0, rows.B, rows.T, *arguments)
+                return
+            bounds = rows.cut(threads)
+            run(lambda i: kernel(bounds[i], bounds[i + 1], rows.T, *arguments), threads)
+
+        return launch
 
     def _stash(self, line: Line, named: dict[str, np.ndarray]) -> np.ndarray:
         name, first = self.stash_places[line]
