@@ -135,5 +135,4 @@ def _interpreted(self, direction, arguments):
 def interpret(monkeypatch):
     """Run what is generated from now on as the Python it is: thousands of kernels without compiling one."""
     monkeypatch.setattr(scan.Scan, "kernel", _interpreted)
-    for module in (call, scan):
-        monkeypatch.setattr(module, "pack", lambda b: SimpleNamespace(panels=b))
+    monkeypatch.setattr(call, "pack", lambda b: SimpleNamespace(panels=b))

@@ -1,17 +1,17 @@
 """A compiled cell as one operation of the tape: what comes before the loop, the loop, and the way back."""
 
+import functools
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..autograd.shapes import cat, split
 from ..autograd.tape import Node, Value, enable_grad, mode
 from ..autograd.tensor import Tensor, grad
-from .call import Call
+from .call import Backward, Forward, Prelude
 from .plan import Plan, make_plan
-from .prelude import Prelude
 from .rows import Rows, full_rows, ragged_rows
 from .scan import Scan
 from .trace import BATCH, Line, Unfusable, check_other_batch, sized, trace_step
@@ -80,21 +80,35 @@ class _Output:
         return ()
 
 
-class Asked(NamedTuple):
+class Asked:
     """What follows from which leaves need a gradient.
 
     Attributes:
-        places, leaves: their positions among all, and they themselves.
-        needing: these, and the lines before the loop that depend on them.
-        forward: see `Call`.
-        reached: for each output whether it depends on them.
+        places: their positions among all.
+        reached: for each output whether it depends on one of them.
+        forward: the function of a call, see `Forward`.
     """
 
-    places: list[int]
-    leaves: frozenset[Line]
-    needing: frozenset[Line]
-    forward: Callable[..., Any]
-    reached: list[bool]
+    def __init__(self, scan: Scan, prelude: Prelude, depends: list[set[Line]], needs: tuple[bool, ...]) -> None:
+        self.scan, self.prelude = scan, prelude
+        self.places = [i for i, need in enumerate(needs) if need]
+        leaves = {prelude.leaves[i] for i in self.places}
+        self.reached = [not leaves.isdisjoint(each) for each in depends]
+        self.needing, self.adjoints = prelude.adjoints(leaves)
+        self.forward = Forward(scan, prelude, self.adjoints).function
+
+    @functools.cached_property
+    def backward(self) -> Callable[..., Any]:
+        """The function of the way back, see `Backward`."""
+        return self._backward(recorded=False)
+
+    @functools.cached_property
+    def recorded_backward(self) -> Callable[..., Any]:
+        """The same for a run that is looked at."""
+        return self._backward(recorded=True)
+
+    def _backward(self, recorded: bool) -> Callable[..., Any]:
+        return Backward(self.scan, self.prelude, self.places, self.needing, self.adjoints, recorded).function
 
 
 class Run:
@@ -102,13 +116,11 @@ class Run:
 
     Attributes:
         rows: the layout of the batch.
-        values: leaves and lines computed before the loop.
         asked: for which gradients.
-        record: the prelude's.
-        named: the arrays of the forward kernel.
+        values, saved, named: see `Forward`.
         recorded: whether somebody will look at what is inside: nothing is overwritten then.
-        backward, before: the arrays of the backward kernel and the gradients of what comes before the loop, after the
-            backward pass, if recorded.
+        backward, before: all arrays by name and the gradients of what comes before the loop, after the backward pass,
+            if recorded.
     """
 
     def __init__(
@@ -116,11 +128,11 @@ class Run:
         rows: Rows,
         asked: Asked,
         values: dict[Line, np.ndarray],
-        record: Any,
+        saved: list[Any],
         named: dict[str, np.ndarray],
         recorded: bool,
     ) -> None:
-        self.rows, self.asked, self.values, self.record, self.named = rows, asked, values, record, named
+        self.rows, self.asked, self.values, self.saved, self.named = rows, asked, values, saved, named
         self.recorded = recorded
         self.backward: dict[str, np.ndarray] | None = None
         self.before: dict[Line, np.ndarray] = {}
@@ -159,10 +171,9 @@ class FusedCell:
         self.leaves = [*self.arriving, *trace.given, *fixed, *self.plan.states]
         self.fixed = [line.value if isinstance(line.value, Value) else Value.tensor(line.value) for line in fixed]
         self.depends = self._dependencies()
-        self.prelude = Prelude(self.plan.before, self.plan.timed)
         self.scan = Scan(self.plan, type(cell).__name__)
-        self.drawn_lines = [line for line, _ in self.drawn]
-        self.inference = Call(self.scan, self.prelude, self.leaves, self.drawn_lines, None).function
+        self.prelude = Prelude(self.scan, self.leaves, [line for line, _ in self.drawn])
+        self.inference = Forward(self.scan, self.prelude, None).function
         self._choices: dict[tuple[bool, ...], Asked] = {}
 
     def _dependencies(self) -> list[set[Line]]:
@@ -212,16 +223,16 @@ class FusedCell:
         if self.drawn:
             arrays += self._draw(rows)
         asked = self._asked(tuple([x.node is not None for x in tensors] if mode.level else ()))
-        if asked.leaves or sequence.watched > 1 or watch is not None:
-            run = Run(rows, asked, *asked.forward(rows, *arrays), watch is not None)
-            named = run.named
+        if asked.places or sequence.watched > 1 or watch is not None:
+            values, saved, named = asked.forward(rows, *arrays)
+            run = Run(rows, asked, values, saved, named, watch is not None)
             if watch is not None:
                 watch(run)
         else:
             named = self.inference(rows, *arrays)
         watched = [rows.scattered(named[state.name][B:]) for state in states[: sequence.watched]]
         outputs = watched + [rows.unordered(self.scan.final(state, named, rows)) for state in states]
-        if not asked.leaves:
+        if not asked.places:
             results = [Value.tensor(x) for x in outputs]
         else:
             needing = [tensors[i] for i in asked.places]
@@ -236,12 +247,7 @@ class FusedCell:
         """What follows if these leaves need a gradient; none if `needs` is empty."""
         asked = self._choices.get(needs)
         if asked is None:
-            places = [i for i, need in enumerate(needs) if need]
-            leaves = frozenset(self.leaves[i] for i in places)
-            reached = [not leaves.isdisjoint(depends) for depends in self.depends]
-            needing, adjoints = self.prelude.adjoints(leaves)
-            forward = Call(self.scan, self.prelude, self.leaves, self.drawn_lines, adjoints).function
-            asked = self._choices[needs] = Asked(places, leaves, needing, forward, reached)
+            asked = self._choices[needs] = Asked(self.scan, self.prelude, self.depends, needs)
         return asked
 
     def _draw(self, rows: Rows) -> list[np.ndarray]:
@@ -260,21 +266,13 @@ class FusedCell:
         """See `tape.Operation`."""
         if any(isinstance(x, Value) for x in dy.parts.values()):
             return self._gradients_on_tape(dy, saved)
-        tensors, run = saved
-        rows, watched, retain = run.rows, len(self.plan.gradient.dys), mode.retain or run.recorded
-        arrived = [dy.parts.get(k) for k in range(watched + len(self.plan.states))]
-        dys = [None if d is None else rows.gathered(d) for d in arrived[:watched]]
-        dfinals = [None if d is None else rows.ordered(d) for d in arrived[watched:]]
-        named = dict(run.named) if retain else run.named
-        keep = rows.T + 1 if run.recorded else 2
-        d = self.scan.backward(dys, dfinals, run.values, named, rows, run.asked.needing, keep, retain)
+        _, run = saved
+        arrived = map(dy.parts.get, range(len(self.plan.gradient.dys) + len(self.plan.states)))
         if run.recorded:
-            run.backward = named
-        elif not retain:
-            named.clear()  # large arrays may be used again for what follows
-        self.prelude.backward(d, run.record, rows, run.before if run.recorded else None)
-        leaves = [(self.leaves[i], tensors[i]) for i in run.asked.places]
-        return [_as_given(line, d[line], rows) if line in d else np.zeros(x.shape, x.dtype) for line, x in leaves]
+            keep, backward = run.rows.T + 1, run.asked.recorded_backward
+            found, run.before, run.backward = backward(run.rows, keep, True, run.values, run.saved, run.named, *arrived)
+            return found
+        return run.asked.backward(run.rows, 2, mode.retain, run.values, run.saved, run.named, *arrived)
 
     def rewrap(self, node: Node) -> tuple[Any, ...]:
         """See `tape.Operation`: the inputs as tensors that remember where they came from."""
@@ -327,10 +325,3 @@ def _as_rows(line: Line, x: Any, rows: Rows) -> Any:
     if line.kind == "input":
         return rows.gathered(x)
     return rows.ordered(x) if line.per_row else x
-
-
-def _as_given(line: Line, x: Any, rows: Rows) -> Any:
-    """The inverse."""
-    if line.kind == "input":
-        return rows.scattered(x)
-    return rows.unordered(x) if line.per_row else x

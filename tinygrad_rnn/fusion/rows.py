@@ -93,6 +93,10 @@ class Rows(NamedTuple):
             total[:n] += x[first : first + n]
         return total
 
+    def place_of_last(self, keep: int) -> Any:
+        """Of arrays [keep, B, W] that hold one step after the other, over and over: where each sequence ends."""
+        return self.T % keep if self.lengths is None else (self.lengths % keep, np.arange(self.B))
+
     @property
     def ends(self) -> np.ndarray:
         """[B], the row of a state where each sequence has its final value."""

@@ -13,10 +13,7 @@ import numpy as np
 
 from ..autograd import table
 from ..kernels import cache
-from ..kernels.matmul import matmul, pack
-from ..kernels.pool import empty
 from ..kernels.threads import get_num_threads, run
-from .adjoint import Product
 from .emit import HEADER, Block, Loop, imports
 from .plan import Memory, Plan, _base, _read
 from .reuse import gradients_in_place, kept_in_place, spare_afterwards
@@ -61,6 +58,10 @@ class Scan:
         self.work = 8 * sum(self.sizes)  # elements a row and step, roughly
         for direction in ("forward", "inference", "backward"):
             self._emit(direction)
+        read = [f"{x.name}_in" if x.kind == "input" else x.name for x in plan.sequences]
+        read += [x.name for x in (*plan.constants, *plan.vectors, *plan.states)]
+        written = [name for name in self.arrays["forward"] if name in self.widths and name not in read]
+        self.kept_arrays = [*read, *written]  # of the forward kernel
 
     def _size_names(self) -> dict[int, str]:
         names: dict[int, str] = {}
@@ -238,79 +239,7 @@ class Scan:
         array = named[state.name]
         if rows.lengths is None:
             return (array[-rows.B :] if array.ndim == 2 else array[rows.T % 2]).copy()
-        return array[rows.ends] if array.ndim == 2 else array[rows.lengths % 2, np.arange(rows.B)]
-
-    def backward(
-        self,
-        dys: Sequence[np.ndarray | None],
-        dfinals: Sequence[np.ndarray | None],
-        values: dict[Line, np.ndarray],
-        named: dict[str, np.ndarray],
-        rows: Rows,
-        needing: frozenset[Line],
-        keep: int = 2,
-        retain: bool = False,
-    ) -> dict[Line, np.ndarray]:
-        """The gradients of what the kernel read, for the lines in `needing`, and of the initial states.
-
-        Args:
-            dys: the gradients of the states that are watched, [total, width]; None for zero.
-            dfinals: of the final values of all states, [B, width].
-            values, named: what `forward` got and returned. The arrays of the backward kernel are added to `named`.
-            keep: of how many steps the gradients of the states are kept: at least 2.
-            retain: leave what the forward kernel kept as it is, for another time.
-        """
-        plan, gradient = self.plan, self.plan.gradient
-        for line, dy in zip(gradient.dys, dys):
-            named[line.name] = (
-                np.zeros((rows.total, line.width), self.dtype) if dy is None else np.ascontiguousarray(dy)
-            )
-        for carry, dfinal in zip(gradient.carries, dfinals):
-            named[carry.name] = array = np.zeros((keep, rows.B, carry.width), self.dtype)
-            if dfinal is not None:
-                if rows.lengths is None:
-                    array[rows.T % keep] = dfinal
-                else:
-                    array[rows.lengths % keep, np.arange(rows.B)] = dfinal
-        for name, width in self.sum_widths.items():
-            named[name] = np.zeros((rows.B, width), self.dtype)
-        for name, kept in self.overwritten.items():
-            named[name] = named[kept].copy() if retain else named[kept]
-        for name, k in self.transposed.items():
-            named[name] = pack(_side_by_side(plan.products[k], values).T).panels
-        self._run("backward", named, rows, (keep,))
-        found: dict[Line, np.ndarray] = {}
-        for line in plan.sequences:
-            if line in needing and line in gradient.sequences:
-                found[line] = self._stash(gradient.sequences[line], named)
-        for line in plan.constants:
-            if line in needing and line in gradient.sequences:
-                found[line] = rows.summed(self._stash(gradient.sequences[line], named))
-        sums: dict[str, np.ndarray] = {}
-        for vector, first, name, start, width in self.vector_sums:
-            if vector in needing:
-                if vector not in found:
-                    found[vector] = np.zeros(values[vector].shape, self.dtype)
-                if name not in sums:  # that of a whole sequence serves all vectors that share it
-                    sums[name] = np.add.reduce(named[name], axis=0)
-                found[vector].reshape(-1)[first : first + width] += sums[name][start : start + width]
-        for product, d in gradient.products:
-            if not needing.isdisjoint(product.weights):
-                for weights, dw in zip(product.weights, self._weight_gradients(product, d, named, rows)):
-                    found[weights] = found[weights] + dw if weights in found else dw
-        for state, carry in zip(plan.states, gradient.carries):
-            found[state] = named[carry.name][0]
-        return found
-
-    def _run(self, direction: str, named: dict[str, np.ndarray], rows: Rows, options: tuple[int, ...]) -> None:
-        """Give the kernel what it needs besides, and run it."""
-        for name, width in self.buffers[direction].items():
-            named[name] = empty((rows.B, width), self.dtype)
-        for name in self.arrays[direction]:
-            if name not in named:
-                named[name] = empty((rows.total, self.widths[name]), self.dtype)
-        arrays = [named[name] for name in self.arrays[direction]]
-        self.launcher(direction)(rows, (rows.starts, *options, *self.sizes, *arrays))
+        return array[rows.ends if array.ndim == 2 else rows.place_of_last(2)]
 
     def launcher(self, direction: str) -> Callable[[Rows, tuple[Any, ...]], None]:
         """A function that runs a kernel over all steps of some rows, every thread over its own."""
@@ -328,35 +257,6 @@ class Scan:
 
         return launch
 
-    def _stash(self, line: Line, named: dict[str, np.ndarray]) -> np.ndarray:
-        name, first = self.stash_places[line]
-        array = named[name]
-        return array if array.shape[1] == line.width else array[:, first : first + line.width]
-
-    def _weight_gradients(
-        self, product: Product, d: Line, named: dict[str, np.ndarray], rows: Rows
-    ) -> Sequence[np.ndarray]:
-        """dW = left^T @ d over all rows of all steps, cut into the columns of the joined weights."""
-        left, stash = self._left(product.left, named, rows), self._stash(d, named)
-        dw = matmul(left.T, stash, out=empty((product.left.width, product.result.width), self.dtype))
-        if len(product.lines) == 1:
-            return [dw]
-        ends = np.cumsum([line.width for line in product.lines])
-        return np.split(dw, ends[:-1], axis=1)
-
-    def _left(self, line: Line, named: dict[str, np.ndarray], rows: Rows) -> np.ndarray:
-        """The left operand of a product at every step."""
-        if line.row is table.part:
-            at = line.attributes["at"][-1]
-            return self._left(line.inputs[0], named, rows)[:, at]
-        if line in self.plan.states:
-            return rows.before(named[line.name])
-        if line in self.plan.outputs:
-            return named[self.plan.states[self.plan.outputs.index(line)].name][rows.B :]
-        if line in self.plan.sequences:
-            return named[f"{line.name}_in" if line.kind == "input" else line.name]
-        return named[f"{line.name}_saved"]
-
 
 def _pieces(whole: Line) -> list[tuple[Line, int]]:
     """The lines that a concatenation puts side by side, with their first columns; none for any other line."""
@@ -371,9 +271,3 @@ def _notes(kept: dict[Line, Memory], when: str) -> list[str]:
     for line, memory in kept.items():
         arrays.setdefault(memory.array, []).append(line.name)
     return [f"{array} holds, {when}: {', '.join(names)}." for array, names in arrays.items()]
-
-
-def _side_by_side(product: Product, values: dict[Line, np.ndarray]) -> np.ndarray:
-    """The weights of a product, joined."""
-    weights = [values[w] for w in product.weights]
-    return weights[0] if len(weights) == 1 else np.concatenate(weights, axis=1)

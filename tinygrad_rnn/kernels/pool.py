@@ -39,7 +39,11 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
 
 def empty_lines(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """The same, of any size, beginning with a cache line: to look for one takes longer than to find one here."""
-    return _reused((shape, dtype.char, "lines"), lambda: lines(math.prod(shape) * dtype.itemsize, np.empty).view(dtype).reshape(shape))
+
+    def make() -> np.ndarray:
+        return lines(math.prod(shape) * dtype.itemsize, np.empty).view(dtype).reshape(shape)
+
+    return _reused((shape, dtype.char, "lines"), make)
 
 
 def _reused(key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:

@@ -192,6 +192,6 @@ def check_deviation(name: str, std: float) -> None:
 
 
 def check_below_one(name: str, p: float, why: str) -> None:
-    """Raise ValueError unless 0 <= p < 1, for what would leave a network nothing to learn from; `why` says what 1 would do."""
+    """Raise ValueError unless 0 <= p < 1; `why` says what 1 would do."""
     if not 0 <= p < 1:
         raise ValueError(f"{name}: the probability must be in [0, 1), not {p}{f': 1 {why}' if p == 1 else ''}")

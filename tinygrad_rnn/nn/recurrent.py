@@ -88,14 +88,17 @@ class Recurrent(Module):
         if not several:
             self.cell.check_width(xs[0])
         ends = None if lengths is None else check_lengths(self._name, lengths, T, B)
-        states = self.cell.begin(hx, B)
-        sequence = Sequence(xs if several else xs[0], states, self.reverse, ends, len(states) if return_states else 1)
-        every, finals = self._run(sequence)
+        every, finals = self.run(xs if several else xs[0], B, hx, ends, return_states)
         final = finals if len(finals) > 1 else finals[0]
         return (every[0], final, every) if return_states else (every[0], final)
 
-    def _run(self, sequence: Sequence) -> tuple[States, States]:
-        """Choose the engine."""
+    def run(self, x: Any, B: int, hx: Any, lengths: np.ndarray | None, watch_all: bool) -> tuple[States, States]:
+        """The values after each step of the first state, or of all, and the final values of all.
+
+        x and lengths have been checked; B is the number of sequences.
+        """
+        states = self.cell.begin(hx, B)
+        sequence = Sequence(x, states, self.reverse, lengths, len(states) if watch_all else 1)
         if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
             return run_on_tape(self.cell, sequence, self.recorder)
         try:
@@ -170,7 +173,7 @@ class Recurrent(Module):
             told.add(reason)
             warnings.warn(
                 f"{type(self.cell).__name__} runs on the tape, step by step: {reason}. fused='never' accepts that",
-                stacklevel=5,
+                stacklevel=5,  # of who called a layer that called `run`
             )
 
     def extra_repr(self) -> str:

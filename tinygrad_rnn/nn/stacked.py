@@ -190,10 +190,10 @@ class Stack(Module):
                 x = self._dropped(x)
             outputs = []
             for scan in layer:
-                y, final, *watched = scan(x, starts[len(finals)], lengths, return_states)
-                outputs.append(y)
-                finals.append(as_states(final))
-                every += watched
+                watched, final = scan.run(x, B, starts[len(finals)], lengths, return_states)
+                outputs.append(watched[0])
+                finals.append(final)
+                every.append(watched)
             x = cat(outputs, -1) if len(outputs) > 1 else outputs[0]
 
         results = [self._in_layout(x, batched), self._together(finals, batched)]
