@@ -91,6 +91,7 @@ def test_source_before_the_first_call():
         text = layer.source(direction)
         names = {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
         assert "backward" in names if direction == "backward" else "forward" in names
+        assert f"{direction}_call" in names
         assert max(map(len, text.splitlines())) <= 120
     with pytest.raises(ValueError, match="'sideways'"):
         layer.source("sideways")
@@ -112,6 +113,21 @@ def test_every_line_of_the_step_has_its_gradient():
     text = layer.source("backward")
     for equation in ("h_new = (1 - f) * h + f * n", "n = tanh(x_Wh + f_h_Uh + bh)", "f = sigmoid(x_Wf + h_Uf + bf)"):
         assert f"gradient of: {equation}" in text
+
+
+def test_what_happens_around_the_loop_can_be_read():
+    """The products that left the loop, on the way there and back: the table's rules, with the user's names."""
+    layer = tg.nn.Recurrent(MGU(3, 4))
+    layer.cell.input_size = 3
+    there, back = layer.source("forward"), layer.source("backward")
+    assert "x_Wf_and_x_Wh = matmul(x, Wf_and_Wh)" in there
+    for line in (
+        "dUh = matmul(f_h_saved.T, dx_Wf_and_x_Wh_all[:, 4 : 8])",
+        "dUf = matmul(rows.before(h).T, dx_Wf_and_x_Wh_all[:, 0 : 4])",
+        "dx = matmul(dx_Wf_and_x_Wh, mT(Wf_and_Wh))",
+        "dWf_and_Wh = matmul(mT(x), dx_Wf_and_x_Wh)",
+    ):
+        assert f"    {line}\n" in back
 
 
 def test_width_must_be_known():

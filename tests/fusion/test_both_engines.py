@@ -208,3 +208,24 @@ def test_threads_change_no_bit():
     finally:
         tg.set_num_threads(threads)
     assert len(set(found)) == 1
+
+
+def test_no_two_gradients_share_memory():
+    """The gradient of a sum is that of both its terms, but each may be changed by itself."""
+
+    class Sums(tg.nn.Cell):
+        hidden_size = 3
+
+        def __init__(self):
+            self.W, self.V, self.b, self.c = parameter(2, 3), parameter(2, 3), parameter(3), parameter(3)
+
+        def step(self, x, h):
+            return tg.tanh(x @ (self.W + self.V) + 2 * (self.b + self.c) + h)
+
+    layer = tg.nn.Recurrent(Sums(), fused="require")
+    y, _ = layer(tg.randn(4, 2, 2, dtype=np.float64))
+    y.sum().backward()
+    gradients = [p.grad.numpy() for p in layer.parameters()]
+    np.testing.assert_array_equal(gradients[0], gradients[1])
+    np.testing.assert_array_equal(gradients[2], gradients[3])
+    assert not any(np.shares_memory(a, b) for i, a in enumerate(gradients) for b in gradients[:i])

@@ -76,8 +76,8 @@ def test_random_cells_keep_their_promise(promises, program, every):
 def test_a_broken_promise_is_seen(promises):
     """A driver that passes the same row for h and for its new value."""
     layer = tg.nn.Recurrent(tg.nn.RNNCell(3, 4, dtype=np.float64), fused="require")
-    source = layer.source("inference")
     scan = layer._last_fused().scan
+    source = scan.sources["inference"]
     scan.sources["inference"] = source.replace("at(h, (new + row, 0))", "at(h_weight_hh_T_buffer, (row, 0))")
     assert scan.sources["inference"] != source
     with tg.no_grad():

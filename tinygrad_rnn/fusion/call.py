@@ -3,18 +3,18 @@
 A step of a small layer is a few dozen microseconds of arithmetic, and to go through lists and dictionaries of what
 there is to do would take as long again. So that is done once, and leaves functions behind, such as
 
-    def inference(rows, x, weight_ih, bias_ih, h_first):
-        x = rows.gathered(x)
-        weight_ih_T = permute(weight_ih, dims=(1, 0))
+    def inference_call(rows, x, weight_ih, bias_ih, weight_hh, h_first):
         ...
         for piece, first in pieces(rows, 512):
             x_weight_ih_T = matmul(x[first : first + piece.total], weight_ih_T)
-            launch(piece, (piece.starts, 32, h, ...))
+            launch(piece, piece.starts, 32, h, ...)
 
 What comes before the loop is a small tape whose shape is known in advance: its lines run through the same rows of the
 table and the same rules as on the tape of `autograd`, and back in reverse order.
 """
 
+import ast
+import itertools
 import keyword
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -23,10 +23,12 @@ from typing import Any
 import numpy as np
 
 from ..autograd import table
+from ..autograd.primitive import Adjoint, ElementwiseAdjoint, names_in
 from ..autograd.tape import unbroadcast
-from ..kernels.matmul import matmul, pack
+from ..kernels.matmul import pack
 from ..kernels.pool import empty
 from .adjoint import Product
+from .emit import wrapped
 from .rows import Rows, full_rows
 from .scan import Scan
 from .trace import Line, sized
@@ -58,25 +60,31 @@ def fitted(dx: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return dx if dx.shape == shape else unbroadcast(dx, shape)
 
 
-def apart(gradients: list[np.ndarray]) -> list[np.ndarray]:
+def sum_rows(x: np.ndarray) -> np.ndarray:
+    """[N, W] -> [W]."""
+    return np.add.reduce(x, axis=0)
+
+
+def apart(*gradients: np.ndarray) -> list[np.ndarray]:
     """Gradients of which no two are one array: the tape would give it to both leaves. It copies views."""
-    if len(set(map(id, gradients))) < len(gradients):
-        return [dx if all(dx is not other for other in gradients[:i]) else dx[...] for i, dx in enumerate(gradients)]
-    return gradients
+    if len(set(map(id, gradients))) == len(gradients):
+        return [*gradients]
+    return [dx if all(dx is not other for other in gradients[:i]) else dx[...] for i, dx in enumerate(gradients)]
 
 
-HELPERS: dict[str, Any] = dict(
+FUNCTIONS: dict[str, Any] = dict(
     apart=apart, asarray=np.asarray, ascontiguousarray=np.ascontiguousarray, concatenate=np.concatenate, empty=empty,
-    fitted=fitted, matmul_into=matmul, pack=pack, pieces=pieces, sized=sized, sum_rows=lambda x: np.add.reduce(x, axis=0),
-    zeros=np.zeros,
+    fitted=fitted, pieces=pieces, sized=sized, sum_rows=sum_rows, zeros=np.zeros,
 )  # fmt: skip
+# What rules call, on arrays.
+RULES = {name: getattr(row, "forward", row) for name, row in table.matmul.names.items()}
 
 
 # ---- Lines before the loop -------------------------------------------------------------------------------------------
 
 
 class Step:
-    """A line that does not depend on the states, and what need not be found out at every call.
+    """A line that does not depend on the states.
 
     Attributes:
         timed: whether it has a row for each row of each step.
@@ -116,6 +124,27 @@ class Prelude:
         return needing, found
 
 
+def is_text(adjoint: Adjoint) -> bool:
+    """Whether the rules of an adjoint are written out where they are needed; others are a kernel for all gradients."""
+    of_value = "y" in adjoint.saves or any(f"{x}_dtype" in adjoint.saves for x in adjoint.primitive.inputs)
+    return not (isinstance(adjoint, ElementwiseAdjoint) or of_value)
+
+
+class _Renamed(ast.NodeTransformer):
+    """A rule with other names; the order of axes that undoes another one is found at once."""
+
+    def __init__(self, meant: dict[str, str]) -> None:
+        self.meant = meant
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.parse(self.meant.get(node.id, node.id), mode="eval").body
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        text = ast.unparse(node)
+        return ast.parse(repr(eval(text, dict(RULES))), mode="eval").body if names_in(text) == {"inverse"} else node
+
+
 # ---- Text ------------------------------------------------------------------------------------------------------------
 
 
@@ -125,12 +154,16 @@ class _Function:
     Attributes:
         known: what it may call.
         names: the variables of lines, and of the kernel's arrays by their names.
+        source, function: it.
     """
+
+    source: str
+    function: Callable[..., Any]
 
     def __init__(self, scan: Scan, direction: str) -> None:
         self.scan, self.plan, self.direction = scan, scan.plan, direction
-        self.known = HELPERS | {"pack": pack, "dtype": scan.dtype, "launch": scan.launcher(direction)}
-        self.taken = {*self.known, *table.TABLE, "rows", "piece", "first", "total", "B"}
+        self.known = RULES | FUNCTIONS | {"pack": pack, "dtype": scan.dtype, "launch": scan.launcher(direction)}
+        self.taken = {*self.known, "rows", "piece", "first", "total", "B"}
         self.names: dict[Any, str] = {}
         self.text: list[str] = []
 
@@ -153,39 +186,44 @@ class _Function:
     def write(self, line: str, indent: int = 0) -> None:
         self.text.append("    " * indent + line)
 
-    def finish(self, arguments: Iterable[str]) -> Callable[..., Any]:
-        """The function."""
-        self.source = f"def {self.direction}({', '.join(arguments)}):\n" + "".join(
-            f"    {line}\n" for line in self.text
-        )
+    def finish(self, arguments: Iterable[str]) -> None:
+        """Compile it."""
+        head = wrapped(f"def {self.direction}_call({', '.join(arguments)}):", "")
+        self.source = head + "".join(wrapped(line, "    ") for line in self.text)
         exec(compile(self.source, f"<{self.direction} call of {self.scan.title}>", "exec"), self.known)
-        return self.known[self.direction]
+        self.function = self.known[f"{self.direction}_call"]
 
     def side_by_side(self, product: Product) -> str:
         """The weights of a product, joined."""
         weights = [self.names[w] for w in product.weights]
         return weights[0] if len(weights) == 1 else f"concatenate([{', '.join(weights)}], axis=1)"
 
-    def memory(self, rows: str, indent: int = 0) -> None:
-        """What the kernel writes and has no name yet."""
-        for name, width in self.scan.buffers[self.direction].items():
-            if name not in self.names:
-                self.write(f"{self.name(name, name)} = empty((B, {width}), dtype)", indent)
+    def launch(self, rows: str, options: list[str], arrays: dict[str, str], indent: int = 0) -> None:
+        """Memory for what the kernel writes and has no name yet, and the kernel; `arrays` are called otherwise."""
         for name in self.scan.arrays[self.direction]:
             if name not in self.names:
-                self.write(f"{self.name(name, name)} = empty(({rows}.total, {self.scan.widths[name]}), dtype)", indent)
+                width = self.scan.buffers[self.direction].get(name)
+                shape = f"({rows}.total, {self.scan.widths[name]})" if width is None else f"(B, {width})"
+                self.write(f"{self.name(name, name)} = empty({shape}, dtype)", indent)
+        given = [arrays.get(name, self.names[name]) for name in self.scan.arrays[self.direction]]
+        arguments = ", ".join([f"{rows}.starts", *options, *map(str, self.scan.sizes), *given])
+        self.write(f"launch({rows}, {arguments})", indent)
+
+
+def _mapping(entries: Iterable[tuple[str, str]]) -> str:
+    return "{" + ", ".join(f'"{name}": {variable}' for name, variable in entries) + "}"
 
 
 class Forward(_Function):
     """The function of a call.
 
-        forward(rows, *leaves, *drawn) -> values, saved, named
-        inference(rows, *leaves, *drawn) -> named
+        forward_call(rows, *leaves, *drawn) -> values, saved, named
+        inference_call(rows, *leaves, *drawn) -> named
 
     The arguments are arrays as the user gave them. What is returned: the values of leaves and of the lines before the
-    loop; what the adjoints of these saved; the arrays of the kernel by name, of which the states are [B + total, width]
-    with their initial values first. After `inference`, which keeps nothing for a gradient, those after the first are
-    [2, B, width]: the values after an even and after an odd number of steps.
+    loop by name; what kernels for gradients of these want to know; the arrays of the kernel by name, of which the
+    states are [B + total, width] with their initial values first. After inference, which keeps nothing for a
+    gradient, those after the first are [2, B, width]: the values after an even and after an odd number of steps.
 
     Args:
         adjoints: for each step of the prelude that of its operation, or None; None for inference.
@@ -194,49 +232,32 @@ class Forward(_Function):
     def __init__(self, scan: Scan, prelude: Prelude, adjoints: list[Any] | None) -> None:
         super().__init__(scan, "inference" if adjoints is None else "forward")
         self.prelude = prelude
-        self.known |= {step.row.name: step.row.forward for step in prelude.steps}
         arguments = [self.name(line, line.name + "_first" * (line.kind == "state")) for line in prelude.leaves]
         arguments += [self.name(line, line.name) for line in prelude.drawn]
+        self.write("B, total = rows.B, rows.total")
         for line in prelude.leaves:
             x = self.names[line]
             if line.kind == "input":
                 self.write(f"{x} = rows.gathered({x})")
             elif line.per_row:
                 self.write(f"{x} = rows.ordered({x})")
-        self.write("B, total = rows.B, rows.total")
         if adjoints is None:
             self._inference()
         else:
             self._forward(adjoints)
-        self.function = self.finish(["rows", *arguments])
-
-    def _step(self, step: Step, rows: str, adjoint: Any = None, indent: int = 0) -> str:
-        """Write a line of the prelude; returns what its adjoint saves."""
-        operands = []
-        for i, x in enumerate(step.inputs):
-            operand = self.names[x] if i in step.sources else self.constant(x, "number")
-            operands.append(f"{rows}.repeated({operand})" if i in step.repeated else operand)
-        attributes = step.line.attributes
-        if sized(attributes, 0) is not attributes:
-            operands.append(
-                f"**sized({self.constant(attributes, 'attributes')}, {rows}.{'total' if step.timed else 'B'})"
-            )
-        else:
-            operands += [f"{name}={self.constant(value, name)}" for name, value in attributes.items()]
-        y = self.name(step.line, step.line.name)
-        self.write(f"{y} = asarray({step.row.name}({', '.join(operands)}))", indent)
-        return f"{self.constant(adjoint.save, f'save_{y}')}({', '.join([y, *operands])})" if adjoint else ""
+        self.finish(["rows", *arguments])
 
     def _forward(self, adjoints: list[Any]) -> None:
+        if self.prelude.steps:
+            self.write("# Before the loop, for all steps at once.")
         saved = [self._step(step, "rows", adjoint) for step, adjoint in zip(self.prelude.steps, adjoints)]
         self.write(f"saved = [{', '.join(filter(None, saved))}]")
         lines = [*self.prelude.leaves, *self.prelude.drawn, *[step.line for step in self.prelude.steps]]
-        values = ", ".join(self.names[line] for line in lines)
-        self.write(f"values = dict(zip({self.constant(lines, 'lines')}, [{values}]))")
+        self.write(f"values = {_mapping((line.name, self.names[line]) for line in lines)}")
         self._constants()
-        self._run("rows")
-        named = ", ".join(f"{name!r}: {self.names[name]}" for name in self.scan.kept_arrays)
-        self.write(f"return values, saved, {{{named}}}")
+        self._sequences()
+        self.launch("rows", [], {})
+        self.write(f"return values, saved, {_mapping((name, self.names[name]) for name in self.scan.kept_arrays)}")
 
     def _inference(self) -> None:
         steps = self.prelude.steps
@@ -252,12 +273,31 @@ class Forward(_Function):
         for step in steps:
             if step.timed:
                 self._step(step, "piece", indent=1)
-        self._run("piece", 1)
-        named = ", ".join(f"{state.name!r}: {self.names[state.name]}" for state in self.plan.states)
-        self.write(f"return {{{named}}}")
+        self._sequences(1)
+        output = self.plan.states[0].name
+        self.launch("piece", [], {output: f"{self.names[output]}[first : first + B + piece.total]"}, 1)
+        self.write(f"return {_mapping((state.name, self.names[state.name]) for state in self.plan.states)}")
+
+    def _step(self, step: Step, rows: str, adjoint: Any = None, indent: int = 0) -> str:
+        """Write a line of the prelude; returns what its adjoint saves."""
+        operands = []
+        for i, x in enumerate(step.inputs):
+            operand = self.names[x] if i in step.sources else self.constant(x, "number")
+            operands.append(f"{rows}.repeated({operand})" if i in step.repeated else operand)
+        attributes, count = step.line.attributes, f"{rows}.total" if step.timed else "B"
+        if sized(attributes, 0) is not attributes:
+            operands.append(f"**sized({self.constant(attributes, 'attributes')}, {count})")
+        else:
+            operands += [f"{name}={self.constant(value, name)}" for name, value in attributes.items()]
+        y, value = self.name(step.line, step.line.name), f"{step.row.name}({', '.join(operands)})"
+        self.write(f"{y} = {value if step.line.shape else f'asarray({value})'}", indent)  # NumPy gives scalars
+        if adjoint is None or is_text(adjoint):
+            return ""
+        return f"{self.constant(adjoint.save, f'save_{y}')}({', '.join([y, *operands])})"
 
     def _constants(self) -> None:
         """What the kernel reads at every step, and memory for the states."""
+        self.write("# For the loop: what it reads, and what it writes.")
         for line in [*self.plan.constants, *self.plan.vectors]:
             x = self.names[line.name] = self.names[line]
             self.write(f"{x} = ascontiguousarray({x}){'' if line.per_row else '.reshape(-1)'}")
@@ -270,30 +310,23 @@ class Forward(_Function):
             self.write(f"{array} = empty(({'B + total' if whole else '2, B'}, {state.width}), dtype)")
             self.write(f"{array}[{':B' if whole else '0'}] = {first}")
 
-    def _run(self, rows: str, indent: int = 0) -> None:
-        """What the kernel reads step by step, what it writes, and the kernel."""
+    def _sequences(self, indent: int = 0) -> None:
+        """What it reads step by step."""
         for line in self.plan.sequences:
             x = self.names[f"{line.name}_in" if line.kind == "input" else line.name] = self.names[line]
-            self.write(f"{x} = ascontiguousarray({x})", indent)
-        self.memory(rows, indent)
-        arrays = dict(zip(self.scan.arrays[self.direction], map(self.names.get, self.scan.arrays[self.direction])))
-        if self.direction == "inference":
-            arrays[self.plan.states[0].name] = (
-                f"{self.names[self.plan.states[0].name]}[first : first + B + piece.total]"
-            )
-        arguments = ", ".join([f"{rows}.starts", *map(str, self.scan.sizes), *map(str, arrays.values())])
-        self.write(f"launch({rows}, ({arguments}))", indent)
+            if line.row is not table.matmul:
+                self.write(f"{x} = ascontiguousarray({x})", indent)
 
 
 class Backward(_Function):
     """The function that goes back through a call.
 
-        backward(rows, keep, retain, values, saved, named, *dys, *dfinals, run) -> the gradients of some leaves
+        backward_call(rows, keep, retain, values, saved, named, *dys, *dfinals) -> the gradients of some leaves
 
     Args (of the function):
         keep: of how many steps the gradients of the states are kept, at least 2.
         retain: leave what the forward kernel kept as it is, for another time.
-        values, saved, named: what `forward` returned.
+        values, saved, named: what the forward call returned.
         dys: the gradients of the states that are watched, [T, B, width]; None for zero.
         dfinals: of the final values of all states, [B, width]; likewise.
 
@@ -309,32 +342,25 @@ class Backward(_Function):
         super().__init__(scan, "backward")
         self.needing, self.recorded = needing, recorded
         self.d: dict[Line, str] = {}  # the variables of gradients
-        gradient = self.plan.gradient
-        for name in ("keep", "retain", "values", "saved", "named"):
-            self.taken.add(name)
+        options = ["rows", "keep", "retain", "values", "saved", "named"]
+        self.taken.update(options)
+        dys = [self.name(line.name, line.name) for line in self.plan.gradient.dys]
+        finals = [self.name(object(), f"{carry.name}_last") for carry in self.plan.gradient.carries]
         self.write("B, total = rows.B, rows.total")
-        dys = [self.name(line.name, line.name) for line in gradient.dys]
-        finals = [self.name(object(), f"{carry.name}_last") for carry in gradient.carries]
         self._before_the_loop(dys, finals)
-        self.memory("rows")
-        arrays = ", ".join(self.names[name] for name in scan.arrays["backward"])
-        self.write(f"launch(rows, (rows.starts, keep, {', '.join([*map(str, scan.sizes), arrays])}))")
+        self.launch("rows", ["keep"], {})
         self._after_the_loop()
         self._back_through(prelude.steps, adjoints)
-        found = [self._as_given(prelude.leaves[i]) for i in places]
-        result = f"apart([{', '.join(found)}])"
+        result = f"apart({', '.join(self._as_given(prelude.leaves[i]) for i in places)})"
         if recorded:
-            before = ", ".join(
-                f"{self.constant(s.line, 'line')}: {self.d[s.line]}" for s in prelude.steps if s.line in self.d
-            )
-            everything = ", ".join(
-                f"{name!r}: {variable}" for name, variable in self.names.items() if isinstance(name, str)
-            )
-            result += f", {{{before}}}, {{**named, {everything}}}"
+            before = _mapping((step.line.name, self.d[step.line]) for step in prelude.steps if step.line in self.d)
+            everything = _mapping((key, variable) for key, variable in self.names.items() if isinstance(key, str))
+            result = f"{result}, {before}, named | {everything}"
         self.write(f"return {result}")
-        self.function = self.finish(["rows", "keep", "retain", "values", "saved", "named", *dys, *finals])
+        self.finish([*options, *dys, *finals])
 
     def _before_the_loop(self, dys: list[str], finals: list[str]) -> None:
+        """What the kernel reads."""
         scan, gradient = self.scan, self.plan.gradient
         for line, dy in zip(gradient.dys, dys):
             given = f"ascontiguousarray(rows.gathered({dy}))"
@@ -346,22 +372,132 @@ class Backward(_Function):
             self.write(f"{d}[rows.place_of_last(keep)] = rows.ordered({final})", 1)
         for name, width in scan.sum_widths.items():
             self.write(f"{self.name(name, name)} = zeros((B, {width}), dtype)")
-        wanted = {*scan.arrays["backward"], *scan.overwritten.values(), *self._lefts()}
+        products = [p for p, _ in gradient.products if not self.needing.isdisjoint(p.weights)]
+        wanted = {*scan.arrays["backward"], *scan.overwritten.values(), *(self._array_of(p.left) for p in products)}
         for name in scan.kept_arrays:
             if name in wanted:
-                self.write(f"{self.name(name, name)} = named[{name!r}]")
+                self.write(f'{self.name(name, name)} = named["{name}"]')
         for name, over in scan.overwritten.items():
             there = self.names[over]
             self.write(f"{self.name(name, name)} = {there}.copy() if retain else {there}")
-        for weight in dict.fromkeys(w for k in scan.transposed.values() for w in self.plan.products[k].weights):
-            self.write(f"{self.name(weight, weight.name)} = values[{self.constant(weight, 'line')}]")
         for name, k in scan.transposed.items():
+            for weight in self.plan.products[k].weights:
+                self._value(weight)
             self.write(f"{self.name(name, name)} = pack({self.side_by_side(self.plan.products[k])}.T).panels")
 
-    def _lefts(self) -> set[str]:
-        """The arrays that have the left operands of the products whose weights get gradients."""
-        products = [p for p, _ in self.plan.gradient.products if not self.needing.isdisjoint(p.weights)]
-        return {self._array_of(product.left) for product in products}
+    def _after_the_loop(self) -> None:
+        """The gradients of what the kernel read."""
+        self.write("# After the loop: one product for each product in it, one sum for each vector.")
+        plan, gradient, needing = self.plan, self.plan.gradient, self.needing
+        for line in [*plan.sequences, *plan.constants]:
+            if line in needing and line in gradient.sequences:
+                stash = self._stash(gradient.sequences[line])
+                self._add(line, stash if line in plan.sequences else f"rows.summed({stash})")
+        self._vectors()
+        for product, d in gradient.products:
+            if not needing.isdisjoint(product.weights):
+                self._weights(product, f"matmul({self._left(product.left)}.T, {self._stash(d)})")
+        for state, carry in zip(plan.states, gradient.carries):
+            self._add(state, f"{self.names[carry.name]}[0]")
+        if not self.recorded:  # large arrays may be used again for what follows
+            self.write("if not retain:")
+            self.write("named.clear()", 1)
+            self.write(f"del ({', '.join(name for key, name in self.names.items() if isinstance(key, str))})")
+
+    def _vectors(self) -> None:
+        """Their parts are sums over the rows of arrays; those of a whole sequence serve all vectors that share it."""
+        totals: dict[str, str] = {}
+        for vector, sums in itertools.groupby(self.scan.vector_sums, lambda each: each[0]):
+            if vector not in self.needing:
+                continue
+            parts: list[tuple[int, int, str]] = []  # first column, the one after the last, what is there
+            for _, first, name, start, width in sums:
+                if name not in totals:
+                    totals[name] = self.name(object(), f"{name}_over_rows")
+                    self.write(f"{totals[name]} = sum_rows({self.names[name]})")
+                parts.append((first, first + width, f"{totals[name]}[{start} : {start + width}]"))
+            size = math.prod(vector.shape)
+            if [0, *(end for _, end, _ in parts)] == [*(first for first, _, _ in parts), size]:
+                whole = parts[0][2] if len(parts) == 1 else f"concatenate([{', '.join(part for _, _, part in parts)}])"
+                self._add(vector, whole if vector.shape == (size,) else f"{whole}.reshape({vector.shape})")
+                continue
+            self._add(vector, f"zeros({vector.shape}, dtype)")
+            for first, end, part in parts:
+                self.write(f"{self.d[vector]}.reshape(-1)[{first} : {end}] += {part}")
+
+    def _weights(self, product: Product, dw: str) -> None:
+        """The gradient of weights side by side is cut into theirs."""
+        if len(product.lines) == 1:
+            self._add(product.weights[0], dw)
+            return
+        whole, first = self.name(object(), f"d{product.result.name}_weights"), 0
+        self.write(f"{whole} = {dw}")
+        for weights, line in zip(product.weights, product.lines):
+            self._add(weights, f"{whole}[:, {first} : {first + line.width}]")
+            first += line.width
+
+    def _back_through(self, steps: list[Step], adjoints: list[Any]) -> None:
+        """From the gradients of lines before the loop to those of the leaves."""
+        if steps:
+            self.write("# What came before the loop, backwards.")
+        kernels = [step for step, adjoint in zip(steps, adjoints) if adjoint is not None and not is_text(adjoint)]
+        for step, adjoint in reversed(list(zip(steps, adjoints))):
+            if adjoint is None or step.line not in self.d:
+                continue
+            dy, found = self.d[step.line], [self.name(object(), f"d{step.inputs[i].name}") for i in adjoint.wanted]
+            if is_text(adjoint):
+                meant = self._meant(step, {name for text in adjoint.texts for name in names_in(text)}) | {"dy": dy}
+                rules = [_Renamed(meant).visit(ast.parse(text, mode="eval").body) for text in adjoint.texts]
+                if step.row.variadic:  # one rule for the gradients of all inputs
+                    everything = dict.fromkeys(range(len(step.inputs)), "_") | dict(zip(adjoint.wanted, found))
+                    found_by = {", ".join(everything.values()): rules[0]}
+                else:
+                    found_by = dict(zip(found, rules))
+                for targets, rule in found_by.items():
+                    self.write(f"{targets} = {ast.unparse(rule)}")
+            else:
+                kernel = self.constant(adjoint.gradients, f"gradients_of_{step.line.name}")
+                targets = ", ".join(found) + "," * (len(found) == 1)
+                self.write(f"{targets} = {kernel}({dy}, saved[{kernels.index(step)}])")
+            for i, dx in zip(adjoint.wanted, found):
+                x, of_shape = step.inputs[i], step.row in (table.matmul, table.permute, table.cat)
+                if (x.shape != step.line.shape and not of_shape) or i in step.repeated:
+                    self.write(f"{dx} = fitted({dx}, {self._shape(step, i)})")
+                if i in step.repeated:
+                    self.write(f"{dx} = rows.summed({dx})")
+                if x in self.d:
+                    self.write(f"{self.d[x]} = {self.d[x]} + {dx}")
+                else:
+                    self.d[x] = dx
+            if not self.recorded:
+                self.write(f"del {dy}")
+
+    # ---- Values and gradients by name --------------------------------------------------------------------------------
+
+    def _value(self, line: Line) -> str:
+        """The value of a line before the loop, or of a leaf."""
+        if line not in self.names:
+            self.write(f'{self.name(line, line.name)} = values["{line.name}"]')
+        return self.names[line]
+
+    def _shape(self, step: Step, i: int) -> str:
+        """The shape of an operand of a line."""
+        x = step.inputs[i]
+        count = "total" if step.timed else "B"
+        return f"({', '.join([count, *map(str, x.shape[1:])])},)" if x.per_row else str(x.shape)
+
+    def _meant(self, step: Step, names: set[str]) -> dict[str, str]:
+        """What the names in a rule stand for."""
+        meant = {name: self.constant(value, name) for name, value in step.line.attributes.items() if name in names}
+        if "shapes" in names:
+            meant["shapes"] = f"[{', '.join(self._shape(step, i) for i in range(len(step.inputs)))}]"
+        for i, (name, x) in enumerate(zip(step.row.inputs, step.inputs)):
+            if f"{name}_shape" in names:
+                meant[f"{name}_shape"] = self._shape(step, i)
+            if name in names:
+                value = self._value(x) if i in step.sources else self.constant(x, "number")
+                meant[name] = f"rows.repeated({value})" if i in step.repeated else value
+        return meant
 
     def _array_of(self, line: Line) -> str:
         """The array of the forward kernel that has the values of a line at every step."""
@@ -382,89 +518,25 @@ class Backward(_Function):
             return f"rows.before({array})"
         return f"{array}[B:]" if line in self.plan.outputs else array
 
+    def _stash(self, line: Line) -> str:
+        """The gradient that the kernel left of a line, at every step."""
+        name, first = self.scan.stash_places[line]
+        whole = self.scan.widths[name] == line.width
+        return self.names[name] if whole else f"{self.names[name]}[:, {first} : {first + line.width}]"
+
     def _add(self, x: Line, dx: str) -> None:
         """Write: dx is the gradient of x, or a part of it."""
         if x in self.d:
             self.write(f"{self.d[x]} = {self.d[x]} + {dx}")
         else:
-            self.d[x] = self.name(object(), f"d{x.name}")
+            self.d[x] = self.name(object(), f"d{x.name}{'_first' * (x.kind == 'state')}")
             self.write(f"{self.d[x]} = {dx}")
 
-    def _stash(self, line: Line) -> str:
-        """The gradient that the kernel left of a line, at every step."""
-        name, first = self.scan.stash_places[line]
-        whole = self.scan.widths[name] == line.width
-        return self.names[name] if whole else f"{self.names[name]}[:, {first}:{first + line.width}]"
-
-    def _after_the_loop(self) -> None:
-        """The gradients of what the kernel read."""
-        plan, gradient, needing = self.plan, self.plan.gradient, self.needing
-        for line in [*plan.sequences, *plan.constants]:
-            if line in needing and line in gradient.sequences:
-                stash = self._stash(gradient.sequences[line])
-                self._add(line, stash if line in plan.sequences else f"rows.summed({stash})")
-        totals: dict[str, str] = {}
-        for vector, first, name, start, width in self.scan.vector_sums:
-            if vector in needing:
-                if name not in totals:  # that of a whole sequence serves all vectors that share it
-                    totals[name] = self.name(object(), f"{name}_total")
-                    self.write(f"{totals[name]} = sum_rows({self.names[name]})")
-                part = f"{totals[name]}[{start}:{start + width}]"
-                if width == math.prod(vector.shape):
-                    self._add(vector, f"{part}.reshape({vector.shape})")
-                    continue
-                if vector not in self.d:
-                    self._add(vector, f"zeros({vector.shape}, dtype)")
-                self.write(f"{self.d[vector]}.reshape(-1)[{first}:{first + width}] += {part}")
-        for product, d in gradient.products:
-            if not needing.isdisjoint(product.weights):
-                dw, shape = (
-                    self.name(object(), f"d{product.result.name}_weights"),
-                    (product.left.width, product.result.width),
-                )
-                self.write(f"{dw} = matmul_into({self._left(product.left)}.T, {self._stash(d)}, empty({shape}, dtype))")
-                first = 0
-                for weights, line in zip(product.weights, product.lines):
-                    self._add(weights, dw if len(product.lines) == 1 else f"{dw}[:, {first}:{first + line.width}]")
-                    first += line.width
-        for state, carry in zip(plan.states, gradient.carries):
-            self._add(state, f"{self.names[carry.name]}[0]")
-        if not self.recorded:  # large arrays may be used again for what follows
-            gone = [variable for name, variable in self.names.items() if isinstance(name, str)]
-            self.write("if not retain:")
-            self.write("named.clear()", 1)
-            self.write(f"del {', '.join(gone)}")
-
-    def _back_through(self, steps: list[Step], adjoints: list[Any]) -> None:
-        """From the gradients of lines before the loop to those of the leaves."""
-        order = [step.line for step, adjoint in zip(steps, adjoints) if adjoint is not None]
-        for step, adjoint in reversed(list(zip(steps, adjoints))):
-            if adjoint is None or step.line not in self.d:
-                continue
-            dy, found = self.d[step.line], [self.name(object(), f"d{step.inputs[i].name}") for i in adjoint.wanted]
-            rule = self.constant(adjoint.gradients, f"gradients_of_{step.line.name}")
-            self.write(f"{', '.join(found)}, = {rule}({dy}, saved[{order.index(step.line)}])")
-            for i, dx in zip(adjoint.wanted, found):
-                x = step.inputs[i]
-                if x.shape != step.line.shape or i in step.repeated:
-                    count = "total" if step.timed else "B"
-                    shape = f"({count}, {', '.join(map(str, x.shape[1:]))})" if x.per_row else str(x.shape)
-                    self.write(f"{dx} = fitted({dx}, {shape})")
-                if i in step.repeated:
-                    self.write(f"{dx} = rows.summed({dx})")
-                if x in self.d:
-                    self.write(f"{self.d[x]} = {self.d[x]} + {dx}")
-                else:
-                    self.d[x] = dx
-            if not self.recorded:
-                self.write(f"del {dy}")
-
     def _as_given(self, leaf: Line) -> str:
-        """The gradient of a leaf as the user gave it."""
+        """The gradient of a leaf, laid out as its value was given."""
+        if leaf not in self.d:
+            shape = f"(rows.padded, B, {leaf.width})" if leaf.kind == "input" else f"(B, {leaf.width})"
+            return f"zeros({shape if leaf.per_row else leaf.shape}, dtype)"
         if leaf.kind == "input":
-            return (
-                f"rows.scattered({self.d[leaf]})" if leaf in self.d else f"zeros((rows.padded, B, {leaf.width}), dtype)"
-            )
-        if leaf in self.d:
-            return f"rows.unordered({self.d[leaf]})" if leaf.per_row else self.d[leaf]
-        return f"zeros({f'(B, {leaf.width})' if leaf.per_row else leaf.shape}, dtype)"
+            return f"rows.scattered({self.d[leaf]})"
+        return f"rows.unordered({self.d[leaf]})" if leaf.per_row else self.d[leaf]

@@ -270,9 +270,9 @@ class Block:
         keep = ["keep"] if self.name == "backward" else []
         parameters = ", ".join(["lo", "hi", "T", "starts", *keep, *self.sizes.values(), *arrays])
         text = "# The loop over time, for rows [lo, hi) of the batch.\n"
-        text += "".join(_wrapped(f"# {note}", "") for note in self.notes)
-        text += "@njit(cache=CACHE, **JIT)\n" + _wrapped(f"def {self.name}({parameters}):", "")
-        text += f"    for t in {steps}:\n" + "".join(_wrapped(line, " " * 8) for line in [*STEP, *body])
+        text += "".join(wrapped(f"# {note}", "") for note in self.notes)
+        text += "@njit(cache=CACHE, **JIT)\n" + wrapped(f"def {self.name}({parameters}):", "")
+        text += f"    for t in {steps}:\n" + "".join(wrapped(line, " " * 8) for line in [*STEP, *body])
         return "\n\n".join([*self.row_functions, text]), list(arrays)
 
     def _product_call(self, line: Line, arrays: dict[str, None]) -> list[str]:
@@ -337,11 +337,11 @@ class _RowFunction:
         flags = "REDUCE" if any(_reduces(x) for x in self.lines) else "JIT"
         parameters = ", ".join([*self.block.sizes.values(), *self.arguments])
         lines = ["distinct()", *self.body]
-        text = _wrapped(
+        text = wrapped(
             f"# One row: {', '.join(dict.fromkeys(x.name for _, results in self.loops for x in results))}.", ""
         )
-        text += f"@njit(**{flags})\n" + _wrapped(f"def {name}({parameters}):", "")
-        return text + "".join(_wrapped(x, "    ") for x in lines)
+        text += f"@njit(**{flags})\n" + wrapped(f"def {name}({parameters}):", "")
+        return text + "".join(wrapped(x, "    ") for x in lines)
 
     def _overlap(self) -> bool:
         """Whether two arguments share columns."""
@@ -520,7 +520,7 @@ def imports(text: str, bits: int, functions: set[str]) -> str:
     return "\n".join(lines)
 
 
-def _wrapped(line: str, indent: str) -> str:
+def wrapped(line: str, indent: str) -> str:
     """A line of code or a comment, broken between arguments or words where it would be too long, with its end."""
     code, mark, comment = line.partition("# ")
     indent += line[: len(line) - len(line.lstrip())]
@@ -531,7 +531,7 @@ def _wrapped(line: str, indent: str) -> str:
         return "".join(f"{indent}{each}\n" for each in lines)
     depth, glued = 0, ""
     for before, sign in zip(" " + line.strip(), line.strip()):
-        depth += (sign in "([") - (sign in ")]")
+        depth += (sign in "([{") - (sign in ")]}")
         glued += "\0" if sign == " " and not (depth == 1 and before == ",") else sign
     pieces = textwrap.wrap(glued, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     return "".join(f"{indent}{piece}\n" for piece in pieces).replace("\0", " ")

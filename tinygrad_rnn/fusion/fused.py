@@ -86,7 +86,7 @@ class Asked:
     Attributes:
         places: their positions among all.
         reached: for each output whether it depends on one of them.
-        forward: the function of a call, see `Forward`.
+        call: see `Forward`.
     """
 
     def __init__(self, scan: Scan, prelude: Prelude, depends: list[set[Line]], needs: tuple[bool, ...]) -> None:
@@ -95,20 +95,20 @@ class Asked:
         leaves = {prelude.leaves[i] for i in self.places}
         self.reached = [not leaves.isdisjoint(each) for each in depends]
         self.needing, self.adjoints = prelude.adjoints(leaves)
-        self.forward = Forward(scan, prelude, self.adjoints).function
+        self.call = Forward(scan, prelude, self.adjoints)
 
     @functools.cached_property
-    def backward(self) -> Callable[..., Any]:
-        """The function of the way back, see `Backward`."""
+    def way_back(self) -> Backward:
+        """See `Backward`."""
         return self._backward(recorded=False)
 
     @functools.cached_property
-    def recorded_backward(self) -> Callable[..., Any]:
+    def recorded_way_back(self) -> Backward:
         """The same for a run that is looked at."""
         return self._backward(recorded=True)
 
-    def _backward(self, recorded: bool) -> Callable[..., Any]:
-        return Backward(self.scan, self.prelude, self.places, self.needing, self.adjoints, recorded).function
+    def _backward(self, recorded: bool) -> Backward:
+        return Backward(self.scan, self.prelude, self.places, self.needing, self.adjoints, recorded)
 
 
 class Run:
@@ -127,7 +127,7 @@ class Run:
         self,
         rows: Rows,
         asked: Asked,
-        values: dict[Line, np.ndarray],
+        values: dict[str, np.ndarray],
         saved: list[Any],
         named: dict[str, np.ndarray],
         recorded: bool,
@@ -135,7 +135,7 @@ class Run:
         self.rows, self.asked, self.values, self.saved, self.named = rows, asked, values, saved, named
         self.recorded = recorded
         self.backward: dict[str, np.ndarray] | None = None
-        self.before: dict[Line, np.ndarray] = {}
+        self.before: dict[str, np.ndarray] = {}
 
 
 class FusedCell:
@@ -173,7 +173,7 @@ class FusedCell:
         self.depends = self._dependencies()
         self.scan = Scan(self.plan, type(cell).__name__)
         self.prelude = Prelude(self.scan, self.leaves, [line for line, _ in self.drawn])
-        self.inference = Forward(self.scan, self.prelude, None).function
+        self.inference = Forward(self.scan, self.prelude, None)
         self._choices: dict[tuple[bool, ...], Asked] = {}
 
     def _dependencies(self) -> list[set[Line]]:
@@ -224,12 +224,12 @@ class FusedCell:
             arrays += self._draw(rows)
         asked = self._asked(tuple([x.node is not None for x in tensors] if mode.level else ()))
         if asked.places or sequence.watched > 1 or watch is not None:
-            values, saved, named = asked.forward(rows, *arrays)
+            values, saved, named = asked.call.function(rows, *arrays)
             run = Run(rows, asked, values, saved, named, watch is not None)
             if watch is not None:
                 watch(run)
         else:
-            named = self.inference(rows, *arrays)
+            named = self.inference.function(rows, *arrays)
         watched = [rows.scattered(named[state.name][B:]) for state in states[: sequence.watched]]
         outputs = watched + [rows.unordered(self.scan.final(state, named, rows)) for state in states]
         if not asked.places:
@@ -250,6 +250,16 @@ class FusedCell:
             asked = self._choices[needs] = Asked(self.scan, self.prelude, self.depends, needs)
         return asked
 
+    def source(self, direction: str) -> str:
+        """The kernel of a direction, and the function around it: as it is where everything needs a gradient."""
+        if direction == "inference":
+            around: Forward | Backward = self.inference
+        else:
+            asked = self._asked(tuple(line.kind != "constant" for line in self.leaves))
+            around = asked.call if direction == "forward" else asked.way_back
+        note = "# Once a call, around the loop; `rows` knows where the rows of each step lie."
+        return f"{self.scan.sources[direction]}\n\n{note}\n{around.source}"
+
     def _draw(self, rows: Rows) -> list[np.ndarray]:
         """Random numbers for all T steps, in the order in which the tape would draw them: step by step."""
         if len(self.drawn) == 1:  # numbers are drawn one by one: all at once are the same
@@ -269,10 +279,11 @@ class FusedCell:
         _, run = saved
         arrived = map(dy.parts.get, range(len(self.plan.gradient.dys) + len(self.plan.states)))
         if run.recorded:
-            keep, backward = run.rows.T + 1, run.asked.recorded_backward
-            found, run.before, run.backward = backward(run.rows, keep, True, run.values, run.saved, run.named, *arrived)
+            keep, back = run.rows.T + 1, run.asked.recorded_way_back.function
+            found, run.before, run.backward = back(run.rows, keep, True, run.values, run.saved, run.named, *arrived)
             return found
-        return run.asked.backward(run.rows, 2, mode.retain, run.values, run.saved, run.named, *arrived)
+        back = run.asked.way_back.function
+        return back(run.rows, 2, mode.retain, run.values, run.saved, run.named, *arrived)
 
     def rewrap(self, node: Node) -> tuple[Any, ...]:
         """See `tape.Operation`: the inputs as tensors that remember where they came from."""
@@ -290,7 +301,7 @@ class FusedCell:
         with enable_grad():
             inputs = [x.clone() for x in tensors]  # of its own each: one may be made of another, outside of the loop
             known = {line: _as_rows(line, x, rows) for line, x in zip(self.leaves, inputs)}
-            known |= {line: Tensor(run.values[line]) for line, _ in self.drawn}
+            known |= {line: Tensor(run.values[line.name]) for line, _ in self.drawn}
             states = tuple(known[state] for state in plan.states)
             running = np.diff(rows.starts[1:]).tolist()
             steps = {line: split(x, running) for line, x in known.items() if line in plan.timed}

@@ -49,8 +49,9 @@ class Recorded:
         gradient = self.plan.gradient
         found = gradient.of.get(line)
         total = None if found is None else self._gradient(found)
-        if line in self.run.before:  # it may be computed in the loop and before it
-            total = self.run.before[line] if total is None else total + self.run.before[line]
+        before = self.run.before.get(line.name)  # it may be computed in the loop and before it
+        if before is not None:
+            total = before if total is None else total + before
         if total is None and line in gradient.sequences:
             total = self._gradient(gradient.sequences[line])
         if total is None and line.row is table.part:
@@ -82,7 +83,7 @@ class Recorded:
             return named[f"{line.name}_saved"]
         traced = self.traced.get(line, line)
         if traced.row is None:
-            value = self.run.values[line] if line in self.run.values else np.asarray(line.value)
+            value = self.run.values[line.name] if line.name in self.run.values else np.asarray(line.value)
             return rows.repeated(value) if line.per_row and line not in plan.timed else value
         return self._computed(traced, self._value)
 
@@ -123,7 +124,7 @@ class Recorded:
             return np.zeros((self.run.rows.total, line.width), line.dtype)
         if line.kind == "weights":
             k = scan.transposed[f"{line.name}_packed"]
-            return np.concatenate([self.run.values[w] for w in self.plan.products[k].weights], axis=1).T
+            return np.concatenate([self.run.values[w.name] for w in self.plan.products[k].weights], axis=1).T
         if line not in gradient.lines:
             return self._value(line)
         if line.row is table.part:

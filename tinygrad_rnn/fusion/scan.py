@@ -241,10 +241,10 @@ class Scan:
             return (array[-rows.B :] if array.ndim == 2 else array[rows.T % 2]).copy()
         return array[rows.ends if array.ndim == 2 else rows.place_of_last(2)]
 
-    def launcher(self, direction: str) -> Callable[[Rows, tuple[Any, ...]], None]:
+    def launcher(self, direction: str) -> Callable[..., None]:
         """A function that runs a kernel over all steps of some rows, every thread over its own."""
 
-        def launch(rows: Rows, arguments: tuple[Any, ...]) -> None:
+        def launch(rows: Rows, *arguments: Any) -> None:
             kernel = self.compiled.get(direction) or self.kernel(direction, arguments)
             threads = get_num_threads()
             if threads > 1:

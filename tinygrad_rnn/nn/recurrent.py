@@ -122,7 +122,9 @@ class Recurrent(Module):
     # ---- What the compiler made of the cell --------------------------------------------------------------------------
 
     def source(self, direction: str = "forward") -> str:
-        """The source of a compiled kernel: "forward", "backward" or "inference", the forward one that keeps nothing.
+        """The source of a compiled kernel and of what is done around it, once a call.
+
+        "forward", "backward" or "inference", the forward one that keeps nothing.
 
         That of the last call; before the first, for inputs of `cell.input_size` features.
 
@@ -133,7 +135,7 @@ class Recurrent(Module):
         if direction not in DIRECTIONS:
             raise ValueError(f"source: direction must be one of {', '.join(map(repr, DIRECTIONS))}, not {direction!r}")
         try:
-            return self._last_fused().scan.sources[direction]
+            return self._last_fused().source(direction)
         except Unfusable as error:
             raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {error}") from None
 
