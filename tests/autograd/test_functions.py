@@ -527,6 +527,7 @@ class Wrong:
     """y = x * x with a gradient rule that is wrong by `error` at one element."""
 
     name = "wrong_square"
+    fresh = False
     scatter = None
 
     def __init__(self, error):
@@ -591,6 +592,7 @@ class WrongTwice:
     """y = x^3 with the right first gradient, recorded without its dependence on x."""
 
     name = "wrong_twice"
+    fresh = False
     scatter = None
 
     def __call__(self, x):

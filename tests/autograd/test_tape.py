@@ -29,6 +29,7 @@ class Probe:
     """An operation y = 2 x that counts the visits of the backward pass."""
 
     name = "probe"
+    fresh = False
     scatter = None
 
     def __init__(self):

@@ -204,6 +204,8 @@ class Adjoint:
         save: (y, *inputs, **attributes) -> what these names stand for, when the operation runs.
     """
 
+    fresh = False
+
     def __init__(self, primitive: Primitive, wanted: tuple[int, ...]) -> None:
         self.primitive = primitive
         self.name = primitive.name

@@ -49,6 +49,10 @@ class Operation(Protocol):
     def name(self) -> str: ...
 
     @property
+    def fresh(self) -> bool:
+        """Whether its gradients, if arrays, share no memory with each other or anything else."""
+
+    @property
     def scatter(self) -> Callable[[np.ndarray, np.ndarray, tuple[Any, ...]], None] | None:
         """If the one input gave only a part of itself: add dy to that part of an array of the input's shape."""
 
@@ -262,22 +266,32 @@ def backward_pass(
         The gradients of `inputs`, as far as there are any.
     """
     waiting: dict[Place, tuple[Any, bool]] = {}  # gradients, and whether they are arrays made here: ours to add to
-    youngest: list[tuple[int, Place]] = []  # a heap of the places in `waiting`
+    youngest: list[tuple[int, Node]] = []  # a heap of the nodes in `waiting`; leaves wait for the end
     collected: dict[Place, Any] = {}
     targets = set(inputs or ())
     wanted = None if inputs is None else _leading_to(targets, [node for node, _ in roots])
 
     def arrive(node: Place, gradient: Any, is_ours: bool) -> None:
-        if node not in waiting:
-            heapq.heappush(youngest, (-node.number, node))
-        else:
+        if node in waiting:
             total, is_ours = waiting[node]
             if is_ours:
                 total += gradient
                 gradient = total
             else:
                 gradient, is_ours = total + gradient, not create_graph
+        elif isinstance(node, Node):
+            heapq.heappush(youngest, (-node.number, node))
         waiting[node] = gradient, is_ours
+
+    def complete(node: Place) -> Any:
+        gradient, is_ours = waiting.pop(node)
+        if node.hooks:
+            gradient, is_ours = _run_hooks(node.hooks, gradient), False
+        if node in targets:
+            collected[node] = gradient
+        elif node.owner is not None and inputs is None:
+            _accumulate(node.owner(), gradient, adopt=is_ours and isinstance(node, Leaf))
+        return gradient
 
     for node, gradient in roots:
         if wanted is None or node in wanted:
@@ -286,17 +300,8 @@ def backward_pass(
     with set_mode("grad", create_graph), set_mode("retain", retain_graph), np.errstate(all="ignore"):
         while youngest:
             node = heapq.heappop(youngest)[1]
-            dy, is_ours = waiting.pop(node)
-            if node.hooks:
-                dy, is_ours = _run_hooks(node.hooks, dy), False
-            if node in targets:
-                collected[node] = dy
-                if wanted is not None and wanted.isdisjoint(node.parents):
-                    continue
-                is_ours = False
-            elif node.owner is not None and inputs is None:
-                _accumulate(node.owner(), dy, adopt=is_ours and isinstance(node, Leaf))
-            if not isinstance(node, Node):
+            dy = complete(node)
+            if wanted is not None and wanted.isdisjoint(node.parents):
                 continue
             operation, saved = node.operation, node.saved
             if saved is None:
@@ -321,9 +326,12 @@ def backward_pass(
                         if gradient.shape != shape:
                             gradient = unbroadcast(gradient, shape)
                         # "da = dy" hands on the very array it was given, and a view lives in another one's memory.
-                        arrive(parent, gradient, not create_graph and gradient is not dy and gradient.base is None)
+                        is_ours = operation.fresh or (gradient is not dy and getattr(gradient, "base", None) is None)
+                        arrive(parent, gradient, is_ours and not create_graph)
             if not retain_graph:
                 node.saved = None
+        for leaf in [*waiting]:
+            complete(leaf)
     return collected
 
 

@@ -66,10 +66,15 @@ def sum_rows(x: np.ndarray) -> np.ndarray:
 
 
 def apart(*gradients: np.ndarray) -> list[np.ndarray]:
-    """Gradients of which no two are one array: the tape would give it to both leaves. It copies views."""
-    if len(set(map(id, gradients))) == len(gradients):
-        return [*gradients]
-    return [dx if all(dx is not other for other in gradients[:i]) else dx[...] for i, dx in enumerate(gradients)]
+    """Gradients in memory of their own: not that of another one, nor a part of a larger array."""
+    taken, found = set(), []
+    for dx in gradients:
+        owner = dx if dx.base is None else dx.base
+        if id(owner) in taken or owner.size != dx.size:
+            dx = dx.copy("K")
+        taken.add(id(owner))
+        found.append(dx)
+    return found
 
 
 FUNCTIONS: dict[str, Any] = dict(
@@ -352,10 +357,11 @@ class Backward(_Function):
         self._after_the_loop()
         self._back_through(prelude.steps, adjoints)
         result = f"apart({', '.join(self._as_given(prelude.leaves[i]) for i in places)})"
-        if recorded:
+        if recorded:  # who looks at the arrays keeps them
             before = _mapping((step.line.name, self.d[step.line]) for step in prelude.steps if step.line in self.d)
             everything = _mapping((key, variable) for key, variable in self.names.items() if isinstance(key, str))
-            result = f"{result}, {before}, named | {everything}"
+            copies = ", ".join(f"{self._as_given(prelude.leaves[i])}.copy()" for i in places)
+            result = f"[{copies}], {before}, named | {everything}"
         self.write(f"return {result}")
         self.finish([*options, *dys, *finals])
 

@@ -68,6 +68,7 @@ class _Output:
     """The tape's operation between a scan and its k-th output."""
 
     name = "scan"
+    fresh = False
     scatter = None
 
     def __init__(self, k: int) -> None:
@@ -150,6 +151,7 @@ class FusedCell:
     """
 
     name = "scan"
+    fresh = True
     scatter = None
 
     def __init__(self, cell: Any, sequence: Sequence) -> None:
