@@ -26,7 +26,7 @@ from ..autograd import table
 from ..autograd.primitive import Adjoint, ElementwiseAdjoint, names_in
 from ..autograd.tape import unbroadcast
 from ..kernels.matmul import pack
-from ..kernels.pool import empty
+from ..kernels.pool import staggered, staggered_zeros
 from .adjoint import Product
 from .emit import wrapped
 from .rows import Rows, full_rows
@@ -78,8 +78,8 @@ def apart(*gradients: np.ndarray) -> list[np.ndarray]:
 
 
 FUNCTIONS: dict[str, Any] = dict(
-    apart=apart, asarray=np.asarray, ascontiguousarray=np.ascontiguousarray, concatenate=np.concatenate, empty=empty,
-    fitted=fitted, pieces=pieces, sized=sized, sum_rows=sum_rows, zeros=np.zeros,
+    apart=apart, asarray=np.asarray, ascontiguousarray=np.ascontiguousarray, concatenate=np.concatenate,
+    empty=staggered, fitted=fitted, pieces=pieces, sized=sized, sum_rows=sum_rows, zeros=staggered_zeros,
 )  # fmt: skip
 # What rules call, on arrays.
 RULES = {name: getattr(row, "forward", row) for name, row in table.matmul.names.items()}
