@@ -1,8 +1,4 @@
-"""A planned step as two compiled kernels, run on arrays.
-
-The backward kernel is followed by one product for each product of the loop (dW = left^T @ d, over all steps at once)
-and by one sum for each vector of parameters.
-"""
+"""A planned step as compiled kernels: where everything lies in memory, their source, and how threads share a run."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +26,9 @@ class Scan:
     Attributes:
         plan: what they do.
         sources: "forward" (which saves for the gradient), "inference" (which does not) and "backward" -> Numba source.
+        arrays, buffers: of each direction, the arrays in the order of the kernel's arguments; and those among them that
+            have one row for each sequence, with their widths.
+        kept_arrays: of the forward kernel, what the backward one or the products after it may read.
     """
 
     def __init__(self, plan: Plan, title: str) -> None:
