@@ -229,3 +229,11 @@ def test_no_two_gradients_share_memory():
     np.testing.assert_array_equal(gradients[0], gradients[1])
     np.testing.assert_array_equal(gradients[2], gradients[3])
     assert not any(np.shares_memory(a, b) for i, a in enumerate(gradients) for b in gradients[:i])
+
+
+def test_the_gradient_of_an_input_read_backwards_is_not():
+    """Who hands it to another library has an array in the usual order."""
+    layer = tg.nn.Recurrent(tg.nn.RNNCell(2, 3), reverse=True, fused="require")
+    x = tg.randn(5, 4, 2).requires_grad_()
+    layer(x)[0].sum().backward()
+    assert x.grad.numpy().flags.c_contiguous

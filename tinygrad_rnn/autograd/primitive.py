@@ -233,7 +233,7 @@ class Adjoint:
     @functools.cached_property
     def _rules_on_arrays(self) -> list[Callable[..., Any]]:
         """The same for arrays: what they call is not rows, which look for tensors, but the forward rules of these."""
-        return self._compile({name: getattr(row, "forward", row) for name, row in self.primitive.names.items()})
+        return self._compile(on_arrays(self.primitive.names))
 
     def _known_names(self) -> dict[str, str]:
         """Everything a rule may name, with the expression that takes it from the parameters of `save`."""
@@ -313,6 +313,11 @@ class ElementwiseAdjoint(Adjoint):
         if isinstance(dy, Value):
             return super().gradients(dy, saved)
         return self.on_arrays(dy, saved)
+
+
+def on_arrays(names: dict[str, Any]) -> dict[str, Any]:
+    """What rules call when they are run on arrays: the forward rules of rows, and helpers as they are."""
+    return {name: getattr(row, "forward", row) for name, row in names.items()}
 
 
 def names_in(rule: str) -> set[str]:

@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 
 from ..autograd import table
-from ..autograd.primitive import Adjoint, ElementwiseAdjoint, names_in
+from ..autograd.primitive import Adjoint, ElementwiseAdjoint, names_in, on_arrays
 from ..autograd.tape import unbroadcast
 from ..kernels.matmul import pack
 from ..kernels.pool import staggered, staggered_zeros
 from .adjoint import Product
 from .emit import wrapped
 from .rows import Rows, full_rows
-from .scan import Scan
+from .scan import Scan, sequence_array
 from .trace import Line, sized
 
 # What is computed before the loop at a time, where nobody needs it afterwards: as much as stays in the cache, and rows
@@ -66,11 +66,11 @@ def sum_rows(x: np.ndarray) -> np.ndarray:
 
 
 def apart(*gradients: np.ndarray) -> list[np.ndarray]:
-    """Gradients in memory of their own: not that of another one, nor a part of a larger array."""
+    """Gradients in memory of their own: not that of another one, nor a part of a larger array, nor read backwards."""
     taken, found = set(), []
     for dx in gradients:
         owner = dx if dx.base is None else dx.base
-        if id(owner) in taken or owner.size != dx.size:
+        if id(owner) in taken or owner.size != dx.size or not dx.flags.forc:
             dx = dx.copy("K")
         taken.add(id(owner))
         found.append(dx)
@@ -81,8 +81,7 @@ FUNCTIONS: dict[str, Any] = dict(
     apart=apart, asarray=np.asarray, ascontiguousarray=np.ascontiguousarray, concatenate=np.concatenate,
     empty=staggered, fitted=fitted, pieces=pieces, sized=sized, sum_rows=sum_rows, zeros=staggered_zeros,
 )  # fmt: skip
-# What rules call, on arrays.
-RULES = {name: getattr(row, "forward", row) for name, row in table.matmul.names.items()}
+RULES = on_arrays(table.matmul.names)  # what the rules of all rows call
 
 
 # ---- Lines before the loop -------------------------------------------------------------------------------------------
@@ -318,7 +317,7 @@ class Forward(_Function):
     def _sequences(self, indent: int = 0) -> None:
         """What it reads step by step."""
         for line in self.plan.sequences:
-            x = self.names[f"{line.name}_in" if line.kind == "input" else line.name] = self.names[line]
+            x = self.names[sequence_array(line)] = self.names[line]
             if line.row is not table.matmul:
                 self.write(f"{x} = ascontiguousarray({x})", indent)
 
@@ -453,18 +452,14 @@ class Backward(_Function):
             dy, found = self.d[step.line], [self.name(object(), f"d{step.inputs[i].name}") for i in adjoint.wanted]
             if is_text(adjoint):
                 meant = self._meant(step, {name for text in adjoint.texts for name in names_in(text)}) | {"dy": dy}
-                rules = [_Renamed(meant).visit(ast.parse(text, mode="eval").body) for text in adjoint.texts]
-                if step.row.variadic:  # one rule for the gradients of all inputs
-                    everything = dict.fromkeys(range(len(step.inputs)), "_") | dict(zip(adjoint.wanted, found))
-                    found_by = {", ".join(everything.values()): rules[0]}
-                else:
-                    found_by = dict(zip(found, rules))
-                for targets, rule in found_by.items():
-                    self.write(f"{targets} = {ast.unparse(rule)}")
+                everything = dict.fromkeys(range(len(step.inputs)), "_") | dict(zip(adjoint.wanted, found))
+                targets = [", ".join(everything.values())] if step.row.variadic else found  # one rule for all inputs
+                for target, text in zip(targets, adjoint.texts):
+                    self.write(f"{target} = {ast.unparse(_Renamed(meant).visit(ast.parse(text, mode='eval').body))}")
             else:
                 kernel = self.constant(adjoint.gradients, f"gradients_of_{step.line.name}")
-                targets = ", ".join(found) + "," * (len(found) == 1)
-                self.write(f"{targets} = {kernel}({dy}, saved[{kernels.index(step)}])")
+                several = ", ".join(found) + "," * (len(found) == 1)
+                self.write(f"{several} = {kernel}({dy}, saved[{kernels.index(step)}])")
             for i, dx in zip(adjoint.wanted, found):
                 x, of_shape = step.inputs[i], step.row in (table.matmul, table.permute, table.cat)
                 if (x.shape != step.line.shape and not of_shape) or i in step.repeated:
@@ -512,7 +507,7 @@ class Backward(_Function):
         if line in self.plan.outputs:
             return self.plan.states[self.plan.outputs.index(line)].name
         if line in self.plan.states or line in self.plan.sequences:
-            return f"{line.name}_in" if line.kind == "input" else line.name
+            return sequence_array(line)
         return f"{line.name}_saved"
 
     def _left(self, line: Line) -> str:

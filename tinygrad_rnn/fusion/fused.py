@@ -166,11 +166,11 @@ class FusedCell:
         as_traced = list(map(repr, trace.lines))
         self.drawn, self.given = trace.drawn, trace.given
         self.owners = [weakref.proxy(owner) for owner in trace.owners]  # a compiled cell must not keep its cell alive
-        self.arriving = [line for line in trace.lines if line.kind == "input"][: len(inputs)]
+        arriving = [line for line in trace.lines if line.kind == "input"][: len(inputs)]
         fixed = [line for line in trace.lines if line.kind in ("parameter", "constant")]
         self.plan: Plan = make_plan(trace, outputs, sequence.watched)
         check_other_batch(as_traced, cell, inputs, states, not sequence.several)
-        self.leaves = [*self.arriving, *trace.given, *fixed, *self.plan.states]
+        self.leaves = [*arriving, *trace.given, *fixed, *self.plan.states]
         self.fixed = [line.value if isinstance(line.value, Value) else Value.tensor(line.value) for line in fixed]
         self.depends = self._dependencies()
         self.scan = Scan(self.plan, type(cell).__name__)

@@ -57,7 +57,7 @@ class Scan:
         self.work = 8 * sum(self.sizes)  # elements a row and step, roughly
         for direction in ("forward", "inference", "backward"):
             self._emit(direction)
-        read = [f"{x.name}_in" if x.kind == "input" else x.name for x in plan.sequences]
+        read = [*map(sequence_array, plan.sequences)]
         read += [x.name for x in (*plan.constants, *plan.vectors, *plan.states)]
         written = [name for name in self.arrays["forward"] if name in self.widths and name not in read]
         self.kept_arrays = [*read, *written]  # of the forward kernel
@@ -128,9 +128,7 @@ class Scan:
 
     def _emit(self, direction: str) -> None:
         plan = self.plan
-        places = {
-            x: Memory(f"{x.name}_in" if x.kind == "input" else x.name, "now + row", 0, x.width) for x in plan.sequences
-        }
+        places = {x: Memory(sequence_array(x), "now + row", 0, x.width) for x in plan.sequences}
         places |= {x: Memory(x.name, "row", 0, x.width) for x in plan.constants}
         places |= {v: Memory(v.name, "", 0, v.width) for v in plan.vectors}
         ends = []
@@ -255,6 +253,11 @@ class Scan:
             run(lambda i: kernel(bounds[i], bounds[i + 1], rows.T, *arguments), threads)
 
         return launch
+
+
+def sequence_array(line: Line) -> str:
+    """The name of the array that has a sequence, which is not that of the input at one step."""
+    return f"{line.name}_in" if line.kind == "input" else line.name
 
 
 def _pieces(whole: Line) -> list[tuple[Line, int]]:
