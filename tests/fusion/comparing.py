@@ -1,7 +1,6 @@
 """Both engines side by side: what a layer computes as kernels, as generated source run by Python, and on the tape."""
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -135,4 +134,4 @@ def _interpreted(self, direction, arguments):
 def interpret(monkeypatch):
     """Run what is generated from now on as the Python it is: thousands of kernels without compiling one."""
     monkeypatch.setattr(scan.Scan, "kernel", _interpreted)
-    monkeypatch.setattr(call, "pack", lambda b: SimpleNamespace(panels=b))
+    monkeypatch.setattr(call, "panels_of", lambda b: b)

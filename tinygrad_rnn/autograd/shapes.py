@@ -74,8 +74,9 @@ def squeeze(input: Any, dim: int | tuple[int, ...] | None = None) -> "Tensor":
 def unsqueeze(input: Any, dim: int) -> "Tensor":
     """With a dimension of size 1 inserted at `dim`."""
     x = as_tensor(input)
-    at = one_dim("unsqueeze", dim, x.data.ndim + 1)
-    return table.reshape(x, shape=(*x.data.shape[:at], 1, *x.data.shape[at:]))
+    shape = x.data.shape
+    at = one_dim("unsqueeze", dim, len(shape) + 1)
+    return table.reshape(x, shape=(*shape[:at], 1, *shape[at:]))
 
 
 def expand(input: Any, size: Any, *more: int) -> "Tensor":

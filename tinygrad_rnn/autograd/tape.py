@@ -153,11 +153,12 @@ class _Mode(threading.local):
     at each operation: 0 records nothing, 1 records, 2 watches for NaN, 3 traces.
     """
 
-    grad = True
-    anomaly = False
-    tracer: Any = None
-    retain = False
-    level = 1
+    def __init__(self) -> None:  # called once in each thread
+        self.grad = True
+        self.anomaly = False
+        self.tracer: Any = None
+        self.retain = False
+        self.level = 1
 
 
 mode = _Mode()
@@ -165,6 +166,8 @@ mode = _Mode()
 
 class set_mode:
     """Context manager and decorator that switches one field of `mode` and restores it."""
+
+    __slots__ = ("before", "field", "setting")
 
     def __init__(self, field: str, setting: Any) -> None:
         self.field, self.setting = field, setting
@@ -178,8 +181,9 @@ class set_mode:
         self._set(self.before.pop())
 
     def _set(self, setting: Any) -> None:
-        setattr(mode, self.field, setting)
-        mode.level = 3 if mode.tracer is not None else 2 if mode.anomaly else int(mode.grad)
+        fields = vars(mode)  # those of this thread, looked for once
+        fields[self.field] = setting
+        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else int(fields["grad"])
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)

@@ -5,7 +5,7 @@ there is to do would take as long again. So that is done once, and leaves functi
 
     def inference_call(rows, x, weight_ih, bias_ih, weight_hh, h_first):
         ...
-        for piece, first in pieces(rows, 512):
+        for piece, first in rows.pieces(512):
             x_weight_ih_T = matmul(x[first : first + piece.total], weight_ih_T)
             launch(piece, piece.starts, 32, h, ...)
 
@@ -17,7 +17,7 @@ import ast
 import itertools
 import keyword
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -25,34 +25,14 @@ import numpy as np
 from ..autograd import table
 from ..autograd.primitive import Adjoint, ElementwiseAdjoint, names_in, on_arrays
 from ..autograd.tape import unbroadcast
-from ..kernels.matmul import pack
+from ..kernels.matmul import panels_of
 from ..kernels.pool import staggered, staggered_zeros
 from .adjoint import Product
 from .emit import wrapped
-from .rows import Rows, full_rows
 from .scan import Scan, sequence_array
 from .trace import Line, sized
 
-# What is computed before the loop at a time, where nobody needs it afterwards: as much as stays in the cache, and rows
-# enough for the preparations of a product.
-PIECE_BYTES, PIECE_ROWS = 1 << 21, 1 << 10
-
-
 # ---- What the functions call -----------------------------------------------------------------------------------------
-
-
-def pieces(rows: Rows, row_bytes: int) -> Iterator[tuple[Rows, int]]:
-    """A sequence cut into the rows of some steps each, an even number of them but for the last: with their first row.
-
-    What is computed for a piece before its loop stays in the cache until the loop reads it, and a long sequence takes
-    no more memory than its result.
-    """
-    steps = max(PIECE_BYTES // max(row_bytes, 1), PIECE_ROWS) // max(rows.B, 1) // 2 * 2 + 2
-    if rows.lengths is not None or steps >= rows.T:
-        yield rows, 0
-        return
-    for start in range(0, rows.T, steps):
-        yield full_rows(min(steps, rows.T - start), rows.B), start * rows.B
 
 
 def fitted(dx: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -79,7 +59,7 @@ def apart(*gradients: np.ndarray) -> list[np.ndarray]:
 
 FUNCTIONS: dict[str, Any] = dict(
     apart=apart, asarray=np.asarray, ascontiguousarray=np.ascontiguousarray, concatenate=np.concatenate,
-    empty=staggered, fitted=fitted, pieces=pieces, sized=sized, sum_rows=sum_rows, zeros=staggered_zeros,
+    empty=staggered, fitted=fitted, sized=sized, sum_rows=sum_rows, zeros=staggered_zeros,
 )  # fmt: skip
 RULES = on_arrays(table.matmul.names)  # what the rules of all rows call
 
@@ -166,7 +146,7 @@ class _Function:
 
     def __init__(self, scan: Scan, direction: str) -> None:
         self.scan, self.plan, self.direction = scan, scan.plan, direction
-        self.known = RULES | FUNCTIONS | {"pack": pack, "dtype": scan.dtype, "launch": scan.launcher(direction)}
+        self.known = RULES | FUNCTIONS | dict(panels_of=panels_of, dtype=scan.dtype, launch=scan.launcher(direction))
         self.taken = {*self.known, "rows", "piece", "first", "total", "B"}
         self.names: dict[Any, str] = {}
         self.text: list[str] = []
@@ -221,13 +201,16 @@ def _mapping(entries: Iterable[tuple[str, str]]) -> str:
 class Forward(_Function):
     """The function of a call.
 
-        forward_call(rows, *leaves, *drawn) -> values, saved, named
-        inference_call(rows, *leaves, *drawn) -> named
+        forward_call(rows, *leaves, *drawn) -> every, finals, values, saved, named
+        inference_call(rows, *leaves, *drawn) -> every, finals
 
-    The arguments are arrays as the user gave them. What is returned: the values of leaves and of the lines before the
-    loop by name; what kernels for gradients of these want to know; the arrays of the kernel by name, of which the
-    states are [B + total, width] with their initial values first. After inference, which keeps nothing for a
-    gradient, those after the first are [2, B, width]: the values after an even and after an odd number of steps.
+    The arguments and the first two results are arrays as the user has them: the values after each step of the states
+    that are watched, which is the first one in inference, and the final values of all. Then, for the gradient: the
+    values of leaves and of the lines before the loop by name; what kernels for gradients of these want to know; the
+    arrays of the kernel by name, of which the states are [B + total, width] with their initial values first.
+
+    Inference, where nobody looks at them again, has [2, B, width] for each state but the first: its values after an
+    even and after an odd number of steps.
 
     Args:
         adjoints: for each step of the prelude that of its operation, or None; None for inference.
@@ -261,7 +244,17 @@ class Forward(_Function):
         self._constants()
         self._sequences()
         self.launch("rows", [], {})
-        self.write(f"return values, saved, {_mapping((name, self.names[name]) for name in self.scan.kept_arrays)}")
+        self.write(f"named = {_mapping((name, self.names[name]) for name in self.scan.kept_arrays)}")
+        self.write(f"return {self._results()}, values, saved, named")
+
+    def _results(self) -> str:
+        """The values after each step of the states that are watched; the final ones of all."""
+        arrays = [self.names[state.name] for state in self.plan.states]
+        watched, finals = len(self.plan.gradient.dys), [f"rows.final({x})" for x in arrays]
+        if self.direction == "inference":
+            watched, finals[1:] = 1, [f"rows.unordered({x}[rows.last(2)])" for x in arrays[1:]]
+        every = [f"rows.scattered({x}[B:])" for x in arrays[:watched]]
+        return f"[{', '.join(every)}], [{', '.join(finals)}]"
 
     def _inference(self) -> None:
         steps = self.prelude.steps
@@ -270,7 +263,7 @@ class Forward(_Function):
                 self._step(step, "rows")
         self._constants()
         row_bytes = sum(step.line.width for step in steps if step.timed) * self.scan.dtype.itemsize
-        self.write(f"for piece, first in pieces(rows, {row_bytes}):")
+        self.write(f"for piece, first in rows.pieces({row_bytes}):")
         for line in [*[line for line in self.prelude.leaves if line.kind == "input"], *self.prelude.drawn]:
             whole = self.names[line]
             self.write(f"{self.name(line, f'{whole}_piece')} = {whole}[first : first + piece.total]", 1)
@@ -280,7 +273,7 @@ class Forward(_Function):
         self._sequences(1)
         output = self.plan.states[0].name
         self.launch("piece", [], {output: f"{self.names[output]}[first : first + B + piece.total]"}, 1)
-        self.write(f"return {_mapping((state.name, self.names[state.name]) for state in self.plan.states)}")
+        self.write(f"return {self._results()}")
 
     def _step(self, step: Step, rows: str, adjoint: Any = None, indent: int = 0) -> str:
         """Write a line of the prelude; returns what its adjoint saves."""
@@ -307,7 +300,7 @@ class Forward(_Function):
             self.write(f"{x} = ascontiguousarray({x}){'' if line.per_row else '.reshape(-1)'}")
         for product in self.plan.products:
             name = self.scan.weights[product.result]
-            self.write(f"{self.name(name, name)} = pack({self.side_by_side(product)}).panels")
+            self.write(f"{self.name(name, name)} = panels_of({self.side_by_side(product)})")
         for k, state in enumerate(self.plan.states):
             array, first = self.name(state.name, state.name), self.names[state]
             whole = self.direction == "forward" or k == 0
@@ -374,7 +367,7 @@ class Backward(_Function):
             d = self.name(carry.name, carry.name)
             self.write(f"{d} = zeros((keep, B, {carry.width}), dtype)")
             self.write(f"if {final} is not None:")
-            self.write(f"{d}[rows.place_of_last(keep)] = rows.ordered({final})", 1)
+            self.write(f"{d}[rows.last(keep)] = rows.ordered({final})", 1)
         for name, width in scan.sum_widths.items():
             self.write(f"{self.name(name, name)} = zeros((B, {width}), dtype)")
         products = [p for p, _ in gradient.products if not self.needing.isdisjoint(p.weights)]
@@ -388,7 +381,7 @@ class Backward(_Function):
         for name, k in scan.transposed.items():
             for weight in self.plan.products[k].weights:
                 self._value(weight)
-            self.write(f"{self.name(name, name)} = pack({self.side_by_side(self.plan.products[k])}.T).panels")
+            self.write(f"{self.name(name, name)} = panels_of({self.side_by_side(self.plan.products[k])}.T)")
 
     def _after_the_loop(self) -> None:
         """The gradients of what the kernel read."""

@@ -2,6 +2,7 @@
 
 import threading
 import weakref
+from operator import is_
 from typing import Any
 
 from ..autograd.creation import get_rng_state, set_rng_state
@@ -42,13 +43,13 @@ class _Attributes:
             for item in _items(container):
                 if isinstance(item, (list, tuple, set, dict)) and not any(item is known for known in self.containers):
                     self.containers.append(item)
-        self.items = list(map(_items, self.containers))  # keeps them alive, so that no other object gets their ids
-        self.ids = [list(map(id, items)) for items in self.items]
+        self.items = list(map(_items, self.containers))
 
     def hold(self) -> bool:
         """Whether these are the very objects that they were."""
-        for container, ids in zip(self.containers, self.ids):
-            if list(map(id, _items(container))) != ids:
+        for container, items in zip(self.containers, self.items):
+            now = _items(container)
+            if len(now) != len(items) or not all(map(is_, now, items)):
                 return False
         return True
 
@@ -73,14 +74,15 @@ def fused_cell(cell: Any, sequence: Sequence) -> FusedCell:
     Raises:
         Unfusable: with the reason.
     """
+    kind = sequence.kind
     with _TRACING:
-        known = _compiled.setdefault(cell, {}).setdefault(sequence.kind, [])
-        for compiled in known:
+        variants = _compiled.get(cell) or _compiled.setdefault(cell, {})
+        for compiled in variants.get(kind, ()):
             if compiled.attributes.hold():
                 break
         else:
             compiled = _Compiled(cell, sequence)
-            known[:] = [compiled, *known[: VARIANTS - 1]]
+            variants[kind] = [compiled, *variants.get(kind, ())][:VARIANTS]
     if compiled.fused is None:
         raise Unfusable(compiled.reason)
     return compiled.fused

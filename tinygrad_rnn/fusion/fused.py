@@ -12,7 +12,7 @@ from ..autograd.tape import Node, Value, enable_grad, mode
 from ..autograd.tensor import Tensor, grad
 from .call import Backward, Forward, Prelude
 from .plan import Plan, make_plan
-from .rows import Rows, full_rows, ragged_rows
+from .rows import RaggedRows, Rows, full_rows
 from .scan import Scan
 from .trace import BATCH, Line, Unfusable, check_other_batch, sized, trace_step
 
@@ -42,8 +42,9 @@ class Sequence:
     @property
     def kind(self) -> Any:
         """What a compiled cell depends on."""
-        arrays = [x.data for x in (*self.inputs, *self.states)]
-        return (self.several, self.watched, *[(x.shape[-1:], x.ndim, x.dtype.char) for x in arrays])
+        inputs, states = [x.data for x in self.inputs], [x.data for x in self.states]
+        kinds = [(x.shape[2:], x.dtype.char) for x in inputs] + [(x.shape[1:], x.dtype.char) for x in states]
+        return (self.several, self.watched, *kinds)
 
 
 class Cotangents:
@@ -176,6 +177,7 @@ class FusedCell:
         self.scan = Scan(self.plan, type(cell).__name__)
         self.prelude = Prelude(self.scan, self.leaves, [line for line, _ in self.drawn])
         self.inference = Forward(self.scan, self.prelude, None)
+        self.outputs = [_Output(k) for k in range(sequence.watched + len(states))]
         self._choices: dict[tuple[bool, ...], Asked] = {}
 
     def _dependencies(self) -> list[set[Line]]:
@@ -217,33 +219,29 @@ class FusedCell:
         Args:
             watch: called with the run, whose arrays are then kept.
         """
-        T, B, lengths, states = sequence.T, sequence.B, sequence.lengths, self.plan.states
-        rows = full_rows(T, B, sequence.reverse) if lengths is None else ragged_rows(T, lengths, sequence.reverse)
+        T, B, lengths, reverse = sequence.T, sequence.B, sequence.lengths, sequence.reverse
+        rows = full_rows(T, B, reverse) if lengths is None else RaggedRows(T, lengths, reverse)
         held = self._held(B) if self.given else ()
         tensors = [*sequence.inputs, *held, *self.fixed, *sequence.states]
         arrays = [x.data for x in tensors]
         if self.drawn:
             arrays += self._draw(rows)
         asked = self._asked(tuple([x.node is not None for x in tensors] if mode.level else ()))
-        if asked.places or sequence.watched > 1 or watch is not None:
-            values, saved, named = asked.call.function(rows, *arrays)
-            run = Run(rows, asked, values, saved, named, watch is not None)
-            if watch is not None:
-                watch(run)
-        else:
-            named = self.inference.function(rows, *arrays)
-        watched = [rows.scattered(named[state.name][B:]) for state in states[: sequence.watched]]
-        outputs = watched + [rows.unordered(self.scan.final(state, named, rows)) for state in states]
-        if not asked.places:
-            results = [Value.tensor(x) for x in outputs]
-        else:
+        if not (asked.places or sequence.watched > 1 or watch):
+            every, finals = self.inference.function(rows, *arrays)
+            return tuple(map(Value.tensor, every)), tuple(map(Value.tensor, finals))
+        every, finals, values, saved, named = asked.call.function(rows, *arrays)
+        run = Run(rows, asked, values, saved, named, watch is not None)
+        if watch is not None:
+            watch(run)
+        nodes: list[Node | None] = [None] * (len(every) + len(finals))
+        if asked.places:
             needing = [tensors[i] for i in asked.places]
             places, shapes = tuple([x.node for x in needing]), tuple([x.data.shape for x in needing])
             node = Node(self, places, shapes, (tensors, run))
-            reached = asked.reached[: len(watched)] + asked.reached[-len(states) :]
-            nodes = [Node(_Output(k), (node,), ((),), ()) if r else None for k, r in enumerate(reached)]
-            results = [Value.tensor(x, node) for x, node in zip(outputs, nodes)]
-        return tuple(results[: len(watched)]), tuple(results[len(watched) :])
+            reached = asked.reached[: len(every)] + asked.reached
+            nodes = [Node(output, (node,), ((),), ()) if r else None for output, r in zip(self.outputs, reached)]
+        return tuple(map(Value.tensor, every, nodes)), tuple(map(Value.tensor, finals, nodes[len(every) :]))
 
     def _asked(self, needs: tuple[bool, ...]) -> Asked:
         """What follows if these leaves need a gradient; none if `needs` is empty."""
@@ -270,7 +268,7 @@ class FusedCell:
         else:
             steps = [[source((rows.B, line.width)) for line, source in self.drawn] for _ in range(rows.padded)]
             every = [np.concatenate(parts) for parts in zip(*steps)]
-        return every if rows.drawn is None else [x[rows.drawn] for x in every]
+        return [rows.drawn(x) for x in every]
 
     # ---- The gradient ------------------------------------------------------------------------------------------------
 

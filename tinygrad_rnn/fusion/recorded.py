@@ -96,11 +96,7 @@ class Recorded:
         """The gradient of the k-th state after each step: from outside, and from the next step."""
         rows, gradient, named = self.run.rows, self.plan.gradient, self.run.backward
         assert named is not None
-        later = named[gradient.carries[k].name][1:]  # [T, B, W]
-        if rows.sequences is None:
-            d = later.reshape(rows.total, later.shape[2])
-        else:
-            d = later[np.repeat(np.arange(rows.T), np.diff(rows.starts[1:])), rows.sequences]
+        d = rows.running(named[gradient.carries[k].name][1:])
         return d + named[gradient.dys[k].name] if k < len(gradient.dys) else d
 
     def _gradient(self, line: Line) -> Any:

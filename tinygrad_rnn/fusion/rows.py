@@ -10,123 +10,159 @@ What is padding is never read, computed or multiplied. A state has the same rows
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..autograd import table
 
+# What is computed before the loop at a time, where nobody needs it afterwards: as much as stays in the cache, and rows
+# enough for the preparations of a product.
+PIECE_BYTES, PIECE_ROWS = 1 << 21, 1 << 10
 
-class Rows(NamedTuple):
-    """The layout of B sequences of at most T steps.
+
+class Rows:
+    """The layout of B sequences of T steps each.
 
     Attributes:
-        T, B: steps of the longest sequence, sequences.
-        total: the number of rows: B * T, or the sum of the lengths.
+        T, B: steps, of the longest sequence if they differ; sequences.
+        total: the number of rows, of all steps.
         starts: [T + 2], of a state: its value before step t begins at row starts[t], that after it at starts[t + 1].
         padded: the steps of the user's arrays, [padded, B, W].
         flipped: whether these are read from their last step.
-        lengths: [B] of the sequences in the order of their rows, longest first; None if all have T steps.
-        order: [B], the numbers of the sequences in that order.
-        places: [total], for each row its place t * B + b in a padded [T, B, W].
-        sequences: [total], for each row the row of its sequence among the B of a step.
-        drawn: [total], for each row the same counted in the order of computing, which random numbers follow.
     """
 
-    T: int
-    B: int
-    total: int
-    starts: np.ndarray
-    padded: int
-    flipped: bool = False
-    lengths: np.ndarray | None = None
-    order: np.ndarray | None = None
-    places: np.ndarray | None = None
-    sequences: np.ndarray | None = None
-    drawn: np.ndarray | None = None
+    def __init__(self, T: int, B: int, flipped: bool = False) -> None:
+        self.T, self.B, self.total, self.padded, self.flipped = T, B, T * B, T, flipped
+        self.starts = B * np.arange(T + 2)
+        self.starts.flags.writeable = False
 
     # ---- Into this layout and back: arrays, or tensors on the tape ---------------------------------------------------
 
     def gathered(self, x: Any) -> Any:
-        """The rows of x [T, B, W]: [total, W]."""
+        """The rows of x [padded, B, W]: [total, W]."""
         x = table.flip(x, 0) if self.flipped else x
-        flat = x.reshape((self.padded * self.B, x.shape[2]))
-        return flat if self.places is None else table.index(flat, at=(self.places,))
+        return x.reshape((self.total, x.shape[2]))
 
     def scattered(self, x: Any) -> Any:
-        """[total, W] as [T, B, W], zero where a sequence has ended."""
-        shape = (self.padded * self.B, x.shape[1])
-        flat = x if self.places is None else table.index_add(x, shape=shape, at=(self.places,))
-        padded = flat.reshape((self.padded, self.B, x.shape[1]))
-        return table.flip(padded, 0) if self.flipped else padded
+        """[total, W] as [padded, B, W], zero where a sequence has ended."""
+        x = x.reshape((self.T, self.B, x.shape[1]))
+        return table.flip(x, 0) if self.flipped else x
 
     def ordered(self, x: Any) -> Any:
         """[B, W] in the order of rows."""
-        return x if self.order is None else table.index(x, at=(self.order,))
+        return x
 
     def unordered(self, x: Any) -> Any:
         """[B, W] in the order of the user's sequences."""
-        return x if self.order is None else table.index(x, at=(np.argsort(self.order),))
+        return x
 
     # ---- For kernels -------------------------------------------------------------------------------------------------
 
     def repeated(self, x: np.ndarray) -> np.ndarray:
         """A value for each sequence, [B, W], as one for each row: [total, W]."""
-        if self.sequences is None:
-            return np.broadcast_to(x, (self.T, *x.shape)).reshape(self.total, x.shape[1])
-        return x[self.sequences]
-
-    def lengths_of_all(self) -> np.ndarray | int:
-        """[B], or one number if it is the same for all."""
-        return self.T if self.lengths is None else self.lengths
-
-    def before(self, state: np.ndarray) -> np.ndarray:
-        """[total, W], the values of a state before each step, from those [B + total, W] before and after."""
-        if self.lengths is None:
-            return state[: self.total]
-        return state[np.repeat(self.starts[: self.T], np.diff(self.starts[1:])) + self.sequences]
+        return np.broadcast_to(x, (self.T, *x.shape)).reshape(self.total, x.shape[1])
 
     def summed(self, x: np.ndarray) -> np.ndarray:
         """[total, W] summed over the steps of each sequence: [B, W]."""
-        total = np.zeros((self.B, x.shape[1]), x.dtype)
-        for first, n in zip(np.cumsum([0, *(running := np.diff(self.starts[1:]))]), running):
-            total[:n] += x[first : first + n]
-        return total
+        return np.add.reduce(x.reshape(self.T, self.B, x.shape[1]), axis=0)
 
-    def place_of_last(self, keep: int) -> Any:
+    def before(self, state: np.ndarray) -> np.ndarray:
+        """[total, W], the values of a state before each step, from those [B + total, W] before and after."""
+        return state[: self.total]
+
+    def running(self, x: np.ndarray) -> np.ndarray:
+        """[T, B, W] with rows for the sequences that have ended, as [total, W] without."""
+        return x.reshape(self.total, x.shape[2])
+
+    def drawn(self, x: np.ndarray) -> np.ndarray:
+        """[padded * B, W], numbers drawn for one step after the other in the order of computing, as [total, W]."""
+        return x
+
+    def last(self, keep: int) -> Any:
         """Of arrays [keep, B, W] that hold one step after the other, over and over: where each sequence ends."""
-        return self.T % keep if self.lengths is None else (self.lengths % keep, np.arange(self.B))
+        return self.T % keep
 
-    @property
-    def ends(self) -> np.ndarray:
-        """[B], the row of a state where each sequence has its final value."""
-        row = np.arange(self.B)
-        return self.starts[self.T] + row if self.lengths is None else self.starts[self.lengths] + row
+    def final(self, state: np.ndarray) -> np.ndarray:
+        """The final values of a state from all of them, [B + total, W] -> [B, W]; a copy, in the user's order."""
+        return state[self.total :].copy()
 
     def cut(self, chunks: int) -> list[int]:
         """The bounds of `chunks` ranges of sequences with about the same work."""
-        if self.lengths is None:
-            return [self.B * i // chunks for i in range(chunks + 1)]
+        return [self.B * i // chunks for i in range(chunks + 1)]
+
+    def pieces(self, row_bytes: int) -> list[tuple["Rows", int]]:
+        """Layouts of some steps each, an even number of them but for the last: with their first row among all.
+
+        What is computed for a piece before its loop stays in the cache until the loop reads it, and a long sequence
+        takes no more memory than its result.
+        """
+        steps = max(PIECE_BYTES // max(row_bytes, 1), PIECE_ROWS) // max(self.B, 1) // 2 * 2 + 2
+        if steps >= self.T:
+            return [(self, 0)]
+        return [(full_rows(min(steps, self.T - t), self.B), t * self.B) for t in range(0, self.T, steps)]
+
+
+class RaggedRows(Rows):
+    """The layout of sequences of given lengths in [padded, B, W], each read from its own end if `flipped`."""
+
+    def __init__(self, padded: int, lengths: np.ndarray, flipped: bool) -> None:
+        B, T = len(lengths), int(lengths.max(initial=0))
+        self.order = np.argsort(-lengths, kind="stable")  # [B], the numbers of the sequences in the order of rows
+        self.lengths = lengths[self.order]
+        t, b = np.nonzero(np.arange(T)[:, None] < self.lengths)  # [total], of each row its step and sequence
+        self.steps, self.sequences = t, b
+        self.T, self.B, self.total, self.padded, self.flipped = T, B, len(t), padded, flipped
+        self.starts = np.cumsum([0, B, *np.bincount(t, minlength=T)])
+        at = self.lengths[b] - 1 - t if flipped else t
+        self.places = at * B + self.order[b]  # [total], of each row its place t * B + b in the user's array
+
+    def gathered(self, x: Any) -> Any:
+        return table.index(x.reshape((self.padded * self.B, x.shape[2])), at=(self.places,))
+
+    def scattered(self, x: Any) -> Any:
+        W = x.shape[1]
+        x = table.index_add(x, shape=(self.padded * self.B, W), at=(self.places,))
+        return x.reshape((self.padded, self.B, W))
+
+    def ordered(self, x: Any) -> Any:
+        return table.index(x, at=(self.order,))
+
+    def unordered(self, x: Any) -> Any:
+        return table.index(x, at=(np.argsort(self.order),))
+
+    def repeated(self, x: np.ndarray) -> np.ndarray:
+        return x[self.sequences]
+
+    def summed(self, x: np.ndarray) -> np.ndarray:
+        total = np.zeros((self.B, x.shape[1]), x.dtype)
+        for first, after in zip(self.starts[1:] - self.B, self.starts[2:] - self.B):
+            total[: after - first] += x[first:after]
+        return total
+
+    def before(self, state: np.ndarray) -> np.ndarray:
+        return state[self.starts[self.steps] + self.sequences]
+
+    def running(self, x: np.ndarray) -> np.ndarray:
+        return x[self.steps, self.sequences]
+
+    def drawn(self, x: np.ndarray) -> np.ndarray:
+        step, sequence = np.divmod(self.places, self.B)
+        return x[(self.padded - 1 - step if self.flipped else step) * self.B + sequence]
+
+    def last(self, keep: int) -> Any:
+        return self.lengths % keep, np.arange(self.B)
+
+    def final(self, state: np.ndarray) -> np.ndarray:
+        return self.unordered(state[self.starts[self.lengths] + np.arange(self.B)])
+
+    def cut(self, chunks: int) -> list[int]:
         work = np.cumsum(self.lengths)
         inner = np.searchsorted(work, work[-1] * np.arange(1, chunks) / chunks)
         return [0, *(int(i) for i in inner), self.B]
 
-
-@functools.lru_cache(maxsize=64)
-def full_rows(T: int, B: int, reverse: bool = False) -> Rows:
-    """The layout of B sequences of T steps each, read from their end if `reverse`."""
-    starts = B * np.arange(T + 2)
-    starts.flags.writeable = False
-    return Rows(T, B, T * B, starts, T, reverse)
+    def pieces(self, row_bytes: int) -> list[tuple[Rows, int]]:
+        return [(self, 0)]
 
 
-def ragged_rows(T: int, lengths: np.ndarray, reverse: bool) -> Rows:
-    """The layout of sequences of given lengths in [T, B, W], each read from its own end if `reverse`."""
-    B, steps = len(lengths), int(lengths.max(initial=0))
-    order = np.argsort(-lengths, kind="stable")
-    ordered = lengths[order]
-    t, b = np.nonzero(np.arange(steps)[:, None] < ordered)
-    starts = np.cumsum([0, B, *np.bincount(t, minlength=steps)])
-    at = ordered[b] - 1 - t if reverse else t
-    drawn = T - 1 - at if reverse else at
-    return Rows(steps, B, len(t), starts, T, False, ordered, order, at * B + order[b], b, drawn * B + order[b])
+full_rows = functools.lru_cache(maxsize=64)(Rows)

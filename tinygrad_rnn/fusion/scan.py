@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from ..autograd import table
 from ..kernels import cache
 from ..kernels.threads import get_num_threads, run
@@ -230,13 +228,6 @@ class Scan:
         return self.compiled[direction]
 
     # ---- Running -----------------------------------------------------------------------------------------------------
-
-    def final(self, state: Line, named: dict[str, np.ndarray], rows: Rows) -> np.ndarray:
-        """The value of a state after the last step of each sequence: [B, width], a copy."""
-        array = named[state.name]
-        if rows.lengths is None:
-            return (array[-rows.B :] if array.ndim == 2 else array[rows.T % 2]).copy()
-        return array[rows.ends if array.ndim == 2 else rows.place_of_last(2)]
 
     def launcher(self, direction: str) -> Callable[..., None]:
         """A function that runs a kernel over all steps of some rows, every thread over its own."""

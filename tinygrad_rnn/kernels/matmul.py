@@ -45,7 +45,7 @@ ONE_THREAD = 2_000_000  # multiply-adds below which a second thread does not pay
 
 __all__ = [
     "Matrix", "Packed", "get_num_threads", "matmul", "matmul_packed", "matrix", "matrix_at", "multiply", "pack",
-    "panels", "set_num_threads", "shift",
+    "panels", "panels_of", "set_num_threads", "shift",
 ]  # fmt: skip
 
 
@@ -265,11 +265,16 @@ def pack(b: np.ndarray) -> Packed:
     Raises:
         TypeError: `b` is neither float32 nor float64.
     """
+    return Packed(panels_of(b), b.shape)
+
+
+def panels_of(b: np.ndarray) -> np.ndarray:
+    """`pack(b).panels`."""
     dtype, (K, N) = b.dtype, b.shape
     fill, width = _fills[dtype], ROW_BYTES // dtype.itemsize
     panels = empty_lines((-(-N // width), K, width), dtype)
     fill(b, panels)
-    return Packed(panels, (K, N))
+    return panels
 
 
 def matmul_packed(

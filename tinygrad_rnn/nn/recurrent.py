@@ -88,16 +88,16 @@ class Recurrent(Module):
         if not several:
             self.cell.check_width(xs[0])
         ends = None if lengths is None else check_lengths(self._name, lengths, T, B)
-        every, finals = self.run(xs if several else xs[0], B, hx, ends, return_states)
+        states = self.cell.begin(hx, B)
+        every, finals = self.run(xs if several else xs[0], states, ends, return_states)
         final = finals if len(finals) > 1 else finals[0]
         return (every[0], final, every) if return_states else (every[0], final)
 
-    def run(self, x: Any, B: int, hx: Any, lengths: np.ndarray | None, watch_all: bool) -> tuple[States, States]:
+    def run(self, x: Any, states: States, lengths: np.ndarray | None, watch_all: bool) -> tuple[States, States]:
         """The values after each step of the first state, or of all, and the final values of all.
 
-        x and lengths have been checked; B is the number of sequences.
+        What it is given has been checked.
         """
-        states = self.cell.begin(hx, B)
         sequence = Sequence(x, states, self.reverse, lengths, len(states) if watch_all else 1)
         if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
             return run_on_tape(self.cell, sequence, self.recorder)

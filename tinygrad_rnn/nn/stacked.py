@@ -9,7 +9,7 @@ from typing import Any
 
 from ..autograd.creation import ones
 from ..autograd.operands import as_tensor
-from ..autograd.shapes import cat, squeeze, stack, transpose, unsqueeze
+from ..autograd.shapes import cat, squeeze, stack, transpose, unbind, unsqueeze
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
 from .cell import Cell, States, as_states
@@ -123,7 +123,7 @@ class Stack(Module):
         self.input_size = self._scans[0][0].cell.input_size if input_size is None else input_size
         self.num_layers, self.batch_first, self.bidirectional = num_layers, batch_first, bidirectional
         self.dropout, self.variational = dropout, variational
-        self._stackable = self._states_are_alike()
+        self._widths = self._common_widths()
 
     def _members(self) -> Iterator[tuple[str, Any]]:
         """The cells, under their numbers, and what a subclass adds."""
@@ -170,13 +170,13 @@ class Stack(Module):
     def forward(self, input: Any, hx: Any = None, lengths: Any = None, return_states: bool = False) -> Any:
         """The outputs of the last layer at every step, and the final states of all layers: see the class."""
         x = as_tensor(input)
-        batched = self._check_input(x)
+        batched = self._check_input(x.data.shape)
         if not batched:
             x = unsqueeze(x, 1)
         elif self.batch_first:
             x = transpose(x, 0, 1)
         self._prepare()
-        T, B = x.shape[:2]
+        T, B, _ = x.data.shape
         starts = self._starts(hx, B, batched)
         if lengths is not None:
             if not batched:
@@ -190,7 +190,7 @@ class Stack(Module):
                 x = self._dropped(x)
             outputs = []
             for scan in layer:
-                watched, final = scan.run(x, B, starts[len(finals)], lengths, return_states)
+                watched, final = scan.run(x, starts[len(finals)], lengths, return_states)
                 outputs.append(watched[0])
                 finals.append(final)
                 every.append(watched)
@@ -199,7 +199,7 @@ class Stack(Module):
         results = [self._in_layout(x, batched), self._together(finals, batched)]
         if return_states:
             laid_out = [tuple(self._in_layout(values, batched) for values in states) for states in every]
-            results.append(tuple(map(stack, zip(*laid_out))) if self._stackable else laid_out)
+            results.append(tuple(map(stack, zip(*laid_out))) if self._widths else laid_out)
         return tuple(results)
 
     def _dropped(self, x: Tensor) -> Tensor:
@@ -214,40 +214,39 @@ class Stack(Module):
             return squeeze(x, 1)
         return transpose(x, 0, 1) if self.batch_first else x
 
-    def _check_input(self, x: Tensor) -> bool:
+    def _check_input(self, shape: tuple[int, ...]) -> bool:
         """Whether the input has a batch dimension."""
-        name = type(self).__name__
-        if x.ndim not in (2, 3):
-            raise ValueError(
-                f"{name}: expected an input of 3 dimensions, or 2 without a batch, got {x.ndim} (shape {list(x.shape)})"
-            )
-        if self.input_size is not None and x.shape[-1] != self.input_size:
-            raise ValueError(
-                f"{name}: expected {self.input_size} features in the last dimension, got {x.shape[-1]} (shape "
-                f"{list(x.shape)})"
-            )
-        if x.shape[1 if x.ndim == 3 and self.batch_first else 0] == 0:
-            raise ValueError(f"{name}: the sequence has no steps (shape {list(x.shape)})")
-        return x.ndim == 3
+        dims, expected = len(shape), self.input_size
+        if dims not in (2, 3):
+            problem = f"expected an input of 3 dimensions, or 2 without a batch, got {dims}"
+        elif expected is not None and shape[-1] != expected:
+            problem = f"expected {expected} features in the last dimension, got {shape[-1]}"
+        elif shape[1 if dims == 3 and self.batch_first else 0] == 0:
+            problem = "the sequence has no steps"
+        else:
+            return dims == 3
+        raise ValueError(f"{type(self).__name__}: {problem} (shape {list(shape)})")
 
     # ---- States: stacked if they are alike, else one by one ----------------------------------------------------------
 
-    def _states_are_alike(self) -> bool:
+    def _common_widths(self) -> dict[str, int] | None:
+        """The names and widths of the states, if they are the same for all cells."""
         with no_grad():
-            kinds = [(c.state_names, [s.shape for s in as_states(c.initial_state(1))]) for c in self.cells]
-        return all(kind == kinds[0] for kind in kinds)
+            states = [(c.state_names, as_states(c.initial_state(1))) for c in self.cells]
+        kinds = [{name: s.shape[-1] for name, s in zip(*each)} for each in states]
+        return kinds[0] if all(list(kind.items()) == list(kinds[0].items()) for kind in kinds) else None
 
-    def _starts(self, hx: Any, batch_size: int, batched: bool) -> Sequence[States | None]:
-        """What each cell starts from; None for its own initial states."""
-        if hx is None:
-            return [None] * (2 * self.num_layers if self.bidirectional else self.num_layers)
+    def _starts(self, hx: Any, batch_size: int, batched: bool) -> list[States]:
+        """What each cell starts from."""
         cells = self.cells
-        if self._stackable:
+        if hx is None:
+            return [cell.begin(None, batch_size) for cell in cells]
+        if self._widths:
             states = as_states(hx)
             if not batched:
                 states = tuple(unsqueeze(s, 1) for s in states)
-            self._check_states(states, cells, batch_size, batched)
-            return [tuple(s[k] for s in states) for k in range(len(cells))]
+            self._check_states(states, len(cells), batch_size, batched)
+            return list(zip(*map(unbind, states)))
         if not isinstance(hx, (tuple, list)) or len(hx) != len(cells):
             got = len(hx) if isinstance(hx, (tuple, list)) else type(hx).__name__
             raise ValueError(f"{type(self).__name__}: expected the states of each of {len(cells)} cells, got {got}")
@@ -258,7 +257,7 @@ class Stack(Module):
 
     def _together(self, finals: list[States], batched: bool) -> Any:
         """The states of all cells as the user gets them."""
-        if self._stackable:
+        if self._widths:
             last = [stack(each) if len(each) > 1 else unsqueeze(each[0], 0) for each in zip(*finals)]
             if not batched:
                 last = [squeeze(s, 1) for s in last]
@@ -266,15 +265,16 @@ class Stack(Module):
         each = finals if batched else [tuple(squeeze(s, 0) for s in states) for states in finals]
         return [states if len(states) > 1 else states[0] for states in each]
 
-    def _check_states(self, states: States, cells: list[Cell], batch_size: int, batched: bool) -> None:
-        name, names = type(self).__name__, cells[0].state_names
+    def _check_states(self, states: States, cells: int, batch_size: int, batched: bool) -> None:
+        assert self._widths is not None
+        name, names = type(self).__name__, list(self._widths)
         if len(states) != len(names):
             raise ValueError(
                 f"{name}: expected initial state{'s' * (len(names) > 1)} {', '.join(names)}, got {len(states)} of them"
             )
-        for state_name, state, pattern in zip(names, states, cells[0].begin(None, batch_size)):
-            expected = (len(cells), *pattern.shape)
-            if state.shape != expected:
+        for (state_name, width), state in zip(self._widths.items(), states):
+            expected = (cells, batch_size, width)
+            if state.data.shape != expected:
                 without = lambda shape: list(shape if batched else (*shape[:1], *shape[2:]))
                 raise ValueError(
                     f"{name}: initial state {state_name} has shape {without(state.shape)}, expected "
