@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
@@ -176,11 +176,14 @@ WANTED = {
     "parameters": lambda name: name.startswith("weights"),
     "a few": lambda name: name == "c" or name.startswith("weights.W0"),
 }
+# The gradient of the vector is a sum over what a product of the next step adds to.
+SUMMED_WITH_A_PRODUCT = (1, (1, 2), (("tanh", 2), ("plus", 2, "[n]")), (("product", 4), ("tanh", 4)))
 LENGTHS = st.none() | st.lists(st.integers(0, 3), min_size=2, max_size=2)
 
 
 @settings(max_examples=300, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(programs(), st.booleans(), LENGTHS, st.booleans(), st.sampled_from(list(WANTED)), st.booleans())
+@example(SUMMED_WITH_A_PRODUCT, False, None, False, "everything", False)
 def test_the_generated_source_computes_what_the_tape_does(program, reverse, lengths, every, wanted, given):
     """Whatever the cell is, and however it is run: lengths, states at every step, gradients for some inputs only."""
     with pytest.MonkeyPatch.context() as patch:

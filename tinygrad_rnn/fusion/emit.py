@@ -57,6 +57,7 @@ class Block:
         sizes: names of widths.
         origin: line -> the forward line it is the gradient of, for comments.
         towards: line -> the forward line it is a part of the gradient of.
+        sums: line -> where its values are added up over all steps.
     """
 
     def __init__(
@@ -125,8 +126,8 @@ class Block:
             self._ensure_memory(line.inputs[0])
             users = uses.get(line, [])
             target = self.stores.get(line)
-            if target is None and len(users) == 1 and users[0].row is table.add and users[0] in self.stores:
-                total = users[0]
+            total = users[0] if len(users) == 1 and users[0].row is table.add else None
+            if target is None and total in self.stores and total not in self.sums:  # which are made of numbers in a loop
                 (other,) = [y for y in total.inputs if y is not line] or [None]
                 if (
                     isinstance(other, Line)
@@ -247,6 +248,7 @@ class Block:
 
     def driver(self, descending: bool) -> tuple[str, list[str]]:
         """The function over time, with the row functions before it, and the names of its arrays in order."""
+        assert self.inside.issuperset(self.sums), "a line that no loop computes cannot be summed there"
         body: list[str] = []
         arrays: dict[str, None] = {}
         copies = {
