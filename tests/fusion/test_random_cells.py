@@ -178,12 +178,19 @@ WANTED = {
 }
 # The gradient of the vector is a sum over what a product of the next step adds to.
 SUMMED_WITH_A_PRODUCT = (1, (1, 2), (("tanh", 2), ("plus", 2, "[n]")), (("product", 4), ("tanh", 4)))
+# A value is kept in columns of an array that is wider than the gradient that could take its place.
+KEPT_IN_A_WIDER_ARRAY = (
+    *(1, (1, 1, 2)),
+    (("tanh", 0), ("tanh", 2), ("tanh", 3), ("tanh", 4), ("add", 0, 0)),
+    (("tanh", 7), ("product", 8), ("product", 8)),
+)
 LENGTHS = st.none() | st.lists(st.integers(0, 3), min_size=2, max_size=2)
 
 
 @settings(max_examples=300, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(programs(), st.booleans(), LENGTHS, st.booleans(), st.sampled_from(list(WANTED)), st.booleans())
 @example(SUMMED_WITH_A_PRODUCT, False, None, False, "everything", False)
+@example(KEPT_IN_A_WIDER_ARRAY, False, None, False, "everything", False)
 def test_the_generated_source_computes_what_the_tape_does(program, reverse, lengths, every, wanted, given):
     """Whatever the cell is, and however it is run: lengths, states at every step, gradients for some inputs only."""
     with pytest.MonkeyPatch.context() as patch:

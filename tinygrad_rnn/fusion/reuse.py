@@ -68,17 +68,15 @@ def _needed_after(plan: Plan) -> set[Line]:
     return {_base(product.left) for product in plan.products}
 
 
-def gradients_in_place(block: Block, kept: dict[Line, Memory], stashed: dict[Line, int], width: int) -> str | None:
+def gradients_in_place(block: Block, kept: dict[Line, Memory], stashed: dict[Line, int]) -> str | None:
     """The array in which the gradients `stashed` (line -> its first column) may be kept, if there is one.
 
     Args:
-        kept: values that the backward kernel reads, and where.
-        width: of the array of gradients.
+        kept: values that the backward kernel reads, and where: in arrays as wide as that of the gradients.
     """
     for name in dict.fromkeys(memory.array for memory in kept.values()):
         values = {line: memory for line, memory in kept.items() if memory.array == name}
-        end = max(memory.first + memory.width for memory in values.values())
-        if end == width and all(_may_take(block, line, first, values) for line, first in stashed.items()):
+        if all(_may_take(block, line, first, values) for line, first in stashed.items()):
             return name
     return None
 

@@ -199,8 +199,10 @@ class Scan:
     def _overwrite(self, block: Block, kept: dict[Line, Memory]) -> dict[Line, Memory]:
         """Let gradients take the place of values that nobody reads after them; where the values are then."""
         left = kept
+        widths = self.widths | {sequence_array(x): x.width for x in self.plan.sequences}
         for whole, name in self.stashes.items():
-            array = gradients_in_place(block, left, dict(_pieces(whole)) or {whole: 0}, whole.width)
+            as_wide = {line: memory for line, memory in left.items() if widths[memory.array] == whole.width}
+            array = gradients_in_place(block, as_wide, dict(_pieces(whole)) or {whole: 0})
             if array is not None:
                 self.overwritten[name] = array
                 left = {line: memory for line, memory in left.items() if memory.array != array}
