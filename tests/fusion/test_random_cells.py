@@ -184,6 +184,12 @@ KEPT_IN_A_WIDER_ARRAY = (
     (("tanh", 0), ("tanh", 2), ("tanh", 3), ("tanh", 4), ("add", 0, 0)),
     (("tanh", 7), ("product", 8), ("product", 8)),
 )
+# x @ W is read for one gradient where another one has just taken its place, in the same loop.
+READ_WHERE_ANOTHER_IS_WRITTEN = (
+    *(1, (1,)),
+    (("product", 0, 3, 0, False), ("add", 2, 0), ("mul", 3, 1), ("sigmoid", 4)),
+    (("product", 5),),
+)
 LENGTHS = st.none() | st.lists(st.integers(0, 3), min_size=2, max_size=2)
 
 
@@ -191,6 +197,7 @@ LENGTHS = st.none() | st.lists(st.integers(0, 3), min_size=2, max_size=2)
 @given(programs(), st.booleans(), LENGTHS, st.booleans(), st.sampled_from(list(WANTED)), st.booleans())
 @example(SUMMED_WITH_A_PRODUCT, False, None, False, "everything", False)
 @example(KEPT_IN_A_WIDER_ARRAY, False, None, False, "everything", False)
+@example(READ_WHERE_ANOTHER_IS_WRITTEN, False, None, False, "everything", True)
 def test_the_generated_source_computes_what_the_tape_does(program, reverse, lengths, every, wanted, given):
     """Whatever the cell is, and however it is run: lengths, states at every step, gradients for some inputs only."""
     with pytest.MonkeyPatch.context() as patch:

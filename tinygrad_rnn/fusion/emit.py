@@ -379,7 +379,7 @@ class _RowFunction:
         for x in lines:
             for y in x.inputs:
                 memory = block.memory(y) if isinstance(y, Line) and y not in group else None
-                if memory in written and not leads_to(x, written[memory]):
+                if memory in written and not leads_to(x, written[memory], group):
                     read_first[y] = (f"{y.name}_j" if y.name in self.arguments else y.name, memory)
         inlined: dict[Line, ast.expr] = {}
         before: list[str] = []
@@ -570,14 +570,18 @@ def _offset(index: str) -> str:
     return index.rpartition(",")[2].strip().removesuffix("row")
 
 
-def leads_to(line: Line, result: Line) -> bool:
-    """Whether a line is one of those that `result` is computed from, or is `result` itself."""
+def leads_to(line: Line, result: Line, within: set[Line] | None = None) -> bool:
+    """Whether a line is one of those that `result` is computed from, or is `result` itself.
+
+    Args:
+        within: look only at what these are computed from: the rest has been computed before.
+    """
     ahead, seen = [result], set()
     while ahead:
         x = ahead.pop()
         if x is line:
             return True
-        if x not in seen:
+        if x not in seen and (within is None or x in within):
             seen.add(x)
             ahead += [y for y in x.inputs if isinstance(y, Line)]
     return False
