@@ -30,7 +30,26 @@ class TwoPhases(tg.nn.Cell):
         return tg.tanh(c) + centred, c
 
 
+class Parts(tg.nn.Cell):
+    """Parts of a value that is used as a whole too, one that nobody needs, and parts of what is computed in pieces."""
+
+    input_size, hidden_size = I, H
+
+    def __init__(self):
+        self.W, self.U, self.V = parameter(I, 3), parameter(H, 3), parameter(6, H)
+
+    def step(self, x, h):
+        a = x @ self.W + h @ self.U
+        scaled = 0.5 * a
+        first, idle = scaled[:, :1], scaled[:, 1:]  # noqa: F841
+        squares = a.square()
+        p, q = squares[:, :2], squares[:, 2:]
+        whole = tg.cat([first, scaled, p * q], -1)
+        return tg.tanh(whole @ self.V)
+
+
 CELLS = {
+    "parts": Parts,
     "LSTM": lambda: tg.nn.LSTMCell(I, H, **F64),
     "GRU": lambda: tg.nn.GRUCell(I, H, **F64),
     "two phases": TwoPhases,
@@ -75,6 +94,8 @@ def test_both_engines_tell_the_same(name, options, reverse, monkeypatch):
         try:
             expected = tape.grad[value].numpy()
         except RuntimeError:
+            with pytest.raises(RuntimeError, match="no gradient has reached"):
+                fused.grad[value]
             continue
         reached += 1
         np.testing.assert_allclose(fused.grad[value].numpy(), expected, rtol=0, atol=1e-12, err_msg=f"d{value}")
@@ -117,6 +138,18 @@ def test_what_was_computed_stays_when_it_is_recorded():
     assert ((gates > 0) & (gates < 1)).all()
     r["i"].numpy()[...] = 0  # a copy
     assert r["i"].numpy().any()
+
+
+def test_what_reaches_a_concatenation_that_is_taken_apart_is_not_guessed():
+    class Both(tg.nn.RNNCell):
+        def step(self, x, h):
+            both = tg.cat([x, h], -1)
+            return tg.tanh(both[:, 1:2] + h)
+
+    r, _ = record(Both(I, H, **F64), "require", False)
+    assert r["both"].shape == (T, B, I + H)
+    with pytest.raises(RuntimeError, match="parts of 'both' are taken from what it is made of"):
+        r.grad["both"]
 
 
 def test_a_stack_has_a_recording_for_each_layer():

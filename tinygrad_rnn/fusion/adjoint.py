@@ -38,6 +38,7 @@ class Gradient(NamedTuple):
         products: (product, gradient of its result).
         vectors: (vector, first column, gradient for each row): to be summed over rows and steps.
         of: forward line -> its gradient.
+        of_parts: forward line -> (first column, the one after the last) -> the gradient of what was taken from there.
         origin: line -> the forward line that it is the whole gradient of.
         towards: line -> the forward line that it is a part of the gradient of.
     """
@@ -50,6 +51,7 @@ class Gradient(NamedTuple):
     products: list[tuple[Product, Line]]
     vectors: list[tuple[Line, int, Line]]
     of: dict[Line, Line]
+    of_parts: dict[Line, dict[tuple[int, int], Line]]
     origin: dict[Line, Line]
     towards: dict[Line, Line]
 
@@ -80,7 +82,7 @@ class _Reverse:
 
     def whole(self, base: Line) -> Line | None:
         """The gradient of a line of which parts were taken."""
-        parts = dict(self.parts.pop(base, {}))
+        parts = self.parts.get(base)
         all_of_it = self.d.get(base)
         if not parts:
             return all_of_it
@@ -185,6 +187,7 @@ def reverse(
         product_gradients,
         vectors,
         work.of,
+        work.parts,
         work.origin,
         towards,
     )

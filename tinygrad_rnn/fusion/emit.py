@@ -127,7 +127,7 @@ class Block:
             users = uses.get(line, [])
             target = self.stores.get(line)
             total = users[0] if len(users) == 1 and users[0].row is table.add else None
-            if target is None and total in self.stores and total not in self.sums:  # which are made of numbers in a loop
+            if target is None and total in self.stores and total not in self.sums:  # whose terms a loop needs
                 (other,) = [y for y in total.inputs if y is not line] or [None]
                 if (
                     isinstance(other, Line)

@@ -74,6 +74,7 @@ class Plan(NamedTuple):
         saved: forward lines that are kept for the backward step.
         gradient: the backward step.
         pieces: lines that were taken apart: the lines that compute columns [first, last) of them.
+        skipped: concatenations and repetitions of which a part is taken from what they are made of.
         script: (line, copy of it as it was traced) for all lines, for running the step on the tape.
     """
 
@@ -90,6 +91,7 @@ class Plan(NamedTuple):
     saved: list[Line]
     gradient: Gradient
     pieces: dict[Line, dict[tuple[int, int], Line]]
+    skipped: set[Line]
     script: list[tuple[Line, Line]]
 
 
@@ -163,6 +165,7 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
         saved=saved,
         gradient=gradient,
         pieces=trace.pieces,
+        skipped=trace.skipped,
         script=script,
     )
 

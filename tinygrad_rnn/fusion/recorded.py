@@ -10,7 +10,7 @@ import numpy as np
 
 from ..autograd import table
 from .fused import FusedCell, Run
-from .trace import Line, sized
+from .trace import Line, _columns, sized
 
 
 class Recorded:
@@ -34,7 +34,16 @@ class Recorded:
         return np.array(self.run.rows.scattered(self._value(self.named[name])))
 
     def gradient(self, name: str) -> np.ndarray | None:
-        """[T, B, W]; None if the backward pass has not been here, or nothing depends on that value."""
+        """[T, B, W]; None if the backward pass has not been here, or nothing depends on that value.
+
+        Raises:
+            RuntimeError: nobody knows.
+        """
+        if self.named[name] in self.plan.skipped:
+            raise RuntimeError(
+                f"parts of {name!r} are taken from what it is made of, so what reaches it as a whole is not known: "
+                "look at these parts, or record the layer with fused='never'"
+            )
         if self.run.backward is None:
             return None
         d = self._reached(self.named[name])
@@ -54,15 +63,22 @@ class Recorded:
             total = before if total is None else total + before
         if total is None and line in gradient.sequences:
             total = self._gradient(gradient.sequences[line])
-        if total is None and line.row is table.part:
-            whole = self._reached(line.inputs[0])
-            total = None if whole is None else whole[line.attributes["at"]]
+        if line.row is table.part:
+            start, end = _columns(line.inputs[0], line.attributes["at"])
+            for (first, last), part in gradient.of_parts.get(line.inputs[0], {}).items():
+                if start <= first and last <= end:
+                    total = self._widened(total, line)
+                    total[:, first - start : last - start] += self._gradient(part)
         for (first, last), piece in self.plan.pieces.get(line, {}).items():
-            d = self._reached(piece)
+            d = None if piece.row is table.part else self._reached(piece)  # of the whole's gradient that is a part
             if d is not None:
-                total = np.zeros((self.run.rows.total, line.width), line.dtype) if total is None else np.array(total)
+                total = self._widened(total, line)
                 total[:, first:last] += d
         return total
+
+    def _widened(self, total: Any, line: Line) -> np.ndarray:
+        """A copy of the sum so far, for further terms."""
+        return np.zeros((self.run.rows.total, line.width), line.dtype) if total is None else np.array(total)
 
     def _value(self, line: Line) -> Any:
         """For each row of each step."""

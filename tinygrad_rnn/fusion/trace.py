@@ -135,6 +135,7 @@ class Trace:
         self.lines: list[Line] = []
         self.batch = batch
         self.pieces: dict[Line, dict[tuple[int, int], Line]] = {}  # lines of which parts are computed by themselves
+        self.skipped: set[Line] = set()  # lines of which a part was taken from what they are made of
         self.given: list[Line] = []  # what cells hold for a whole sequence
         self.owners: list[Any] = []  # these cells
         self.drawn: list[tuple[Line, Callable[[Shape], np.ndarray]]] = []  # random numbers, new ones for each step
@@ -222,11 +223,13 @@ class Trace:
                 offset = _columns(x.inputs[0], x.attributes["at"])[0]
                 return self._part(x.inputs[0], offset + first, offset + last, x.inputs[0])
             if x.row is table.expand and x.inputs[0].width == 1:
+                self.skipped.add(x)
                 return self.add(table.expand, x.inputs, {"shape": shape}, shape)
             if x.row is table.cat:
                 start = 0
                 for piece in x.inputs:
                     if start <= first and last <= start + piece.width:
+                        self.skipped.add(x)
                         return self._part(piece, first - start, last - start, piece)
                     start += piece.width
         if row is table.reshape and isinstance(x, Line) and x.per_row and shape == x.shape:

@@ -40,7 +40,8 @@ class record:
     Raises:
         TypeError: there is no recurrent layer in it.
         KeyError: the step has no such name; the message lists those it has.
-        RuntimeError: the layer was not called, or no gradient has reached that value.
+        RuntimeError: the layer was not called; or no gradient has reached that value; or the kernels cannot tell, of
+            a concatenation of which the step takes parts.
     """
 
     def __init__(self, module: Module) -> None:
