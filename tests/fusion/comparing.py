@@ -52,11 +52,18 @@ def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=T
     for name, p in parameters.items():
         p.requires_grad_(wanted(name))
     untouched = [(v, v.numpy().copy()) for v in (x, *states, *parameters.values())]
+    layer, start = tg.nn.Recurrent(cell, reverse=reverse, fused=engine), states if given else None
+    by_name = lambda y, final: dict(
+        zip(["y", *(f"final {n}" for n in cell.state_names)], [y, *(final if isinstance(final, tuple) else [final])])
+    )
     tg.manual_seed(4)  # masks
-    start = states if given else None
-    y, final, *every = tg.nn.Recurrent(cell, reverse=reverse, fused=engine)(x, start, **options)
-    finals = final if isinstance(final, tuple) else (final,)
-    found = {"y": y, **{f"final {n}": v for n, v in zip(cell.state_names, finals)}}
+    y, final, *every = layer(x, start, **options)
+    found = by_name(y, final)
+    if engine != "never":
+        tg.manual_seed(4)
+        with tg.no_grad():  # another kernel
+            alone = by_name(*layer(x, start, lengths=options.get("lengths")))
+        assert_close({n: v.numpy() for n, v in alone.items()}, {n: v.numpy() for n, v in found.items()})
     for values in every:
         found |= {f"every {n}": v for n, v in zip(cell.state_names, values)}
     weights = np.random.default_rng(2)

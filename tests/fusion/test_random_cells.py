@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from fusion.comparing import assert_engines_agree, interpret, parameter
 
-WIDTHS = st.integers(1, 4)
+WIDTHS, WIDEST = st.integers(1, 4), 12
 UNARY = {
     "tanh": tg.tanh,
     "sigmoid": tg.sigmoid,
@@ -23,6 +23,11 @@ UNARY = {
     "one minus": lambda a: 1 - a,
     "scaled": lambda a: 0.3 * a + 0.2,
     "exp": lambda a: tg.exp(tg.tanh(a)),
+    "log": lambda a: tg.log(a * a + 1.5),
+    "root": lambda a: (a * a + 1) ** 0.5,
+    "cube": lambda a: a * a * a,
+    "double": lambda a: a + a,
+    "constant": lambda a: a * tg.tensor(np.linspace(0.5, 1.5, a.shape[1])),
 }
 BINARY = {
     "add": lambda a, b: a + b,
@@ -31,18 +36,27 @@ BINARY = {
     "div": lambda a, b: a / (1.5 + b * b),
     "maximum": tg.maximum,
     "where": lambda a, b: tg.where(a > b, a * 0.5, b),
+    "mix": lambda a, b: tg.sigmoid(a) * b + (1 - tg.sigmoid(a)) * a,
 }
 ROWS = {
     "sum": lambda a: a.sum(-1, keepdim=True),
     "mean": lambda a: a.mean(-1, keepdim=True),
     "amax": lambda a: tg.amax(a, -1, keepdim=True),
+    "var": lambda a: a.var(-1, keepdim=True, correction=0),
     "softmax": lambda a: tg.softmax(a, -1),
     "log_softmax": lambda a: tg.log_softmax(a, -1),
     "norm": lambda a: (a - a.mean(-1, keepdim=True)) * (a.var(-1, keepdim=True, correction=0) + 0.2).rsqrt(),
 }
+WEIGHTS = {  # [k, m], from what is there under a name in a given shape
+    "scaled": lambda weight, k, m: weight("W0", k, m) * weight("s", 1),
+    "softmax": lambda weight, k, m: tg.softmax(weight("W1", k, m), -1),
+    "a part": lambda weight, k, m: weight("W2", WIDEST, WIDEST)[:k, 1 : 1 + m],
+    "joined": lambda weight, k, m: tg.cat([weight("W0", k, m), weight("W1", k, m)], 1)[:, 1 : 1 + m],
+}
 PARAMETERS = {"[n]": lambda n: (n,), "[1, n]": lambda n: (1, n), "[]": lambda n: (), "[1]": lambda n: (1,)}
 
-KINDS = ("unary", "binary", "binary", "row", "parameter", "product", "product", "cat", "part")
+OTHERS = ("plus", "times", "product", "cat", "part", "chunk", "mask", "made")
+KINDS = ("unary", "binary", "binary", "row", "parameter", "product", *OTHERS[2:])
 
 
 @st.composite
@@ -78,6 +92,17 @@ def programs(draw):
         elif kind == "cat":
             b = pick()
             instruction, n = ("cat", a, b), n + widths[b]
+            if n > WIDEST - 5:
+                continue
+        elif kind == "mask":
+            instruction = ("mask", a)
+        elif kind == "made":
+            m = draw(WIDTHS)
+            instruction, n = ("made", a, m, draw(st.sampled_from(list(WEIGHTS)))), m
+        elif kind == "chunk":
+            if n % 2:
+                continue
+            instruction, n = ("chunk", a), n // 2
         else:
             if n < 2:
                 continue
@@ -106,10 +131,12 @@ class Composed(tg.nn.Cell):
         self.input_size, self.widths, self.instructions, self.ends = program
         self.hidden_size = self.widths[0]
         tg.manual_seed(0)
-        self.weights = {}
+        self.weights, self.masked = {}, set()
         self.run(tg.zeros(1, self.input_size, dtype=np.float64), self.initial_state(1))
         for name, value in self.weights.items():
             setattr(self, name, value)
+        if self.masked:
+            self.gain = parameter(1)
 
     @property
     def state_names(self):
@@ -127,6 +154,17 @@ class Composed(tg.nn.Cell):
     def product(self, a, m, number=0, transposed=False):
         k = a.shape[1]
         return a @ (self.weight(f"V{number}", m, k).T if transposed else self.weight(f"W{number}", k, m))
+
+    def sequence_values(self, batch_size):
+        """Masks that are made of a parameter, for the widths that want one."""
+        if "gain" not in vars(self):
+            return {}
+        kept = np.random.default_rng(5).integers(0, 2, (batch_size, WIDEST))
+        return {f"mask_{n}": tg.tensor(kept[:, :n] * 1.5) * self.gain for n in self.masked}
+
+    def mask(self, n):
+        self.masked.add(n)
+        return getattr(self, f"mask_{n}", 1.0)  # which is not there while the parameters are made
 
     def step(self, x, *states):
         return self.run(x, states)
@@ -147,6 +185,13 @@ class Composed(tg.nn.Cell):
                 v = tg.cat([v, values[rest[0]]], 1)
             elif name == "part":
                 v = v[:, rest[0] : rest[1]]
+            elif name == "chunk":
+                first, second = tg.chunk(v, 2, -1)
+                v = first * tg.sigmoid(second)
+            elif name == "mask":
+                v = v * self.mask(v.shape[1])
+            elif name == "made":
+                v = v @ WEIGHTS[rest[1]](self.weight, v.shape[1], rest[0])
             else:
                 p = self.weight("p", *PARAMETERS[rest[0]](v.shape[1]))
                 v = v + p if name == "plus" else v * p
@@ -205,7 +250,7 @@ def test_the_generated_source_computes_what_the_tape_does(program, reverse, leng
         check(program, reverse, lengths=lengths, return_states=every, wanted=WANTED[wanted], given=given)
 
 
-# Three of them that use every construct between them, for the compiler behind the source as well.
+# Four of them that use every construct between them, for the compiler behind the source as well.
 COMPILED = [
     (
         *(1, (4, 1, 2)),
@@ -228,14 +273,21 @@ COMPILED = [
         + (("sigmoid", 15), ("cat", 16, 4), ("part", 17, 1, 5)),
         (("value", 1), ("product", 17), ("product", 18)),
     ),
+    (
+        *(2, (4, 4)),
+        (("made", 1, 4, "scaled"), ("mask", 3), ("mix", 4, 2), ("log", 5), ("root", 6), ("var", 7), ("cube", 5))
+        + (("add", 9, 8), ("chunk", 10), ("double", 11), ("constant", 12), ("cat", 13, 11), ("made", 14, 4, "softmax"))
+        + (("made", 0, 4, "a part"), ("add", 15, 16), ("made", 17, 4, "joined")),
+        (("tanh", 18), ("product", 10)),
+    ),
 ]
 
 
 def test_the_examples_to_be_compiled_use_everything():
     used = {instruction[0] for program in COMPILED for instruction in program[2]}
-    assert used == {*UNARY, *BINARY, *ROWS, "plus", "times", "product", "cat", "part"}
+    assert used == {*UNARY, *BINARY, *ROWS, *OTHERS}
 
 
-@pytest.mark.parametrize("program", COMPILED, ids=["reductions", "layer norm", "softmax"])
+@pytest.mark.parametrize("program", COMPILED, ids=["reductions", "layer norm", "softmax", "weights that are made"])
 def test_the_machine_code_computes_what_the_tape_does(program):
     check(program)
