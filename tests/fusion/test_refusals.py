@@ -58,7 +58,6 @@ REFUSED = {
     "array index": (lambda self, x, h: tg.tanh(h[:, np.array([1, 0, 3, 2])] + x @ self.W), "no place|index"),
     "stride": (lambda self, x, h: tg.tanh(tg.cat([h[:, ::2], h[:, 1::2]], 1) + x @ self.W), "stride"),
     "single column": (lambda self, x, h: tg.tanh(h * h[:, 0].unsqueeze(1) + x @ self.W), "write 0:1"),
-    "overlap": (lambda self, x, h: tg.tanh(tg.cat([h[:, :3], h[:, 2:3]], 1) + x @ self.W), "overlap"),
     "row of the batch": (lambda self, x, h: tg.tanh(h + h[0:1] + x @ self.W), "last dimension"),
     "cumulative sum": (lambda self, x, h: tg.tanh(tg.cumsum(h, 1) + x @ self.W), "no place"),
     "state of parameters alone": (lambda self, x, h: self.b.expand(*h.shape), "from none"),

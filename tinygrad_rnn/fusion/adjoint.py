@@ -10,11 +10,12 @@ put together from the gradients of the parts. The gradient of a product `a @ W` 
 the loop at all: `left` and the gradient of the product are kept, and one product over all steps follows it.
 """
 
+import itertools
 from typing import Any, NamedTuple
 
 from ..autograd import table
 from ..autograd.tape import set_mode
-from .trace import BATCH, Line, Symbol, Trace, Unfusable, _columns, is_view
+from .trace import BATCH, Line, Symbol, Trace, _columns, is_view
 
 
 class Product(NamedTuple):
@@ -81,35 +82,21 @@ class _Reverse:
         return total
 
     def whole(self, base: Line) -> Line | None:
-        """The gradient of a line of which parts were taken."""
-        parts = self.parts.get(base)
-        all_of_it = self.d.get(base)
+        """The gradient of a line of which parts were taken, which may overlap."""
+        all_of_it, parts = self.d.get(base), self.parts.get(base)
         if not parts:
             return all_of_it
+        arrived = {(0, base.width): all_of_it} | parts if all_of_it is not None else parts
         pieces: list[Any] = []
-        end = 0
-        for first, last in sorted(parts):
-            if first < end:
-                raise Unfusable(f"{base.name} is used in parts that overlap")
-            if first > end:
-                pieces.append(self._rest(base, end, first))
-            piece = parts[first, last]
-            if all_of_it is not None:
-                piece = self.trace.add(table.add, [self._rest(base, first, last), piece], {}, piece.shape)
-            pieces.append(piece)
-            end = last
-        if end < base.width:
-            pieces.append(self._rest(base, end, base.width))
-        if len(pieces) == 1:
-            return pieces[0]
-        return self.trace.add(table.cat, pieces, {"dim": 1}, (BATCH, base.width))
-
-    def _rest(self, base: Line, first: int, last: int) -> Line:
-        """What columns [first, last) get from uses of the whole: zeros if there are none."""
-        shape = (BATCH, last - first)
-        if base not in self.d:
-            return Line("zero", "zeros", shape, base.dtype)
-        return self.trace.add(table.part, [self.d[base]], {"at": (slice(None), slice(first, last))}, shape)
+        for first, last in itertools.pairwise(sorted({0, base.width, *itertools.chain(*parts)})):
+            shape, total = (BATCH, last - first), None
+            for (start, end), dx in arrived.items():
+                if start <= first and last <= end:
+                    at = (slice(None), slice(first - start, last - start))
+                    piece = self.trace.add(table.part, [dx], {"at": at}, shape)
+                    total = piece if total is None else self.trace.add(table.add, [total, piece], {}, shape)
+            pieces.append(Line("zero", "zeros", shape, base.dtype) if total is None else total)
+        return pieces[0] if len(pieces) == 1 else self.trace.add(table.cat, pieces, {"dim": 1}, (BATCH, base.width))
 
 
 def reverse(

@@ -210,7 +210,7 @@ def _keep_whole(trace: Trace, needed: set[Line]) -> None:
     """Parts of what is computed as a whole anyway are read from it, rather than computed once more."""
     position = {line: i for i, line in enumerate(trace.lines)}
     for whole, pieces in trace.pieces.items():
-        for (first, last), piece in pieces.items():
+        for (first, last), piece in pieces.items() if whole.row is not table.part else ():
             if whole in needed and piece in needed and position[whole] < position[piece]:
                 piece.row, piece.inputs = table.part, [whole]
                 piece.attributes = {"at": (slice(None), slice(first, last))}

@@ -64,13 +64,11 @@ class Recorded:
         if total is None and line in gradient.sequences:
             total = self._gradient(gradient.sequences[line])
         if line.row is table.part:
-            start, end = _columns(line.inputs[0], line.attributes["at"])
-            for (first, last), part in gradient.of_parts.get(line.inputs[0], {}).items():
-                if start <= first and last <= end:
-                    total = self._widened(total, line)
-                    total[:, first - start : last - start] += self._gradient(part)
+            part = gradient.of_parts.get(line.inputs[0], {}).get(_columns(line.inputs[0], line.attributes["at"]))
+            total = None if part is None else self._gradient(part)
         for (first, last), piece in self.plan.pieces.get(line, {}).items():
-            d = None if piece.row is table.part else self._reached(piece)  # of the whole's gradient that is a part
+            is_part = piece.row is table.part and piece.inputs[0] is line  # then its gradient is in that of the line
+            d = None if is_part else self._reached(piece)
             if d is not None:
                 total = self._widened(total, line)
                 total[:, first:last] += d

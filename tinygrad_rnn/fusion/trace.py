@@ -221,7 +221,9 @@ class Trace:
                 return piece
             if x.row is table.part:  # a part of a part
                 offset = _columns(x.inputs[0], x.attributes["at"])[0]
-                return self._part(x.inputs[0], offset + first, offset + last, x.inputs[0])
+                piece = self._part(x.inputs[0], offset + first, offset + last, x.inputs[0])
+                self.pieces.setdefault(x, {})[first, last] = piece
+                return piece
             if x.row is table.expand and x.inputs[0].width == 1:
                 self.skipped.add(x)
                 return self.add(table.expand, x.inputs, {"shape": shape}, shape)

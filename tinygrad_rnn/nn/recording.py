@@ -32,7 +32,8 @@ class record:
     `backward()`, `r.grad[name]` the gradient that reached it; `r.names` are the names there are. A module with several
     recurrent layers, such as a stack, has them in order: `r[0]["h"]`, `r[1].grad["h"]`.
 
-    Where a sequence has ended, values and gradients are zero. The backward pass may come after the block.
+    Where a sequence has ended, values and gradients are zero. The backward pass may come after the block. What a step
+    computes twice in the same way, kernels compute once: two names for it share the gradient that reached either.
 
     Args:
         module: a `Recurrent`, an RNN, LSTM, GRU or Stack, or a module that has some of them.
