@@ -17,7 +17,7 @@ from tinygrad_rnn.autograd.table import TABLE
 EVERY_ROW = pytest.mark.parametrize("row", TABLE.values(), ids=TABLE.keys())
 EVERY_DIFFERENTIABLE_ROW = pytest.mark.parametrize("row", [r for r in TABLE.values() if r.rules], ids=lambda r: r.name)
 FORMULAS = [row for row in TABLE.values() if isinstance(row, ElementwisePrimitive) and row.rules]
-COMPARISONS = [row for row in TABLE.values() if not row.rules]
+COMPARISONS = [row for row in TABLE.values() if not row.rules and row is not table.detach]
 
 # Rows whose rule is no derivative, on purpose, and what it is instead: a function of dy and the attributes.
 NO_DERIVATIVES = {"clip_gradient": lambda dy, limit: np.clip(dy, -limit, limit)}
@@ -374,6 +374,13 @@ def test_comparisons(row):
         y = row(*(tg.from_numpy(x).requires_grad_() for x in sample.inputs))
         assert y.dtype == np.bool_ and not y.requires_grad
         np.testing.assert_array_equal(y.numpy(), eval(row.formula, {}, dict(zip(row.inputs, sample.inputs))))
+
+
+def test_detach():
+    x = tg.tensor([1.5, np.nan, -np.inf], requires_grad=True)
+    y = table.detach(x)
+    assert not y.requires_grad and not np.shares_memory(y.numpy(), x.numpy())
+    np.testing.assert_array_equal(y.numpy(), x.numpy())
 
 
 # ---- What a row tells of itself --------------------------------------------------------------------------------------

@@ -122,6 +122,31 @@ def test_first_and_second_derivatives(name):
     assert tg.gradgradcheck(run, (x, h, *cell.parameters()))
 
 
+class Stopped(tg.nn.Cell):
+    """No gradient of h arrives at any other value: it is made of truth values and of what is detached."""
+
+    input_size, hidden_size = 3, 4
+
+    def __init__(self):
+        self.W = parameter(3, 4)
+
+    def step(self, x, h, c):
+        a = x @ self.W
+        return tg.where(a > 0, 1.0, 0.5) * tg.tanh(h + a).detach(), tg.tanh(a + h * c)
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("engine", ["require", "never"])
+def test_values_that_no_gradient_reaches(engine, create_graph):
+    tg.manual_seed(0)
+    x, h, c = (tg.randn(*shape, dtype=np.float64, requires_grad=True) for shape in ((3, 2, 3), (2, 4), (2, 4)))
+    y, (last, _) = tg.nn.Recurrent(Stopped(), fused=engine)(x, (h, c))
+    assert not y.requires_grad
+    if last.requires_grad:  # of a sequence without steps it would be h
+        found = tg.grad(last.sum(), [x, h, c], create_graph=create_graph, allow_unused=True)
+        assert not any(g.numpy().any() for g in found)
+
+
 @pytest.mark.parametrize("name", ["lstm", "mgu", "several states"])
 def test_without_gradients_and_in_pieces(name):
     """The kernel that saves nothing computes the same, and so do T calls of one step each."""

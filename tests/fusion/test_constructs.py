@@ -164,6 +164,15 @@ def broadcast_parameters():
 
 
 @case
+def stopped_gradients():
+    def step(self, x, h):
+        a = x @ self.W + h.detach() @ self.U
+        return tg.tanh(a * tg.sigmoid(h) - (x @ self.W).detach() * self.b + tg.logsumexp(a, -1, keepdim=True))
+
+    return cell(step, W=P(I, H), U=P(H, H), b=P(H))
+
+
+@case
 def constants():
     mask = np.array([1.0, 0.0, 1.0, 0.5])
     return cell(lambda self, x, h: tg.tanh(x @ self.W + h * self.mask) * tg.tensor(self.mask + 1), W=P(I, H), mask=mask)

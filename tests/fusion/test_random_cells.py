@@ -27,6 +27,7 @@ UNARY = {
     "root": lambda a: (a * a + 1) ** 0.5,
     "cube": lambda a: a * a * a,
     "double": lambda a: a + a,
+    "detach": lambda a: a + tg.sin(a).detach(),
     "constant": lambda a: a * tg.tensor(np.linspace(0.5, 1.5, a.shape[1])),
 }
 BINARY = {
@@ -270,9 +271,9 @@ COMPILED = [
     (
         *(2, (4, 4)),
         (("made", 1, 4, "scaled"), ("mask", 3), ("mix", 4, 2), ("log", 5), ("root", 6), ("var", 7), ("cube", 5))
-        + (("add", 9, 8), ("chunk", 10), ("double", 11), ("constant", 12), ("cat", 13, 11), ("made", 14, 4, "softmax"))
-        + (("made", 0, 4, "a part"), ("add", 15, 16), ("made", 17, 4, "joined")),
-        (("tanh", 18), ("product", 10)),
+        + (("add", 9, 8), ("chunk", 10), ("double", 11), ("detach", 12), ("constant", 13), ("cat", 14, 11))
+        + (("made", 15, 4, "softmax"), ("made", 0, 4, "a part"), ("add", 16, 17), ("made", 18, 4, "joined")),
+        (("tanh", 19), ("product", 10)),
     ),
 ]
 

@@ -50,7 +50,6 @@ REFUSED = {
     "numpy": (lambda self, x, h: h + tg.tensor(np.tanh(x.numpy()) @ self.W.numpy()), LOOKS),
     "float": (lambda self, x, h: h * float(x.sum()), LOOKS),
     "iteration": (loops, "."),
-    "detach": (lambda self, x, h: tg.tanh(h.detach() + x @ self.W), "detach"),
     "noise for all rows": (unfinished, RANDOM),
     "product of states": (lambda self, x, h: tg.tanh(h @ (h.T @ h) + x @ self.W), "no place"),
     "sum over the batch": (lambda self, x, h: tg.tanh(h - h.sum(0, keepdim=True) + x @ self.W), "no place"),

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import table
 from .operands import all_dims, as_array, as_tensor, floating, one_dim
-from .pointwise import isfinite, log, sqrt, where
+from .pointwise import log, sqrt, where
 from .tape import Value
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> "Tensor":
     dims = all_dims("logsumexp", dim, x.data.ndim)
     if _count(x.data.shape, dims) == 0:
         return table.sum(x, dim=dims, keepdim=keepdim) - math.inf
-    largest = amax(Value.tensor(x.data), dims, keepdim=True)
-    largest = where(isfinite(largest), largest, 0)
+    largest = amax(x.detach(), dims, keepdim=True)
+    largest = where(table.abs(largest) < math.inf, largest, 0)
     total = log(table.sum(table.exp(x - largest), dim=dims, keepdim=True)) + largest
     kept = [n for i, n in enumerate(total.data.shape) if keepdim or i not in dims]
     return table.reshape(total, shape=tuple(kept))

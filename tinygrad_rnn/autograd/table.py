@@ -95,9 +95,10 @@ clamp = scalar("clamp(x, low, high)", "minimum(maximum(x, low), high)",
                dlow="where((x < low) & (low < high), dy, 0)",
                dhigh="where((x > high) | (high < low), dy, 0)",              onnx="Clip")
 
-# ---- A rule that is no derivative, on purpose: it changes what flows back --------------------------------------------
+# ---- No derivatives, on purpose: they change what flows back ---------------------------------------------------------
 clip_gradient = scalar("clip_gradient(x, *, limit)", "x",
                        dx="where(dy > limit, limit, where(dy < -limit, -limit, dy))", onnx="Identity")
+detach = scalar("detach(x)", "x",                                   onnx="Identity",       integer=np.positive)
 
 # ---- Comparisons: truth values have no gradient ----------------------------------------------------------------------
 eq = scalar("eq(a, b)", "a == b",                                   onnx="Equal",          integer=np.equal)

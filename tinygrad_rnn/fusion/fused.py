@@ -87,7 +87,8 @@ class Asked:
 
     Attributes:
         places: their positions among all.
-        reached: for each output whether it depends on one of them.
+        reached: for each state whether its values after a step depend on one of them.
+        reached_at_last: whether its final values do, which are the initial ones of a sequence without steps.
         call: see `Forward`.
     """
 
@@ -96,6 +97,7 @@ class Asked:
         self.places = [i for i, need in enumerate(needs) if need]
         leaves = {prelude.leaves[i] for i in self.places}
         self.reached = [not leaves.isdisjoint(each) for each in depends]
+        self.reached_at_last = [r or state in leaves for r, state in zip(self.reached, scan.plan.states)]
         self.needing, self.adjoints = prelude.adjoints(leaves)
         self.call = Forward(scan, prelude, self.adjoints)
 
@@ -181,21 +183,19 @@ class FusedCell:
         self._choices: dict[tuple[bool, ...], Asked] = {}
 
     def _dependencies(self) -> list[set[Line]]:
-        """For each state, the leaves that its values depend on, over any number of steps."""
-        script = {line: traced.inputs for line, traced in self.plan.script}
-        step = []
+        """For each state, the leaves that a gradient of its values reaches, over any number of steps but none."""
+        script = {line: _differentiated(traced) for line, traced in self.plan.script}
+        depends = []
         for output in self.plan.outputs:
             ahead, seen = [output], {output}
             while ahead:
-                for y in script.get(ahead.pop(), ()):
-                    if isinstance(y, Line) and y not in seen:
-                        seen.add(y)
-                        ahead.append(y)
-            step.append(seen)
-        depends = [{state} | seen for state, seen in zip(self.plan.states, step)]
+                found = [y for y in script.get(ahead.pop(), ()) if y not in seen]
+                seen.update(found)
+                ahead += found
+            depends.append(seen)
         for _ in self.plan.states:
             for own in depends:
-                for state, seen in zip(self.plan.states, step):
+                for state, seen in zip(self.plan.states, depends):
                     if state in own:
                         own |= seen
         return depends
@@ -239,7 +239,7 @@ class FusedCell:
             needing = [tensors[i] for i in asked.places]
             places, shapes = tuple([x.node for x in needing]), tuple([x.data.shape for x in needing])
             node = Node(self, places, shapes, (tensors, run))
-            reached = asked.reached[: len(every)] + asked.reached
+            reached = asked.reached[: len(every)] + asked.reached_at_last
             nodes = [Node(output, (node,), ((),), ()) if r else None for output, r in zip(self.outputs, reached)]
         return tuple(map(Value.tensor, every, nodes)), tuple(map(Value.tensor, finals, nodes[len(every) :]))
 
@@ -317,7 +317,7 @@ class FusedCell:
                 states = after if n == rows.B else tuple(cat([new, old[n:]]) for new, old in zip(after, states))
             every = [rows.scattered(cat(output)) if output else None for output in outputs]
             results = [*every, *map(rows.unordered, states)]
-        ks = [k for k in sorted(dy.parts) if results[k] is not None]
+        ks = [k for k in sorted(dy.parts) if results[k] is not None and results[k].requires_grad]
         sources = [inputs[i] for i in run.asked.places]
         found = grad([results[k] for k in ks], sources, [dy.parts[k] for k in ks], create_graph=True, allow_unused=True)
         return [Value.tensor(np.zeros(x.shape, x.dtype)) if g is None else g for x, g in zip(sources, found)]
@@ -329,6 +329,14 @@ class FusedCell:
                 operands = [known[x] if isinstance(x, Line) else x for x in traced.inputs]
                 known[line] = traced.row(*operands, **sized(traced.attributes, rows))
         return tuple(known[line] for line in self.plan.outputs)
+
+
+def _differentiated(line: Line) -> list[Line]:
+    """The operands that a gradient of the line reaches."""
+    if line.row is None:
+        return []
+    places = tuple(i for i, x in enumerate(line.inputs) if isinstance(x, Line))
+    return [line.inputs[i] for i in line.row.adjoint(places).wanted]
 
 
 def _as_rows(line: Line, x: Any, rows: Rows) -> Any:

@@ -124,6 +124,9 @@ class Symbol(Tensor):
     def numpy(self) -> np.ndarray:
         return self.data._refuse()  # type: ignore[attr-defined]
 
+    def detach(self) -> Any:
+        return table.detach(self)
+
     def __repr__(self) -> str:
         return f"Symbol({self.line!r})"
 
@@ -369,7 +372,7 @@ def check_other_batch(lines: list[str], cell: Any, inputs: Any, states: Any, sin
 def _dtype(row: Primitive, inputs: list[Any], attributes: dict[str, Any]) -> np.dtype:
     if row is table.cast:
         return np.dtype(attributes["dtype"])
-    if not row.rules:
+    if not row.rules and row is not table.detach:
         return np.dtype(np.bool_)
     kinds = {x.dtype for x in inputs if isinstance(x, Line) and x.dtype.kind == "f"}
     if len(kinds) > 1 or not kinds <= {FLOAT32, FLOAT64}:
