@@ -233,7 +233,7 @@ READ_WHERE_ANOTHER_IS_WRITTEN = (
 LENGTHS = st.none() | st.lists(st.integers(0, 3), min_size=2, max_size=2)
 
 
-@settings(max_examples=300, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=800, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 @given(programs(), st.booleans(), LENGTHS, st.booleans(), st.sampled_from(list(WANTED)), st.booleans())
 @example(SUMMED_WITH_A_PRODUCT, False, None, False, "everything", False)
 @example(KEPT_IN_A_WIDER_ARRAY, False, None, False, "everything", False)
