@@ -84,7 +84,7 @@ def programs(draw):
             instruction, n = (draw(st.sampled_from(list(BINARY))), a, b), max(n, widths[b])
         elif kind == "row":
             name = draw(st.sampled_from(list(ROWS)))
-            instruction, n = (name, a), 1 if name in ("sum", "mean", "amax") else n
+            instruction, n = (name, a), 1 if name in ("sum", "mean", "amax", "var") else n
         elif kind == "parameter":
             instruction = (draw(st.sampled_from(["plus", "times"])), a, draw(st.sampled_from(list(PARAMETERS))))
         elif kind == "product":
