@@ -174,16 +174,15 @@ class set_mode:
         self.before: list[Any] = []
 
     def __enter__(self) -> None:
-        self.before.append(getattr(mode, self.field))
-        self._set(self.setting)
+        fields = mode.__dict__  # those of this thread, looked for once
+        self.before.append(fields[self.field])
+        fields[self.field] = self.setting
+        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else 1 if fields["grad"] else 0
 
     def __exit__(self, *error: object) -> None:
-        self._set(self.before.pop())
-
-    def _set(self, setting: Any) -> None:
-        fields = vars(mode)  # those of this thread, looked for once
-        fields[self.field] = setting
-        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else int(fields["grad"])
+        fields = mode.__dict__
+        fields[self.field] = self.before.pop()
+        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else 1 if fields["grad"] else 0
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)

@@ -25,8 +25,8 @@ import numpy as np
 from ..autograd import table
 from ..autograd.primitive import Adjoint, ElementwiseAdjoint, names_in, on_arrays
 from ..autograd.tape import unbroadcast
-from ..kernels.matmul import panels_of
-from ..kernels.pool import staggered, staggered_zeros
+from ..kernels.matmul import matmul, panels_of
+from ..kernels.pool import empty, staggered, staggered_zeros
 from .adjoint import Product
 from .emit import wrapped
 from .scan import Scan, sequence_array
@@ -45,6 +45,11 @@ def sum_rows(x: np.ndarray) -> np.ndarray:
     return np.add.reduce(x, axis=0)
 
 
+def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[M, K], [K, N] -> [M, N]."""
+    return matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype))
+
+
 def apart(*gradients: np.ndarray) -> list[np.ndarray]:
     """Gradients in memory of their own: not that of another one, nor a part of a larger array, nor read backwards."""
     taken, found = set(), []
@@ -61,7 +66,7 @@ FUNCTIONS: dict[str, Any] = dict(
     apart=apart, asarray=np.asarray, ascontiguousarray=np.ascontiguousarray, concatenate=np.concatenate,
     empty=staggered, fitted=fitted, sized=sized, sum_rows=sum_rows, zeros=staggered_zeros,
 )  # fmt: skip
-RULES = on_arrays(table.matmul.names)  # what the rules of all rows call
+RULES = on_arrays(table.matmul.names) | dict(matmul=product)  # what the rules of all rows call
 
 
 # ---- Lines before the loop -------------------------------------------------------------------------------------------
@@ -202,9 +207,9 @@ class Forward(_Function):
     """The function of a call.
 
         forward_call(rows, *leaves, *drawn) -> every, finals, values, saved, named
-        inference_call(rows, *leaves, *drawn) -> every, finals
+        inference_call(rows, *leaves, *drawn) -> the first of `every`, *finals
 
-    The arguments and the first two results are arrays as the user has them: the values after each step of the states
+    The arguments and the first results are arrays as the user has them: the values after each step of the states
     that are watched, which is the first one in inference, and the final values of all. Then, for the gradient: the
     values of leaves and of the lines before the loop by name; what kernels for gradients of these want to know; the
     arrays of the kernel by name, of which the states are [B + total, width] with their initial values first.
@@ -250,11 +255,12 @@ class Forward(_Function):
     def _results(self) -> str:
         """The values after each step of the states that are watched; the final ones of all."""
         arrays = [self.names[state.name] for state in self.plan.states]
+        inference = self.direction == "inference"
         watched, finals = len(self.plan.gradient.dys), [f"rows.final({x})" for x in arrays]
-        if self.direction == "inference":
+        if inference:
             watched, finals[1:] = 1, [f"rows.unordered({x}[rows.last(2)])" for x in arrays[1:]]
         every = [f"rows.scattered({x}[B:])" for x in arrays[:watched]]
-        return f"[{', '.join(every)}], [{', '.join(finals)}]"
+        return ", ".join([*every, *finals]) if inference else f"[{', '.join(every)}], [{', '.join(finals)}]"
 
     def _inference(self) -> None:
         steps = self.prelude.steps
@@ -266,13 +272,17 @@ class Forward(_Function):
         self.write(f"for piece, first in rows.pieces({row_bytes}):")
         for line in [*[line for line in self.prelude.leaves if line.kind == "input"], *self.prelude.drawn]:
             whole = self.names[line]
-            self.write(f"{self.name(line, f'{whole}_piece')} = {whole}[first : first + piece.total]", 1)
+            piece = f"{whole} if piece is rows else {whole}[first : first + piece.total]"
+            self.write(f"{self.name(line, f'{whole}_piece')} = {piece}", 1)
         for step in steps:
             if step.timed:
                 self._step(step, "piece", indent=1)
         self._sequences(1)
         output = self.plan.states[0].name
-        self.launch("piece", [], {output: f"{self.names[output]}[first : first + B + piece.total]"}, 1)
+        whole = self.names[output]
+        here = self.name(object(), f"{whole}_piece")
+        self.write(f"{here} = {whole} if piece is rows else {whole}[first : first + B + piece.total]", 1)
+        self.launch("piece", [], {output: here}, 1)
         self.write(f"return {self._results()}")
 
     def _step(self, step: Step, rows: str, adjoint: Any = None, indent: int = 0) -> str:
@@ -287,6 +297,8 @@ class Forward(_Function):
         else:
             operands += [f"{name}={self.constant(value, name)}" for name, value in attributes.items()]
         y, value = self.name(step.line, step.line.name), f"{step.row.name}({', '.join(operands)})"
+        if step.row is table.permute and step.line.attributes["dims"] == (1, 0):
+            value = f"{operands[0]}.T"
         self.write(f"{y} = {value if step.line.shape else f'asarray({value})'}", indent)  # NumPy gives scalars
         if adjoint is None or is_text(adjoint):
             return ""
@@ -297,7 +309,8 @@ class Forward(_Function):
         self.write("# For the loop: what it reads, and what it writes.")
         for line in [*self.plan.constants, *self.plan.vectors]:
             x = self.names[line.name] = self.names[line]
-            self.write(f"{x} = ascontiguousarray({x}){'' if line.per_row else '.reshape(-1)'}")
+            flat = line.per_row or len(line.shape) == 1
+            self.write(f"{x} = ascontiguousarray({x}){'' if flat else '.reshape(-1)'}")
         for product in self.plan.products:
             name = self.scan.weights[product.result]
             self.write(f"{self.name(name, name)} = panels_of({self.side_by_side(product)})")

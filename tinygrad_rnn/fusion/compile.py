@@ -11,7 +11,20 @@ from .fused import FusedCell, Sequence
 from .trace import Unfusable
 
 
-class _Compiled:
+class Clock:
+    """When an attribute of some module was last set or deleted: `now` is another object after each time."""
+
+    def __init__(self) -> None:
+        self.tick()
+
+    def tick(self) -> None:
+        self.now = object()  # which, other than a number, is no other process's in a pickle
+
+
+clock = Clock()
+
+
+class Compiled:
     """A compiled cell, or the reason why there is none, and the attributes that it was traced with."""
 
     def __init__(self, cell: Any, sequence: Sequence) -> None:
@@ -29,29 +42,57 @@ class _Compiled:
         finally:
             set_rng_state(random_state)
 
+    def holds(self) -> bool:
+        """Whether nothing has changed since: attributes, nor the shapes and dtypes of parameters."""
+        return self.attributes.hold() and (self.fused is None or self.fused.fits())
+
+    def cell(self) -> FusedCell:
+        """The compiled cell.
+
+        Raises:
+            Unfusable: with the reason why there is none.
+        """
+        if self.fused is None:
+            raise Unfusable(self.reason)
+        return self.fused
+
 
 class _Attributes:
     """What a cell, the modules in it and their classes hold, directly or in lists and dictionaries: a step may branch
     on any of it.
+
+    What modules hold directly is looked at again only when the `clock` has moved on.
     """
 
     def __init__(self, cell: Any) -> None:
+        self.time = clock.now  # before anything is looked at
         modules = list(cell.modules())
         theirs = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if _is_users(kind))
-        self.containers: list[Any] = [*map(vars, modules), *map(vars, theirs)]
-        for container in self.containers:  # which grows on the way
+        containers: list[Any] = [*map(vars, modules), *map(vars, theirs)]
+        for container in containers:  # which grows on the way
             for item in _items(container):
-                if isinstance(item, (list, tuple, set, dict)) and not any(item is known for known in self.containers):
-                    self.containers.append(item)
-        self.items = list(map(_items, self.containers))
+                if isinstance(item, (list, tuple, set, dict)) and not any(item is known for known in containers):
+                    containers.append(item)
+        every = [(container, _items(container)) for container in containers]
+        self.timed, self.others = every[: len(modules)], every[len(modules) :]
 
     def hold(self) -> bool:
         """Whether these are the very objects that they were."""
-        for container, items in zip(self.containers, self.items):
-            now = _items(container)
-            if len(now) != len(items) or not all(map(is_, now, items)):
+        now = clock.now
+        if now is not self.time:
+            if not _same(self.timed):
                 return False
-        return True
+            self.time = now
+        return not self.others or _same(self.others)
+
+
+def _same(every: list[tuple[Any, list[Any]]]) -> bool:
+    """Whether containers have the very items that they had."""
+    for container, items in every:
+        now = _items(container)
+        if len(now) != len(items) or not all(map(is_, now, items)):
+            return False
+    return True
 
 
 def _items(container: Any) -> list[Any]:
@@ -65,27 +106,30 @@ def _is_users(kind: type) -> bool:
 
 VARIANTS = 8  # of a cell that are remembered for inputs of one kind, such as one for training and one for evaluation
 _TRACING = threading.RLock()  # a cell holds symbols while it is traced: no other thread may look at it then
-_compiled: "weakref.WeakKeyDictionary[Any, dict[Any, list[_Compiled]]]" = weakref.WeakKeyDictionary()
+_compiled: "weakref.WeakKeyDictionary[Any, dict[Any, list[Compiled]]]" = weakref.WeakKeyDictionary()
 
 
-def fused_cell(cell: Any, sequence: Sequence) -> FusedCell:
-    """The compiled cell for a sequence like this, from an earlier call if nothing has changed.
-
-    Raises:
-        Unfusable: with the reason.
-    """
+def compiled_cell(cell: Any, sequence: Sequence) -> Compiled:
+    """The compiled cell for a sequence like this, from an earlier call if nothing has changed."""
     kind = sequence.kind
     with _TRACING:
         variants = _compiled.get(cell) or _compiled.setdefault(cell, {})
         for compiled in variants.get(kind, ()):
-            if compiled.attributes.hold():
+            if compiled.holds():
                 break
         else:
-            compiled = _Compiled(cell, sequence)
+            compiled = Compiled(cell, sequence)
             variants[kind] = [compiled, *variants.get(kind, ())][:VARIANTS]
-    if compiled.fused is None:
-        raise Unfusable(compiled.reason)
-    return compiled.fused
+    return compiled
+
+
+def fused_cell(cell: Any, sequence: Sequence) -> FusedCell:
+    """The same, if it could be compiled.
+
+    Raises:
+        Unfusable: with the reason.
+    """
+    return compiled_cell(cell, sequence).cell()
 
 
 def last_fused_cell(cell: Any) -> FusedCell | None:
@@ -96,8 +140,6 @@ def last_fused_cell(cell: Any) -> FusedCell | None:
     """
     for known in reversed(_compiled.get(cell, {}).values()):
         for compiled in known:
-            if compiled.attributes.hold():
-                if compiled.fused is None:
-                    raise Unfusable(compiled.reason)
-                return compiled.fused
+            if compiled.holds():
+                return compiled.cell()
     return None

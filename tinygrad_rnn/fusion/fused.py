@@ -39,6 +39,13 @@ class Sequence:
         self.B: int = self.inputs[0].shape[1]
         self.states, self.reverse, self.lengths, self.watched = states, reverse, lengths, watched
 
+    @functools.cached_property
+    def rows(self) -> Rows:
+        """The layout of the batch."""
+        if self.lengths is None:
+            return full_rows(self.T, self.B, self.reverse)
+        return RaggedRows(self.T, self.lengths, self.reverse)
+
     @property
     def kind(self) -> Any:
         """What a compiled cell depends on."""
@@ -173,6 +180,7 @@ class FusedCell:
         fixed = [line for line in trace.lines if line.kind in ("parameter", "constant")]
         self.plan: Plan = make_plan(trace, outputs, sequence.watched)
         check_other_batch(as_traced, cell, inputs, states, not sequence.several)
+        self.watched, self.lines = sequence.watched, fixed
         self.leaves = [*arriving, *trace.given, *fixed, *self.plan.states]
         self.fixed = [line.value if isinstance(line.value, Value) else Value.tensor(line.value) for line in fixed]
         self.depends = self._dependencies()
@@ -213,23 +221,36 @@ class FusedCell:
                 )
         return held
 
-    def __call__(self, sequence: Sequence, watch: Callable[[Run], object] | None = None) -> tuple[States, States]:
+    def fits(self) -> bool:
+        """Whether parameters and constants have the shapes and dtypes that they had."""
+        return all(x.data.dtype == line.dtype and x.data.shape == line.shape for x, line in zip(self.fixed, self.lines))
+
+    def __call__(
+        self, rows: Rows, inputs: States, states: States, watch: Callable[[Run], object] | None = None
+    ) -> tuple[States, States]:
         """The values after each step of the states that are watched, [T, B, H], and the final values of all.
 
         Args:
+            rows: the layout of the batch.
             watch: called with the run, whose arrays are then kept.
         """
-        T, B, lengths, reverse = sequence.T, sequence.B, sequence.lengths, sequence.reverse
-        rows = full_rows(T, B, reverse) if lengths is None else RaggedRows(T, lengths, reverse)
-        held = self._held(B) if self.given else ()
-        tensors = [*sequence.inputs, *held, *self.fixed, *sequence.states]
-        arrays = [x.data for x in tensors]
+        tensors = [*inputs, *(self._held(rows.B) if self.given else ()), *self.fixed, *states]
+        return self.run(rows, tensors, [x.data for x in tensors], watch)
+
+    def run(
+        self,
+        rows: Rows,
+        tensors: list[Tensor],
+        arrays: list[np.ndarray],
+        watch: Callable[[Run], object] | None = None,
+    ) -> tuple[States, States]:
+        """The same for the leaves, `tensors`, and their arrays."""
         if self.drawn:
             arrays += self._draw(rows)
-        asked = self._asked(tuple([x.node is not None for x in tensors] if mode.level else ()))
-        if not (asked.places or sequence.watched > 1 or watch):
-            every, finals = self.inference.function(rows, *arrays)
-            return tuple(map(Value.tensor, every)), tuple(map(Value.tensor, finals))
+        asked = self._asked(tuple([x.node is not None for x in tensors]) if mode.level else ())
+        if self.watched == 1 and not (asked.places or watch):
+            output, *finals = self.inference.function(rows, *arrays)
+            return (Value.tensor(output),), tuple([Value.tensor(x) for x in finals])
         every, finals, values, saved, named = asked.call.function(rows, *arrays)
         run = Run(rows, asked, values, saved, named, watch is not None)
         if watch is not None:

@@ -97,6 +97,8 @@ class Rows:
         What is computed for a piece before its loop stays in the cache until the loop reads it, and a long sequence
         takes no more memory than its result.
         """
+        if self.total <= PIECE_ROWS:
+            return [(self, 0)]
         steps = max(PIECE_BYTES // max(row_bytes, 1), PIECE_ROWS) // max(self.B, 1) // 2 * 2 + 2
         if steps >= self.T:
             return [(self, 0)]

@@ -19,9 +19,12 @@ APART = 5 * 64  # of the beginnings of arrays in their pages: by and by they are
 
 
 class _Made:
-    """An array, where the part of it begins that is given out, and the call that last gave it out."""
+    """An array, where the part of it begins that is given out, that part if it is the same one each time, and the call
+    that last gave it out.
+    """
 
-    __slots__ = ("array", "last", "start")
+    __slots__ = ("array", "last", "part", "start")
+    part: np.ndarray
 
     def __init__(self, array: np.ndarray, start: int, last: int) -> None:
         self.array, self.start, self.last = array, start, last
@@ -50,9 +53,16 @@ def empty(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
 
 def empty_lines(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """The same, of any size, beginning with a cache line: to look for one takes longer than to find one here."""
+    pool, key = _pool.__dict__, ("lines", shape, dtype)
+    pool["calls"] += 1
+    for made in pool["made"].get(key, ()):
+        if getrefcount(made.part) == _REFERENCES_WHEN_FREE and getrefcount(made.array) == _REFERENCES_WHEN_FREE + 1:
+            made.last = pool["calls"]
+            return made.part
     size = math.prod(shape) * dtype.itemsize
-    made = _free(("lines", size)) or _remember(("lines", size), np.empty(size + PAGE, np.uint8), place=0)
-    return np.ndarray(shape, dtype.type, made.array, made.start)
+    made = _remember(key, np.empty(size + PAGE, np.uint8), place=0)
+    made.part = np.ndarray(shape, dtype.type, made.array, made.start)
+    return made.part
 
 
 def staggered(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 from ..autograd.operands import as_array, as_tensor
 from ..autograd.tape import Value
 from ..autograd.tensor import Tensor
+from ..fusion.compile import clock
 
 M = TypeVar("M", bound="Module")
 
@@ -88,6 +89,11 @@ class Module:
                     f"write new values into it with {name}.numpy()[...] = values"
                 )
         super().__setattr__(name, value)
+        clock.tick()  # compiled cells look at what they were traced with only after this
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        clock.tick()
 
     # ---- Who belongs to it -------------------------------------------------------------------------------------------
 

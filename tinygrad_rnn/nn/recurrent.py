@@ -4,6 +4,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import is_
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from ..autograd.pointwise import where
 from ..autograd.shapes import stack, unbind
 from ..autograd.tape import mode, no_grad
 from ..autograd.tensor import Tensor
-from ..fusion.compile import fused_cell, last_fused_cell
+from ..fusion.compile import Compiled, clock, compiled_cell, fused_cell, last_fused_cell
 from ..fusion.explain import explain
 from ..fusion.fused import FusedCell, Run, Sequence
 from ..fusion.trace import Locals, Unfusable
@@ -55,6 +56,7 @@ class Recurrent(Module):
     """
 
     recorder: "Recorder | None" = None  # set by `record`
+    _last: "_LastCall | None" = None
 
     def __init__(self, cell: Cell, reverse: bool = False, fused: str = "auto") -> None:
         if not isinstance(cell, Cell):
@@ -88,21 +90,29 @@ class Recurrent(Module):
         if not several:
             self.cell.check_width(xs[0])
         ends = None if lengths is None else check_lengths(self._name, lengths, T, B)
-        states = self.cell.begin(hx, B)
+        states = None if hx is None else self.cell.begin(hx, B)
         every, finals = self.run(xs if several else xs[0], states, ends, return_states)
         final = finals if len(finals) > 1 else finals[0]
         return (every[0], final, every) if return_states else (every[0], final)
 
-    def run(self, x: Any, states: States, lengths: np.ndarray | None, watch_all: bool) -> tuple[States, States]:
+    def run(self, x: Any, states: States | None, lengths: np.ndarray | None, watch_all: bool) -> tuple[States, States]:
         """The values after each step of the first state, or of all, and the final values of all.
 
-        What it is given has been checked.
+        What it is given has been checked; `states` may be None for the cell's own.
         """
+        last = self._last
+        if last is not None and lengths is None:
+            results = last.repeated(x, states, watch_all)
+            if results is not None:
+                return results
+        if states is None:
+            states = self.cell.begin(None, (x[0] if isinstance(x, tuple) else x).data.shape[1])
         sequence = Sequence(x, states, self.reverse, lengths, len(states) if watch_all else 1)
         if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
             return run_on_tape(self.cell, sequence, self.recorder)
+        time, compiled = clock.now, compiled_cell(self.cell, sequence)
         try:
-            fused = fused_cell(self.cell, sequence)
+            fused = compiled.cell()
         except Unfusable as error:
             if self.fused == "require":
                 self._try_a_step(sequence)
@@ -111,7 +121,11 @@ class Recurrent(Module):
             self._warn(str(error))
             return results
         recorder = self.recorder
-        return fused(sequence) if recorder is None else fused(sequence, lambda run: recorder.fused(fused, run))
+        if recorder is not None:
+            return fused(sequence.rows, sequence.inputs, states, lambda run: recorder.fused(fused, run))
+        if lengths is None and not (sequence.several or fused.given):
+            vars(self)["_last"] = _LastCall(time, self.cell, compiled, sequence)
+        return fused(sequence.rows, sequence.inputs, states)
 
     def _try_a_step(self, sequence: Sequence) -> None:
         """Take one step on the tape: what is wrong with it there too is told in the same words."""
@@ -181,6 +195,50 @@ class Recurrent(Module):
     def extra_repr(self) -> str:
         options = {"reverse": (self.reverse, False), "fused": (self.fused, "auto")}
         return ", ".join(f"{name}={value!r}" for name, (value, default) in options.items() if value != default)
+
+
+class _LastCall:
+    """What a call has found out, for the next one over a sequence of the same size: a short one is over sooner than
+    all of that could be asked again.
+
+    Attributes:
+        fused, rows: what ran the cell, and the layout of the batch.
+        zeros: the initial states, where they are what a `Cell` begins with if it does not say otherwise.
+    """
+
+    def __init__(self, time: object, cell: Cell, compiled: Compiled, sequence: Sequence) -> None:
+        self.time, self.attributes, self.fused = time, compiled.attributes, compiled.cell()
+        self.rows, self.watch_all = sequence.rows, sequence.watched > 1
+        self.shape, self.dtype = sequence.inputs[0].shape, sequence.inputs[0].dtype
+        self.shapes = [state.shape for state in sequence.states]
+        self.parameters = [each.data for each in self.fused.fixed]
+        plain = type(cell).initial_state is Cell.initial_state
+        self.zeros: States | None = cell.begin(None, sequence.B) if plain else None
+
+    def repeated(self, x: Any, states: States | None, watch_all: bool) -> tuple[States, States] | None:
+        """What the cell returns for a sequence like that one; None if it is not, or something has changed."""
+        if self.time is not clock.now or mode.level > 1 or watch_all != self.watch_all or not self.attributes.hold():
+            return None
+        if type(x) is tuple or not _is(x.data, self.shape, self.dtype):
+            return None
+        if states is None:
+            states = self.zeros
+        elif not all([_is(state.data, shape, self.dtype) for state, shape in zip(states, self.shapes)]):
+            return None
+        if states is None:
+            return None
+        fused = self.fused
+        tensors = [x, *fused.fixed, *states]
+        arrays = [each.data for each in tensors]
+        return fused.run(self.rows, tensors, arrays) if all(map(is_, self.parameters, arrays[1:])) else None
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles of a layer begin without."""
+        return type(None), ()
+
+
+def _is(x: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    return x.shape == shape and x.dtype is dtype
 
 
 class Recorder(Protocol):

@@ -12,6 +12,7 @@ from ..autograd.operands import as_tensor
 from ..autograd.shapes import cat, squeeze, stack, transpose, unbind, unsqueeze
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
+from ..fusion.compile import clock
 from .cell import Cell, States, as_states
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .functional import check_below_one, dropout
@@ -171,13 +172,12 @@ class Stack(Module):
         """The outputs of the last layer at every step, and the final states of all layers: see the class."""
         x = as_tensor(input)
         batched = self._check_input(x.data.shape)
-        if not batched:
-            x = unsqueeze(x, 1)
-        elif self.batch_first:
-            x = transpose(x, 0, 1)
+        plain = batched and not self.batch_first
+        if not plain:
+            x = transpose(x, 0, 1) if batched else unsqueeze(x, 1)
         self._prepare()
         T, B, _ = x.data.shape
-        starts = self._starts(hx, B, batched)
+        starts = None if hx is None else self._starts(hx, B, batched)
         if lengths is not None:
             if not batched:
                 raise ValueError(f"{type(self).__name__}: lengths need a batch, but the input is [{T}, {x.shape[2]}]")
@@ -190,13 +190,14 @@ class Stack(Module):
                 x = self._dropped(x)
             outputs = []
             for scan in layer:
-                watched, final = scan.run(x, starts[len(finals)], lengths, return_states)
+                start = None if starts is None else starts[len(finals)]
+                watched, final = scan.run(x, start, lengths, return_states)
                 outputs.append(watched[0])
                 finals.append(final)
                 every.append(watched)
             x = cat(outputs, -1) if len(outputs) > 1 else outputs[0]
 
-        results = [self._in_layout(x, batched), self._together(finals, batched)]
+        results = [x if plain else self._in_layout(x, batched), self._together(finals, batched)]
         if return_states:
             laid_out = [tuple(self._in_layout(values, batched) for values in states) for states in every]
             results.append(tuple(map(stack, zip(*laid_out))) if self._widths else laid_out)
@@ -217,6 +218,8 @@ class Stack(Module):
     def _check_input(self, shape: tuple[int, ...]) -> bool:
         """Whether the input has a batch dimension."""
         dims, expected = len(shape), self.input_size
+        if dims == 3 and shape[-1] == expected and all(shape):
+            return True
         if dims not in (2, 3):
             problem = f"expected an input of 3 dimensions, or 2 without a batch, got {dims}"
         elif expected is not None and shape[-1] != expected:
@@ -239,8 +242,6 @@ class Stack(Module):
     def _starts(self, hx: Any, batch_size: int, batched: bool) -> list[States]:
         """What each cell starts from."""
         cells = self.cells
-        if hx is None:
-            return [cell.begin(None, batch_size) for cell in cells]
         if self._widths:
             states = as_states(hx)
             if not batched:
@@ -258,7 +259,10 @@ class Stack(Module):
     def _together(self, finals: list[States], batched: bool) -> Any:
         """The states of all cells as the user gets them."""
         if self._widths:
-            last = [stack(each) if len(each) > 1 else unsqueeze(each[0], 0) for each in zip(*finals)]
+            if len(finals) > 1:
+                last = list(map(stack, zip(*finals)))
+            else:
+                last = [Tensor(s.data[None]) if s.node is None else unsqueeze(s, 0) for s in finals[0]]
             if not batched:
                 last = [squeeze(s, 1) for s in last]
             return tuple(last) if len(last) > 1 else last[0]
@@ -382,6 +386,8 @@ class RecurrentStack(Stack):
     def _prepare(self) -> None:
         """Give the cells the parameters, the mode and the recurrent dropout that are this module's at the moment."""
         own = vars(self)
+        if own.get("_prepared") is clock.now:
+            return
         for cell, cells_name, name in self._lent:
             vars(cell)[cells_name] = own[name]
         for layer in self._scans:
@@ -391,6 +397,7 @@ class RecurrentStack(Stack):
                     cell.train(self.training)
                 if "recurrent_dropout" in own and cell.recurrent_dropout is not self.recurrent_dropout:
                     cell.recurrent_dropout = self.recurrent_dropout
+        own["_prepared"] = clock.now
 
     def extra_repr(self) -> str:
         names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size", "variational"]
