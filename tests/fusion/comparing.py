@@ -1,11 +1,12 @@
 """Both engines side by side: what a layer computes as kernels, as generated source run by Python, and on the tape."""
 
 import re
+from unittest import mock
 
 import numpy as np
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.fusion import call, scan
+from tinygrad_rnn.fusion import call, scan, short
 
 
 def parameter(*shape, scale=0.4):
@@ -60,10 +61,11 @@ def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=T
     y, final, *every = layer(x, start, **options)
     found = by_name(y, final)
     if engine != "never":
-        tg.manual_seed(4)
-        with tg.no_grad():  # another kernel
-            alone = by_name(*layer(x, start, lengths=options.get("lengths")))
-        assert_close({n: v.numpy() for n, v in alone.items()}, {n: v.numpy() for n, v in found.items()})
+        for work in (short.WORK, 0):  # other kernels: that of a short call, if it can have one, and of one that is not
+            with mock.patch.object(short, "WORK", work), tg.no_grad():
+                tg.manual_seed(4)
+                alone = by_name(*layer(x, start, lengths=options.get("lengths")))
+            assert_close({n: v.numpy() for n, v in alone.items()}, {n: v.numpy() for n, v in found.items()})
     for values in every:
         found |= {f"every {n}": v for n, v in zip(cell.state_names, values)}
     weights = np.random.default_rng(2)
@@ -111,6 +113,11 @@ def _multiply(a, b, c, rows, columns, depth, accumulate):
     c[:rows, :columns] = c[:rows, :columns] + product if accumulate else product
 
 
+def _copy(a, c, rows, columns):
+    """What `kernels.matmul.copy` does."""
+    c[:rows, :columns] = a[:rows, :columns]
+
+
 STAND_INS = {
     "njit": lambda **options: lambda function: function,
     "CACHE": False,
@@ -122,14 +129,17 @@ STAND_INS = {
     "panels": lambda array: array,
     "shift": lambda array, row, column: array[row:, column:],
     "multiply": _multiply,
+    "product": lambda a, b, room: a @ b,
+    "packed": lambda b: b,
+    "copy": _copy,
 }
 REPLACED = re.compile(r"^from (numba|tinygrad_rnn\.kernels\.(memory|matmul)) import .*$", flags=re.MULTILINE)
 
 
 def _interpreted(self, direction, arguments):
     names = dict(STAND_INS)
-    exec(REPLACED.sub("", self.sources[direction]), names)
-    driver = names["backward" if direction == "backward" else "forward"]
+    exec(REPLACED.sub("", self.sources["inference" if direction == "short" else direction]), names)
+    driver = names[{"backward": "backward", "short": "short_call"}.get(direction, "forward")]
 
     def kernel(*arguments):
         with np.errstate(all="ignore"):

@@ -27,13 +27,6 @@ from ..autograd.primitive import ElementwisePrimitive
 from .plan import Memory
 from .trace import Line, _columns, is_view, shown
 
-HEADER = '''"""{title}: generated from its step."""
-
-from numba import njit
-
-{imports}
-
-'''
 STEP = [
     "old, new = starts[t], starts[t + 1]  # where the states before and after this step begin",
     "now, top = new - starts[1], min(hi, starts[t + 2] - new)  # where it is in sequences; the end of running rows",
@@ -239,12 +232,7 @@ class Block:
 
     def size(self, n: int) -> str:
         """A width or column as text, in terms of the named sizes."""
-        if n in self.sizes:
-            return self.sizes[n]
-        for unit, name in self.sizes.items():
-            if unit > 1 and n and n % unit == 0:
-                return f"{n // unit} * {name}"
-        return str(n)
+        return in_sizes(n, self.sizes)
 
     def driver(self, descending: bool) -> tuple[str, list[str]]:
         """The function over time, with the row functions before it, and the names of its arrays in order."""
@@ -507,19 +495,33 @@ class _RowFunction:
         return Fill().visit(_parse(formula))
 
 
-def imports(text: str, bits: int, functions: set[str]) -> str:
-    """The imports that generated code needs."""
+def module(title: str, text: str, bits: int, functions: set[str]) -> str:
+    """Generated functions with their imports; `functions` are those of `maths` that they may call."""
     rooms = {
-        f"maths{bits}": functions,
-        "matmul": {"matrix", "multiply", "panels", "shift"},
-        "memory": {"JIT", "REDUCE", "at", "distinct"},
+        "numpy": {"concatenate", "empty"},
+        f"tinygrad_rnn.kernels.maths{bits}": functions,
+        "tinygrad_rnn.kernels.matmul": {"copy", "matrix", "multiply", "packed", "panels", "product", "shift"},
+        "tinygrad_rnn.kernels.memory": {"JIT", "REDUCE", "at", "distinct"},
     }
-    lines = [f"from tinygrad_rnn.kernels.maths{bits} import f as real"] if "real(" in text else []
+    lines = ["from numba import njit"]
     for room, names in rooms.items():
+        if room.endswith(f"maths{bits}"):
+            lines += ["", f"from {room} import f as real"] if "real(" in text else [""]
         used = sorted(name for name in names if re.search(rf"\b{name}\b", text))
         if used:
-            lines.append(f"from tinygrad_rnn.kernels.{room} import {', '.join(used)}")
-    return "\n".join(lines)
+            lines.append(f"from {room} import {', '.join(used)}")
+    imports = "\n".join(lines)
+    return f'"""{title}: generated from its step."""\n\n{imports}\n\n{text}'
+
+
+def in_sizes(n: int, sizes: dict[int, str]) -> str:
+    """A width or column as text, in terms of sizes that have names."""
+    if n in sizes:
+        return sizes[n]
+    for unit, name in sizes.items():
+        if unit > 1 and n and n % unit == 0:
+            return f"{n // unit} * {name}"
+    return str(n)
 
 
 def wrapped(line: str, indent: str) -> str:

@@ -170,7 +170,8 @@ def _work(scan: Scan) -> list[str]:
 
 def _kernels(scan: Scan) -> list[str]:
     text = []
-    for direction in scan.sources:
+    for direction in dict.fromkeys([*scan.sources, *scan.built]):
         origin, seconds = scan.built.get(direction, ("", 0.0))
-        text.append(f"{direction}: {origin}, {seconds:.2f} s" if origin else f"{direction}: not needed so far")
+        name = "inference, short calls" if direction == "short" else direction
+        text.append(f"{name}: {origin}, {seconds:.2f} s" if origin else f"{name}: not needed so far")
     return text

@@ -14,6 +14,7 @@ from .call import Backward, Forward, Prelude
 from .plan import Plan, make_plan
 from .rows import RaggedRows, Rows, full_rows
 from .scan import Scan
+from .short import Short
 from .trace import BATCH, Line, Unfusable, check_other_batch, sized, trace_step
 
 States = tuple[Tensor, ...]
@@ -187,6 +188,7 @@ class FusedCell:
         self.scan = Scan(self.plan, type(cell).__name__)
         self.prelude = Prelude(self.scan, self.leaves, [line for line, _ in self.drawn])
         self.inference = Forward(self.scan, self.prelude, None)
+        self.short = Short(self.scan, self.prelude) if Short.possible(self.scan, self.prelude) else None
         self.outputs = [_Output(k) for k in range(sequence.watched + len(states))]
         self._choices: dict[tuple[bool, ...], Asked] = {}
 
@@ -249,7 +251,9 @@ class FusedCell:
             arrays += self._draw(rows)
         asked = self._asked(tuple([x.node is not None for x in tensors]) if mode.level else ())
         if self.watched == 1 and not (asked.places or watch):
-            output, *finals = self.inference.function(rows, *arrays)
+            short = self.short
+            call = self.inference if short is None or not short.fits(rows) else short
+            output, *finals = call.function(rows, *arrays)
             return (Value.tensor(output),), tuple([Value.tensor(x) for x in finals])
         every, finals, values, saved, named = asked.call.function(rows, *arrays)
         run = Run(rows, asked, values, saved, named, watch is not None)

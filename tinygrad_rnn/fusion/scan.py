@@ -8,7 +8,7 @@ from typing import Any
 from ..autograd import table
 from ..kernels import cache
 from ..kernels.threads import get_num_threads, run
-from .emit import HEADER, Block, Loop, imports
+from .emit import Block, Loop, module
 from .plan import Memory, Plan, _base, _read
 from .reuse import gradients_in_place, kept_in_place, spare_afterwards
 from .rows import Rows
@@ -34,6 +34,8 @@ class Scan:
         self.dtype = plan.states[0].dtype
         self.sizes = self._size_names()
         self.sources: dict[str, str] = {}
+        self.texts: dict[str, str] = {}  # the same without imports
+        self.functions: dict[str, set[str]] = {}  # of `maths`, which these call
         self.arrays: dict[str, list[str]] = {}
         self.buffers: dict[str, dict[str, int]] = {}
         self.phases: dict[str, list[tuple[str, list[Loop]]]] = {}  # see Block
@@ -190,11 +192,15 @@ class Scan:
             shared = [x for x in kept if x in self.kept_in or places[x].array in self.overwritten]
             block.notes = _notes({line: places[line] for line in shared if line in read}, "before its step")
         text, self.arrays[direction] = block.driver(descending=direction == "backward")
-        bits = self.dtype.itemsize * 8
-        self.sources[direction] = (
-            HEADER.format(title=f"{self.title}, {direction}", imports=imports(text, bits, block.functions)) + text
-        )
+        self.texts[direction], self.functions[direction] = text, block.functions
         self.buffers[direction], self.phases[direction] = block.buffers, block.phases
+        self.add(direction, "")
+
+    def add(self, direction: str, text: str) -> None:
+        """Write more functions into the module of a direction."""
+        self.texts[direction] += text
+        title, bits = f"{self.title}, {direction}", self.dtype.itemsize * 8
+        self.sources[direction] = module(title, self.texts[direction], bits, self.functions[direction])
 
     def _overwrite(self, block: Block, kept: dict[Line, Memory]) -> dict[Line, Memory]:
         """Let gradients take the place of values that nobody reads after them; where the values are then."""
@@ -210,18 +216,22 @@ class Scan:
         return {line: m._replace(array=name_of.get(m.array, m.array)) for line, m in kept.items()}
 
     def kernel(self, direction: str, arguments: Sequence[Any]) -> Callable[..., Any]:
-        """The compiled driver of one direction, for arguments like these."""
+        """The compiled driver of one direction, for arguments like these, with which it is called to be compiled.
+
+        That of a short call, "short", lies beside the one for inference.
+        """
         if direction not in self.compiled:
             start, known = time.perf_counter(), None
-            driver = "backward" if direction == "backward" else "forward"
+            driver = {"backward": "backward", "short": "short_call"}.get(direction, "forward")
 
             def compile_driver(module: ModuleType) -> None:
                 nonlocal known
                 if known is None:
                     known = bool(getattr(getattr(module, driver), "signatures", ()))  # a twin of this layer came first
-                getattr(module, driver)(0, 0, 0, *arguments)  # no rows, no steps: compiles, and computes nothing
+                getattr(module, driver)(*arguments)
 
-            module = cache.load(self.sources[direction], f"scan_{direction}_{self.dtype.name}", compile_driver)
+            name = "inference" if direction == "short" else direction
+            module = cache.load(self.sources[name], f"scan_{name}_{self.dtype.name}", compile_driver)
             kernel = getattr(module, driver)
             found = known or bool(getattr(getattr(kernel, "stats", None), "cache_hits", ()))
             origin = "had been loaded" if known else "from the cache" if found else "compiled"
@@ -235,7 +245,8 @@ class Scan:
         """A function that runs a kernel over all steps of some rows, every thread over its own."""
 
         def launch(rows: Rows, *arguments: Any) -> None:
-            kernel = self.compiled.get(direction) or self.kernel(direction, arguments)
+            # No rows, no steps: that compiles, and computes nothing.
+            kernel = self.compiled.get(direction) or self.kernel(direction, (0, 0, 0, *arguments))
             threads = get_num_threads()
             if threads > 1:
                 threads = min(threads, rows.B // ROWS_PER_THREAD, rows.total * self.work // WORK_PER_THREAD)

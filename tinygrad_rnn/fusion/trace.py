@@ -32,6 +32,7 @@ from ..autograd.tensor import Tensor
 RESERVED = {
     "T", "H", "t", "row", "j", "lo", "hi", "top", "starts", "old", "new", "now", "keep", "min", "real", "dy", "njit",
     "range", "at", "distinct", "matrix", "multiply", "panels", "shift", "forward", "backward", "CACHE", "JIT", "REDUCE",
+    "concatenate", "copy", "empty", "packed", "product",
     *(row.name for row in table.TABLE.values()),
 }  # fmt: skip
 # Sizes, arrays, elements of arrays.

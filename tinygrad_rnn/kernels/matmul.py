@@ -30,11 +30,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import config, types
+from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .memory import lines
+from .memory import JIT, lines
 from .pool import empty_lines
 from .products import ACCUMULATE, ANYWAY, PACKED, REFUSED, ROOM_BYTES, WANTS_HELPERS, products
 from .team import team
@@ -112,38 +112,97 @@ def multiply(typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, acc
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        fields = [z for x in args[:3] for z in cgutils.unpack_tuple(builder, x, 3)]
-        numbers = [builder.ptrtoint(z, _i64) if isinstance(z.type, ir.PointerType) else z for z in fields]
-        numbers += [*args[3:6], builder.zext(args[6], _i64)]
-        kind = ir.FunctionType(ir.VoidType(), [_i64] * len(numbers)).as_pointer()
-        # The address is looked up whenever it is called: machine code from the disk cache cannot know it.
-        name = _slots[A.types[0].dtype.name].name
-        place = builder.module.globals.get(name) or ir.GlobalVariable(builder.module, kind, name)
-        builder.call(builder.load(place), numbers)
-        return context.get_dummy_value()
+        return _call(context, builder, "multiply", A, args)
 
     return types.void(A, B, C, types.int64, types.int64, types.int64, types.boolean), codegen
 
 
+@intrinsic
+def multiply_any(typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, flags: Any, room: Any) -> Any:
+    """C[M, N] = A[M, K] @ B[K, N] for matrices of any strides, M, N > 0; flags is 0, room ROOM_BYTES of memory."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _call(context, builder, "product", A, args)
+
+    return types.void(A, B, C, *[types.int64] * 5), codegen
+
+
+@intrinsic
+def fill_panels(typingctx: Any, B: Any, panels: Any, step: Any, K: Any, N: Any) -> Any:
+    """Copy B[K, N] to the address `panels`, where panels begin every `step` bytes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _call(context, builder, "fill_panels", B, args)
+
+    return types.void(B, *[types.int64] * 4), codegen
+
+
+@intrinsic
+def copy(typingctx: Any, A: Any, C: Any, M: Any, N: Any) -> Any:
+    """C[M, N] = A[M, N]; the rows of C are contiguous."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _call(context, builder, "copy", A, args)
+
+    return types.void(A, C, types.int64, types.int64), codegen
+
+
+def _call(context: Any, builder: Any, function: str, matrix: Any, arguments: Any) -> Any:
+    """Call a function of `products` for the dtype of a matrix."""
+    numbers = []
+    for argument in arguments:
+        fields = cgutils.unpack_tuple(builder, argument, 3) if isinstance(argument.type, ir.BaseStructType) else [argument]
+        numbers += [builder.ptrtoint(z, _i64) if isinstance(z.type, ir.PointerType) else z for z in fields]
+    numbers = [z if z.type == _i64 else builder.zext(z, _i64) for z in numbers]
+    kind = ir.FunctionType(ir.VoidType(), [_i64] * len(numbers)).as_pointer()
+    # The address is looked up whenever it is called: machine code from the disk cache cannot know it.
+    name = _slots[function, matrix.types[0].dtype.name].name
+    place = builder.module.globals.get(name) or ir.GlobalVariable(builder.module, kind, name)
+    builder.call(builder.load(place), numbers)
+    return context.get_dummy_value()
+
+
 _i64 = ir.IntType(64)
-_Multiply = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 13)
 
 
 class _Slot:
-    """Where machine code finds the address of `multiply`: at first that of a function that makes it and calls it."""
+    """Where machine code finds the address of a function: at first that of one that makes it and calls it."""
 
-    def __init__(self, dtype: str) -> None:
-        self.dtype, self.name = dtype, f"tinygrad_rnn_multiply_{dtype}"
-        self.first = _Multiply(self._make_and_call)
+    def __init__(self, function: str, dtype: str, arguments: int) -> None:
+        self.function, self.dtype, self.name = function, dtype, f"tinygrad_rnn_{function}_{dtype}"
+        self.kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)
+        self.first = self.kind(self._make_and_call)
         self.address = ctypes.c_void_p(ctypes.cast(self.first, ctypes.c_void_p).value)
         binding.add_symbol(self.name, ctypes.addressof(self.address))
 
     def _make_and_call(self, *arguments: int) -> None:
-        self.address.value = products(self.dtype).multiply
-        _Multiply(self.address.value)(*arguments)
+        self.address.value = products(self.dtype).library.address(self.function)
+        self.kind(self.address.value)(*arguments)
 
 
-_slots = {dtype: _Slot(dtype) for dtype in ("float32", "float64")}
+_slots = {
+    (function, dtype): _Slot(function, dtype, arguments)
+    for function, arguments in (("multiply", 13), ("product", 14), ("fill_panels", 7), ("copy", 8))
+    for dtype in ("float32", "float64")
+}
+
+
+@njit(**JIT)
+def product(a, b, room):
+    """a @ b, of two matrices of any strides; see `multiply_any`."""
+    c = np.empty((a.shape[0], b.shape[1]), a.dtype)
+    multiply_any(matrix(a), matrix(b), matrix(c), a.shape[0], b.shape[1], a.shape[1], 0, room)
+    return c
+
+
+@njit(**JIT)
+def packed(b):
+    """`pack(b).panels`."""
+    K, N = b.shape
+    width = ROW_BYTES // b.itemsize
+    panels = np.empty(((N + width - 1) // width, K, width), b.dtype)
+    fill_panels(matrix(b), panels.ctypes.data, K * ROW_BYTES, K, N)
+    return panels
 
 
 # ---- From Python -----------------------------------------------------------------------------------------------------
@@ -214,6 +273,11 @@ class _Room(threading.local):
 
 
 _room = _Room()
+
+
+def room_of_thread() -> int:
+    """Where the running thread has ROOM_BYTES of memory."""
+    return _room.address
 
 
 class Packed(NamedTuple):

@@ -59,9 +59,8 @@ _MATRICES = [f"{matrix}_{field}" for matrix in "abc" for field in Matrix._fields
 class Products(NamedTuple):
     """The machine code for one dtype."""
 
-    library: Library
+    library: Library  # multiply, product, fill_panels and copy, for compiled code: see `_write_multiply` and so on
     entry: Any  # entry(a, b, c, flags, room) -> whether c (+)= a @ b has been done: see `_write_entry`
-    multiply: int  # its address: see `_write_multiply`
     fill: Any  # fill(b, panels): see `_write_fill`
 
 
@@ -77,7 +76,7 @@ def products(dtype: str) -> Products:
     library = Library(module)
     entry = _builtin("entry", library.address("entry"), (np.ndarray, np.dtype(dtype), team.address))
     fill_entry = _builtin("fill", library.address("fill"), ())
-    return Products(library, entry, library.address("multiply"), fill_entry)
+    return Products(library, entry, fill_entry)
 
 
 def _of_arguments(f: Function) -> tuple[list[Matrix], list[Int]]:
@@ -142,7 +141,7 @@ def _write_multiply(module: Any, dtype: str) -> Function:
 def _write_copy(module: Any, dtype: str) -> Function:
     """copy(source, target, M, N): target[M, N] = source[M, N], where the rows of `target` are contiguous."""
     names = [f"{matrix}_{field}" for matrix in ("source", "target") for field in Matrix._fields]
-    f = Function(module, "copy", [*names, "M", "N"], local=True)
+    f = Function(module, "copy", [*names, "M", "N"])
     source, target = Matrix(*f.arguments[:3]), Matrix(*f.arguments[3:6])
     M, N = f.arguments[6:]
     v = Vectors(f, dtype)
@@ -166,7 +165,7 @@ def _write_fill(module: Any, dtype: str, copy: Function) -> Function:
 
     There are zeros where the last one has no columns: garbage may be slow to multiply.
     """
-    f = Function(module, "fill_panels", ["b_data", "b_row", "b_col", "panels", "step", "K", "N"], local=True)
+    f = Function(module, "fill_panels", ["b_data", "b_row", "b_col", "panels", "step", "K", "N"])
     B, (panels, step, K, N) = Matrix(*f.arguments[:3]), f.arguments[3:]
     v = Vectors(f, dtype)
     width = ROW_BYTES // v.size

@@ -176,11 +176,11 @@ class Stack(Module):
         if not plain:
             x = transpose(x, 0, 1) if batched else unsqueeze(x, 1)
         self._prepare()
-        T, B, _ = x.data.shape
-        starts = None if hx is None else self._starts(hx, B, batched)
+        starts: Any = None if hx is None else self._starts(hx, x.data.shape[1], batched)
         if lengths is not None:
+            T, B, features = x.data.shape
             if not batched:
-                raise ValueError(f"{type(self).__name__}: lengths need a batch, but the input is [{T}, {x.shape[2]}]")
+                raise ValueError(f"{type(self).__name__}: lengths need a batch, but the input is [{T}, {features}]")
             lengths = check_lengths(type(self).__name__, lengths, T, B)
 
         finals: list[States] = []  # by layer and direction
@@ -190,8 +190,7 @@ class Stack(Module):
                 x = self._dropped(x)
             outputs = []
             for scan in layer:
-                start = None if starts is None else starts[len(finals)]
-                watched, final = scan.run(x, start, lengths, return_states)
+                watched, final = scan.run(x, starts and starts[len(finals)], lengths, return_states)
                 outputs.append(watched[0])
                 finals.append(final)
                 every.append(watched)

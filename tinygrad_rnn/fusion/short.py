@@ -1,0 +1,131 @@
+"""A short call without gradients, all of it machine code: what comes before the loop too, and memory.
+
+A step of a small layer takes a microsecond, and Python five to prepare it. So where nothing but products comes before
+the loop, the module of the inference kernel has one more function beside the loop, such as
+
+    def short_call(B, T, starts, room, H, x, weight_ih, bias_ih, weight_hh, bias_hh, h_first, h, h_last):
+        weight_ih_T = weight_ih.T
+        x_weight_ih_T = product(x, weight_ih_T, room)
+        ...
+        forward(0, B, T, starts, H, h, h_weight_hh_T_packed, h_weight_hh_T_buffer, x_weight_ih_T, bias_ih, bias_hh)
+        copy(shift(matrix(h), T * B, 0), matrix(h_last), B, H)
+
+which computes what `call.Forward` has Python do, to the same bits.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..autograd import table
+from ..kernels.matmul import room_of_thread
+from .adjoint import Product
+from .call import Prelude, Step, _Function
+from .emit import in_sizes, wrapped
+from .rows import Rows
+from .scan import Scan, sequence_array
+from .trace import Line
+
+WORK = 1_000_000  # multiply-adds before the loop up to which a call is short: some ten microseconds
+LEAVES = ("input", "state", "parameter", "constant")
+
+
+class Short(_Function):
+    """The function of a short call, and its kernel, which it writes beside the one for inference.
+
+        short_call(rows, *leaves) -> what `Forward` returns in inference
+
+    Attributes:
+        weights: how many numbers the leaves have that are no sequences.
+    """
+
+    def __init__(self, scan: Scan, prelude: Prelude) -> None:
+        super().__init__(scan, "short")
+        self.known |= dict(launch=self._launch, room=room_of_thread, empty=np.empty)
+        self.taken |= {"T", "room", "starts", "packed", "copy", *scan.sizes.values()}
+        self.weights = sum(math.prod(line.shape) for line in prelude.leaves if not line.per_row)
+        first = [self.name(line, line.name + "_first" * (line.kind == "state")) for line in prelude.leaves]
+        states = [self.plan.states[0].name, *(f"{state.name}_last" for state in self.plan.states)]
+        results = [self.name(object(), name) for name in states]
+        scan.add("inference", f"\n\n{self._kernel(prelude, first, results)}")
+        inputs = [line for line in prelude.leaves if line.kind == "input"]
+        for line in inputs:
+            self.write(f"{self.names[line]} = ascontiguousarray(rows.gathered({self.names[line]}))")
+        shapes = ["rows.B + rows.total", *["rows.B"] * len(self.plan.states)]
+        widths = [self.plan.states[0].width, *(state.width for state in self.plan.states)]
+        for name, rows, width in zip(results, shapes, widths):
+            self.write(f"{name} = empty(({rows}, {width}), dtype)")
+        sizes = map(str, scan.sizes)
+        self.write(f"launch(rows.B, rows.T, rows.starts, room(), {', '.join([*sizes, *first, *results])})")
+        self.write(f"return rows.scattered({results[0]}[rows.B :]), {', '.join(results[1:])}")
+        self.finish(["rows", *first])
+
+    @staticmethod
+    def possible(scan: Scan, prelude: Prelude) -> bool:
+        """Whether all that comes before the loop are products of whole matrices."""
+        simple = all(line.kind in LEAVES and len(line.shape) in (1, 2) for line in prelude.leaves)
+        return simple and not (prelude.drawn or scan.plan.constants) and all(map(_is_product, prelude.steps))
+
+    def fits(self, rows: Rows) -> bool:
+        """Whether a call is short."""
+        return 0 < rows.total * self.weights <= WORK and type(rows) is Rows
+
+    def _launch(self, *arguments: Any) -> None:
+        kernel = self.known["launch"] = self.scan.kernel("short", arguments)  # no way round from the next call on
+        kernel(*arguments)
+
+    def _kernel(self, prelude: Prelude, leaves: list[str], results: list[str]) -> str:
+        """Its source."""
+        scan, plan, sizes, text = self.scan, self.plan, self.scan.sizes, []
+        output, *last = results
+        for step in prelude.steps:
+            operands = [self.names[x] for x in step.inputs]
+            y = self.name(step.line, step.line.name)
+            if step.row is table.matmul:
+                text.append(f"{y} = product({', '.join(operands)}, room)")
+            else:
+                text.append(f"{y} = {operands[0]}.T" if step.row is table.permute else f"{y} = {_joined(operands)}")
+        copied = lambda a, c, state: f"copy({a}, {c}, B, {in_sizes(state.width, sizes)})"
+        text.append(copied(f"matrix({self.names[plan.states[0]]})", f"matrix({output})", plan.states[0]))
+        arrays = {plan.states[0].name: output}
+        for state in plan.states[1:]:
+            arrays[state.name] = self.name(state.name, state.name)
+            text.append(f"{arrays[state.name]} = empty((2, B, {in_sizes(state.width, sizes)}), {output}.dtype)")
+            text.append(copied(f"matrix({self.names[state]})", f"matrix({arrays[state.name]}[0])", state))
+        for line in plan.vectors:
+            arrays[line.name] = self.names[line] + ".reshape(-1)" * (len(line.shape) > 1)
+        for line in plan.sequences:
+            arrays[sequence_array(line)] = self.names[line]
+        for product in plan.products:
+            arrays[scan.weights[product.result]] = f"packed({_joined([self.names[w] for w in product.weights])})"
+        for name in scan.arrays["inference"]:
+            if name not in arrays:
+                width = scan.buffers["inference"].get(name)
+                shape = f"T * B, {in_sizes(scan.widths[name], sizes)}" if width is None else f"B, {in_sizes(width, sizes)}"
+                arrays[name] = f"empty(({shape}), {output}.dtype)"
+        given = ", ".join(["0, B, T, starts", *sizes.values(), *(arrays[name] for name in scan.arrays["inference"])])
+        text.append(f"forward({given})")
+        ends = [f"shift(matrix({output}), T * B, 0)", *(f"matrix({arrays[s.name]}[T % 2])" for s in plan.states[1:])]
+        text += [copied(end, f"matrix({name})", state) for end, name, state in zip(ends, last, plan.states)]
+        arguments = ", ".join(["B, T, starts, room", *sizes.values(), *leaves, *results])
+        head = "# A short call: what comes before the loop, and the loop.\n@njit(cache=CACHE, **JIT)\n"
+        head += wrapped(f"def short_call({arguments}):", "")
+        return head + "".join(wrapped(line, "    ") for line in text)
+
+
+def _is_product(step: Step) -> bool:
+    """Whether a line before the loop is a product of two matrices, or a matrix transposed or made of others."""
+    if len(step.sources) < len(step.inputs) or step.repeated or any(len(x.shape) != 2 for x in step.inputs):
+        return False
+    attributes = step.line.attributes
+    return (
+        step.row is table.matmul
+        or (step.row is table.permute and attributes["dims"] == (1, 0))
+        or (step.row is table.cat and attributes["dim"] in (1, -1))
+    )
+
+
+def _joined(matrices: list[str]) -> str:
+    """Matrices side by side."""
+    return matrices[0] if len(matrices) == 1 else f"concatenate(({', '.join(matrices)}), axis=1)"
