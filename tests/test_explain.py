@@ -124,8 +124,8 @@ def test_what_happens_around_the_loop_can_be_read():
     for line in (
         "dUh = matmul(f_h_saved.T, dx_Wf_and_x_Wh_all[:, 4 : 8])",
         "dUf = matmul(rows.before(h).T, dx_Wf_and_x_Wh_all[:, 0 : 4])",
-        "dx = matmul(dx_Wf_and_x_Wh, mT(Wf_and_Wh))",
-        "dWf_and_Wh = matmul(mT(x), dx_Wf_and_x_Wh)",
+        "dx = matmul(dx_Wf_and_x_Wh, Wf_and_Wh.T)",
+        "dWf_and_Wh = matmul(x.T, dx_Wf_and_x_Wh)",
     ):
         assert f"    {line}\n" in back
 

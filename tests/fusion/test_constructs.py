@@ -46,6 +46,17 @@ def x_unused():
 
 
 @case
+def products_of_stacked_parameters():
+    """Of three dimensions, before the loop."""
+
+    def step(self, x, h):
+        U = self.A @ self.B
+        return tg.tanh(x @ self.W + h @ U[0] + h @ U[1].T)
+
+    return cell(step, W=P(I, H), A=P(2, H, 3), B=P(2, 3, H))
+
+
+@case
 def a_gate_read_again_after_the_product():
     """Its gradient belongs to two products, and may not take its place before a later phase has read it."""
 

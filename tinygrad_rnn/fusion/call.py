@@ -46,7 +46,9 @@ def sum_rows(x: np.ndarray) -> np.ndarray:
 
 
 def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[M, K], [K, N] -> [M, N]."""
+    """[..., M, K], [..., K, N] -> [..., M, N], in memory that was used before if it is large."""
+    if a.ndim > 2 or b.ndim > 2:
+        return matmul(a, b)
     return matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype))
 
 
@@ -120,10 +122,14 @@ def is_text(adjoint: Adjoint) -> bool:
 
 
 class _Renamed(ast.NodeTransformer):
-    """A rule with other names; the order of axes that undoes another one is found at once."""
+    """A rule with other names; the order of axes that undoes another one is found at once.
 
-    def __init__(self, meant: dict[str, str]) -> None:
-        self.meant = meant
+    Args:
+        matrices: whether all operands are, so that to swap their last axes is to transpose them.
+    """
+
+    def __init__(self, meant: dict[str, str], matrices: bool) -> None:
+        self.meant, self.matrices = meant, matrices
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         return ast.parse(self.meant.get(node.id, node.id), mode="eval").body
@@ -131,7 +137,11 @@ class _Renamed(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
         text = ast.unparse(node)
-        return ast.parse(repr(eval(text, dict(RULES))), mode="eval").body if names_in(text) == {"inverse"} else node
+        if names_in(text) == {"inverse"}:
+            text = repr(eval(text, dict(RULES)))
+        elif self.matrices and (text.startswith("mT(") or text.endswith("dims=(1, 0))")):
+            text = f"{ast.unparse(node.args[0])}.T"
+        return ast.parse(text, mode="eval").body
 
 
 # ---- Text ------------------------------------------------------------------------------------------------------------
@@ -351,7 +361,8 @@ class Backward(_Function):
     ) -> None:
         super().__init__(scan, "backward")
         self.needing, self.recorded = needing, recorded
-        self.d: dict[Line, str] = {}  # the variables of gradients
+        self.d: dict[Line, str] = {}  # the variables of gradients ...
+        self.fresh: set[str] = set()  # ... and those of them that are arrays which nothing else refers to
         options = ["rows", "keep", "retain", "values", "saved", "named"]
         self.taken.update(options)
         dys = [self.name(line.name, line.name) for line in self.plan.gradient.dys]
@@ -361,11 +372,19 @@ class Backward(_Function):
         self.launch("rows", ["keep"], {})
         self._after_the_loop()
         self._back_through(prelude.steps, adjoints)
-        result = f"apart({', '.join(self._as_given(prelude.leaves[i]) for i in places)})"
+        wanted = [prelude.leaves[i] for i in places]
+        given = {leaf: self._as_given(leaf) for leaf in wanted}
+        shared = [leaf for leaf in wanted if given[leaf] not in self.fresh]
+        if shared and not recorded:
+            names = [self.d.get(leaf) or self.name(object(), f"d{leaf.name}") for leaf in shared]
+            ours = ", ".join(names) + "," * (len(names) == 1)
+            self.write(f"{ours} = apart({', '.join(given[leaf] for leaf in shared)})")
+            given |= dict(zip(shared, names))
+        result = f"[{', '.join(given.values())}]"
         if recorded:  # who looks at the arrays keeps them
             before = _mapping((step.line.name, self.d[step.line]) for step in prelude.steps if step.line in self.d)
             everything = _mapping((key, variable) for key, variable in self.names.items() if isinstance(key, str))
-            copies = ", ".join(f"{self._as_given(prelude.leaves[i])}.copy()" for i in places)
+            copies = ", ".join(f"{dx}.copy()" for dx in given.values())
             result = f"[{copies}], {before}, named | {everything}"
         self.write(f"return {result}")
         self.finish([*options, *dys, *finals])
@@ -440,6 +459,7 @@ class Backward(_Function):
         """The gradient of weights side by side is cut into theirs."""
         if len(product.lines) == 1:
             self._add(product.weights[0], dw)
+            self.fresh.add(self.d[product.weights[0]])
             return
         whole, first = self.name(object(), f"d{product.result.name}_weights"), 0
         self.write(f"{whole} = {dw}")
@@ -460,12 +480,15 @@ class Backward(_Function):
                 meant = self._meant(step, {name for text in adjoint.texts for name in names_in(text)}) | {"dy": dy}
                 everything = dict.fromkeys(range(len(step.inputs)), "_") | dict(zip(adjoint.wanted, found))
                 targets = [", ".join(everything.values())] if step.row.variadic else found  # one rule for all inputs
+                rename = _Renamed(meant, all(len(x.shape) == 2 for x in step.inputs if isinstance(x, Line)))
                 for target, text in zip(targets, adjoint.texts):
-                    self.write(f"{target} = {ast.unparse(_Renamed(meant).visit(ast.parse(text, mode='eval').body))}")
+                    self.write(f"{target} = {ast.unparse(rename.visit(ast.parse(text, mode='eval').body))}")
             else:
                 kernel = self.constant(adjoint.gradients, f"gradients_of_{step.line.name}")
                 several = ", ".join(found) + "," * (len(found) == 1)
                 self.write(f"{several} = {kernel}({dy}, saved[{kernels.index(step)}])")
+            if step.row is table.matmul or (step.row is table.permute and dy in self.fresh):
+                self.fresh.update(found)
             for i, dx in zip(adjoint.wanted, found):
                 x, of_shape = step.inputs[i], step.row in (table.matmul, table.permute, table.cat)
                 if (x.shape != step.line.shape and not of_shape) or i in step.repeated:

@@ -554,7 +554,7 @@ def _number(x: Any) -> str:
     return str(int(x)) if x == int(x) and abs(x) < 1e9 and not (x == 0 and math.copysign(1, x) < 0) else repr(float(x))
 
 
-def _index(i: Any) -> str:
+def index_text(i: Any) -> str:
     """An element of an index as it is written in brackets."""
     if isinstance(i, slice):
         ends = [i.start, i.stop, *([i.step] if i.step else [])]
@@ -611,7 +611,7 @@ def _equation(line: Line) -> ast.expr:
     assert row is not None
     operands = [operand(x) for x in line.inputs]
     if row is table.part:
-        at = [_index(i) for i in line.attributes["at"]]
+        at = [index_text(i) for i in line.attributes["at"]]
         if is_view(line.inputs[0], line.attributes["at"]):
             at[-1] = "{}:{}".format(*_columns(line.inputs[0], line.attributes["at"]))
         whole = ast.unparse(operands[0])

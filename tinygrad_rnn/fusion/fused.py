@@ -262,7 +262,8 @@ class FusedCell:
         nodes: list[Node | None] = [None] * (len(every) + len(finals))
         if asked.places:
             needing = [tensors[i] for i in asked.places]
-            places, shapes = tuple([x.node for x in needing]), tuple([x.data.shape for x in needing])
+            places: Any = tuple([x.node for x in needing])
+            shapes = tuple([x.data.shape for x in needing])
             node = Node(self, places, shapes, (tensors, run))
             reached = asked.reached[: len(every)] + asked.reached_at_last
             nodes = [Node(output, (node,), ((),), ()) if r else None for output, r in zip(self.outputs, reached)]

@@ -20,9 +20,8 @@ import numpy as np
 
 from ..autograd import table
 from ..kernels.matmul import room_of_thread
-from .adjoint import Product
 from .call import Prelude, Step, _Function
-from .emit import in_sizes, wrapped
+from .emit import in_sizes, index_text, wrapped
 from .rows import Rows
 from .scan import Scan, sequence_array
 from .trace import Line
@@ -52,6 +51,9 @@ class Short(_Function):
         inputs = [line for line in prelude.leaves if line.kind == "input"]
         for line in inputs:
             self.write(f"{self.names[line]} = ascontiguousarray(rows.gathered({self.names[line]}))")
+        for line in self.plan.vectors:
+            if len(line.shape) > 1:
+                self.write(f"{self.names[line]} = ascontiguousarray({self.names[line]}).reshape(-1)")
         shapes = ["rows.B + rows.total", *["rows.B"] * len(self.plan.states)]
         widths = [self.plan.states[0].width, *(state.width for state in self.plan.states)]
         for name, rows, width in zip(results, shapes, widths):
@@ -63,9 +65,10 @@ class Short(_Function):
 
     @staticmethod
     def possible(scan: Scan, prelude: Prelude) -> bool:
-        """Whether all that comes before the loop are products of whole matrices."""
+        """Whether all that comes before the loop are products of matrices."""
         simple = all(line.kind in LEAVES and len(line.shape) in (1, 2) for line in prelude.leaves)
-        return simple and not (prelude.drawn or scan.plan.constants) and all(map(_is_product, prelude.steps))
+        flat = all(len(line.shape) == 1 or line in prelude.leaves for line in scan.plan.vectors)
+        return simple and flat and not (prelude.drawn or scan.plan.constants) and all(map(_is_simple, prelude.steps))
 
     def fits(self, rows: Rows) -> bool:
         """Whether a call is short."""
@@ -84,8 +87,12 @@ class Short(_Function):
             y = self.name(step.line, step.line.name)
             if step.row is table.matmul:
                 text.append(f"{y} = product({', '.join(operands)}, room)")
+            elif step.row is table.permute:
+                text.append(f"{y} = {operands[0]}.T")
+            elif step.row is table.part:
+                text.append(f"{y} = {operands[0]}[{', '.join(map(index_text, step.line.attributes['at']))}]")
             else:
-                text.append(f"{y} = {operands[0]}.T" if step.row is table.permute else f"{y} = {_joined(operands)}")
+                text.append(f"{y} = {_joined(operands)}")
         copied = lambda a, c, state: f"copy({a}, {c}, B, {in_sizes(state.width, sizes)})"
         text.append(copied(f"matrix({self.names[plan.states[0]]})", f"matrix({output})", plan.states[0]))
         arrays = {plan.states[0].name: output}
@@ -94,7 +101,7 @@ class Short(_Function):
             text.append(f"{arrays[state.name]} = empty((2, B, {in_sizes(state.width, sizes)}), {output}.dtype)")
             text.append(copied(f"matrix({self.names[state]})", f"matrix({arrays[state.name]}[0])", state))
         for line in plan.vectors:
-            arrays[line.name] = self.names[line] + ".reshape(-1)" * (len(line.shape) > 1)
+            arrays[line.name] = self.names[line]
         for line in plan.sequences:
             arrays[sequence_array(line)] = self.names[line]
         for product in plan.products:
@@ -102,8 +109,8 @@ class Short(_Function):
         for name in scan.arrays["inference"]:
             if name not in arrays:
                 width = scan.buffers["inference"].get(name)
-                shape = f"T * B, {in_sizes(scan.widths[name], sizes)}" if width is None else f"B, {in_sizes(width, sizes)}"
-                arrays[name] = f"empty(({shape}), {output}.dtype)"
+                rows, width = ("T * B", scan.widths[name]) if width is None else ("B", width)
+                arrays[name] = f"empty(({rows}, {in_sizes(width, sizes)}), {output}.dtype)"
         given = ", ".join(["0, B, T, starts", *sizes.values(), *(arrays[name] for name in scan.arrays["inference"])])
         text.append(f"forward({given})")
         ends = [f"shift(matrix({output}), T * B, 0)", *(f"matrix({arrays[s.name]}[T % 2])" for s in plan.states[1:])]
@@ -114,16 +121,18 @@ class Short(_Function):
         return head + "".join(wrapped(line, "    ") for line in text)
 
 
-def _is_product(step: Step) -> bool:
-    """Whether a line before the loop is a product of two matrices, or a matrix transposed or made of others."""
-    if len(step.sources) < len(step.inputs) or step.repeated or any(len(x.shape) != 2 for x in step.inputs):
+def _is_simple(step: Step) -> bool:
+    """Whether a line before the loop is a product of matrices, or one transposed, cut out, or made of others."""
+    attributes, dims = step.line.attributes, {len(x.shape) for x in step.inputs if isinstance(x, Line)}
+    if len(step.sources) < len(step.inputs) or step.repeated:
         return False
-    attributes = step.line.attributes
-    return (
-        step.row is table.matmul
-        or (step.row is table.permute and attributes["dims"] == (1, 0))
-        or (step.row is table.cat and attributes["dim"] in (1, -1))
-    )
+    if step.row is table.part:
+        return all(isinstance(at, slice) and at.step is None for at in attributes["at"])
+    if dims != {2}:
+        return False
+    if step.row is table.permute:
+        return attributes["dims"] == (1, 0)
+    return step.row is table.matmul or (step.row is table.cat and attributes["dim"] in (1, -1))
 
 
 def _joined(matrices: list[str]) -> str:

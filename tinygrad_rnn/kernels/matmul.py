@@ -151,7 +151,8 @@ def _call(context: Any, builder: Any, function: str, matrix: Any, arguments: Any
     """Call a function of `products` for the dtype of a matrix."""
     numbers = []
     for argument in arguments:
-        fields = cgutils.unpack_tuple(builder, argument, 3) if isinstance(argument.type, ir.BaseStructType) else [argument]
+        is_matrix = isinstance(argument.type, ir.BaseStructType)
+        fields = cgutils.unpack_tuple(builder, argument, 3) if is_matrix else [argument]
         numbers += [builder.ptrtoint(z, _i64) if isinstance(z.type, ir.PointerType) else z for z in fields]
     numbers = [z if z.type == _i64 else builder.zext(z, _i64) for z in numbers]
     kind = ir.FunctionType(ir.VoidType(), [_i64] * len(numbers)).as_pointer()

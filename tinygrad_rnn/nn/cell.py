@@ -161,16 +161,21 @@ class Cell(Module):
                 f"{list(x.shape)})"
             )
 
-    def begin(self, hx: Any, batch_size: int) -> States:
-        """The states to start from: hx if it fits, `initial_state` if it is None."""
+    def begin(self, hx: Any, batch_size: int, expected: States | None = None) -> States:
+        """The states to start from: hx if it has the shapes of `initial_state`, that if hx is None.
+
+        Args:
+            expected: the initial states, if they are known.
+        """
         cell, names = type(self).__name__, self.state_names
         if hx is None:
             states = as_states(self.initial_state(batch_size))
             if len(states) != len(names):
                 raise ValueError(f"{cell}.initial_state returned {len(states)} states, step takes {', '.join(names)}")
             return states
-        with no_grad():
-            expected = self.begin(None, batch_size)
+        if expected is None:
+            with no_grad():
+                expected = self.begin(None, batch_size)
         states = as_states(hx)
         if len(states) != len(names):
             raise ValueError(

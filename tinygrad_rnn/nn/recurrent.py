@@ -90,7 +90,9 @@ class Recurrent(Module):
         if not several:
             self.cell.check_width(xs[0])
         ends = None if lengths is None else check_lengths(self._name, lengths, T, B)
-        states = None if hx is None else self.cell.begin(hx, B)
+        last = self._last
+        known = last.zeros if last is not None and last.time is clock.now and last.rows.B == B else None
+        states = None if hx is None else self.cell.begin(hx, B, known)
         every, finals = self.run(xs if several else xs[0], states, ends, return_states)
         final = finals if len(finals) > 1 else finals[0]
         return (every[0], final, every) if return_states else (every[0], final)
@@ -223,7 +225,7 @@ class _LastCall:
             return None
         if states is None:
             states = self.zeros
-        elif not all([_is(state.data, shape, self.dtype) for state, shape in zip(states, self.shapes)]):
+        elif not all(_is(state.data, shape, self.dtype) for state, shape in zip(states, self.shapes)):
             return None
         if states is None:
             return None

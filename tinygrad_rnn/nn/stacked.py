@@ -246,6 +246,8 @@ class Stack(Module):
             if not batched:
                 states = tuple(unsqueeze(s, 1) for s in states)
             self._check_states(states, len(cells), batch_size, batched)
+            if len(cells) == 1:
+                return [tuple([Tensor(s.data[0]) if s.node is None else squeeze(s, 0) for s in states])]
             return list(zip(*map(unbind, states)))
         if not isinstance(hx, (tuple, list)) or len(hx) != len(cells):
             got = len(hx) if isinstance(hx, (tuple, list)) else type(hx).__name__

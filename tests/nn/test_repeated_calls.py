@@ -1,0 +1,271 @@
+"""A layer that is called again asks little: but whatever has changed meanwhile must be seen."""
+
+import copy
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.fusion import short
+from tinygrad_rnn.nn import recurrent
+
+KINDS = [tg.nn.RNN, tg.nn.GRU, tg.nn.LSTM]
+
+
+class Leaky(tg.nn.Cell):
+    """Branches on an attribute of its own, of its class and in a list, and on one that may not be there."""
+
+    scale = 1.0
+
+    def __init__(self):
+        self.input_size, self.hidden_size = 3, 4
+        self.W, self.U = tg.nn.Parameter(tg.randn(3, 4)), tg.nn.Parameter(tg.randn(4, 4) * 0.3)
+        self.rate, self.options, self.extra = 0.5, [1.0], 2.0
+
+    def step(self, x, h):
+        n = tg.tanh(x @ self.W + h @ self.U) * self.scale * self.options[0]
+        return (1 - self.rate) * h + self.rate * n * getattr(self, "extra", 3.0)
+
+
+@pytest.fixture
+def repeated(monkeypatch):
+    """Counts the calls that were taken to be like the last one."""
+    found = []
+    plain = recurrent._LastCall.repeated
+
+    def counted(self, *arguments):
+        results = plain(self, *arguments)
+        found.append(results is not None)
+        return results
+
+    monkeypatch.setattr(recurrent._LastCall, "repeated", counted)
+    return found
+
+
+def on_tape(layer, *inputs):
+    """The outputs of a layer on the tape."""
+    before, layer.fused = layer.fused, "never"
+    y = layer(*inputs)[0].numpy()
+    layer.fused = before
+    return y
+
+
+def check(layer, *inputs, no_grad=True):
+    """The fused outputs are those of the tape."""
+    y = layer(*inputs)[0].numpy() if not no_grad else tg.no_grad()(layer)(*inputs)[0].numpy()
+    np.testing.assert_allclose(y, on_tape(layer, *inputs), rtol=0, atol=1e-6)
+    return y
+
+
+@pytest.mark.parametrize("no_grad", [True, False])
+def test_what_a_step_branches_on_may_change_between_calls(no_grad, monkeypatch):
+    tg.manual_seed(0)
+    layer, x = tg.nn.Recurrent(Leaky(), fused="require"), tg.randn(5, 2, 3)
+    seen = [check(layer, x, no_grad=no_grad)]
+    cell = layer.cell
+    changes = [
+        lambda: setattr(cell, "rate", 0.25),
+        lambda: monkeypatch.setattr(Leaky, "scale", 2.0),
+        lambda: cell.options.__setitem__(0, 3.0),
+        lambda: delattr(cell, "extra"),
+        lambda: setattr(cell, "W", tg.nn.Parameter(tg.randn(3, 4))),
+        lambda: cell.U.numpy().fill(0.125),
+        lambda: setattr(cell.U, "data", np.eye(4, dtype=np.float32)),
+        lambda: setattr(layer, "reverse", True),
+        lambda: setattr(layer, "cell", Leaky()),
+    ]
+    for change in changes:
+        change()
+        seen.append(check(layer, x, no_grad=no_grad))
+        assert not np.allclose(seen[-1], seen[-2])
+        assert np.array_equal(check(layer, x, no_grad=no_grad), seen[-1])
+
+
+def test_calls_of_one_size_repeat_each_other(repeated):
+    layer, x = tg.nn.GRU(3, 4), tg.randn(5, 2, 3)
+    _, h = layer(x)
+    layer(x)
+    layer(x, h)
+    with tg.no_grad():
+        layer(x)
+    assert repeated == [True] * 3
+    for other in (tg.randn(6, 2, 3), tg.randn(6, 1, 3)):
+        layer(other)
+    layer(other, return_states=True)
+    layer(other, lengths=[3])
+    layer(other, tg.zeros(1, 1, 4))
+    assert repeated[3:] == [False, False, False, True]
+
+
+def test_parameters_of_another_dtype_are_seen():
+    layer, x = tg.nn.Recurrent(Leaky()), tg.randn(5, 2, 3)
+    check(layer, x)
+    layer.double()
+    with pytest.warns(UserWarning, match="floats of one dtype"):
+        assert layer(x)[0].dtype == np.float64
+    check(layer, x.double())
+    for p in layer.parameters():
+        p.data = p.data.astype(np.float32)
+    assert check(layer, x).dtype == np.float32
+    layer.cell.U.data = layer.cell.U.data.astype(np.float64)
+    layer.fused = "never"
+    expected = layer(x)[0].numpy()
+    layer.fused = "auto"
+    with pytest.warns(UserWarning, match="runs on the tape"):
+        np.testing.assert_allclose(layer(x)[0].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_parameter_and_a_mode_may_be_replaced(kind):
+    layer, x = kind(3, 4), tg.randn(5, 2, 3)
+    before = check(layer, x)
+    layer.weight_hh_l0 = tg.nn.Parameter(tg.randn(*layer.weight_hh_l0.shape))
+    after = check(layer, x)
+    assert not np.allclose(before, after)
+    if kind is not tg.nn.RNN:
+        layer.recurrent_dropout = 0.5
+        tg.manual_seed(0)
+        dropped = layer(x)[0].numpy()
+        assert not np.allclose(dropped, after)
+        layer.eval()
+        assert np.array_equal(tg.no_grad()(layer)(x)[0].numpy(), after)
+        layer.train()
+        tg.manual_seed(0)
+        assert np.array_equal(layer(x)[0].numpy(), dropped)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_are_layers_of_their_own(kind, copied):
+    layer, x = kind(3, 4), tg.randn(5, 2, 3)
+    before = check(layer, x)
+    twin = copied(layer)
+    assert np.array_equal(check(twin, x), before)
+    twin.weight_hh_l0 = tg.nn.Parameter(tg.zeros(*twin.weight_hh_l0.shape))
+    assert not np.allclose(check(twin, x), before)
+    assert np.array_equal(check(layer, x), before)
+
+
+def test_a_layer_stored_before_its_cells_were_told_tells_them(tmp_path):
+    """What was seen in one process says nothing in another."""
+    layer, x = tg.nn.LSTM(3, 4), tg.randn(5, 2, 3)
+    layer(x)
+    layer.weight_hh_l0 = tg.nn.Parameter(tg.zeros(16, 4))
+    twin = pickle.loads(pickle.dumps(layer))
+    assert np.array_equal(twin(x)[0].numpy(), layer(x)[0].numpy())
+    assert twin.cells[0].weight_hh is twin.weight_hh_l0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_belong_to_the_user(kind):
+    layer, x = kind(3, 4), tg.randn(1, 2, 3)
+    with tg.no_grad():
+        y, final = layer(x)
+        kept = y.numpy().copy()
+        for result in (y, *(final if isinstance(final, tuple) else (final,))):
+            result.numpy()[...] = 7
+        assert np.array_equal(layer(x)[0].numpy(), kept)
+
+
+def test_initial_states_of_a_cells_own_are_asked_for_every_time():
+    class Learned(Leaky):
+        def initial_state(self, batch_size):
+            return self.h0.expand(batch_size, 4)
+
+    cell = Learned()
+    cell.h0 = tg.nn.Parameter(tg.zeros(4))
+    layer, x = tg.nn.Recurrent(cell, fused="require"), tg.randn(3, 2, 3)
+    first = check(layer, x)
+    cell.h0.numpy()[...] = 1
+    assert not np.allclose(check(layer, x), first)
+    layer(x)[0].sum().backward()
+    assert cell.h0.grad is not None
+
+
+def test_wrong_states_are_refused_after_right_ones():
+    layer, x = tg.nn.Recurrent(tg.nn.GRUCell(3, 4)), tg.randn(5, 2, 3)
+    _, h = layer(x)
+    layer(x, h)
+    with pytest.raises(ValueError, match=r"initial state h has shape \[2, 5\], expected \[2, 4\]"):
+        layer(x, tg.zeros(2, 5))
+    with pytest.raises(ValueError, match="expected inputs of 3 features"):
+        layer(tg.zeros(5, 2, 4))
+
+
+def test_threads_share_a_layer():
+    layer, xs = tg.nn.LSTM(3, 4), [tg.randn(T, 2, 3) for T in (1, 2, 3, 4)]
+    expected, found = [tg.no_grad()(layer)(x)[0].numpy() for x in xs], {}
+
+    def run(i):
+        with tg.no_grad():
+            found[i] = [layer(xs[i])[0].numpy() for _ in range(200)]
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(y, expected[i]) for i in range(4) for y in found[i])
+
+
+def test_recording_and_the_tape_are_not_passed_by():
+    layer, x = tg.nn.Recurrent(tg.nn.LSTMCell(3, 4)), tg.randn(5, 2, 3)
+    layer(x)
+    with tg.record(layer) as r:
+        layer(x)
+    assert r["f"].shape == (5, 2, 4)
+    layer(x)
+    with pytest.raises(FloatingPointError), tg.detect_anomaly():
+        layer.cell.weight_hh.numpy()[...] = np.inf
+        layer(x)
+
+
+# ---- Short calls -----------------------------------------------------------------------------------------------------
+
+
+class Joined(tg.nn.Cell):
+    """Two products of h, and two of x, that become one each; a bias of two dimensions; a state that is no output."""
+
+    def __init__(self, dtype):
+        self.input_size, self.hidden_size = 3, 5
+        make = lambda *shape: tg.nn.Parameter(tg.randn(*shape, dtype=dtype) * 0.5)
+        self.Wz, self.Wn, self.Uz, self.Un, self.b = make(3, 5), make(3, 5), make(5, 5), make(5, 5), make(1, 5)
+
+    def step(self, x, h, s):
+        z = tg.sigmoid(x @ self.Wz + h @ self.Uz + self.b)
+        n = tg.tanh(x @ self.Wn + h @ self.Un)
+        return z * h + (1 - z) * n, 0.5 * s + n
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", [tg.nn.RNNCell, tg.nn.GRUCell, tg.nn.LSTMCell, tg.nn.cells.MGUCell, Joined])
+def test_short_calls_have_the_bits_of_long_ones(kind, dtype, monkeypatch):
+    tg.manual_seed(0)
+    cell = Joined(dtype) if kind is Joined else kind(3, 5, dtype=dtype)
+    for reverse in (False, True):
+        layer = tg.nn.Recurrent(cell, reverse, fused="require")
+        for T, B in ((1, 1), (4, 3), (7, 1), (1, 9)):
+            x = tg.randn(T, B, 6, dtype=dtype).numpy()[:, :, ::2]
+            found = []
+            for work in (short.WORK, 0):
+                monkeypatch.setattr(short, "WORK", work)
+                with tg.no_grad():
+                    y, final = layer(tg.from_numpy(x))
+                found.append([z.numpy() for z in (y, *(final if isinstance(final, tuple) else (final,)))])
+            monkeypatch.undo()
+            assert all(map(np.array_equal, *found))
+    assert "inference, short calls" in layer.explain()
+
+
+def test_what_is_not_short_or_not_simple_is_not_taken_to_be():
+    layer = tg.nn.Recurrent(tg.nn.LSTMCell(3, 4), fused="require")
+    with tg.no_grad():
+        layer(tg.zeros(2, 0, 3))
+        layer(tg.zeros(2, 5, 3), lengths=[2, 1, 0, 2, 2])
+        layer(tg.zeros(1 << 14, 1, 3))
+        assert "short" not in layer.explain()
+        noisy = tg.nn.Recurrent(tg.nn.Zoneout(tg.nn.LSTMCell(3, 4), 0.1), fused="require")
+        noisy(tg.zeros(1, 1, 3))
+        assert "short" not in noisy.explain()
