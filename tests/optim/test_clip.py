@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -47,6 +47,7 @@ NORMS = st.sampled_from([0.5, 1.0, 2.0, 2, 3.5, 10.0, math.inf])
 
 
 @given(ANY, NORMS)
+@example([np.array([1e308, 1e308])], 0.5)  # each is finite, and their norm is not
 def test_norm_neither_overflows_nor_vanishes(gradients, norm_type):
     expected = exact_norm(gradients, norm_type)
     total = get_total_norm([tg.tensor(g) for g in gradients], norm_type)

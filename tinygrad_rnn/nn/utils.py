@@ -235,12 +235,18 @@ def _norm(name: str, gradients: list[np.ndarray], norm_type: float) -> float:
         raise ValueError(f"{name}: norm_type must be positive, got {norm_type}")
     power_sum = 0.0 if norm_type == math.inf else sum(_power_sum(g, norm_type, 1.0) for g in gradients)
     if 1e-280 < power_sum < math.inf:
-        return power_sum ** (1 / norm_type)
+        return _root(power_sum, norm_type)
     # The norm is inf, or the sum is out of range or so small that terms were lost: measure in units of the largest.
     largest = float(np.max([np.maximum(g.max(initial=0), -g.min(initial=0)) for g in gradients], initial=0.0))
     if largest == 0 or not math.isfinite(largest) or norm_type == math.inf:
         return largest
-    return largest * sum(_power_sum(g, norm_type, largest) for g in gradients) ** (1 / norm_type)
+    return largest * _root(sum(_power_sum(g, norm_type, largest) for g in gradients), norm_type)
+
+
+def _root(power_sum: float, norm_type: float) -> float:
+    """power_sum^(1 / norm_type); inf where it is too large for a float, at which Python's own power raises."""
+    with np.errstate(over="ignore"):
+        return float(np.power(power_sum, 1 / norm_type))
 
 
 def _power_sum(g: np.ndarray, p: float, unit: float) -> float:
