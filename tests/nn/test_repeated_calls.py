@@ -10,6 +10,7 @@ import pytest
 import tinygrad_rnn as tg
 from tinygrad_rnn.fusion import short
 from tinygrad_rnn.nn import recurrent
+from tinygrad_rnn.nn.cells import catalogue
 
 KINDS = [tg.nn.RNN, tg.nn.GRU, tg.nn.LSTM]
 
@@ -257,6 +258,18 @@ def test_short_calls_have_the_bits_of_long_ones(kind, dtype, monkeypatch):
             monkeypatch.undo()
             assert all(map(np.array_equal, *found))
     assert "inference, short calls" in layer.explain()
+
+
+@pytest.mark.parametrize("make", [make for make, *_ in catalogue.ROWS])
+def test_short_calls_of_every_cell_have_the_bits_of_long_ones(make, monkeypatch):
+    tg.manual_seed(0)
+    layer, x, found = tg.nn.Recurrent(make(6, 6), fused="require"), tg.randn(3, 2, 6), []
+    for work in (short.WORK, 0):
+        monkeypatch.setattr(short, "WORK", work)
+        with tg.no_grad():
+            y, final = layer(x)
+        found.append([z.numpy() for z in (y, *(final if isinstance(final, tuple) else (final,)))])
+    assert all(map(np.array_equal, *found))
 
 
 def test_what_is_not_short_or_not_simple_is_not_taken_to_be():

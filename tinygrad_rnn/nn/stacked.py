@@ -386,8 +386,8 @@ class RecurrentStack(Stack):
 
     def _prepare(self) -> None:
         """Give the cells the parameters, the mode and the recurrent dropout that are this module's at the moment."""
-        own = vars(self)
-        if own.get("_prepared") is clock.now:
+        own, now = vars(self), clock.now
+        if own.get("_prepared") is now:
             return
         for cell, cells_name, name in self._lent:
             vars(cell)[cells_name] = own[name]
@@ -398,7 +398,7 @@ class RecurrentStack(Stack):
                     cell.train(self.training)
                 if "recurrent_dropout" in own and cell.recurrent_dropout is not self.recurrent_dropout:
                     cell.recurrent_dropout = self.recurrent_dropout
-        own["_prepared"] = clock.now
+        own["_prepared"] = now
 
     def extra_repr(self) -> str:
         names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size", "variational"]
