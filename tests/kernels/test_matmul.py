@@ -5,6 +5,7 @@ import functools
 import itertools
 import mmap
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -181,6 +182,19 @@ def test_nan_and_infinity_go_where_they_belong(shape, dtype):
                 for y in (matmul(a, b), matmul_packed(a, pack(b)), matmul(b.T, a.T).T):
                     assert np.array_equal(np.isfinite(y), finite)
                     assert np.array_equal(y[~finite], expected[~finite], equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_dtype_may_be_a_copy_of_numpys_own(dtype):
+    """As it is after unpickling."""
+    rng = np.random.default_rng(4)
+    a, b = random(rng, 5, 4, dtype=dtype), random(rng, 4, 3, dtype=dtype)
+    expected = matmul(a, b)
+    copied = pickle.loads(pickle.dumps(a))
+    assert copied.dtype == a.dtype and np.array_equal(matmul(copied, b), expected)
+    out = pickle.loads(pickle.dumps(np.zeros((5, 3), dtype)))
+    for x in (a, copied):
+        assert matmul(x, b, out) is out and np.array_equal(out, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -753,3 +767,22 @@ def test_the_number_of_threads():
         with pytest.raises(TypeError, match="must be an integer"):
             threads.set_num_threads(n)
     assert threads.get_num_threads() == 3
+
+
+@pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_compiled_code_finds_the_same_products_panels_and_copies(dtype):
+    @njit
+    def copied(a):
+        c = np.zeros((len(a) + 2, a.shape[1] + 1), a.dtype)
+        module.copy(module.matrix(a), module.shift(module.matrix(c), 1, 0), a.shape[0], a.shape[1])
+        return c
+
+    rng = np.random.default_rng(6)
+    for M, K, N in ((1, 1, 1), (1, 32, 96), (3, 5, 7), (33, 300, 70)):
+        a, w = random(rng, M, K, dtype=dtype), random(rng, N, K, dtype=dtype)
+        for x, b in ((a, w.T), (np.asfortranarray(a), w.T), (a, w.T.copy())):
+            assert np.array_equal(module.product(x, b, module.room_of_thread()), matmul(x, b))
+            assert np.array_equal(module.packed(b), pack(b).panels)
+            c = copied(x)
+            assert np.array_equal(c[1:-1, :-1], x) and not c[0].any() and not c[-1].any() and not c[:, -1].any()

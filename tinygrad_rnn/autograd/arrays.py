@@ -95,10 +95,11 @@ def whole_relu(x: np.ndarray) -> np.ndarray:
 
 
 def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    if a.ndim == 2 == b.ndim and a.shape[1] == b.shape[0]:
+        shape, dtype = (a.shape[0], b.shape[1]), a.dtype
+        return packed_matmul(a, b, np.empty(shape, dtype) if shape[0] * shape[1] < _LARGE else empty(shape, dtype))
     if a.shape[-1] != b.shape[-2]:
         raise ValueError("inner dimensions differ")  # the shape rule says it better
-    if a.ndim == 2 == b.ndim and a.shape[0] * b.shape[1] >= _LARGE:
-        return packed_matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype))
     return packed_matmul(a, b)
 
 

@@ -25,8 +25,8 @@ import numpy as np
 from ..autograd import table
 from ..autograd.primitive import Adjoint, ElementwiseAdjoint, names_in, on_arrays
 from ..autograd.tape import unbroadcast
-from ..kernels.matmul import matmul, panels_of
-from ..kernels.pool import empty, staggered, staggered_zeros
+from ..kernels.matmul import panels_of
+from ..kernels.pool import staggered, staggered_zeros
 from .adjoint import Product
 from .emit import wrapped
 from .scan import Scan, sequence_array
@@ -45,13 +45,6 @@ def sum_rows(x: np.ndarray) -> np.ndarray:
     return np.add.reduce(x, axis=0)
 
 
-def product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[..., M, K], [..., K, N] -> [..., M, N], in memory that was used before if it is large."""
-    if a.ndim > 2 or b.ndim > 2:
-        return matmul(a, b)
-    return matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype))
-
-
 def apart(*gradients: np.ndarray) -> list[np.ndarray]:
     """Gradients in memory of their own: not that of another one, nor a part of a larger array, nor read backwards."""
     taken, found = set(), []
@@ -68,7 +61,7 @@ FUNCTIONS: dict[str, Any] = dict(
     apart=apart, asarray=np.asarray, ascontiguousarray=np.ascontiguousarray, concatenate=np.concatenate,
     empty=staggered, fitted=fitted, sized=sized, sum_rows=sum_rows, zeros=staggered_zeros,
 )  # fmt: skip
-RULES = on_arrays(table.matmul.names) | dict(matmul=product)  # what the rules of all rows call
+RULES = on_arrays(table.matmul.names)  # what the rules of all rows call
 
 
 # ---- Lines before the loop -------------------------------------------------------------------------------------------

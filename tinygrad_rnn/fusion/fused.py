@@ -95,8 +95,8 @@ class Asked:
 
     Attributes:
         places: their positions among all.
-        reached: for each state whether its values after a step depend on one of them.
-        reached_at_last: whether its final values do, which are the initial ones of a sequence without steps.
+        outputs: of the states that are watched, at every step, and of all at the end, those that depend on one of them:
+            final values are the initial ones of a sequence without steps.
         call: see `Forward`.
     """
 
@@ -104,8 +104,10 @@ class Asked:
         self.scan, self.prelude = scan, prelude
         self.places = [i for i, need in enumerate(needs) if need]
         leaves = {prelude.leaves[i] for i in self.places}
-        self.reached = [not leaves.isdisjoint(each) for each in depends]
-        self.reached_at_last = [r or state in leaves for r, state in zip(self.reached, scan.plan.states)]
+        reached = [not leaves.isdisjoint(each) for each in depends]
+        at_last = [r or state in leaves for r, state in zip(reached, scan.plan.states)]
+        every = reached[: len(scan.plan.gradient.dys)]
+        self.outputs = [_Output(k) if r else None for k, r in enumerate(every + at_last)]
         self.needing, self.adjoints = prelude.adjoints(leaves)
         self.call = Forward(scan, prelude, self.adjoints)
 
@@ -189,7 +191,6 @@ class FusedCell:
         self.prelude = Prelude(self.scan, self.leaves, [line for line, _ in self.drawn])
         self.inference = Forward(self.scan, self.prelude, None)
         self.short = Short(self.scan, self.prelude) if Short.possible(self.scan, self.prelude) else None
-        self.outputs = [_Output(k) for k in range(sequence.watched + len(states))]
         self._choices: dict[tuple[bool, ...], Asked] = {}
 
     def _dependencies(self) -> list[set[Line]]:
@@ -265,8 +266,8 @@ class FusedCell:
             places: Any = tuple([x.node for x in needing])
             shapes = tuple([x.data.shape for x in needing])
             node = Node(self, places, shapes, (tensors, run))
-            reached = asked.reached[: len(every)] + asked.reached_at_last
-            nodes = [Node(output, (node,), ((),), ()) if r else None for output, r in zip(self.outputs, reached)]
+            parents = (node,)
+            nodes = [Node(output, parents, ((),), ()) if output else None for output in asked.outputs]
         return tuple(map(Value.tensor, every, nodes)), tuple(map(Value.tensor, finals, nodes[len(every) :]))
 
     def _asked(self, needs: tuple[bool, ...]) -> Asked:

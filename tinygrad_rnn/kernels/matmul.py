@@ -384,7 +384,7 @@ def _target(
         )
     if any(np.may_share_memory(out, x) for x in operands):
         return out, out.copy() if accumulate else np.empty(shape, dtype)
-    return out, _plain(out) if type(out) is not np.ndarray else out
+    return out, _plain(out)
 
 
 def _run_stacks(a: np.ndarray, b: np.ndarray, c: np.ndarray, batch: tuple[int, ...], accumulate: bool) -> None:

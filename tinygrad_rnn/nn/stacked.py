@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..autograd import table
 from ..autograd.creation import ones
 from ..autograd.operands import as_tensor
 from ..autograd.shapes import cat, squeeze, stack, transpose, unbind, unsqueeze
@@ -263,7 +264,7 @@ class Stack(Module):
             if len(finals) > 1:
                 last = list(map(stack, zip(*finals)))
             else:
-                last = [Tensor(s.data[None]) if s.node is None else unsqueeze(s, 0) for s in finals[0]]
+                last = list(map(_of_one, finals[0]))
             if not batched:
                 last = [squeeze(s, 1) for s in last]
             return tuple(last) if len(last) > 1 else last[0]
@@ -293,6 +294,13 @@ class Stack(Module):
         """Those that are not what they are by default."""
         defaults = {"num_layers": 1, "bias": True}
         return [f"{n}={getattr(self, n)}" for n in names if getattr(self, n, 0) != defaults.get(n, False)]
+
+
+def _of_one(state: Tensor) -> Tensor:
+    """The state of the only cell in a stack of states; a single step takes no longer than some operations."""
+    if state.node is None:
+        return Tensor(state.data[None])
+    return table.reshape(state, shape=(1, *state.data.shape))
 
 
 class RecurrentStack(Stack):
