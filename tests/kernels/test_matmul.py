@@ -703,14 +703,14 @@ def multiply_until_the_end():
 def test_threads_hand_their_rooms_on():
     def work():
         matmul(np.eye(4), np.eye(4))
-        rooms.append(module._room.address)
+        rooms.append(module.room.address)
 
     rooms = []
     for _ in range(3):
         worker = threading.Thread(target=work)
         worker.start()
         worker.join()
-    assert len(set(rooms)) == 1 and rooms[0] != module._room.address
+    assert len(set(rooms)) == 1 and rooms[0] != module.room.address
 
 
 @compiled
@@ -782,7 +782,7 @@ def test_compiled_code_finds_the_same_products_panels_and_copies(dtype):
     for M, K, N in ((1, 1, 1), (1, 32, 96), (3, 5, 7), (33, 300, 70)):
         a, w = random(rng, M, K, dtype=dtype), random(rng, N, K, dtype=dtype)
         for x, b in ((a, w.T), (np.asfortranarray(a), w.T), (a, w.T.copy())):
-            assert np.array_equal(module.product(x, b, module.room_of_thread()), matmul(x, b))
+            assert np.array_equal(module.product(x, b, module.room.address), matmul(x, b))
             assert np.array_equal(module.packed(b), pack(b).panels)
             c = copied(x)
             assert np.array_equal(c[1:-1, :-1], x) and not c[0].any() and not c[-1].any() and not c[:, -1].any()

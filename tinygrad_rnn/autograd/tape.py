@@ -175,14 +175,13 @@ class set_mode:
 
     def __enter__(self) -> None:
         fields = mode.__dict__  # those of this thread, looked for once
-        self.before.append(fields[self.field])
+        self.before.append((fields[self.field], fields["level"]))
         fields[self.field] = self.setting
-        fields["level"] = _level(fields)
+        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else 1 if fields["grad"] else 0
 
     def __exit__(self, *error: object) -> None:
         fields = mode.__dict__
-        fields[self.field] = self.before.pop()
-        fields["level"] = _level(fields)
+        fields[self.field], fields["level"] = self.before.pop()
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -191,10 +190,6 @@ class set_mode:
                 return function(*args, **kwargs)
 
         return wrapped
-
-
-def _level(fields: dict[str, Any]) -> int:
-    return 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else 1 if fields["grad"] else 0
 
 
 def no_grad() -> set_mode:

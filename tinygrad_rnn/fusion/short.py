@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import table
-from ..kernels.matmul import room_of_thread
+from ..kernels.matmul import room
 from .call import Prelude, Step, _Function
 from .emit import in_sizes, index_text, wrapped
 from .rows import Rows
@@ -41,7 +41,7 @@ class Short(_Function):
 
     def __init__(self, scan: Scan, prelude: Prelude) -> None:
         super().__init__(scan, "short")
-        self.known |= dict(launch=self._launch, room=room_of_thread, empty=np.empty)
+        self.known |= dict(launch=self._launch, room=room, empty=np.empty)
         self.taken |= {"T", "room", "starts", "packed", "copy", *scan.sizes.values()}
         self.weights = sum(math.prod(line.shape) for line in prelude.leaves if not line.per_row)
         first = [self.name(line, line.name + "_first" * (line.kind == "state")) for line in prelude.leaves]
@@ -54,13 +54,14 @@ class Short(_Function):
         for line in self.plan.vectors:
             if len(line.shape) > 1:
                 self.write(f"{self.names[line]} = ascontiguousarray({self.names[line]}).reshape(-1)")
-        shapes = ["rows.B + rows.total", *["rows.B"] * len(self.plan.states)]
+        self.write("B = rows.B")
+        shapes = ["B + rows.total", *["B"] * len(self.plan.states)]
         widths = [self.plan.states[0].width, *(state.width for state in self.plan.states)]
         for name, rows, width in zip(results, shapes, widths):
             self.write(f"{name} = empty(({rows}, {width}), dtype)")
         sizes = map(str, scan.sizes)
-        self.write(f"launch(rows.B, rows.T, rows.starts, room(), {', '.join([*sizes, *first, *results])})")
-        self.write(f"return rows.scattered({results[0]}[rows.B :]), {', '.join(results[1:])}")
+        self.write(f"launch(B, rows.T, rows.starts, room.address, {', '.join([*sizes, *first, *results])})")
+        self.write(f"return rows.scattered({results[0]}[B:]), {', '.join(results[1:])}")
         self.finish(["rows", *first])
 
     @staticmethod

@@ -266,19 +266,18 @@ class _Lease:
 
 
 class _Room(threading.local):
-    """Memory of a thread for copies of parts of the operands, kept: fresh pages would cost as much as the product."""
+    """Memory of a thread for copies of parts of the operands, kept: fresh pages would cost as much as the product.
+
+    Attributes:
+        address: of its ROOM_BYTES.
+    """
 
     def __init__(self) -> None:
         self.lease = _Lease()
         self.address = self.lease.array.ctypes.data
 
 
-_room = _Room()
-
-
-def room_of_thread() -> int:
-    """Where the running thread has ROOM_BYTES of memory."""
-    return _room.address
+room = _Room()
 
 
 class Packed(NamedTuple):
@@ -408,8 +407,8 @@ def _run(a: np.ndarray, b: np.ndarray, c: np.ndarray, flags: int) -> None:
 def _done(a: np.ndarray, b: np.ndarray, c: np.ndarray, flags: int) -> bool:
     """c (+)= a @ b, on several threads if the work is worth it; false if `products.entry` refuses."""
     entry, n = _entries[a.dtype], get_num_threads()
-    done = entry(a, b, c, flags, _room.address, n, ONE_THREAD)
+    done = entry(a, b, c, flags, room.address, n, ONE_THREAD)
     if done == WANTS_HELPERS:
         team.start(n - 1, ROOM_BYTES)
-        done = entry(a, b, c, flags | ANYWAY, _room.address, n, ONE_THREAD)
+        done = entry(a, b, c, flags | ANYWAY, room.address, n, ONE_THREAD)
     return bool(done)

@@ -221,14 +221,16 @@ class _LastCall:
         """What the cell returns for a sequence like that one; None if it is not, or something has changed."""
         if self.time is not clock.now or mode.level > 1 or watch_all != self.watch_all or not self.attributes.hold():
             return None
-        if type(x) is tuple or not _is(x.data, self.shape, self.dtype):
+        if type(x) is tuple or x.data.shape != self.shape or x.data.dtype is not self.dtype:
             return None
         if states is None:
             states = self.zeros
-        elif not all(_is(state.data, shape, self.dtype) for state, shape in zip(states, self.shapes)):
-            return None
-        if states is None:
-            return None
+            if states is None:
+                return None
+        else:
+            for state, shape in zip(states, self.shapes):
+                if state.data.shape != shape or state.data.dtype is not self.dtype:
+                    return None
         fused = self.fused
         tensors = [x, *fused.fixed, *states]
         arrays = [each.data for each in tensors]
@@ -237,10 +239,6 @@ class _LastCall:
     def __reduce__(self) -> Any:
         """Copies and pickles of a layer begin without."""
         return type(None), ()
-
-
-def _is(x: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-    return x.shape == shape and x.dtype is dtype
 
 
 class Recorder(Protocol):

@@ -197,11 +197,11 @@ class Stack(Module):
                 every.append(watched)
             x = cat(outputs, -1) if len(outputs) > 1 else outputs[0]
 
-        results = [x if plain else self._in_layout(x, batched), self._together(finals, batched)]
-        if return_states:
-            laid_out = [tuple(self._in_layout(values, batched) for values in states) for states in every]
-            results.append(tuple(map(stack, zip(*laid_out))) if self._widths else laid_out)
-        return tuple(results)
+        y, final = x if plain else self._in_layout(x, batched), self._together(finals, batched)
+        if not return_states:
+            return y, final
+        laid_out = [tuple(self._in_layout(values, batched) for values in states) for states in every]
+        return y, final, tuple(map(stack, zip(*laid_out))) if self._widths else laid_out
 
     def _dropped(self, x: Tensor) -> Tensor:
         """What passes from layer to layer."""
@@ -261,10 +261,7 @@ class Stack(Module):
     def _together(self, finals: list[States], batched: bool) -> Any:
         """The states of all cells as the user gets them."""
         if self._widths:
-            if len(finals) > 1:
-                last = list(map(stack, zip(*finals)))
-            else:
-                last = list(map(_of_one, finals[0]))
+            last = [stack(each) for each in zip(*finals)] if len(finals) > 1 else [_of_one(s) for s in finals[0]]
             if not batched:
                 last = [squeeze(s, 1) for s in last]
             return tuple(last) if len(last) > 1 else last[0]
