@@ -2,6 +2,6 @@
 
 In reading order: `trace` (the step as a list of lines), `adjoint` (the lines of its gradient), `plan` (phases: product,
 loop, product, ...), `emit` (the phases as Numba source), `scan` (the compiled kernels), `call` (what happens around
-them, as Python source) and `fused` (all of it as one node of the tape). `compile` is where cells come in, `explain`
-says what became of them.
+them, as Python source), `short` (the same compiled, for calls that are over sooner than Python could prepare them) and
+`fused` (all of it as one node of the tape). `compile` is where cells come in, `explain` says what became of them.
 """
