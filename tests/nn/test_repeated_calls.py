@@ -9,6 +9,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.fusion import short
+from tinygrad_rnn.fusion.fused import FusedCell
 from tinygrad_rnn.nn import recurrent
 from tinygrad_rnn.nn.cells import catalogue
 
@@ -209,6 +210,35 @@ def test_threads_share_a_layer():
     for thread in threads:
         thread.join()
     assert all(np.array_equal(y, expected[i]) for i in range(4) for y in found[i])
+
+
+def test_layers_inside_a_cell_may_be_called_without_making_it_another(monkeypatch):
+    class Informed(Leaky):
+        """Reads a summary of a sequence of its own at every step."""
+
+        def __init__(self):
+            super().__init__()
+            self.reader, self.inner = tg.nn.LSTM(2, 4), tg.nn.Recurrent(tg.nn.GRUCell(2, 4))
+            self.text = tg.randn(6, 1, 2)
+
+        def sequence_values(self, batch_size):
+            return {"summary": (self.reader(self.text)[0][-1] + self.inner(self.text)[1])[0]}
+
+        def step(self, x, h):
+            return super().step(x, h) + self.summary
+
+    made, plain = [], FusedCell.__init__
+
+    def counted(self, cell, sequence):
+        made.append(cell)
+        plain(self, cell, sequence)
+
+    monkeypatch.setattr(FusedCell, "__init__", counted)
+    layer, x = tg.nn.Recurrent(Informed(), fused="require"), tg.randn(5, 2, 3)
+    for _ in range(3):
+        check(layer, x)
+        tg.nn.Linear(1, 1).train()  # somewhere else an attribute is set
+    assert made.count(layer.cell) == 1
 
 
 def test_recording_and_the_tape_are_not_passed_by():

@@ -55,13 +55,14 @@ class Recurrent(Module):
         NotImplementedError: fused is "require", and the cell cannot be compiled.
     """
 
+    __slots__ = ("_last",)  # what the last call found out: no attribute of a cell that has a layer within
     recorder: "Recorder | None" = None  # set by `record`
-    _last: "_LastCall | None" = None
 
     def __init__(self, cell: Cell, reverse: bool = False, fused: str = "auto") -> None:
         if not isinstance(cell, Cell):
             raise TypeError(f"Recurrent: expected a Cell, got {type(cell).__name__}")
         self.cell, self.reverse, self.fused = cell, reverse, fused
+        self._last: _LastCall | None = None
 
     @property
     def fused(self) -> str:
@@ -126,7 +127,7 @@ class Recurrent(Module):
         if recorder is not None:
             return fused(sequence.rows, sequence.inputs, states, lambda run: recorder.fused(fused, run))
         if lengths is None and not (sequence.several or fused.given):
-            vars(self)["_last"] = _LastCall(time, self.cell, compiled, sequence)
+            object.__setattr__(self, "_last", _LastCall(time, self.cell, compiled, sequence))
         return fused(sequence.rows, sequence.inputs, states)
 
     def _try_a_step(self, sequence: Sequence) -> None:

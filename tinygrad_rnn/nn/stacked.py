@@ -339,6 +339,7 @@ class RecurrentStack(Stack):
         recurrent_dropout: of an LSTM or a GRU, see `Cell.candidate`.
     """
 
+    __slots__ = ("_prepared",)  # when the cells last got what is this module's: the clock's time
     gates: str
     recurrent_dropout: float
 
@@ -368,6 +369,7 @@ class RecurrentStack(Stack):
             bidirectional=bidirectional,
             variational=variational,
         )
+        self._prepared: Any = None
         self._lent: list[tuple[Cell, str, str]] = []  # (cell, its name for a parameter, our name for it)
         for layer, scans in enumerate(self._scans):
             for scan in scans:
@@ -392,7 +394,7 @@ class RecurrentStack(Stack):
     def _prepare(self) -> None:
         """Give the cells the parameters, the mode and the recurrent dropout that are this module's at the moment."""
         own, now = vars(self), clock.now
-        if own.get("_prepared") is now:
+        if self._prepared is now:
             return
         for cell, cells_name, name in self._lent:
             vars(cell)[cells_name] = own[name]
@@ -403,7 +405,7 @@ class RecurrentStack(Stack):
                     cell.train(self.training)
                 if "recurrent_dropout" in own and cell.recurrent_dropout is not self.recurrent_dropout:
                     cell.recurrent_dropout = self.recurrent_dropout
-        own["_prepared"] = now
+        object.__setattr__(self, "_prepared", now)
 
     def extra_repr(self) -> str:
         names = ["num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size", "variational"]
