@@ -46,6 +46,11 @@ def x_unused():
 
 
 @case
+def a_row_that_is_a_matrix_and_a_bias():
+    return cell(lambda self, x, h: tg.tanh(x @ self.W + h @ self.U + self.W), I=1, W=P(1, H), U=P(H, H))
+
+
+@case
 def products_of_stacked_parameters():
     """Of three dimensions, before the loop."""
 

@@ -55,9 +55,13 @@ def on_tape(layer, *inputs):
 
 
 def check(layer, *inputs, no_grad=True):
-    """The fused outputs are those of the tape."""
-    y = layer(*inputs)[0].numpy() if not no_grad else tg.no_grad()(layer)(*inputs)[0].numpy()
+    """The fused outputs are those of the tape; returned from a call that the next one may be like."""
+    call = tg.no_grad()(layer) if no_grad else layer
+    y = call(*inputs)[0].numpy()
     np.testing.assert_allclose(y, on_tape(layer, *inputs), rtol=0, atol=1e-6)
+    assert np.array_equal(call(*inputs)[0].numpy(), y)  # on_tape has set an attribute
+    for scan in getattr(layer, "scans", [layer]):
+        assert scan.cell.sequence_values(1) or scan._last.time is recurrent.clock.now
     return y
 
 
@@ -184,6 +188,12 @@ def test_initial_states_of_a_cells_own_are_asked_for_every_time():
     assert not np.allclose(check(layer, x), first)
     layer(x)[0].sum().backward()
     assert cell.h0.grad is not None
+    layer.cell = cell = Leaky()
+    h0 = np.zeros((2, 4), np.float32)
+    cell.initial_state = lambda batch_size: tg.tensor(h0)
+    first = check(layer, x)
+    h0[...] = 1
+    assert not np.allclose(check(layer, x), first)
 
 
 def test_wrong_states_are_refused_after_right_ones():
@@ -256,6 +266,18 @@ def test_recording_and_the_tape_are_not_passed_by():
 # ---- Short calls -----------------------------------------------------------------------------------------------------
 
 
+class OneInput(tg.nn.Cell):
+    """Its weights are its bias as well."""
+
+    def __init__(self, dtype):
+        self.input_size, self.hidden_size = 1, 5
+        make = lambda *shape: tg.nn.Parameter(tg.randn(*shape, dtype=dtype) * 0.5)
+        self.W, self.U = make(1, 5), make(5, 5)
+
+    def step(self, x, h):
+        return tg.tanh(x @ self.W + h @ self.U + self.W)
+
+
 class Joined(tg.nn.Cell):
     """Two products of h, and two of x, that become one each; a bias of two dimensions; a state that is no output."""
 
@@ -271,14 +293,14 @@ class Joined(tg.nn.Cell):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", [tg.nn.RNNCell, tg.nn.GRUCell, tg.nn.LSTMCell, tg.nn.cells.MGUCell, Joined])
+@pytest.mark.parametrize("kind", [tg.nn.RNNCell, tg.nn.GRUCell, tg.nn.LSTMCell, tg.nn.cells.MGUCell, Joined, OneInput])
 def test_short_calls_have_the_bits_of_long_ones(kind, dtype, monkeypatch):
     tg.manual_seed(0)
-    cell = Joined(dtype) if kind is Joined else kind(3, 5, dtype=dtype)
+    cell = kind(dtype) if kind in (Joined, OneInput) else kind(3, 5, dtype=dtype)
     for reverse in (False, True):
         layer = tg.nn.Recurrent(cell, reverse, fused="require")
         for T, B in ((1, 1), (4, 3), (7, 1), (1, 9)):
-            x = tg.randn(T, B, 6, dtype=dtype).numpy()[:, :, ::2]
+            x = tg.randn(T, B, 2 * cell.input_size, dtype=dtype).numpy()[:, :, ::2]
             found = []
             for work in (short.WORK, 0):
                 monkeypatch.setattr(short, "WORK", work)

@@ -175,13 +175,14 @@ class set_mode:
 
     def __enter__(self) -> None:
         fields = mode.__dict__  # those of this thread, looked for once
-        self.before.append((fields[self.field], fields["level"]))
+        self.before.append(fields[self.field])
         fields[self.field] = self.setting
-        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else 1 if fields["grad"] else 0
+        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else int(fields["grad"])
 
     def __exit__(self, *error: object) -> None:
         fields = mode.__dict__
-        fields[self.field], fields["level"] = self.before.pop()
+        fields[self.field] = self.before.pop()
+        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else int(fields["grad"])
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)

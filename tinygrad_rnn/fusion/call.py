@@ -311,9 +311,12 @@ class Forward(_Function):
         """What the kernel reads at every step, and memory for the states."""
         self.write("# For the loop: what it reads, and what it writes.")
         for line in [*self.plan.constants, *self.plan.vectors]:
-            x = self.names[line.name] = self.names[line]
-            flat = line.per_row or len(line.shape) == 1
-            self.write(f"{x} = ascontiguousarray({x}){'' if flat else '.reshape(-1)'}")
+            x = self.names[line]
+            if line.per_row or len(line.shape) == 1:
+                self.names[line.name] = x
+                self.write(f"{x} = ascontiguousarray({x})")
+            else:  # under another name: it may be a matrix of a product as well
+                self.write(f"{self.name(line.name, line.name)} = ascontiguousarray({x}).reshape(-1)")
         for product in self.plan.products:
             name = self.scan.weights[product.result]
             self.write(f"{self.name(name, name)} = panels_of({self.side_by_side(product)})")

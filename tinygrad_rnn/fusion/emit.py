@@ -497,21 +497,26 @@ class _RowFunction:
 
 def module(title: str, text: str, bits: int, functions: set[str]) -> str:
     """Generated functions with their imports; `functions` are those of `maths` that they may call."""
-    rooms = {
-        "numpy": {"concatenate", "empty"},
-        f"tinygrad_rnn.kernels.maths{bits}": functions,
-        "tinygrad_rnn.kernels.matmul": {"copy", "matrix", "multiply", "packed", "panels", "product", "shift"},
-        "tinygrad_rnn.kernels.memory": {"JIT", "REDUCE", "at", "distinct"},
-    }
-    lines = ["from numba import njit"]
-    for room, names in rooms.items():
-        if room.endswith(f"maths{bits}"):
-            lines += ["", f"from {room} import f as real"] if "real(" in text else [""]
+
+    def imported(room: str, names: set[str]) -> list[str]:
         used = sorted(name for name in names if re.search(rf"\b{name}\b", text))
-        if used:
-            lines.append(f"from {room} import {', '.join(used)}")
-    imports = "\n".join(lines)
-    return f'"""{title}: generated from its step."""\n\n{imports}\n\n{text}'
+        return [f"from {room} import {', '.join(used)}"] if used else []
+
+    kernels, maths = "tinygrad_rnn.kernels", f"maths{bits}"
+    lines = [
+        f'"""{title}: generated from its step."""',
+        "",
+        "from numba import njit",
+        *imported("numpy", {"concatenate", "empty"}),
+        "",
+        *([f"from {kernels}.{maths} import f as real"] if "real(" in text else []),
+        *imported(f"{kernels}.{maths}", functions),
+        *imported(f"{kernels}.matmul", {"copy", "matrix", "multiply", "packed", "panels", "product", "shift"}),
+        *imported(f"{kernels}.memory", {"JIT", "REDUCE", "at", "distinct"}),
+        "",
+        text,
+    ]
+    return "\n".join(lines)
 
 
 def in_sizes(n: int, sizes: dict[int, str]) -> str:

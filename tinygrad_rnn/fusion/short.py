@@ -45,22 +45,22 @@ class Short(_Function):
         self.taken |= {"T", "room", "starts", "packed", "copy", *scan.sizes.values()}
         self.weights = sum(math.prod(line.shape) for line in prelude.leaves if not line.per_row)
         first = [self.name(line, line.name + "_first" * (line.kind == "state")) for line in prelude.leaves]
+        flat = {line: self.name(line.name, line.name) for line in self.plan.vectors if len(line.shape) > 1}
         states = [self.plan.states[0].name, *(f"{state.name}_last" for state in self.plan.states)]
         results = [self.name(object(), name) for name in states]
-        scan.add("inference", f"\n\n{self._kernel(prelude, first, results)}")
-        inputs = [line for line in prelude.leaves if line.kind == "input"]
-        for line in inputs:
-            self.write(f"{self.names[line]} = ascontiguousarray(rows.gathered({self.names[line]}))")
-        for line in self.plan.vectors:
-            if len(line.shape) > 1:
-                self.write(f"{self.names[line]} = ascontiguousarray({self.names[line]}).reshape(-1)")
+        given = [*first, *flat.values(), *results]
+        scan.add("inference", f"\n\n{self._kernel(prelude, given, results)}")
+        for line in prelude.leaves:
+            if line.kind == "input":
+                self.write(f"{self.names[line]} = ascontiguousarray(rows.gathered({self.names[line]}))")
+        for line, name in flat.items():
+            self.write(f"{name} = ascontiguousarray({self.names[line]}).reshape(-1)")
         self.write("B = rows.B")
         shapes = ["B + rows.total", *["B"] * len(self.plan.states)]
         widths = [self.plan.states[0].width, *(state.width for state in self.plan.states)]
         for name, rows, width in zip(results, shapes, widths):
             self.write(f"{name} = empty(({rows}, {width}), dtype)")
-        sizes = map(str, scan.sizes)
-        self.write(f"launch(B, rows.T, rows.starts, room.address, {', '.join([*sizes, *first, *results])})")
+        self.write(f"launch(B, rows.T, rows.starts, room.address, {', '.join([*map(str, scan.sizes), *given])})")
         self.write(f"return rows.scattered({results[0]}[B:]), {', '.join(results[1:])}")
         self.finish(["rows", *first])
 
@@ -79,8 +79,8 @@ class Short(_Function):
         kernel = self.known["launch"] = self.scan.kernel("short", arguments)  # no way round from the next call on
         kernel(*arguments)
 
-    def _kernel(self, prelude: Prelude, leaves: list[str], results: list[str]) -> str:
-        """Its source."""
+    def _kernel(self, prelude: Prelude, given: list[str], results: list[str]) -> str:
+        """Its source; `given` are its arrays, the last of them those of the results."""
         scan, plan, sizes, text = self.scan, self.plan, self.scan.sizes, []
         output, *last = results
         for step in prelude.steps:
@@ -102,7 +102,7 @@ class Short(_Function):
             text.append(f"{arrays[state.name]} = empty((2, B, {in_sizes(state.width, sizes)}), {output}.dtype)")
             text.append(copied(f"matrix({self.names[state]})", f"matrix({arrays[state.name]}[0])", state))
         for line in plan.vectors:
-            arrays[line.name] = self.names[line]
+            arrays[line.name] = self.names.get(line.name, self.names[line])
         for line in plan.sequences:
             arrays[sequence_array(line)] = self.names[line]
         for product in plan.products:
@@ -112,11 +112,11 @@ class Short(_Function):
                 width = scan.buffers["inference"].get(name)
                 rows, width = ("T * B", scan.widths[name]) if width is None else ("B", width)
                 arrays[name] = f"empty(({rows}, {in_sizes(width, sizes)}), {output}.dtype)"
-        given = ", ".join(["0, B, T, starts", *sizes.values(), *(arrays[name] for name in scan.arrays["inference"])])
-        text.append(f"forward({given})")
+        passed = ", ".join(["0, B, T, starts", *sizes.values(), *(arrays[name] for name in scan.arrays["inference"])])
+        text.append(f"forward({passed})")
         ends = [f"shift(matrix({output}), T * B, 0)", *(f"matrix({arrays[s.name]}[T % 2])" for s in plan.states[1:])]
         text += [copied(end, f"matrix({name})", state) for end, name, state in zip(ends, last, plan.states)]
-        arguments = ", ".join(["B, T, starts, room", *sizes.values(), *leaves, *results])
+        arguments = ", ".join(["B, T, starts, room", *sizes.values(), *given])
         head = "# A short call: what comes before the loop, and the loop.\n@njit(cache=CACHE, **JIT)\n"
         head += wrapped(f"def short_call({arguments}):", "")
         return head + "".join(wrapped(line, "    ") for line in text)

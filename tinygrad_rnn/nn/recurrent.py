@@ -91,8 +91,7 @@ class Recurrent(Module):
         if not several:
             self.cell.check_width(xs[0])
         ends = None if lengths is None else check_lengths(self._name, lengths, T, B)
-        last = self._last
-        known = last.zeros if last is not None and last.time is clock.now and last.rows.B == B else None
+        known = None if hx is None or self._last is None else self._last.zeros_of(B)
         states = None if hx is None else self.cell.begin(hx, B, known)
         every, finals = self.run(xs if several else xs[0], states, ends, return_states)
         final = finals if len(finals) > 1 else finals[0]
@@ -215,8 +214,12 @@ class _LastCall:
         self.shape, self.dtype = sequence.inputs[0].shape, sequence.inputs[0].dtype
         self.shapes = [state.shape for state in sequence.states]
         self.parameters = [each.data for each in self.fused.fixed]
-        plain = type(cell).initial_state is Cell.initial_state
+        plain = getattr(cell.initial_state, "__func__", None) is Cell.initial_state
         self.zeros: States | None = cell.begin(None, sequence.B) if plain else None
+
+    def zeros_of(self, batch_size: int) -> States | None:
+        """The initial states of a batch, if they are known and nothing has changed."""
+        return self.zeros if self.time is clock.now and self.rows.B == batch_size and self.attributes.hold() else None
 
     def repeated(self, x: Any, states: States | None, watch_all: bool) -> tuple[States, States] | None:
         """What the cell returns for a sequence like that one; None if it is not, or something has changed."""
