@@ -275,8 +275,9 @@ def backward_pass(
     wanted = None if inputs is None else _leading_to(targets, [node for node, _ in roots])
 
     def arrive(node: Place, gradient: Any, is_ours: bool) -> None:
-        if node in waiting:
-            total, is_ours = waiting[node]
+        before = waiting.get(node)
+        if before is not None:
+            total, is_ours = before
             if is_ours:
                 total += gradient
                 gradient = total
@@ -286,13 +287,13 @@ def backward_pass(
             heapq.heappush(youngest, (-node.number, node))
         waiting[node] = gradient, is_ours
 
-    def complete(node: Place) -> Any:
-        gradient, is_ours = waiting.pop(node)
+    def complete(node: Place, gradient: Any, is_ours: bool) -> Any:
         if node.hooks:
             gradient, is_ours = _run_hooks(node.hooks, gradient), False
-        if node in targets:
-            collected[node] = gradient
-        elif node.owner is not None and inputs is None:
+        if inputs is not None:
+            if node in targets:
+                collected[node] = gradient
+        elif node.owner is not None:
             _accumulate(node.owner(), gradient, adopt=is_ours and isinstance(node, Leaf))
         return gradient
 
@@ -300,41 +301,46 @@ def backward_pass(
         if wanted is None or node in wanted:
             arrive(node, gradient, is_ours=False)
 
-    with set_mode("grad", create_graph), set_mode("retain", retain_graph), np.errstate(all="ignore"):
-        while youngest:
-            node = heapq.heappop(youngest)[1]
-            dy = complete(node)
-            if wanted is not None and wanted.isdisjoint(node.parents):
-                continue
-            operation, saved = node.operation, node.saved
-            if saved is None:
-                raise RuntimeError(
-                    f"backward through {operation.name} a second time: what it had saved was released by the first "
-                    "pass; call backward(retain_graph=True) there, or compute the result again"
-                )
-            if operation.scatter is not None and not create_graph:
-                # The gradient of a part: add it to that part, rather than to the whole by way of an array of zeros.
-                (parent,), (shape,) = node.parents, node.shapes
-                if wanted is None or parent in wanted:
-                    if parent not in waiting or not waiting[parent][1]:
-                        arrive(parent, np.zeros(shape, dy.dtype), is_ours=True)
-                    operation.scatter(waiting[parent][0], dy, saved)
-            else:
-                if create_graph:
-                    saved = operation.rewrap(node)
-                for parent, gradient, shape in zip(node.parents, operation.gradients(dy, saved), node.shapes):
-                    if node.where is not None:
-                        raise_if_new_nan(gradient, [dy, *saved], f"the gradient of {operation.name}", node.where)
+    retained, mode.retain = mode.retain, retain_graph
+    try:
+        with set_mode("grad", create_graph), np.errstate(all="ignore"):
+            while youngest:
+                node = heapq.heappop(youngest)[1]
+                dy = complete(node, *waiting.pop(node))
+                if wanted is not None and wanted.isdisjoint(node.parents):
+                    continue
+                operation, saved = node.operation, node.saved
+                if saved is None:
+                    raise RuntimeError(
+                        f"backward through {operation.name} a second time: what it had saved was released by the first "
+                        "pass; call backward(retain_graph=True) there, or compute the result again"
+                    )
+                if operation.scatter is not None and not create_graph:
+                    # The gradient of a part: add it to that part, rather than to the whole by an array of zeros.
+                    (parent,), (shape,) = node.parents, node.shapes
                     if wanted is None or parent in wanted:
-                        if gradient.shape != shape:
-                            gradient = unbroadcast(gradient, shape)
-                        # "da = dy" hands on the very array it was given, and a view lives in another one's memory.
-                        is_ours = operation.fresh or (gradient is not dy and getattr(gradient, "base", None) is None)
-                        arrive(parent, gradient, is_ours and not create_graph)
-            if not retain_graph:
-                node.saved = None
-        for leaf in [*waiting]:
-            complete(leaf)
+                        if parent not in waiting or not waiting[parent][1]:
+                            arrive(parent, np.zeros(shape, dy.dtype), is_ours=True)
+                        operation.scatter(waiting[parent][0], dy, saved)
+                else:
+                    if create_graph:
+                        saved = operation.rewrap(node)
+                    fresh = operation.fresh
+                    for parent, gradient, shape in zip(node.parents, operation.gradients(dy, saved), node.shapes):
+                        if node.where is not None:
+                            raise_if_new_nan(gradient, [dy, *saved], f"the gradient of {operation.name}", node.where)
+                        if wanted is None or parent in wanted:
+                            if gradient.shape != shape:
+                                gradient = unbroadcast(gradient, shape)
+                            # "da = dy" hands on the very array it was given, a view lives in another one's memory.
+                            is_ours = fresh or (gradient is not dy and getattr(gradient, "base", None) is None)
+                            arrive(parent, gradient, is_ours and not create_graph)
+                if not retain_graph:
+                    node.saved = None
+            for leaf in [*waiting]:
+                complete(leaf, *waiting.pop(leaf))
+    finally:
+        mode.retain = retained
     return collected
 
 
