@@ -32,7 +32,7 @@ def train(T):
 
 tg.set_num_threads(1)
 layer = tg.nn.LSTM(1, 32)
-train(2)
+train(500)  # too many steps for a short call
 loaded = peak()
 train(100_000)
 print(json.dumps({"loaded": loaded, "peak": peak()}))

@@ -230,8 +230,31 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(dtype):
         assert np.array_equal(matmul(a[rows], b), y[rows])
         assert np.array_equal(matmul_packed(a[rows], packed), y[rows])
         assert np.array_equal(matmul(as_fortran(a)[rows], as_slice(b)), y[rows])
-    for columns in (slice(0, 2), slice(30, 100), slice(64, 200)):
+    for columns in (slice(30, 100), slice(64, 200)):
         assert np.array_equal(matmul(a, b[:, columns]), y[:, columns])
+
+
+@compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_row_of_few_columns_does_not_depend_on_the_rows_beside_it(dtype):
+    """A single row of one panel takes several chains along k at a time: the same ones that several rows have."""
+    rng = np.random.default_rng(8)
+    for K, N in itertools.product((1, 15, 127, 128, 129, 130, 131, 255, 256, 257, 600), (2, 5, 15, 16, 17, 31, 32, 33)):
+        a, b, c = random(rng, 13, K, dtype=dtype), random(rng, K, N, dtype=dtype), random(rng, 13, N, dtype=dtype)
+        packed = pack(b)
+        y, total = matmul_packed(a, packed), matmul_packed(a, packed, c.copy(), accumulate=True)
+        assert np.array_equal(matmul(a, b), y)
+        np.testing.assert_allclose(y, a.astype(np.float64) @ b, rtol=0, atol=K * np.finfo(dtype).eps * 10)
+        for rows in (slice(0, 1), slice(12, 13), slice(3, 5), slice(2, 11)):
+            assert np.array_equal(matmul(a[rows], b), y[rows])
+            assert np.array_equal(matmul_packed(a[rows], packed), y[rows])
+            assert np.array_equal(matmul_packed(as_fortran(a)[rows], packed), y[rows])
+            assert np.array_equal(matmul_packed(a[rows], packed, c[rows].copy(), accumulate=True), total[rows])
+            wide = np.full((rows.stop - rows.start, N + 3), 7, dtype)
+            assert np.array_equal(matmul_packed(a[rows], packed, wide[:, :N]), y[rows]) and (wide[:, N:] == 7).all()
+            turned = np.zeros((N, rows.stop - rows.start), dtype).T
+            assert np.array_equal(matmul_packed(a[rows], packed, turned), y[rows])
+            assert np.array_equal(matmul(a[rows], b, turned), y[rows])
 
 
 def test_arrays_of_other_kinds(tmp_path):
@@ -771,18 +794,40 @@ def test_the_number_of_threads():
 
 @pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_compiled_code_finds_the_same_products_panels_and_copies(dtype):
+def test_compiled_code_finds_the_same_products_panels_copies_and_sums(dtype):
     @njit
     def copied(a):
         c = np.zeros((len(a) + 2, a.shape[1] + 1), a.dtype)
         module.copy(module.matrix(a), module.shift(module.matrix(c), 1, 0), a.shape[0], a.shape[1])
         return c
 
+    @njit
+    def product(a, b, room):
+        c = np.zeros((len(a), b.shape[1] + 1), a.dtype)
+        module.product(module.matrix(a), module.matrix(b), module.matrix(c), len(a), b.shape[1], len(b), room)
+        return c
+
+    @njit
+    def packed(b, like):
+        panels = np.full_like(like, 7)
+        module.fill_panels(module.matrix(b), module.panels(panels), b.shape[0], b.shape[1])
+        return panels
+
+    @njit
+    def sum_rows(a, count):
+        y = np.full(a.shape[1] + 2, 7, a.dtype)
+        module.sum_rows(module.matrix(a), y, 1, count, a.shape[1])
+        return y
+
     rng = np.random.default_rng(6)
     for M, K, N in ((1, 1, 1), (1, 32, 96), (3, 5, 7), (33, 300, 70)):
         a, w = random(rng, M, K, dtype=dtype), random(rng, N, K, dtype=dtype)
         for x, b in ((a, w.T), (np.asfortranarray(a), w.T), (a, w.T.copy())):
-            assert np.array_equal(module.product(x, b, module.room.address), matmul(x, b))
-            assert np.array_equal(module.packed(b), pack(b).panels)
+            c = product(x, b, module.room.address)
+            assert np.array_equal(c[:, :-1], matmul(x, b)) and not c[:, -1].any()
+            assert np.array_equal(packed(b, pack(b).panels), pack(b).panels)
             c = copied(x)
             assert np.array_equal(c[1:-1, :-1], x) and not c[0].any() and not c[-1].any() and not c[:, -1].any()
+        y = sum_rows(a, M)
+        assert np.array_equal(y[1:-1], np.add.reduce(a, axis=0)) and y[0] == y[-1] == 7
+        assert (sum_rows(a, 0) == 7).all()  # no rows: nothing is written

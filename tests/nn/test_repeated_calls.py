@@ -292,6 +292,28 @@ class Joined(tg.nn.Cell):
         return z * h + (1 - z) * n, 0.5 * s + n
 
 
+def both_lengths(layer, x, monkeypatch):
+    """What a layer computes in a short call, and with the functions of long ones: all results, all gradients."""
+    every = []
+    for work in (short.WORK, 0):
+        monkeypatch.setattr(short, "WORK", work)
+        with tg.no_grad():
+            y, final = layer(tg.from_numpy(x))
+        found = [y, *(final if isinstance(final, tuple) else (final,))]
+        leaves = [tg.tensor(x, requires_grad=True), *layer.parameters()]
+        y, final = layer(leaves[0])
+        outputs = [y, *(final if isinstance(final, tuple) else (final,))]
+        some = np.random.default_rng(3)
+        dys = [tg.tensor(some.uniform(-1, 1, z.shape).astype(z.dtype)) for z in outputs if z.requires_grad]
+        outputs = [z for z in outputs if z.requires_grad]
+        for retain in (True, False):
+            found += tg.grad(outputs, leaves, dys, retain_graph=retain, allow_unused=True)
+        found += tg.grad(layer(leaves[0])[0].sum(), leaves, allow_unused=True)  # nothing arrives at final states
+        every.append([z if z is None else z.numpy() for z in found])
+    monkeypatch.undo()
+    return every
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", [tg.nn.RNNCell, tg.nn.GRUCell, tg.nn.LSTMCell, tg.nn.cells.MGUCell, Joined, OneInput])
 def test_short_calls_have_the_bits_of_long_ones(kind, dtype, monkeypatch):
@@ -299,29 +321,21 @@ def test_short_calls_have_the_bits_of_long_ones(kind, dtype, monkeypatch):
     cell = kind(dtype) if kind in (Joined, OneInput) else kind(3, 5, dtype=dtype)
     for reverse in (False, True):
         layer = tg.nn.Recurrent(cell, reverse, fused="require")
-        for T, B in ((1, 1), (4, 3), (7, 1), (1, 9)):
+        for T, B in ((1, 1), (4, 3), (7, 1), (1, 9), (140, 1)):
             x = tg.randn(T, B, 2 * cell.input_size, dtype=dtype).numpy()[:, :, ::2]
-            found = []
-            for work in (short.WORK, 0):
-                monkeypatch.setattr(short, "WORK", work)
-                with tg.no_grad():
-                    y, final = layer(tg.from_numpy(x))
-                found.append([z.numpy() for z in (y, *(final if isinstance(final, tuple) else (final,)))])
-            monkeypatch.undo()
-            assert all(map(np.array_equal, *found))
+            for one, other in zip(*both_lengths(layer, x, monkeypatch)):
+                np.testing.assert_array_equal(one, other)
     assert "inference, short calls" in layer.explain()
 
 
 @pytest.mark.parametrize("make", [make for make, *_ in catalogue.ROWS])
 def test_short_calls_of_every_cell_have_the_bits_of_long_ones(make, monkeypatch):
     tg.manual_seed(0)
-    layer, x, found = tg.nn.Recurrent(make(6, 6), fused="require"), tg.randn(3, 2, 6), []
-    for work in (short.WORK, 0):
-        monkeypatch.setattr(short, "WORK", work)
-        with tg.no_grad():
-            y, final = layer(x)
-        found.append([z.numpy() for z in (y, *(final if isinstance(final, tuple) else (final,)))])
-    assert all(map(np.array_equal, *found))
+    layer = tg.nn.Recurrent(make(6, 6), fused="require")
+    for one, other in zip(*both_lengths(layer, tg.randn(3, 2, 6).numpy(), monkeypatch)):
+        assert (one is None) == (other is None)
+        if one is not None:
+            np.testing.assert_array_equal(one, other)
 
 
 def test_what_is_not_short_or_not_simple_is_not_taken_to_be():

@@ -190,6 +190,27 @@ class _Function:
         weights = [self.names[w] for w in product.weights]
         return weights[0] if len(weights) == 1 else f"concatenate([{', '.join(weights)}], axis=1)"
 
+    # ---- On the way back ---------------------------------------------------------------------------------------------
+
+    def arrived(self, dys: list[str], finals: list[str]) -> None:
+        """The gradients of the states as the kernel reads them, from those that arrive: these may be None."""
+        for line, dy in zip(self.plan.gradient.dys, dys):
+            given = f"ascontiguousarray(rows.gathered({dy}))"
+            self.write(f"{dy} = zeros((total, {line.width}), dtype) if {dy} is None else {given}")
+        for carry, final in zip(self.plan.gradient.carries, finals):
+            d = self.name(carry.name, carry.name)
+            self.write(f"{d} = zeros((keep, B, {carry.width}), dtype)")
+            self.write(f"if {final} is not None:")
+            self.write(f"{d}[rows.last(keep)] = rows.ordered({final})", 1)
+
+    def overwritten(self) -> None:
+        """The gradients that take the place of what the forward kernel kept, which is named already."""
+        for name, over in self.scan.overwritten.items():
+            there = self.names[over]
+            self.write(f"{self.name(name, name)} = {there}.copy() if retain else {there}")
+
+    # ---- The kernel --------------------------------------------------------------------------------------------------
+
     def launch(self, rows: str, options: list[str], arrays: dict[str, str], indent: int = 0) -> None:
         """Memory for what the kernel writes and has no name yet, and the kernel; `arrays` are called otherwise."""
         for name in self.scan.arrays[self.direction]:
@@ -388,14 +409,7 @@ class Backward(_Function):
     def _before_the_loop(self, dys: list[str], finals: list[str]) -> None:
         """What the kernel reads."""
         scan, gradient = self.scan, self.plan.gradient
-        for line, dy in zip(gradient.dys, dys):
-            given = f"ascontiguousarray(rows.gathered({dy}))"
-            self.write(f"{dy} = zeros((total, {line.width}), dtype) if {dy} is None else {given}")
-        for carry, final in zip(gradient.carries, finals):
-            d = self.name(carry.name, carry.name)
-            self.write(f"{d} = zeros((keep, B, {carry.width}), dtype)")
-            self.write(f"if {final} is not None:")
-            self.write(f"{d}[rows.last(keep)] = rows.ordered({final})", 1)
+        self.arrived(dys, finals)
         for name, width in scan.sum_widths.items():
             self.write(f"{self.name(name, name)} = zeros((B, {width}), dtype)")
         products = [p for p, _ in gradient.products if not self.needing.isdisjoint(p.weights)]
@@ -403,9 +417,7 @@ class Backward(_Function):
         for name in scan.kept_arrays:
             if name in wanted:
                 self.write(f'{self.name(name, name)} = named["{name}"]')
-        for name, over in scan.overwritten.items():
-            there = self.names[over]
-            self.write(f"{self.name(name, name)} = {there}.copy() if retain else {there}")
+        self.overwritten()
         for name, k in scan.transposed.items():
             for weight in self.plan.products[k].weights:
                 self._value(weight)

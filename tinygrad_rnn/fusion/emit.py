@@ -32,6 +32,7 @@ STEP = [
     "now, top = new - starts[1], min(hi, starts[t + 2] - new)  # where it is in sequences; the end of running rows",
 ]
 MAX_LINE = 120
+MOST_INLINE = 30  # arguments of a driver that Numba can inline: Python passes more of them another way
 
 Level = tuple[int, int]
 Loop = tuple[int, list[Line]]  # over how many columns, and what gets a name there: the rest is part of its expression
@@ -258,10 +259,11 @@ class Block:
                 body += ["for row in range(lo, top):", f"    {call}"]
         steps = "range(T - 1, -1, -1)" if descending else "range(T)"
         keep = ["keep"] if self.name == "backward" else []
-        parameters = ", ".join(["lo", "hi", "T", "starts", *keep, *self.sizes.values(), *arrays])
+        parameters = ["lo", "hi", "T", "starts", *keep, *self.sizes.values(), *arrays]
+        inline = 'inline="always", ' if len(parameters) <= MOST_INLINE else ""
         text = "# The loop over time, for rows [lo, hi) of the batch.\n"
         text += "".join(wrapped(f"# {note}", "") for note in self.notes)
-        text += "@njit(cache=CACHE, **JIT)\n" + wrapped(f"def {self.name}({parameters}):", "")
+        text += f"@njit(cache=CACHE, {inline}**JIT)\n" + wrapped(f"def {self.name}({', '.join(parameters)}):", "")
         text += f"    for t in {steps}:\n" + "".join(wrapped(line, " " * 8) for line in [*STEP, *body])
         return "\n\n".join([*self.row_functions, text]), list(arrays)
 
@@ -511,7 +513,10 @@ def module(title: str, text: str, bits: int, functions: set[str]) -> str:
         "",
         *([f"from {kernels}.{maths} import f as real"] if "real(" in text else []),
         *imported(f"{kernels}.{maths}", functions),
-        *imported(f"{kernels}.matmul", {"copy", "matrix", "multiply", "packed", "panels", "product", "shift"}),
+        *imported(
+            f"{kernels}.matmul",
+            {"copy", "fill_panels", "matrix", "multiply", "panels", "product", "shift", "sum_rows"},
+        ),
         *imported(f"{kernels}.memory", {"JIT", "REDUCE", "at", "distinct"}),
         "",
         text,

@@ -14,7 +14,7 @@ from .call import Backward, Forward, Prelude
 from .plan import Plan, make_plan
 from .rows import RaggedRows, Rows, full_rows
 from .scan import Scan
-from .short import Short
+from .short import ShortBackward, ShortForward, if_short
 from .trace import BATCH, Line, Unfusable, check_other_batch, sized, trace_step
 
 States = tuple[Tensor, ...]
@@ -117,6 +117,11 @@ class Asked:
         return self._backward(recorded=False)
 
     @functools.cached_property
+    def short_way_back(self) -> ShortBackward:
+        """The same after a short call."""
+        return ShortBackward(self.scan, self.prelude, self.places)
+
+    @functools.cached_property
     def recorded_way_back(self) -> Backward:
         """The same for a run that is looked at."""
         return self._backward(recorded=True)
@@ -131,25 +136,27 @@ class Run:
     Attributes:
         rows: the layout of the batch.
         asked: for which gradients.
-        values, saved, named: see `Forward`.
+        short: whether it was a short call.
+        kept: what the function of the call returned for the gradient.
         recorded: whether somebody will look at what is inside: nothing is overwritten then.
         backward, before: all arrays by name and the gradients of what comes before the loop, after the backward pass,
             if recorded.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        asked: Asked,
-        values: dict[str, np.ndarray],
-        saved: list[Any],
-        named: dict[str, np.ndarray],
-        recorded: bool,
-    ) -> None:
-        self.rows, self.asked, self.values, self.saved, self.named = rows, asked, values, saved, named
-        self.recorded = recorded
+    def __init__(self, rows: Rows, asked: Asked, short: bool, kept: list[Any], recorded: bool) -> None:
+        self.rows, self.asked, self.short, self.kept, self.recorded = rows, asked, short, kept, recorded
         self.backward: dict[str, np.ndarray] | None = None
         self.before: dict[str, np.ndarray] = {}
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """The values of leaves and of the lines before the loop, by name; not those of a short call."""
+        return self.kept[0]
+
+    @property
+    def named(self) -> dict[str, np.ndarray]:
+        """The arrays of the kernel by name; likewise."""
+        return self.kept[2]
 
 
 class FusedCell:
@@ -190,7 +197,10 @@ class FusedCell:
         self.scan = Scan(self.plan, type(cell).__name__)
         self.prelude = Prelude(self.scan, self.leaves, [line for line, _ in self.drawn])
         self.inference = Forward(self.scan, self.prelude, None)
-        self.short = Short(self.scan, self.prelude) if Short.possible(self.scan, self.prelude) else None
+        self.short_inference = if_short(ShortForward, self.scan, self.prelude, "inference")
+        self.short_call: ShortForward | None = None
+        if if_short(ShortBackward, self.scan, self.prelude, range(len(self.leaves))):
+            self.short_call = if_short(ShortForward, self.scan, self.prelude, "forward")
         self._choices: dict[tuple[bool, ...], Asked] = {}
 
     def _dependencies(self) -> list[set[Line]]:
@@ -252,12 +262,15 @@ class FusedCell:
             arrays += self._draw(rows)
         asked = self._asked(tuple([x.node is not None for x in tensors]) if mode.level else ())
         if self.watched == 1 and not (asked.places or watch):
-            short = self.short
+            short = self.short_inference
             call = self.inference if short is None or not short.fits(rows) else short
             output, *finals = call.function(rows, *arrays)
             return (Value.tensor(output),), tuple([Value.tensor(x) for x in finals])
-        every, finals, values, saved, named = asked.call.function(rows, *arrays)
-        run = Run(rows, asked, values, saved, named, watch is not None)
+        short = self.short_call
+        if watch or (short and not short.fits(rows)):
+            short = None
+        every, finals, *kept = (short or asked.call).function(rows, *arrays)
+        run = Run(rows, asked, short is not None, kept, watch is not None)
         if watch is not None:
             watch(run)
         nodes: list[Node | None] = [None] * (len(every) + len(finals))
@@ -301,16 +314,17 @@ class FusedCell:
 
     def gradients(self, dy: Cotangents, saved: tuple[Any, ...]) -> list[Any]:
         """See `tape.Operation`."""
-        if any(isinstance(x, Value) for x in dy.parts.values()):
-            return self._gradients_on_tape(dy, saved)
+        for x in dy.parts.values():
+            if isinstance(x, Value):
+                return self._gradients_on_tape(dy, saved)
         _, run = saved
-        arrived = map(dy.parts.get, range(len(self.plan.gradient.dys) + len(self.plan.states)))
+        arrived = map(dy.parts.get, range(len(run.asked.outputs)))
         if run.recorded:
             keep, back = run.rows.T + 1, run.asked.recorded_way_back.function
-            found, run.before, run.backward = back(run.rows, keep, True, run.values, run.saved, run.named, *arrived)
+            found, run.before, run.backward = back(run.rows, keep, True, *run.kept, *arrived)
             return found
-        back = run.asked.way_back.function
-        return back(run.rows, 2, mode.retain, run.values, run.saved, run.named, *arrived)
+        back = run.asked.short_way_back if run.short else run.asked.way_back
+        return back.function(run.rows, 2, mode.retain, *run.kept, *arrived)
 
     def rewrap(self, node: Node) -> tuple[Any, ...]:
         """See `tape.Operation`: the inputs as tensors that remember where they came from."""

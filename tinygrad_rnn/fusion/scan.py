@@ -218,11 +218,12 @@ class Scan:
     def kernel(self, direction: str, arguments: Sequence[Any]) -> Callable[..., Any]:
         """The compiled driver of one direction, for arguments like these, with which it is called to be compiled.
 
-        That of a short call, "short", lies beside the one for inference.
+        That of a short call, "short forward" or so, lies beside it.
         """
         if direction not in self.compiled:
             start, known = time.perf_counter(), None
-            driver = {"backward": "backward", "short": "short_call"}.get(direction, "forward")
+            kind, _, name = direction.rpartition(" ")
+            driver = "short_call" if kind else "backward" if name == "backward" else "forward"
 
             def compile_driver(module: ModuleType) -> None:
                 nonlocal known
@@ -230,7 +231,6 @@ class Scan:
                     known = bool(getattr(getattr(module, driver), "signatures", ()))  # a twin of this layer came first
                 getattr(module, driver)(*arguments)
 
-            name = "inference" if direction == "short" else direction
             module = cache.load(self.sources[name], f"scan_{name}_{self.dtype.name}", compile_driver)
             kernel = getattr(module, driver)
             found = known or bool(getattr(getattr(kernel, "stats", None), "cache_hits", ()))

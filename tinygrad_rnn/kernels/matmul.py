@@ -17,8 +17,8 @@ Inside compiled code:
 
 `matrix_at(np.float32, address, row, col)` makes a Matrix of a raw address and two strides in bytes. The bits are those
 of `matmul_packed`; no memory is allocated; a few hundred rows at a time keep A in the cache. `multiply` is not compiled
-into its callers: they call one copy, which is made in a tenth of a second when it is first needed. So are `product`
-and `packed`, which are `matmul` and `pack` into memory of their own, and `copy`.
+into its callers: they call one copy, which is made in a tenth of a second when it is first needed. So do they with
+`product`, which is `matmul`, `fill_panels`, which is `pack`, `copy` and `sum_rows`.
 """
 
 # Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
@@ -31,11 +31,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import config, njit, types
+from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .memory import JIT, lines
+from .memory import lines
 from .pool import empty_lines
 from .products import ACCUMULATE, ANYWAY, PACKED, REFUSED, ROOM_BYTES, WANTS_HELPERS, products
 from .team import team
@@ -119,23 +119,35 @@ def multiply(typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, acc
 
 
 @intrinsic
-def multiply_any(typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, flags: Any, room: Any) -> Any:
-    """C[M, N] = A[M, K] @ B[K, N] for matrices of any strides, M, N > 0; flags is 0, room ROOM_BYTES of memory."""
+def product(typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, room: Any) -> Any:
+    """C[M, N] = A[M, K] @ B[K, N] for matrices of any strides; `room` is that of the thread, `room.address`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _call(context, builder, "product", A, args)
 
-    return types.void(A, B, C, *[types.int64] * 5), codegen
+    return types.void(A, B, C, *[types.int64] * 4), codegen
 
 
 @intrinsic
-def fill_panels(typingctx: Any, B: Any, panels: Any, step: Any, K: Any, N: Any) -> Any:
-    """Copy B[K, N] to the address `panels`, where panels begin every `step` bytes."""
+def fill_panels(typingctx: Any, B: Any, target: Any, K: Any, N: Any) -> Any:
+    """Pack B[K, N]: `target` are the `panels` of an array [panels, K, width]."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _call(context, builder, "fill_panels", B, args)
+        data, _, step = cgutils.unpack_tuple(builder, args[1], 3)
+        return _call(context, builder, "fill_panels", B, [args[0], data, step, *args[2:]])
 
-    return types.void(B, *[types.int64] * 4), codegen
+    return types.void(B, target, types.int64, types.int64), codegen
+
+
+@intrinsic
+def sum_rows(typingctx: Any, A: Any, y: Any, first: Any, M: Any, N: Any) -> Any:
+    """Array y[first : first + N] = the sum of the rows of A[M, N], one after the other; rows and y are contiguous."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = builder.gep(context.make_array(y)(context, builder, args[1]).data, [args[2]])
+        return _call(context, builder, "sum_rows", A, [args[0], place, *args[3:]])
+
+    return types.void(A, y, types.int64, types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -184,27 +196,9 @@ class _Slot:
 
 _slots = {
     (function, dtype): _Slot(function, dtype, arguments)
-    for function, arguments in (("multiply", 13), ("product", 14), ("fill_panels", 7), ("copy", 8))
+    for function, arguments in (("multiply", 13), ("product", 13), ("fill_panels", 7), ("copy", 8), ("sum_rows", 6))
     for dtype in ("float32", "float64")
 }
-
-
-@njit(**JIT)
-def product(a, b, room):
-    """a @ b, of two matrices of any strides; see `multiply_any`."""
-    c = np.empty((a.shape[0], b.shape[1]), a.dtype)
-    multiply_any(matrix(a), matrix(b), matrix(c), a.shape[0], b.shape[1], a.shape[1], 0, room)
-    return c
-
-
-@njit(**JIT)
-def packed(b):
-    """`pack(b).panels`."""
-    K, N = b.shape
-    width = ROW_BYTES // b.itemsize
-    panels = np.empty(((N + width - 1) // width, K, width), b.dtype)
-    fill_panels(matrix(b), panels.ctypes.data, K * ROW_BYTES, K, N)
-    return panels
 
 
 # ---- From Python -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ A transposed operand costs nothing but another way to copy it. What would be rea
 Every element of C is the same sum in the same order - chains of at most DEPTH multiply-adds along k, the chains added
 one by one - wherever it lies and however rows and columns are cut. So results do not depend on the number of threads,
 nor on the other rows of a batch, to the last bit. (Products of a row and a column that are both contiguous along k
-are summed lane by lane: there they depend on the shape, but not on threads.)
+are summed lane by lane: there they depend on the shape, but not on threads.) Where C has but one panel of columns, a
+chain is a quarter of K up to DEPTH: a single row of C is then a few vectors, and the processor, which can add to each
+only when the addition before is over, would stand still most of the time if it had no other chain to go on with.
 """
 
 import ctypes
@@ -28,6 +30,7 @@ from .machine import I32, I64, Function, Int, Library
 from .team import JOB_BYTES, STARTED, team, write_share
 from .vector import (
     BLOCK_BYTES,
+    CHAINS,
     HALF_ROWS,
     HOST,
     ROW_BYTES,
@@ -36,12 +39,14 @@ from .vector import (
     WIDE,
     Matrix,
     Vectors,
+    chained_row,
     inner_products,
     tile,
     transpose_square,
 )  # fmt: skip
 
 DEPTH = 256  # rows of a panel of B, which then fits in the first-level cache
+SHORTEST = 32  # multiply-adds for which it pays to load and store a block of C once more
 HEIGHT = 128 // ROWS * ROWS  # rows of A that fit in the second-level cache ...
 GROUP = 16  # ... beside this many panels
 SIDE_BY_SIDE = 4  # panels that are filled together
@@ -50,7 +55,8 @@ ROOM_BYTES = (HEIGHT * 8 + GROUP * ROW_BYTES) * DEPTH  # for copies of a part of
 NEAR = 1 << 16  # bytes of B that are read again for every few rows of A without harm
 RELEASE = 1 << 18  # multiply-adds for which the interpreter's lock is released
 
-ACCUMULATE, PACKED, ANYWAY = 1, 2, 4  # flags of an entry; the last: without the helpers that there should be
+# Flags of an entry, which sets the last one itself; the one before: without the helpers that there should be.
+ACCUMULATE, PACKED, ANYWAY, NARROW = 1, 2, 4, 8
 REFUSED, WANTS_HELPERS = 0, 2  # what it may return besides 1
 
 _MATRICES = [f"{matrix}_{field}" for matrix in "abc" for field in Matrix._fields]
@@ -59,7 +65,7 @@ _MATRICES = [f"{matrix}_{field}" for matrix in "abc" for field in Matrix._fields
 class Products(NamedTuple):
     """The machine code for one dtype."""
 
-    library: Library  # multiply, product, fill_panels and copy, for compiled code: see `_write_multiply` and so on
+    library: Library  # multiply, product, fill_panels, copy, sum_rows for compiled code: see `_write_multiply` etc.
     entry: Any  # entry(a, b, c, flags, room) -> whether c (+)= a @ b has been done: see `_write_entry`
     fill: Any  # fill(b, panels): see `_write_fill`
 
@@ -69,8 +75,11 @@ def products(dtype: str) -> Products:
     module = ir.Module(f"products_{dtype}")
     copy = _write_copy(module, dtype)
     fill = _write_fill(module, dtype, copy)
-    multiply = _write_multiply(module, dtype)
-    product = _write_product(module, dtype, copy, fill, multiply)
+    multiply = _write_chained(module, dtype)
+    _write_multiply(module, dtype, multiply)
+    product = _write_part(module, dtype, copy, fill, multiply)
+    _write_product(module, dtype, product)
+    _write_sum_rows(module, dtype)
     _write_entry(module, dtype, _write_chunk(module, dtype, product), write_share(module))
     _write_fill_entry(module, dtype, fill)
     library = Library(module)
@@ -84,37 +93,53 @@ def _of_arguments(f: Function) -> tuple[list[Matrix], list[Int]]:
     return [Matrix(*f.arguments[i : i + 3]) for i in (0, 3, 6)], f.arguments[9:]
 
 
-def _depth_of(f: Function, K: Int) -> Int:
-    """The number of rows of B to take at a time: K cut into equal parts of at most DEPTH."""
+def _cut(f: Function, K: Int, narrow: Int) -> tuple[Int, Int]:
+    """The number of rows of B to take at a time, K cut into equal parts of at most DEPTH; and the length of a chain."""
     parts = f.most(1, (K + (DEPTH - 1)) // DEPTH)
-    return f.most(1, (K + parts - 1) // parts)
+    depth = f.most(1, (K + parts - 1) // parts)
+    several = narrow & (K >= CHAINS * SHORTEST) & (K <= DEPTH)
+    return depth, f.pick(several, (K + (CHAINS - 1)) // CHAINS, depth)
 
 
-def _write_multiply(module: Any, dtype: str) -> Function:
-    """multiply(A, B, C, M, N, K, accumulate): C[M, N] (+)= A[M, K] @ B[K, N], where B is packed.
+def _write_multiply(module: Any, dtype: str, chained: Function) -> None:
+    """multiply(A, B, C, M, N, K, accumulate): C[M, N] (+)= A[M, K] @ B[K, N], where B is packed."""
+    f = Function(module, "multiply", [*_MATRICES, "M", "N", "K", "accumulate"])
+    (A, B, C), (M, N, K, accumulate) = _of_arguments(f)
+    _, chain = _cut(f, K, _narrow(f, N, dtype) != 0)
+    f.call(chained, *A, *B, *C, M, N, K, accumulate, chain)
+    f.give()
+
+
+def _write_chained(module: Any, dtype: str) -> Function:
+    """chained(A, B, C, M, N, K, accumulate, chain): the same with chains of a given length.
 
     A and C have any strides; C must not overlap the operands. Without `accumulate`, C is overwritten, whatever it
     held. Where its rows are not contiguous, blocks are computed on the stack.
     """
-    f = Function(module, "multiply", [*_MATRICES, "M", "N", "K", "accumulate"])
-    (A, B, C), (M, N, K, accumulate) = _of_arguments(f)
+    f = Function(module, "chained", [*_MATRICES, "M", "N", "K", "accumulate", "chain"], local=True)
+    (A, B, C), (M, N, K, accumulate, chain) = _of_arguments(f)
     v = Vectors(f, dtype)
-    width, depth = ROW_BYTES // v.size, _depth_of(f, K)
+    width = ROW_BYTES // v.size
     spare = Matrix(f.stack(BLOCK_BYTES), ROW_BYTES, v.size)
     contiguous = C.col == v.size
+    with f.when((M == 1) & contiguous & (N <= width) & (chain < K)):
+        with f.loop(0, K, chain * CHAINS) as k:
+            chained_row(v, A.rest(0, k), B.rest(k, 0), C, N, K - k, chain, (accumulate != 0) | (k > 0))
+        f.give()
+        f.go_on()
     wide = f.pick((M == 1) & contiguous, N // (4 * width) * (4 * width), 0)
-    with f.loop(0, wide, 4 * width) as j, f.loop(0, f.most(K, 1), depth) as k:
-        part, add = f.least(depth, K - k), (accumulate != 0) | (k > 0)
+    with f.loop(0, wide, 4 * width) as j, f.loop(0, f.most(K, 1), chain) as k:
+        part, add = f.least(chain, K - k), (accumulate != 0) | (k > 0)
         b = B.rest(k, j // width)
         tile(v, 1, WIDE, 1, A.rest(0, k), b, C.rest(0, j), 4 * width, part, add)
     # Where all of B stays close at hand, C is written in the order of its rows.
     blocks, columns = (M + (ROWS - 1)) // ROWS, (N - wide + (width - 1)) // width
-    rowwise = (K <= depth) & (K * N * v.size <= NEAR)
+    rowwise = K * N * v.size <= NEAR
     outer, inner = f.pick(rowwise, blocks, columns), f.pick(rowwise, columns, blocks)
-    with f.loop(0, outer) as far, f.loop(0, f.most(K, 1), depth) as k, f.loop(0, inner) as near:
+    with f.loop(0, outer) as far, f.loop(0, f.most(K, 1), chain) as k, f.loop(0, inner) as near:
         i = f.pick(rowwise, far, near) * ROWS
         j = f.pick(rowwise, near, far) * width + wide
-        live, cols, part = f.least(ROWS, M - i), f.least(width, N - j), f.least(depth, K - k)
+        live, cols, part = f.least(ROWS, M - i), f.least(width, N - j), f.least(chain, K - k)
         add = (accumulate != 0) | (k > 0)
         a, b, c = A.rest(i, k), B.rest(k, j // width), C.rest(i, j)
         block = Matrix(f.pick(contiguous, c.data, spare.data), f.pick(contiguous, c.row, ROW_BYTES), v.size)
@@ -183,17 +208,49 @@ def _write_fill(module: Any, dtype: str, copy: Function) -> Function:
     return f
 
 
-def _write_product(
+def _write_sum_rows(module: Any, dtype: str) -> None:
+    """sum_rows(A, y, M, N): y[N] = the sum of the rows of A[M, N], one after the other; both contiguous along N."""
+    f = Function(module, "sum_rows", [*_MATRICES[:3], "y", "M", "N"])
+    A, (y, M, N) = Matrix(*f.arguments[:3]), f.arguments[3:]
+    v, single = Vectors(f, dtype), Vectors(f, dtype, lanes=1)
+    whole = N // v.lanes * v.lanes
+    with f.when(M > 0):
+        for vectors, start, stop in (v, 0, whole), (single, whole, N):
+            with f.loop(start, stop, vectors.lanes) as j:
+                total, column = vectors.variable(), A.rest(0, j)
+                vectors.builder.store(vectors.load(column.data), total)
+                with f.loop(1, M) as i:
+                    row = vectors.load(column.rest(i, 0).data)
+                    vectors.builder.store(vectors.add(vectors.value(total), row), total)
+                vectors.store(vectors.value(total), y + j * v.size)
+    f.give()
+
+
+def _write_product(module: Any, dtype: str, part: Function) -> None:
+    """product(A, B, C, M, N, K, room): C[M, N] = A[M, K] @ B[K, N] for matrices of any strides; see `_write_part`."""
+    f = Function(module, "product", [*_MATRICES, "M", "N", "K", "room"])
+    (A, B, C), (M, N, K, room) = _of_arguments(f)
+    f.call(part, *A, *B, *C, M, N, K, _narrow(f, N, dtype), room)
+    f.give()
+
+
+def _narrow(f: Function, N: Int, dtype: str) -> Int:
+    """The flag of a product that has no more columns than a panel."""
+    return f.pick(N <= ROW_BYTES // Vectors(f, dtype).size, NARROW, 0)
+
+
+def _write_part(
     module: Any, dtype: str, copy: Function, fill: Function, multiply: Function
 ) -> Function:
-    """product(A, B, C, M, N, K, flags, room): C[M, N] (+)= A[M, K] @ B[K, N] for matrices of any strides, or B packed.
+    """part(A, B, C, M, N, K, flags, room): C[M, N] (+)= A[M, K] @ B[K, N] for matrices of any strides, or B packed.
 
-    `room` is the address of ROOM_BYTES of memory, M and N are at least 1.
+    `room` is the address of ROOM_BYTES of memory. This may be a part of the rows and columns of a product, and the flag
+    NARROW says what `_narrow` says of all of it.
     """
-    f = Function(module, "product", [*_MATRICES, "M", "N", "K", "flags", "room"])
+    f = Function(module, "part", [*_MATRICES, "M", "N", "K", "flags", "room"], local=True)
     v = Vectors(f, dtype)
     (A, B, C), (M, N, K, flags, room) = _of_arguments(f)
-    width, depth = ROW_BYTES // v.size, _depth_of(f, K)
+    width, (depth, chain) = ROW_BYTES // v.size, _cut(f, K, (flags & NARROW) != 0)
     packed, accumulate = (flags & PACKED) != 0, flags & ACCUMULATE
     room_a = Matrix(room, f.number(DEPTH * v.size), f.number(v.size))
     room_b = Matrix(room + HEIGHT * DEPTH * v.size, f.number(ROW_BYTES), f.number(DEPTH * ROW_BYTES))
@@ -226,7 +283,7 @@ def _write_product(
             with f.when(copy_a):
                 f.call(copy, *a, *room_a, height, part)
             a = Matrix(*(f.pick(copy_a, p, q) for p, q in zip(room_a, a)))
-            f.call(multiply, *a, *b, *C.rest(i, j), height, cols, part, add)
+            f.call(multiply, *a, *b, *C.rest(i, j), height, cols, part, add, chain)
 
     copy_a = (A.col != v.size) & (N > width) & (K > 1)
     direct = (M <= ROWS) & (B.col == v.size) & ~packed  # a copy of B would be read only once
@@ -349,7 +406,8 @@ def _write_entry(module: Any, dtype: str, chunk: Function, share: Function) -> F
     for x_low, x_high in a.ends(), b.ends():
         require((K == 0) | (x_high <= low) | (high <= x_low) | (M * N * c.count == 0))
 
-    work = M * N * c.count * K
+    width, work = ROW_BYTES // v.size, M * N * c.count * K
+    flags = flags | _narrow(f, N, dtype)
     several = (work >= one_thread) & (threads > 1)
     started = f.read(team + STARTED)
     with f.when(several & (started < threads - 1) & ((flags & ANYWAY) == 0)):
@@ -357,7 +415,6 @@ def _write_entry(module: Any, dtype: str, chunk: Function, share: Function) -> F
         f.go_on()
     # A few parts for each thread: small ones balance better, and cost more.
     pieces = f.pick(several, threads * f.least(4, work // (32 * one_thread) + 1), 1)
-    width = ROW_BYTES // v.size
     by_stack = c.count >= pieces
     by_columns = N // width >= M // ROWS
     axis = f.pick(by_stack, _STACK, f.pick(by_columns, _COLUMNS, _ROWS))

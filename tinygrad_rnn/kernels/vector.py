@@ -63,6 +63,7 @@ HOST = _host()
 ROWS, VECTORS = HOST.rows, HOST.vectors  # of the block of C
 HALF_ROWS = ROWS // 2
 WIDE = 4 * VECTORS  # vectors of a single row that fill the registers likewise
+CHAINS = 4  # that do so for a row of VECTORS vectors
 ROW_BYTES = VECTORS * HOST.bytes  # of the block of C, and of the panel of B that it is computed from
 BLOCK_BYTES = ROWS * ROW_BYTES
 
@@ -233,6 +234,41 @@ def tile(
                 lambda j, address: v.load_where(masks[j], address),
                 lambda j, value, address: v.store_where(masks[j], value, address),
             )
+
+
+def chained_row(v: Vectors, A: Matrix, B: Matrix, C: Matrix, cols: Int, K: Int, chain: Int, add: Int) -> None:
+    """C (+)= A[1, K] @ B[K, cols], the first CHAINS chains along k side by side: the bits of one `tile` after another.
+
+    Args:
+        cols: at most those of a panel.
+        K: what is left of it; there may be fewer chains, and less of the last.
+        chain: how many multiply-adds it has.
+    """
+    f, vectors = v.f, range(VECTORS)
+    left = [f.most(0, f.least(chain, K - chain * c)) for c in range(CHAINS)]
+    rows = [(A.rest(0, chain * c), B.rest(chain * c, 0)) for c in range(CHAINS)]
+    sums = [[v.variable() for _ in vectors] for _ in range(CHAINS)]
+
+    def go(k: Int, c: int) -> None:
+        a, b = rows[c]
+        a_k = v.broadcast(v.load(a.rest(0, k).data, v.element))
+        for j in vectors:
+            v.multiply_add(a_k, v.load(b.rest(k, 0).data + j * HOST.bytes), sums[c][j])
+
+    with f.loop(0, left[-1]) as k:
+        for c in range(CHAINS):
+            go(k, c)
+    for c in range(CHAINS - 1):
+        with f.loop(left[-1], left[c]) as k:
+            go(k, c)
+    for j in vectors:
+        mask, address = v.first_lanes(cols - j * v.lanes), C.data + j * HOST.bytes
+        with f.when(add):
+            v.builder.store(v.add(v.load_where(mask, address), v.value(sums[0][j])), sums[0][j])
+        for c in range(1, CHAINS):
+            with f.when(left[c] > 0):
+                v.builder.store(v.add(v.value(sums[0][j]), v.value(sums[c][j])), sums[0][j])
+        v.store_where(mask, v.value(sums[0][j]), address)
 
 
 def inner_products(v: Vectors, rows: int, live: Int, A: Matrix, x: Matrix, y: Matrix, K: Int, add: Int) -> None:
