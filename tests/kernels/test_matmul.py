@@ -551,46 +551,6 @@ def test_bits_do_not_depend_on_the_number_of_threads(shape, dtype):
 
 
 @pytest.mark.usefixtures("four_threads")
-@pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
-def test_run_does_every_task_once(count):
-    done = []
-    threads.run(done.append, count)
-    assert sorted(done) == list(range(count))
-
-
-@pytest.mark.usefixtures("four_threads")
-def test_run_takes_helpers_that_are_awake():
-    """Four tasks that wait for each other can only end if four threads run them."""
-    meeting = threading.Barrier(4)
-    threads.run(lambda i: meeting.wait(timeout=60), 4)
-    assert threading.active_count() >= 4
-
-
-@pytest.mark.usefixtures("four_threads")
-def test_run_raises_what_a_task_raised():
-    done = []
-
-    def task(i):
-        if i == 3:
-            raise KeyError("three")
-        done.append(i)
-
-    with pytest.raises(KeyError, match="three"):
-        threads.run(task, 6)
-    assert sorted(done) == [0, 1, 2, 4, 5]
-    done.clear()
-    threads.run(done.append, 6)
-    assert sorted(done) == list(range(6))
-
-
-@pytest.mark.usefixtures("four_threads")
-def test_tasks_may_run_tasks():
-    done = []
-    threads.run(lambda i: threads.run(lambda j: done.append((i, j)), 5), 6)
-    assert sorted(done) == [(i, j) for i in range(6) for j in range(5)]
-
-
-@pytest.mark.usefixtures("four_threads")
 def test_several_python_threads_may_multiply_at_once():
     rng = np.random.default_rng(10)
     a, b = random(rng, 200, 100), random(rng, 100, 300)
@@ -607,18 +567,6 @@ def test_several_python_threads_may_multiply_at_once():
     for caller in callers:
         caller.join()
     assert not wrong
-
-
-@pytest.mark.usefixtures("four_threads")
-def test_fewer_helpers_than_asked_for_are_no_error(monkeypatch):
-    def refuse(self):
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(threads, "_helpers", [])
-    monkeypatch.setattr(threading.Thread, "start", refuse)
-    done = []
-    threads.run(done.append, 9)
-    assert sorted(done) == list(range(9))
 
 
 def product_and_its_value(n=150):
@@ -741,30 +689,16 @@ def test_the_process_may_end_at_any_time():
     assert run_python("multiply_until_the_end()") == "ended"
 
 
-@pytest.mark.usefixtures("four_threads")
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
-def test_helpers_may_not_be_allowed_to_move(monkeypatch):
-    def refuse(thread, processors):
-        raise PermissionError
-
-    monkeypatch.setattr(threads, "_helpers", [])
-    monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    meeting = threading.Barrier(4)
-    threads.run(lambda i: meeting.wait(timeout=60), 4)
-
-
 def multiply_in_a_forked_child():
     """Threads before and after a fork, in the parent and in the child."""
     config.NUMBA_NUM_THREADS, module.ONE_THREAD = 4, 1
     a = np.eye(300, dtype=np.float32)
     helpers = 0 if config.DISABLE_JIT else 3
     assert np.array_equal(matmul(a, a), a) and len(team.helpers) == helpers
-    threads.run(id, 4)
     child = os.fork()
     if child == 0:
-        forgotten = not team.helpers and not threads._helpers
-        threads.run(id, 4)
-        works = np.array_equal(matmul(a, a), a) and (len(team.helpers), len(threads._helpers)) == (helpers, 3)
+        forgotten = not team.helpers
+        works = np.array_equal(matmul(a, a), a) and len(team.helpers) == helpers
         os._exit(0 if forgotten and works else 1)
     _, status = os.waitpid(child, 0)
     assert np.array_equal(matmul(a, a), a)

@@ -5,9 +5,12 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from numba import config
+
 from ..autograd import table
 from ..kernels import cache
-from ..kernels.threads import get_num_threads, run
+from ..kernels.sharing import Shared
+from ..kernels.threads import get_num_threads
 from .emit import Block, Loop, module
 from .plan import Memory, Plan, _base, _read
 from .reuse import gradients_in_place, kept_in_place, spare_afterwards
@@ -15,7 +18,7 @@ from .rows import Rows
 from .trace import Line
 
 ROWS_PER_THREAD = 4  # fewer rows than this are not worth a thread
-WORK_PER_THREAD = 400_000  # elements of the loop below which a thread does not pay
+WORK_PER_THREAD = 1_100_000  # multiply-adds of the loop below which a thread does not pay: some 20 microseconds
 
 
 class Scan:
@@ -54,7 +57,8 @@ class Scan:
         self.vector_sums = self._joined_vectors()
         self.widths = {f"{x.name}_saved": x.width for x in plan.forward}
         self.widths |= {name: line.width for line, name in self.stashes.items()}
-        self.work = 8 * sum(self.sizes)  # elements a row and step, roughly
+        products = sum(p.left.width * p.result.width for p in plan.products)
+        self.work = products + 16 * sum(state.width for state in plan.states)  # for a row and step, roughly
         for direction in ("forward", "inference", "backward"):
             self._emit(direction)
         read = [*map(sequence_array, plan.sequences)]
@@ -243,18 +247,20 @@ class Scan:
 
     def launcher(self, direction: str) -> Callable[..., None]:
         """A function that runs a kernel over all steps of some rows, every thread over its own."""
+        shared: Shared | None = None
 
         def launch(rows: Rows, *arguments: Any) -> None:
+            nonlocal shared
             # No rows, no steps: that compiles, and computes nothing.
             kernel = self.compiled.get(direction) or self.kernel(direction, (0, 0, 0, *arguments))
             threads = get_num_threads()
             if threads > 1:
                 threads = min(threads, rows.B // ROWS_PER_THREAD, rows.total * self.work // WORK_PER_THREAD)
-            if threads <= 1:
+            if threads <= 1 or config.DISABLE_JIT:
                 kernel(0, rows.B, rows.T, *arguments)
                 return
-            bounds = rows.cut(threads)
-            run(lambda i: kernel(bounds[i], bounds[i + 1], rows.T, *arguments), threads)
+            shared = shared or Shared(kernel, (rows.T, *arguments))
+            shared(rows.cut(threads), (rows.T, *arguments))
 
         return launch
 

@@ -27,7 +27,7 @@ import numpy as np
 from llvmlite import ir
 
 from .machine import I32, I64, Function, Int, Library
-from .team import JOB_BYTES, STARTED, team, write_share
+from .team import JOB_BYTES, STARTED, team, write_share, write_work
 from .vector import (
     BLOCK_BYTES,
     CHAINS,
@@ -80,7 +80,7 @@ def products(dtype: str) -> Products:
     product = _write_part(module, dtype, copy, fill, multiply)
     _write_product(module, dtype, product)
     _write_sum_rows(module, dtype)
-    _write_entry(module, dtype, _write_chunk(module, dtype, product), write_share(module))
+    _write_entry(module, dtype, _write_chunk(module, dtype, product), write_share(module, write_work(module)))
     _write_fill_entry(module, dtype, fill)
     library = Library(module)
     entry = _builtin("entry", library.address("entry"), (np.ndarray, np.dtype(dtype), team.address))

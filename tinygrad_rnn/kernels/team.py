@@ -1,6 +1,8 @@
 """Helper threads that share one job of machine code with the thread that called, and are awake within a microsecond.
 
-`threads.run` shares a task of Python's: it wakes its helpers through the interpreter, some 50 microseconds. A matrix
+Why not Numba's `prange`? Its workqueue layer aborts the process when two Python threads enter it, GNU OpenMP hangs in
+a forked child, and both wait for every thread: while the system keeps a helper off the processor, the caller stands
+still. And why not threads that run Python? To wake one through the interpreter takes some 50 microseconds, and a matrix
 product may be over by then. So these helpers never enter the interpreter: they wait inside machine code, look at a
 counter for a few tens of microseconds after a job, and then sleep until somebody rouses them.
 
@@ -125,10 +127,9 @@ def write_work(module: Any) -> Function:
     return f
 
 
-def write_share(module: Any) -> Function:
+def write_share(module: Any, work: Function, local: bool = True) -> Function:
     """share(team, helpers, count, chunk, job, room) -> 1 if all chunks have been done, 0 if the team is busy."""
-    f = Function(module, "share", ["team", "helpers", "count", "chunk", "job", "room"], local=True, gives=I64)
-    work = write_work(module)
+    f = Function(module, "share", ["team", "helpers", "count", "chunk", "job", "room"], local, gives=I64)
     atomic, (team, helpers, count, chunk, job, room) = _Atomic(f), f.arguments
     with f.when(~atomic.turn(team + BUSY, FREE, TAKEN)):
         f.give(0)
@@ -251,6 +252,11 @@ class Team:
                 self.helpers.append(helper)
                 self._write(STARTED, me + 1)
 
+    @property
+    def share(self) -> int:
+        """The address of `write_share`'s function."""
+        return int(_machine()["share"])
+
     def asleep(self) -> list[bool]:
         """Which helpers sleep."""
         return [self._read(FIRST_HELPER + 64 * k) == 1 for k in range(len(self.helpers))]
@@ -269,13 +275,15 @@ class Team:
 @functools.cache
 def _machine() -> dict[str, Any]:
     module = ir.Module("team")
-    _write_serve(module, write_work(module))
+    work = write_work(module)
+    _write_serve(module, work)
+    write_share(module, work, local=False)
     _write_stop(module)
     _write_wait(module)
     library = Library(module)
     parameters = {"serve": 3, "stop": 2, "wait": 1}
     function = lambda name, n: ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n)(library.address(name))
-    return {name: function(name, n) for name, n in parameters.items()}
+    return {name: function(name, n) for name, n in parameters.items()} | {"share": library.address("share")}
 
 
 def _serve(machine: dict[str, Any], address: int, me: int, room_bytes: int) -> None:

@@ -1,0 +1,117 @@
+"""Kernels whose rows the team shares: every range once, whoever does it."""
+
+import ctypes
+import os
+import threading
+
+import numpy as np
+import pytest
+from numba import config, njit
+
+from tinygrad_rnn.kernels import threads
+from tinygrad_rnn.kernels.matmul import matmul
+from tinygrad_rnn.kernels.sharing import Shared
+from tinygrad_rnn.kernels.team import BUSY, FREE, TAKEN, team
+
+pytestmark = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
+
+native_id = ctypes.CDLL(None).pthread_self
+native_id.restype, native_id.argtypes = ctypes.c_size_t, []
+
+
+@njit(nogil=True)
+def kernel(lo, hi, turns, starts, x, cube, who):
+    """Each row of x gets the sum of its slice of the cube and its start, in so many turns, and who is the thread."""
+    for row in range(lo, hi):
+        for _ in range(turns):
+            total = x.dtype.type(starts[row])
+            for i in range(cube.shape[1]):
+                for j in range(cube.shape[2]):
+                    total += cube[row, i, j]
+            x[row, 0] = total
+        who[row] = native_id()
+
+
+def run(bounds, turns=1, dtype=np.float32, work=3):
+    """The rows that were done, and by how many threads; numbers and arrays of all kinds are handed over."""
+    rows = max(bounds)
+    starts, x = np.arange(rows), np.zeros((rows, 2), dtype)
+    cube, who = np.ones((rows, work, work), dtype), np.zeros(rows, np.int64)
+    starts.flags.writeable = cube.flags.writeable = False
+    arguments = turns, starts, x, cube, who
+    kernel(0, 0, *arguments)
+    Shared(kernel, arguments)(bounds, arguments)
+    expected = np.where((starts >= bounds[0]) & (starts < bounds[-1]), starts + work * work, 0)
+    np.testing.assert_array_equal(x[:, 0], expected.astype(dtype))
+    assert not x[:, 1].any()
+    return len({*who[bounds[0] : bounds[-1]].tolist()})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("bounds", [[0, 1], [0, 3, 5], [2, 2, 9], [0, 4, 8, 12, 16], [*range(30)]], ids=str)
+def test_every_range_is_done_once(bounds, dtype):
+    assert 1 <= run(bounds, dtype=dtype) <= len(bounds) - 1
+
+
+def test_helpers_take_part():
+    assert any(run([0, 1, 2, 3, 4], turns=200, work=300) > 1 for _ in range(20))
+
+
+def test_who_finds_the_team_busy_works_alone():
+    run([0, 1, 2])
+    team._write(BUSY, TAKEN)
+    try:
+        assert run([0, 1, 2, 3], turns=20, work=300) == 1
+    finally:
+        team._write(BUSY, FREE)
+
+
+def test_several_python_threads_at_once():
+    run([0, 1, 2])
+    wrong = []
+
+    def work():
+        try:
+            for _ in range(30):
+                run([0, 2, 5, 9], turns=3)
+        except AssertionError as error:
+            wrong.append(error)
+
+    callers = [threading.Thread(target=work) for _ in range(5)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_without_helpers(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    team.stop()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert run([0, 1, 2, 3]) == 1 and not team.helpers
+
+
+def test_between_products(monkeypatch):
+    """Kernels and products are given to the same helpers."""
+    monkeypatch.setattr(config, "NUMBA_NUM_THREADS", 2)
+    monkeypatch.setattr(threads, "_num_threads", 0)
+    monkeypatch.setattr("tinygrad_rnn.kernels.matmul.ONE_THREAD", 1)
+    a = np.eye(60, dtype=np.float32)
+    for _ in range(50):
+        assert np.array_equal(matmul(a, a), a)
+        run([0, 1, 2], turns=5)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_in_a_forked_child():
+    run([0, 1, 2])
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if not team.helpers and run([0, 1, 2, 3]) and len(team.helpers) == 2 else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
