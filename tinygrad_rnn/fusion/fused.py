@@ -260,13 +260,13 @@ class FusedCell:
         """The same for the leaves, `tensors`, and their arrays."""
         if self.drawn:
             arrays += self._draw(rows)
-        asked = self._asked(tuple([x.node is not None for x in tensors]) if mode.level else ())
-        if self.watched == 1 and not (asked.places or watch):
+        needs = tuple([x.node is not None for x in tensors]) if mode.level else ()
+        if self.watched == 1 and watch is None and True not in needs:
             short = self.short_inference
             call = self.inference if short is None or not short.fits(rows) else short
             output, *finals = call.function(rows, *arrays)
             return (Value.tensor(output),), tuple([Value.tensor(x) for x in finals])
-        short = self.short_call
+        asked, short = self._asked(needs), self.short_call
         if watch or (short and not short.fits(rows)):
             short = None
         every, finals, *kept = (short or asked.call).function(rows, *arrays)

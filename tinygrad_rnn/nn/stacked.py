@@ -11,7 +11,7 @@ from ..autograd import table
 from ..autograd.creation import ones
 from ..autograd.operands import as_tensor
 from ..autograd.shapes import cat, squeeze, stack, transpose, unbind, unsqueeze
-from ..autograd.tape import no_grad
+from ..autograd.tape import Node, mode, no_grad
 from ..autograd.tensor import Tensor
 from ..fusion.compile import clock
 from .cell import Cell, States, as_states
@@ -293,11 +293,21 @@ class Stack(Module):
         return [f"{n}={getattr(self, n)}" for n in names if getattr(self, n, 0) != defaults.get(n, False)]
 
 
+_RESHAPE = table.reshape.adjoint((0,))
+
+
 def _of_one(state: Tensor) -> Tensor:
-    """The state of the only cell in a stack of states; a single step takes no longer than some operations."""
-    if state.node is None:
-        return Tensor(state.data[None])
-    return table.reshape(state, shape=(1, *state.data.shape))
+    """The state of the only cell in a stack of states.
+
+    Where nobody watches, the operation is put on the tape by hand: some steps take no longer than to ask for it.
+    """
+    x, node = state.data, state.node
+    if node is None:
+        return Tensor(x[None])
+    if mode.level != 1:
+        return table.reshape(state, shape=(1, *x.shape))
+    y = x[None]
+    return Tensor(y, Node(_RESHAPE, (node,), (x.shape,), _RESHAPE.save(y, x, shape=y.shape)))
 
 
 class RecurrentStack(Stack):
