@@ -326,6 +326,8 @@ def test_short_calls_have_the_bits_of_long_ones(kind, dtype, monkeypatch):
             for one, other in zip(*both_lengths(layer, x, monkeypatch)):
                 np.testing.assert_array_equal(one, other)
     assert "inference, short calls" in layer.explain()
+    if kind in (tg.nn.RNNCell, tg.nn.GRUCell, tg.nn.LSTMCell, Joined):
+        assert "forward, short calls" in layer.explain() and "backward, short calls" in layer.explain()
 
 
 @pytest.mark.parametrize("make", [make for make, *_ in catalogue.ROWS])

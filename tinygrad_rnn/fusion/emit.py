@@ -509,7 +509,7 @@ def module(title: str, text: str, bits: int, functions: set[str]) -> str:
         f'"""{title}: generated from its step."""',
         "",
         "from numba import njit",
-        *imported("numpy", {"concatenate", "empty"}),
+        *imported("numpy", {"empty"}),
         "",
         *([f"from {kernels}.{maths} import f as real"] if "real(" in text else []),
         *imported(f"{kernels}.{maths}", functions),

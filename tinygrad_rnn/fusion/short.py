@@ -17,7 +17,7 @@ call; to have the others made there as well would take longer to compile than it
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,7 +25,6 @@ import numpy as np
 from ..autograd import table
 from ..kernels.matmul import room
 from ..kernels.vector import ROW_BYTES
-from .adjoint import Product
 from .call import Prelude, Step, _Function
 from .emit import in_sizes, index_text, wrapped
 from .rows import Rows
@@ -108,6 +107,18 @@ class _Short(_Function):
         rows, kernels = ("total", "T * B") if timed else ("B", "B")
         return self.inner(name, f"{rows}, {width}", f"{kernels}, {self.width(width)}")
 
+    def joined(self, name: str, matrices: list[str], lines: Sequence[Line]) -> str:
+        """The only one of some matrices, or all of them side by side in a new one."""
+        if len(matrices) == 1:
+            return matrices[0]
+        rows, width, first = f"{matrices[0]}.shape[0]", sum(line.width for line in lines), 0
+        whole = self.inner(name, f"{lines[0].shape[0]}, {width}", f"{rows}, {self.width(width)}")
+        for matrix, line in zip(matrices, lines):
+            place = _from(whole, "0", self.width(first))
+            self.body.append(f"copy(matrix({matrix}), {place}, {rows}, {self.width(line.width)})")
+            first += line.width
+        return whole
+
     def pack(self, name: str, weights: str, K: int, N: int) -> str:
         """The weights of a product in the loop, packed."""
         columns, depth, count = ROW_BYTES // self.scan.dtype.itemsize, self.width(K), self.width(N)
@@ -170,8 +181,10 @@ class ShortForward(_Short):
             if name not in arrays:
                 arrays[name] = self.result(name, f"total, {scan.widths[name]}")
         for product in plan.products:
-            name, weights = scan.weights[product.result], _side_by_side([names[w] for w in product.weights])
-            arrays[name] = self.pack(name, weights, product.left.width, product.result.width)
+            name, matrices = f"{product.result.name}_weights", [names[w] for w in product.weights]
+            packed = scan.weights[product.result]
+            weights = self.joined(name, matrices, product.weights)
+            arrays[packed] = self.pack(packed, weights, product.left.width, product.result.width)
         ends = {}
         for state in plan.states:
             if state in whole:
@@ -208,13 +221,11 @@ class ShortForward(_Short):
             self.names[line] = y
             self.body.append(f"product(matrix({a}), matrix({b}), matrix({y}), {rows}, {N}, {a}.shape[1], room)")
             return
-        if step.row is table.permute:
-            value = f"{operands[0]}.T"
-        elif step.row is table.part:
-            value = f"{operands[0]}[{', '.join(map(index_text, line.attributes['at']))}]"
-        else:
-            value = _side_by_side(operands)
-        self.body.append(f"{self.name(line, line.name)} = {value}")
+        if step.row is table.cat:
+            self.names[line] = self.joined(line.name, operands, step.inputs)
+            return
+        taken = ".T" if step.row is table.permute else f"[{', '.join(map(index_text, line.attributes['at']))}]"
+        self.body.append(f"{self.name(line, line.name)} = {operands[0]}{taken}")
 
     def _copy(self, source: str, target: str, state: Line) -> None:
         self.body.append(f"copy({source}, {target}, B, {self.width(state.width)})")
@@ -241,6 +252,7 @@ class ShortBackward(_Short):
         self.wanted = [prelude.leaves[i] for i in places]
         self.found: dict[Line, str] = {}  # the gradients of leaves
         self.turned = {step.line: step.inputs[0] for step in prelude.steps if step.row is table.permute}
+        self.parts = {step.line: step.inputs for step in prelude.steps if step.row is table.cat}
         self.known |= dict(no_matrix=np.empty((0, 0), scan.dtype), no_vector=np.empty(0, scan.dtype))
         fixed = ["rows", "keep", "retain"]
         self.taken |= {*fixed, *self.known}
@@ -261,12 +273,14 @@ class ShortBackward(_Short):
         arrays = {name: self.give(names[name]) for name in scan.arrays["backward"] if name in names}
         for name, k in scan.transposed.items():
             product = plan.products[k]
-            weights = _transposed(_side_by_side([self._parameter(w) for w in product.weights]))
+            matrices = [self._weights_of(w) for w in product.weights]
+            weights = _transposed(self.joined(f"{product.result.name}_weights", matrices, product.weights))
             arrays[name] = self.pack(name, weights, product.result.width, product.left.width)
         self.loop(arrays, "2")
         self._vectors()
         for product, d in gradient.products:
-            self._weights(product, d)
+            width = product.left.width
+            self._weights(product.weights, self._left(product.left), self._stash(d), width, self.width(width))
         for step in prelude.steps:
             self._step(step)
         if any(line.kind == "input" and line in gradient.sequences for line in plan.sequences):
@@ -277,16 +291,17 @@ class ShortBackward(_Short):
         self.write(f"return [{', '.join(map(self._as_given, self.wanted))}]")
         self.finish([*fixed, *kept, *dys, *finals])
 
-    def _parameter(self, line: Line) -> str:
-        """A parameter, or its transpose, as a matrix."""
+    def _weights_of(self, line: Line) -> str:
+        """A matrix of parameters: one of them, its transpose, or several side by side."""
+        if line in self.parts and line not in self.names:
+            parts = self.parts[line]
+            self.names[line] = self.joined(line.name, [self._weights_of(part) for part in parts], parts)
+        if line in self.parts:
+            return self.names[line]
         leaf = self.turned.get(line, line)
         if leaf.kind != "parameter":
             raise NotShort
         return self.give(self.names[leaf]) + ".T" * (line in self.turned)
-
-    def _matrix(self, weights: Line) -> str:
-        """An array for the gradient of a parameter, or of its transpose."""
-        return self._gradient(weights, str(weights.shape)[1:-1], "{}.T" if weights in self.turned else "{}")
 
     def _gradient(self, line: Line, shape: str, as_given: str) -> str:
         """An array for the gradient of a leaf, or of its transpose; `as_given` is what makes it the leaf's own."""
@@ -325,17 +340,18 @@ class ShortBackward(_Short):
         name, first = self.scan.stash_places[line]
         return _from(self.give(self.names[name]), "0", self.width(first))
 
-    def _weights(self, product: Product, d: Line) -> None:
-        """One product for the gradient of all weights of a product in the loop."""
-        arrays = [self._matrix(w) for w in product.weights]
-        M, N = product.left.width, product.result.width
-        whole = arrays[0] if len(arrays) == 1 else self.result(f"d{product.result.name}_weights", f"{M}, {N}")
-        sizes, first = f"{self.width(M)}, {self.width(N)}, T * B", 0
-        lines = [f"product({self._left(product.left)}, {self._stash(d)}, matrix({whole}), {sizes}, room)"]
-        for array, line in zip(arrays, product.lines if len(arrays) > 1 else ()):
-            part = _from(whole, "0", self.width(first))
-            lines.append(f"copy({part}, matrix({array}), len({array}), {self.width(line.width)})")
-            first += line.width
+    def _weights(self, weights: Sequence[Line], left: str, dy: str, rows: int, known_rows: str) -> None:
+        """One product for the gradients of all weights of a product: left @ dy."""
+        parts = [part for line in weights for part in self.parts.get(line, [line])]
+        shapes = [str(part.shape)[1:-1] for part in parts]
+        arrays = [self._gradient(x, n, "{}.T" if x in self.turned else "{}") for x, n in zip(parts, shapes)]
+        N, first = sum(part.width for part in parts), 0
+        whole = arrays[0] if len(arrays) == 1 else self.result(f"d{weights[0].name}_and_others", f"{rows}, {N}")
+        lines = [f"product({left}, {dy}, matrix({whole}), {known_rows}, {self.width(N)}, T * B, room)"]
+        for array, part in zip(arrays, parts if len(arrays) > 1 else ()):
+            place = _from(whole, "0", self.width(first))
+            lines.append(f"copy({place}, matrix({array}), len({array}), {self.width(part.width)})")
+            first += part.width
         self._if_wanted(arrays, *lines)
 
     def _left(self, line: Line) -> str:
@@ -354,22 +370,22 @@ class ShortBackward(_Short):
 
     def _step(self, step: Step) -> None:
         """The gradients of the operands of a product before the loop."""
-        if not _is_simple(step) or step.row not in (table.matmul, table.permute):
+        if not _is_simple(step) or step.row is table.part:
             raise NotShort
-        if step.row is table.permute:
-            if step.inputs[0] not in self.prelude.leaves:
+        if step.row is not table.matmul:
+            if any(x not in self.prelude.leaves and x not in self.turned for x in step.inputs):
                 raise NotShort
             return
         x, w = step.inputs
         if x.kind != "input" or step.line not in self.plan.sequences:
             raise NotShort
         if step.line in self.plan.gradient.sequences:
-            dy, weights = self._stash(self.plan.gradient.sequences[step.line]), self._parameter(w)
+            dy, weights = self._stash(self.plan.gradient.sequences[step.line]), self._weights_of(w)
             dx = self._gradient(x, f"total, {x.width}", "ascontiguousarray(rows.scattered({}))")
-            dw, x, N = self._matrix(w), self.give(self.names[x]), self.width(w.width)
-            w_T, x_T = f"matrix({_transposed(weights)})", f"matrix({x}.T)"
-            self._if_wanted([dx], f"product({dy}, {w_T}, matrix({dx}), T * B, {x}.shape[1], {N}, room)")
-            self._if_wanted([dw], f"product({x_T}, {dy}, matrix({dw}), {x}.shape[1], {N}, T * B, room)")
+            features = f"{self.give(self.names[x])}.shape[1]"
+            w_T, N = f"matrix({_transposed(weights)})", self.width(w.width)
+            self._if_wanted([dx], f"product({dy}, {w_T}, matrix({dx}), T * B, {features}, {N}, room)")
+            self._weights([w], f"matrix({self.names[x]}.T)", dy, x.width, features)
 
     def _as_given(self, leaf: Line) -> str:
         """The gradient of a leaf, laid out as its value was given."""
@@ -389,10 +405,6 @@ def _is_simple(step: Step) -> bool:
     if step.row is table.permute:
         return attributes["dims"] == (1, 0)
     return step.row is table.matmul or (step.row is table.cat and attributes["dim"] in (1, -1))
-
-
-def _side_by_side(matrices: list[str]) -> str:
-    return matrices[0] if len(matrices) == 1 else f"concatenate(({', '.join(matrices)}), axis=1)"
 
 
 def _transposed(matrix: str) -> str:
