@@ -258,14 +258,11 @@ class FusedCell:
         watch: Callable[[Run], object] | None = None,
     ) -> tuple[States, States]:
         """The same for the leaves, `tensors`, and their arrays."""
-        if self.drawn:
-            arrays += self._draw(rows)
         needs = tuple([x.node is not None for x in tensors]) if mode.level else ()
         if self.watched == 1 and watch is None and True not in needs:
-            short = self.short_inference
-            call = self.inference if short is None or not short.fits(rows) else short
-            output, *finals = call.function(rows, *arrays)
-            return (Value.tensor(output),), tuple([Value.tensor(x) for x in finals])
+            return self.infer(self.inference_function(rows), rows, arrays)
+        if self.drawn:
+            arrays += self._draw(rows)
         asked, short = self._asked(needs), self.short_call
         if watch or (short and not short.fits(rows)):
             short = None
@@ -282,6 +279,18 @@ class FusedCell:
             parents = (node,)
             nodes = [Node(output, parents, ((),), ()) if output else None for output in asked.outputs]
         return tuple(map(Value.tensor, every, nodes)), tuple(map(Value.tensor, finals, nodes[len(every) :]))
+
+    def inference_function(self, rows: Rows) -> Callable[..., Any]:
+        """The function for a call without gradients."""
+        short = self.short_inference
+        return (self.inference if short is None or not short.fits(rows) else short).function
+
+    def infer(self, function: Callable[..., Any], rows: Rows, arrays: list[np.ndarray]) -> tuple[States, States]:
+        """`run` by the function for inference, where one state is watched."""
+        if self.drawn:
+            arrays += self._draw(rows)
+        output, *finals = function(rows, *arrays)
+        return (Value.tensor(output),), tuple([Value.tensor(x) for x in finals])
 
     def _asked(self, needs: tuple[bool, ...]) -> Asked:
         """What follows if these leaves need a gradient; none if `needs` is empty."""

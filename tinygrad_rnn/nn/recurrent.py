@@ -211,6 +211,7 @@ class _LastCall:
     def __init__(self, time: object, cell: Cell, compiled: Compiled, sequence: Sequence) -> None:
         self.time, self.attributes, self.fused = time, compiled.attributes, compiled.cell()
         self.rows, self.watch_all = sequence.rows, sequence.watched > 1
+        self.inference = None if self.watch_all else self.fused.inference_function(self.rows)
         self.shape, self.dtype = sequence.inputs[0].shape, sequence.inputs[0].dtype
         self.shapes = [state.shape for state in sequence.states]
         self.parameters = [each.data for each in self.fused.fixed]
@@ -223,7 +224,8 @@ class _LastCall:
 
     def repeated(self, x: Any, states: States | None, watch_all: bool) -> tuple[States, States] | None:
         """What the cell returns for a sequence like that one; None if it is not, or something has changed."""
-        if self.time is not clock.now or mode.level > 1 or watch_all != self.watch_all or not self.attributes.hold():
+        level = mode.level
+        if self.time is not clock.now or level > 1 or watch_all != self.watch_all or not self.attributes.hold():
             return None
         if type(x) is tuple or x.data.shape != self.shape or x.data.dtype is not self.dtype:
             return None
@@ -238,7 +240,11 @@ class _LastCall:
         fused = self.fused
         tensors = [x, *fused.fixed, *states]
         arrays = [each.data for each in tensors]
-        return fused.run(self.rows, tensors, arrays) if all(map(is_, self.parameters, arrays[1:])) else None
+        if not all(map(is_, self.parameters, arrays[1:])):
+            return None
+        if level == 0 and self.inference is not None:
+            return fused.infer(self.inference, self.rows, arrays)
+        return fused.run(self.rows, tensors, arrays)
 
     def __reduce__(self) -> Any:
         """Copies and pickles of a layer begin without."""
