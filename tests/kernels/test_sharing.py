@@ -47,6 +47,22 @@ def run(bounds, turns=1, dtype=np.float32, work=3):
     return len({*who[bounds[0] : bounds[-1]].tolist()})
 
 
+def test_a_kernel_that_was_compiled_for_other_arguments():
+    @njit(nogil=True)
+    def copied(lo, hi, x, y):
+        y[lo:hi] = x[lo:hi]
+
+    x, y = np.arange(6.0), np.zeros(6)
+    copied(0, 1, x, y)
+    x.flags.writeable = False
+    shared = Shared(copied, (x, y))
+    shared([0, 3, 6], (x, y))
+    assert np.array_equal(x, y)
+    z = np.zeros(6)
+    shared([0, 2, 4, 6], (y, z))
+    assert np.array_equal(x, z)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("bounds", [[0, 1], [0, 3, 5], [2, 2, 9], [0, 4, 8, 12, 16], [*range(30)]], ids=str)
 def test_every_range_is_done_once(bounds, dtype):

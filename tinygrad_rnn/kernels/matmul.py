@@ -17,8 +17,8 @@ Inside compiled code:
 
 `matrix_at(np.float32, address, row, col)` makes a Matrix of a raw address and two strides in bytes. The bits are those
 of `matmul_packed`; no memory is allocated; a few hundred rows at a time keep A in the cache. `multiply` is not compiled
-into its callers: they call one copy, which is made in a tenth of a second when it is first needed. So do they with
-`product`, which is `matmul`, `fill_panels`, which is `pack`, `copy` and `sum_rows`.
+into its callers: they call one copy, which is made in a tenth of a second when it is first needed. The same holds for
+`product`, the `matmul` of compiled code, for `fill_panels`, its `pack`, and for `copy` and `sum_rows`.
 """
 
 # Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.

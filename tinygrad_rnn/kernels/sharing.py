@@ -42,12 +42,14 @@ class Shared:
     """A compiled kernel for the team, which returns nothing.
 
     Args:
-        kernel: compiled for numbers lo and hi, and `arguments`: numbers and arrays. Other arguments must have the same
-            dtypes, and be contiguous if those were.
+        kernel: a compiled function of numbers lo and hi, and of `arguments`: numbers and arrays. Other arguments must
+            have the same dtypes, and be contiguous if those were.
     """
 
     def __init__(self, kernel: Any, arguments: tuple[Any, ...]) -> None:
-        compiled = kernel.overloads[tuple(map(typeof, (0, 0, *arguments)))]
+        self.kernel, signature = kernel, tuple(map(typeof, (0, 0, *arguments)))  # its machine code must stay
+        kernel.compile(signature)  # unless it has been: arrays that are read-only are another type
+        compiled = kernel.overloads[signature]
         self.address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
         nobody = self.address, self._addresses(), 0, np.zeros(1, np.int64), arguments
         self.function = cache.load(SOURCE, "shared", lambda module: module.shared(*nobody)).shared
