@@ -301,46 +301,42 @@ def backward_pass(
         if wanted is None or node in wanted:
             arrive(node, gradient, is_ours=False)
 
-    retained, mode.retain = mode.retain, retain_graph
-    try:
-        with set_mode("grad", create_graph), np.errstate(all="ignore"):
-            while youngest:
-                node = heapq.heappop(youngest)[1]
-                dy = complete(node, *waiting.pop(node))
-                if wanted is not None and wanted.isdisjoint(node.parents):
-                    continue
-                operation, saved = node.operation, node.saved
-                if saved is None:
-                    raise RuntimeError(
-                        f"backward through {operation.name} a second time: what it had saved was released by the first "
-                        "pass; call backward(retain_graph=True) there, or compute the result again"
-                    )
-                if operation.scatter is not None and not create_graph:
-                    # The gradient of a part: add it to that part, rather than to the whole by an array of zeros.
-                    (parent,), (shape,) = node.parents, node.shapes
+    with set_mode("grad", create_graph), set_mode("retain", retain_graph), np.errstate(all="ignore"):
+        while youngest:
+            node = heapq.heappop(youngest)[1]
+            dy = complete(node, *waiting.pop(node))
+            if wanted is not None and wanted.isdisjoint(node.parents):
+                continue
+            operation, saved = node.operation, node.saved
+            if saved is None:
+                raise RuntimeError(
+                    f"backward through {operation.name} a second time: what it had saved was released by the first "
+                    "pass; call backward(retain_graph=True) there, or compute the result again"
+                )
+            if operation.scatter is not None and not create_graph:
+                # The gradient of a part: add it to that part, rather than to the whole by way of an array of zeros.
+                (parent,), (shape,) = node.parents, node.shapes
+                if wanted is None or parent in wanted:
+                    if parent not in waiting or not waiting[parent][1]:
+                        arrive(parent, np.zeros(shape, dy.dtype), is_ours=True)
+                    operation.scatter(waiting[parent][0], dy, saved)
+            else:
+                if create_graph:
+                    saved = operation.rewrap(node)
+                fresh = operation.fresh
+                for parent, gradient, shape in zip(node.parents, operation.gradients(dy, saved), node.shapes):
+                    if node.where is not None:
+                        raise_if_new_nan(gradient, [dy, *saved], f"the gradient of {operation.name}", node.where)
                     if wanted is None or parent in wanted:
-                        if parent not in waiting or not waiting[parent][1]:
-                            arrive(parent, np.zeros(shape, dy.dtype), is_ours=True)
-                        operation.scatter(waiting[parent][0], dy, saved)
-                else:
-                    if create_graph:
-                        saved = operation.rewrap(node)
-                    fresh = operation.fresh
-                    for parent, gradient, shape in zip(node.parents, operation.gradients(dy, saved), node.shapes):
-                        if node.where is not None:
-                            raise_if_new_nan(gradient, [dy, *saved], f"the gradient of {operation.name}", node.where)
-                        if wanted is None or parent in wanted:
-                            if gradient.shape != shape:
-                                gradient = unbroadcast(gradient, shape)
-                            # "da = dy" hands on the very array it was given, a view lives in another one's memory.
-                            is_ours = fresh or (gradient is not dy and getattr(gradient, "base", None) is None)
-                            arrive(parent, gradient, is_ours and not create_graph)
-                if not retain_graph:
-                    node.saved = None
-            for leaf in [*waiting]:
-                complete(leaf, *waiting.pop(leaf))
-    finally:
-        mode.retain = retained
+                        if gradient.shape != shape:
+                            gradient = unbroadcast(gradient, shape)
+                        # "da = dy" hands on the very array it was given, and a view lives in another one's memory.
+                        is_ours = fresh or (gradient is not dy and getattr(gradient, "base", None) is None)
+                        arrive(parent, gradient, is_ours and not create_graph)
+            if not retain_graph:
+                node.saved = None
+        for leaf in [*waiting]:
+            complete(leaf, *waiting.pop(leaf))
     return collected
 
 
