@@ -162,52 +162,61 @@ class ShortForward(_Short):
         plan, names, training = self.plan, self.names, direction == "forward"
         leaves = [self.name(line, line.name + "_first" * (line.kind == "state")) for line in prelude.leaves]
         self.given += leaves
-        for line in prelude.leaves:
-            if line.kind == "input":
-                self.write(f"{names[line]} = ascontiguousarray(rows.gathered({names[line]}))")
-        arrays = {}
-        for line in plan.vectors:
-            if len(line.shape) > 1:
-                arrays[line.name] = self.give(self.name(line.name, line.name))
-                self.write(f"{arrays[line.name]} = ascontiguousarray({names[line]}).reshape(-1)")
-        self.write("B, total = rows.B, rows.total")
-        whole = plan.states if training else plan.states[:1]
-        for state in whole:
-            arrays[state.name] = self.result(state.name, f"B + total, {state.width}")
+        self.arrays: dict[str, str] = {}  # of the loop
+        self._leaves()
+        self.whole = plan.states if training else plan.states[:1]  # the states that are kept for all steps
+        for state in self.whole:
+            self.arrays[state.name] = self.result(state.name, f"B + total, {state.width}")
         for step in prelude.steps:
             self._step(step)
-        arrays = {sequence_array(line): names[line] for line in (*plan.sequences, *plan.vectors)} | arrays
-        for name in scan.kept_arrays if training else ():
-            if name not in arrays:
-                arrays[name] = self.result(name, f"total, {scan.widths[name]}")
-        for product in plan.products:
-            name, matrices = f"{product.result.name}_weights", [names[w] for w in product.weights]
-            packed = scan.weights[product.result]
-            weights = self.joined(name, matrices, product.weights)
-            arrays[packed] = self.pack(packed, weights, product.left.width, product.result.width)
-        ends = {}
-        for state in plan.states:
-            if state in whole:
-                array = arrays[state.name]
-                begin, ends[state] = f"matrix({array})", f"shift(matrix({array}), T * B, 0)"
-            else:
-                array = arrays[state.name] = self.inner(state.name, "", f"2, B, {self.width(state.width)}")
-                begin, ends[state] = f"matrix({array}[0])", f"matrix({array}[T % 2])"
-            self._copy(f"matrix({names[state]})", begin, state)
-        self.loop(arrays)
+        for line in (*plan.sequences, *plan.vectors):
+            self.arrays.setdefault(sequence_array(line), names[line])
+        if training:
+            for name in scan.kept_arrays:
+                self.arrays[name] = self.arrays.get(name) or self.result(name, f"total, {scan.widths[name]}")
+        self._weights()
+        ends = [self._begin(state) for state in plan.states]
+        self.loop(self.arrays)
         finals = [self.result(f"{state.name}_last", f"B, {state.width}") for state in plan.states]
-        for (state, end), final in zip(ends.items(), finals):
+        for state, end, final in zip(plan.states, ends, finals):
             self._copy(end, f"matrix({final})", state)
         self.launch_kernel()
-        every = [f"rows.scattered({arrays[state.name]}[B:])" for state in whole]
+        every = [f"rows.scattered({self.arrays[state.name]}[B:])" for state in self.whole]
+        last = ", ".join(finals)
         if training:
             kept = [names[line] for line in prelude.leaves if line.kind != "state"]
-            kept += [arrays[name] for name in scan.kept_arrays]
-            watched = ", ".join(every[: len(plan.gradient.dys)])
-            self.write(f"return [{watched}], [{', '.join(finals)}], {', '.join(kept)}")
+            kept += [self.arrays[name] for name in scan.kept_arrays]
+            self.write(f"return [{', '.join(every[: len(plan.gradient.dys)])}], [{last}], {', '.join(kept)}")
         else:
-            self.write(f"return {every[0]}, {', '.join(finals)}")
+            self.write(f"return {every[0]}, {last}")
         self.finish(["rows", *leaves])
+
+    def _leaves(self) -> None:
+        """The leaves as the kernel reads them."""
+        for line in self.prelude.leaves:
+            if line.kind == "input":
+                self.write(f"{self.names[line]} = ascontiguousarray(rows.gathered({self.names[line]}))")
+        for line in self.plan.vectors:
+            if len(line.shape) > 1:
+                self.arrays[line.name] = self.give(self.name(line.name, line.name))
+                self.write(f"{self.arrays[line.name]} = ascontiguousarray({self.names[line]}).reshape(-1)")
+        self.write("B, total = rows.B, rows.total")
+
+    def _weights(self) -> None:
+        """Those of the products in the loop, packed."""
+        for product in self.plan.products:
+            matrices, packed = [self.names[w] for w in product.weights], self.scan.weights[product.result]
+            weights = self.joined(f"{product.result.name}_weights", matrices, product.weights)
+            self.arrays[packed] = self.pack(packed, weights, product.left.width, product.result.width)
+
+    def _begin(self, state: Line) -> str:
+        """The initial values of a state; returns where its final ones will be."""
+        name = state.name
+        if state not in self.whole:
+            self.arrays[name] = self.inner(name, "", f"2, B, {self.width(state.width)}")
+        array = self.arrays[name]
+        self._copy(f"matrix({self.names[state]})", f"matrix({array}{'' if state in self.whole else '[0]'})", state)
+        return f"shift(matrix({array}), T * B, 0)" if state in self.whole else f"matrix({array}[T % 2])"
 
     def _step(self, step: Step) -> None:
         """A line before the loop."""
