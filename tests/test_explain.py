@@ -74,7 +74,7 @@ def test_explain_tells_the_whole_story():
         "inference: not needed so far",
     ):
         assert said in text, text
-    assert re.search(r"backward: (compiled|from the cache|had been loaded), \d+\.\d\d s", text), text
+    assert re.search(r"backward, short calls: (compiled|from the cache|had been loaded), \d+\.\d\d s", text), text
 
 
 def test_explain_tells_joined_products_and_reductions():

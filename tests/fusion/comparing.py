@@ -124,7 +124,8 @@ def _multiply(a, b, c, rows, columns, depth, accumulate):
 
 def _copy(a, c, rows, columns):
     """What `kernels.matmul.copy` does."""
-    c[:rows, :columns] = a[:rows, :columns]
+    if rows:  # else c may have no columns either
+        c[:rows, :columns] = a[:rows, :columns]
 
 
 def _product(a, b, c, rows, columns, depth, room):
