@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -554,19 +555,10 @@ def test_bits_do_not_depend_on_the_number_of_threads(shape, dtype):
 def test_several_python_threads_may_multiply_at_once():
     rng = np.random.default_rng(10)
     a, b = random(rng, 200, 100), random(rng, 100, 300)
-    expected, wrong = matmul(a, b), []
-
-    def work():
-        for _ in range(30):
-            if not np.array_equal(matmul(a, b), expected):
-                wrong.append(1)
-
-    callers = [threading.Thread(target=work) for _ in range(5)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert not wrong
+    expected = matmul(a, b)
+    with ThreadPoolExecutor(5) as callers:
+        same = callers.map(lambda _: all(np.array_equal(matmul(a, b), expected) for _ in range(30)), range(5))
+        assert all(same)
 
 
 def product_and_its_value(n=150):

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -84,21 +85,8 @@ def test_who_finds_the_team_busy_works_alone():
 
 def test_several_python_threads_at_once():
     run([0, 1, 2])
-    wrong = []
-
-    def work():
-        try:
-            for _ in range(30):
-                run([0, 2, 5, 9], turns=3)
-        except AssertionError as error:
-            wrong.append(error)
-
-    callers = [threading.Thread(target=work) for _ in range(5)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert not wrong
+    with ThreadPoolExecutor(5) as callers:
+        assert all(callers.map(lambda _: [run([0, 2, 5, 9], turns=3) for _ in range(30)], range(5)))
 
 
 def test_without_helpers(monkeypatch):

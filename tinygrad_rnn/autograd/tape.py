@@ -177,12 +177,12 @@ class set_mode:
         fields = mode.__dict__  # those of this thread, looked for once
         self.before.append(fields[self.field])
         fields[self.field] = self.setting
-        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else int(fields["grad"])
+        fields["level"] = _level(fields)
 
     def __exit__(self, *error: object) -> None:
         fields = mode.__dict__
         fields[self.field] = self.before.pop()
-        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else int(fields["grad"])
+        fields["level"] = _level(fields)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -191,6 +191,10 @@ class set_mode:
                 return function(*args, **kwargs)
 
         return wrapped
+
+
+def _level(fields: dict[str, Any]) -> int:
+    return 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else int(fields["grad"])
 
 
 def no_grad() -> set_mode:

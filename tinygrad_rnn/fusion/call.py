@@ -209,6 +209,16 @@ class _Function:
             there = self.names[over]
             self.write(f"{self.name(name, name)} = {there}.copy() if retain else {there}")
 
+    def array_of(self, line: Line) -> str:
+        """The array of the forward kernel that has the values of a line at every step."""
+        if line.row is table.part:
+            return self.array_of(line.inputs[0])
+        if line in self.plan.outputs:
+            return self.plan.states[self.plan.outputs.index(line)].name
+        if line in self.plan.states or line in self.plan.sequences:
+            return sequence_array(line)
+        return f"{line.name}_saved"
+
     # ---- The kernel --------------------------------------------------------------------------------------------------
 
     def launch(self, rows: str, options: list[str], arrays: dict[str, str], indent: int = 0) -> None:
@@ -413,7 +423,7 @@ class Backward(_Function):
         for name, width in scan.sum_widths.items():
             self.write(f"{self.name(name, name)} = zeros((B, {width}), dtype)")
         products = [p for p, _ in gradient.products if not self.needing.isdisjoint(p.weights)]
-        wanted = {*scan.arrays["backward"], *scan.overwritten.values(), *(self._array_of(p.left) for p in products)}
+        wanted = {*scan.arrays["backward"], *scan.overwritten.values(), *(self.array_of(p.left) for p in products)}
         for name in scan.kept_arrays:
             if name in wanted:
                 self.write(f'{self.name(name, name)} = named["{name}"]')
@@ -537,21 +547,11 @@ class Backward(_Function):
                 meant[name] = f"rows.repeated({value})" if i in step.repeated else value
         return meant
 
-    def _array_of(self, line: Line) -> str:
-        """The array of the forward kernel that has the values of a line at every step."""
-        if line.row is table.part:
-            return self._array_of(line.inputs[0])
-        if line in self.plan.outputs:
-            return self.plan.states[self.plan.outputs.index(line)].name
-        if line in self.plan.states or line in self.plan.sequences:
-            return sequence_array(line)
-        return f"{line.name}_saved"
-
     def _left(self, line: Line) -> str:
         """The left operand of a product at every step."""
         if line.row is table.part:
             return f"{self._left(line.inputs[0])}[:, {self.constant(line.attributes['at'][-1], 'at')}]"
-        array = self.names[self._array_of(line)]
+        array = self.names[self.array_of(line)]
         if line in self.plan.states:
             return f"rows.before({array})"
         return f"{array}[B:]" if line in self.plan.outputs else array

@@ -365,17 +365,14 @@ class ShortBackward(_Short):
 
     def _left(self, line: Line) -> str:
         """The left operand of a product at every step, transposed."""
-        first, rows = 0, "0"
+        first = 0
         while line.row is table.part:
             cut = line.attributes["at"][-1]
             if not isinstance(cut, slice) or cut.step is not None:
                 raise NotShort
             first, line = first + (cut.start or 0), line.inputs[0]
-        if line in self.plan.outputs:
-            name, rows = self.plan.states[self.plan.outputs.index(line)].name, "B"
-        else:
-            name = sequence_array(line) if line in (*self.plan.states, *self.plan.sequences) else f"{line.name}_saved"
-        return _from(f"{self.give(self.names[name])}.T", self.width(first), rows)
+        array = self.give(self.names[self.array_of(line)])
+        return _from(f"{array}.T", self.width(first), "B" if line in self.plan.outputs else "0")
 
     def _step(self, step: Step) -> None:
         """The gradients of the operands of a product before the loop."""
