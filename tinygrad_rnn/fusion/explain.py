@@ -172,6 +172,7 @@ def _kernels(scan: Scan) -> list[str]:
     text = []
     for direction in dict.fromkeys([*scan.sources, *scan.built]):
         origin, seconds = scan.built.get(direction, ("", 0.0))
-        name = f"{direction.removeprefix('short ')}, short calls" if direction.startswith("short ") else direction
+        kind, _, name = direction.rpartition(" ")
+        name += ", short calls" if kind else ""
         text.append(f"{name}: {origin}, {seconds:.2f} s" if origin else f"{name}: not needed so far")
     return text

@@ -5,7 +5,7 @@ the loop and the leaves, the module of each kernel gets one more function beside
 
     def short_call(B, T, starts, room, H, x, weight_ih, bias_ih, weight_hh, bias_hh, h_first, h, x_weight_ih_T, ...):
         weight_ih_T = weight_ih.T
-        product(matrix(x), matrix(weight_ih_T), matrix(x_weight_ih_T), T * B, H, H, room)
+        product(matrix(x), matrix(weight_ih_T), matrix(x_weight_ih_T), T * B, H, x.shape[1], room)
         ...
         forward(0, B, T, starts, H, h, h_weight_hh_T_packed, h_weight_hh_T_buffer, x_weight_ih_T, bias_ih, bias_hh)
         copy(shift(matrix(h), T * B, 0), matrix(h_last), B, H)
@@ -83,19 +83,19 @@ class _Short(_Function):
         return in_sizes(n, self.scan.sizes)
 
     def give(self, array: str) -> str:
-        """An array of Python's, for the kernel."""
+        """Hand an array of Python's to the kernel."""
         if array not in self.given:
             self.given.append(array)
         return array
 
     def result(self, name: str, shape: str, make: str = "empty") -> str:
-        """A new one that outlives the call."""
+        """A new one, made by Python."""
         array = self.name(name, name)
         self.write(f"{array} = {make}(({shape}), dtype)")
         return self.give(array)
 
     def inner(self, name: str, shape: str, kernels: str) -> str:
-        """A new one that does not, with its shape in numbers and as the kernel knows it."""
+        """A new one that does not outlive the call, with its shape in numbers and as the kernel knows it."""
         if self.direction != "inference":
             return self.result(name, shape)
         array = self.name(name, name)
