@@ -228,12 +228,12 @@ class Adjoint:
     @functools.cached_property
     def rules(self) -> list[Callable[..., Any]]:
         """For each wanted input, the rule as a function of (dy, *saved); a single one for any number of inputs."""
-        return self._compile(self.primitive.names)
+        return self.compiled(self.primitive.names)
 
     @functools.cached_property
     def _rules_on_arrays(self) -> list[Callable[..., Any]]:
         """The same for arrays: what they call is not rows, which look for tensors, but the forward rules of these."""
-        return self._compile(on_arrays(self.primitive.names))
+        return self.compiled(on_arrays(self.primitive.names))
 
     def _known_names(self) -> dict[str, str]:
         """Everything a rule may name, with the expression that takes it from the parameters of `save`."""
@@ -245,8 +245,8 @@ class Adjoint:
                 known |= {name: name, f"{name}_shape": f"{name}.shape", f"{name}_dtype": f"{name}.dtype"}
         return known | {name: name for name in self.primitive.attributes}
 
-    def _compile(self, names: dict[str, Any]) -> list[Callable[..., Any]]:
-        """The texts as functions, which may call what `names` holds."""
+    def compiled(self, names: dict[str, Any]) -> list[Callable[..., Any]]:
+        """The rules as functions of (dy, *saved), which may call what `names` holds."""
         parameters = ", ".join(["dy", *self.saves])
         codes = [compile(f"lambda {parameters}: {text}", f"<gradient of {self.name}>", "eval") for text in self.texts]
         return [eval(code, dict(names)) for code in codes]  # eval adds to what it is given

@@ -1,0 +1,292 @@
+"""The tape run by NumPy, in two precisions at once: what the kernels of a cell are compared with.
+
+A `Judge` listens where a `Trace` does, but its tensors have numbers. It carries every operation of a step out twice, in
+the dtype of the cell and in float64, and remembers it for the way back:
+
+    f = sigmoid(x @ self.Wf + h @ self.Uf)      ->      own   float32, what the tape would compute
+                                                        wide  float64, what the maths means
+
+It reads the same table as everything else: formulas and gradient rules are text, which NumPy evaluates as well as
+Numba compiles it. So nothing is compiled here, and no line of the compiler is used to judge the compiler.
+
+`own` says how far rounding alone leads away from `wide`. Kernels that are a few times farther away are wrong.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..autograd import table
+from ..autograd.primitive import FLOAT32, FLOAT64, Adjoint, ElementwisePrimitive, Primitive, Shape
+from ..autograd.tape import Value, mode, unbroadcast
+
+Array = np.ndarray
+SHARED = 1 << 18  # multiply-adds above which OpenBLAS shares a product among threads
+
+
+# ---- The table, evaluated by NumPy -----------------------------------------------------------------------------------
+
+
+def _one_by_one(function: Callable[[float], float]) -> Callable[[Any], Any]:
+    """A function of one number as a function of arrays."""
+    lifted = np.frompyfunc(function, 1, 1)
+    return lambda x: np.asarray(lifted(np.asarray(x, FLOAT64)), FLOAT64).astype(np.asarray(x).dtype)
+
+
+_erf = _one_by_one(math.erf)
+_phi = _one_by_one(lambda x: 0.5 * math.erfc(-x * math.sqrt(0.5)))
+_sigmoid = lambda x: 1 / (1 + np.exp(-x))
+
+MATHS: dict[str, Any] = dict(
+    abs=np.abs, sign=np.sign, floor=np.floor, sqrt=np.sqrt, pow=np.power, exp=np.exp, log=np.log, expm1=np.expm1,
+    log1p=np.log1p, sin=np.sin, cos=np.cos, tanh=np.tanh, maximum=np.maximum, minimum=np.minimum, where=np.where,
+    isnan=np.isnan, sigmoid=_sigmoid, softplus=lambda x: np.logaddexp(x, 0), erf=_erf, phi=_phi,
+    silu=lambda x: x * _sigmoid(x), gelu=lambda x: x * _phi(x),
+    gelu_tanh=lambda x: x * _sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x)),
+)  # fmt: skip
+
+
+def _softmax(x: Array, dim: int) -> Array:
+    e = np.exp(x - x.max(axis=dim, keepdims=True, initial=-np.inf))
+    return e / e.sum(axis=dim, keepdims=True)
+
+
+def _log_softmax(x: Array, dim: int) -> Array:
+    below = x - x.max(axis=dim, keepdims=True, initial=-np.inf)
+    return below - np.log(np.exp(below).sum(axis=dim, keepdims=True))
+
+
+def _product(a: Array, b: Array) -> Array:
+    """a @ b, in parts that OpenBLAS does not share among threads: on a busy machine these wait for each other."""
+    if a.ndim != 2 or b.ndim != 2 or a.size * b.shape[1] <= SHARED:
+        return a @ b
+    (M, K), N = a.shape, b.shape[1]
+    y = np.empty((M, N), a.dtype)
+    if M < N:
+        for j in range(0, N, step := max(1, SHARED // (M * K))):
+            y[:, j : j + step] = a @ b[:, j : j + step]
+    else:
+        for i in range(0, M, step := max(1, SHARED // (K * N))):
+            np.matmul(a[i : i + step], b, out=y[i : i + step])
+    return y
+
+
+# Rows whose forward rule runs machine code of ours.
+_ON_ARRAYS: dict[str, Callable[..., Any]] = dict(matmul=_product, softmax=_softmax, log_softmax=_log_softmax)
+
+
+@functools.cache
+def _formula(row: ElementwisePrimitive) -> Callable[..., Any]:
+    return eval(f"lambda {', '.join([*row.inputs, *row.attributes])}: {row.formula}", dict(MATHS))
+
+
+def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]) -> Array:
+    """The result of a row on arrays and numbers."""
+    if not isinstance(row, ElementwisePrimitive):
+        return np.asarray(_ON_ARRAYS.get(row.name, row.forward)(*operands, **attributes))
+    floats = [x.dtype for x in operands if isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f"]
+    if row.integer is not None and not (row.rules and floats):
+        return np.asarray(row.integer(*operands))
+    return np.asarray(_formula(row)(*operands, **attributes), np.result_type(*floats) if floats else FLOAT32)
+
+
+_NAMES = table.matmul.names | {
+    name: lambda *operands, row=row, **attributes: evaluate(row, operands, attributes)
+    for name, row in table.TABLE.items()
+}
+
+
+@functools.cache
+def _rules(adjoint: Adjoint) -> list[Callable[..., Any]]:
+    """The gradient rules as functions of arrays."""
+    return adjoint.compiled(_NAMES)
+
+
+def _gradients(adjoint: Adjoint, dy: Array, saved: tuple[Any, ...]) -> list[Array]:
+    """The gradient of each input that wants one."""
+    rules = _rules(adjoint)
+    if adjoint.primitive.variadic:
+        found = rules[0](dy, *saved)
+        return [found[i] for i in adjoint.wanted]
+    return [rule(dy, *saved) for rule in rules]
+
+
+# ---- What ran --------------------------------------------------------------------------------------------------------
+
+
+class Entry:
+    """One operation that ran, or a leaf.
+
+    Attributes:
+        own, wide: its value in the dtype of the cell and in float64, the same array where they are the same.
+        fixed: whether it is the same at every step.
+        wanted: whether its gradient is.
+    """
+
+    __slots__ = ("attributes", "fixed", "operands", "own", "row", "wanted", "wide")
+
+    def __init__(self, own: Array, wide: Array, fixed: bool, wanted: bool) -> None:
+        self.own, self.wide, self.fixed, self.wanted = own, wide, fixed, wanted
+        self.row: Primitive | None = None
+        self.operands: list[Any] = []
+        self.attributes: dict[str, Any] = {}
+
+
+class Judge:
+    """Runs operations for the `tracer` of the tape's mode; afterwards it knows their values and gradients."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self._of: dict[int, tuple[Any, Entry]] = {}  # by identity of the tensor, which is kept alive
+        self._known: dict[Any, Any] = {}  # results that are the same at every step
+
+    def leaf(self, x: Value, wanted: bool, fixed: bool = False) -> Entry:
+        """Make a tensor known that operations will read."""
+        entry = Entry(x.data, _wide(x.data), fixed, wanted and x.data.dtype.kind == "f")
+        return self._remember(x, entry)
+
+    def _remember(self, x: Value, entry: Entry) -> Entry:
+        self.entries.append(entry)
+        self._of[id(x)] = x, entry
+        return entry
+
+    def entry(self, x: Value) -> Entry:
+        """What is known of a tensor; one that nobody has spoken of is a parameter or a constant."""
+        known = self._of.get(id(x))
+        return known[1] if known else self.leaf(x, x.node is not None, fixed=True)
+
+    def leaves(self) -> Iterable[tuple[Value, Entry]]:
+        """The tensors that no operation made."""
+        return [(x, entry) for x, entry in self._of.values() if entry.row is None]
+
+    def record(self, row: Primitive, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+        """Called in place of an operation: runs it."""
+        operands = [self.entry(x) if isinstance(x, Value) else x for x in inputs]
+        entries = [x for x in operands if isinstance(x, Entry)]
+        if not entries:
+            return evaluate(row, inputs, attributes)
+        # What clips the gradient of one step must not be taken for what clips that of another.
+        fixed = row is not table.clip_gradient and all(x.fixed for x in entries) and not _has_array(operands)
+        key = _key(row, operands, attributes) if fixed else None
+        if key in self._known:
+            return self._known[key]
+        with np.errstate(all="ignore"):
+            own = evaluate(row, [_own(x) for x in operands], attributes)
+            if own.dtype == FLOAT64 and all(x.own is x.wide for x in entries):
+                wide = own
+            else:
+                wide = evaluate(row, [_wide_of(x) for x in operands], _widened(attributes))
+        wanted = bool(row.rules) and mode.grad and own.dtype.kind == "f" and any(x.wanted for x in entries)
+        entry = Entry(own, wide, fixed and key is not None, wanted)
+        entry.row, entry.operands, entry.attributes = row, operands, attributes
+        y = Value.tensor(own)
+        self._remember(y, entry)
+        if key is not None:
+            self._known[key] = y
+        return y
+
+    def draw(self, source: Callable[[Shape], Array], shape: Shape, dtype: Any) -> Any:
+        """Called in place of drawing random numbers: draws them, like the tape."""
+        y = Value.tensor(source(shape))
+        self.leaf(y, False)
+        return y
+
+    def _allow(self, *question: Any) -> None:
+        """What a trace refuses may be done here: a step that reads numbers gets the right ones."""
+
+    refuse = refuse_numbers = refuse_gradients = refuse_draws = _allow
+
+    # ---- Backwards ---------------------------------------------------------------------------------------------------
+
+    def gradients(self, starts: Iterable[tuple[Value, Array]], precise: bool) -> dict[Entry, Array]:
+        """The gradients of all leaves that want one, and that one reaches, from those of some results.
+
+        Args:
+            precise: in float64, rather than in the dtype of the cell.
+        """
+        value = _wide_of if precise else _own
+        arrived: dict[Entry, Array] = {}
+        # Left operands and gradients of products with the same matrix: of all steps one product, as after a loop.
+        products: dict[Entry, list[tuple[Array, Array]]] = {}
+        found: dict[Entry, Array] = {}
+
+        def arrive(entry: Entry, d: Array) -> None:
+            d = d if d.shape == entry.own.shape else unbroadcast(d, entry.own.shape)
+            arrived[entry] = arrived[entry] + d if entry in arrived else d
+
+        for x, dy in starts:
+            arrive(self.entry(x), _wide(dy) if precise else dy)
+        for entry in reversed(self.entries):
+            if not entry.wanted:
+                continue
+            if entry in products:
+                lefts, ds = zip(*products.pop(entry))
+                arrive(entry, _product(np.concatenate(lefts).T, np.concatenate(ds)))
+            if entry not in arrived:
+                continue
+            dy = arrived.pop(entry)
+            if entry.row is None:
+                found[entry] = dy
+            elif entry.row is table.matmul and _is_matrix(entry.operands[1]):
+                left, right = entry.operands
+                a = value(left)
+                products.setdefault(right, []).append((a.reshape(-1, a.shape[-1]), dy.reshape(-1, dy.shape[-1])))
+                if isinstance(left, Entry) and left.wanted:
+                    arrive(left, _product(dy, value(right).T))
+            else:
+                places = [i for i, x in enumerate(entry.operands) if isinstance(x, Entry) and x.wanted]
+                adjoint = entry.row.adjoint(tuple(places))
+                attributes = _widened(entry.attributes) if precise else entry.attributes
+                saved = adjoint.save(value(entry), *map(value, entry.operands), **attributes)
+                for i, d in zip(adjoint.wanted, _gradients(adjoint, dy, saved)):
+                    arrive(entry.operands[i], d)
+        return found
+
+
+def _is_matrix(x: Any) -> bool:
+    """Whether an operand is a matrix that is the same at every step, and wants a gradient."""
+    return isinstance(x, Entry) and x.fixed and x.wanted and x.own.ndim == 2
+
+
+def _own(x: Any) -> Any:
+    return x.own if isinstance(x, Entry) else x
+
+
+def _wide_of(x: Any) -> Any:
+    return x.wide if isinstance(x, Entry) else _wide(x) if isinstance(x, np.ndarray) else x
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(FLOAT64, copy=False) if x.dtype.kind == "f" else x
+
+
+def _widened(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Attributes of an operation on float64 values: what is cast to a float stays one of these."""
+    dtype = attributes.get("dtype")
+    return attributes if dtype is None or np.dtype(dtype).kind != "f" else attributes | {"dtype": FLOAT64}
+
+
+def _has_array(operands: Sequence[Any]) -> bool:
+    return any(isinstance(x, np.ndarray) for x in operands)
+
+
+def _key(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    """What an operation on fixed values is known by; None if that cannot be told."""
+    key = (
+        row.name,
+        tuple(id(x) if isinstance(x, Entry) else (type(x), repr(x)) for x in operands),
+        tuple((name, repr(value)) for name, value in attributes.items() if not isinstance(value, np.ndarray)),
+        mode.grad,
+    )
+    plain = all(_is_plain(value) for value in attributes.values())
+    return key if plain else None
+
+
+def _is_plain(attribute: Any) -> bool:
+    """Whether an attribute is what its text says: an index may have arrays in it, which are abbreviated."""
+    if isinstance(attribute, (tuple, list)):
+        return all(map(_is_plain, attribute))
+    return isinstance(attribute, (int, float, str, slice, type(None), type(...), np.dtype, type))
