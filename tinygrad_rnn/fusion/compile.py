@@ -46,6 +46,10 @@ class Compiled:
         """Whether nothing has changed since: attributes, nor the shapes and dtypes of parameters."""
         return self.attributes.hold() and (self.fused is None or self.fused.fits())
 
+    def refuse(self, error: Unfusable) -> None:
+        """Use the compiled cell no more."""
+        self.fused, self.reason = None, str(error)
+
     def cell(self) -> FusedCell:
         """The compiled cell.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .emit import Loop, describe
+from .fused import FusedCell
 from .plan import made_of
 from .scan import Scan
 from .trace import Line
@@ -13,8 +14,9 @@ from .trace import Line
 WIDTH = 110
 
 
-def explain(scan: Scan) -> str:
+def explain(fused: FusedCell) -> str:
     """A report on a compiled step, in the order in which things happen."""
+    scan = fused.scan
     plan = scan.plan
     inputs = ", ".join(f"{x.name} [T, B, {x.width}]" for _, x in plan.script if x.kind == "input")
     states = ", ".join(f"{state.name} [B, {state.width}]" for state in plan.states)
@@ -28,6 +30,7 @@ def explain(scan: Scan) -> str:
         "Once a call, after the backward loop": _after(scan),
         "Work for each step and row of the batch": _work(scan),
         "Kernels": _kernels(scan),
+        "Compared with the tape, in float64, where it first ran": list(map(str, fused.reports)) or ["not yet"],
     }
     text = []
     for title, lines in sections.items():

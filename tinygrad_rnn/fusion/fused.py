@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.shapes import cat, split
 from ..autograd.tape import Node, Value, enable_grad, mode
 from ..autograd.tensor import Tensor, grad
@@ -16,6 +17,7 @@ from .rows import RaggedRows, Rows, full_rows
 from .scan import Scan
 from .short import ShortBackward, ShortForward, if_short
 from .trace import BATCH, Line, Unfusable, check_other_batch, sized, trace_step
+from .validate import Report, is_on, validate
 
 States = tuple[Tensor, ...]
 
@@ -90,6 +92,38 @@ class _Output:
         return ()
 
 
+class Way:
+    """One way through a compiled cell: the functions that it takes forwards and, where that is asked for, back.
+
+    Attributes:
+        function: of the call.
+        asked: for which gradients; None in inference.
+        proved: the kinds of layouts for which it was compared with the tape.
+    """
+
+    def __init__(self, title: str, function: Callable[..., Any], asked: "Asked | None" = None, back: str = "") -> None:
+        self.title, self.function, self.asked, self.back = title, function, asked, back
+        self.proved: set[str] = set()
+
+    def __str__(self) -> str:
+        return self.title
+
+    def forward(self, rows: Rows, arrays: list[np.ndarray]) -> tuple[list[Any], list[Any], list[Any]]:
+        """Values after each step, final ones, and what the way back needs."""
+        if self.asked is None:
+            first, *finals = self.function(rows, *arrays)
+            return [first], finals, []
+        every, finals, *kept = self.function(rows, *arrays)
+        return every, finals, kept
+
+    def backward(self, rows: Rows, kept: list[Any], arrived: Any, retain: bool = False) -> Any:
+        """The gradients of the leaves that are asked for."""
+        back = getattr(self.asked, self.back).function
+        if self.back == "recorded_way_back":
+            return back(rows, rows.T + 1, True, *kept, *arrived)[0]
+        return back(rows, 2, retain, *kept, *arrived)
+
+
 class Asked:
     """What follows from which leaves need a gradient.
 
@@ -99,6 +133,8 @@ class Asked:
             final values are the initial ones of a sequence without steps.
         call: see `Forward`.
     """
+
+    _short: Way | None = None
 
     def __init__(self, scan: Scan, prelude: Prelude, depends: list[set[Line]], needs: tuple[bool, ...]) -> None:
         self.scan, self.prelude = scan, prelude
@@ -110,11 +146,19 @@ class Asked:
         self.outputs = [_Output(k) if r else None for k, r in enumerate(every + at_last)]
         self.needing, self.adjoints = prelude.adjoints(leaves)
         self.call = Forward(scan, prelude, self.adjoints)
+        self.long = Way("training", self.call.function, self, "way_back")
+        self.recorded = Way("training, recorded", self.call.function, self, "recorded_way_back")
 
     @functools.cached_property
     def way_back(self) -> Backward:
         """See `Backward`."""
         return self._backward(recorded=False)
+
+    def short(self, call: ShortForward) -> Way:
+        """The way of a short call."""
+        if self._short is None:
+            self._short = Way("training, short calls", call.function, self, "short_way_back")
+        return self._short
 
     @functools.cached_property
     def short_way_back(self) -> ShortBackward:
@@ -135,16 +179,18 @@ class Run:
 
     Attributes:
         rows: the layout of the batch.
+        way: the one it took.
         asked: for which gradients.
-        short: whether it was a short call.
         kept: what the function of the call returned for the gradient.
         recorded: whether somebody will look at what is inside: nothing is overwritten then.
         backward, before: all arrays by name and the gradients of what comes before the loop, after the backward pass,
             if recorded.
     """
 
-    def __init__(self, rows: Rows, asked: Asked, short: bool, kept: list[Any], recorded: bool) -> None:
-        self.rows, self.asked, self.short, self.kept, self.recorded = rows, asked, short, kept, recorded
+    def __init__(self, rows: Rows, way: Way, kept: list[Any]) -> None:
+        self.rows, self.way, self.kept = rows, way, kept
+        assert way.asked is not None
+        self.asked, self.recorded = way.asked, way is way.asked.recorded
         self.backward: dict[str, np.ndarray] | None = None
         self.before: dict[str, np.ndarray] = {}
 
@@ -180,19 +226,22 @@ class FusedCell:
             raise Unfusable("the inputs and all states must be floats of one dtype")
         if any(s.ndim != 2 for s in sequence.states):
             raise Unfusable("states must be [B, H]")
+        self.cell: Callable[[], Any] = weakref.ref(cell)  # a compiled cell must not keep its cell alive
+        self.several, self.inputs = sequence.several, len(sequence.inputs)
         inputs = [((BATCH, x.shape[2]), dtype) for x in sequence.inputs]
         states = [(name, (BATCH, s.shape[1]), dtype) for name, s in zip(cell.state_names, sequence.states)]
         trace, outputs = trace_step(cell, inputs, states, not sequence.several)
         as_traced = list(map(repr, trace.lines))
         self.drawn, self.given = trace.drawn, trace.given
-        self.owners = [weakref.proxy(owner) for owner in trace.owners]  # a compiled cell must not keep its cell alive
+        self.owners = [weakref.proxy(owner) for owner in trace.owners]
         arriving = [line for line in trace.lines if line.kind == "input"][: len(inputs)]
         fixed = [line for line in trace.lines if line.kind in ("parameter", "constant")]
         self.plan: Plan = make_plan(trace, outputs, sequence.watched)
         check_other_batch(as_traced, cell, inputs, states, not sequence.several)
         self.watched, self.lines = sequence.watched, fixed
         self.leaves = [*arriving, *trace.given, *fixed, *self.plan.states]
-        self.fixed = [line.value if isinstance(line.value, Value) else Value.tensor(line.value) for line in fixed]
+        values: list[Any] = [line.value for line in fixed]
+        self.fixed: list[Any] = [x if isinstance(x, Value) else Value.tensor(x) for x in values]
         self.depends = self._dependencies()
         self.scan = Scan(self.plan, type(cell).__name__)
         self.prelude = Prelude(self.scan, self.leaves, [line for line, _ in self.drawn])
@@ -202,6 +251,11 @@ class FusedCell:
         if if_short(ShortBackward, self.scan, self.prelude, range(len(self.leaves))):
             self.short_call = if_short(ShortForward, self.scan, self.prelude, "forward")
         self._choices: dict[tuple[bool, ...], Asked] = {}
+        self._inference = Way("inference", self.inference.function)
+        short = self.short_inference
+        self._short_inference = Way("inference, short calls", short.function) if short else None
+        self.reports: list[Report] = []  # of validations
+        self._layout: list[Any] = []  # of parameters and constants in memory, when they were validated
 
     def _dependencies(self) -> list[set[Line]]:
         """For each state, the leaves that a gradient of its values reaches, over any number of steps but none."""
@@ -247,8 +301,20 @@ class FusedCell:
             rows: the layout of the batch.
             watch: called with the run, whose arrays are then kept.
         """
-        tensors = [*inputs, *(self._held(rows.B) if self.given else ()), *self.fixed, *states]
-        return self.run(rows, tensors, [x.data for x in tensors], watch)
+        layout = [x.data.strides for x in self.fixed]
+        if layout != self._layout:
+            self._layout = layout
+            self._forget_proofs()
+        if not self.given:
+            tensors = [*inputs, *self.fixed, *states]
+            return self.run(rows, tensors, [x.data for x in tensors], watch)
+        random_state = get_rng_state()
+        try:
+            tensors = [*inputs, *self._held(rows.B), *self.fixed, *states]
+            return self.run(rows, tensors, [x.data for x in tensors], watch)
+        except Unfusable:
+            set_rng_state(random_state)  # the tape will hold the same values
+            raise
 
     def run(
         self,
@@ -256,18 +322,26 @@ class FusedCell:
         tensors: list[Tensor],
         arrays: list[np.ndarray],
         watch: Callable[[Run], object] | None = None,
+        proved: bool = False,
     ) -> tuple[States, States]:
-        """The same for the leaves, `tensors`, and their arrays."""
+        """The same for the leaves, `tensors`, and their arrays; not compared with the tape before if `proved`."""
         needs = tuple([x.node is not None for x in tensors]) if mode.level else ()
         if self.watched == 1 and watch is None and True not in needs:
-            return self.infer(self.inference_function(rows), rows, arrays)
-        if self.drawn:
-            arrays += self._draw(rows)
+            way = self.inference_way(rows)
+            if rows.kind not in way.proved:
+                self.prove(way, rows)
+            return self.infer(way.function, rows, arrays)
         asked, short = self._asked(needs), self.short_call
-        if watch or (short and not short.fits(rows)):
-            short = None
-        every, finals, *kept = (short or asked.call).function(rows, *arrays)
-        run = Run(rows, asked, short is not None, kept, watch is not None)
+        if watch:
+            way = asked.recorded
+        else:
+            way = asked.short(short) if short and short.fits(rows) else asked.long
+        if rows.kind not in way.proved and not proved:
+            self.prove(way, rows)
+        if self.drawn:
+            arrays += self.draw(rows)
+        every, finals, *kept = way.function(rows, *arrays)
+        run = Run(rows, way, kept)
         if watch is not None:
             watch(run)
         nodes: list[Node | None] = [None] * (len(every) + len(finals))
@@ -280,17 +354,39 @@ class FusedCell:
             nodes = [Node(output, parents, ((),), ()) if output else None for output in asked.outputs]
         return tuple(map(Value.tensor, every, nodes)), tuple(map(Value.tensor, finals, nodes[len(every) :]))
 
-    def inference_function(self, rows: Rows) -> Callable[..., Any]:
-        """The function for a call without gradients."""
+    def inference_way(self, rows: Rows) -> Way:
+        """That of a call without gradients."""
         short = self.short_inference
-        return (self.inference if short is None or not short.fits(rows) else short).function
+        return self._inference if short is None or not short.fits(rows) else self._short_inference  # type: ignore
 
     def infer(self, function: Callable[..., Any], rows: Rows, arrays: list[np.ndarray]) -> tuple[States, States]:
         """`run` by the function for inference, where one state is watched."""
         if self.drawn:
-            arrays += self._draw(rows)
+            arrays += self.draw(rows)
         output, *finals = function(rows, *arrays)
         return (Value.tensor(output),), tuple([Value.tensor(x) for x in finals])
+
+    def prove(self, way: Way, rows: Rows) -> None:
+        """Compare one way with the tape, before it is gone for the first time.
+
+        Raises:
+            Unfusable: they differ.
+        """
+        if is_on():
+            self.reports.append(validate(self, way, rows))
+        way.proved.add(rows.kind)
+
+    def _forget_proofs(self) -> None:
+        ways = [self._inference, self._short_inference]
+        ways += [way for asked in self._choices.values() for way in (asked.long, asked.recorded, asked._short)]
+        for way in ways:
+            if way is not None:
+                way.proved.clear()
+        self.reports.clear()
+
+    def sequence(self, inputs: States, states: States, reverse: bool, lengths: np.ndarray | None) -> Sequence:
+        """One that this cell can be run over."""
+        return Sequence(inputs if self.several else inputs[0], states, reverse, lengths, self.watched)
 
     def _asked(self, needs: tuple[bool, ...]) -> Asked:
         """What follows if these leaves need a gradient; none if `needs` is empty."""
@@ -309,7 +405,7 @@ class FusedCell:
         note = "# Once a call, around the loop; `rows` knows where the rows of each step lie."
         return f"{self.scan.sources[direction]}\n\n{note}\n{around.source}"
 
-    def _draw(self, rows: Rows) -> list[np.ndarray]:
+    def draw(self, rows: Rows) -> list[np.ndarray]:
         """Random numbers for all T steps, in the order in which the tape would draw them: step by step."""
         if len(self.drawn) == 1:  # numbers are drawn one by one: all at once are the same
             ((line, source),) = self.drawn
@@ -332,8 +428,7 @@ class FusedCell:
             keep, back = run.rows.T + 1, run.asked.recorded_way_back.function
             found, run.before, run.backward = back(run.rows, keep, True, *run.kept, *arrived)
             return found
-        back = run.asked.short_way_back if run.short else run.asked.way_back
-        return back.function(run.rows, 2, mode.retain, *run.kept, *arrived)
+        return run.way.backward(run.rows, run.kept, arrived, mode.retain)
 
     def rewrap(self, node: Node) -> tuple[Any, ...]:
         """See `tape.Operation`: the inputs as tensors that remember where they came from."""

@@ -4,13 +4,15 @@ What the kernels kept is taken from their own arrays. The rest is computed again
 the states before each step and the gradients after it at hand, no step waits for another.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..autograd import table
-from .fused import FusedCell, Run
 from .trace import Line, _columns, sized
+
+if TYPE_CHECKING:
+    from .fused import FusedCell, Run
 
 
 class Recorded:
@@ -19,7 +21,7 @@ class Recorded:
     A state's name stands for its value after each step. Where sequences have ended there are zeros.
     """
 
-    def __init__(self, fused: FusedCell, run: Run) -> None:
+    def __init__(self, fused: "FusedCell", run: "Run") -> None:
         self.fused, self.run, self.plan = fused, run, fused.plan
         self.traced = dict(fused.plan.script)
         self.states = {state.name: output for state, output in zip(self.plan.states, self.plan.outputs)}

@@ -30,10 +30,12 @@ class Rows:
         starts: [T + 2], of a state: its value before step t begins at row starts[t], that after it at starts[t + 1].
         padded: the steps of the user's arrays, [padded, B, W].
         flipped: whether these are read from their last step.
+        kind: what functions of a sequence may depend on besides its sizes.
     """
 
     def __init__(self, T: int, B: int, flipped: bool = False) -> None:
         self.T, self.B, self.total, self.padded, self.flipped = T, B, T * B, T, flipped
+        self.kind = "reversed" if flipped else "whole"
         self.starts = B * np.arange(T + 2)
         self.starts.flags.writeable = False
 
@@ -110,6 +112,7 @@ class RaggedRows(Rows):
 
     def __init__(self, padded: int, lengths: np.ndarray, flipped: bool) -> None:
         B, T = len(lengths), int(lengths.max(initial=0))
+        self.kind = "ragged, reversed" if flipped else "ragged"
         self.order = np.argsort(-lengths, kind="stable")  # [B], the numbers of the sequences in the order of rows
         self.lengths = lengths[self.order]
         t, b = np.nonzero(np.arange(T)[:, None] < self.lengths)  # [total], of each row its step and sequence

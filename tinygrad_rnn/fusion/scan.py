@@ -243,6 +243,10 @@ class Scan:
             self.compiled[direction] = kernel
         return self.compiled[direction]
 
+    def seconds_compiling(self) -> float:
+        """The time it has taken to compile kernels, or to load them."""
+        return sum(seconds for _, seconds in self.built.values())
+
     # ---- Running -----------------------------------------------------------------------------------------------------
 
     def launcher(self, direction: str) -> Callable[..., None]:

@@ -21,8 +21,9 @@ import numpy as np
 
 from ..autograd.tensor import Tensor
 from ..fusion.recorded import Recorded
+from ..fusion.specification import TapeRecord
 from .module import Module
-from .recurrent import Recorder, Recurrent, TapeRecord
+from .recurrent import Recorder, Recurrent
 
 
 class record:

@@ -2,8 +2,6 @@
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from operator import is_
 from typing import Any, Protocol
 
@@ -11,16 +9,15 @@ import numpy as np
 
 from ..autograd.creation import zeros
 from ..autograd.operands import as_array, as_tensor
-from ..autograd.pointwise import where
-from ..autograd.shapes import stack, unbind
 from ..autograd.tape import mode, no_grad
 from ..autograd.tensor import Tensor
 from ..fusion.compile import Compiled, clock, compiled_cell, fused_cell, last_fused_cell
 from ..fusion.explain import explain
 from ..fusion.fused import FusedCell, Run, Sequence
-from ..fusion.trace import Locals, Unfusable
+from ..fusion.specification import TapeRecord, run_on_tape
+from ..fusion.trace import Unfusable
 from .cell import Cell, States
-from .module import Module, Parameter
+from .module import Module
 
 FUSED = ("auto", "require", "never")
 DIRECTIONS = ("forward", "backward", "inference")
@@ -104,30 +101,41 @@ class Recurrent(Module):
         """
         last = self._last
         if last is not None and lengths is None:
-            results = last.repeated(x, states, watch_all)
+            try:
+                results = last.repeated(x, states, watch_all)
+            except Unfusable:  # another way through the cell than that of the calls before is not the tape's
+                results = None
             if results is not None:
                 return results
         if states is None:
             states = self.cell.begin(None, (x[0] if isinstance(x, tuple) else x).data.shape[1])
         sequence = Sequence(x, states, self.reverse, lengths, len(states) if watch_all else 1)
         if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
-            return run_on_tape(self.cell, sequence, self.recorder)
+            return self._run_on_tape(sequence)
         time, compiled = clock.now, compiled_cell(self.cell, sequence)
+        recorder = self.recorder
         try:
             fused = compiled.cell()
+            watch = None if recorder is None else lambda run: recorder.fused(fused, run)
+            results = fused(sequence.rows, sequence.inputs, states, watch)
         except Unfusable as error:
+            compiled.refuse(error)
             if self.fused == "require":
                 self._try_a_step(sequence)
                 raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {error}") from None
-            results = run_on_tape(self.cell, sequence, self.recorder)
+            results = self._run_on_tape(sequence)
             self._warn(str(error))
             return results
-        recorder = self.recorder
-        if recorder is not None:
-            return fused(sequence.rows, sequence.inputs, states, lambda run: recorder.fused(fused, run))
-        if lengths is None and not (sequence.several or fused.given):
+        if recorder is None and lengths is None and not (sequence.several or fused.given):
             object.__setattr__(self, "_last", _LastCall(time, self.cell, compiled, sequence))
-        return fused(sequence.rows, sequence.inputs, states)
+        return results
+
+    def _run_on_tape(self, sequence: Sequence) -> tuple[States, States]:
+        record = None
+        if self.recorder is not None:
+            record = TapeRecord(self.cell, sequence)
+            self.recorder.tape(record)
+        return run_on_tape(self.cell, sequence, record)
 
     def _try_a_step(self, sequence: Sequence) -> None:
         """Take one step on the tape: what is wrong with it there too is told in the same words."""
@@ -165,7 +173,7 @@ class Recurrent(Module):
             ValueError: the width of the inputs is not known yet.
         """
         try:
-            return explain(self._last_fused().scan)
+            return explain(self._last_fused())
         except Unfusable as error:
             return f"{type(self.cell).__name__} runs on the tape, step by step: {error}"
 
@@ -211,7 +219,7 @@ class _LastCall:
     def __init__(self, time: object, cell: Cell, compiled: Compiled, sequence: Sequence) -> None:
         self.time, self.attributes, self.fused = time, compiled.attributes, compiled.cell()
         self.rows, self.watch_all = sequence.rows, sequence.watched > 1
-        self.inference = None if self.watch_all else self.fused.inference_function(self.rows)
+        self.inference = self._proved_inference()
         self.shape, self.dtype = sequence.inputs[0].shape, sequence.inputs[0].dtype
         self.shapes = [state.shape for state in sequence.states]
         self.parameters = [each.data for each in self.fused.fixed]
@@ -244,7 +252,15 @@ class _LastCall:
             return None
         if level == 0 and self.inference is not None:
             return fused.infer(self.inference, self.rows, arrays)
-        return fused.run(self.rows, tensors, arrays)
+        results = fused.run(self.rows, tensors, arrays)
+        if level == 0:
+            self.inference = self._proved_inference()
+        return results
+
+    def _proved_inference(self) -> Any:
+        """The function for a call without gradients, once it was compared with the tape."""
+        way = self.fused.inference_way(self.rows)
+        return way.function if not self.watch_all and self.rows.kind in way.proved else None
 
     def __reduce__(self) -> Any:
         """Copies and pickles of a layer begin without."""
@@ -257,81 +273,8 @@ class Recorder(Protocol):
     def fused(self, cell: FusedCell, run: Run) -> None:
         """Called with a run of the kernels."""
 
-    def tape(self, record: "TapeRecord") -> None:
+    def tape(self, record: TapeRecord) -> None:
         """Called with a run on the tape."""
-
-
-class TapeRecord:
-    """The named values of every step on the tape; see `fusion.recorded.Recorded` for what the methods mean."""
-
-    def __init__(self, cell: Cell, sequence: Sequence) -> None:
-        self.cell, self.sequence = cell, sequence
-        self.named: dict[str, list[Tensor | None]] = {}
-
-    @contextmanager
-    def watching(self, t: int, arriving: tuple[Tensor, ...]) -> Iterator[Callable[[States], None]]:
-        """While step t runs; yields a function to be called with the new states."""
-        after: dict[str, Tensor] = {}
-        with Locals(self.cell) as variables:
-            yield lambda states: after.update(zip(self.cell.state_names, states))
-        for name, value in variables:
-            if isinstance(value, Tensor) and value.ndim == 2 and not any(value is x for x in arriving):
-                if value.shape[0] == self.sequence.B and not isinstance(value, Parameter):
-                    after.setdefault(name, value)
-        for name, value in after.items():
-            if value.node is not None and mode.level:
-                value.retain_grad()
-            self.named.setdefault(name, [None] * self.sequence.T)[t] = value
-
-    def value(self, name: str) -> np.ndarray:
-        """[T, B, W]."""
-        return self._stacked(name, lambda x: x.data)
-
-    def gradient(self, name: str) -> np.ndarray | None:
-        """[T, B, W]; None if nothing has reached it."""
-        if all(x is None or x.grad is None for x in self.named[name]):
-            return None
-        return self._stacked(name, lambda x: np.zeros_like(x.data) if x.grad is None else x.grad.data)
-
-    def _stacked(self, name: str, of: Callable[[Tensor], np.ndarray]) -> np.ndarray:
-        values = np.stack([of(x) for x in self.named[name] if x is not None])
-        if self.sequence.lengths is not None:
-            values[np.arange(len(values))[:, None] >= self.sequence.lengths] = 0
-        return values
-
-
-def run_on_tape(cell: Cell, sequence: Sequence, recorder: Recorder | None = None) -> tuple[States, States]:
-    """Run a cell step by step, every operation recorded: the specification of what fused kernels compute.
-
-    Returns:
-        The values after each step of the states that are watched, and the final values of all.
-    """
-    states, lengths = sequence.states, sequence.lengths
-    running = None if lengths is None else np.arange(sequence.T)[:, None, None] < lengths[:, None]
-    steps = [unbind(x if running is None else where(running, x, 0)) for x in sequence.inputs]
-    order = range(sequence.T)[:: -1 if sequence.reverse else 1]
-    every: list[list[Tensor]] = [[] for _ in range(sequence.watched)]
-    record = TapeRecord(cell, sequence)
-    if recorder is not None:
-        recorder.tape(record)
-    with cell.holding(cell.values_of_sequence(sequence.B)):
-        for t in order:
-            xs = tuple(x[t] for x in steps)
-            x_t = xs if sequence.several else xs[0]
-            if recorder is None:
-                new = cell.advance(x_t, states)
-            else:
-                with record.watching(t, (*xs, *states)) as returned:
-                    new = cell.advance(x_t, states)
-                    returned(new)
-            seen = new[: sequence.watched]
-            if running is not None:
-                seen = tuple(where(running[t], state, 0) for state in seen)
-                new = tuple(where(running[t], state, old) for state, old in zip(new, states))
-            states = new
-            for values, state in zip(every, seen):
-                values.append(state)
-    return tuple(stack(values[:: -1 if sequence.reverse else 1]) for values in every), states
 
 
 def check_lengths(name: str, lengths: Any, T: int, B: int) -> np.ndarray:

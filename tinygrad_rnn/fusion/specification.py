@@ -1,0 +1,95 @@
+"""A cell run step by step, operation by operation: the specification of what its kernels compute."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..autograd.pointwise import where
+from ..autograd.shapes import stack, unbind
+from ..autograd.tape import mode
+from ..autograd.tensor import Tensor
+from .trace import Locals
+
+if TYPE_CHECKING:
+    from .fused import Sequence
+
+States = tuple[Tensor, ...]
+
+
+class TapeRecord:
+    """The named values of every step on the tape; see `fusion.recorded.Recorded` for what the methods mean."""
+
+    def __init__(self, cell: Any, sequence: "Sequence") -> None:
+        self.cell, self.sequence = cell, sequence
+        self.parameters = {id(p) for p in cell.parameters()}
+        self.named: dict[str, list[Tensor | None]] = {}
+
+    @contextmanager
+    def watching(self, t: int, arriving: tuple[Tensor, ...]) -> Iterator[Callable[[States], None]]:
+        """While step t runs; yields a function to be called with the new states."""
+        after: dict[str, Tensor] = {}
+        with Locals(self.cell) as variables:
+            yield lambda states: after.update(zip(self.cell.state_names, states))
+        for name, value in variables:
+            if isinstance(value, Tensor) and value.ndim == 2 and not any(value is x for x in arriving):
+                if value.shape[0] == self.sequence.B and id(value) not in self.parameters:
+                    after.setdefault(name, value)
+        for name, value in after.items():
+            if value.node is not None and mode.level:
+                value.retain_grad()
+            self.named.setdefault(name, [None] * self.sequence.T)[t] = value
+
+    def value(self, name: str) -> np.ndarray:
+        """[T, B, W]."""
+        return self._stacked(name, lambda x: x.data)
+
+    def gradient(self, name: str) -> np.ndarray | None:
+        """[T, B, W]; None if nothing has reached it."""
+        if all(x is None or x.grad is None for x in self.named[name]):
+            return None
+        return self._stacked(name, lambda x: np.zeros_like(x.data) if x.grad is None else x.grad.data)
+
+    def _stacked(self, name: str, of: Callable[[Tensor], np.ndarray]) -> np.ndarray:
+        values = np.stack([of(x) for x in self.named[name] if x is not None])
+        if self.sequence.lengths is not None:
+            values[np.arange(len(values))[:, None] >= self.sequence.lengths] = 0
+        return values
+
+
+def run_on_tape(
+    cell: Any, sequence: "Sequence", record: TapeRecord | None = None, held: dict[Any, dict[str, Tensor]] | None = None
+) -> tuple[States, States]:
+    """Run a cell step by step, every operation recorded.
+
+    Args:
+        record: is told the named values of every step.
+        held: what cells hold for the sequence; their `values_of_sequence` if it is None.
+
+    Returns:
+        The values after each step of the states that are watched, and the final values of all.
+    """
+    states, lengths = sequence.states, sequence.lengths
+    running = None if lengths is None else np.arange(sequence.T)[:, None, None] < lengths[:, None]
+    steps = [unbind(x if running is None else where(running, x, 0)) for x in sequence.inputs]
+    order = range(sequence.T)[:: -1 if sequence.reverse else 1]
+    every: list[list[Tensor]] = [[] for _ in range(sequence.watched)]
+    with cell.holding(cell.values_of_sequence(sequence.B) if held is None else held):
+        for t in order:
+            xs = tuple(x[t] for x in steps)
+            x_t = xs if sequence.several else xs[0]
+            if record is None:
+                new = cell.advance(x_t, states)
+            else:
+                with record.watching(t, (*xs, *states)) as returned:
+                    new = cell.advance(x_t, states)
+                    returned(new)
+            seen = new[: sequence.watched]
+            if running is not None:
+                seen = tuple(where(running[t], state, 0) for state in seen)
+                new = tuple(where(running[t], state, old) for state, old in zip(new, states))
+            states = new
+            for values, state in zip(every, seen):
+                values.append(state)
+    return tuple(stack(values[:: -1 if sequence.reverse else 1]) for values in every), states

@@ -1,0 +1,289 @@
+"""Every compiled cell is compared with the tape where it first runs.
+
+When a function of a compiled cell is about to be used for the first time, it runs over a small batch that is drawn for
+it, with the parameters and constants of the cell as they lie in memory; and so does the step itself, operation by
+operation, in the dtype of the cell and in float64 (see `judge`). With k, t and w for what the kernels, the tape and the
+tape in float64 say of an output, a final state or a gradient,
+
+    max |k - w|  <=  FACTOR * max |t - w|  +  FLOOR * max |w|
+
+or the kernels are not used: the cell runs on the tape, with a warning. So a fault of the compiler costs speed, and no
+wrong number leaves the layer. A draw that fails is repeated with others, for where a step has kinks and jumps, a
+rounding may decide on which side of one it comes out.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ..autograd.creation import get_rng_state, set_rng_state
+from ..autograd.primitive import FLOAT32, FLOAT64
+from ..autograd.tape import Value, no_grad, set_mode
+from .judge import Judge
+from .recorded import Recorded
+from .rows import RaggedRows, Rows, full_rows
+from .specification import TapeRecord, run_on_tape
+from .trace import Unfusable
+
+if TYPE_CHECKING:
+    from .fused import FusedCell, Way
+
+T, B, LENGTHS = 4, 3, (2, 4, 1)  # of the batch
+DRAWS = 3
+MOVED = 0.5  # standard deviation of what is added to the cell's own initial states
+FACTOR = 16  # times the rounding errors of the tape
+FLOOR = {FLOAT32: 2e-5, FLOAT64: 1e-10}  # of the largest element
+BLOCK = 1 << 15  # elements that are compared at a time
+NOTHING = np.zeros(1)
+SWITCH = "TINYGRAD_RNN_VALIDATE"
+
+
+class Mismatch(Unfusable):
+    """The kernels of a cell do not compute what its step computes."""
+
+
+class Difference(NamedTuple):
+    """How far kernels are from the tape in float64 at one result, how far they may be, and where they are farthest."""
+
+    name: str
+    found: float
+    allowed: float
+    at: tuple[int, ...]
+    kernels: float
+    tape: float
+
+    @property
+    def share(self) -> float:
+        """The difference in terms of what is allowed; infinite where only one side is a number."""
+        return self.found / self.allowed if self.allowed else float("inf" if self.found else 0)
+
+
+class Report(NamedTuple):
+    """What a validation found."""
+
+    way: str
+    worst: Difference | None
+    milliseconds: float
+
+    def __str__(self) -> str:
+        if self.worst is None:
+            return f"{self.way}: no finite numbers to compare, {self.milliseconds:.1f} ms"
+        return (
+            f"{self.way}: validated, largest difference {self.worst.found:.1e} at {self.worst.name} "
+            f"({self.worst.allowed:.1e} allowed), {self.milliseconds:.1f} ms"
+        )
+
+
+def is_on() -> bool:
+    """Whether cells are validated: unless the environment says TINYGRAD_RNN_VALIDATE=0."""
+    return os.environ.get(SWITCH, "1") != "0"
+
+
+def validate(fused: "FusedCell", way: "Way", rows: Rows) -> Report:
+    """Compare one way through a compiled cell, over sequences laid out like `rows`, with the tape.
+
+    Raises:
+        Mismatch: they differ, whatever was drawn; or the step fails on such a batch.
+    """
+    start, random_state = time.perf_counter(), get_rng_state()
+    compiling = fused.scan.seconds_compiling()
+    try:
+        for draw in range(DRAWS):
+            trial = _Trial(fused, way, rows, draw, MOVED)
+            worst = trial.worst()
+            if worst is None or worst.share <= 1:
+                break
+        if worst is None:  # no finite numbers come of such states; maybe of the cell's own
+            trial = _Trial(fused, way, rows, draw, 0.0)
+            worst = trial.worst()
+        if worst is not None and worst.share > 1:
+            raise Mismatch(trial.described(worst))
+        seconds = time.perf_counter() - start - (fused.scan.seconds_compiling() - compiling)
+        return Report(str(way), worst, 1e3 * seconds)
+    except Unfusable:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise Mismatch(f"it could not be compared with its step on a trial batch of {B} sequences: {what}") from error
+    finally:
+        set_rng_state(random_state)
+
+
+class _Trial:
+    """A batch drawn for a cell, and what both sides make of it."""
+
+    def __init__(self, fused: "FusedCell", way: "Way", rows: Rows, draw: int, moved: float) -> None:
+        self.fused, self.way, self.draw, self.moved = fused, way, draw, moved
+        self.places = way.asked.places if way.asked else []
+        self.cell: Any = fused.cell()
+        self.random = np.random.default_rng(draw)
+        self.lengths = np.array(LENGTHS) if isinstance(rows, RaggedRows) else None
+        self.rows = full_rows(T, B, rows.flipped) if self.lengths is None else RaggedRows(T, self.lengths, rows.flipped)
+        self._judgement: Any = None
+        plan, leaves = fused.plan, fused.leaves
+        self._restart()
+        with no_grad():
+            self.held = self.cell.values_of_sequence(B)
+        self.after_held = get_rng_state()
+        held = [value for values in self.held.values() for value in values.values()]
+        inputs: Any = [self._drawn((T, B, *line.shape[1:]), line.dtype) for line in leaves[: fused.inputs]]
+        self.tensors: list[Any] = [*inputs, *held, *fused.fixed, *self._states(plan.states)]
+        self.sequence = fused.sequence(
+            tuple(inputs), tuple(self.tensors[-len(plan.states) :]), rows.flipped, self.lengths
+        )
+
+    def _restart(self) -> None:
+        """Let both sides draw the same numbers."""
+        set_rng_state(np.random.default_rng(self.draw).bit_generator.state)  # type: ignore[arg-type]
+
+    def _drawn(self, shape: tuple[int, ...], dtype: np.dtype) -> Value:
+        return Value.tensor(self.random.standard_normal(shape).astype(dtype))
+
+    def _states(self, states: list[Any]) -> list[Value]:
+        """The cell's own initial states, moved a little: what a cell divides by is no random number."""
+        found = [self._drawn((B, *line.shape[1:]), line.dtype) for line in states]
+        own: list[Any] = [0] * len(states)
+        with contextlib.suppress(Exception), no_grad():  # a cell whose states are always given need not have any
+            begun = [np.asarray(state.data) for state in self.cell.begin(None, B)]
+            if [x.shape for x in begun] == [x.data.shape for x in found]:
+                own = begun
+        return [Value.tensor((first + self.moved * x.data).astype(x.data.dtype)) for first, x in zip(own, found)]
+
+    # ---- Both sides --------------------------------------------------------------------------------------------------
+
+    def worst(self) -> Difference | None:
+        """The difference that is least allowed; None if there are no finite numbers to compare."""
+        set_rng_state(self.after_held)
+        kernels, starts = self._kernels()
+        set_rng_state(self.after_held)
+        with np.errstate(all="ignore"):
+            expected = self._tape(starts, precise=True)
+            for name in set(expected).difference(kernels):  # a tensor that step reads, and the kernels do not
+                kernels[name] = np.zeros_like(expected[name])
+            found = [_difference(name, kernels[name], wide, None) for name, wide in expected.items()]
+            if any(each is not None and each.share > 1 for each in found):  # by more than what rounding may do always
+                own = self._tape(starts, precise=False)
+                found = [_difference(name, kernels[name], wide, own[name]) for name, wide in expected.items()]
+        return max((each for each in found if each is not None), key=lambda each: each.share, default=None)
+
+    def _kernels(self) -> tuple[dict[str, np.ndarray], list[np.ndarray | None]]:
+        """What the kernels give, by name; and the gradients, drawn, that went back from outputs and last states."""
+        fused, way, rows = self.fused, self.way, self.rows
+        arrays = [x.data for x in self.tensors]
+        arrays += fused.draw(rows) if fused.drawn else []
+        every, finals, kept = way.forward(rows, arrays)
+        found = dict(zip(self._names(len(every)), [*every, *finals]))
+        starts: list[np.ndarray | None] = []
+        if way.asked is not None and self.places:
+            for output, value in zip(way.asked.outputs, [*every, *finals]):
+                starts.append(None if output is None else self._drawn(value.shape, value.dtype).data)
+            gradients = way.backward(rows, kept, starts)
+            found |= zip([f"d{fused.leaves[i].name}" for i in self.places], gradients)
+        return found, starts
+
+    def _names(self, watched: int) -> list[str]:
+        names = [state.name for state in self.fused.plan.states]
+        return [*(f"{name} after every step" for name in names[:watched]), *(f"the last {name}" for name in names)]
+
+    def _tape(self, starts: list[np.ndarray | None], precise: bool) -> dict[str, np.ndarray]:
+        """The same from the step itself, in float64 or in the dtype of the cell."""
+        if self._judgement is None:
+            self._judgement = self._judged(None)
+        judge, (every, finals) = self._judgement
+        value = lambda entry: entry.wide if precise else entry.own
+        results = [value(judge.entry(x)) for x in (*every, *finals)]
+        expected = dict(zip(self._names(len(every)), results))
+        if not starts:
+            return expected
+        gradients = judge.gradients(
+            [(x, dy) for x, dy in zip((*every, *finals), starts) if dy is not None], precise
+        )
+        for i in self.places:
+            entry = judge.entry(self.tensors[i])
+            found = gradients.pop(entry, None)
+            expected[f"d{self.fused.leaves[i].name}"] = np.zeros_like(value(entry)) if found is None else found
+        return expected | {f"d{self._name_of(x)}": gradients[y] for x, y in judge.leaves() if y in gradients}
+
+    def _name_of(self, x: Any) -> str:
+        """What the cell calls a tensor of which the kernels know nothing."""
+        return next((name for name, p in self.cell.named_parameters() if p is x), "a tensor that step reads")
+
+    def _judged(self, record: TapeRecord | None) -> tuple[Judge, Any]:
+        """The step, run by a judge."""
+        judge, places = Judge(), set(self.places)
+        fixed = range(self.fused.inputs, len(self.tensors) - len(self.fused.plan.states))
+        for i, x in enumerate(self.tensors):
+            judge.leaf(x, i in places, i in fixed)
+        with set_mode("grad", bool(places)), set_mode("tracer", judge):
+            return judge, run_on_tape(self.cell, self.sequence, record, self.held)
+
+    # ---- What to say -------------------------------------------------------------------------------------------------
+
+    def described(self, worst: Difference) -> str:
+        """What differs first, in the user's terms."""
+        try:
+            first = next(self._named_differences(), None)
+        except Exception:  # nobody is helped by an error about an error
+            first = None
+        name, found = first or (worst.name, worst)
+        return (
+            f"its kernels do not compute what step computes: {name} is {found.kernels:.7g} by the kernels and "
+            f"{found.tape:.7g} on the tape, at {list(found.at)} of a trial ({self.way}). This is a fault of "
+            "tinygrad_rnn, not of your cell: please report it with the text of step"
+        )
+
+    def _named_differences(self) -> Iterator[tuple[str, Difference]]:
+        """The named values of the step that differ, in the order of its lines."""
+        fused, rows = self.fused, self.rows
+        runs: list[Any] = []
+        set_rng_state(self.after_held)
+        with no_grad():
+            fused.run(rows, self.tensors, [x.data for x in self.tensors], runs.append, proved=True)
+        recorded, record = Recorded(fused, runs[0]), TapeRecord(self.cell, self.sequence)
+        set_rng_state(self.after_held)
+        judge, _ = self._judged(record)
+        for name, line in recorded.named.items():
+            steps = [judge.entry(x) for x in record.named.get(name, ()) if x is not None]
+            if len(steps) == T:
+                own, wide = np.stack([y.own for y in steps]), np.stack([y.wide for y in steps])
+                if self.lengths is not None:
+                    own[np.arange(T)[:, None] >= self.lengths] = wide[np.arange(T)[:, None] >= self.lengths] = 0
+                difference = _difference(name, recorded.value(name), wide, own)
+                if difference is not None and difference.share > 1:
+                    where = getattr(line, "where", "")
+                    yield f"{name} ({where})" if where else name, difference
+
+
+def _difference(name: str, kernels: np.ndarray, wide: np.ndarray, own: np.ndarray | None) -> Difference | None:
+    """Of one result; None where the tape has no finite numbers to compare with.
+
+    Args:
+        own: what the tape has in the dtype of the cell; None to allow for no rounding errors but those of the result.
+    """
+    if kernels.shape != wide.shape:
+        return Difference(name, float("inf"), 0.0, (), float("nan"), float("nan"))
+    k, w, t = (x.reshape(1) if x.ndim == 0 else x for x in (kernels, wide, wide if own is None else own))
+    place: tuple[int, ...] = (0,)
+    worst, rounding, scale = -1.0, 0.0, 0.0
+    rows = max(1, BLOCK * len(w) // max(1, w.size))
+    for start in range(0, len(w), rows):  # of a large matrix by parts that stay in the cache
+        some = slice(start, start + rows)
+        error, size = np.abs(k[some] - w[some]), np.abs(w[some])
+        apart = NOTHING if own is None else np.abs(t[some] - w[some])
+        if not np.isfinite(error.max() + apart.max() + size.max()):
+            known = np.isfinite(t[some]) & np.isfinite(w[some])
+            error[np.isnan(error)] = np.inf
+            error, apart, size = (np.where(known, each, -1) for each in (error, apart, size))
+        largest = error.max()
+        if largest > worst:
+            first, *others = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
+            worst, place = float(largest), (start + first, *others)
+        rounding, scale = max(rounding, float(apart.max())), max(scale, float(size.max()))
+    if worst < 0:
+        return None
+    allowed = FACTOR * rounding + FLOOR[kernels.dtype] * scale
+    return Difference(name, worst, allowed, place[: wide.ndim], float(k[place]), float(w[place]))
