@@ -128,9 +128,16 @@ def write_work(module: Any) -> Function:
 
 
 def write_share(module: Any, work: Function, local: bool = True) -> Function:
-    """share(team, helpers, count, chunk, job, room) -> 1 if all chunks have been done, 0 if the team is busy."""
+    """share(team, helpers, count, chunk, job, room) -> 1 if all chunks have been done, 0 if the team is busy.
+
+    If `count` is not above zero, all have been done; no helpers, and fewer, are none.
+    """
     f = Function(module, "share", ["team", "helpers", "count", "chunk", "job", "room"], local, gives=I64)
     atomic, (team, helpers, count, chunk, job, room) = _Atomic(f), f.arguments
+    helpers = f.least(helpers, MOST_HELPERS)
+    with f.when(count <= 0):
+        f.give(1)
+        f.go_on()
     with f.when(~atomic.turn(team + BUSY, FREE, TAKEN)):
         f.give(0)
         f.go_on()
@@ -182,7 +189,7 @@ def _write_serve(module: Any, work: Function) -> None:
 
 
 def _write_stop(module: Any) -> None:
-    """stop(team, helpers): tell them to return from `serve`."""
+    """stop(team, helpers): tell them to return from `serve`; no helpers, and fewer, are none."""
     f = Function(module, "stop", ["team", "helpers"])
     team, helpers = f.arguments
     _Atomic(f).set(team + STOP, 1)
@@ -192,7 +199,7 @@ def _write_stop(module: Any) -> None:
 
 
 def _write_wait(module: Any) -> None:
-    """wait(turns): to find out how long a turn takes."""
+    """wait(turns): to find out how long a turn takes; no turns, and fewer, are none."""
     f = Function(module, "wait", ["turns"])
     with f.loop(0, f.arguments[0]):
         _pause(f)
