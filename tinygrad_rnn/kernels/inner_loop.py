@@ -6,6 +6,8 @@ they run block by block: what is not contiguous is copied to the stack and back,
 Formulas may write a result over an input that begins at the same address. NumPy makes copies of operands that overlap
 in other ways, but not of an input that runs ahead of the result, by which the order of elements would matter; then
 results go through the stack as well.
+
+A length of zero or below is nothing to do.
 """
 
 import functools
@@ -31,6 +33,7 @@ def inner_loop(size: int) -> int:
     operands, lengths, steps, data = f.arguments
     element = ir.IntType(8 * size)
     length, inputs, total, formulas = f.read(lengths), f.read(data), f.read(data + 8), f.read(data + 16)
+    f.need(length)
     strided, shifted = f.variable(0), f.variable(0)
     with f.loop(0, total) as i:
         with f.when(f.read(steps + i * 8) != size):

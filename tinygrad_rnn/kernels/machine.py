@@ -212,6 +212,13 @@ class Function:
         else:
             self.builder.ret(self.number(value).value)
 
+    def need(self, *counts: Int) -> None:
+        """Return at once unless all these counts are above zero: less than one thing to do is nothing to do."""
+        for count in counts:
+            with self.when(count <= 0):
+                self.give()
+                self.go_on()
+
     def go_on(self) -> None:
         """Write on after `give`, to a block that is never reached, so that what surrounds it can end."""
         self.builder.position_at_end(self.builder.append_basic_block())

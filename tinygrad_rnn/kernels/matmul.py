@@ -19,6 +19,9 @@ Inside compiled code:
 of `matmul_packed`; no memory is allocated; a few hundred rows at a time keep A in the cache. `multiply` is not compiled
 into its callers: they call one copy, which is made in a tenth of a second when it is first needed. The same holds for
 `product`, the `matmul` of compiled code, for `fill_panels`, its `pack`, and for `copy` and `sum_rows`.
+
+A thread whose rows have all ended may ask for fewer than no rows. For each of these, counts of rows and columns that
+are not above zero are nothing to do, and a product over K <= 0 is zero.
 """
 
 # Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
@@ -109,7 +112,7 @@ def multiply(typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, acc
     """C[M, N] (+)= A[M, K] @ B[K, N], where B is packed: `panels(pack(b).panels)`.
 
     A and C are Matrix tuples of any strides; C must not overlap the operands. With accumulate=False, C is overwritten,
-    whatever it held.
+    whatever it held: by zeros if K <= 0. If M <= 0 or N <= 0, nothing is done.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -120,7 +123,10 @@ def multiply(typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, acc
 
 @intrinsic
 def product(typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, room: Any) -> Any:
-    """C[M, N] = A[M, K] @ B[K, N] for matrices of any strides; `room` is that of the thread, `room.address`."""
+    """C[M, N] = A[M, K] @ B[K, N] for matrices of any strides; `room` is that of the thread, `room.address`.
+
+    If K <= 0, that is zero; if M <= 0 or N <= 0, nothing is done.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _call(context, builder, "product", A, args)
@@ -130,7 +136,7 @@ def product(typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, room
 
 @intrinsic
 def fill_panels(typingctx: Any, B: Any, target: Any, K: Any, N: Any) -> Any:
-    """Pack B[K, N]: `target` are the `panels` of an array [panels, K, width]."""
+    """Pack B[K, N]: `target` are the `panels` of an array [panels, K, width]. If K <= 0 or N <= 0, nothing is done."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         data, _, step = cgutils.unpack_tuple(builder, args[1], 3)
@@ -141,7 +147,10 @@ def fill_panels(typingctx: Any, B: Any, target: Any, K: Any, N: Any) -> Any:
 
 @intrinsic
 def sum_rows(typingctx: Any, A: Any, y: Any, first: Any, M: Any, N: Any) -> Any:
-    """Array y[first : first + N] = the sum of the rows of A[M, N], one after the other; rows and y are contiguous."""
+    """Array y[first : first + N] = the sum of the rows of A[M, N], one after the other; rows and y are contiguous.
+
+    If M <= 0 or N <= 0, nothing is done.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = builder.gep(context.make_array(y)(context, builder, args[1]).data, [args[2]])
@@ -152,7 +161,7 @@ def sum_rows(typingctx: Any, A: Any, y: Any, first: Any, M: Any, N: Any) -> Any:
 
 @intrinsic
 def copy(typingctx: Any, A: Any, C: Any, M: Any, N: Any) -> Any:
-    """C[M, N] = A[M, N]; the rows of C are contiguous."""
+    """C[M, N] = A[M, N]; the rows of C are contiguous. If M <= 0 or N <= 0, nothing is done."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _call(context, builder, "copy", A, args)

@@ -76,7 +76,9 @@ class _Distinct(ir.MDValue):
 
 @intrinsic
 def for_each(typingctx: Any, formulas: Any, operands: Any, count: Any, dtype: Any) -> Any:
-    """`results = formulas(inputs)` for each of `count` elements; `operands` has the addresses of inputs and results.
+    """`results = formulas(inputs)` for each of `count` elements, for none if that is zero or below.
+
+    `operands` has the addresses of inputs and results.
 
     LLVM is told that no element waits for another. So it makes vector code of the loop, however many operands there
     are, without comparing their addresses; and a result may be written over an input that begins at the same address.

@@ -17,6 +17,9 @@ nor on the other rows of a batch, to the last bit. (Products of a row and a colu
 are summed lane by lane: there they depend on the shape, but not on threads.) Where C has but one panel of columns, a
 chain is a quarter of K up to DEPTH: a single row of C is then a few vectors, and the processor, which can add to each
 only when the addition before is over, would stand still most of the time if it had no other chain to go on with.
+
+Counts may be zero or below, as they are for a thread whose rows have all ended: less than one row or column is nothing
+to do, and a product over K <= 0 is zero. So do all functions here see it, each for itself.
 """
 
 import ctypes
@@ -102,9 +105,14 @@ def _cut(f: Function, K: Int, narrow: Int) -> tuple[Int, Int]:
 
 
 def _write_multiply(module: Any, dtype: str, chained: Function) -> None:
-    """multiply(A, B, C, M, N, K, accumulate): C[M, N] (+)= A[M, K] @ B[K, N], where B is packed."""
+    """multiply(A, B, C, M, N, K, accumulate): C[M, N] (+)= A[M, K] @ B[K, N], where B is packed.
+
+    If M or N is not above zero, nothing is done; K below zero is zero.
+    """
     f = Function(module, "multiply", [*_MATRICES, "M", "N", "K", "accumulate"])
     (A, B, C), (M, N, K, accumulate) = _of_arguments(f)
+    f.need(M, N)
+    K = f.most(K, 0)
     _, chain = _cut(f, K, _narrow(f, N, dtype) != 0)
     f.call(chained, *A, *B, *C, M, N, K, accumulate, chain)
     f.give()
@@ -114,10 +122,13 @@ def _write_chained(module: Any, dtype: str) -> Function:
     """chained(A, B, C, M, N, K, accumulate, chain): the same with chains of a given length.
 
     A and C have any strides; C must not overlap the operands. Without `accumulate`, C is overwritten, whatever it
-    held. Where its rows are not contiguous, blocks are computed on the stack.
+    held. Where its rows are not contiguous, blocks are computed on the stack. If M or N is not above zero, nothing is
+    done; K below zero is zero; `chain` is at least 1.
     """
     f = Function(module, "chained", [*_MATRICES, "M", "N", "K", "accumulate", "chain"], local=True)
     (A, B, C), (M, N, K, accumulate, chain) = _of_arguments(f)
+    f.need(M, N)
+    K = f.most(K, 0)
     v = Vectors(f, dtype)
     width = ROW_BYTES // v.size
     spare = Matrix(f.stack(BLOCK_BYTES), ROW_BYTES, v.size)
@@ -164,11 +175,15 @@ def _write_chained(module: Any, dtype: str) -> Function:
 
 
 def _write_copy(module: Any, dtype: str) -> Function:
-    """copy(source, target, M, N): target[M, N] = source[M, N], where the rows of `target` are contiguous."""
+    """copy(source, target, M, N): target[M, N] = source[M, N], where the rows of `target` are contiguous.
+
+    If M or N is not above zero, nothing is done.
+    """
     names = [f"{matrix}_{field}" for matrix in ("source", "target") for field in Matrix._fields]
     f = Function(module, "copy", [*names, "M", "N"])
     source, target = Matrix(*f.arguments[:3]), Matrix(*f.arguments[3:6])
     M, N = f.arguments[6:]
+    f.need(M, N)
     v = Vectors(f, dtype)
     by_rows, by_squares = source.col == v.size, (source.col != v.size) & (source.row == v.size)
     columns = N // v.lanes * v.lanes
@@ -188,10 +203,12 @@ def _write_copy(module: Any, dtype: str) -> Function:
 def _write_fill(module: Any, dtype: str, copy: Function) -> Function:
     """fill_panels(B, panels, K, N): copy B[K, N] to contiguous panels at address `panels`, `K` rows each.
 
-    There are zeros where the last one has no columns: garbage may be slow to multiply.
+    There are zeros where the last one has no columns: garbage may be slow to multiply. If K or N is not above zero,
+    nothing is done.
     """
     f = Function(module, "fill_panels", ["b_data", "b_row", "b_col", "panels", "step", "K", "N"])
     B, (panels, step, K, N) = Matrix(*f.arguments[:3]), f.arguments[3:]
+    f.need(K, N)
     v = Vectors(f, dtype)
     width = ROW_BYTES // v.size
     # Rows that are contiguous are read through several panels, for the sake of the processor's look-ahead.
@@ -209,25 +226,31 @@ def _write_fill(module: Any, dtype: str, copy: Function) -> Function:
 
 
 def _write_sum_rows(module: Any, dtype: str) -> None:
-    """sum_rows(A, y, M, N): y[N] = the sum of the rows of A[M, N], one after the other; both contiguous along N."""
+    """sum_rows(A, y, M, N): y[N] = the sum of the rows of A[M, N], one after the other; both contiguous along N.
+
+    If M or N is not above zero, nothing is done: y stays as it is.
+    """
     f = Function(module, "sum_rows", [*_MATRICES[:3], "y", "M", "N"])
     A, (y, M, N) = Matrix(*f.arguments[:3]), f.arguments[3:]
+    f.need(M, N)
     v, single = Vectors(f, dtype), Vectors(f, dtype, lanes=1)
     whole = N // v.lanes * v.lanes
-    with f.when(M > 0):
-        for vectors, start, stop in (v, 0, whole), (single, whole, N):
-            with f.loop(start, stop, vectors.lanes) as j:
-                total, column = vectors.variable(), A.rest(0, j)
-                vectors.builder.store(vectors.load(column.data), total)
-                with f.loop(1, M) as i:
-                    row = vectors.load(column.rest(i, 0).data)
-                    vectors.builder.store(vectors.add(vectors.value(total), row), total)
-                vectors.store(vectors.value(total), y + j * v.size)
+    for vectors, start, stop in (v, 0, whole), (single, whole, N):
+        with f.loop(start, stop, vectors.lanes) as j:
+            total, column = vectors.variable(), A.rest(0, j)
+            vectors.builder.store(vectors.load(column.data), total)
+            with f.loop(1, M) as i:
+                row = vectors.load(column.rest(i, 0).data)
+                vectors.builder.store(vectors.add(vectors.value(total), row), total)
+            vectors.store(vectors.value(total), y + j * v.size)
     f.give()
 
 
 def _write_product(module: Any, dtype: str, part: Function) -> None:
-    """product(A, B, C, M, N, K, room): C[M, N] = A[M, K] @ B[K, N] for matrices of any strides; see `_write_part`."""
+    """product(A, B, C, M, N, K, room): C[M, N] = A[M, K] @ B[K, N] for matrices of any strides; see `_write_part`.
+
+    If M or N is not above zero, nothing is done; K below zero is zero.
+    """
     f = Function(module, "product", [*_MATRICES, "M", "N", "K", "room"])
     (A, B, C), (M, N, K, room) = _of_arguments(f)
     f.call(part, *A, *B, *C, M, N, K, _narrow(f, N, dtype), room)
@@ -245,11 +268,13 @@ def _write_part(
     """part(A, B, C, M, N, K, flags, room): C[M, N] (+)= A[M, K] @ B[K, N] for matrices of any strides, or B packed.
 
     `room` is the address of ROOM_BYTES of memory. This may be a part of the rows and columns of a product, and the flag
-    NARROW says what `_narrow` says of all of it.
+    NARROW says what `_narrow` says of all of it. If M or N is not above zero, nothing is done; K below zero is zero.
     """
     f = Function(module, "part", [*_MATRICES, "M", "N", "K", "flags", "room"], local=True)
     v = Vectors(f, dtype)
     (A, B, C), (M, N, K, flags, room) = _of_arguments(f)
+    f.need(M, N)
+    K = f.most(K, 0)
     width, (depth, chain) = ROW_BYTES // v.size, _cut(f, K, (flags & NARROW) != 0)
     packed, accumulate = (flags & PACKED) != 0, flags & ACCUMULATE
     room_a = Matrix(room, f.number(DEPTH * v.size), f.number(v.size))
@@ -343,10 +368,14 @@ _STACK, _COLUMNS, _ROWS = range(3)  # the axis that is cut
 
 
 def _write_chunk(module: Any, dtype: str, product: Function) -> Function:
-    """chunk(job, i, room): compute part `i` of the products that `job` describes."""
+    """chunk(job, i, room): compute part `i` of the products that `job` describes.
+
+    A job of no pieces, or of pieces of no length, is nothing to do; so are products of counts that are not above zero.
+    """
     f = Function(module, "chunk", ["job", "i", "room"])
     job, i, room = f.arguments
     told = {name: f.read(job + 8 * n) for n, name in enumerate(_JOB)}
+    f.need(told["pieces"], told["unit"])
     fields = [told[name] for name in _MATRICES]
     A, B, C = (Matrix(*fields[n : n + 3]) for n in (0, 3, 6))
     start = lambda n: told["length"] * n // told["pieces"] // told["unit"] * told["unit"]
@@ -372,7 +401,8 @@ def _write_entry(module: Any, dtype: str, chunk: Function, share: Function) -> F
     It is called by the interpreter with its objects, `self` being (np.ndarray, the dtype, the address of the team). It
     refuses, before anything is changed, what is no array of the dtype with two axes or three (the first for stacks of
     matrices), what does not fit, and a `c` that is read-only or may overlap an operand. Where the flag PACKED is set,
-    `b` is [panels, K, width]. The number of `threads` counts from `one_thread` multiply-adds on.
+    `b` is [panels, K, width]. The number of `threads` counts from `one_thread` multiply-adds on. No threads, and
+    fewer, are one; so are multiply-adds.
     """
     f = Function(module, "entry", ["self", "arguments", "count"], gives=I64)
     v, (known, arguments, _) = Vectors(f, dtype), f.arguments
@@ -391,7 +421,7 @@ def _write_entry(module: Any, dtype: str, chunk: Function, share: Function) -> F
         require((f.read(x + _DTYPE) == element) & ((ndim == 2) | (ndim == 3)))
     a, b, c = (_Array(f, v.size, x) for x in objects[:3])
     flags, room, threads, one_thread, team = (f.call("PyLong_AsLongLong", x) for x in (*objects[3:], team))
-    packed = (flags & PACKED) != 0
+    packed, one_thread = (flags & PACKED) != 0, f.most(one_thread, 1)
     M, K, N = a.rows, a.cols, c.cols
     require((f.read(objects[2] + _FLAGS, I32) & _WRITEABLE) != 0)
     require((c.rows == M) & (b.rows == K))
@@ -448,7 +478,7 @@ def _write_entry(module: Any, dtype: str, chunk: Function, share: Function) -> F
 
 
 def _write_fill_entry(module: Any, dtype: str, fill: Function) -> None:
-    """fill(b, panels): `fill_panels` for the interpreter, which gives two arrays that fit."""
+    """fill(b, panels): `fill_panels` for the interpreter, which gives two arrays that fit, empty ones too."""
     f = Function(module, "fill", ["self", "arguments", "count"], gives=I64)
     b, panels = (_Array(f, Vectors(f, dtype).size, f.read(f.arguments[1] + 8 * n)) for n in range(2))
     f.call(fill, b.data, b.row, b.col, panels.data, panels.step, b.rows, b.cols)

@@ -67,7 +67,7 @@ class Shared:
 
 @intrinsic
 def share(typingctx: Any, kernel: Any, addresses: Any, helpers: Any, bounds: Any, arguments: Any) -> Any:
-    """Have the team do all ranges, or do them alone if it is busy.
+    """Have the team do all ranges, or do them alone if it is busy. One bound, and none, is nothing to do.
 
     `kernel` and `addresses` are addresses, the latter of `team.write_share`'s function, the team and a room.
     """

@@ -13,6 +13,11 @@ child starts helpers of its own, and at the end of the process they are told to 
 
 The state is a block of memory with a cache line for each number that several threads write. Any thread may read LEFT
 at any time; what it takes from there is a chunk of the job that is under way then, which cannot end before that chunk.
+So a helper that was looking at an earlier job may take part in a later one that wants fewer.
+
+To be roused means nothing but to look again: whoever did the last chunk of a job may be late, and rouse the caller of
+the next one. That no order of steps makes `share` return early, do a chunk twice or hang is not argued here but tried:
+a test walks all of them, taking the steps from the instructions that are written below.
 """
 
 import atexit
@@ -83,7 +88,10 @@ def _pause(f: Function) -> None:
 
 
 def _sleep(f: Function, place: Int, unless: Callable[[], Int]) -> None:
-    """Sleep until another thread rouses the one that sleeps at `place`, unless there is a reason not to."""
+    """Sleep until another thread rouses the one that sleeps at `place`, unless there is a reason not to.
+
+    There may be none afterwards either: who rouses may have had an earlier reason. Look again.
+    """
     atomic = _Atomic(f)
     awake = f.variable(0)
     atomic.set(place, 1)
@@ -94,7 +102,15 @@ def _sleep(f: Function, place: Int, unless: Callable[[], Int]) -> None:
         f.call("PyThread_acquire_lock", f.read(place + 8), 1)
 
 
+def _sleep_until(f: Function, place: Int, condition: Callable[[], Int]) -> None:
+    """Sleep at `place`, however often it is roused, until the condition holds."""
+    with f.endless_loop() as leave_unless:
+        leave_unless(~condition())
+        _sleep(f, place, condition)
+
+
 def _rouse(f: Function, place: Int) -> None:
+    """Open the lock of the thread that sleeps at `place`, if one does."""
     atomic = _Atomic(f)
     with f.when(atomic.get(place) == 1), f.when(atomic.turn(place, 1, 0)):
         f.call("PyThread_release_lock", f.read(place + 8))
@@ -128,16 +144,24 @@ def write_work(module: Any) -> Function:
 
 
 def write_share(module: Any, work: Function, local: bool = True) -> Function:
-    """share(team, helpers, count, chunk, job, room) -> 1 if all chunks have been done, 0 if the team is busy."""
+    """share(team, helpers, count, chunk, job, room) -> 1 if all chunks have been done, 0 if the team is busy.
+
+    If `count` is not above zero, all have been done; no helpers, and fewer, are none.
+    """
     f = Function(module, "share", ["team", "helpers", "count", "chunk", "job", "room"], local, gives=I64)
     atomic, (team, helpers, count, chunk, job, room) = _Atomic(f), f.arguments
+    helpers = f.least(helpers, MOST_HELPERS)
+    with f.when(count <= 0):
+        f.give(1)
+        f.go_on()
     with f.when(~atomic.turn(team + BUSY, FREE, TAKEN)):
         f.give(0)
         f.go_on()
-    for place, value in (COUNT, count), (HELPERS, helpers), (CHUNK, chunk):
+    for place, value in (COUNT, count), (CHUNK, chunk):
         f.write(team + place, value)
     with f.loop(0, JOB_BYTES, 8) as n:
         f.write(team + JOB + n, f.read(job + n))
+    atomic.set(team + HELPERS, helpers)
     atomic.set(team + DONE, 0)
     atomic.set(team + LEFT, count)
     with f.loop(0, helpers) as k:
@@ -152,8 +176,7 @@ def write_share(module: Any, work: Function, local: bool = True) -> Function:
         leave_unless(~finished() & (turns.get() < patience))
         _pause(f)
         turns.set(turns.get() + 1)
-    with f.when(~finished()):
-        _sleep(f, team + CALLER, finished)
+    _sleep_until(f, team + CALLER, finished)
     atomic.set(team + BUSY, FREE)
     f.give(1)
     return f
@@ -163,7 +186,7 @@ def _write_serve(module: Any, work: Function) -> None:
     """serve(team, me, room): what a helper does until the team stops."""
     f = Function(module, "serve", ["team", "me", "room"])
     atomic, (team, me, room) = _Atomic(f), f.arguments
-    wanted = lambda: (atomic.get(team + LEFT) > 0) & (f.read(team + HELPERS) > me)
+    wanted = lambda: (atomic.get(team + LEFT) > 0) & (atomic.get(team + HELPERS) > me)
     stopped = lambda: atomic.get(team + STOP) != 0
     turns = f.variable(0)
     with f.endless_loop() as leave_unless:
@@ -182,7 +205,7 @@ def _write_serve(module: Any, work: Function) -> None:
 
 
 def _write_stop(module: Any) -> None:
-    """stop(team, helpers): tell them to return from `serve`."""
+    """stop(team, helpers): tell them to return from `serve`; no helpers, and fewer, are none."""
     f = Function(module, "stop", ["team", "helpers"])
     team, helpers = f.arguments
     _Atomic(f).set(team + STOP, 1)
@@ -192,7 +215,7 @@ def _write_stop(module: Any) -> None:
 
 
 def _write_wait(module: Any) -> None:
-    """wait(turns): to find out how long a turn takes."""
+    """wait(turns): to find out how long a turn takes; no turns, and fewer, are none."""
     f = Function(module, "wait", ["turns"])
     with f.loop(0, f.arguments[0]):
         _pause(f)
@@ -233,6 +256,10 @@ class Team:
         machine = _machine()
         # A thread may be refused: by a limit of the system, or because the interpreter is shutting down.
         with self.starting, contextlib.suppress(RuntimeError):
+            if self._read(STOP):  # who was told to end keeps the place to sleep at until then
+                self.helpers = [helper for helper in self.helpers if helper.is_alive()]
+                if self.helpers:
+                    return
             if not self.helpers:
                 self._write(PATIENT, _turns(machine, PATIENCE))
                 self._write(STOP, 0)
@@ -269,7 +296,7 @@ class Team:
                 _machine()["stop"](self.address, len(self.helpers))
             for helper in self.helpers:
                 helper.join(timeout=1)
-            self.helpers = []
+            self.helpers = [helper for helper in self.helpers if helper.is_alive()]  # in a long chunk
 
 
 @functools.cache

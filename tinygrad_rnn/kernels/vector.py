@@ -4,7 +4,8 @@ Everything here writes its instructions into a `machine.Function`. LLVM vectoris
 not keep a block of a matrix product in registers; `tile`, which does, is where nearly all of the time of a matrix
 product goes.
 
-A matrix in memory is a `Matrix`: an address and two strides in bytes. Nothing here checks bounds.
+A matrix in memory is a `Matrix`: an address and two strides in bytes. Nothing here checks bounds. Counts of zero and
+below are nothing to do; sums over none are zero.
 """
 
 import ctypes
@@ -107,7 +108,7 @@ class Vectors:
         self.store(self.load(source, self.element), target)
 
     def first_lanes(self, n: Int) -> Any:
-        """A mask that is true in the first `n` lanes."""
+        """A mask that is true in the first `n` lanes: in none of them if n is zero or below."""
         numbers = ir.Constant(ir.VectorType(ir.IntType(64), self.lanes), list(range(self.lanes)))
         return self.builder.icmp_signed("<", numbers, self._repeat(n.value, numbers.type))
 
@@ -197,78 +198,81 @@ def tile(
 
     Args:
         rows, vectors: of the block. The registers must hold their product, and `vectors` more.
-        live, cols: the rows of A and the columns of C that exist, at least 1. The last row is computed, and written,
-            in place of those that do not; nothing is read or written in place of the columns that do not.
+        live, cols: the rows of A and the columns of C that exist; nothing is done unless both are above zero. The last
+            row is computed, and written, in place of those that do not; nothing is read or written in place of the
+            columns that do not.
         B: rows of panels, VECTORS contiguous vectors each; `col` leads from one panel to the next.
         C: its rows are contiguous.
         add: add to C; otherwise it is overwritten, whatever it held.
     """
     f = v.f
-    row = [f.least(i, f.number(live) - 1) if i else f.number(0) for i in range(rows)]
-    a_rows = [A.data + A.row * i for i in row]
-    b_columns = [B.data + B.col * (j // VECTORS) + j % VECTORS * HOST.bytes for j in range(vectors)]
-    c_blocks = {(i, j): C.data + C.row * row[i] + j * HOST.bytes for i in range(rows) for j in range(vectors)}
-    sums = {place: v.variable() for place in c_blocks}
-    for address in c_blocks.values():
-        v.prefetch(address)
-    with f.loop(0, K) as k:
-        b_k = [v.load(b + B.row * k) for b in b_columns]
-        for i in range(rows):
-            a_ik = v.broadcast(v.load(a_rows[i] + A.col * k, v.element))
-            for j in range(vectors):
-                v.multiply_add(a_ik, b_k[j], sums[i, j])
+    with f.when((f.number(live) > 0) & (f.number(cols) > 0)):
+        row = [f.least(i, f.number(live) - 1) if i else f.number(0) for i in range(rows)]
+        a_rows = [A.data + A.row * i for i in row]
+        b_columns = [B.data + B.col * (j // VECTORS) + j % VECTORS * HOST.bytes for j in range(vectors)]
+        c_blocks = {(i, j): C.data + C.row * row[i] + j * HOST.bytes for i in range(rows) for j in range(vectors)}
+        sums = {place: v.variable() for place in c_blocks}
+        for address in c_blocks.values():
+            v.prefetch(address)
+        with f.loop(0, K) as k:
+            b_k = [v.load(b + B.row * k) for b in b_columns]
+            for i in range(rows):
+                a_ik = v.broadcast(v.load(a_rows[i] + A.col * k, v.element))
+                for j in range(vectors):
+                    v.multiply_add(a_ik, b_k[j], sums[i, j])
 
-    def deliver(load: Any, store: Any) -> None:
-        with f.when(add):  # all rows before any is written: one may stand for others
+        def deliver(load: Any, store: Any) -> None:
+            with f.when(add):  # all rows before any is written: one may stand for others
+                for (i, j), address in c_blocks.items():
+                    v.builder.store(v.add(load(j, address), v.value(sums[i, j])), sums[i, j])
             for (i, j), address in c_blocks.items():
-                v.builder.store(v.add(load(j, address), v.value(sums[i, j])), sums[i, j])
-        for (i, j), address in c_blocks.items():
-            store(j, v.value(sums[i, j]), address)
+                store(j, v.value(sums[i, j]), address)
 
-    with f.either(f.number(cols) >= vectors * v.lanes) as (whole, part):
-        with whole:
-            deliver(lambda j, address: v.load(address), lambda j, value, address: v.store(value, address))
-        with part:
-            masks = [v.first_lanes(f.number(cols) - j * v.lanes) for j in range(vectors)]
-            deliver(
-                lambda j, address: v.load_where(masks[j], address),
-                lambda j, value, address: v.store_where(masks[j], value, address),
-            )
+        with f.either(f.number(cols) >= vectors * v.lanes) as (whole, part):
+            with whole:
+                deliver(lambda j, address: v.load(address), lambda j, value, address: v.store(value, address))
+            with part:
+                masks = [v.first_lanes(f.number(cols) - j * v.lanes) for j in range(vectors)]
+                deliver(
+                    lambda j, address: v.load_where(masks[j], address),
+                    lambda j, value, address: v.store_where(masks[j], value, address),
+                )
 
 
 def chained_row(v: Vectors, A: Matrix, B: Matrix, C: Matrix, cols: Int, K: Int, chain: Int, add: Int) -> None:
     """C (+)= A[1, K] @ B[K, cols], the first CHAINS chains along k side by side: the bits of one `tile` after another.
 
     Args:
-        cols: at most those of a panel.
+        cols: at most those of a panel; nothing is done unless they are above zero.
         K: what is left of it; there may be fewer chains, and less of the last.
         chain: how many multiply-adds it has.
     """
     f, vectors = v.f, range(VECTORS)
-    left = [f.most(0, f.least(chain, K - chain * c)) for c in range(CHAINS)]
-    rows = [(A.rest(0, chain * c), B.rest(chain * c, 0)) for c in range(CHAINS)]
-    sums = [[v.variable() for _ in vectors] for _ in range(CHAINS)]
+    with f.when(cols > 0):
+        left = [f.most(0, f.least(chain, K - chain * c)) for c in range(CHAINS)]
+        rows = [(A.rest(0, chain * c), B.rest(chain * c, 0)) for c in range(CHAINS)]
+        sums = [[v.variable() for _ in vectors] for _ in range(CHAINS)]
 
-    def go(k: Int, c: int) -> None:
-        a, b = rows[c]
-        a_k = v.broadcast(v.load(a.rest(0, k).data, v.element))
+        def go(k: Int, c: int) -> None:
+            a, b = rows[c]
+            a_k = v.broadcast(v.load(a.rest(0, k).data, v.element))
+            for j in vectors:
+                v.multiply_add(a_k, v.load(b.rest(k, 0).data + j * HOST.bytes), sums[c][j])
+
+        with f.loop(0, left[-1]) as k:
+            for c in range(CHAINS):
+                go(k, c)
+        for c in range(CHAINS - 1):
+            with f.loop(left[-1], left[c]) as k:
+                go(k, c)
         for j in vectors:
-            v.multiply_add(a_k, v.load(b.rest(k, 0).data + j * HOST.bytes), sums[c][j])
-
-    with f.loop(0, left[-1]) as k:
-        for c in range(CHAINS):
-            go(k, c)
-    for c in range(CHAINS - 1):
-        with f.loop(left[-1], left[c]) as k:
-            go(k, c)
-    for j in vectors:
-        mask, address = v.first_lanes(cols - j * v.lanes), C.data + j * HOST.bytes
-        with f.when(add):
-            v.builder.store(v.add(v.load_where(mask, address), v.value(sums[0][j])), sums[0][j])
-        for c in range(1, CHAINS):
-            with f.when(left[c] > 0):
-                v.builder.store(v.add(v.value(sums[0][j]), v.value(sums[c][j])), sums[0][j])
-        v.store_where(mask, v.value(sums[0][j]), address)
+            mask, address = v.first_lanes(cols - j * v.lanes), C.data + j * HOST.bytes
+            with f.when(add):
+                v.builder.store(v.add(v.load_where(mask, address), v.value(sums[0][j])), sums[0][j])
+            for c in range(1, CHAINS):
+                with f.when(left[c] > 0):
+                    v.builder.store(v.add(v.value(sums[0][j]), v.value(sums[c][j])), sums[0][j])
+            v.store_where(mask, v.value(sums[0][j]), address)
 
 
 def inner_products(v: Vectors, rows: int, live: Int, A: Matrix, x: Matrix, y: Matrix, K: Int, add: Int) -> None:
@@ -277,25 +281,26 @@ def inner_products(v: Vectors, rows: int, live: Int, A: Matrix, x: Matrix, y: Ma
     The lanes hold partial sums over k, so the order of summation differs from `tile`.
 
     Args:
-        rows: the most that `live` may be.
+        rows: the most that `live` may be; nothing is done unless that is above zero.
         x, y: a Matrix of one row.
     """
     f = v.f
-    single = Vectors(f, {4: "float32", 8: "float64"}[v.size], lanes=1)
-    a_rows = [A.data + A.row * f.least(i, live - 1) for i in range(rows)]
-    sums, tails = ([vectors.variable() for _ in range(rows)] for vectors in (v, single))
-    whole = K // v.lanes * v.lanes
-    for vectors, totals, start, stop in (v, sums, 0, whole), (single, tails, whole, K):
-        with f.loop(start, stop, vectors.lanes) as k:
-            x_k = vectors.load(x.data + k * v.size)
-            for i in range(rows):
-                vectors.multiply_add(vectors.load(a_rows[i] + k * v.size), x_k, totals[i])
-    totals = v.sums([v.value(z) for z in sums])
-    for i, tail in enumerate(single.sums([single.value(z) for z in tails])):
-        total, address = v.add(totals[i], tail), y.data + y.col * i
-        with f.when(live > i):
-            before = v.load(address, v.element)
-            v.store(v.builder.select(add.value, v.add(before, total), total), address)
+    single, K = Vectors(f, {4: "float32", 8: "float64"}[v.size], lanes=1), f.most(K, 0)
+    with f.when(live > 0):
+        a_rows = [A.data + A.row * f.least(i, live - 1) for i in range(rows)]
+        sums, tails = ([vectors.variable() for _ in range(rows)] for vectors in (v, single))
+        whole = K // v.lanes * v.lanes
+        for vectors, totals, start, stop in (v, sums, 0, whole), (single, tails, whole, K):
+            with f.loop(start, stop, vectors.lanes) as k:
+                x_k = vectors.load(x.data + k * v.size)
+                for i in range(rows):
+                    vectors.multiply_add(vectors.load(a_rows[i] + k * v.size), x_k, totals[i])
+        totals = v.sums([v.value(z) for z in sums])
+        for i, tail in enumerate(single.sums([single.value(z) for z in tails])):
+            total, address = v.add(totals[i], tail), y.data + y.col * i
+            with f.when(live > i):
+                before = v.load(address, v.element)
+                v.store(v.builder.select(add.value, v.add(before, total), total), address)
 
 
 def transpose_square(v: Vectors, source: Matrix, target: Matrix) -> None:
