@@ -30,6 +30,8 @@ from .trace import Line, _columns, is_view, shown
 STEP = [
     "old, new = starts[t], starts[t + 1]  # where the states before and after this step begin",
     "now, top = new - starts[1], min(hi, starts[t + 2] - new)  # where it is in sequences; the end of running rows",
+    "if top <= lo:  # all of these rows have ended",
+    "    continue",
 ]
 MAX_LINE = 120
 MOST_INLINE = 30  # arguments of a driver that Numba can inline: Python passes more of them another way
