@@ -152,6 +152,7 @@ STAND_INS = {
     "JIT": {},
     "REDUCE": {},
     "at": lambda array, index: array[(*index[:-1], slice(index[-1], None))],
+    "contiguous": lambda array: array,
     "distinct": lambda: None,
     "matrix": lambda array: array,
     "panels": lambda array: array,

@@ -141,7 +141,9 @@ def test_ranges_hold_all_sequences(lengths, chunks):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("B, lengths", [(0, None), (0, np.zeros(0, int)), (1, [0]), (1, [3]), (3, [0, 0, 0]), (3, [1, 0, 0])])
+@pytest.mark.parametrize(
+    "B, lengths", [(0, None), (0, np.zeros(0, int)), (1, [0]), (1, [3]), (3, [0, 0, 0]), (3, [1, 0, 0])]
+)
 def test_batches_with_little_in_them(B, lengths, reverse, monkeypatch):
     """Compiled kernels, for as many threads as rows."""
     monkeypatch.setattr("tinygrad_rnn.fusion.scan.WORK_PER_THREAD", 1)

@@ -57,9 +57,14 @@ def apart(*gradients: np.ndarray) -> list[np.ndarray]:
     return found
 
 
+def plain(x: np.ndarray) -> np.ndarray:
+    """The array as kernels read it: row after row, aligned, and writable, since what is not has another type."""
+    return x if x.flags.carray else x.copy()
+
+
 FUNCTIONS: dict[str, Any] = dict(
     apart=apart, asarray=np.asarray, ascontiguousarray=np.ascontiguousarray, concatenate=np.concatenate,
-    empty=staggered, fitted=fitted, sized=sized, sum_rows=sum_rows, zeros=staggered_zeros,
+    empty=staggered, fitted=fitted, plain=plain, sized=sized, sum_rows=sum_rows, zeros=staggered_zeros,
 )  # fmt: skip
 RULES = on_arrays(table.matmul.names)  # what the rules of all rows call
 
@@ -195,7 +200,7 @@ class _Function:
     def arrived(self, dys: list[str], finals: list[str]) -> None:
         """The gradients of the states as the kernel reads them, from those that arrive: these may be None."""
         for line, dy in zip(self.plan.gradient.dys, dys):
-            given = f"ascontiguousarray(rows.gathered({dy}))"
+            given = f"plain(rows.gathered({dy}))"
             self.write(f"{dy} = zeros((total, {line.width}), dtype) if {dy} is None else {given}")
         for carry, final in zip(self.plan.gradient.carries, finals):
             d = self.name(carry.name, carry.name)
@@ -345,9 +350,9 @@ class Forward(_Function):
             x = self.names[line]
             if line.per_row or len(line.shape) == 1:
                 self.names[line.name] = x
-                self.write(f"{x} = ascontiguousarray({x})")
+                self.write(f"{x} = plain({x})")
             else:  # under another name: it may be a matrix of a product as well
-                self.write(f"{self.name(line.name, line.name)} = ascontiguousarray({x}).reshape(-1)")
+                self.write(f"{self.name(line.name, line.name)} = plain({x}).reshape(-1)")
         for product in self.plan.products:
             name = self.scan.weights[product.result]
             self.write(f"{self.name(name, name)} = panels_of({self.side_by_side(product)})")
@@ -362,7 +367,7 @@ class Forward(_Function):
         for line in self.plan.sequences:
             x = self.names[sequence_array(line)] = self.names[line]
             if line.row is not table.matmul:
-                self.write(f"{x} = ascontiguousarray({x})", indent)
+                self.write(f"{x} = plain({x})", indent)
 
 
 class Backward(_Function):

@@ -519,7 +519,7 @@ def module(title: str, text: str, bits: int, functions: set[str]) -> str:
             f"{kernels}.matmul",
             {"copy", "fill_panels", "matrix", "multiply", "panels", "product", "shift", "sum_rows"},
         ),
-        *imported(f"{kernels}.memory", {"JIT", "REDUCE", "at", "distinct"}),
+        *imported(f"{kernels}.memory", {"JIT", "REDUCE", "at", "contiguous", "distinct"}),
         "",
         text,
     ]
