@@ -1,5 +1,6 @@
 """A planned step as compiled kernels: where everything lies in memory, their source, and how threads share a run."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -46,10 +47,11 @@ class Scan:
         self.compiled: dict[str, Callable[..., Any]] = {}
         self.built: dict[str, tuple[str, float]] = {}  # direction -> where its machine code came from, and the seconds
         self.transposed: dict[str, int] = {}  # packed transposed weights of the backward kernel -> product
+        transposed = {f"{product.result.name}_weights_T": k for k, product in enumerate(plan.products)}
         for line in plan.backward:
             if line.row is table.matmul:
-                (k,) = (k for k, p in enumerate(plan.products) if f"{p.result.name}_weights_T" == line.inputs[1].name)
-                self.transposed[f"{line.inputs[1].name}_packed"] = k
+                name = line.inputs[1].name
+                self.transposed[f"{name}_packed"] = transposed[name]
         self.weights = {p.result: f"{p.result.name}_packed" for p in plan.products}
         self.kept_in: dict[Line, Memory] = {}  # values kept for the backward kernel in place of hoisted products
         self.overwritten: dict[str, str] = {}  # array of gradients -> of these values, whose place they take
@@ -63,7 +65,8 @@ class Scan:
             self._emit(direction)
         read = [*map(sequence_array, plan.sequences)]
         read += [x.name for x in (*plan.constants, *plan.vectors, *plan.states)]
-        written = [name for name in self.arrays["forward"] if name in self.widths and name not in read]
+        unread = self.widths.keys() - set(read)
+        written = [name for name in self.arrays["forward"] if name in unread]
         self.kept_arrays = [*read, *written]  # of the forward kernel
 
     def _size_names(self) -> dict[int, str]:
@@ -274,7 +277,7 @@ def _pieces(whole: Line) -> list[tuple[Line, int]]:
     """The lines that a concatenation puts side by side, with their first columns; none for any other line."""
     if whole.row is not table.cat:
         return []
-    return [(x, sum(y.width for y in whole.inputs[:k])) for k, x in enumerate(whole.inputs)]
+    return list(zip(whole.inputs, itertools.accumulate((x.width for x in whole.inputs), initial=0)))
 
 
 def _notes(kept: dict[Line, Memory], when: str) -> list[str]:
