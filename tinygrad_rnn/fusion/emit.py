@@ -504,8 +504,10 @@ class _RowFunction:
 def module(title: str, text: str, bits: int, functions: set[str]) -> str:
     """Generated functions with their imports; `functions` are those of `maths` that they may call."""
 
+    words = set(re.findall(r"\w+", text))
+
     def imported(room: str, names: set[str]) -> list[str]:
-        used = sorted(name for name in names if re.search(rf"\b{name}\b", text))
+        used = sorted(names & words)
         return [f"from {room} import {', '.join(used)}"] if used else []
 
     kernels, maths = "tinygrad_rnn.kernels", f"maths{bits}"
@@ -547,6 +549,8 @@ def wrapped(line: str, indent: str) -> str:
         lines = [f"# {words}" for words in textwrap.wrap(comment, width - 2)]
         lines += [code.strip()] if code.strip() else []
         return "".join(f"{indent}{each}\n" for each in lines)
+    if len(line.strip()) <= width:
+        return f"{indent}{line.strip()}\n"
     depth, glued = 0, ""
     for before, sign in zip(" " + line.strip(), line.strip()):
         depth += (sign in "([{") - (sign in ")]}")

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .adjoint import Gradient, Product, reverse
-from .trace import BATCH, LONGEST_NAME, Line, Trace, Unfusable, _columns, is_view
+from .trace import BATCH, LONGEST_NAME, MOST_OPERATIONS, Line, Trace, Unfusable, _columns, is_view, too_many
 
 CHEAP = {
     row.name
@@ -118,6 +118,8 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
     needed = _needed(outputs, stop)
     forward = [line for line in traced if line in needed and per_step(line) and line not in ready]
     forward = [line for line in forward if line.kind == "operation"]
+    if len(forward) > MOST_OPERATIONS:
+        raise too_many(f"{len(forward):,} in the loop over time")
     for line in forward:
         _check(line, per_step)
     products = _join(trace, forward)

@@ -30,13 +30,13 @@ def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
     needed_after = _needed_after(plan)
     found: dict[Line, Memory] = {}
     saved = [x for x in plan.saved if isinstance(x.row, ElementwisePrimitive) and x not in needed_after]
-    everybody, users = _readers(block), readers_of(block.lines)
+    everybody, users = readers(block), readers_of(block.lines)
     for sequence in _sequences_of_our_own(plan):
         if sequence in needed_again or sequence in block.stores or sequence in plan.outputs:
             continue
-        readers = everybody.get(sequence, [])
-        for first, last in sorted({(r.first, r.last) for r in readers}):
-            overlapping = [r for r in readers if r.first < last and first < r.last]
+        theirs = everybody.get(sequence, [])
+        for first, last in sorted({(r.first, r.last) for r in theirs}):
+            overlapping = [r for r in theirs if r.first < last and first < r.last]
             place = Memory(sequence.name, "now + row", first, last - first)
             if any(place.overlaps(memory) for memory in found.values()):
                 continue
@@ -68,13 +68,15 @@ def _needed_after(plan: Plan) -> set[Line]:
     return {_base(product.left) for product in plan.products}
 
 
-def gradients_in_place(block: Block, kept: dict[Line, Memory], stashed: dict[Line, int]) -> str | None:
+def gradients_in_place(
+    block: Block, kept: dict[Line, Memory], stashed: dict[Line, int], everybody: dict[Line, list[Reader]]
+) -> str | None:
     """The array in which the gradients `stashed` (line -> its first column) may be kept, if there is one.
 
     Args:
         kept: values that the backward kernel reads, and where: in arrays as wide as that of the gradients.
+        everybody: the `readers` of the block.
     """
-    everybody = _readers(block)
     for name in dict.fromkeys(memory.array for memory in kept.values()):
         values = {line: memory for line, memory in kept.items() if memory.array == name}
         if all(_may_take(block, line, first, values, everybody) for line, first in stashed.items()):
@@ -97,7 +99,7 @@ def _may_take(
     return True
 
 
-def _readers(block: Block) -> dict[Line, list[Reader]]:
+def readers(block: Block) -> dict[Line, list[Reader]]:
     """Who reads the lines that a block finds in memory, directly or through their parts."""
     found: dict[Line, list[Reader]] = {}
     for line in block.lines:

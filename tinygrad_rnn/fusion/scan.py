@@ -14,7 +14,7 @@ from ..kernels.sharing import Shared
 from ..kernels.threads import get_num_threads
 from .emit import Block, Loop, module
 from .plan import Memory, Plan, _base, _read
-from .reuse import gradients_in_place, kept_in_place, spare_afterwards
+from .reuse import gradients_in_place, kept_in_place, readers, spare_afterwards
 from .rows import Rows
 from .trace import Line
 
@@ -211,11 +211,11 @@ class Scan:
 
     def _overwrite(self, block: Block, kept: dict[Line, Memory]) -> dict[Line, Memory]:
         """Let gradients take the place of values that nobody reads after them; where the values are then."""
-        left = kept
+        left, everybody = kept, readers(block)
         widths = self.widths | {sequence_array(x): x.width for x in self.plan.sequences}
         for whole, name in self.stashes.items():
             as_wide = {line: memory for line, memory in left.items() if widths[memory.array] == whole.width}
-            array = gradients_in_place(block, as_wide, dict(_pieces(whole)) or {whole: 0})
+            array = gradients_in_place(block, as_wide, dict(_pieces(whole)) or {whole: 0}, everybody)
             if array is not None:
                 self.overwritten[name] = array
                 left = {line: memory for line, memory in left.items() if memory.array != array}

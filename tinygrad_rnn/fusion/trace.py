@@ -38,14 +38,22 @@ RESERVED = {
 # Sizes, arrays, elements of arrays.
 RESERVED_FORMS = re.compile(r"H_\d+|dy_\w+|\w+_(j|in|saved|buffer|packed|all|sum|zero|(out|copy)(_\d+)?)")
 LONGEST_NAME = 80  # of a value that the user gave none: it tells what it is made of
-MOST_LINES = 100_000
-SHORTER = "x"
+MOST_OPERATIONS = 1_000  # of a step in the loop: to compile so many takes minutes
+MOST_LINES = 2_000, 20_000  # of a trace, which has some of them whole and in parts; with those of the gradient
 # These stand for the batch size, whatever it is: primes that no layer is likely to be as wide as.
 BATCH, OTHER_BATCH = 1009, 1013
 
 
 class Unfusable(Exception):
     """A step that cannot become a kernel; the message says where and why."""
+
+
+def too_many(where: str) -> Unfusable:
+    """Why a step of very many operations is refused."""
+    return Unfusable(
+        f"step has more than {MOST_OPERATIONS:,} operations, which would take minutes to compile ({where}): write fewer "
+        "and wider ones, such as one product for all gates, or spread them over several steps of the sequence"
+    )
 
 
 class Line:
@@ -142,6 +150,7 @@ class Trace:
         self.lines: list[Line] = []
         self.batch = batch
         self.pieces: dict[Line, dict[tuple[int, int], Line]] = {}  # lines of which parts are computed by themselves
+        self.most = MOST_LINES[0]
         self._taken: dict[tuple[Line, int, int], Line] = {}  # columns of lines -> what computes them
         self.skipped: set[Line] = set()  # lines of which a part was taken from what they are made of
         self.given: list[Line] = []  # what cells hold for a whole sequence
@@ -208,8 +217,8 @@ class Trace:
         if key not in self._known or row is table.clip_gradient:  # which clips what comes back to each call by itself
             dtype = _dtype(row, inputs, attributes)
             line = Line(self._name(row, inputs, attributes), "operation", shape, dtype, row, inputs, attributes)
-            if len(self.lines) >= MOST_LINES:
-                raise Unfusable(f"step has more than {MOST_LINES} operations ({user_line()}): {SHORTER}")
+            if len(self.lines) >= self.most:
+                raise too_many(user_line())
             self.lines.append(line)
             self._known[key] = line
         return self._known[key]
@@ -296,6 +305,7 @@ class Trace:
     def forget_all_but(self, lines: set[Line]) -> None:
         """Let new lines be the same as these and no others: nothing else will be computed."""
         self._taken.clear()
+        self.most = MOST_LINES[1]
         self._known = {key: line for key, line in self._known.items() if line.kind != "operation" or line in lines}
 
     # ---- Names -------------------------------------------------------------------------------------------------------
