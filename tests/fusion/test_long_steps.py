@@ -118,7 +118,7 @@ def compiled(step, n):
 
 
 def work(step, n):
-    """Lines of Python that run until a cell is compiled and explained, each round of a loop counted; lengths of texts."""
+    """Lines of Python that run until a cell is compiled and explained, loops round by round; and lengths of texts."""
     count = 0
 
     def watch(frame, event, value):
@@ -161,5 +161,5 @@ def test_python_has_stack_enough(name):
 
 @pytest.mark.parametrize("name", SHAPES.keys() - {"pieces", "before_the_loop", "many_parts"})
 def test_too_many_are_refused(name):
-    with pytest.raises(Unfusable, match="more than 1,000 operations.*write fewer and wider ones"):
+    with pytest.raises(Unfusable, match=r"more than 1,000 operations.*write fewer and wider ones"):
         compiled(SHAPES[name], 20 * MOST_OPERATIONS)

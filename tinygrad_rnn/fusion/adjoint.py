@@ -94,7 +94,8 @@ class _Reverse:
         here: list[Any] = []
         for first, last in itertools.pairwise(sorted({0, base.width, *itertools.chain(*parts)})):
             shape, total = (BATCH, last - first), None
-            here = sorted((each for each in (*here, *begin.get(first, ())) if last <= each[2]), key=lambda each: each[0])
+            here = [each for each in (*here, *begin.get(first, ())) if last <= each[2]]
+            here.sort(key=lambda each: each[0])  # in the order of arrival
             for _, start, _, dx in here:
                 at = (slice(None), slice(first - start, last - start))
                 piece = self.trace.add(table.part, [dx], {"at": at}, shape)
@@ -121,7 +122,7 @@ def reverse(
     start = len(trace.lines)
     carries = [trace.leaf(f"d{state.name}", "carry", state.shape, state.dtype).line for state in states]
     dys = [
-        Line(f"dy_{state.name}" if k else "dy", "gradient", state.shape, state.dtype)  # reserved names
+        Line(trace.own(f"dy_{state.name}" if k else "dy"), "gradient", state.shape, state.dtype)
         for k, state in enumerate(states[:watched])
     ]
     trace.lines += dys

@@ -15,7 +15,6 @@ table and the same rules as on the tape of `autograd`, and back in reverse order
 
 import ast
 import itertools
-import keyword
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -29,6 +28,7 @@ from ..kernels.matmul import panels_of
 from ..kernels.pool import staggered, staggered_zeros
 from .adjoint import Product
 from .emit import wrapped
+from .names import Names
 from .scan import Scan, sequence_array
 from .trace import Line, sized
 
@@ -160,17 +160,20 @@ class _Function:
     def __init__(self, scan: Scan, direction: str) -> None:
         self.scan, self.plan, self.direction = scan, scan.plan, direction
         self.known = RULES | FUNCTIONS | dict(panels_of=panels_of, dtype=scan.dtype, launch=scan.launcher(direction))
-        self.taken = {*self.known, "rows", "piece", "first", "total", "B"}
+        own = {"B", "first", "keep", "named", "piece", "retain", "rows", "saved", "total", "values"}
+        self.taken = Names({*self.known, *own})
         self.names: dict[Any, str] = {}
         self.text: list[str] = []
 
     def name(self, key: Any, wanted: str) -> str:
         """A new variable for a line or an array of the kernel."""
-        while wanted in self.taken or keyword.iskeyword(wanted):
-            wanted += "_"
-        self.taken.add(wanted)
-        self.names[key] = wanted
-        return wanted
+        self.names[key] = self.taken.new(wanted)
+        return self.names[key]
+
+    def know(self, *words: str, **functions: Any) -> None:
+        """Words that have a meaning in the function, and what it may call besides: before anything gets a name."""
+        self.known |= functions
+        self.taken.reserved |= {*words, *functions}
 
     def constant(self, value: Any, name: str) -> str:
         """A value as text: a plain number or a tuple of them as it is written, anything else by a name."""
@@ -396,7 +399,6 @@ class Backward(_Function):
         self.d: dict[Line, str] = {}  # the variables of gradients ...
         self.fresh: set[str] = set()  # ... and those of them that are arrays which nothing else refers to
         options = ["rows", "keep", "retain", "values", "saved", "named"]
-        self.taken.update(options)
         dys = [self.name(line.name, line.name) for line in self.plan.gradient.dys]
         finals = [self.name(object(), f"{carry.name}_last") for carry in self.plan.gradient.carries]
         self.write("B, total = rows.B, rows.total")

@@ -26,6 +26,7 @@ from typing import Any
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
+from .names import IMPORTS, Names
 from .plan import Memory
 from .trace import Line, _columns, is_view, shown
 
@@ -77,6 +78,7 @@ class Block:
         self.origin, self.towards, self.sums = origin, towards, sums
         self.lines = list(lines)
         self.inside = set(self.lines)
+        self.names = {x.name for line in lines for x in (line, *lines_in(line))}
         self.buffers: dict[str, int] = {}
         self.adds_to: set[Line] = set()  # products that add to what their memory holds
         self.same: dict[Line, Line] = {}  # a sum -> the product that adds to the rest of it
@@ -306,6 +308,7 @@ class _RowFunction:
         """Emit the loops."""
         self.arguments: dict[str, Memory] = {}
         self.passed: dict[Memory, str] = {}  # the other way round
+        self.names = Names(given=self.block.names)
         self.functions: set[str] = set()
         self.body: list[str] = []
         self.loops: list[Loop] = []
@@ -467,7 +470,7 @@ class _RowFunction:
         if memory in self.passed:
             return self.passed[memory]
         while name in self.arguments:
-            name += "_"
+            name = self.names.new(name)
         self.arguments[name], self.passed[memory] = memory, name
         return name
 
@@ -519,11 +522,7 @@ def module(title: str, text: str, bits: int, functions: set[str]) -> str:
         "",
         *([f"from {kernels}.{maths} import f as real"] if "real(" in text else []),
         *imported(f"{kernels}.{maths}", functions),
-        *imported(
-            f"{kernels}.matmul",
-            {"copy", "fill_panels", "matrix", "multiply", "panels", "product", "shift", "sum_rows"},
-        ),
-        *imported(f"{kernels}.memory", {"JIT", "REDUCE", "at", "contiguous", "distinct"}),
+        *(line for room, names in IMPORTS.items() for line in imported(f"{kernels}.{room}", names)),
         "",
         text,
     ]

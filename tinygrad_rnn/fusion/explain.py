@@ -85,7 +85,8 @@ def _before(scan: Scan) -> list[str]:
         if line.row is table.matmul and line.per_row:
             members = len(_weights(line))
             joined = f", {members} products of {line.inputs[0].name} in one" if members > 1 else ""
-            text.append(f"{equations.describe(line)}: hoisted, one product {_shapes(line, 'T * B')} for all steps{joined}")
+            shapes = _shapes(line, "T * B")
+            text.append(f"{equations.describe(line)}: hoisted, one product {shapes} for all steps{joined}")
         elif line.row not in (None, table.part, table.cat) and equations.has_name(line):
             text.append(equations.describe(line) + (": for all steps" if line.per_row else ""))
     for product in plan.products:

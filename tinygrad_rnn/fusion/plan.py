@@ -270,7 +270,8 @@ def _join(trace: Trace, lines: list[Line], before_the_loop: bool = False) -> lis
             products.append(Product(left, members, weights, members[0]))
             continue
         width = sum(line.width for line in members)
-        result = Line(trace.unique(_together(members)), "operation", (BATCH, width), left.dtype, table.matmul, [left, *weights])
+        name, inputs = trace.unique(_together(members)), [left, *weights]
+        result = Line(name, "operation", (BATCH, width), left.dtype, table.matmul, inputs)
         products.append(Product(left, members, weights, result))
         if before_the_loop:
             shape = (left.width, width)

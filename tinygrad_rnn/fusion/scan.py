@@ -13,6 +13,7 @@ from ..kernels import cache
 from ..kernels.sharing import Shared
 from ..kernels.threads import get_num_threads
 from .emit import Block, Loop, module
+from .names import Names, printable
 from .plan import Memory, Plan, _base, _read
 from .reuse import gradients_in_place, kept_in_place, readers, spare_afterwards
 from .rows import Rows
@@ -34,7 +35,7 @@ class Scan:
     """
 
     def __init__(self, plan: Plan, title: str) -> None:
-        self.plan, self.title = plan, title
+        self.plan, self.title = plan, printable(title)
         self.dtype = plan.states[0].dtype
         self.sizes = self._size_names()
         self.sources: dict[str, str] = {}
@@ -87,6 +88,7 @@ class Scan:
         """
         gradient = self.plan.gradient
         self.stashes: dict[Line, str] = {}
+        names = Names()
         self.stash_places: dict[Line, tuple[str, int]] = {}
         kept = [*gradient.sequences.values(), *(g for _, g in gradient.products)]
         self.vectors: list[tuple[Line, int, Line]] = []
@@ -110,6 +112,7 @@ class Scan:
             if line in self.stash_places:
                 continue
             name = f"{line.name}_all" if line.kind == "operation" else f"d_{len(self.stashes)}_all"
+            name = names.new(name)
             self.stashes[line] = name
             self.stash_places[line] = name, 0
             for piece, start in _pieces(line):

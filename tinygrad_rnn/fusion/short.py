@@ -65,8 +65,7 @@ class _Short(_Function):
             raise NotShort
         self.prelude = prelude
         self.weights = sum(math.prod(line.shape) for line in prelude.leaves if not line.per_row)
-        self.known |= dict(launch=self._launch, room=room, empty=np.empty, zeros=np.zeros)
-        self.taken |= {"T", "starts", *scan.sizes.values()}
+        self.know("T", "starts", *scan.sizes.values(), launch=self._launch, room=room, empty=np.empty, zeros=np.zeros)
         self.given: list[str] = []
         self.body: list[str] = []
 
@@ -267,9 +266,8 @@ class ShortBackward(_Short):
         self.found: dict[Line, str] = {}  # the gradients of leaves
         self.turned = {step.line: step.inputs[0] for step in prelude.steps if step.row is table.permute}
         self.parts = {step.line: step.inputs for step in prelude.steps if step.row is table.cat}
-        self.known |= dict(no_matrix=np.empty((0, 0), scan.dtype), no_vector=np.empty(0, scan.dtype))
         fixed = ["rows", "keep", "retain"]
-        self.taken |= {*fixed, *self.known}
+        self.know(no_matrix=np.empty((0, 0), scan.dtype), no_vector=np.empty(0, scan.dtype))
         kept = [self.name(line, line.name) for line in prelude.leaves if line.kind != "state"]
         kept += [self.name(name, name) for name in scan.kept_arrays]
         dys = [self.name(line.name, line.name) for line in gradient.dys]

@@ -13,7 +13,6 @@ Python decides before a symbol is touched, so loops over gates and `if self.bias
 themselves raises `Unfusable` with the line of user code.
 """
 
-import keyword
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -27,16 +26,8 @@ from ..autograd.creation import get_rng_state
 from ..autograd.primitive import FLOAT32, FLOAT64, ElementwisePrimitive, Primitive, Shape
 from ..autograd.tape import Value, set_mode, user_line
 from ..autograd.tensor import Tensor
+from .names import FORMS, RESERVED, Names
 
-# Names that generated code needs for itself; a variable of the user's that has one gets an underscore.
-RESERVED = {
-    "T", "H", "t", "row", "j", "lo", "hi", "top", "starts", "old", "new", "now", "keep", "min", "real", "dy", "njit",
-    "range", "at", "distinct", "matrix", "multiply", "panels", "shift", "forward", "backward", "CACHE", "JIT", "REDUCE",
-    "concatenate", "copy", "empty", "packed", "product",
-    *(row.name for row in table.TABLE.values()),
-}  # fmt: skip
-# Sizes, arrays, elements of arrays.
-RESERVED_FORMS = re.compile(r"H_\d+|dy_\w+|\w+_(j|in|saved|buffer|packed|all|sum|zero|(out|copy)(_\d+)?)")
 LONGEST_NAME = 80  # of a value that the user gave none: it tells what it is made of
 MOST_OPERATIONS = 1_000  # of a step in the loop: to compile so many takes minutes
 MOST_LINES = 2_000, 20_000  # of a trace, which has some of them whole and in parts; with those of the gradient
@@ -51,8 +42,8 @@ class Unfusable(Exception):
 def too_many(where: str) -> Unfusable:
     """Why a step of very many operations is refused."""
     return Unfusable(
-        f"step has more than {MOST_OPERATIONS:,} operations, which would take minutes to compile ({where}): write fewer "
-        "and wider ones, such as one product for all gates, or spread them over several steps of the sequence"
+        f"step has more than {MOST_OPERATIONS:,} operations, which would take minutes to compile ({where}): write "
+        "fewer and wider ones, such as one product for all gates, or spread them over several steps of the sequence"
     )
 
 
@@ -156,7 +147,7 @@ class Trace:
         self.given: list[Line] = []  # what cells hold for a whole sequence
         self.owners: list[Any] = []  # these cells
         self.drawn: list[tuple[Line, Callable[[Shape], np.ndarray]]] = []  # random numbers, new ones for each step
-        self._names: dict[str, int] = {}
+        self._names = Names(RESERVED, FORMS)
         self._known: dict[Any, Line] = {}
         self._parameter_names = parameter_names
 
@@ -312,11 +303,11 @@ class Trace:
 
     def unique(self, name: str) -> str:
         """A name that no line has yet."""
-        if name in RESERVED or keyword.iskeyword(name) or RESERVED_FORMS.fullmatch(name):
-            name += "_"
-        count = self._names.get(name, 0)
-        self._names[name] = count + 1
-        return name if not count else self.unique(f"{name}_{count + 1}")
+        return self._names.new(name)
+
+    def own(self, name: str) -> str:
+        """Such a name for something of our own: a reserved one, unless a name of the user's became it."""
+        return self._names.own(name)
 
     def _name(self, row: Primitive, inputs: list[Any], attributes: dict[str, Any]) -> str:
         name = self._words(row, inputs, attributes)
@@ -348,7 +339,7 @@ class Trace:
             needed.update(found)
             ahead += found
         nameless = [line for line in self.lines if not line.named]
-        self._names = {line.name: 1 for line in self.lines if line.named}
+        self._names = Names(RESERVED, FORMS, [line.name for line in self.lines if line.named])
         for line in [*(x for x in nameless if x in needed), *(x for x in nameless if x not in needed)]:
             assert line.row is not None
             line.name = self._name(line.row, line.inputs, line.attributes)
