@@ -221,11 +221,15 @@ class _Function:
         """The array of the forward kernel that has the values of a line at every step."""
         if line.row is table.part:
             return self.array_of(line.inputs[0])
+        if line in self.plan.states or line in self.plan.sequences:  # even if it is a new value of a state as well
+            return sequence_array(line)
         if line in self.plan.outputs:
             return self.plan.states[self.plan.outputs.index(line)].name
-        if line in self.plan.states or line in self.plan.sequences:
-            return sequence_array(line)
         return f"{line.name}_saved"
+
+    def is_new_state(self, line: Line) -> bool:
+        """Whether that array is of a state, and has the values after each step from row B on."""
+        return line in self.plan.outputs and line not in self.plan.states and line not in self.plan.sequences
 
     # ---- The kernel --------------------------------------------------------------------------------------------------
 
@@ -561,7 +565,7 @@ class Backward(_Function):
         array = self.names[self.array_of(line)]
         if line in self.plan.states:
             return f"rows.before({array})"
-        return f"{array}[B:]" if line in self.plan.outputs else array
+        return f"{array}[B:]" if self.is_new_state(line) else array
 
     def _stash(self, line: Line) -> str:
         """The gradient that the kernel left of a line, at every step."""

@@ -375,7 +375,7 @@ class ShortBackward(_Short):
                 raise NotShort
             first, line = first + (cut.start or 0), line.inputs[0]
         array = self.give(self.names[self.array_of(line)])
-        return _from(f"{array}.T", self.width(first), "B" if line in self.plan.outputs else "0")
+        return _from(f"{array}.T", self.width(first), "B" if self.is_new_state(line) else "0")
 
     def _step(self, step: Step) -> None:
         """The gradients of the operands of a product before the loop."""
