@@ -1,11 +1,14 @@
 """Sequences that end early, random numbers, values of a whole sequence, several inputs: what both engines say."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
 from fusion.comparing import assert_close, assert_engines_agree, interpret, parameter, results
-from tinygrad_rnn.fusion import rows, short
+from tinygrad_rnn.fusion import rows, scan, short
+from tinygrad_rnn.nn.cells import catalogue
 
 T, B, I, H = 6, 5, 3, 4
 LENGTHS = [[6, 6, 6, 6, 6], [1, 6, 0, 3, 3], [0, 0, 0, 0, 0], [2, 0, 4, 1, 4]]
@@ -72,6 +75,94 @@ def test_compiled_kernels_with_lengths_on_two_threads(monkeypatch):
         tg.set_num_threads(before)
     for name in one:
         np.testing.assert_array_equal(two[name], one[name], err_msg=name)
+
+
+# Of five or six ranges, with rows that end at once, never begin, or run to the end.
+ENDS = {"none": None, "one runs on": [9, 1, 1, 2, 1, 1, 1], "some are empty": [3, 9, 0, 1, 9, 4, 2], "nothing": [0] * 7}
+
+
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize("make", [row[0] for row in catalogue.ROWS], ids=[row.name for row in tg.nn.cells.list(4, 4)])
+def test_more_threads_have_the_bits_of_one(make, ends, monkeypatch):
+    """For every cell of the library: each thread has rows of its own, and some of them end before others begin."""
+
+    def run():
+        found = []
+        for reverse in (False, True):
+            layer = tg.nn.Recurrent(cell, reverse, fused="require")
+            layer.zero_grad()
+            x = tg.tensor(np.random.default_rng(0).standard_normal((9, 7, 6)).astype(np.float32), requires_grad=True)
+            tg.manual_seed(1)
+            _, final, every = layer(x, lengths=ENDS[ends], return_states=True)
+            finals = final if isinstance(final, tuple) else (final,)
+            sum((v * v + v).sum() for v in (*every, *finals)).backward()
+            with tg.no_grad():
+                tg.manual_seed(1)
+                found += [v.data for v in (*every, *finals, x.grad, layer(x, lengths=ENDS[ends])[0])]
+            found += [p.grad.data for p in layer.parameters() if p.grad is not None]
+        return found
+
+    monkeypatch.setattr("tinygrad_rnn.fusion.short.WORK", 0)
+    monkeypatch.setattr("tinygrad_rnn.fusion.scan.WORK_PER_THREAD", 1)
+    monkeypatch.setattr("tinygrad_rnn.fusion.scan.ROWS_PER_THREAD", 1)
+    tg.manual_seed(0)
+    cell = make(6, 6)
+    one = run()
+    for ranges in (2, 6):  # however many threads there are to take them
+        monkeypatch.setattr("tinygrad_rnn.fusion.scan.get_num_threads", lambda ranges=ranges: ranges)
+        found = run()
+        assert len(found) == len(one)
+        for a, b in zip(found, one):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("ends", ENDS)
+def test_a_range_of_rows_that_have_ended_is_left_alone(ends, monkeypatch):
+    """The interpreted product insists on rows."""
+
+    def one_after_the_other(kernel, arguments):
+        return lambda bounds, arguments: [kernel(lo, hi, *arguments) for lo, hi in itertools.pairwise(bounds)]
+
+    interpret(monkeypatch)
+    monkeypatch.setattr(scan, "WORK_PER_THREAD", 1)
+    monkeypatch.setattr(scan, "ROWS_PER_THREAD", 1)
+    monkeypatch.setattr(scan, "get_num_threads", lambda: 6)
+    monkeypatch.setattr(scan, "Shared", one_after_the_other)
+    monkeypatch.setattr(scan.config, "DISABLE_JIT", 0)
+    options = {} if ENDS[ends] is None else {"lengths": ENDS[ends]}
+    assert_engines_agree(tg.nn.LSTMCell(I, H, dtype=np.float64), (9, 7, I), **options)
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 3, 9])
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0, 0], [5], [5, 0, 0, 1], [1, 1, 1, 1, 1], [9, 1, 1]])
+def test_ranges_hold_all_sequences(lengths, chunks):
+    bounds = rows.RaggedRows(9, np.array(lengths, np.intp), False).cut(chunks)
+    assert bounds[0] == 0 and bounds[-1] == len(lengths) and len(bounds) == chunks + 1 and bounds == sorted(bounds)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(
+    "B, lengths", [(0, None), (0, np.zeros(0, int)), (1, [0]), (1, [3]), (3, [0, 0, 0]), (3, [1, 0, 0])]
+)
+def test_batches_with_little_in_them(B, lengths, reverse, monkeypatch):
+    """Compiled kernels, for as many threads as rows."""
+    monkeypatch.setattr("tinygrad_rnn.fusion.scan.WORK_PER_THREAD", 1)
+    monkeypatch.setattr("tinygrad_rnn.fusion.scan.ROWS_PER_THREAD", 1)
+    monkeypatch.setattr("tinygrad_rnn.fusion.scan.get_num_threads", lambda: 4)
+    cell = tg.nn.GRUCell(I, H, dtype=np.float64)
+    assert_engines_agree(cell, (4, B, I), reverse, **({} if lengths is None else {"lengths": lengths}))
+
+
+def test_one_kernel_with_and_without_lengths(monkeypatch):
+    made = []
+    kernel = scan.Scan.kernel
+    monkeypatch.setattr(scan.Scan, "kernel", lambda *args: made.append(kernel(*args)) or made[-1])
+    monkeypatch.setattr(short, "WORK", 0)
+    layer = tg.nn.Recurrent(tg.nn.GRUCell(I, H), fused="require")
+    for lengths in (None, [4, 2]):
+        layer(tg.randn(4, 2, I), lengths=lengths)[0].sum().backward()
+    signatures = [getattr(each, "signatures", [None]) for each in made]
+    assert made and all(len(each) == 1 for each in signatures)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -1,7 +1,8 @@
 """From a cell's `step` to two kernels over time.
 
-In reading order: `trace` (the step as a list of lines), `adjoint` (the lines of its gradient), `plan` (phases: product,
-loop, product, ...), `emit` (the phases as Numba source), `scan` (the compiled kernels), `call` (what happens around
-them, as Python source), `short` (the same compiled, for calls that are over sooner than Python could prepare them) and
-`fused` (all of it as one node of the tape). `compile` is where cells come in, `explain` says what became of them.
+In reading order: `names` (for generated code), `trace` (the step as a list of lines), `adjoint` (the lines of its
+gradient), `plan` (phases: product, loop, product, ...), `emit` (the phases as Numba source), `scan` (the compiled
+kernels), `call` (what happens around them, as Python source), `short` (the same compiled, for calls that are over
+sooner than Python could prepare them) and `fused` (all of it as one node of the tape). `compile` is where cells come
+in, `explain` says what became of them.
 """

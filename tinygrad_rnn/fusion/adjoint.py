@@ -88,13 +88,18 @@ class _Reverse:
             return all_of_it
         arrived = {(0, base.width): all_of_it} | parts if all_of_it is not None else parts
         pieces: list[Any] = []
+        begin: dict[int, list[Any]] = {}
+        for number, ((start, end), dx) in enumerate(arrived.items()):
+            begin.setdefault(start, []).append((number, start, end, dx))
+        here: list[Any] = []
         for first, last in itertools.pairwise(sorted({0, base.width, *itertools.chain(*parts)})):
             shape, total = (BATCH, last - first), None
-            for (start, end), dx in arrived.items():
-                if start <= first and last <= end:
-                    at = (slice(None), slice(first - start, last - start))
-                    piece = self.trace.add(table.part, [dx], {"at": at}, shape)
-                    total = piece if total is None else self.trace.add(table.add, [total, piece], {}, shape)
+            here = [each for each in (*here, *begin.get(first, ())) if last <= each[2]]
+            here.sort(key=lambda each: each[0])  # in the order of arrival
+            for _, start, _, dx in here:
+                at = (slice(None), slice(first - start, last - start))
+                piece = self.trace.add(table.part, [dx], {"at": at}, shape)
+                total = piece if total is None else self.trace.add(table.add, [total, piece], {}, shape)
             pieces.append(Line("zero", "zeros", shape, base.dtype) if total is None else total)
         return pieces[0] if len(pieces) == 1 else self.trace.add(table.cat, pieces, {"dim": 1}, (BATCH, base.width))
 
@@ -117,7 +122,7 @@ def reverse(
     start = len(trace.lines)
     carries = [trace.leaf(f"d{state.name}", "carry", state.shape, state.dtype).line for state in states]
     dys = [
-        Line(f"dy_{state.name}" if k else "dy", "gradient", state.shape, state.dtype)  # reserved names
+        Line(trace.own(f"dy_{state.name}" if k else "dy"), "gradient", state.shape, state.dtype)
         for k, state in enumerate(states[:watched])
     ]
     trace.lines += dys

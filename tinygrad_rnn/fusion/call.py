@@ -15,7 +15,6 @@ table and the same rules as on the tape of `autograd`, and back in reverse order
 
 import ast
 import itertools
-import keyword
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -29,6 +28,7 @@ from ..kernels.matmul import panels_of
 from ..kernels.pool import staggered, staggered_zeros
 from .adjoint import Product
 from .emit import wrapped
+from .names import Names
 from .scan import Scan, sequence_array
 from .trace import Line, sized
 
@@ -57,9 +57,14 @@ def apart(*gradients: np.ndarray) -> list[np.ndarray]:
     return found
 
 
+def plain(x: np.ndarray) -> np.ndarray:
+    """The array as kernels read it: row after row, aligned, and writable, since what is not has another type."""
+    return x if x.flags.carray else x.copy()
+
+
 FUNCTIONS: dict[str, Any] = dict(
     apart=apart, asarray=np.asarray, ascontiguousarray=np.ascontiguousarray, concatenate=np.concatenate,
-    empty=staggered, fitted=fitted, sized=sized, sum_rows=sum_rows, zeros=staggered_zeros,
+    empty=staggered, fitted=fitted, plain=plain, sized=sized, sum_rows=sum_rows, zeros=staggered_zeros,
 )  # fmt: skip
 RULES = on_arrays(table.matmul.names)  # what the rules of all rows call
 
@@ -155,17 +160,20 @@ class _Function:
     def __init__(self, scan: Scan, direction: str) -> None:
         self.scan, self.plan, self.direction = scan, scan.plan, direction
         self.known = RULES | FUNCTIONS | dict(panels_of=panels_of, dtype=scan.dtype, launch=scan.launcher(direction))
-        self.taken = {*self.known, "rows", "piece", "first", "total", "B"}
+        own = {"B", "first", "keep", "named", "piece", "retain", "rows", "saved", "total", "values"}
+        self.taken = Names({*self.known, *own})
         self.names: dict[Any, str] = {}
         self.text: list[str] = []
 
     def name(self, key: Any, wanted: str) -> str:
         """A new variable for a line or an array of the kernel."""
-        while wanted in self.taken or keyword.iskeyword(wanted):
-            wanted += "_"
-        self.taken.add(wanted)
-        self.names[key] = wanted
-        return wanted
+        self.names[key] = self.taken.new(wanted)
+        return self.names[key]
+
+    def know(self, *words: str, **functions: Any) -> None:
+        """Words that have a meaning in the function, and what it may call besides: before anything gets a name."""
+        self.known |= functions
+        self.taken.reserved |= {*words, *functions}
 
     def constant(self, value: Any, name: str) -> str:
         """A value as text: a plain number or a tuple of them as it is written, anything else by a name."""
@@ -195,7 +203,7 @@ class _Function:
     def arrived(self, dys: list[str], finals: list[str]) -> None:
         """The gradients of the states as the kernel reads them, from those that arrive: these may be None."""
         for line, dy in zip(self.plan.gradient.dys, dys):
-            given = f"ascontiguousarray(rows.gathered({dy}))"
+            given = f"plain(rows.gathered({dy}))"
             self.write(f"{dy} = zeros((total, {line.width}), dtype) if {dy} is None else {given}")
         for carry, final in zip(self.plan.gradient.carries, finals):
             d = self.name(carry.name, carry.name)
@@ -213,11 +221,15 @@ class _Function:
         """The array of the forward kernel that has the values of a line at every step."""
         if line.row is table.part:
             return self.array_of(line.inputs[0])
+        if line in self.plan.states or line in self.plan.sequences:  # even if it is a new value of a state as well
+            return sequence_array(line)
         if line in self.plan.outputs:
             return self.plan.states[self.plan.outputs.index(line)].name
-        if line in self.plan.states or line in self.plan.sequences:
-            return sequence_array(line)
         return f"{line.name}_saved"
+
+    def is_new_state(self, line: Line) -> bool:
+        """Whether that array is of a state, and has the values after each step from row B on."""
+        return line in self.plan.outputs and line not in self.plan.states and line not in self.plan.sequences
 
     # ---- The kernel --------------------------------------------------------------------------------------------------
 
@@ -345,9 +357,9 @@ class Forward(_Function):
             x = self.names[line]
             if line.per_row or len(line.shape) == 1:
                 self.names[line.name] = x
-                self.write(f"{x} = ascontiguousarray({x})")
+                self.write(f"{x} = plain({x})")
             else:  # under another name: it may be a matrix of a product as well
-                self.write(f"{self.name(line.name, line.name)} = ascontiguousarray({x}).reshape(-1)")
+                self.write(f"{self.name(line.name, line.name)} = plain({x}).reshape(-1)")
         for product in self.plan.products:
             name = self.scan.weights[product.result]
             self.write(f"{self.name(name, name)} = panels_of({self.side_by_side(product)})")
@@ -362,7 +374,7 @@ class Forward(_Function):
         for line in self.plan.sequences:
             x = self.names[sequence_array(line)] = self.names[line]
             if line.row is not table.matmul:
-                self.write(f"{x} = ascontiguousarray({x})", indent)
+                self.write(f"{x} = plain({x})", indent)
 
 
 class Backward(_Function):
@@ -391,7 +403,6 @@ class Backward(_Function):
         self.d: dict[Line, str] = {}  # the variables of gradients ...
         self.fresh: set[str] = set()  # ... and those of them that are arrays which nothing else refers to
         options = ["rows", "keep", "retain", "values", "saved", "named"]
-        self.taken.update(options)
         dys = [self.name(line.name, line.name) for line in self.plan.gradient.dys]
         finals = [self.name(object(), f"{carry.name}_last") for carry in self.plan.gradient.carries]
         self.write("B, total = rows.B, rows.total")
@@ -554,7 +565,7 @@ class Backward(_Function):
         array = self.names[self.array_of(line)]
         if line in self.plan.states:
             return f"rows.before({array})"
-        return f"{array}[B:]" if line in self.plan.outputs else array
+        return f"{array}[B:]" if self.is_new_state(line) else array
 
     def _stash(self, line: Line) -> str:
         """The gradient that the kernel left of a line, at every step."""

@@ -16,22 +16,29 @@ Sequences may end at different steps: `top` is where the rows that are still run
 """
 
 import ast
+import bisect
+import functools
 import math
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
+from .names import IMPORTS, Names
 from .plan import Memory
 from .trace import Line, _columns, is_view, shown
 
 STEP = [
     "old, new = starts[t], starts[t + 1]  # where the states before and after this step begin",
     "now, top = new - starts[1], min(hi, starts[t + 2] - new)  # where it is in sequences; the end of running rows",
+    "if top <= lo:  # all of these rows have ended",
+    "    continue",
 ]
 MAX_LINE = 120
+MOST_NODES = 240  # of an expression in one statement: Python reads nested ones only so far
+MOST_OPERATIONS = 40  # in an equation for the reader
 MOST_INLINE = 30  # arguments of a driver that Numba can inline: Python passes more of them another way
 
 Level = tuple[int, int]
@@ -71,16 +78,22 @@ class Block:
         self.origin, self.towards, self.sums = origin, towards, sums
         self.lines = list(lines)
         self.inside = set(self.lines)
+        self.names = {x.name for line in lines for x in (line, *lines_in(line))}
         self.buffers: dict[str, int] = {}
         self.adds_to: set[Line] = set()  # products that add to what their memory holds
         self.same: dict[Line, Line] = {}  # a sum -> the product that adds to the rest of it
         self.functions: set[str] = set()
         self.levels: dict[Line, Level] = {}
+        self.equations = Equations()
         self.row_functions: list[str] = []
         self.notes: list[str] = []  # on what arrays hold, for the reader
         self.phases: list[tuple[str, list[Loop]]] = []  # what a driver calls, in order, and the loops in there
         self._place_concatenations()
         self._place_products()
+        self.stored_in: dict[Memory, list[Line]] = {}
+        for line, memories in self.stores.items():
+            for memory in memories:
+                self.stored_in.setdefault(memory, []).append(line)
         for line in self.lines:
             self.levels[line] = self._level(line)
         self._sink()
@@ -111,11 +124,7 @@ class Block:
 
     def _place_products(self) -> None:
         """Give products and their left operands memory; where x + product is wanted there, let the product add to x."""
-        uses: dict[Line, list[Line]] = {}
-        for line in self.lines:
-            for y in line.inputs:
-                if isinstance(y, Line):
-                    uses.setdefault(y, []).append(line)
+        uses, position = readers_of(self.lines), {line: i for i, line in enumerate(self.lines)}
         for line in [line for line in self.lines if line.row is table.matmul]:
             self._ensure_memory(line.inputs[0])
             users = uses.get(line, [])
@@ -128,7 +137,7 @@ class Block:
                     and other.shape == total.shape == line.shape
                     and other.row not in (table.matmul, table.cat)
                     and (other not in self.inside or (uses[other] == [total] and other not in self.stores))
-                    and not self._depends(other, line)
+                    and not _depends(other, line, position)
                 ):
                     home = self.stores.pop(total)
                     self.stores.setdefault(other, []).insert(0, home[0])
@@ -138,20 +147,9 @@ class Block:
                     self.adds_to.add(line)
                     self.same[total] = line
                     self.inside.discard(total)
-                    self.lines.remove(total)
                     continue
             self.places[line] = target[0] if target else self._buffer(line)
-
-    def _depends(self, line: Line, on: Line) -> bool:
-        ahead, seen = [line], {line}
-        while ahead:
-            for y in ahead.pop().inputs:
-                if y is on:
-                    return True
-                if isinstance(y, Line) and y not in seen:
-                    seen.add(y)
-                    ahead.append(y)
-        return False
+        self.lines = [line for line in self.lines if line in self.inside]
 
     def _place_concatenations(self) -> None:
         """A concatenation is memory that its pieces are written to."""
@@ -173,8 +171,7 @@ class Block:
         if line.row is table.matmul:
             waits_for = [self._level_of(line.inputs[0])]
             if line in self.adds_to:
-                home = self.places[line]
-                waits_for += [self._level_of(y) for y, homes in self.stores.items() if y is not line and home in homes]
+                waits_for += [self._level_of(y) for y in self.stored_in[self.places[line]] if y is not line]
             return max(phase for phase, _ in waits_for) + 1, 0
         reads = [self._readable(line, y) for y in line.inputs if isinstance(y, Line)]
         return max(reads, default=(0, 0))
@@ -201,22 +198,16 @@ class Block:
 
     def _sink(self) -> None:
         """Move lines down to the first loop that reads them, where that saves them a place in memory."""
-        readers: dict[Line, list[Line]] = {}
+        readers = readers_of(self.lines)
+        can_move: set[Line] = set()
         for line in self.lines:
-            for y in line.inputs:
-                if isinstance(y, Line):
-                    readers.setdefault(y, []).append(line)
-
-        def can_move(line: Line) -> bool:
-            if not isinstance(line.row, ElementwisePrimitive) or line in self.stores or line in self.places:
-                return False
-            if line in self.sums:
-                return False
-            inputs = [y for y in line.inputs if isinstance(y, Line) and y in self.inside and self.memory(y) is None]
-            return all(can_move(y) for y in inputs)
-
+            placed = line in self.stores or line in self.places or line in self.sums
+            if isinstance(line.row, ElementwisePrimitive) and not placed:
+                inputs = [y for y in line.inputs if isinstance(y, Line) and y in self.inside and self.memory(y) is None]
+                if all(y in can_move for y in inputs):
+                    can_move.add(line)
         for line in reversed(self.lines):
-            if line in readers and can_move(line):
+            if line in readers and line in can_move:
                 self.levels[line] = max(self.levels[line], min(self.levels[reader] for reader in readers[line]))
 
     def _place_what_leaves_its_loop(self) -> None:
@@ -246,15 +237,20 @@ class Block:
         products = [line for line in self.stores if line.row is table.matmul and line in self.inside]
         copies |= {line: self.stores[line][1:] for line in products if self.stores[line][1:]}
         last = max([phase for phase, _ in self.levels.values()], default=0)
-        for phase in range(last + 1):
-            for line in self.lines:
-                if line.row is table.matmul and self.levels[line][0] == phase:
-                    self.phases.append(("multiply", [(line.width, [line])]))
-                    body += self._product_call(line, arrays)
-            maths = [x for x in self.lines if self.levels[x][0] == phase and x.row not in _MOVES]
-            call = self._row_function(
-                maths, {x: places for x, places in copies.items() if self._level_of(x)[0] == phase}, arrays
-            )
+        phases: list[tuple[list[Line], list[Line], dict[Line, list[Memory]]]] = [([], [], {}) for _ in range(last + 1)]
+        for line in self.lines:
+            multiplied, maths, _ = phases[self.levels[line][0]]
+            if line.row is table.matmul:
+                multiplied.append(line)
+            elif line.row not in _MOVES:
+                maths.append(line)
+        for line, places in copies.items():
+            phases[self._level_of(line)[0]][2][line] = places
+        for multiplied, maths, copied in phases:
+            for line in multiplied:
+                self.phases.append(("multiply", [(line.width, [line])]))
+                body += self._product_call(line, arrays)
+            call = self._row_function(maths, copied, arrays)
             if call:
                 body += ["for row in range(lo, top):", f"    {call}"]
         steps = "range(T - 1, -1, -1)" if descending else "range(T)"
@@ -311,18 +307,23 @@ class _RowFunction:
     def _write(self) -> None:
         """Emit the loops."""
         self.arguments: dict[str, Memory] = {}
+        self.passed: dict[Memory, str] = {}  # the other way round
+        self.names = Names(given=self.block.names)
         self.functions: set[str] = set()
         self.body: list[str] = []
         self.loops: list[Loop] = []
         block = self.block
-        loops = {(block.levels[x][1], block._loop_width(x)) for x in self.lines}
-        loops |= {(block._level_of(x)[1], x.width) for x in self.copies}
-        for loop, width in sorted(loops):
-            self._loop(
-                width,
-                [x for x in self.lines if (block.levels[x][1], block._loop_width(x)) == (loop, width)],
-                [x for x in self.copies if (block._level_of(x)[1], x.width) == (loop, width)],
-            )
+        loops: dict[tuple[int, int], tuple[list[Line], list[Line]]] = {}
+        for x in self.lines:
+            loops.setdefault((block.levels[x][1], block._loop_width(x)), ([], []))[0].append(x)
+        for x in self.copies:
+            loops.setdefault((block._level_of(x)[1], x.width), ([], []))[1].append(x)
+        loop_of = {x: number for number, (lines, _) in loops.items() for x in lines}
+        self.leaving = {  # read by another loop than the one that computes it
+            y for x in self.lines for y in x.inputs if isinstance(y, Line) and loop_of.get(y) != loop_of[x]
+        }
+        for (_, width), (lines, copies) in sorted(loops.items(), key=lambda each: each[0]):
+            self._loop(width, lines, copies)
 
     def text(self, name: str) -> str:
         """The source of the function."""
@@ -337,22 +338,23 @@ class _RowFunction:
 
     def _overlap(self) -> bool:
         """Whether two arguments share columns."""
-        places = list(self.arguments.values())
-        return any(a.overlaps(b) for i, a in enumerate(places) for b in places[:i])
+        return any(len(places) > 1 for _, places in self._together())
 
     def _united(self) -> list[Memory]:
         """The smallest places that share no columns and hold all arguments that do."""
-        unions: list[Memory] = []
-        for place in self.arguments.values():
-            for other in [other for other in unions if place.overlaps(other)]:
-                unions.remove(other)
-                first, end = min(place.first, other.first), max(place.first + place.width, other.first + other.width)
-                place = place._replace(first=first, width=end - first)
-            unions.append(place)
-        return [union for union in unions if union not in self.arguments.values() or self._is_shared(union)]
+        return [union for union, places in self._together() if len(places) > 1]
 
-    def _is_shared(self, union: Memory) -> bool:
-        return sum(union.overlaps(place) for place in self.arguments.values()) > 1
+    def _together(self) -> list[tuple[Memory, list[Memory]]]:
+        """Arguments that share columns, directly or by way of others, with the smallest place that holds them."""
+        found: list[tuple[Memory, list[Memory]]] = []
+        for place in sorted(self.arguments.values()):
+            if found and found[-1][0].overlaps(place):
+                union, places = found[-1]
+                end = max(union.first + union.width, place.first + place.width)
+                found[-1] = union._replace(width=end - union.first), [*places, place]
+            else:
+                found.append((place, [place]))
+        return found
 
     def _loop(self, width: int, lines: list[Line], copies: list[Line]) -> None:
         """One loop over `width` columns; statements without a loop if it is 1."""
@@ -363,13 +365,13 @@ class _RowFunction:
             for y in x.inputs:
                 if isinstance(y, Line):
                     users[y] = users.get(y, 0) + 1
-        later = {y for x in self.lines if x not in group for y in x.inputs if isinstance(y, Line)}
         written = {memory: x for x in lines for memory in block.stores.get(x, [])}
         read_first: dict[Line, tuple[str, Memory]] = {}  # what somebody else reads than the line that takes its place
+        ancestors = functools.cache(lambda line: reached([line], lambda x: x.inputs if x in group else ()))
         for x in lines:
             for y in x.inputs:
                 memory = block.memory(y) if isinstance(y, Line) and y not in group else None
-                if memory in written and not leads_to(x, written[memory], group):
+                if memory in written and x not in ancestors(written[memory]):
                     read_first[y] = (f"{y.name}_j" if y.name in self.arguments else y.name, memory)
         inlined: dict[Line, ast.expr] = {}
         before: list[str] = []
@@ -397,7 +399,7 @@ class _RowFunction:
         for x in lines:
             comment = ""
             if x in block.origin:
-                comment = f"  # gradient of: {describe(block.origin[x])}"
+                comment = f"  # gradient of: {block.equations.describe(block.origin[x])}"
             elif x in block.towards:
                 comment = f"  # a part of the gradient of {block.towards[x].name}"
             if _reduces(x) and width != 1:
@@ -413,7 +415,8 @@ class _RowFunction:
                 continue
             expression = self._expression(x, operand)
             stores = block.stores.get(x, [])
-            if users.get(x, 0) == 1 and not x.named and not stores and not {x} & (later | {*block.origin, *block.sums}):
+            named = x.named or any(x in which for which in (self.leaving, block.origin, block.sums))
+            if users.get(x, 0) == 1 and not named and not stores and _count(expression) <= MOST_NODES:
                 inlined[x] = expression
                 continue
             results.append(x)
@@ -450,21 +453,25 @@ class _RowFunction:
 
     def _element(self, name: str, memory: Memory, width: int) -> str:
         """An element of a place in memory, at column j unless there is but one."""
-        for union in self.unions:
-            if union.overlaps(memory):
-                start = memory.first - union.first
-                terms = [self.block.size(start)] * (start > 0) + ["j"] * (width != 1)
-                return f"{self._argument(name, union)}[{' + '.join(terms) or 0}]"
+        union = self._union_of(memory)
+        if union is not None:
+            start = memory.first - union.first
+            terms = [self.block.size(start)] * (start > 0) + ["j"] * (width != 1)
+            return f"{self._argument(name, union)}[{' + '.join(terms) or 0}]"
         return f"{self._argument(name, memory)}[{'j' if width != 1 else '0'}]"
+
+    def _union_of(self, memory: Memory) -> Memory | None:
+        """The last union that does not begin after a place; unions share no columns."""
+        at = bisect.bisect_right(self.unions, (memory.array, memory.where, memory.first, math.inf))
+        return self.unions[at - 1] if at and self.unions[at - 1].overlaps(memory) else None
 
     def _argument(self, name: str, memory: Memory) -> str:
         """The parameter that stands for a place in memory; the same place is passed once."""
-        for known, place in self.arguments.items():
-            if place == memory:
-                return known
+        if memory in self.passed:
+            return self.passed[memory]
         while name in self.arguments:
-            name += "_"
-        self.arguments[name] = memory
+            name = self.names.new(name)
+        self.arguments[name], self.passed[memory] = memory, name
         return name
 
     def _expression(self, x: Line, operand: Callable[[Any], ast.expr]) -> ast.expr:
@@ -500,8 +507,10 @@ class _RowFunction:
 def module(title: str, text: str, bits: int, functions: set[str]) -> str:
     """Generated functions with their imports; `functions` are those of `maths` that they may call."""
 
+    words = set(re.findall(r"\w+", text))
+
     def imported(room: str, names: set[str]) -> list[str]:
-        used = sorted(name for name in names if re.search(rf"\b{name}\b", text))
+        used = sorted(names & words)
         return [f"from {room} import {', '.join(used)}"] if used else []
 
     kernels, maths = "tinygrad_rnn.kernels", f"maths{bits}"
@@ -513,11 +522,7 @@ def module(title: str, text: str, bits: int, functions: set[str]) -> str:
         "",
         *([f"from {kernels}.{maths} import f as real"] if "real(" in text else []),
         *imported(f"{kernels}.{maths}", functions),
-        *imported(
-            f"{kernels}.matmul",
-            {"copy", "fill_panels", "matrix", "multiply", "panels", "product", "shift", "sum_rows"},
-        ),
-        *imported(f"{kernels}.memory", {"JIT", "REDUCE", "at", "distinct"}),
+        *(line for room, names in IMPORTS.items() for line in imported(f"{kernels}.{room}", names)),
         "",
         text,
     ]
@@ -543,6 +548,8 @@ def wrapped(line: str, indent: str) -> str:
         lines = [f"# {words}" for words in textwrap.wrap(comment, width - 2)]
         lines += [code.strip()] if code.strip() else []
         return "".join(f"{indent}{each}\n" for each in lines)
+    if len(line.strip()) <= width:
+        return f"{indent}{line.strip()}\n"
     depth, glued = 0, ""
     for before, sign in zip(" " + line.strip(), line.strip()):
         depth += (sign in "([{") - (sign in ")]}")
@@ -582,21 +589,40 @@ def _offset(index: str) -> str:
     return index.rpartition(",")[2].strip().removesuffix("row")
 
 
-def leads_to(line: Line, result: Line, within: set[Line] | None = None) -> bool:
-    """Whether a line is one of those that `result` is computed from, or is `result` itself.
-
-    Args:
-        within: look only at what these are computed from: the rest has been computed before.
-    """
-    ahead, seen = [result], set()
+def reached(lines: Iterable[Line], further: Callable[[Line], Iterable[Any]]) -> set[Line]:
+    """The lines, and all others that one comes to from them, `further` by `further`."""
+    found, ahead = set(lines), list(lines)
     while ahead:
-        x = ahead.pop()
-        if x is line:
-            return True
-        if x not in seen and (within is None or x in within):
-            seen.add(x)
-            ahead += [y for y in x.inputs if isinstance(y, Line)]
-    return False
+        fresh = {y for y in further(ahead.pop()) if isinstance(y, Line) and y not in found}
+        found |= fresh
+        ahead += fresh
+    return found
+
+
+def readers_of(lines: Iterable[Line]) -> dict[Line, list[Line]]:
+    """For each line that is read, by which of `lines`: once for each time."""
+    found: dict[Line, list[Line]] = {}
+    for line in lines:
+        for y in line.inputs:
+            if isinstance(y, Line):
+                found.setdefault(y, []).append(line)
+    return found
+
+
+def _depends(line: Line, on: Line, position: dict[Line, int]) -> bool:
+    """Whether a line is made of another one; who comes before that is not, and need not be looked at."""
+    after = lambda x: position.get(x, -1) >= position[on]
+    return after(line) and on in reached([line], lambda x: filter(after, lines_in(x)))
+
+
+def lines_in(line: Line) -> list[Line]:
+    """The operands of a line that are lines."""
+    return [y for y in line.inputs if isinstance(y, Line)]
+
+
+def _count(expression: ast.expr) -> int:
+    """The number of nodes of an expression, those that it holds several times counted as often."""
+    return sum(1 for _ in ast.walk(expression))
 
 
 def _reduces(line: Line) -> bool:
@@ -606,15 +632,36 @@ def _reduces(line: Line) -> bool:
 _OPERATORS = {"add": ast.Add, "sub": ast.Sub, "mul": ast.Mult, "div": ast.Div, "matmul": ast.MatMult}
 
 
-def describe(line: Line) -> str:
-    """A line as an equation, with what has no name worth telling written out."""
-    return f"{line.name} = {ast.unparse(_equation(line))}" if line.row else line.name
+class Equations:
+    """Lines as equations, with what has no name worth telling written out, unless that would be long."""
+
+    def __init__(self) -> None:
+        self.lengths: dict[Line, int] = {}  # of the lines that can be written out: of how many operations they then are
+
+    def describe(self, line: Line) -> str:
+        """A line as an equation."""
+        return f"{line.name} = {ast.unparse(_equation(line, self.has_name))}" if line.row else line.name
+
+    def has_name(self, line: Line) -> bool:
+        """Whether a line has an equation of its own, and its name in those of others."""
+        ahead = [line]
+        while ahead:
+            x = ahead[-1]
+            further = [y for y in lines_in(x) if y.row and y.nameless and y not in self.lengths]
+            if x in self.lengths or not (x.row and x.nameless):
+                ahead.pop()
+            elif further:
+                ahead += further
+            else:
+                inner = (self.lengths[y] for y in lines_in(x) if y.row and y.nameless)
+                self.lengths[ahead.pop()] = 1 + sum(n for n in inner if n <= MOST_OPERATIONS)
+        return self.lengths.get(line, math.inf) > MOST_OPERATIONS
 
 
-def _equation(line: Line) -> ast.expr:
+def _equation(line: Line, has_name: Callable[[Line], bool]) -> ast.expr:
     def operand(x: Any) -> ast.expr:
         if isinstance(x, Line):
-            return _equation(x) if x.row and x.nameless else _parse(x.name)
+            return _parse(x.name) if has_name(x) else _equation(x, has_name)
         return _parse(_number(x))
 
     row = line.row

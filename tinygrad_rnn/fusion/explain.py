@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
-from .emit import Loop, describe
+from .emit import Equations, Loop
 from .fused import FusedCell
 from .plan import made_of
 from .scan import Scan
@@ -43,12 +43,13 @@ def explain(fused: FusedCell) -> str:
 
 def _step(scan: Scan) -> list[str]:
     """The traced step as equations. Equal parts of one value are told in one line."""
+    equations = Equations()
     by_name = {line.name: line for _, line in scan.plan.script}
     needed = {line.name for line in made_of(scan.plan.outputs)}
     parts: dict[str, list[str]] = {}
     text = []
     for line in by_name.values():
-        if line.row is None or line.nameless or line.name not in needed:
+        if line.row is None or not equations.has_name(line) or line.name not in needed:
             continue
         if line.row is table.part:
             base = line.inputs[0].name
@@ -57,7 +58,7 @@ def _step(scan: Scan) -> list[str]:
                 text.append(base)  # to be filled in below
             parts[base].append(line.name)
         else:
-            text.append(describe(line))
+            text.append(equations.describe(line))
     text = [f"{', '.join(parts[line])} = parts of {line}" if line in parts else line for line in text]
     return [*text, f"returns {', '.join(line.name for line in scan.plan.outputs)}"]
 
@@ -82,14 +83,15 @@ def _weights(product: Line) -> list[Line]:
 def _before(scan: Scan) -> list[str]:
     plan = scan.plan
     leaves = [*plan.sequences, *plan.vectors, *(w for product in plan.products for w in product.weights)]
-    text = []
+    text, equations = [], Equations()
     for line in made_of(leaves):
         if line.row is table.matmul and line.per_row:
             members = len(_weights(line))
             joined = f", {members} products of {line.inputs[0].name} in one" if members > 1 else ""
-            text.append(f"{describe(line)}: hoisted, one product {_shapes(line, 'T * B')} for all steps{joined}")
-        elif line.row not in (None, table.part, table.cat) and not line.nameless:
-            text.append(describe(line) + (": for all steps" if line.per_row else ""))
+            shapes = _shapes(line, "T * B")
+            text.append(f"{equations.describe(line)}: hoisted, one product {shapes} for all steps{joined}")
+        elif line.row not in (None, table.part, table.cat) and equations.has_name(line):
+            text.append(equations.describe(line) + (": for all steps" if line.per_row else ""))
     for product in plan.products:
         names = ", ".join(weights.name for weights in product.weights)
         text.append(f"{names}: packed for the products in the loop")
@@ -111,7 +113,7 @@ def _product(line: Line) -> str:
     right = line.inputs[1]
     if right.kind == "weights":  # of the backward pass, transposed
         return f"{line.name} = {line.inputs[0].name} @ ({right.name.removesuffix('_weights_T')}'s weights).T"
-    return describe(line)
+    return Equations().describe(line)
 
 
 def _loop(width: int, lines: list[Line]) -> str:
@@ -137,7 +139,7 @@ def _kept(scan: Scan) -> list[str]:
 def _recomputed(scan: Scan) -> list[str]:
     gradient = set(scan.plan.gradient.lines)
     again = [x for x in scan.plan.backward if x not in gradient and x.row is not table.part]
-    return [f"computed again rather than kept: {', '.join(map(describe, again))}"] if again else []
+    return [f"computed again rather than kept: {', '.join(map(Equations().describe, again))}"] if again else []
 
 
 def _after(scan: Scan) -> list[str]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .adjoint import Gradient, Product, reverse
-from .trace import BATCH, Line, Trace, Unfusable, _columns, is_view
+from .trace import BATCH, LONGEST_NAME, MOST_OPERATIONS, Line, Trace, Unfusable, _columns, is_view, too_many
 
 CHEAP = {
     row.name
@@ -118,6 +118,8 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
     needed = _needed(outputs, stop)
     forward = [line for line in traced if line in needed and per_step(line) and line not in ready]
     forward = [line for line in forward if line.kind == "operation"]
+    if len(forward) > MOST_OPERATIONS:
+        raise too_many(f"{len(forward):,} in the loop over time")
     for line in forward:
         _check(line, per_step)
     products = _join(trace, forward)
@@ -125,17 +127,16 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
     _flatten_parts(trace.lines)
 
     leaves: set[Line] = set()
+    inside = {*forward, *states}
     for line in [*forward, *outputs]:
-        for y in _read(line):
-            if y.kind != "zeros" and y not in forward and y not in states and y.kind != "weights":
-                leaves.add(y)
+        leaves |= {y for y in _read(line) if y.kind not in ("zeros", "weights") and y not in inside}
     leaves -= {weights for product in products for weights in product.weights}
     for output in outputs:
         base = _base(output)
-        if base not in forward and base not in states:
+        if base not in inside:
             leaves.add(base)
-    in_order = lambda lines: sorted(lines, key=lambda line: trace.lines.index(line))
-    leaves_in_order = in_order(leaves)
+    leaves_in_order = [line for line in trace.lines if line in leaves]
+    assert len(leaves_in_order) == len(leaves), "the loop reads a line that nobody computes"
     per_row = _reached(trace.lines, [*inputs, *states, *trace.given])
     timed = _reached(trace.lines, inputs)
     for line in [*leaves_in_order, *outputs]:
@@ -269,12 +270,12 @@ def _join(trace: Trace, lines: list[Line], before_the_loop: bool = False) -> lis
             products.append(Product(left, members, weights, members[0]))
             continue
         width = sum(line.width for line in members)
-        name = "_and_".join(line.name for line in members)
-        result = Line(name, "operation", (BATCH, width), left.dtype, table.matmul, [left, *weights])
+        name, inputs = trace.unique(_together(members)), [left, *weights]
+        result = Line(name, "operation", (BATCH, width), left.dtype, table.matmul, inputs)
         products.append(Product(left, members, weights, result))
         if before_the_loop:
             shape = (left.width, width)
-            together = Line("_and_".join(w.name for w in weights), "operation", shape, left.dtype, table.cat, weights)
+            together = Line(trace.unique(_together(weights)), "operation", shape, left.dtype, table.cat, weights)
             together.attributes = {"dim": 1}
             result.inputs = [left, together]
         for place in (lines, trace.lines):
@@ -285,6 +286,12 @@ def _join(trace: Trace, lines: list[Line], before_the_loop: bool = False) -> lis
             line.attributes = {"at": (slice(None), slice(start, start + line.width))}
             start += line.width
     return products
+
+
+def _together(lines: list[Line]) -> str:
+    """A name for what lines are in, side by side."""
+    name = "_and_".join(line.name for line in lines)
+    return name if len(name) <= LONGEST_NAME else f"{lines[0].name}_and_{len(lines) - 1}_others"
 
 
 def _flatten_parts(lines: list[Line]) -> None:
@@ -319,20 +326,17 @@ def _saved_and_recomputed(
             return False
         return all(available(_base(y), depth - 1) for y in line.inputs if isinstance(y, Line))
 
-    def recompute(line: Line) -> None:
+    for line in forward:
+        if line in read and line not in at_hand and not available(line, 3):
+            saved.add(line)
+    ahead = [line for line in forward if line in read]
+    while ahead:
+        line = ahead.pop()
         if line in inside and line not in at_hand and line not in saved and line not in again:
             again.add(line)
             for y in line.inputs:
                 if isinstance(y, Line) and y not in at_hand:  # a part may be, of what is not
-                    recompute(y)
-                    recompute(_base(y))
-
-    for line in forward:
-        if line in read and line not in at_hand and not available(line, 3):
-            saved.add(line)
-    for line in forward:
-        if line in read:
-            recompute(line)
+                    ahead += [y, _base(y)]
     views = {y for line in backward for y in line.inputs if isinstance(y, Line) and y in inside and y.row is table.part}
     again |= views
     return [line for line in forward if line in saved], [line for line in forward if line in again]

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
-from .emit import Block, leads_to
+from .emit import Block, lines_in, reached, readers_of
 from .plan import Memory, Plan, _base, _read
-from .trace import Line, _columns
+from .trace import Line, _columns, is_view
 
 
 class Reader(NamedTuple):
@@ -29,23 +29,23 @@ def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
     needed_again = {y for line in plan.backward for y in _read(line)}
     needed_after = _needed_after(plan)
     found: dict[Line, Memory] = {}
+    saved = [x for x in plan.saved if isinstance(x.row, ElementwisePrimitive) and x not in needed_after]
+    everybody, users = readers(block), readers_of(block.lines)
     for sequence in _sequences_of_our_own(plan):
         if sequence in needed_again or sequence in block.stores or sequence in plan.outputs:
             continue
-        readers = _readers(block, sequence)
-        for first, last in sorted({(r.first, r.last) for r in readers}):
-            overlapping = [r for r in readers if r.first < last and first < r.last]
+        theirs = everybody.get(sequence, [])
+        for first, last in sorted({(r.first, r.last) for r in theirs}):
+            overlapping = [r for r in theirs if r.first < last and first < r.last]
             place = Memory(sequence.name, "now + row", first, last - first)
             if any(place.overlaps(memory) for memory in found.values()):
                 continue
+            complete = max(_order(block, r.line) for r in overlapping)
+            fitting = [x for x in saved if x.width == last - first and x not in found and complete <= _order(block, x)]
             # By choice a value that was computed from what was there: the gate i in place of its pre-activation.
-            for line in sorted(plan.saved, key=lambda x: not any(leads_to(r.line, x) for r in overlapping)):
-                fits = line.width == last - first and isinstance(line.row, ElementwisePrimitive)
-                if line in found or line in needed_after or not fits:
-                    continue
-                if all(_order(block, r.line) <= _order(block, line) for r in overlapping):
-                    found[line] = place
-                    break
+            made_of_it = reached([r.line for r in overlapping], lambda x: users.get(x, ()))
+            for line in sorted(fitting, key=lambda x: x not in made_of_it)[:1]:
+                found[line] = place
     return found
 
 
@@ -68,43 +68,46 @@ def _needed_after(plan: Plan) -> set[Line]:
     return {_base(product.left) for product in plan.products}
 
 
-def gradients_in_place(block: Block, kept: dict[Line, Memory], stashed: dict[Line, int]) -> str | None:
+def gradients_in_place(
+    block: Block, kept: dict[Line, Memory], stashed: dict[Line, int], everybody: dict[Line, list[Reader]]
+) -> str | None:
     """The array in which the gradients `stashed` (line -> its first column) may be kept, if there is one.
 
     Args:
         kept: values that the backward kernel reads, and where: in arrays as wide as that of the gradients.
+        everybody: the `readers` of the block.
     """
     for name in dict.fromkeys(memory.array for memory in kept.values()):
         values = {line: memory for line, memory in kept.items() if memory.array == name}
-        if all(_may_take(block, line, first, values) for line, first in stashed.items()):
+        if all(_may_take(block, line, first, values, everybody) for line, first in stashed.items()):
             return name
     return None
 
 
-def _may_take(block: Block, line: Line, first: int, values: dict[Line, Memory]) -> bool:
+def _may_take(
+    block: Block, line: Line, first: int, values: dict[Line, Memory], everybody: dict[Line, list[Reader]]
+) -> bool:
     """Whether a gradient may be written over the values in its columns."""
     if not isinstance(line.row, ElementwisePrimitive) or line not in block.inside:
         return False
     for value, memory in values.items():
         if memory.overlaps(memory._replace(first=first, width=line.width)):
             same_columns = (memory.first, memory.width) == (first, line.width)
-            for reader in _readers(block, value):
+            for reader in everybody.get(value, ()):
                 if not same_columns or _order(block, reader.line) > _order(block, line):
                     return False
     return True
 
 
-def _readers(block: Block, source: Line) -> list[Reader]:
-    """Who reads a line that a block finds in memory, directly or through its parts."""
-    found = []
+def readers(block: Block) -> dict[Line, list[Reader]]:
+    """Who reads the lines that a block finds in memory, directly or through their parts."""
+    found: dict[Line, list[Reader]] = {}
     for line in block.lines:
-        if line.row is table.part:
-            continue
-        for y in line.inputs:
-            if y is source:
-                found.append(Reader(line, 0, source.width))
-            elif isinstance(y, Line) and y.row is table.part and y.inputs[0] is source:
-                found.append(Reader(line, *_columns(source, y.attributes["at"])))
+        for y in () if line.row is table.part else lines_in(line):
+            found.setdefault(y, []).append(Reader(line, 0, y.width))
+            if y.row is table.part and is_view(y.inputs[0], y.attributes["at"]):
+                source = y.inputs[0]
+                found.setdefault(source, []).append(Reader(line, *_columns(source, y.attributes["at"])))
     return found
 
 

@@ -119,6 +119,7 @@ class RaggedRows(Rows):
         self.steps, self.sequences = t, b
         self.T, self.B, self.total, self.padded, self.flipped = T, B, len(t), padded, flipped
         self.starts = np.cumsum([0, B, *np.bincount(t, minlength=T)])
+        self.starts.flags.writeable = False  # like that of `Rows`: another type would be another kernel
         at = self.lengths[b] - 1 - t if flipped else t
         self.places = at * B + self.order[b]  # [total], of each row its place t * B + b in the user's array
 
@@ -163,7 +164,7 @@ class RaggedRows(Rows):
 
     def cut(self, chunks: int) -> list[int]:
         work = np.cumsum(self.lengths)
-        inner = np.searchsorted(work, work[-1] * np.arange(1, chunks) / chunks)
+        inner = np.searchsorted(work, self.total * np.arange(1, chunks) / chunks)
         return [0, *(int(i) for i in inner), self.B]
 
     def pieces(self, row_bytes: int) -> list[tuple[Rows, int]]:

@@ -1,5 +1,6 @@
 """A planned step as compiled kernels: where everything lies in memory, their source, and how threads share a run."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -12,8 +13,9 @@ from ..kernels import cache
 from ..kernels.sharing import Shared
 from ..kernels.threads import get_num_threads
 from .emit import Block, Loop, module
+from .names import Names, printable
 from .plan import Memory, Plan, _base, _read
-from .reuse import gradients_in_place, kept_in_place, spare_afterwards
+from .reuse import gradients_in_place, kept_in_place, readers, spare_afterwards
 from .rows import Rows
 from .trace import Line
 
@@ -33,7 +35,7 @@ class Scan:
     """
 
     def __init__(self, plan: Plan, title: str) -> None:
-        self.plan, self.title = plan, title
+        self.plan, self.title = plan, printable(title)
         self.dtype = plan.states[0].dtype
         self.sizes = self._size_names()
         self.sources: dict[str, str] = {}
@@ -46,10 +48,11 @@ class Scan:
         self.compiled: dict[str, Callable[..., Any]] = {}
         self.built: dict[str, tuple[str, float]] = {}  # direction -> where its machine code came from, and the seconds
         self.transposed: dict[str, int] = {}  # packed transposed weights of the backward kernel -> product
+        transposed = {f"{product.result.name}_weights_T": k for k, product in enumerate(plan.products)}
         for line in plan.backward:
             if line.row is table.matmul:
-                (k,) = (k for k, p in enumerate(plan.products) if f"{p.result.name}_weights_T" == line.inputs[1].name)
-                self.transposed[f"{line.inputs[1].name}_packed"] = k
+                name = line.inputs[1].name
+                self.transposed[f"{name}_packed"] = transposed[name]
         self.weights = {p.result: f"{p.result.name}_packed" for p in plan.products}
         self.kept_in: dict[Line, Memory] = {}  # values kept for the backward kernel in place of hoisted products
         self.overwritten: dict[str, str] = {}  # array of gradients -> of these values, whose place they take
@@ -63,7 +66,8 @@ class Scan:
             self._emit(direction)
         read = [*map(sequence_array, plan.sequences)]
         read += [x.name for x in (*plan.constants, *plan.vectors, *plan.states)]
-        written = [name for name in self.arrays["forward"] if name in self.widths and name not in read]
+        unread = self.widths.keys() - set(read)
+        written = [name for name in self.arrays["forward"] if name in unread]
         self.kept_arrays = [*read, *written]  # of the forward kernel
 
     def _size_names(self) -> dict[int, str]:
@@ -84,6 +88,7 @@ class Scan:
         """
         gradient = self.plan.gradient
         self.stashes: dict[Line, str] = {}
+        names = Names()
         self.stash_places: dict[Line, tuple[str, int]] = {}
         kept = [*gradient.sequences.values(), *(g for _, g in gradient.products)]
         self.vectors: list[tuple[Line, int, Line]] = []
@@ -107,6 +112,7 @@ class Scan:
             if line in self.stash_places:
                 continue
             name = f"{line.name}_all" if line.kind == "operation" else f"d_{len(self.stashes)}_all"
+            name = names.new(name)
             self.stashes[line] = name
             self.stash_places[line] = name, 0
             for piece, start in _pieces(line):
@@ -208,11 +214,11 @@ class Scan:
 
     def _overwrite(self, block: Block, kept: dict[Line, Memory]) -> dict[Line, Memory]:
         """Let gradients take the place of values that nobody reads after them; where the values are then."""
-        left = kept
+        left, everybody = kept, readers(block)
         widths = self.widths | {sequence_array(x): x.width for x in self.plan.sequences}
         for whole, name in self.stashes.items():
             as_wide = {line: memory for line, memory in left.items() if widths[memory.array] == whole.width}
-            array = gradients_in_place(block, as_wide, dict(_pieces(whole)) or {whole: 0})
+            array = gradients_in_place(block, as_wide, dict(_pieces(whole)) or {whole: 0}, everybody)
             if array is not None:
                 self.overwritten[name] = array
                 left = {line: memory for line, memory in left.items() if memory.array != array}
@@ -278,7 +284,7 @@ def _pieces(whole: Line) -> list[tuple[Line, int]]:
     """The lines that a concatenation puts side by side, with their first columns; none for any other line."""
     if whole.row is not table.cat:
         return []
-    return [(x, sum(y.width for y in whole.inputs[:k])) for k, x in enumerate(whole.inputs)]
+    return list(zip(whole.inputs, itertools.accumulate((x.width for x in whole.inputs), initial=0)))
 
 
 def _notes(kept: dict[Line, Memory], when: str) -> list[str]:

@@ -65,8 +65,7 @@ class _Short(_Function):
             raise NotShort
         self.prelude = prelude
         self.weights = sum(math.prod(line.shape) for line in prelude.leaves if not line.per_row)
-        self.known |= dict(launch=self._launch, room=room, empty=np.empty, zeros=np.zeros)
-        self.taken |= {"T", "starts", *scan.sizes.values()}
+        self.know("T", "starts", *scan.sizes.values(), launch=self._launch, room=room, empty=np.empty, zeros=np.zeros)
         self.given: list[str] = []
         self.body: list[str] = []
 
@@ -134,7 +133,9 @@ class _Short(_Function):
             if name not in arrays:
                 width = scan.buffers[direction].get(name)
                 arrays[name] = self.inner_rows(name, width is None, scan.widths[name] if width is None else width)
-        passed = ", ".join([*options, *scan.sizes.values(), *(arrays[name] for name in scan.arrays[direction])])
+        vectors = {line.name for line in self.plan.vectors}  # which are the user's, of any strides
+        given = [f"contiguous({arrays[name]})" if name in vectors else arrays[name] for name in scan.arrays[direction]]
+        passed = ", ".join([*options, *scan.sizes.values(), *given])
         self.body.append(f"{'backward' if direction == 'backward' else 'forward'}(0, B, T, starts, {passed})")
 
     def launch_kernel(self) -> None:
@@ -194,12 +195,15 @@ class ShortForward(_Short):
     def _leaves(self) -> None:
         """The leaves as the kernel reads them."""
         for line in self.prelude.leaves:
+            x = self.names[line]
             if line.kind == "input":
-                self.write(f"{self.names[line]} = ascontiguousarray(rows.gathered({self.names[line]}))")
+                self.write(f"{x} = ascontiguousarray(rows.gathered({x}))")
+            elif line.kind == "state":  # another layout would be another kernel
+                self.write(f"{x} = ascontiguousarray({x})")
         for line in self.plan.vectors:
             if len(line.shape) > 1:
                 self.arrays[line.name] = self.give(self.name(line.name, line.name))
-                self.write(f"{self.arrays[line.name]} = ascontiguousarray({self.names[line]}).reshape(-1)")
+                self.write(f"{self.arrays[line.name]} = plain({self.names[line]}).reshape(-1)")
         self.write("B, total = rows.B, rows.total")
 
     def _weights(self) -> None:
@@ -262,9 +266,8 @@ class ShortBackward(_Short):
         self.found: dict[Line, str] = {}  # the gradients of leaves
         self.turned = {step.line: step.inputs[0] for step in prelude.steps if step.row is table.permute}
         self.parts = {step.line: step.inputs for step in prelude.steps if step.row is table.cat}
-        self.known |= dict(no_matrix=np.empty((0, 0), scan.dtype), no_vector=np.empty(0, scan.dtype))
         fixed = ["rows", "keep", "retain"]
-        self.taken |= {*fixed, *self.known}
+        self.know(no_matrix=np.empty((0, 0), scan.dtype), no_vector=np.empty(0, scan.dtype))
         kept = [self.name(line, line.name) for line in prelude.leaves if line.kind != "state"]
         kept += [self.name(name, name) for name in scan.kept_arrays]
         dys = [self.name(line.name, line.name) for line in gradient.dys]
@@ -372,7 +375,7 @@ class ShortBackward(_Short):
                 raise NotShort
             first, line = first + (cut.start or 0), line.inputs[0]
         array = self.give(self.names[self.array_of(line)])
-        return _from(f"{array}.T", self.width(first), "B" if line in self.plan.outputs else "0")
+        return _from(f"{array}.T", self.width(first), "B" if self.is_new_state(line) else "0")
 
     def _step(self, step: Step) -> None:
         """The gradients of the operands of a product before the loop."""
@@ -387,7 +390,7 @@ class ShortBackward(_Short):
             raise NotShort
         if step.line in self.plan.gradient.sequences:
             dy, weights = self._stash(self.plan.gradient.sequences[step.line]), self._weights_of(w)
-            dx = self._gradient(x, f"total, {x.width}", "ascontiguousarray(rows.scattered({}))")
+            dx = self._gradient(x, f"total, {x.width}", "plain(rows.scattered({}))")
             features = f"{self.give(self.names[x])}.shape[1]"
             w_T, N = f"matrix({_transposed(weights)})", self.width(w.width)
             self._if_wanted([dx], f"product({dy}, {w_T}, matrix({dx}), T * B, {features}, {N}, room)")

@@ -13,7 +13,6 @@ Python decides before a symbol is touched, so loops over gates and `if self.bias
 themselves raises `Unfusable` with the line of user code.
 """
 
-import keyword
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -27,22 +26,25 @@ from ..autograd.creation import get_rng_state
 from ..autograd.primitive import FLOAT32, FLOAT64, ElementwisePrimitive, Primitive, Shape
 from ..autograd.tape import Value, set_mode, user_line
 from ..autograd.tensor import Tensor
+from .names import FORMS, RESERVED, Names
 
-# Names that generated code needs for itself; a variable of the user's that has one gets an underscore.
-RESERVED = {
-    "T", "H", "t", "row", "j", "lo", "hi", "top", "starts", "old", "new", "now", "keep", "min", "real", "dy", "njit",
-    "range", "at", "distinct", "matrix", "multiply", "panels", "shift", "forward", "backward", "CACHE", "JIT", "REDUCE",
-    "concatenate", "copy", "empty", "packed", "product",
-    *(row.name for row in table.TABLE.values()),
-}  # fmt: skip
-# Sizes, arrays, elements of arrays.
-RESERVED_FORMS = re.compile(r"H_\d+|dy_\w+|\w+_(j|in|saved|buffer|packed|all|sum|zero|(out|copy)(_\d+)?)")
+LONGEST_NAME = 80  # of a value that the user gave none: it tells what it is made of
+MOST_OPERATIONS = 1_000  # of a step in the loop: to compile so many takes minutes
+MOST_LINES = 2_000, 20_000  # of a trace, which has some of them whole and in parts; with those of the gradient
 # These stand for the batch size, whatever it is: primes that no layer is likely to be as wide as.
 BATCH, OTHER_BATCH = 1009, 1013
 
 
 class Unfusable(Exception):
     """A step that cannot become a kernel; the message says where and why."""
+
+
+def too_many(where: str) -> Unfusable:
+    """Why a step of very many operations is refused."""
+    return Unfusable(
+        f"step has more than {MOST_OPERATIONS:,} operations, which would take minutes to compile ({where}): write "
+        "fewer and wider ones, such as one product for all gates, or spread them over several steps of the sequence"
+    )
 
 
 class Line:
@@ -88,7 +90,7 @@ class Line:
         shape = ", ".join("B" if n in (BATCH, OTHER_BATCH) else str(n) for n in self.shape)
         if self.row is None:
             return f"{self.name}[{shape}]: {self.kind}"
-        arguments = [getattr(x, "name", repr(x)) for x in self.inputs]
+        arguments = [x.name if isinstance(x, Line) else repr(x) for x in self.inputs]
         arguments += [f"{name}={shown(value)}" for name, value in self.attributes.items()]
         return f"{self.name}[{shape}] = {self.row.name}({', '.join(arguments)})"
 
@@ -139,11 +141,13 @@ class Trace:
         self.lines: list[Line] = []
         self.batch = batch
         self.pieces: dict[Line, dict[tuple[int, int], Line]] = {}  # lines of which parts are computed by themselves
+        self.most = MOST_LINES[0]
+        self._taken: dict[tuple[Line, int, int], Line] = {}  # columns of lines -> what computes them
         self.skipped: set[Line] = set()  # lines of which a part was taken from what they are made of
         self.given: list[Line] = []  # what cells hold for a whole sequence
         self.owners: list[Any] = []  # these cells
         self.drawn: list[tuple[Line, Callable[[Shape], np.ndarray]]] = []  # random numbers, new ones for each step
-        self._names: dict[str, int] = {}
+        self._names = Names(RESERVED, FORMS)
         self._known: dict[Any, Line] = {}
         self._parameter_names = parameter_names
 
@@ -204,6 +208,8 @@ class Trace:
         if key not in self._known or row is table.clip_gradient:  # which clips what comes back to each call by itself
             dtype = _dtype(row, inputs, attributes)
             line = Line(self._name(row, inputs, attributes), "operation", shape, dtype, row, inputs, attributes)
+            if len(self.lines) >= self.most:
+                raise too_many(user_line())
             self.lines.append(line)
             self._known[key] = line
         return self._known[key]
@@ -217,6 +223,7 @@ class Trace:
             first, last = _columns(x, attributes["at"])
             if (first, last) == (0, x.width):
                 return x
+            self._prepare(x, first, last)
             # A part of f(a, b) is f of the parts, but what is clipped is the gradient of all parts together.
             if isinstance(x.row, ElementwisePrimitive) and x.row is not table.clip_gradient:
                 operands = [self._part(y, first, last, x) if isinstance(y, Line) else y for y in x.inputs]
@@ -244,39 +251,80 @@ class Trace:
             return x
         return None
 
+    def _prepare(self, x: Line, first: int, last: int) -> None:
+        """Take apart what columns [first, last) of x are made of, the deepest first: expressions may be long."""
+        ahead = [(self._made_of(x, first, last), 0)]
+        while ahead:
+            wanted, done = ahead.pop()
+            if done < len(wanted):
+                ahead.append((wanted, done + 1))
+                if wanted[done] not in self._taken:
+                    ahead.append((self._made_of(*wanted[done]), 0))
+            if done:
+                y, start, end = wanted[done - 1]
+                self._part(y, start, end, y)
+
+    def _made_of(self, x: Line, first: int, last: int) -> list[tuple[Line, int, int]]:
+        """The columns of operands that `_simplify` takes for columns [first, last) of x."""
+        offset, operands = 0, x.inputs
+        if not x.per_row:
+            return []
+        if x.row is table.part:
+            offset = _columns(x.inputs[0], x.attributes["at"])[0]
+        elif x.row is table.cat:
+            for y in x.inputs:
+                if first < offset + y.width:
+                    operands, offset = [y] * (last <= offset + y.width), -offset
+                    break
+                offset += y.width
+            else:
+                return []
+        elif not isinstance(x.row, ElementwisePrimitive) or x.row is table.clip_gradient:
+            return []
+        lines = [y for y in operands if isinstance(y, Line) and (y.width != 1 or x.width == 1)]
+        return [(y, offset + first, offset + last) for y in lines if (0, y.width) != (offset + first, offset + last)]
+
     def _part(self, x: Line, first: int, last: int, whole: Line) -> Line:
         """Columns [first, last) of an operand of `whole`; an operand of one column stays as it is."""
         if not x.shape or (x.width == 1 and whole.width != 1) or (first, last) == (0, x.width):
             return x
-        at = (*[slice(None)] * (len(x.shape) - 1), slice(first, last))
-        return self.add(table.part, [x], {"at": at}, (*x.shape[:-1], last - first))
+        if (x, first, last) not in self._taken:
+            at = (*[slice(None)] * (len(x.shape) - 1), slice(first, last))
+            self._taken[x, first, last] = self.add(table.part, [x], {"at": at}, (*x.shape[:-1], last - first))
+        return self._taken[x, first, last]
 
     def forget_all_but(self, lines: set[Line]) -> None:
         """Let new lines be the same as these and no others: nothing else will be computed."""
+        self._taken.clear()
+        self.most = MOST_LINES[1]
         self._known = {key: line for key, line in self._known.items() if line.kind != "operation" or line in lines}
 
     # ---- Names -------------------------------------------------------------------------------------------------------
 
     def unique(self, name: str) -> str:
         """A name that no line has yet."""
-        if name in RESERVED or keyword.iskeyword(name) or RESERVED_FORMS.fullmatch(name):
-            name += "_"
-        count = self._names.get(name, 0)
-        self._names[name] = count + 1
-        return name if not count else self.unique(f"{name}_{count + 1}")
+        return self._names.new(name)
+
+    def own(self, name: str) -> str:
+        """Such a name for something of our own: a reserved one, unless a name of the user's became it."""
+        return self._names.own(name)
 
     def _name(self, row: Primitive, inputs: list[Any], attributes: dict[str, Any]) -> str:
+        name = self._words(row, inputs, attributes)
+        return self.unique(name if len(name) <= LONGEST_NAME else "v")
+
+    def _words(self, row: Primitive, inputs: list[Any], attributes: dict[str, Any]) -> str:
         names = [x.name for x in inputs if isinstance(x, Line)]
         if row is table.permute:
-            return self.unique(f"{names[0]}_T")
+            return f"{names[0]}_T"
         if row is table.matmul:
-            return self.unique("_".join(names))
+            return "_".join(names)
         if row is table.mul and len(names) == 2 and len("".join(names)) <= 8:
-            return self.unique("v" if any(x.nameless for x in inputs) else "_".join(names))
+            return "v" if any(x.nameless for x in inputs) else "_".join(names)
         if row is table.part and is_view(inputs[0], attributes["at"]):
             first, last = _columns(inputs[0], attributes["at"])
-            return self.unique(f"{names[0]}_{first // max(last - first, 1)}")
-        return self.unique(f"{row.name}_{names[0]}" if len(inputs) == 1 else "v")
+            return f"{names[0]}_{first // max(last - first, 1)}"
+        return f"{row.name}_{names[0]}" if len(inputs) == 1 else "v"
 
     def rename(self, line: Line, name: str) -> None:
         """Give a line that has no name of the user's a better one."""
@@ -291,7 +339,7 @@ class Trace:
             needed.update(found)
             ahead += found
         nameless = [line for line in self.lines if not line.named]
-        self._names = {line.name: 1 for line in self.lines if line.named}
+        self._names = Names(RESERVED, FORMS, [line.name for line in self.lines if line.named])
         for line in [*(x for x in nameless if x in needed), *(x for x in nameless if x not in needed)]:
             assert line.row is not None
             line.name = self._name(line.row, line.inputs, line.attributes)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core import cgutils, errors
+from numba.extending import intrinsic, overload
 
 # No fastmath flag that would reorder, drop a sign of zero or assume away NaN: rules are compensated sums at places.
 JIT: dict[str, Any] = dict(fastmath={"contract"}, error_model="numpy", nogil=True)
@@ -43,9 +43,23 @@ def distinct(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
+def contiguous(array: np.ndarray) -> np.ndarray:
+    """The array, or a copy of it whose elements lie side by side."""
+    return np.ascontiguousarray(array)
+
+
+@overload(contiguous, inline="always", strict=False)
+def _contiguous(array: Any) -> Any:
+    if array.layout == "C":
+        return lambda array: array
+    return lambda array: np.ascontiguousarray(array)
+
+
 @intrinsic
 def at(typingctx: Any, array: Any, index: Any) -> Any:
     """The address of `array[index]`, as a pointer that can be indexed: a row without the cost of an array."""
+    if array.layout != "C":
+        raise errors.NumbaTypeError("at(array, index): the elements of a row must lie side by side")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         view = context.make_array(signature.args[0])(context, builder, args[0])
