@@ -58,9 +58,12 @@ class Line:
         kind: "input", "state", "given" (for the whole sequence), "parameter", "constant" or "operation".
         value: of a parameter, the tensor; of a constant, the array.
         named: whether the name is the user's.
+        where: the line of the user's code that it comes from, as `user_line` tells it; "" if it comes from none.
     """
 
-    __slots__ = ("attributes", "dtype", "inputs", "kind", "name", "named", "per_row", "row", "shape", "value", "width")
+    __slots__ = (
+        "attributes", "dtype", "inputs", "kind", "name", "named", "per_row", "row", "shape", "value", "where", "width",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class Line:
         self.name, self.kind, self.shape, self.dtype = name, kind, shape, dtype
         self.row, self.inputs, self.attributes, self.value = row, list(inputs), attributes or {}, value
         self.named = kind != "operation"  # by the user
+        self.where = ""
         self.per_row = bool(shape) and shape[0] in (BATCH, OTHER_BATCH)
         self.width = shape[-1] if len(shape) > self.per_row else 1
 
@@ -143,6 +147,8 @@ class Trace:
         self.given: list[Line] = []  # what cells hold for a whole sequence
         self.owners: list[Any] = []  # these cells
         self.drawn: list[tuple[Line, Callable[[Shape], np.ndarray]]] = []  # random numbers, new ones for each step
+        self.open = True  # while step runs
+        self.where = ""  # the line of the user's code that is running
         self._names: dict[str, int] = {}
         self._known: dict[Any, Line] = {}
         self._parameter_names = parameter_names
@@ -191,6 +197,7 @@ class Trace:
         """Called in place of the operation: a symbol for its result."""
         if not any(isinstance(x, Value) for x in inputs):
             return row.forward(*inputs, **attributes)
+        self.where = user_line() if self.open else ""
         lines = [self.line_of(x) for x in inputs]
         shape = row.shape(*(x.shape if isinstance(x, Line) else () for x in lines), **attributes)
         return Symbol(self.add(row, lines, attributes, shape))
@@ -204,6 +211,7 @@ class Trace:
         if key not in self._known or row is table.clip_gradient:  # which clips what comes back to each call by itself
             dtype = _dtype(row, inputs, attributes)
             line = Line(self._name(row, inputs, attributes), "operation", shape, dtype, row, inputs, attributes)
+            line.where = self.where
             self.lines.append(line)
             self._known[key] = line
         return self._known[key]
@@ -332,6 +340,7 @@ def trace_step(
     numbers_drawn = get_rng_state()
     with set_mode("tracer", trace), cell.holding(given), Locals(cell) as variables:
         returned = cell.step(xs[0] if single else tuple(xs), *symbols)
+    trace.open, trace.where = False, ""
     if get_rng_state() != numbers_drawn:
         raise Unfusable("step draws random numbers past rand, randn and dropout")
     new = returned if isinstance(returned, (tuple, list)) else (returned,)
