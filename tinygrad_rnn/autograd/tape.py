@@ -19,6 +19,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -175,6 +176,8 @@ class set_mode:
 
     def __enter__(self) -> None:
         fields = mode.__dict__  # those of this thread, looked for once
+        if fields["tracer"] is not None:
+            self._ask(sys._getframe(1))
         self.before.append(fields[self.field])
         fields[self.field] = self.setting
         fields["level"] = _level(fields)
@@ -184,9 +187,17 @@ class set_mode:
         fields[self.field] = self.before.pop()
         fields["level"] = _level(fields)
 
+    def _ask(self, frame: FrameType) -> None:
+        """A step that is traced must leave the mode alone: its operations do not run where it says so."""
+        if not ours(frame):
+            names = {"anomaly": "tg.detect_anomaly()"}
+            mode.tracer.refuse_gradients(names.get(self.field, "tg.no_grad() or tg.enable_grad()"))
+
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if mode.tracer is not None:
+                self._ask(sys._getframe(1))
             with set_mode(self.field, self.setting):
                 return function(*args, **kwargs)
 
@@ -209,6 +220,8 @@ def enable_grad() -> set_mode:
 
 def is_grad_enabled() -> bool:
     """Whether operations of this thread are being recorded."""
+    if mode.tracer is not None:
+        mode.tracer.refuse_gradients("tg.is_grad_enabled()")
     return mode.grad
 
 
@@ -225,10 +238,21 @@ _PACKAGE = str(Path(__file__).parent.parent) + os.sep
 
 def user_line() -> str:
     """The innermost line of the running call that lies outside this package, as `file:line, in function`."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
+    frame = user_frame()
     return f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
+
+
+def user_frame() -> FrameType:
+    """The innermost frame of the running call that lies outside this package."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and ours(frame):
+        frame = frame.f_back
+    return frame
+
+
+def ours(frame: FrameType) -> bool:
+    """Whether a frame is of this package, or of a gradient rule of the table."""
+    return frame.f_code.co_filename.startswith((_PACKAGE, "<gradient of "))
 
 
 def raise_if_new_nan(result: Any, inputs: Iterable[Any], what: str, where: str | None) -> None:

@@ -136,11 +136,7 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
             leaves.add(base)
     in_order = lambda lines: sorted(lines, key=lambda line: trace.lines.index(line))
     leaves_in_order = in_order(leaves)
-    per_row = _reached(trace.lines, [*inputs, *states, *trace.given])
     timed = _reached(trace.lines, inputs)
-    for line in [*leaves_in_order, *outputs]:
-        if line.per_row and line not in per_row:
-            raise Unfusable(f"step makes a row for each of the batch from none: {line!r}")
     trace.forget_all_but({*forward, *leaves})
     gradient = reverse(trace, forward, outputs, states, leaves_in_order, products, watched)
 

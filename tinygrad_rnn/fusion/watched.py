@@ -1,0 +1,181 @@
+"""The tensors that a step may read while it is traced, and the generators that it may draw from.
+
+A kernel reads parameters anew at each call, so the numbers that they have while a step is traced must not go into it.
+Most ways to these numbers are methods of `Tensor`, which ask the tracer. What is left are plain attributes: for the
+time of a trace, the tensors that a cell holds are of a class in which these are properties.
+"""
+
+import functools
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+from ..autograd.tape import Value, mode, ours
+from ..autograd.tensor import Tensor
+
+
+def guarded(name: str) -> property:
+    """An attribute of tensors that only this library may read and write while a step is traced."""
+    slot: Any = vars(Value)[name]
+
+    def ask(tensor: Any) -> None:
+        if mode.tracer is not None and not ours(sys._getframe(2)):
+            if name == "data":
+                mode.tracer.refuse_numbers(tensor)
+            mode.tracer.refuse_gradients(f"{name} of a tensor")
+
+    def get(tensor: Any) -> Any:
+        ask(tensor)
+        return slot.__get__(tensor)
+
+    def put(tensor: Any, value: Any) -> None:
+        ask(tensor)
+        slot.__set__(tensor, value)
+
+    return property(get, put)
+
+
+@functools.cache
+def _guarding(kind: Any) -> type[Tensor] | None:
+    """A class like this one whose tensors are watched; None if there can be none."""
+
+    def reduce(self: Any) -> Any:
+        """As one of the class itself: another thread may make a copy meanwhile."""
+        made, (first, *rest) = kind.__reduce__(self)
+        return (made, (kind, *rest)) if first is type(self) else (kind, (first, *rest))
+
+    try:
+        return type(
+            kind.__name__,
+            (kind,),
+            {
+                "__slots__": (),
+                "__module__": kind.__module__,
+                "__reduce__": reduce,
+                "data": guarded("data"),
+                "grad": guarded("grad"),
+            },
+        )
+    except TypeError:
+        return None
+
+
+_lock = threading.Lock()
+_watchers: dict[int, tuple[int, type[Tensor]]] = {}  # tensor -> how many traces watch it, and its own class
+
+
+@contextmanager
+def watched(tensors: list[Any]) -> Iterator[None]:
+    """While a step is traced: its tensors refuse to show their numbers."""
+    taken = []
+    try:
+        for tensor in tensors:
+            if isinstance(tensor, Tensor) and _watch(tensor):
+                taken.append(tensor)
+        yield
+    finally:
+        for tensor in taken:
+            _leave(tensor)
+
+
+def _watch(tensor: Tensor) -> bool:
+    with _lock:
+        count, kind = _watchers.get(id(tensor), (0, type(tensor)))
+        guarding = _guarding(kind)
+        if guarding is None:
+            return False
+        if not count:
+            try:
+                tensor.__class__ = guarding
+            except TypeError:  # another layout
+                return False
+        _watchers[id(tensor)] = count + 1, kind
+        return True
+
+
+def _leave(tensor: Tensor) -> None:
+    with _lock:
+        count, kind = _watchers.pop(id(tensor))
+        if count > 1:
+            _watchers[id(tensor)] = count - 1, kind
+        else:
+            tensor.__class__ = kind
+
+
+def tensors_of(cell: Any) -> list[tuple[str, Any]]:
+    """The tensors and arrays that a step may read, with their names: what the cell holds, and its code refers to."""
+    found: dict[int, tuple[str, Any]] = {}
+
+    def look(name: str, value: Any, depth: int) -> None:
+        if isinstance(value, (Tensor, np.ndarray)):
+            found.setdefault(id(value), (name, value))
+        elif isinstance(value, dict) and depth:
+            for key, each in list(value.items()):
+                look(f"{name}[{key!r}]" if name else str(key), each, depth - 1)
+        elif isinstance(value, (list, tuple)) and depth:
+            for i, each in enumerate(value):
+                look(f"{name}[{i}]", each, depth - 1)
+
+    for path, module in cell.named_modules():
+        for name, value in list(vars(module).items()):
+            look(f"self.{path}.{name}" if path else f"self.{name}", value, 2)
+        step: Any = getattr(type(module), "step", None)
+        code = getattr(step, "__code__", None)
+        if code is None:
+            continue
+        for name in code.co_names:
+            look(name, step.__globals__.get(name), 1)
+        for name, closed in zip(code.co_freevars, step.__closure__ or ()):
+            with suppress(ValueError):  # still empty
+                look(name, closed.cell_contents, 1)
+    return list(found.values())
+
+
+@contextmanager
+def untouched_generators(cell: Any) -> Iterator[list[str]]:
+    """Afterwards, generators are where they were; yields a list that then says whose had moved."""
+    moved: list[str] = []
+    held = [x for module in cell.modules() for x in vars(module).values()]
+    own = [x for x in held if isinstance(x, (np.random.Generator, np.random.RandomState, random.Random))]
+    legacy: Any = np.random  # whose functions share one generator
+    before = [random.getstate(), legacy.get_state(legacy=False), *map(_state, own)]
+    try:
+        yield moved
+    finally:
+        if random.getstate() != before[0]:
+            random.setstate(before[0])
+            moved.append("Python")
+        if not _same(legacy.get_state(legacy=False), before[1]):
+            legacy.set_state(before[1])
+            moved.append("NumPy")
+        for generator, state in zip(own, before[2:]):
+            if not _same(_state(generator), state):
+                _restore(generator, state)
+                moved.append("the cell")
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state(legacy=False)
+
+
+def _restore(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two states of a generator are equal, dictionaries with arrays in them."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    return np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
