@@ -13,7 +13,7 @@ from . import table
 from .operands import aligned, as_tensor, ask, integers, one_dim, sizes
 from .pointwise import mask as boolean
 from .pointwise import where
-from .tape import Value
+from .tape import Value, mode
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -64,6 +64,8 @@ def squeeze(input: Any, dim: int | tuple[int, ...] | None = None) -> "Tensor":
     """Without dimensions of size 1: all of them, or those of `dim` that are."""
     x = as_tensor(input)
     shape: Any = x.shape
+    if dim is None and mode.tracer is not None:
+        mode.tracer.refuse("squeeze() drops the dimension of a batch of one as well", "write squeeze(-1)")
     if dim is None:
         gone = set(range(len(shape)))
     else:

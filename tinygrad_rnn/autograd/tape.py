@@ -10,6 +10,7 @@ operations is 100,000 turns of one loop.
     x ──► mul ──► tanh ──► sum          dy ──► d(sum) ──► d(tanh) ──► d(mul) ──► x.grad
 """
 
+import contextlib
 import functools
 import heapq
 import itertools
@@ -234,6 +235,7 @@ def detect_anomaly() -> set_mode:
 
 
 _PACKAGE = str(Path(__file__).parent.parent) + os.sep
+_LIBRARIES = tuple(str(m.__file__) for m in (contextlib, functools)) + (str(Path(np.__file__).parent) + os.sep,)
 
 
 def user_line() -> str:
@@ -243,9 +245,9 @@ def user_line() -> str:
 
 
 def user_frame() -> FrameType:
-    """The innermost frame of the running call that lies outside this package."""
+    """The innermost frame of the running call that lies outside this package, and of what calls it back."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and ours(frame):
+    while frame.f_back is not None and (ours(frame) or frame.f_code.co_filename.startswith(_LIBRARIES)):
         frame = frame.f_back
     return frame
 

@@ -28,12 +28,15 @@ _LOGIC = (table.logical_and, table.logical_or, table.logical_not)
 # ---- Rows ------------------------------------------------------------------------------------------------------------
 
 
-def rows_apart(row: Primitive, operands: list[Any], attributes: dict[str, Any], shape: Shape, batch: int) -> Wrong:
+def rows_apart(
+    row: Primitive, operands: list[Any], attributes: dict[str, Any], shape: Shape, batch: int, called: str
+) -> Wrong:
     """Whether each row of a result is made of the same row of the operands: its first dimension is the batch's then.
 
     Args:
         operands: lines, and numbers.
         shape: of the result, with `batch` where it has the size of the batch.
+        called: the function that the user called.
     """
     per_row = [x for x in operands if getattr(x, "per_row", False)]
     places = [i for i, n in enumerate(shape) if n == batch]
@@ -47,28 +50,23 @@ def rows_apart(row: Primitive, operands: list[Any], attributes: dict[str, Any], 
         )
     along = attributes.get("dim", ())
     if 0 in (along if isinstance(along, tuple) else (along,)) and row in (*_SUMS, *_ALONG):
-        name = per_row[0].name
-        return f"{MEET} in {row.name} over dim 0", f"write dim=-1, over the columns of {name if named(name) else 'it'}"
+        return f"{MEET} in {called} over dim 0", "write dim=-1, over the columns of each row"
     if row in (table.part, table.put, table.index) and not takes_all_rows(attributes["at"], per_row[0].shape):
-        return f"{MEET}: an index picks some of them, or another order", "write h[:, first:last], with all rows"
+        what = "an index" if called in ("part", "index") else called
+        return f"{MEET}: {what} picks some of them, or puts them in another order", "write h[:, first:last]"
     if row is table.cat and along == 0:
-        return f"{MEET}: cat or stack puts them below each other", "write dim=-1"
+        return f"{MEET}: {called} puts them below each other", "write tg.cat([a, b], -1)"
     if row is table.permute and places != [0]:
         return f"{MEET}: a transposed value has them in another dimension", "write a @ b.T for (b @ a.T).T"
     if places == [0]:
         return None
     if row is table.reshape:
-        return f"{MEET} in reshape", "keep the batch in front, write h.reshape(h.shape[0], -1)"
+        return f"{MEET} in {called}", "keep the batch in front, write h.reshape(h.shape[0], -1)"
     if len(places) > 1:
         return f"{MEET}: each is combined with each other", (
             "keep a column where a value has one number a row, by sum(-1, keepdim=True)"
         )
-    return f"{MEET} in {row.name}, or the batch is not in front", "keep values of shape [B, width]"
-
-
-def named(name: str) -> bool:
-    """Whether a line has a name that a user would know."""
-    return not name.startswith("v")
+    return f"{MEET} in {called}, or the batch is not in front", "keep values of shape [B, width]"
 
 
 def takes_all_rows(at: Any, shape: Shape) -> bool:

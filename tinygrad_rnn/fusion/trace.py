@@ -38,7 +38,7 @@ from .watched import guarded, tensors_of, untouched_generators, watched
 
 __all__ = [
     "BATCH", "CompilerError", "Line", "Locals", "Shadow", "Symbol", "Trace", "Unfusable", "is_view", "shown", "sized",
-    "trace_step",
+    "step_line", "trace_step",
 ]  # fmt: skip
 
 HERE = str(Path(__file__).parent) + os.sep
@@ -325,6 +325,8 @@ class Trace:
         self.where = user_line()
         lines = [self.line_of(x) for x in inputs]
         attributes = {name: self._plain(name, value) for name, value in attributes.items()}
+        if row is table.part and isinstance(lines[0], Line):
+            attributes["at"] = written_out(attributes["at"], len(lines[0].shape))
         try:
             shape = self._shape(row, lines, attributes)
         except Exception as error:  # which is no reason for another way through the step: it may fit another batch
@@ -352,7 +354,8 @@ class Trace:
 
     def _check(self, row: Primitive, lines: list[Any], attributes: dict[str, Any], shape: Shape) -> None:
         """Refuse an operation that kernels would get wrong."""
-        wrong = soundness.rows_apart(row, lines, attributes, shape, self.batch) or soundness.linear(row, lines)
+        wrong = soundness.rows_apart(row, lines, attributes, shape, self.batch, called(row.name))
+        wrong = wrong or soundness.linear(row, lines)
         if wrong is None and any(isinstance(x, Line) and x.per_row for x in lines):
             wrong = soundness.one_dtype(row, lines, attributes, self.dtype, self.shown)
             if wrong is not None and row is table.cast:
@@ -417,6 +420,8 @@ class Trace:
                         return self._part(piece, first - start, last - start, piece)
                     start += piece.width
         if row is table.reshape and isinstance(x, Line) and x.per_row and shape == x.shape:
+            return x
+        if row is table.permute and isinstance(x, Line) and attributes["dims"] == tuple(range(len(x.shape))):
             return x
         if row is table.cast and attributes["dtype"] == x.dtype:
             return x
@@ -602,6 +607,14 @@ def _returned(returned: Any, states: list[Symbol], where: str, trace: Trace) -> 
     return outputs
 
 
+def called(otherwise: str) -> str:
+    """The function of this library that the user's code has called, if it has a name that a user knows."""
+    frame, name = sys._getframe(1), otherwise
+    while frame.f_back is not None and ours(frame):
+        frame, name = frame.f_back, frame.f_code.co_name
+    return otherwise if name.startswith(("_", "<")) or name in ("function", "wrapped", "getitem") else name
+
+
 def step_line(cell: Any) -> str:
     """Where the step of a cell is written."""
     code = getattr(getattr(type(cell), "step", None), "__code__", None)
@@ -661,6 +674,15 @@ def key_of(x: Any) -> Any:
     return type(x), repr(x)
 
 
+def written_out(at: Any, ndim: int) -> Any:
+    """An index of ints and slices with one entry for each dimension, unless it adds dimensions or has too many."""
+    if None in at or len(at) - (... in at) > ndim:
+        return at
+    front = at.index(...) if ... in at else len(at)
+    behind = at[front + 1 :]
+    return (*at[:front], *[slice(None)] * (ndim - front - len(behind)), *behind)
+
+
 def is_view(x: Line, at: Any) -> bool:
     """Whether a kernel reads x[at] in place, from x. Other parts, of parameters, are computed once a call."""
     *ahead, last = at
@@ -671,14 +693,19 @@ def is_view(x: Line, at: Any) -> bool:
 def _columns(x: Line, at: Any) -> tuple[int, int]:
     """The columns that an index takes, if it takes whole rows of neighbouring ones."""
     *ahead, last = at
-    ahead = [i for i in ahead if i is not ...]
-    if any(i != slice(None) for i in ahead) or len(ahead) != len(x.shape) - 1:
-        raise Unfusable(f"an index into something else than the last dimension ({user_line()})")
+    if any(i != slice(None) for i in ahead) or len(at) != len(x.shape) or not isinstance(last, (int, slice)):
+        raise Unfusable(f"an index into something else than the last dimension: write h[:, first:last] ({user_line()})")
     if isinstance(last, int):
-        raise Unfusable(f"an index that takes a single column: write {last}:{last + 1} ({user_line()})")
+        column = range(x.shape[-1])[last]
+        raise Unfusable(f"an index that takes a single column: write {column}:{column + 1} ({user_line()})")
     first, end, stride = last.indices(x.shape[-1])
     if stride != 1:
-        raise Unfusable(f"a slice with a stride ({user_line()})")
+        columns = [*range(first, end, stride)][:2]
+        pieces = ", ".join(f"h[:, {n}:{n + 1}]" for n in columns)
+        raise Unfusable(
+            f"a slice with a stride: write tg.cat([{pieces}, ...], -1), or let the columns of a weight have that order "
+            f"({user_line()})"
+        )
     return first, max(end, first)
 
 

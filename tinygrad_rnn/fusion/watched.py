@@ -85,6 +85,7 @@ def watched(tensors: list[Any]) -> Iterator[None]:
 
 def _watch(tensor: Tensor) -> bool:
     with _lock:
+        kind: Any
         count, kind = _watchers.get(id(tensor), (0, type(tensor)))
         guarding = _guarding(kind)
         if guarding is None:
