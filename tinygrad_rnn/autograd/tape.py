@@ -11,6 +11,7 @@ operations is 100,000 turns of one loop.
 """
 
 import contextlib
+import copy
 import functools
 import heapq
 import itertools
@@ -235,26 +236,47 @@ def detect_anomaly() -> set_mode:
 
 
 _PACKAGE = str(Path(__file__).parent.parent) + os.sep
-_LIBRARIES = tuple(str(m.__file__) for m in (contextlib, functools)) + (str(Path(np.__file__).parent) + os.sep,)
+_LIBRARIES = tuple(str(m.__file__) for m in (contextlib, copy, functools)) + (str(Path(np.__file__).parent) + os.sep,)
 
 
 def user_line() -> str:
     """The innermost line of the running call that lies outside this package, as `file:line, in function`."""
-    frame = user_frame()
+    return line_of(user_frame())
+
+
+def line_of(frame: FrameType) -> str:
+    """Where a frame is."""
     return f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
 
 
 def user_frame() -> FrameType:
     """The innermost frame of the running call that lies outside this package, and of what calls it back."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and (ours(frame) or frame.f_code.co_filename.startswith(_LIBRARIES)):
+    while frame.f_back is not None and passed_over(frame):
         frame = frame.f_back
     return frame
 
 
+def passed_over(frame: FrameType) -> bool:
+    """Whether a frame is not the user's, but of this package or of what calls it on the user's behalf."""
+    name = frame.f_code.co_filename
+    return OUR_FILES[name] or name.startswith(_LIBRARIES)
+
+
+class _Files(dict[str, bool]):
+    """Whether code of a file, by its name, is this package's, or of a gradient rule of the table."""
+
+    def __missing__(self, name: str) -> bool:
+        self[name] = name.startswith((_PACKAGE, "<gradient of "))
+        return self[name]
+
+
+OUR_FILES = _Files()
+
+
 def ours(frame: FrameType) -> bool:
-    """Whether a frame is of this package, or of a gradient rule of the table."""
-    return frame.f_code.co_filename.startswith((_PACKAGE, "<gradient of "))
+    """Whether a frame is of this package."""
+    return OUR_FILES[frame.f_code.co_filename]
 
 
 def raise_if_new_nan(result: Any, inputs: Iterable[Any], what: str, where: str | None) -> None:

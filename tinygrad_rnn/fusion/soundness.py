@@ -13,6 +13,7 @@ from ..autograd import table
 from ..autograd.primitive import FLOAT32, FLOAT64, ElementwisePrimitive, Primitive, Shape
 
 Wrong = tuple[str, str] | None
+Shown = Callable[[Any], tuple[str, str]]
 
 MEET = "the rows of the batch meet"
 _SUMS = (table.sum, table.amax, table.amin)
@@ -105,12 +106,12 @@ def dtype_of(row: Primitive, operands: list[Any], attributes: dict[str, Any]) ->
 
 
 def one_dtype(
-    row: Primitive, operands: list[Any], attributes: dict[str, Any], dtype: np.dtype, shown: Callable[[Any], str]
+    row: Primitive, operands: list[Any], attributes: dict[str, Any], dtype: np.dtype, shown: Shown
 ) -> Wrong:
     """Whether an operation on rows computes in the dtype of the states, with truth values as conditions alone.
 
     Args:
-        shown: what the user calls a line.
+        shown: what the user calls a line, and how it is turned into the dtype of the states.
     """
     kinds = [x.dtype for x in operands if hasattr(x, "dtype")]
     truths = [kind.kind == "b" for kind in kinds]
@@ -124,31 +125,33 @@ def one_dtype(
         others = [x for x in operands if hasattr(x, "dtype")]
     for x in others:
         if x.dtype.kind == "b":
-            return f"step computes with truth values in {row.name}", f"write .to({states_dtype(dtype)}) first"
+            return f"step computes with truth values in {row.name}", f"write {shown(x)[1]} first"
         exact = x.dtype == FLOAT32 and dtype == FLOAT64 and row in (*COMPARISONS, *_MOVES)  # random numbers
         if x.dtype != dtype and not exact:
             return foreign(x, dtype, shown)
     return None
 
 
-def _cast(x: Any, to: np.dtype, dtype: np.dtype, shown: Callable[[Any], str]) -> Wrong:
+def _cast(x: Any, to: np.dtype, dtype: np.dtype, shown: Shown) -> Wrong:
     if to == dtype and (x.dtype.kind in "biu" or (x.dtype, to) == (FLOAT32, FLOAT64)):
         return None
+    name, conversion = shown(x)
     if to.kind == "b":
         return "step turns numbers into truth values", "write h != 0"
+    if x.dtype.kind == "b":
+        return f"step computes with truth values in {to}", f"write {conversion} first"
     if to.kind != "f":
-        return f"step turns {shown(x)} into {to}, and kernels compute with floats", (
+        return f"step turns {name} into {to}, and kernels compute with floats", (
             "write tg.sign(h) * tg.floor(tg.abs(h)) for h.long()"
         )
-    lead = f"write .to({states_dtype(dtype)}), or leave it out"
-    return f"step turns {shown(x)} into {to}, and the states are {dtype}", lead
+    return f"step turns {name} into {to}, and the states are {dtype}", f"write {conversion}, or leave it out"
 
 
-def foreign(x: Any, dtype: np.dtype, shown: Callable[[Any], str]) -> Wrong:
+def foreign(x: Any, dtype: np.dtype, shown: Shown) -> Wrong:
     """What to say of a line of another dtype: who brought it in."""
     leaf = next((y for y in leaves_of(x) if y.dtype != dtype), x)
-    conversion = {FLOAT32: ".float()", FLOAT64: ".double()"}[dtype]
-    return f"{shown(leaf)} is {leaf.dtype}, and the states are {dtype}", f"write {shown(leaf)}{conversion}"
+    name, conversion = shown(leaf)
+    return f"{name} is {leaf.dtype}, and the states are {dtype}", f"write {conversion}"
 
 
 def leaves_of(line: Any) -> Iterator[Any]:
@@ -162,11 +165,6 @@ def leaves_of(line: Any) -> Iterator[Any]:
             if hasattr(y, "inputs") and y not in seen:
                 seen.add(y)
                 ahead.append(y)
-
-
-def states_dtype(dtype: np.dtype) -> str:
-    """The dtype as it is written."""
-    return f"np.{dtype.name}"
 
 
 # ---- Gradients -------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from ..autograd import table
 from ..autograd.creation import get_rng_state
 from ..autograd.operands import aligned
 from ..autograd.primitive import FLOAT32, ElementwisePrimitive, Primitive, Shape
-from ..autograd.tape import Value, mode, ours, set_mode, user_frame, user_line
+from ..autograd.tape import Value, line_of, mode, ours, passed_over, set_mode, user_frame, user_line
 from ..autograd.tensor import Tensor
 from . import soundness
 from .batch import BATCH, Batch, Size, sized, stand_ins
@@ -139,7 +139,7 @@ class Shadow(np.ndarray):
 
     @staticmethod
     def of(shape: Shape, dtype: np.dtype) -> "Shadow":
-        return np.broadcast_to(np.zeros((), dtype), shape).view(Shadow)
+        return np.ndarray.__new__(Shadow, shape, dtype, bytes(8), 0, (0,) * len(shape))  # one number for all
 
 
 class Symbol(Tensor):
@@ -152,7 +152,7 @@ class Symbol(Tensor):
         self.node = None
         self.line, self.trace = line, trace
 
-    data, grad = guarded("data"), guarded("grad")
+    data, grad, node = guarded("data"), guarded("grad"), guarded("node")
 
     @property
     def shape(self) -> Any:
@@ -201,10 +201,35 @@ class Trace:
         self.owners: list[Any] = []  # these cells
         self.drawn: list[tuple[Line, Callable[[Shape], np.ndarray]]] = []  # random numbers, new ones for each step
         self.open = True  # while step runs
+        self.codes: set[Any] = set()  # of steps
+        self._frames: dict[int, tuple[int, FrameType]] = {}  # in which they run, with how many others they are inside
         self.where = ""  # the line of the user's code that is running
         self._names: dict[str, int] = {}
         self._known: dict[Any, Line] = {}
         self._parameter_names, self._held_as = names, held_as
+
+    # ---- Where the user's code is ------------------------------------------------------------------------------------
+
+    def _look_around(self) -> str:
+        """The line of the user's code that is running; frames of steps are kept, for the names of their variables."""
+        frame: FrameType | None = sys._getframe(2)
+        where, steps = "", []
+        while frame is not None and frame.f_code is not _trace_once.__code__:
+            if not where and not passed_over(frame):
+                where = line_of(frame)
+            if frame.f_code in self.codes:
+                steps.append(frame)
+            frame = frame.f_back
+        for depth, step in enumerate(reversed(steps)):
+            self._frames.setdefault(id(step), (depth, step))
+        return where or user_line()
+
+    def variables(self) -> list[tuple[str, Any]]:
+        """The local variables of steps at their return, of the innermost ones first."""
+        frames = sorted(self._frames.values(), key=lambda each: -each[0])
+        found = [pair for _, frame in frames for pair in frame.f_locals.items()]
+        self._frames.clear()
+        return found
 
     # ---- Refusals ----------------------------------------------------------------------------------------------------
 
@@ -244,16 +269,19 @@ class Trace:
         variables = user_frame().f_locals
         return next((name for name, value in variables.items() if value is x), "")
 
-    def shown(self, line: Line) -> str:
-        """What the user calls a line."""
-        value = line.value
-        held = [value, value.data] if isinstance(value, Value) else [value]
-        known = next((self._held_as[id(x)] for x in held if id(x) in self._held_as), "")
-        if known or (line.named and line.name not in ("parameter", "constant", "random")):
-            return known or line.name
-        variables = user_frame().f_locals
-        names = (name for name, x in variables.items() if isinstance(x, Symbol) and x.line is line)
-        return next(names, "a value" if line.row is not None else "an array made in step")
+    def shown(self, line: Line) -> tuple[str, str]:
+        """What the user calls a line, and how it is turned into the dtype of the states."""
+        if any(line is drawn for drawn, _ in self.drawn):
+            return "what tg.rand or tg.randn draws", "tg.rand(h.shape, dtype=h.dtype)"
+        array = line.value.data if isinstance(line.value, Value) else line.value
+        for x in (line.value, array):
+            if id(x) in self._held_as:
+                name, to = self._held_as[id(x)], f"(np.{self.dtype.name})"
+                return name, f"{name}.astype{to}" if isinstance(x, np.ndarray) else f"{name}.to{to}"
+        name = line.name if line.named and line.name not in ("parameter", "constant") else ""
+        variables = user_frame().f_locals.items()
+        name = name or next((name for name, x in variables if isinstance(x, Symbol) and x.line is line), "")
+        return name or "a value made in step", f"{name}.to(np.{self.dtype.name})"
 
     # ---- Leaves ------------------------------------------------------------------------------------------------------
 
@@ -302,7 +330,7 @@ class Trace:
 
     def draw(self, source: Callable[[Shape], np.ndarray], shape: Any, dtype: Any) -> Symbol:
         """Called in place of drawing random numbers: a symbol for an input that is drawn for all steps at once."""
-        self.where = user_line()
+        self.where = self._look_around()
         if len(shape) != 2 or (type(shape[0]) is not Batch and shape[0] != self.batch):
             sizes = ["B" if type(n) is Batch or n == self.batch else n for n in shape]
             self.refuse(
@@ -322,7 +350,7 @@ class Trace:
         if not self.open:  # a rule for gradients, which are sound
             lines = [self.line_of(x) for x in inputs]
             return Symbol(self.add(row, lines, attributes, self._shape(row, lines, attributes)))
-        self.where = user_line()
+        self.where = self._look_around()
         lines = [self.line_of(x) for x in inputs]
         attributes = {name: self._plain(name, value) for name, value in attributes.items()}
         if row is table.part and isinstance(lines[0], Line):
@@ -545,6 +573,7 @@ def _trace_once(
     named = [*cell.named_buffers(), *cell.named_parameters()]
     names = {id(p): name.replace(".", "_") for name, p in named}
     trace = Trace(names, {id(x): name for name, x in tensors}, batch, np.dtype(states[0][2]))
+    trace.codes = step_codes(cell)
     at = lambda shape: (batch, *shape[1:])
     xs = [trace.leaf("x" if single else f"x_{i}", "input", at(s), kind) for i, (s, kind) in enumerate(inputs, 1)]
     symbols = [trace.leaf(name, "state", at(shape), dtype) for name, shape, dtype in states]
@@ -558,7 +587,7 @@ def _trace_once(
         leaves = [*xs, *symbols, *(symbol for values in given.values() for symbol in values.values())]
         numbers_drawn = get_rng_state()
         held = [x for _, x in tensors]
-        with watched(held), set_mode("tracer", trace), cell.holding(given), Locals(cell) as variables:
+        with watched(held), set_mode("tracer", trace), cell.holding(given):
             returned = cell.step(xs[0] if single else tuple(xs), *symbols)
     except Unfusable as error:
         raise trace.latch(error) from None
@@ -574,7 +603,7 @@ def _trace_once(
     if get_rng_state() != numbers_drawn:
         raise Unfusable(f"step draws random numbers past rand, randn and dropout ({step_line(cell)})")
     outputs = _returned(returned, symbols, step_line(cell), trace)
-    trace.name_after([(name, value) for name, value in variables if not any(value is leaf for leaf in leaves)])
+    trace.name_after([(name, value) for name, value in trace.variables() if not any(value is leaf for leaf in leaves)])
     for state, line in zip(symbols, outputs):
         trace.rename(line, f"{state.line.name}_new")
     trace.name_rest(outputs)
@@ -709,12 +738,17 @@ def _columns(x: Line, at: Any) -> tuple[int, int]:
     return first, max(end, first)
 
 
+def step_codes(cell: Any) -> set[Any]:
+    """The code of the `step` of a cell, and of cells inside it."""
+    steps = [getattr(type(module), "step", None) for module in cell.modules()]
+    return {getattr(step, "__code__", None) for step in steps}
+
+
 class Locals:
     """The local variables of a cell's `step`, and of those of cells inside it, at their return: for their names."""
 
     def __init__(self, cell: Any) -> None:
-        steps = [getattr(type(module), "step", None) for module in cell.modules()]
-        self.codes = {getattr(step, "__code__", None) for step in steps}
+        self.codes = step_codes(cell)
         self.found: list[tuple[str, Any]] = []
 
     def __enter__(self) -> list[tuple[str, Any]]:

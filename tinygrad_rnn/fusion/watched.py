@@ -11,11 +11,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 
-from ..autograd.tape import Value, mode, ours
+from ..autograd.tape import OUR_FILES, Value, mode
 from ..autograd.tensor import Tensor
 
 
@@ -23,21 +24,35 @@ def guarded(name: str) -> property:
     """An attribute of tensors that only this library may read and write while a step is traced."""
     slot: Any = vars(Value)[name]
 
-    def ask(tensor: Any) -> None:
-        if mode.tracer is not None and not ours(sys._getframe(2)):
+    def refuse(tensor: Any) -> None:
+        if mode.tracer is not None:
             if name == "data":
                 mode.tracer.refuse_numbers(tensor)
-            mode.tracer.refuse_gradients(f"{name} of a tensor")
+            mode.tracer.refuse_gradients("grad_fn" if name == "node" else f"{name} of a tensor")
 
     def get(tensor: Any) -> Any:
-        ask(tensor)
-        return slot.__get__(tensor)
+        if not _READERS[sys._getframe(1).f_code.co_filename]:
+            refuse(tensor)
+        return read(tensor)
 
     def put(tensor: Any, value: Any) -> None:
-        ask(tensor)
+        if not _READERS[sys._getframe(1).f_code.co_filename]:
+            refuse(tensor)
         slot.__set__(tensor, value)
 
+    read = slot.__get__
     return property(get, put)
+
+
+class _Readers(dict[str, bool]):
+    """Whether code of a file may see the arrays of tensors: this library's, but for what copies or fills models."""
+
+    def __missing__(self, name: str) -> bool:
+        self[name] = OUR_FILES[name] and not name.endswith(("module.py", "init.py", "checkpoint.py"))
+        return self[name]
+
+
+_READERS = _Readers()
 
 
 @functools.cache
@@ -59,6 +74,7 @@ def _guarding(kind: Any) -> type[Tensor] | None:
                 "__reduce__": reduce,
                 "data": guarded("data"),
                 "grad": guarded("grad"),
+                "node": guarded("node"),
             },
         )
     except TypeError:
@@ -125,16 +141,27 @@ def tensors_of(cell: Any) -> list[tuple[str, Any]]:
     for path, module in cell.named_modules():
         for name, value in list(vars(module).items()):
             look(f"self.{path}.{name}" if path else f"self.{name}", value, 2)
-        step: Any = getattr(type(module), "step", None)
-        code = getattr(step, "__code__", None)
-        if code is None:
-            continue
-        for name in code.co_names:
-            look(name, step.__globals__.get(name), 1)
-        for name, closed in zip(code.co_freevars, step.__closure__ or ()):
+    functions = [f for module in cell.modules() for f in methods_of(type(module))]
+    for function in functions:  # which grows on the way
+        code = function.__code__
+        reached = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
+        for name, closed in zip(code.co_freevars, function.__closure__ or ()):
             with suppress(ValueError):  # still empty
-                look(name, closed.cell_contents, 1)
+                reached[name] = closed.cell_contents
+        for name, value in reached.items():
+            look(name, value, 1)
+            if _is_users(value) and value not in functions:
+                functions.append(value)
     return list(found.values())
+
+
+def methods_of(kind: type) -> list[FunctionType]:
+    """The functions of a class and its bases that are written outside this library."""
+    return [f for base in kind.__mro__ for f in vars(base).values() if _is_users(f)]
+
+
+def _is_users(value: Any) -> bool:
+    return isinstance(value, FunctionType) and not OUR_FILES[value.__code__.co_filename]
 
 
 @contextmanager
