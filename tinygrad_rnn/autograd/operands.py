@@ -42,10 +42,17 @@ def as_array(x: Any) -> np.ndarray:
     return array
 
 
-def ask(x: Any) -> None:
-    """Before the numbers of a tensor are read: a step that is traced may not, they will be others."""
+BY_ARRAYS = "index with a list or an array of NumPy's"
+
+
+def ask(x: Any, lead: str = "") -> None:
+    """Before the numbers of a tensor are read: a step that is traced may not, they will be others.
+
+    Args:
+        lead: what to write instead.
+    """
     if isinstance(x, Value) and mode.tracer is not None:
-        mode.tracer.refuse_numbers(x)
+        mode.tracer.refuse_numbers(x, lead)
 
 
 def _holds_numpy(x: Any) -> bool:
@@ -141,7 +148,7 @@ def sizes(name: str, shape: Sequence[Any]) -> tuple[int, ...]:
 
 def integers(name: str, x: Any) -> np.ndarray:
     """Index or class-label arguments: an integer array, from NumPy or a tensor."""
-    ask(x)
+    ask(x, BY_ARRAYS)
     array = x.data if isinstance(x, Value) else np.asarray(x)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name}: expected integers, got {array.dtype}")

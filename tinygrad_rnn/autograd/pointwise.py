@@ -187,7 +187,7 @@ def masked_fill(input: Any, mask: Any, value: Any) -> "Tensor":
 
 def mask(name: str, condition: Any) -> np.ndarray:
     """A boolean array from a boolean tensor, array or number."""
-    ask(condition)
+    ask(condition, "compare it with something, such as mask != 0")
     array = condition.data if isinstance(condition, Value) else np.asarray(condition)
     if array.dtype.kind not in "bu":
         raise TypeError(f"{name}: the condition must be boolean, not {array.dtype}; compare it with something first")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import table
-from .operands import aligned, as_tensor, ask, integers, one_dim, sizes
+from .operands import BY_ARRAYS, aligned, as_tensor, ask, integers, one_dim, sizes
 from .pointwise import mask as boolean
 from .pointwise import where
 from .tape import Value, mode
@@ -307,11 +307,11 @@ _BASIC = (int, slice, type(None), type(...))
 def _plain(part: Any) -> Any:
     """One component of an index as NumPy's own kind."""
     if isinstance(part, Value):
-        ask(part)
+        ask(part, BY_ARRAYS)
         part = part.data
     if isinstance(part, (list, tuple)):
         for each in part:
-            ask(each)
+            ask(each, BY_ARRAYS)
         part = np.asarray([as_tensor(i).data for i in part] if any(isinstance(i, Value) for i in part) else part)
         part = part.astype(np.intp) if part.size == 0 else part
     if isinstance(part, (bool, np.bool_)):

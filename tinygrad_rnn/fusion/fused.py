@@ -230,6 +230,8 @@ class FusedCell:
                 raise ValueError(
                     f"sequence_values: {line.name} has shape {list(tensor.shape)}, expected {list(expected)}"
                 )
+            if tensor.dtype != line.dtype:
+                raise ValueError(f"sequence_values: {line.name} is {tensor.dtype}, and was {line.dtype} when compiled")
         return held
 
     def fits(self) -> bool:

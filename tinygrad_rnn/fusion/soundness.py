@@ -126,7 +126,7 @@ def one_dtype(
     for x in others:
         if x.dtype.kind == "b":
             return f"step computes with truth values in {row.name}", f"write {shown(x)[1]} first"
-        exact = x.dtype == FLOAT32 and dtype == FLOAT64 and row in (*COMPARISONS, *_MOVES)  # random numbers
+        exact = x.dtype == FLOAT32 and dtype == FLOAT64 and row in (*COMPARISONS, *_MOVES, table.where)
         if x.dtype != dtype and not exact:
             return foreign(x, dtype, shown)
     return None

@@ -19,7 +19,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -28,13 +28,13 @@ from ..autograd import table
 from ..autograd.creation import get_rng_state
 from ..autograd.operands import aligned
 from ..autograd.primitive import FLOAT32, ElementwisePrimitive, Primitive, Shape
-from ..autograd.tape import Value, line_of, mode, ours, passed_over, set_mode, user_frame, user_line
+from ..autograd.tape import OUR_FILES, Value, line_of, mode, ours, passed_over, set_mode, user_frame, user_line
 from ..autograd.tensor import Tensor
 from . import soundness
 from .batch import BATCH, Batch, Size, sized, stand_ins
 from .refusal import CompilerError, Unfusable, innermost
 from .soundness import COMPARISONS, dtype_of
-from .watched import guarded, tensors_of, untouched_generators, watched
+from .watched import functions_of, guarded, tensors_of, untouched_arrays, untouched_generators, watched
 
 __all__ = [
     "BATCH", "CompilerError", "Line", "Locals", "Shadow", "Symbol", "Trace", "Unfusable", "is_view", "shown", "sized",
@@ -243,12 +243,19 @@ class Trace:
         self.refused = self.refused or refusal
         return self.refused
 
-    def refuse_numbers(self, x: Any) -> NoReturn:
+    def untraced(self, error: Exception, where: str = "") -> Unfusable:
+        """What an error says, without the number that stands for the batch."""
+        plain = lambda n: "B" if int(n[0]) == self.batch else f"{int(n[0]) // self.batch} * B"
+        multiple = lambda n: plain(n) if int(n[0]) and int(n[0]) % self.batch == 0 else n[0]
+        text = re.sub(r"\d+", multiple, str(error))
+        return Unfusable(f"step could not be traced: {text}{where and f' ({where})'}")
+
+    def refuse_numbers(self, x: Any, lead: str = "") -> NoReturn:
         """The step looks at the numbers of a tensor, which another call may change."""
         name = self.name_of(x)
         self.refuse(
             f"step looks at the numbers of a tensor{name and f', {name}'}",
-            "write tg.where(h > 0, a, b) for a choice, and use tensors as they are, without float or numpy",
+            lead or "write tg.where(h > 0, a, b) for a choice, and use tensors as they are, without float or numpy",
         )
 
     def refuse_gradients(self, what: str) -> NoReturn:
@@ -353,17 +360,20 @@ class Trace:
         self.where = self._look_around()
         lines = [self.line_of(x) for x in inputs]
         attributes = {name: self._plain(name, value) for name, value in attributes.items()}
-        if row is table.part and isinstance(lines[0], Line):
-            attributes["at"] = written_out(attributes["at"], len(lines[0].shape))
+        if row is table.part and isinstance(lines[0], Line) and lines[0].per_row:
+            row, attributes = as_simple_part(lines[0].shape, attributes["at"])
         try:
             shape = self._shape(row, lines, attributes)
         except Exception as error:  # which is no reason for another way through the step: it may fit another batch
-            self.latch(Unfusable(f"step could not be traced: {error} ({self.where})"))
+            self.latch(self.untraced(error, self.where))
             raise
         self._check(row, lines, attributes, shape)
         if row in COMPARISONS and any(isinstance(x, Line) and x.dtype == FLOAT32 for x in lines):
             lines = [float(np.float32(x)) if isinstance(x, float) else x for x in lines]  # as it is compared there
-        return self.symbol(self.add(row, lines, attributes, shape))
+        try:
+            return self.symbol(self.add(row, lines, attributes, shape))
+        except Unfusable as refusal:
+            raise self.latch(refusal) from None
 
     def _shape(self, row: Primitive, lines: list[Any], attributes: dict[str, Any]) -> Shape:
         return row.shape(*(x.shape if isinstance(x, Line) else () for x in lines), **attributes)
@@ -534,28 +544,38 @@ def trace_step(
         Unfusable: the step cannot become a kernel.
         CompilerError: tracing failed, which is no fault of the step.
     """
-    tensors = tensors_of(cell)
+    functions = functions_of(cell)
+    tensors, codes = tensors_of(cell, functions), {function.__code__ for function in functions}
     known = {n for _, x in tensors for n in x.shape} | {n for shape, _ in inputs for n in shape[1:]}
     known |= {n for _, shape, _ in states for n in shape[1:]}
     sizes = stand_ins(known)
-    with untouched_generators(cell) as draws:
+    with untouched_generators(cell) as draws, untouched_arrays(tensors) as written:
         try:
-            trace, outputs = _trace_twice(cell, inputs, states, single, tensors, next(sizes), next(sizes))
+            trace, outputs = _trace_twice(cell, inputs, states, single, tensors, codes, next(sizes), next(sizes))
         except CompilerError:
             raise
         except Unfusable:  # unless it was a width that is made in the step and has the number of the batch
-            trace, outputs = _trace_twice(cell, inputs, states, single, tensors, next(sizes), next(sizes))
+            trace, outputs = _trace_twice(cell, inputs, states, single, tensors, codes, next(sizes), next(sizes))
+    if written:
+        raise Unfusable(f"step writes to {written[0]} in place: let what changes be a state ({step_line(cell)})")
     if draws:
         raise Unfusable(f"step draws from a generator of {draws[0]}: write tg.rand(h.shape) ({step_line(cell)})")
     return trace, outputs
 
 
 def _trace_twice(
-    cell: Any, inputs: Any, states: Any, single: bool, tensors: list[tuple[str, Any]], batch: int, other: int
+    cell: Any,
+    inputs: Any,
+    states: Any,
+    single: bool,
+    tensors: list[tuple[str, Any]],
+    codes: set[CodeType],
+    batch: int,
+    other: int,
 ) -> tuple[Trace, list[Line]]:
     """Trace with two numbers for the size of the batch, and compare."""
-    trace, outputs = _trace_once(cell, inputs, states, single, tensors, batch)
-    again, _ = _trace_once(cell, inputs, states, single, tensors, other)
+    trace, outputs = _trace_once(cell, inputs, states, single, tensors, codes, batch)
+    again, _ = _trace_once(cell, inputs, states, single, tensors, codes, other)
     compare(trace, again)
     for line in trace.lines:  # from here on any number will do
         if line.per_row:
@@ -567,7 +587,13 @@ def _trace_twice(
 
 
 def _trace_once(
-    cell: Any, inputs: Any, states: Any, single: bool, tensors: list[tuple[str, Any]], batch: int
+    cell: Any,
+    inputs: Any,
+    states: Any,
+    single: bool,
+    tensors: list[tuple[str, Any]],
+    codes: set[CodeType],
+    batch: int,
 ) -> tuple[Trace, list[Line]]:
     """The trace for one number in place of the size of the batch."""
     named = [*cell.named_buffers(), *cell.named_parameters()]
@@ -587,7 +613,7 @@ def _trace_once(
         leaves = [*xs, *symbols, *(symbol for values in given.values() for symbol in values.values())]
         numbers_drawn = get_rng_state()
         held = [x for _, x in tensors]
-        with watched(held), set_mode("tracer", trace), cell.holding(given):
+        with watched(held), set_mode("tracer", trace), cell.holding(given), latching(trace, codes):
             returned = cell.step(xs[0] if single else tuple(xs), *symbols)
     except Unfusable as error:
         raise trace.latch(error) from None
@@ -596,7 +622,7 @@ def _trace_once(
             raise trace.refused from None
         if innermost(error).startswith(HERE):
             raise CompilerError.of(error, step_line(cell)) from error
-        raise Unfusable(f"step could not be traced: {error}") from error
+        raise trace.untraced(error) from error
     trace.open, trace.where = False, ""
     if trace.refused is not None:
         raise trace.refused
@@ -703,13 +729,19 @@ def key_of(x: Any) -> Any:
     return type(x), repr(x)
 
 
-def written_out(at: Any, ndim: int) -> Any:
-    """An index of ints and slices with one entry for each dimension, unless it adds dimensions or has too many."""
-    if None in at or len(at) - (... in at) > ndim:
-        return at
+def as_simple_part(shape: Shape, at: Any) -> tuple[Primitive, dict[str, Any]]:
+    """An index of ints and slices into rows as an operation: with an entry for each dimension, or as another shape."""
+    whole = slice(None)
+    if len([i for i in at if i is not None and i is not ...]) > len(shape):
+        return table.part, {"at": at}
+    if all(i is None or i is ... or i == whole for i in at):
+        return table.reshape, {"shape": table.part.shape(shape, at=at)}
+    if None in at:
+        return table.part, {"at": at}
     front = at.index(...) if ... in at else len(at)
     behind = at[front + 1 :]
-    return (*at[:front], *[slice(None)] * (ndim - front - len(behind)), *behind)
+    at = (*at[:front], *[whole] * (len(shape) - front - len(behind)), *behind)
+    return table.part, {"at": (whole, *at[1:]) if soundness.takes_all_rows(at, shape) else at}
 
 
 def is_view(x: Line, at: Any) -> bool:
@@ -736,6 +768,43 @@ def _columns(x: Line, at: Any) -> tuple[int, int]:
             f"({user_line()})"
         )
     return first, max(end, first)
+
+
+class latching:
+    """While a step runs: what this library raises is a refusal, though the step may catch it and go another way.
+
+    An error that depends on the size of the batch would let every batch go the way of the one that is traced.
+    """
+
+    def __init__(self, trace: Trace, codes: set[CodeType]) -> None:
+        self.trace, self.codes = trace, {code for code in codes if getattr(code, "co_exceptiontable", True)}
+
+    def __enter__(self) -> None:
+        self.before = sys.gettrace()
+        if self.codes:
+            sys.settrace(self._enter_frame)
+
+    def __exit__(self, *error: object) -> None:
+        if self.codes:
+            sys.settrace(self.before)
+
+    def _enter_frame(self, frame: FrameType, event: str, value: Any) -> Any:
+        if frame.f_code not in self.codes:
+            return None
+        frame.f_trace_lines = False
+        return self._watch
+
+    def _watch(self, frame: FrameType, event: str, value: Any) -> Any:
+        if event == "exception" and isinstance(value[1], Exception) and OUR_FILES[innermost_code(value[2]).co_filename]:
+            self.trace.latch(self.trace.untraced(value[1], line_of(frame)))
+        return self._watch
+
+
+def innermost_code(trace: Any) -> CodeType:
+    """The code in which an error was raised."""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code
 
 
 def step_codes(cell: Any) -> set[Any]:

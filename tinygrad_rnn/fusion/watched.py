@@ -124,7 +124,7 @@ def _leave(tensor: Tensor) -> None:
             tensor.__class__ = kind
 
 
-def tensors_of(cell: Any) -> list[tuple[str, Any]]:
+def tensors_of(cell: Any, functions: list[FunctionType]) -> list[tuple[str, Any]]:
     """The tensors and arrays that a step may read, with their names: what the cell holds, and its code refers to."""
     found: dict[int, tuple[str, Any]] = {}
 
@@ -141,27 +141,50 @@ def tensors_of(cell: Any) -> list[tuple[str, Any]]:
     for path, module in cell.named_modules():
         for name, value in list(vars(module).items()):
             look(f"self.{path}.{name}" if path else f"self.{name}", value, 2)
-    functions = [f for module in cell.modules() for f in methods_of(type(module))]
-    for function in functions:  # which grows on the way
-        code = function.__code__
-        reached = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
-        for name, closed in zip(code.co_freevars, function.__closure__ or ()):
-            with suppress(ValueError):  # still empty
-                reached[name] = closed.cell_contents
-        for name, value in reached.items():
+    for function in functions:
+        for name, value in reached(function).items():
             look(name, value, 1)
-            if _is_users(value) and value not in functions:
-                functions.append(value)
     return list(found.values())
 
 
-def methods_of(kind: type) -> list[FunctionType]:
-    """The functions of a class and its bases that are written outside this library."""
-    return [f for base in kind.__mro__ for f in vars(base).values() if _is_users(f)]
+def functions_of(cell: Any) -> list[FunctionType]:
+    """The functions outside this library that a step may call: methods, and what these refer to by name."""
+    kinds = {base: None for module in cell.modules() for base in type(module).__mro__}
+    functions = [f for kind in kinds for f in map(_function, vars(kind).values()) if f]
+    for function in functions:  # which grows on the way
+        functions += [f for f in map(_function, reached(function).values()) if f and f not in functions]
+    return functions
 
 
-def _is_users(value: Any) -> bool:
-    return isinstance(value, FunctionType) and not OUR_FILES[value.__code__.co_filename]
+def reached(function: FunctionType) -> dict[str, Any]:
+    """What a function refers to by name: globals, and variables around it."""
+    code = function.__code__
+    found = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
+    for name, closed in zip(code.co_freevars, function.__closure__ or ()):
+        with suppress(ValueError):  # still empty
+            found[name] = closed.cell_contents
+    return found
+
+
+def _function(value: Any) -> FunctionType | None:
+    """A user's function, also one that is a property or a static method."""
+    value = getattr(value, "__func__", getattr(value, "fget", value))
+    ours = isinstance(value, FunctionType) and OUR_FILES[value.__code__.co_filename]
+    return value if isinstance(value, FunctionType) and not ours else None
+
+
+@contextmanager
+def untouched_arrays(held: list[tuple[str, Any]]) -> Iterator[list[str]]:
+    """Afterwards, NumPy's arrays hold what they held; yields a list that then names those that had been written to."""
+    written: list[str] = []
+    arrays = [(name, x, x.copy()) for name, x in held if isinstance(x, np.ndarray) and x.flags.writeable]
+    try:
+        yield written
+    finally:
+        for name, x, before in arrays:
+            if x.dtype != object and x.tobytes() != before.tobytes():
+                x[...] = before
+                written.append(name)
 
 
 @contextmanager
