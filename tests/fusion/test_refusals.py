@@ -43,21 +43,21 @@ def unfinished(self, x, h):
     return h + x @ self.W + noise
 
 
-LOOKS, RANDOM = "looks at the numbers of a tensor", "draws random numbers"
+LOOKS, RANDOM, MEET = "looks at the numbers of a tensor", "draws random numbers", "rows of the batch meet"
 REFUSED = {
-    "control flow": (branches, LOOKS),
-    "item": (lambda self, x, h: h * max(tg.amax(h.abs()).item(), 1.0), LOOKS),
+    "control flow": (branches, MEET),
+    "item": (lambda self, x, h: h * max(tg.amax(self.U.abs()).item(), 1.0), LOOKS),
     "numpy": (lambda self, x, h: h + tg.tensor(np.tanh(x.numpy()) @ self.W.numpy()), LOOKS),
-    "float": (lambda self, x, h: h * float(x.sum()), LOOKS),
+    "float": (lambda self, x, h: h * float(self.b.sum()), LOOKS),
     "iteration": (loops, "."),
     "noise for all rows": (unfinished, RANDOM),
-    "product of states": (lambda self, x, h: tg.tanh(h @ (h.T @ h) + x @ self.W), "no place"),
-    "sum over the batch": (lambda self, x, h: tg.tanh(h - h.sum(0, keepdim=True) + x @ self.W), "no place"),
-    "mean of all": (lambda self, x, h: tg.tanh(h - h.mean() + x @ self.W), "no place"),
+    "product of states": (lambda self, x, h: tg.tanh(h @ (h.T @ h) + x @ self.W), MEET),
+    "sum over the batch": (lambda self, x, h: tg.tanh(h - h.sum(0, keepdim=True) + x @ self.W), MEET),
+    "mean of all": (lambda self, x, h: tg.tanh(h - h.mean() + x @ self.W), MEET),
     "array index": (lambda self, x, h: tg.tanh(h[:, np.array([1, 0, 3, 2])] + x @ self.W), "no place|index"),
     "stride": (lambda self, x, h: tg.tanh(tg.cat([h[:, ::2], h[:, 1::2]], 1) + x @ self.W), "stride"),
     "single column": (lambda self, x, h: tg.tanh(h * h[:, 0].unsqueeze(1) + x @ self.W), "write 0:1"),
-    "row of the batch": (lambda self, x, h: tg.tanh(h + h[0:1] + x @ self.W), "last dimension"),
+    "row of the batch": (lambda self, x, h: tg.tanh(h + h[0:1] + x @ self.W), MEET),
     "cumulative sum": (lambda self, x, h: tg.tanh(tg.cumsum(h, 1) + x @ self.W), "no place"),
     "state of parameters alone": (lambda self, x, h: self.b.expand(*h.shape), "from none"),
 }

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import table
 from .primitive import FLOAT32, FLOAT64
-from .tape import Value
+from .tape import Value, mode
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -25,6 +25,7 @@ def as_tensor(x: Any) -> "Tensor":
 def as_array(x: Any) -> np.ndarray:
     """The array that a tensor of x would hold: not copied if x is one already."""
     if isinstance(x, Value):
+        ask(x)
         return x.data
     if isinstance(x, (np.ndarray, np.generic)):
         array = np.asarray(x)
@@ -39,6 +40,19 @@ def as_array(x: Any) -> np.ndarray:
     if array.dtype.kind == "f" and array.dtype not in (FLOAT32, FLOAT64):
         raise TypeError(f"a tensor of floats is float32 or float64, not {array.dtype}; convert it with astype first")
     return array
+
+
+BY_ARRAYS = "index with a list or an array of NumPy's"
+
+
+def ask(x: Any, lead: str = "") -> None:
+    """Before the numbers of a tensor are read: a step that is traced may not, they will be others.
+
+    Args:
+        lead: what to write instead.
+    """
+    if isinstance(x, Value) and mode.tracer is not None:
+        mode.tracer.refuse_numbers(x, lead)
 
 
 def _holds_numpy(x: Any) -> bool:
@@ -134,6 +148,7 @@ def sizes(name: str, shape: Sequence[Any]) -> tuple[int, ...]:
 
 def integers(name: str, x: Any) -> np.ndarray:
     """Index or class-label arguments: an integer array, from NumPy or a tensor."""
+    ask(x, BY_ARRAYS)
     array = x.data if isinstance(x, Value) else np.asarray(x)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name}: expected integers, got {array.dtype}")

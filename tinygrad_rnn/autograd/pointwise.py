@@ -10,7 +10,7 @@ import numpy as np
 
 from . import table
 from .eager import binary, unary
-from .operands import aligned, as_array, as_tensor, floating
+from .operands import aligned, as_array, as_tensor, ask, floating
 from .primitive import ElementwisePrimitive
 from .tape import Value
 
@@ -187,6 +187,7 @@ def masked_fill(input: Any, mask: Any, value: Any) -> "Tensor":
 
 def mask(name: str, condition: Any) -> np.ndarray:
     """A boolean array from a boolean tensor, array or number."""
+    ask(condition, "compare it with something, such as mask != 0")
     array = condition.data if isinstance(condition, Value) else np.asarray(condition)
     if array.dtype.kind not in "bu":
         raise TypeError(f"{name}: the condition must be boolean, not {array.dtype}; compare it with something first")

@@ -44,7 +44,7 @@ def matmul(input: Any, other: Any) -> "Tensor":
     if columns == 2:  # one product over all rows, rather than one a batch entry
         if a.shape[-1] != b.shape[0]:
             return table.matmul(a, b)  # which says what is wrong
-        flat = table.reshape(a, shape=(_product(a.shape[:-1]), a.shape[-1]))
+        flat = table.reshape(a, shape=(_product(a.data.shape[:-1]), a.shape[-1]))
         return table.reshape(table.matmul(flat, b), shape=(*a.shape[:-1], b.shape[1]))
     return table.matmul(a, b)
 
@@ -119,7 +119,7 @@ def einsum(equation: str, *operands: Any) -> "Tensor":
     terms, result = _parse(equation, tensors)
     sizes: dict[str, int] = {}
     for term, x in zip(terms, tensors):
-        for letter, n in zip(term, x.shape):
+        for letter, n in zip(term, x.data.shape):
             if sizes.setdefault(letter, n) != n:
                 if 1 not in (n, sizes[letter]):
                     raise ValueError(f"einsum({equation!r}): {letter!r} has size {sizes[letter]} and size {n}")
@@ -168,7 +168,7 @@ def _distinct(x: Any, term: str, sizes: dict[str, int]) -> tuple[Any, str]:
             x = diagonal(x, first, second)
             term = term[:first] + term[first + 1 : second] + term[second + 1 :] + letter
     shape = tuple(sizes[letter] for letter in term)
-    return (x if x.shape == shape else table.expand(x, shape=shape)), term
+    return (x if x.data.shape == shape else table.expand(x, shape=shape)), term
 
 
 def _contract(a: Any, a_term: str, b: Any, b_term: str, wanted: set[str]) -> tuple[Any, str]:
@@ -185,11 +185,12 @@ def _contract(a: Any, a_term: str, b: Any, b_term: str, wanted: set[str]) -> tup
     summed = [c for c in a_term if c in b_term and c not in wanted]
     own_a = [c for c in a_term if c not in b_term]
     own_b = [c for c in b_term if c not in a_term]
-    size = dict(zip(a_term, a.shape)) | dict(zip(b_term, b.shape))
+    size = dict(zip(a_term, a.data.shape)) | dict(zip(b_term, b.data.shape))
     count = lambda letters: _product(tuple(size[c] for c in letters))
     a = permute(a, tuple(a_term.index(c) for c in (*shared, *own_a, *summed)))
     b = permute(b, tuple(b_term.index(c) for c in (*shared, *summed, *own_b)))
-    a = reshape(a, (count(shared), count(own_a), count(summed)))
-    b = reshape(b, (count(shared), count(summed), count(own_b)))
+    both = (count(shared),) if shared else ()  # two matrices are multiplied as such
+    a = reshape(a, (*both, count(own_a), count(summed)))
+    b = reshape(b, (*both, count(summed), count(own_b)))
     term = "".join([*shared, *own_a, *own_b])
     return reshape(matmul(a, b), tuple(size[c] for c in term)), term

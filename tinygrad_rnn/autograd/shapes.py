@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import table
-from .operands import aligned, as_tensor, integers, one_dim, sizes
+from .operands import BY_ARRAYS, aligned, as_tensor, ask, integers, one_dim, sizes
 from .pointwise import mask as boolean
 from .pointwise import where
-from .tape import Value
+from .tape import Value, mode
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -63,7 +63,9 @@ def transpose(input: Any, dim0: int, dim1: int) -> "Tensor":
 def squeeze(input: Any, dim: int | tuple[int, ...] | None = None) -> "Tensor":
     """Without dimensions of size 1: all of them, or those of `dim` that are."""
     x = as_tensor(input)
-    shape = x.data.shape
+    shape: Any = x.shape
+    if dim is None and mode.tracer is not None:
+        mode.tracer.refuse("squeeze() drops the dimension of a batch of one as well", "write squeeze(-1)")
     if dim is None:
         gone = set(range(len(shape)))
     else:
@@ -305,8 +307,11 @@ _BASIC = (int, slice, type(None), type(...))
 def _plain(part: Any) -> Any:
     """One component of an index as NumPy's own kind."""
     if isinstance(part, Value):
+        ask(part, BY_ARRAYS)
         part = part.data
     if isinstance(part, (list, tuple)):
+        for each in part:
+            ask(each, BY_ARRAYS)
         part = np.asarray([as_tensor(i).data for i in part] if any(isinstance(i, Value) for i in part) else part)
         part = part.astype(np.intp) if part.size == 0 else part
     if isinstance(part, (bool, np.bool_)):

@@ -10,6 +10,8 @@ operations is 100,000 turns of one loop.
     x ──► mul ──► tanh ──► sum          dy ──► d(sum) ──► d(tanh) ──► d(mul) ──► x.grad
 """
 
+import contextlib
+import copy
 import functools
 import heapq
 import itertools
@@ -19,6 +21,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -175,6 +178,8 @@ class set_mode:
 
     def __enter__(self) -> None:
         fields = mode.__dict__  # those of this thread, looked for once
+        if fields["tracer"] is not None:
+            self._ask(sys._getframe(1))
         self.before.append(fields[self.field])
         fields[self.field] = self.setting
         fields["level"] = _level(fields)
@@ -184,9 +189,17 @@ class set_mode:
         fields[self.field] = self.before.pop()
         fields["level"] = _level(fields)
 
+    def _ask(self, frame: FrameType) -> None:
+        """A step that is traced must leave the mode alone: its operations do not run where it says so."""
+        if not ours(frame):
+            names = {"anomaly": "tg.detect_anomaly()"}
+            mode.tracer.refuse_gradients(names.get(self.field, "tg.no_grad() or tg.enable_grad()"))
+
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if mode.tracer is not None:
+                self._ask(sys._getframe(1))
             with set_mode(self.field, self.setting):
                 return function(*args, **kwargs)
 
@@ -209,6 +222,8 @@ def enable_grad() -> set_mode:
 
 def is_grad_enabled() -> bool:
     """Whether operations of this thread are being recorded."""
+    if mode.tracer is not None:
+        mode.tracer.refuse_gradients("tg.is_grad_enabled()")
     return mode.grad
 
 
@@ -221,14 +236,47 @@ def detect_anomaly() -> set_mode:
 
 
 _PACKAGE = str(Path(__file__).parent.parent) + os.sep
+_LIBRARIES = tuple(str(m.__file__) for m in (contextlib, copy, functools)) + (str(Path(np.__file__).parent) + os.sep,)
 
 
 def user_line() -> str:
     """The innermost line of the running call that lies outside this package, as `file:line, in function`."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
+    return line_of(user_frame())
+
+
+def line_of(frame: FrameType) -> str:
+    """Where a frame is."""
     return f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
+
+
+def user_frame() -> FrameType:
+    """The innermost frame of the running call that lies outside this package, and of what calls it back."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and passed_over(frame):
+        frame = frame.f_back
+    return frame
+
+
+def passed_over(frame: FrameType) -> bool:
+    """Whether a frame is not the user's, but of this package or of what calls it on the user's behalf."""
+    name = frame.f_code.co_filename
+    return OUR_FILES[name] or name.startswith(_LIBRARIES)
+
+
+class _Files(dict[str, bool]):
+    """Whether code of a file, by its name, is this package's, or of a gradient rule of the table."""
+
+    def __missing__(self, name: str) -> bool:
+        self[name] = name.startswith((_PACKAGE, "<gradient of "))
+        return self[name]
+
+
+OUR_FILES = _Files()
+
+
+def ours(frame: FrameType) -> bool:
+    """Whether a frame is of this package."""
+    return OUR_FILES[frame.f_code.co_filename]
 
 
 def raise_if_new_nan(result: Any, inputs: Iterable[Any], what: str, where: str | None) -> None:

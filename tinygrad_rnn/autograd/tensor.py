@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import pointwise, products, reductions, shapes, table
-from .tape import Leaf, Node, Value, backward_pass
+from .tape import Leaf, Node, Value, backward_pass, mode
 
 
 class Tensor(Value):
@@ -57,17 +57,25 @@ class Tensor(Value):
 
     def numpy(self) -> np.ndarray:
         """The array itself, not a copy: writing to it changes the tensor behind the tape's back."""
+        if mode.level == 3:
+            mode.tracer.refuse_numbers(self)
         return self.data
 
     def item(self) -> Any:
         """The one element as a Python number."""
+        if mode.level == 3:
+            mode.tracer.refuse_numbers(self)
         return self.data.item()
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
+        if mode.level == 3:
+            mode.tracer.refuse_numbers(self)
         return self.data.tolist()
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if mode.level == 3:
+            mode.tracer.refuse_numbers(self)
         if copy is False and dtype is not None and np.dtype(dtype) != self.data.dtype:
             raise ValueError(f"a tensor of {self.data.dtype} is no array of {np.dtype(dtype)} without copying")
         return np.array(self.data, dtype=dtype, copy=copy)
@@ -85,11 +93,15 @@ class Tensor(Value):
         return bool(self._only_element())
 
     def _only_element(self) -> Any:
+        if mode.level == 3:
+            mode.tracer.refuse_numbers(self)
         if self.data.size != 1:
             raise ValueError(f"a tensor of shape {list(self.shape)} is no single number; reduce it first: any(), all()")
         return self.data.item()
 
     def __repr__(self) -> str:
+        if mode.level == 3:
+            mode.tracer.refuse_numbers(self)
         text = np.array2string(self.data, separator=", ", precision=4, prefix="tensor(")
         dtype = "" if self.data.dtype.name in ("float32", "int64", "bool") else f", dtype={self.data.dtype.name}"
         if isinstance(self.node, Node):
@@ -98,11 +110,15 @@ class Tensor(Value):
 
     def __reduce__(self) -> Any:
         """For `copy.deepcopy` and `pickle`: the data, and whether a gradient is asked for; never a graph."""
+        if mode.level == 3:
+            mode.tracer.refuse_numbers(self)
         if isinstance(self.node, Node):
             raise RuntimeError(f"the result of {self.node.operation.name} is part of a graph; copy its detach()")
         return _rebuilt, (type(self), self.data, self.requires_grad)
 
     def __format__(self, specification: str) -> str:
+        if mode.level == 3:
+            mode.tracer.refuse_numbers(self)
         return format(self.data.item() if self.data.ndim == 0 else str(self), specification)
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -116,6 +132,8 @@ class Tensor(Value):
     @property
     def requires_grad(self) -> bool:
         """Whether operations on this tensor are recorded."""
+        if mode.level == 3:
+            mode.tracer.refuse_gradients("requires_grad")
         return self.node is not None
 
     @requires_grad.setter
@@ -124,6 +142,8 @@ class Tensor(Value):
 
     def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
         """Ask for a gradient of this tensor, from its next use on; returns itself."""
+        if requires_grad and mode.level == 3:
+            mode.tracer.refuse_gradients("requires_grad")
         if isinstance(self.node, Node):
             if not requires_grad:
                 raise RuntimeError(f"the result of {self.node.operation.name} is part of a graph; use detach()")
@@ -138,19 +158,27 @@ class Tensor(Value):
     @property
     def is_leaf(self) -> bool:
         """Whether no recorded operation made it."""
+        if mode.level == 3:
+            mode.tracer.refuse_gradients("is_leaf")
         return not isinstance(self.node, Node)
 
     @property
     def grad_fn(self) -> Node | None:
         """The recorded operation that made it."""
+        if mode.level == 3:
+            mode.tracer.refuse_gradients("grad_fn")
         return self.node if isinstance(self.node, Node) else None
 
     def detach(self) -> "Tensor":
         """The same data as a constant."""
+        if mode.level == 3:
+            return table.detach(self)
         return Tensor(self.data)
 
     def retain_grad(self) -> None:
         """Fill in `grad` in the backward pass although this is the result of an operation."""
+        if mode.level == 3:
+            mode.tracer.refuse_gradients("retain_grad")
         if self.node is None:
             raise RuntimeError("retain_grad: this tensor needs no gradient")
         self.node.fill_in(self)
@@ -161,6 +189,8 @@ class Tensor(Value):
         Returns:
             A handle with a method `remove()`.
         """
+        if mode.level == 3:
+            mode.tracer.refuse_gradients("register_hook")
         if self.node is None:
             raise RuntimeError("register_hook: this tensor needs no gradient")
         return self.node.add_hook(hook)
@@ -312,6 +342,8 @@ def backward(
     inputs: Any = None,
 ) -> None:
     """Add to the `grad` of every leaf the derivative of the sum of `tensors`, weighted by `grad_tensors`."""
+    if mode.level == 3:
+        mode.tracer.refuse_gradients("backward()")
     tensors = tensors if isinstance(tensors, (tuple, list)) else [tensors]
     roots = _roots("backward", tensors, grad_tensors, create_graph)
     retain = create_graph if retain_graph is None else retain_graph
@@ -348,6 +380,8 @@ def grad(
     Raises:
         RuntimeError: an input had no part in the outputs; `allow_unused=True` returns None for it.
     """
+    if mode.level == 3:
+        mode.tracer.refuse_gradients("tg.grad()")
     outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
     inputs = inputs if isinstance(inputs, (tuple, list)) else [inputs]
     for i, x in enumerate(inputs):

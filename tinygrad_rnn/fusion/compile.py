@@ -8,7 +8,7 @@ from typing import Any
 from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.tape import no_grad
 from .fused import FusedCell, Sequence
-from .trace import Unfusable
+from .trace import CompilerError, Unfusable, step_line
 
 
 class Clock:
@@ -37,8 +37,8 @@ class Compiled:
                 self.fused = FusedCell(cell, sequence)
         except Unfusable as error:
             self.reason = str(error)
-        except Exception as error:  # whatever the user's code raises: the tape will raise it again, in its own words
-            self.reason = f"step could not be traced: {error}"
+        except Exception as error:  # what step raises is `Unfusable` by now
+            self.reason = str(CompilerError.of(error, step_line(cell)))
         finally:
             set_rng_state(random_state)
 

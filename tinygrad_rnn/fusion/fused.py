@@ -16,7 +16,7 @@ from .plan import Plan, make_plan
 from .rows import RaggedRows, Rows, full_rows
 from .scan import Scan
 from .short import ShortBackward, ShortForward, if_short
-from .trace import BATCH, Line, Unfusable, check_other_batch, sized, trace_step
+from .trace import BATCH, Line, Unfusable, sized, trace_step
 from .validate import Report, is_on, validate
 
 States = tuple[Tensor, ...]
@@ -231,13 +231,11 @@ class FusedCell:
         inputs = [((BATCH, x.shape[2]), dtype) for x in sequence.inputs]
         states = [(name, (BATCH, s.shape[1]), dtype) for name, s in zip(cell.state_names, sequence.states)]
         trace, outputs = trace_step(cell, inputs, states, not sequence.several)
-        as_traced = list(map(repr, trace.lines))
         self.drawn, self.given = trace.drawn, trace.given
         self.owners = [weakref.proxy(owner) for owner in trace.owners]
         arriving = [line for line in trace.lines if line.kind == "input"][: len(inputs)]
         fixed = [line for line in trace.lines if line.kind in ("parameter", "constant")]
         self.plan: Plan = make_plan(trace, outputs, sequence.watched)
-        check_other_batch(as_traced, cell, inputs, states, not sequence.several)
         self.watched, self.lines = sequence.watched, fixed
         self.leaves = [*arriving, *trace.given, *fixed, *self.plan.states]
         values: list[Any] = [line.value for line in fixed]
@@ -286,6 +284,8 @@ class FusedCell:
                 raise ValueError(
                     f"sequence_values: {line.name} has shape {list(tensor.shape)}, expected {list(expected)}"
                 )
+            if tensor.dtype != line.dtype:
+                raise ValueError(f"sequence_values: {line.name} is {tensor.dtype}, and was {line.dtype} when compiled")
         return held
 
     def fits(self) -> bool:

@@ -135,13 +135,12 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
         base = _base(output)
         if base not in inside:
             leaves.add(base)
+    for leaf in leaves:
+        if leaf.per_row and len(leaf.shape) > 2:
+            raise no_place(leaf)
     leaves_in_order = [line for line in trace.lines if line in leaves]
     assert len(leaves_in_order) == len(leaves), "the loop reads a line that nobody computes"
-    per_row = _reached(trace.lines, [*inputs, *states, *trace.given])
     timed = _reached(trace.lines, inputs)
-    for line in [*leaves_in_order, *outputs]:
-        if line.per_row and line not in per_row:
-            raise Unfusable(f"step makes a row for each of the batch from none: {line!r}")
     trace.forget_all_but({*forward, *leaves})
     gradient = reverse(trace, forward, outputs, states, leaves_in_order, products, watched)
 
@@ -251,7 +250,28 @@ def _check(line: Line, per_step: Any) -> None:
     else:
         fits = False
     if not fits:
-        raise Unfusable(f"a kernel has no place for {line!r}")
+        raise no_place(line)
+
+
+def no_place(line: Line) -> Unfusable:
+    """What to say of a line that has no place in a kernel: what to write instead."""
+    row, operands = line.row, [x for x in line.inputs if isinstance(x, Line)]
+    if max(len(x.shape) for x in [line, *operands] if x.per_row or x is line) > 2:
+        lead = "keep values of shape [B, width], with tg.cat([a, b], -1) and h[:, first:last] for several in one"
+    elif row is table.matmul and operands[-1].timed:
+        lead = "write (a * b).sum(-1, keepdim=True) for the product of two values of a row"
+    elif row is table.matmul:
+        lead = "write h @ W, with the weights on the right"
+    elif row is table.index:
+        lead = "write tg.cat([h[:, 1:2], h[:, 0:1]], -1), or let the columns of a weight have that order"
+    elif row is table.cumsum:
+        lead = "write h @ tg.triu(tg.ones(h.shape[1], h.shape[1], dtype=h.dtype)) for tg.cumsum(h, -1)"
+    elif row is table.sum_to:
+        lead = "write sum(-1, keepdim=True)"
+    else:
+        lead = "write it with elementwise maths, sums over the columns and products with weights"
+    assert row is not None
+    return Unfusable(f"a kernel has no place for {row.name} of such a kind: {lead} ({line.where})")
 
 
 def _join(trace: Trace, lines: list[Line], before_the_loop: bool = False) -> list[Product]:

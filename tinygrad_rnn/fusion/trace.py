@@ -13,30 +13,39 @@ Python decides before a symbol is touched, so loops over gates and `if self.bias
 themselves raises `Unfusable` with the line of user code.
 """
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from types import FrameType
-from typing import Any
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ..autograd import table
 from ..autograd.creation import get_rng_state
-from ..autograd.primitive import FLOAT32, FLOAT64, ElementwisePrimitive, Primitive, Shape
-from ..autograd.tape import Value, set_mode, user_line
+from ..autograd.operands import aligned
+from ..autograd.primitive import FLOAT32, ElementwisePrimitive, Primitive, Shape
+from ..autograd.tape import OUR_FILES, Value, line_of, mode, ours, passed_over, set_mode, user_frame, user_line
 from ..autograd.tensor import Tensor
+from . import soundness
+from .batch import BATCH, Batch, Size, sized, stand_ins
 from .names import FORMS, RESERVED, Names
+from .refusal import CompilerError, Unfusable, innermost
+from .soundness import COMPARISONS, dtype_of
+from .watched import functions_of, guarded, tensors_of, untouched_arrays, untouched_generators, watched
 
+__all__ = [
+    "BATCH", "CompilerError", "Line", "Locals", "Shadow", "Symbol", "Trace", "Unfusable", "is_view", "shown", "sized",
+    "step_line", "trace_step",
+]  # fmt: skip
+
+HERE = str(Path(__file__).parent) + os.sep
 LONGEST_NAME = 80  # of a value that the user gave none: it tells what it is made of
 MOST_OPERATIONS = 1_000  # of a step in the loop: to compile so many takes minutes
 MOST_LINES = 2_000, 20_000  # of a trace, which has some of them whole and in parts; with those of the gradient
-# These stand for the batch size, whatever it is: primes that no layer is likely to be as wide as.
-BATCH, OTHER_BATCH = 1009, 1013
-
-
-class Unfusable(Exception):
-    """A step that cannot become a kernel; the message says where and why."""
+ROWS = ("input", "state", "carry", "gradient", "zeros")  # kinds of leaves that have a row for each sequence
 
 
 def too_many(where: str) -> Unfusable:
@@ -54,15 +63,20 @@ class Line:
         name: unique within the trace.
         row: the primitive; None for an input, a parameter or a constant.
         inputs: the lines it reads, and Python numbers.
-        shape: with BATCH where the batch is.
-        per_row: whether it has a value for each row of the batch, rather than one for all.
+        shape: with a `Size` in front if it has a row for each of the batch.
+        per_row: whether it has a value for each row of the batch, rather than one for all: if an operand has.
+        timed: whether it has another value at every step: likewise.
         width: the number of elements in a row.
         kind: "input", "state", "given" (for the whole sequence), "parameter", "constant" or "operation".
         value: of a parameter, the tensor; of a constant, the array.
         named: whether the name is the user's.
+        where: the line of the user's code that it comes from, as `user_line` tells it; "" if it comes from none.
     """
 
-    __slots__ = ("attributes", "dtype", "inputs", "kind", "name", "named", "per_row", "row", "shape", "value", "width")
+    __slots__ = (
+        "attributes", "dtype", "inputs", "kind", "name", "named", "per_row", "row", "shape", "timed", "value", "where",
+        "width",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -74,11 +88,18 @@ class Line:
         inputs: Sequence[Any] = (),
         attributes: dict[str, Any] | None = None,
         value: Any = None,
+        per_row: bool = False,
     ) -> None:
-        self.name, self.kind, self.shape, self.dtype = name, kind, shape, dtype
+        self.name, self.kind, self.dtype = name, kind, dtype
         self.row, self.inputs, self.attributes, self.value = row, list(inputs), attributes or {}, value
         self.named = kind != "operation"  # by the user
-        self.per_row = bool(shape) and shape[0] in (BATCH, OTHER_BATCH)
+        self.where = ""
+        operands: list[Line] = [x for x in self.inputs if isinstance(x, Line)]
+        self.per_row: bool = per_row or kind in ROWS or any(x.per_row for x in operands)
+        self.timed: bool = kind in ROWS or any(x.timed for x in operands)
+        self.shape = with_batch(shape) if self.per_row else shape
+        if self.per_row and "shape" in self.attributes:
+            self.attributes = self.attributes | {"shape": with_batch(self.attributes["shape"])}
         self.width = shape[-1] if len(shape) > self.per_row else 1
 
     @property
@@ -87,24 +108,31 @@ class Line:
         return not self.named and (self.row is table.mul or re.fullmatch(r"v(_\d+)?", self.name) is not None)
 
     def __repr__(self) -> str:
-        shape = ", ".join("B" if n in (BATCH, OTHER_BATCH) else str(n) for n in self.shape)
+        shape = ", ".join(map(str, self.shape))
         if self.row is None:
             return f"{self.name}[{shape}]: {self.kind}"
         arguments = [x.name if isinstance(x, Line) else repr(x) for x in self.inputs]
-        arguments += [f"{name}={shown(value)}" for name, value in self.attributes.items()]
+        arguments += [f"{name}={value!r}" for name, value in self.attributes.items()]
         return f"{self.name}[{shape}] = {self.row.name}({', '.join(arguments)})"
 
 
+def with_batch(shape: Shape) -> Shape:
+    """A shape whose first dimension is the batch's."""
+    return (Size(shape[0]), *shape[1:])
+
+
 def shown(attribute: Any) -> str:
-    """An attribute of an operation as text, with B for the batch."""
-    return re.sub(rf"\b({BATCH}|{OTHER_BATCH})\b(?=[,)])", "B", repr(attribute))
+    """An attribute of an operation as text."""
+    return repr(attribute)
 
 
 class Shadow(np.ndarray):
     """An array that has a shape and a dtype, and refuses to show its numbers."""
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise Unfusable(f"step looks at the numbers of a tensor ({user_line()})")
+        if mode.tracer is None:
+            raise Unfusable("a tensor that step had left behind has no numbers: return it as a state")
+        mode.tracer.refuse_numbers(self)
 
     __array_ufunc__ = __array_function__ = _refuse
     __bool__ = __float__ = __int__ = __index__ = __iter__ = __getitem__ = _refuse
@@ -112,34 +140,62 @@ class Shadow(np.ndarray):
 
     @staticmethod
     def of(shape: Shape, dtype: np.dtype) -> "Shadow":
-        return np.broadcast_to(np.zeros((), dtype), shape).view(Shadow)
+        return np.ndarray.__new__(Shadow, shape, dtype, bytes(8), 0, (0,) * len(shape))  # one number for all
 
 
 class Symbol(Tensor):
-    """A tensor that stands for a line."""
+    """A tensor that stands for a line. The user sees no array, and the size of the batch as a `Batch`."""
 
-    __slots__ = ("line",)
+    __slots__ = ("line", "trace")
 
-    def __init__(self, line: Line) -> None:
-        super().__init__(Shadow.of(line.shape, line.dtype))
-        self.line = line
+    def __init__(self, line: Line, trace: "Trace | None" = None) -> None:
+        vars(Value)["data"].__set__(self, Shadow.of(line.shape, line.dtype))
+        self.node = None
+        self.line, self.trace = line, trace
 
-    def numpy(self) -> np.ndarray:
-        return self.data._refuse()  # type: ignore[attr-defined]
+    data, grad, node = guarded("data"), guarded("grad"), guarded("node")
 
-    def detach(self) -> Any:
-        return table.detach(self)
+    @property
+    def shape(self) -> Any:
+        line = self.line
+        return (self.trace.size, *line.shape[1:]) if self.trace is not None and line.per_row else line.shape
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def numel(self) -> int:
+        if self.trace is not None and self.line.per_row:
+            self.trace.refuse("step computes with the size of the batch", "write h.shape[1], the width of a row")
+        return super().numel()
+
+    def __len__(self) -> int:
+        if self.trace is not None and self.line.per_row:
+            self.trace.refuse(
+                "step asks for the number of rows in the batch by len", "write h.shape[0], which may go into shapes"
+            )
+        return super().__len__()
+
+    def __iter__(self) -> Any:
+        if self.trace is not None and self.line.per_row:
+            self.trace.refuse(
+                "step walks over the rows of the batch", "leave the loop out, an operation is done for each row"
+            )
+        return super().__iter__()
 
     def __repr__(self) -> str:
+        if mode.tracer is not None and not ours(sys._getframe(1)):
+            mode.tracer.refuse_numbers(self)
         return f"Symbol({self.line!r})"
 
 
 class Trace:
     """The lines of a step, in the order in which they ran."""
 
-    def __init__(self, parameter_names: dict[int, str], batch: int = BATCH) -> None:
+    def __init__(self, names: dict[int, str], held_as: dict[int, str], batch: int, dtype: np.dtype) -> None:
         self.lines: list[Line] = []
-        self.batch = batch
+        self.batch, self.dtype = batch, dtype
+        self.size = Batch(batch)
+        self.refused: Unfusable | None = None  # the first time: a step that catches it is refused all the same
         self.pieces: dict[Line, dict[tuple[int, int], Line]] = {}  # lines of which parts are computed by themselves
         self.most = MOST_LINES[0]
         self._taken: dict[tuple[Line, int, int], Line] = {}  # columns of lines -> what computes them
@@ -147,45 +203,151 @@ class Trace:
         self.given: list[Line] = []  # what cells hold for a whole sequence
         self.owners: list[Any] = []  # these cells
         self.drawn: list[tuple[Line, Callable[[Shape], np.ndarray]]] = []  # random numbers, new ones for each step
+        self.open = True  # while step runs
+        self.codes: set[Any] = set()  # of steps
+        self._frames: dict[int, tuple[int, FrameType]] = {}  # in which they run, with how many others they are inside
+        self.where = ""  # the line of the user's code that is running
         self._names = Names(RESERVED, FORMS)
         self._known: dict[Any, Line] = {}
-        self._parameter_names = parameter_names
+        self._parameter_names, self._held_as = names, held_as
+
+    # ---- Where the user's code is ------------------------------------------------------------------------------------
+
+    def _look_around(self) -> str:
+        """The line of the user's code that is running; frames of steps are kept, for the names of their variables."""
+        frame: FrameType | None = sys._getframe(2)
+        where, steps = "", []
+        while frame is not None and frame.f_code is not _trace_once.__code__:
+            if not where and not passed_over(frame):
+                where = line_of(frame)
+            if frame.f_code in self.codes:
+                steps.append(frame)
+            frame = frame.f_back
+        for depth, step in enumerate(reversed(steps)):
+            self._frames.setdefault(id(step), (depth, step))
+        return where or user_line()
+
+    def variables(self) -> list[tuple[str, Any]]:
+        """The local variables of steps at their return, of the innermost ones first."""
+        frames = sorted(self._frames.values(), key=lambda each: -each[0])
+        found = [pair for _, frame in frames for pair in frame.f_locals.items()]
+        self._frames.clear()
+        return found
+
+    # ---- Refusals ----------------------------------------------------------------------------------------------------
+
+    def refuse(self, what: str, lead: str = "", where: str = "") -> NoReturn:
+        """Say what the step does that no kernel can do, and what to write instead."""
+        lead = f": {lead}" if lead else ""
+        raise self.latch(Unfusable(f"{what}{lead} ({where or user_line()})"))
+
+    def latch(self, refusal: Unfusable) -> Unfusable:
+        """The first refusal, which stands whatever the step does about it."""
+        self.refused = self.refused or refusal
+        return self.refused
+
+    def untraced(self, error: Exception, where: str = "") -> Unfusable:
+        """What an error says, without the number that stands for the batch."""
+        plain = lambda n: "B" if int(n[0]) == self.batch else f"{int(n[0]) // self.batch} * B"
+        multiple = lambda n: plain(n) if int(n[0]) and int(n[0]) % self.batch == 0 else n[0]
+        text = re.sub(r"\d+", multiple, str(error))
+        return Unfusable(f"step could not be traced: {text}{where and f' ({where})'}")
+
+    def refuse_numbers(self, x: Any, lead: str = "") -> NoReturn:
+        """The step looks at the numbers of a tensor, which another call may change."""
+        name = self.name_of(x)
+        self.refuse(
+            f"step looks at the numbers of a tensor{name and f', {name}'}",
+            lead or "write tg.where(h > 0, a, b) for a choice, and use tensors as they are, without float or numpy",
+        )
+
+    def refuse_gradients(self, what: str) -> NoReturn:
+        """The step does something about gradients that kernels know nothing of."""
+        self.refuse(f"step uses {what}", "write h.detach() for what gradients must not pass, and leave the rest out")
+
+    def refuse_draws(self) -> NoReturn:
+        """The step draws random numbers that are not drawn for all steps at once."""
+        self.refuse("step draws random numbers past rand, randn and dropout", "write tg.rand(h.shape)")
+
+    def name_of(self, x: Any) -> str:
+        """What the user calls a tensor, as far as can be told."""
+        if isinstance(x, Symbol) and x.line.named:
+            return x.line.name
+        known = self._held_as.get(id(x), "")
+        if known:
+            return known
+        variables = user_frame().f_locals
+        return next((name for name, value in variables.items() if value is x), "")
+
+    def shown(self, line: Line) -> tuple[str, str]:
+        """What the user calls a line, and how it is turned into the dtype of the states."""
+        if any(line is drawn for drawn, _ in self.drawn):
+            return "what tg.rand or tg.randn draws", "tg.rand(h.shape, dtype=h.dtype)"
+        array = line.value.data if isinstance(line.value, Value) else line.value
+        for x in (line.value, array):
+            if id(x) in self._held_as:
+                name, to = self._held_as[id(x)], f"(np.{self.dtype.name})"
+                return name, f"{name}.astype{to}" if isinstance(x, np.ndarray) else f"{name}.to{to}"
+        name = line.name if line.named and line.name not in ("parameter", "constant") else ""
+        variables = user_frame().f_locals.items()
+        name = name or next((name for name, x in variables if isinstance(x, Symbol) and x.line is line), "")
+        return name or "a value made in step", f"{name}.to(np.{self.dtype.name})"
 
     # ---- Leaves ------------------------------------------------------------------------------------------------------
 
     def leaf(self, name: str, kind: str, shape: Shape, dtype: np.dtype, value: Any = None) -> Symbol:
         """A symbol for an input, a state, a parameter or a constant."""
-        line = Line(self.unique(name), kind, shape, np.dtype(dtype), value=value)
+        per_row = kind == "given" and shape[:1] == (self.batch,)
+        line = Line(self.unique(name), kind, shape, np.dtype(dtype), value=value, per_row=per_row)
+        line.where = self.where
         self.lines.append(line)
-        return Symbol(line)
+        return self.symbol(line)
+
+    def symbol(self, line: Line) -> Symbol:
+        """A symbol for a line."""
+        return Symbol(line, self if self.open else None)
 
     def line_of(self, x: Any) -> Any:
         """The line of a symbol, tensor or array; a Python number as it is."""
         if isinstance(x, Symbol):
+            if self.open and x.trace is not self:
+                self.refuse("step uses a tensor of an earlier step", "return it as a state, which the next step gets")
             return x.line
+        if type(x) is Batch:
+            self.size.__float__()  # which refuses
         if isinstance(x, (bool, int, float)):
-            return x
+            return float(x) if isinstance(x, float) else x
         array = x.data if isinstance(x, Value) else np.asarray(x)
-        if isinstance(array, Shadow):
-            raise Unfusable(f"detach() inside step ({user_line()})")
+        if array.dtype.kind not in "biuf":
+            self.refuse(f"step computes with {type(x).__name__}", "write a float")
         if array.ndim == 0 and not isinstance(x, Value):
             return array.item()
-        key = id(x)
+        key = id(x)  # of what its line keeps alive
         if key not in self._known:
-            if (array.ndim > 2 and key not in self._parameter_names) or self.batch in array.shape:
-                raise Unfusable(f"step makes an array of shape {list(array.shape)} anew ({user_line()})")
+            if self.batch in array.shape:
+                self.refuse(
+                    "step makes an array with a row for each of the batch",
+                    "make it of a state or draw it, such as h * 0 + 1 and tg.rand(h.shape)",
+                )
+            if array.ndim > 2 and key not in self._parameter_names:
+                self.refuse(
+                    f"step makes an array of shape {list(array.shape)} anew", "keep it in the cell, as a Parameter"
+                )
             kind = "parameter" if isinstance(x, Value) else "constant"
             name = self._parameter_names.get(key, kind)
             self._known[key] = self.leaf(name, kind, array.shape, array.dtype, value=x).line
         return self._known[key]
 
-    def draw(self, source: Callable[[Shape], np.ndarray], shape: Shape, dtype: Any) -> Symbol:
+    def draw(self, source: Callable[[Shape], np.ndarray], shape: Any, dtype: Any) -> Symbol:
         """Called in place of drawing random numbers: a symbol for an input that is drawn for all steps at once."""
-        if len(shape) != 2 or shape[0] != self.batch:
-            raise Unfusable(
-                f"step draws random numbers of shape {list(shape)}, not a row for each of the batch ({user_line()})"
+        self.where = self._look_around()
+        if len(shape) != 2 or (type(shape[0]) is not Batch and shape[0] != self.batch):
+            sizes = ["B" if type(n) is Batch or n == self.batch else n for n in shape]
+            self.refuse(
+                f"step draws random numbers of shape [{', '.join(map(str, sizes))}], not a row for each of the batch",
+                "write h.shape, or h.shape[0], 1 for one number a row",
             )
-        symbol = self.leaf("random", "input", shape, dtype)
+        symbol = self.leaf("random", "input", (self.batch, *shape[1:]), dtype)
         self.drawn.append((symbol.line, source))
         return symbol
 
@@ -195,19 +357,75 @@ class Trace:
         """Called in place of the operation: a symbol for its result."""
         if not any(isinstance(x, Value) for x in inputs):
             return row.forward(*inputs, **attributes)
+        if not self.open:  # a rule for gradients, which are sound
+            lines = [self.line_of(x) for x in inputs]
+            return Symbol(self.add(row, lines, attributes, self._shape(row, lines, attributes)))
+        self.where = self._look_around()
         lines = [self.line_of(x) for x in inputs]
-        shape = row.shape(*(x.shape if isinstance(x, Line) else () for x in lines), **attributes)
-        return Symbol(self.add(row, lines, attributes, shape))
+        attributes = {name: self._plain(name, value) for name, value in attributes.items()}
+        if row is table.part and isinstance(lines[0], Line) and lines[0].per_row:
+            row, attributes = as_simple_part(lines[0].shape, attributes["at"])
+        try:
+            shape = self._shape(row, lines, attributes)
+        except Exception as error:  # which is no reason for another way through the step: it may fit another batch
+            self.latch(self.untraced(error, self.where))
+            raise
+        self._check(row, lines, attributes, shape)
+        if row in COMPARISONS and any(isinstance(x, Line) and x.dtype == FLOAT32 for x in lines):
+            lines = [float(np.float32(x)) if isinstance(x, float) else x for x in lines]  # as it is compared there
+        try:
+            return self.symbol(self.add(row, lines, attributes, shape))
+        except Unfusable as refusal:
+            raise self.latch(refusal) from None
+
+    def _shape(self, row: Primitive, lines: list[Any], attributes: dict[str, Any]) -> Shape:
+        return row.shape(*(x.shape if isinstance(x, Line) else () for x in lines), **attributes)
+
+    def _plain(self, name: str, value: Any) -> Any:
+        """An attribute, in which only a shape may speak of the batch."""
+        if name == "shape":
+            return tuple([self.batch if type(n) is Batch else n for n in value])
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, Value):
+                self.refuse_numbers(part)
+            ends = (part.start, part.stop, part.step) if isinstance(part, slice) else (part,)
+            if any(type(n) is Batch for n in ends):
+                self.size.__float__()  # which refuses
+        return value
+
+    def _check(self, row: Primitive, lines: list[Any], attributes: dict[str, Any], shape: Shape) -> None:
+        """Refuse an operation that kernels would get wrong."""
+        wrong = soundness.rows_apart(row, lines, attributes, shape, self.batch, called(row.name))
+        wrong = wrong or soundness.linear(row, lines)
+        if wrong is None and any(isinstance(x, Line) and x.per_row for x in lines):
+            wrong = soundness.one_dtype(row, lines, attributes, self.dtype, self.shown)
+            if wrong is not None and row is table.cast:
+                wrong = self._promoted_by(np.dtype(attributes["dtype"])) or wrong
+        if wrong is not None:
+            self.refuse(*wrong)
+
+    def _promoted_by(self, dtype: np.dtype) -> tuple[str, str] | None:
+        """What to say of the operand for whose sake another one is turned into its dtype, if that is going on."""
+        frame: FrameType | None = sys._getframe(2)
+        while frame is not None and ours(frame) and frame.f_code is not aligned.__code__:
+            frame = frame.f_back
+        if frame is None or frame.f_code is not aligned.__code__:
+            return None
+        others = [x for x in frame.f_locals["operands"] if getattr(x, "dtype", None) == dtype]
+        lines = [self.line_of(x) for x in others if not np.ndim(x) == 0 or isinstance(x, Value)]
+        lines = [x for x in lines if isinstance(x, Line)]
+        return soundness.foreign(lines[0], self.dtype, self.shown) if lines and dtype.kind == "f" else None
 
     def add(self, row: Primitive, inputs: list[Any], attributes: dict[str, Any], shape: Shape) -> Line:
         """A line, or the one that is there already and says the same."""
         simpler = self._simplify(row, inputs, attributes, shape)
         if simpler is not None:
             return simpler
-        key = (row.name, tuple(x if isinstance(x, Line) else repr(x) for x in inputs), repr(attributes))
+        key = (row.name, *(x if isinstance(x, Line) else key_of(x) for x in inputs), key_of(attributes))
         if key not in self._known or row is table.clip_gradient:  # which clips what comes back to each call by itself
-            dtype = _dtype(row, inputs, attributes)
+            dtype = dtype_of(row, inputs, attributes)
             line = Line(self._name(row, inputs, attributes), "operation", shape, dtype, row, inputs, attributes)
+            line.where = self.where
             if len(self.lines) >= self.most:
                 raise too_many(user_line())
             self.lines.append(line)
@@ -246,6 +464,8 @@ class Trace:
                         return self._part(piece, first - start, last - start, piece)
                     start += piece.width
         if row is table.reshape and isinstance(x, Line) and x.per_row and shape == x.shape:
+            return x
+        if row is table.permute and isinstance(x, Line) and attributes["dims"] == tuple(range(len(x.shape))):
             return x
         if row is table.cast and attributes["dtype"] == x.dtype:
             return x
@@ -354,86 +574,221 @@ class Trace:
 
 def trace_step(
     cell: Any,
-    inputs: Sequence[tuple[Shape, np.dtype]],
-    states: Sequence[tuple[str, Shape, np.dtype]],
+    inputs: Sequence[tuple[Shape, Any]],
+    states: Sequence[tuple[str, Shape, Any]],
     single: bool = True,
-    batch: int = BATCH,
 ) -> tuple[Trace, list[Line]]:
     """Run `cell.step` on symbols; returns the trace and the lines of the new states.
 
+    It is run twice, with two numbers in place of the size of the batch: both times it must do the same.
+
     Args:
-        inputs: shapes and dtypes of what arrives at each step, with `batch` where the batch is.
+        inputs: shapes and dtypes of what arrives at each step, with `BATCH` in front.
         states: names, shapes and dtypes.
         single: whether step takes its one input as it is, rather than in a tuple.
+
+    Raises:
+        Unfusable: the step cannot become a kernel.
+        CompilerError: tracing failed, which is no fault of the step.
     """
+    functions = functions_of(cell)
+    tensors, codes = tensors_of(cell, functions), {function.__code__ for function in functions}
+    known = {n for _, x in tensors for n in x.shape} | {n for shape, _ in inputs for n in shape[1:]}
+    known |= {n for _, shape, _ in states for n in shape[1:]}
+    sizes = stand_ins(known)
+    with untouched_generators(cell) as draws, untouched_arrays(tensors) as written:
+        try:
+            trace, outputs = _trace_twice(cell, inputs, states, single, tensors, codes, next(sizes), next(sizes))
+        except CompilerError:
+            raise
+        except Unfusable:  # unless it was a width that is made in the step and has the number of the batch
+            trace, outputs = _trace_twice(cell, inputs, states, single, tensors, codes, next(sizes), next(sizes))
+    if written:
+        raise Unfusable(f"step writes to {written[0]} in place: let what changes be a state ({step_line(cell)})")
+    if draws:
+        raise Unfusable(f"step draws from a generator of {draws[0]}: write tg.rand(h.shape) ({step_line(cell)})")
+    return trace, outputs
+
+
+def _trace_twice(
+    cell: Any,
+    inputs: Any,
+    states: Any,
+    single: bool,
+    tensors: list[tuple[str, Any]],
+    codes: set[CodeType],
+    batch: int,
+    other: int,
+) -> tuple[Trace, list[Line]]:
+    """Trace with two numbers for the size of the batch, and compare."""
+    trace, outputs = _trace_once(cell, inputs, states, single, tensors, codes, batch)
+    again, _ = _trace_once(cell, inputs, states, single, tensors, codes, other)
+    compare(trace, again)
+    for line in trace.lines:  # from here on any number will do
+        if line.per_row:
+            line.shape = (BATCH, *line.shape[1:])
+            if "shape" in line.attributes:
+                line.attributes = line.attributes | {"shape": (BATCH, *line.attributes["shape"][1:])}
+    trace.batch = BATCH
+    return trace, outputs
+
+
+def _trace_once(
+    cell: Any,
+    inputs: Any,
+    states: Any,
+    single: bool,
+    tensors: list[tuple[str, Any]],
+    codes: set[CodeType],
+    batch: int,
+) -> tuple[Trace, list[Line]]:
+    """The trace for one number in place of the size of the batch."""
     named = [*cell.named_buffers(), *cell.named_parameters()]
-    trace = Trace({id(p): name.replace(".", "_") for name, p in named}, batch)
-    xs = [trace.leaf("x" if single else f"x_{i}", "input", *each) for i, each in enumerate(inputs, 1)]
-    symbols = [trace.leaf(name, "state", shape, dtype) for name, shape, dtype in states]
-    given = {
-        owner: {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in values.items()}
-        for owner, values in cell.values_of_sequence(batch).items()
-    }
-    trace.owners = list(given)
-    trace.given = [symbol.line for values in given.values() for symbol in values.values()]
-    leaves = [*xs, *symbols, *(symbol for values in given.values() for symbol in values.values())]
-    numbers_drawn = get_rng_state()
-    with set_mode("tracer", trace), cell.holding(given), Locals(cell) as variables:
-        returned = cell.step(xs[0] if single else tuple(xs), *symbols)
+    names = {id(p): name.replace(".", "_") for name, p in named}
+    trace = Trace(names, {id(x): name for name, x in tensors}, batch, np.dtype(states[0][2]))
+    trace.codes = step_codes(cell)
+    at = lambda shape: (batch, *shape[1:])
+    xs = [trace.leaf("x" if single else f"x_{i}", "input", at(s), kind) for i, (s, kind) in enumerate(inputs, 1)]
+    symbols = [trace.leaf(name, "state", at(shape), dtype) for name, shape, dtype in states]
+    try:
+        given = {
+            owner: {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in values.items()}
+            for owner, values in cell.values_of_sequence(batch).items()
+        }
+        trace.owners = list(given)
+        trace.given = [symbol.line for values in given.values() for symbol in values.values()]
+        leaves = [*xs, *symbols, *(symbol for values in given.values() for symbol in values.values())]
+        numbers_drawn = get_rng_state()
+        held = [x for _, x in tensors]
+        with watched(held), set_mode("tracer", trace), cell.holding(given), latching(trace, codes):
+            returned = cell.step(xs[0] if single else tuple(xs), *symbols)
+    except Unfusable as error:
+        raise trace.latch(error) from None
+    except Exception as error:  # whatever the user's code raises: the tape will raise it again, in its own words
+        if trace.refused is not None:
+            raise trace.refused from None
+        if innermost(error).startswith(HERE):
+            raise CompilerError.of(error, step_line(cell)) from error
+        raise trace.untraced(error) from error
+    trace.open, trace.where = False, ""
+    if trace.refused is not None:
+        raise trace.refused
     if get_rng_state() != numbers_drawn:
-        raise Unfusable("step draws random numbers past rand, randn and dropout")
-    new = returned if isinstance(returned, (tuple, list)) else (returned,)
-    outputs = []
-    for state, symbol in zip(symbols, new):
-        if not isinstance(symbol, Symbol):
-            raise Unfusable("step returns a tensor that depends on no input")
-        if symbol.line.shape != state.line.shape or symbol.line.dtype != state.line.dtype:
-            raise Unfusable(f"step returns a {state.line.name} of another shape or dtype than it came in with")
-        outputs.append(symbol.line)
-    if len(outputs) != len(symbols) or len(new) != len(outputs):
-        raise Unfusable("step returns another number of states than it takes")
-    trace.name_after([(name, value) for name, value in variables if not any(value is leaf for leaf in leaves)])
+        raise Unfusable(f"step draws random numbers past rand, randn and dropout ({step_line(cell)})")
+    outputs = _returned(returned, symbols, step_line(cell), trace)
+    trace.name_after([(name, value) for name, value in trace.variables() if not any(value is leaf for leaf in leaves)])
     for state, line in zip(symbols, outputs):
         trace.rename(line, f"{state.line.name}_new")
     trace.name_rest(outputs)
     return trace, outputs
 
 
-def check_other_batch(lines: list[str], cell: Any, inputs: Any, states: Any, single: bool) -> None:
-    """Trace a second time with another number in place of the batch size, and compare with the lines of the first.
+def _returned(returned: Any, states: list[Symbol], where: str, trace: Trace) -> list[Line]:
+    """The lines of what a step returned."""
+    new = returned if isinstance(returned, (tuple, list)) else (returned,)
+    names = ", ".join(state.line.name for state in states)
+    outputs = []
+    for state, symbol in zip(states, new):
+        name = state.line.name
+        if not isinstance(symbol, Symbol) or symbol.trace is not trace:
+            raise Unfusable(f"step returns a {name} that depends on no input: write {name} * 0 + it ({where})")
+        line = symbol.line
+        if line.shape != state.line.shape or not line.per_row:
+            raise Unfusable(
+                f"step returns {line.name} of shape {list(line.shape)} as {name}, which came in as "
+                f"{list(state.line.shape)}: return all states in the shapes they came in with ({line.where or where})"
+            )
+        if line.dtype != state.line.dtype:
+            raise Unfusable(
+                f"step returns {line.name} in {line.dtype} as {name}, which came in as {state.line.dtype}: write "
+                f"{line.name}.to({name}.dtype) ({line.where or where})"
+            )
+        outputs.append(line)
+    if len(outputs) != len(states) or len(new) != len(outputs):
+        raise Unfusable(f"step returns {len(new)} states and takes {len(states)}: return {names} ({where})")
+    return outputs
+
+
+def called(otherwise: str) -> str:
+    """The function of this library that the user's code has called, if it has a name that a user knows."""
+    frame, name = sys._getframe(1), otherwise
+    while frame.f_back is not None and ours(frame):
+        frame, name = frame.f_back, frame.f_code.co_name
+    return otherwise if name.startswith(("_", "<")) or name in ("function", "wrapped", "getitem") else name
+
+
+def step_line(cell: Any) -> str:
+    """Where the step of a cell is written."""
+    code = getattr(getattr(type(cell), "step", None), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}, in {code.co_name}" if code else type(cell).__name__
+
+
+def compare(trace: Trace, again: Trace) -> None:
+    """Whether a step does the same for batches of two sizes, and each time it runs.
 
     Raises:
-        Unfusable: one differs, so step computes with the batch size.
+        Unfusable: it does not.
     """
-    other = lambda shape: tuple(OTHER_BATCH if n == BATCH else n for n in shape)
-    again, _ = trace_step(
-        cell,
-        [(other(shape), dtype) for shape, dtype in inputs],
-        [(name, other(shape), dtype) for name, shape, dtype in states],
-        single,
-        OTHER_BATCH,
-    )
-    for line, other_line in zip(lines, map(repr, again.lines)):
-        if line != other_line:
-            raise Unfusable(f"step computes with the size of the batch: {line}")
+    for line, other in zip(trace.lines, again.lines):
+        where = f"({line.where or other.where or 'in step'})"
+        if line.value is not other.value and line.value is not None and _content(line) != _content(other):
+            raise Unfusable(
+                "step makes another constant each time it runs: draw numbers by tg.rand(h.shape), and let what counts "
+                f"or changes be a state {where}"
+            )
+        if _signature(line) != _signature(other):
+            numbers = lambda x: [y for y in x.inputs if not isinstance(y, Line)]
+            what = "step does not do the same each time it runs, or computes with the size of the batch"
+            lead = "let what counts or changes be a state"
+            if line.row is other.row and list(map(key_of, numbers(line))) != list(map(key_of, numbers(other))):
+                what = "step computes with another number each time it runs, or with the size of the batch"
+            raise Unfusable(f"{what}: {lead} {where}")
+    if len(trace.lines) != len(again.lines):
+        longer = max(trace.lines, again.lines, key=len)
+        where = longer[min(len(trace.lines), len(again.lines))].where or "in step"
+        raise Unfusable(f"step does not do the same each time it runs: let what it decides by be a state ({where})")
 
 
-def _dtype(row: Primitive, inputs: list[Any], attributes: dict[str, Any]) -> np.dtype:
-    if row is table.cast:
-        return np.dtype(attributes["dtype"])
-    if not row.rules and row is not table.detach:
-        return np.dtype(np.bool_)
-    kinds = {x.dtype for x in inputs if isinstance(x, Line) and x.dtype.kind == "f"}
-    if len(kinds) > 1 or not kinds <= {FLOAT32, FLOAT64}:
-        raise Unfusable(f"{row.name} of different dtypes ({user_line()})")
-    return kinds.pop() if kinds else FLOAT32
+def _content(line: Line) -> Any:
+    return key_of(line.value.data if isinstance(line.value, Value) else np.asarray(line.value))
 
 
-def sized(attributes: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Attributes for so many rows in place of BATCH."""
-    if BATCH not in attributes.get("shape", ()):
-        return attributes
-    return attributes | {"shape": tuple(rows if n == BATCH else n for n in attributes["shape"])}
+def _signature(line: Line) -> Any:
+    """All that a line says, without the number that stands for the batch."""
+    shape = line.shape[1:] if line.per_row else line.shape
+    attributes = dict(line.attributes)
+    if line.per_row and "shape" in attributes:
+        attributes["shape"] = attributes["shape"][1:]
+    operands = [x.name if isinstance(x, Line) else key_of(x) for x in line.inputs]
+    return line.name, line.kind, line.row, shape, line.dtype, line.per_row, line.timed, operands, key_of(attributes)
+
+
+def key_of(x: Any) -> Any:
+    """What is equal for two numbers or attributes if they are the same, bit by bit: a key."""
+    if isinstance(x, np.ndarray):
+        return "array", x.shape, x.dtype.str, x.tobytes()
+    if isinstance(x, slice):
+        return "slice", key_of(x.start), key_of(x.stop), key_of(x.step)
+    if isinstance(x, dict):
+        return tuple((name, key_of(value)) for name, value in x.items())
+    if isinstance(x, (tuple, list)):
+        return tuple(map(key_of, x))
+    return type(x), repr(x)
+
+
+def as_simple_part(shape: Shape, at: Any) -> tuple[Primitive, dict[str, Any]]:
+    """An index of ints and slices into rows as an operation: with an entry for each dimension, or as another shape."""
+    whole = slice(None)
+    if len([i for i in at if i is not None and i is not ...]) > len(shape):
+        return table.part, {"at": at}
+    if all(i is None or i is ... or i == whole for i in at):
+        return table.reshape, {"shape": table.part.shape(shape, at=at)}
+    if None in at:
+        return table.part, {"at": at}
+    front = at.index(...) if ... in at else len(at)
+    behind = at[front + 1 :]
+    at = (*at[:front], *[whole] * (len(shape) - front - len(behind)), *behind)
+    return table.part, {"at": (whole, *at[1:]) if soundness.takes_all_rows(at, shape) else at}
 
 
 def is_view(x: Line, at: Any) -> bool:
@@ -446,23 +801,70 @@ def is_view(x: Line, at: Any) -> bool:
 def _columns(x: Line, at: Any) -> tuple[int, int]:
     """The columns that an index takes, if it takes whole rows of neighbouring ones."""
     *ahead, last = at
-    ahead = [i for i in ahead if i is not ...]
-    if any(i != slice(None) for i in ahead) or len(ahead) != len(x.shape) - 1:
-        raise Unfusable(f"an index into something else than the last dimension ({user_line()})")
+    if any(i != slice(None) for i in ahead) or len(at) != len(x.shape) or not isinstance(last, (int, slice)):
+        raise Unfusable(f"an index into something else than the last dimension: write h[:, first:last] ({user_line()})")
     if isinstance(last, int):
-        raise Unfusable(f"an index that takes a single column: write {last}:{last + 1} ({user_line()})")
+        column = range(x.shape[-1])[last]
+        raise Unfusable(f"an index that takes a single column: write {column}:{column + 1} ({user_line()})")
     first, end, stride = last.indices(x.shape[-1])
     if stride != 1:
-        raise Unfusable(f"a slice with a stride ({user_line()})")
+        columns = [*range(first, end, stride)][:2]
+        pieces = ", ".join(f"h[:, {n}:{n + 1}]" for n in columns)
+        raise Unfusable(
+            f"a slice with a stride: write tg.cat([{pieces}, ...], -1), or let the columns of a weight have that order "
+            f"({user_line()})"
+        )
     return first, max(end, first)
+
+
+class latching:
+    """While a step runs: what this library raises is a refusal, though the step may catch it and go another way.
+
+    An error that depends on the size of the batch would let every batch go the way of the one that is traced.
+    """
+
+    def __init__(self, trace: Trace, codes: set[CodeType]) -> None:
+        self.trace, self.codes = trace, {code for code in codes if getattr(code, "co_exceptiontable", True)}
+
+    def __enter__(self) -> None:
+        self.before = sys.gettrace()
+        if self.codes:
+            sys.settrace(self._enter_frame)
+
+    def __exit__(self, *error: object) -> None:
+        if self.codes:
+            sys.settrace(self.before)
+
+    def _enter_frame(self, frame: FrameType, event: str, value: Any) -> Any:
+        if frame.f_code not in self.codes:
+            return None
+        frame.f_trace_lines = False
+        return self._watch
+
+    def _watch(self, frame: FrameType, event: str, value: Any) -> Any:
+        if event == "exception" and isinstance(value[1], Exception) and OUR_FILES[innermost_code(value[2]).co_filename]:
+            self.trace.latch(self.trace.untraced(value[1], line_of(frame)))
+        return self._watch
+
+
+def innermost_code(trace: Any) -> CodeType:
+    """The code in which an error was raised."""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code
+
+
+def step_codes(cell: Any) -> set[Any]:
+    """The code of the `step` of a cell, and of cells inside it."""
+    steps = [getattr(type(module), "step", None) for module in cell.modules()]
+    return {getattr(step, "__code__", None) for step in steps}
 
 
 class Locals:
     """The local variables of a cell's `step`, and of those of cells inside it, at their return: for their names."""
 
     def __init__(self, cell: Any) -> None:
-        steps = [getattr(type(module), "step", None) for module in cell.modules()]
-        self.codes = {getattr(step, "__code__", None) for step in steps}
+        self.codes = step_codes(cell)
         self.found: list[tuple[str, Any]] = []
 
     def __enter__(self) -> list[tuple[str, Any]]:

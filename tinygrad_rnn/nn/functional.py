@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import creation
-from ..autograd.operands import as_array, as_tensor, floating, integers, one_dim, sizes
+from ..autograd.operands import as_tensor, floating, integers, one_dim, sizes
 from ..autograd.pointwise import elu, gelu, leaky_relu, relu, sigmoid, silu, softplus, tanh, where
 from ..autograd.products import matmul
 from ..autograd.reductions import amax, amin, log_softmax, softmax, sqrt_or_zero
@@ -99,8 +99,8 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
     if not shape or x.shape[-len(shape) :] != shape:
         raise ValueError(f"layer_norm: normalized_shape {list(shape)} is not the end of the input's {list(x.shape)}")
     for name, value in (("weight", weight), ("bias", bias)):
-        if value is not None and np.shape(as_array(value)) != shape:
-            raise ValueError(f"layer_norm: {name} has shape {list(np.shape(as_array(value)))}, expected {list(shape)}")
+        if value is not None and np.shape(value) != shape:
+            raise ValueError(f"layer_norm: {name} has shape {list(np.shape(value))}, expected {list(shape)}")
     dims = tuple(range(-len(shape), 0))
     centred = x - x.mean(dims, keepdim=True)
     y = centred * ((centred * centred).mean(dims, keepdim=True) + eps).rsqrt()
@@ -167,7 +167,10 @@ def gaussian_noise(input: Any, std: float = 0.1, training: bool = True) -> Tenso
     """
     x = floating(input)
     check_deviation("gaussian_noise", std)
-    return x + std * creation.generator().standard_normal(x.shape, dtype=x.dtype) if training and std else x
+    if not training or not std:
+        return x
+    normal = lambda shape: creation.generator().standard_normal(shape, dtype=x.dtype)
+    return x + std * creation.drawn(normal, x.shape, x.dtype)
 
 
 def dropout_mask(shape: tuple[int, ...], p: float, dtype: Any) -> np.ndarray:

@@ -1,0 +1,180 @@
+"""What the operations of a step may do, so that kernels compute what the tape does.
+
+Kernels take the rows of a batch one by one, in numbers of one dtype, and carry gradients back that are linear in what
+arrives. Each check returns None, or what is wrong with an operation and what to write instead.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..autograd import table
+from ..autograd.primitive import FLOAT32, FLOAT64, ElementwisePrimitive, Primitive, Shape
+
+Wrong = tuple[str, str] | None
+Shown = Callable[[Any], tuple[str, str]]
+
+MEET = "the rows of the batch meet"
+_SUMS = (table.sum, table.amax, table.amin)
+_ALONG = (table.softmax, table.log_softmax, table.cumsum)
+_MOVES = (
+    table.part, table.put, table.index, table.reshape, table.permute, table.expand, table.cat, table.sum_to,
+    table.detach,
+)  # fmt: skip
+COMPARISONS = (table.eq, table.ne, table.lt, table.le, table.gt, table.ge)
+_LOGIC = (table.logical_and, table.logical_or, table.logical_not)
+
+
+# ---- Rows ------------------------------------------------------------------------------------------------------------
+
+
+def rows_apart(
+    row: Primitive, operands: list[Any], attributes: dict[str, Any], shape: Shape, batch: int, called: str
+) -> Wrong:
+    """Whether each row of a result is made of the same row of the operands: its first dimension is the batch's then.
+
+    Args:
+        operands: lines, and numbers.
+        shape: of the result, with `batch` where it has the size of the batch.
+        called: the function that the user called.
+    """
+    per_row = [x for x in operands if getattr(x, "per_row", False)]
+    places = [i for i, n in enumerate(shape) if n == batch]
+    if not per_row:
+        if not places:
+            return None
+        return "step makes a row for each of the batch from none", (
+            "leave the expand out, one row serves all of the batch in a + b and a * b"
+            if row is table.expand
+            else "leave the batch's dimension out, one row serves all of the batch in a + b and a * b"
+        )
+    along = attributes.get("dim", ())
+    if 0 in (along if isinstance(along, tuple) else (along,)) and row in (*_SUMS, *_ALONG):
+        return f"{MEET} in {called} over dim 0", "write dim=-1, over the columns of each row"
+    if row in (table.part, table.put, table.index) and not takes_all_rows(attributes["at"], per_row[0].shape):
+        what = "an index" if called in ("part", "index") else called
+        return f"{MEET}: {what} picks some of them, or puts them in another order", "write h[:, first:last]"
+    if row is table.cat and along == 0:
+        return f"{MEET}: {called} puts them below each other", "write tg.cat([a, b], -1)"
+    if row is table.permute and places != [0]:
+        return f"{MEET}: a transposed value has them in another dimension", "write a @ b.T for (b @ a.T).T"
+    if places == [0]:
+        return None
+    if row is table.reshape:
+        return f"{MEET} in {called}", "keep the batch in front, write h.reshape(h.shape[0], -1)"
+    if len(places) > 1:
+        return f"{MEET}: each is combined with each other", (
+            "keep a column where a value has one number a row, by sum(-1, keepdim=True)"
+        )
+    return f"{MEET} in {called}, or the batch is not in front", "keep values of shape [B, width]"
+
+
+def takes_all_rows(at: Any, shape: Shape) -> bool:
+    """Whether an index leaves the first dimension as it is."""
+    entries = [i for i in at if i is not None]
+    if not entries:
+        return True
+    first = entries[0]
+    if first is ...:
+        taken = sum(i.ndim if getattr(i, "dtype", None) == np.bool_ else 1 for i in entries[1:])
+        return taken < len(shape) or takes_all_rows(entries[1:], shape)
+    return isinstance(first, slice) and first.start in (None, 0) and first.stop is None and first.step in (None, 1)
+
+
+# ---- Dtypes ----------------------------------------------------------------------------------------------------------
+
+
+def dtype_of(row: Primitive, operands: list[Any], attributes: dict[str, Any]) -> np.dtype:
+    """The dtype of a result on the tape."""
+    if row is table.cast:
+        return np.dtype(attributes["dtype"])
+    if row in COMPARISONS or row in _LOGIC:
+        return np.dtype(np.bool_)
+    lines = [x for x in operands if hasattr(x, "dtype")]
+    kinds = [x.dtype for x in (lines[1:] if row is table.where and lines[0] is operands[0] else lines)]
+    floats = [kind for kind in kinds if kind.kind == "f"]
+    if floats:
+        return np.result_type(*floats)
+    if not kinds:
+        return FLOAT32
+    if row in (table.sum, table.cumsum):
+        return np.dtype(np.int64)
+    if isinstance(row, ElementwisePrimitive) and row.integer is None:
+        return FLOAT32
+    return np.result_type(*kinds)
+
+
+def one_dtype(
+    row: Primitive, operands: list[Any], attributes: dict[str, Any], dtype: np.dtype, shown: Shown
+) -> Wrong:
+    """Whether an operation on rows computes in the dtype of the states, with truth values as conditions alone.
+
+    Args:
+        shown: what the user calls a line, and how it is turned into the dtype of the states.
+    """
+    kinds = [x.dtype for x in operands if hasattr(x, "dtype")]
+    truths = [kind.kind == "b" for kind in kinds]
+    if row is table.cast:
+        return _cast(operands[0], np.dtype(attributes["dtype"]), dtype, shown)
+    if row in _LOGIC or row in _MOVES or (row in COMPARISONS and all(truths)):
+        others = [x for x in operands if hasattr(x, "dtype") and x.dtype.kind != "b"]
+    elif row is table.where:
+        others = [x for x in operands[1:] if hasattr(x, "dtype")]
+    else:
+        others = [x for x in operands if hasattr(x, "dtype")]
+    for x in others:
+        if x.dtype.kind == "b":
+            return f"step computes with truth values in {row.name}", f"write {shown(x)[1]} first"
+        exact = x.dtype == FLOAT32 and dtype == FLOAT64 and row in (*COMPARISONS, *_MOVES, table.where)
+        if x.dtype != dtype and not exact:
+            return foreign(x, dtype, shown)
+    return None
+
+
+def _cast(x: Any, to: np.dtype, dtype: np.dtype, shown: Shown) -> Wrong:
+    if to == dtype and (x.dtype.kind in "biu" or (x.dtype, to) == (FLOAT32, FLOAT64)):
+        return None
+    name, conversion = shown(x)
+    if to.kind == "b":
+        return "step turns numbers into truth values", "write h != 0"
+    if x.dtype.kind == "b":
+        return f"step computes with truth values in {to}", f"write {conversion} first"
+    if to.kind != "f":
+        return f"step turns {name} into {to}, and kernels compute with floats", (
+            "write tg.sign(h) * tg.floor(tg.abs(h)) for h.long()"
+        )
+    return f"step turns {name} into {to}, and the states are {dtype}", f"write {conversion}, or leave it out"
+
+
+def foreign(x: Any, dtype: np.dtype, shown: Shown) -> Wrong:
+    """What to say of a line of another dtype: who brought it in."""
+    leaf = next((y for y in leaves_of(x) if y.dtype != dtype), x)
+    name, conversion = shown(leaf)
+    return f"{name} is {leaf.dtype}, and the states are {dtype}", f"write {conversion}"
+
+
+def leaves_of(line: Any) -> Iterator[Any]:
+    """What a line is made of in the end."""
+    ahead, seen = [line], {line}
+    while ahead:
+        x = ahead.pop()
+        if x.row is None:
+            yield x
+        for y in x.inputs:
+            if hasattr(y, "inputs") and y not in seen:
+                seen.add(y)
+                ahead.append(y)
+
+
+# ---- Gradients -------------------------------------------------------------------------------------------------------
+
+
+def linear(row: Primitive, operands: list[Any]) -> Wrong:
+    """Whether gradients may be summed over all steps before they are carried back through an operation."""
+    if row is table.clip_gradient and not operands[0].timed:
+        return "clip_gradient of what is the same at every step clips at each of them", (
+            "clip what the step makes of it, such as tg.clip_gradient(h @ U, 1.0), or use "
+            "nn.utils.clip_grad_value_ after the backward pass"
+        )
+    return None

@@ -1,0 +1,232 @@
+"""The tensors that a step may read while it is traced, and the generators that it may draw from.
+
+A kernel reads parameters anew at each call, so the numbers that they have while a step is traced must not go into it.
+Most ways to these numbers are methods of `Tensor`, which ask the tracer. What is left are plain attributes: for the
+time of a trace, the tensors that a cell holds are of a class in which these are properties.
+"""
+
+import functools
+import random
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+from ..autograd.tape import OUR_FILES, Value, mode
+from ..autograd.tensor import Tensor
+
+
+def guarded(name: str) -> property:
+    """An attribute of tensors that only this library may read and write while a step is traced."""
+    slot: Any = vars(Value)[name]
+
+    def refuse(tensor: Any) -> None:
+        if mode.tracer is not None:
+            if name == "data":
+                mode.tracer.refuse_numbers(tensor)
+            mode.tracer.refuse_gradients("grad_fn" if name == "node" else f"{name} of a tensor")
+
+    def get(tensor: Any) -> Any:
+        if not _READERS[sys._getframe(1).f_code.co_filename]:
+            refuse(tensor)
+        return read(tensor)
+
+    def put(tensor: Any, value: Any) -> None:
+        if not _READERS[sys._getframe(1).f_code.co_filename]:
+            refuse(tensor)
+        slot.__set__(tensor, value)
+
+    read = slot.__get__
+    return property(get, put)
+
+
+class _Readers(dict[str, bool]):
+    """Whether code of a file may see the arrays of tensors: this library's, but for what copies or fills models."""
+
+    def __missing__(self, name: str) -> bool:
+        self[name] = OUR_FILES[name] and not name.endswith(("module.py", "init.py", "checkpoint.py"))
+        return self[name]
+
+
+_READERS = _Readers()
+
+
+@functools.cache
+def _guarding(kind: Any) -> type[Tensor] | None:
+    """A class like this one whose tensors are watched; None if there can be none."""
+
+    def reduce(self: Any) -> Any:
+        """As one of the class itself: another thread may make a copy meanwhile."""
+        made, (first, *rest) = kind.__reduce__(self)
+        return (made, (kind, *rest)) if first is type(self) else (kind, (first, *rest))
+
+    try:
+        return type(
+            kind.__name__,
+            (kind,),
+            {
+                "__slots__": (),
+                "__module__": kind.__module__,
+                "__reduce__": reduce,
+                "data": guarded("data"),
+                "grad": guarded("grad"),
+                "node": guarded("node"),
+            },
+        )
+    except TypeError:
+        return None
+
+
+_lock = threading.Lock()
+_watchers: dict[int, tuple[int, type[Tensor]]] = {}  # tensor -> how many traces watch it, and its own class
+
+
+@contextmanager
+def watched(tensors: list[Any]) -> Iterator[None]:
+    """While a step is traced: its tensors refuse to show their numbers."""
+    taken = []
+    try:
+        for tensor in tensors:
+            if isinstance(tensor, Tensor) and _watch(tensor):
+                taken.append(tensor)
+        yield
+    finally:
+        for tensor in taken:
+            _leave(tensor)
+
+
+def _watch(tensor: Tensor) -> bool:
+    with _lock:
+        kind: Any
+        count, kind = _watchers.get(id(tensor), (0, type(tensor)))
+        guarding = _guarding(kind)
+        if guarding is None:
+            return False
+        if not count:
+            try:
+                tensor.__class__ = guarding
+            except TypeError:  # another layout
+                return False
+        _watchers[id(tensor)] = count + 1, kind
+        return True
+
+
+def _leave(tensor: Tensor) -> None:
+    with _lock:
+        count, kind = _watchers.pop(id(tensor))
+        if count > 1:
+            _watchers[id(tensor)] = count - 1, kind
+        else:
+            tensor.__class__ = kind
+
+
+def tensors_of(cell: Any, functions: list[FunctionType]) -> list[tuple[str, Any]]:
+    """The tensors and arrays that a step may read, with their names: what the cell holds, and its code refers to."""
+    found: dict[int, tuple[str, Any]] = {}
+
+    def look(name: str, value: Any, depth: int) -> None:
+        if isinstance(value, (Tensor, np.ndarray)):
+            found.setdefault(id(value), (name, value))
+        elif isinstance(value, dict) and depth:
+            for key, each in list(value.items()):
+                look(f"{name}[{key!r}]" if name else str(key), each, depth - 1)
+        elif isinstance(value, (list, tuple)) and depth:
+            for i, each in enumerate(value):
+                look(f"{name}[{i}]", each, depth - 1)
+
+    for path, module in cell.named_modules():
+        for name, value in list(vars(module).items()):
+            look(f"self.{path}.{name}" if path else f"self.{name}", value, 2)
+    for function in functions:
+        for name, value in reached(function).items():
+            look(name, value, 1)
+    return list(found.values())
+
+
+def functions_of(cell: Any) -> list[FunctionType]:
+    """The functions outside this library that a step may call: methods, and what these refer to by name."""
+    kinds = {base: None for module in cell.modules() for base in type(module).__mro__}
+    functions = [f for kind in kinds for f in map(_function, vars(kind).values()) if f]
+    for function in functions:  # which grows on the way
+        functions += [f for f in map(_function, reached(function).values()) if f and f not in functions]
+    return functions
+
+
+def reached(function: FunctionType) -> dict[str, Any]:
+    """What a function refers to by name: globals, and variables around it."""
+    code = function.__code__
+    found = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
+    for name, closed in zip(code.co_freevars, function.__closure__ or ()):
+        with suppress(ValueError):  # still empty
+            found[name] = closed.cell_contents
+    return found
+
+
+def _function(value: Any) -> FunctionType | None:
+    """A user's function, also one that is a property or a static method."""
+    value = getattr(value, "__func__", getattr(value, "fget", value))
+    ours = isinstance(value, FunctionType) and OUR_FILES[value.__code__.co_filename]
+    return value if isinstance(value, FunctionType) and not ours else None
+
+
+@contextmanager
+def untouched_arrays(held: list[tuple[str, Any]]) -> Iterator[list[str]]:
+    """Afterwards, NumPy's arrays hold what they held; yields a list that then names those that had been written to."""
+    written: list[str] = []
+    arrays = [(name, x, x.copy()) for name, x in held if isinstance(x, np.ndarray) and x.flags.writeable]
+    try:
+        yield written
+    finally:
+        for name, x, before in arrays:
+            if x.dtype != object and x.tobytes() != before.tobytes():
+                x[...] = before
+                written.append(name)
+
+
+@contextmanager
+def untouched_generators(cell: Any) -> Iterator[list[str]]:
+    """Afterwards, generators are where they were; yields a list that then says whose had moved."""
+    moved: list[str] = []
+    held = [x for module in cell.modules() for x in vars(module).values()]
+    own = [x for x in held if isinstance(x, (np.random.Generator, np.random.RandomState, random.Random))]
+    legacy: Any = np.random  # whose functions share one generator
+    before = [random.getstate(), legacy.get_state(legacy=False), *map(_state, own)]
+    try:
+        yield moved
+    finally:
+        if random.getstate() != before[0]:
+            random.setstate(before[0])
+            moved.append("Python")
+        if not _same(legacy.get_state(legacy=False), before[1]):
+            legacy.set_state(before[1])
+            moved.append("NumPy")
+        for generator, state in zip(own, before[2:]):
+            if not _same(_state(generator), state):
+                _restore(generator, state)
+                moved.append("the cell")
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state(legacy=False)
+
+
+def _restore(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two states of a generator are equal, dictionaries with arrays in them."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    return np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
