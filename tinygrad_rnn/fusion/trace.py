@@ -16,6 +16,7 @@ themselves raises `Unfusable` with the line of user code.
 import keyword
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any
@@ -322,13 +323,15 @@ def trace_step(
     trace = Trace({id(p): name.replace(".", "_") for name, p in named}, batch)
     xs = [trace.leaf("x" if single else f"x_{i}", "input", *each) for i, each in enumerate(inputs, 1)]
     symbols = [trace.leaf(name, "state", shape, dtype) for name, shape, dtype in states]
-    given = {
-        owner: {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in values.items()}
-        for owner, values in cell.values_of_sequence(batch).items()
-    }
-    trace.owners = list(given)
-    trace.given = [symbol.line for values in given.values() for symbol in values.values()]
-    leaves = [*xs, *symbols, *(symbol for values in given.values() for symbol in values.values())]
+    with Locals(cell):  # what these values are made of may change as well
+        held = cell.values_of_sequence(batch)
+    given = [
+        (owner, {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in values.items()})
+        for owner, values in held
+    ]
+    trace.owners = [owner for owner, _ in given]
+    trace.given = [symbol.line for _, values in given for symbol in values.values()]
+    leaves = [*xs, *symbols, *(symbol for _, values in given for symbol in values.values())]
     numbers_drawn = get_rng_state()
     with set_mode("tracer", trace), cell.holding(given), Locals(cell) as variables:
         returned = cell.step(xs[0] if single else tuple(xs), *symbols)
@@ -409,6 +412,15 @@ def _columns(x: Line, at: Any) -> tuple[int, int]:
     return first, max(end, first)
 
 
+class _Listener(threading.local):
+    """Who is told of every function that a step calls while it is traced."""
+
+    called: Callable[[FrameType], None] | None = None
+
+
+listener = _Listener()
+
+
 class Locals:
     """The local variables of a cell's `step`, and of those of cells inside it, at their return: for their names."""
 
@@ -434,9 +446,13 @@ class Locals:
             sys.setprofile(self.profile)
 
     def _enter_frame(self, frame: FrameType, event: str, value: Any) -> Any:
+        if listener.called is not None:
+            listener.called(frame)
         return self._watch if frame.f_code in self.codes else None
 
     def _watch(self, frame: FrameType, event: str, value: Any) -> Any:
         if event == "return" and frame.f_code in self.codes:
             self.found += frame.f_locals.items()
+        elif event == "call" and listener.called is not None:
+            listener.called(frame)
         return self._watch

@@ -13,8 +13,7 @@ The noise is there while training. Drop what a step is about to write into its s
 which needs no wrapper: see `Cell.candidate`.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from ..autograd.pointwise import clip_gradient, where
 from ..autograd.shapes import expand
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
+from ..fusion.held import held, holding
 from .cell import Cell, States, as_states
 from .functional import check_below_one, dropout
 from .module import Module, Parameter
@@ -171,17 +171,16 @@ class VariationalDropout(CellWrapper):
         return masks
 
     def step(self, x: Any, *states: Tensor) -> States:
-        masks = vars(self)
-        if "x_mask" in masks:
+        x_mask = held(self, "x_mask")
+        if x_mask is not None:
             if not isinstance(x, Tensor):
                 raise TypeError("VariationalDropout: input drops elements of one input, but the cell has several")
-            x = x * masks["x_mask"]
-        mask = masks.get(f"{self.state_names[0]}_mask")
-        if mask is not None and self.states == "first" and self.cell.calls("masked"):
-            with self.cell.holding({self.cell: {"recurrent_mask": mask}}):
+            x = x * x_mask
+        masks = [held(self, f"{name}_mask") for name in self.state_names]
+        if masks[0] is not None and self.states == "first" and self.cell.calls("masked"):
+            with holding([(self.cell, {"recurrent_mask": masks[0]})]):
                 return self.cell.advance(x, states)
-        seen = [s * masks[f"{n}_mask"] if f"{n}_mask" in masks else s for n, s in zip(self.state_names, states)]
-        return self.cell.advance(x, tuple(seen))
+        return self.cell.advance(x, tuple(s if mask is None else s * mask for s, mask in zip(states, masks)))
 
     def extra_repr(self) -> str:
         return f"input={self.input}, state={self.state}" + (", states='all'" if self.states == "all" else "")
@@ -231,23 +230,10 @@ class WeightDrop(CellWrapper):
         return {_dropped(name): dropout(vars(o)[own], self.p) for name, (o, own) in zip(self.names, owned)}
 
     def step(self, x: Any, *states: Tensor) -> States:
-        with self._in_place():
+        weights = [(name, held(self, _dropped(name))) for name in self.names]
+        owned = [(*self._owner(name), weight) for name, weight in weights if weight is not None]
+        with holding([(owner, {attribute: weight}) for owner, attribute, weight in owned]):
             return self.cell.advance(x, states)
-
-    @contextmanager
-    def _in_place(self) -> Iterator[None]:
-        """While a step runs, the cell inside finds the dropped weights where its own are."""
-        own = []
-        try:
-            for name in self.names:
-                if _dropped(name) in vars(self):
-                    owner, attribute = self._owner(name)
-                    own.append((owner, attribute, vars(owner)[attribute]))
-                    vars(owner)[attribute] = vars(self)[_dropped(name)]
-            yield
-        finally:
-            for owner, attribute, parameter in own:
-                vars(owner)[attribute] = parameter
 
     def _owner(self, name: str) -> tuple[Module, str]:
         """The module that has a parameter, and what it calls it."""
