@@ -86,7 +86,7 @@ DYNAMIC = frozenset(
     "__setattr__ modules children parameters buffers named_modules named_children named_parameters named_buffers "
     "state_dict".split()
 )
-ALWAYS = frozenset("step sequence_values initial_state state_names hidden_size training".split())
+ALWAYS = frozenset("step sequence_values initial_state hidden_size".split())
 _READS = frozenset(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM"))
 
 
@@ -159,7 +159,7 @@ class Ran:
     def called(self, frame: types.FrameType) -> None:
         """Told of every call."""
         code, file = frame.f_code, frame.f_code.co_filename
-        if file.startswith(_CELLS) or _is_users_file(file):
+        if _is_users_file(file) or (file.startswith(_CELLS) and not _runs_cells(code)):
             key = id(code), id(frame.f_globals)
             if key not in self.codes and not _in_other_layer(frame):
                 self.codes[key] = code, frame.f_globals
@@ -167,6 +167,14 @@ class Ran:
             self.read.append(frame.f_locals["self"])
         elif not file.startswith(_OURS) and frame.f_back is not None and _is_users(frame.f_back.f_code):
             self.handed += frame.f_locals.values()
+
+
+@functools.lru_cache(maxsize=1024)
+def _runs_cells(code: types.CodeType) -> bool:
+    """Whether code is what the library's cells are run by, rather than what they read in a step."""
+    name = code.co_filename.removeprefix(_CELLS)
+    in_cell = ("candidate", "masked", "recurrent_dropout")
+    return name in ("module.py", "recurrent.py", "stacked.py") or (name == "cell.py" and code.co_name not in in_cell)
 
 
 def _in_other_layer(frame: types.FrameType | None) -> bool:
@@ -328,9 +336,14 @@ class OfClass(Named):
     def delete(self, name: str) -> None:
         delattr(self.holder, name)
 
+class Bases(Part):
+    """The classes that a class inherits from."""
+
+    def read(self) -> Any:
+        return self.holder.__mro__
+
     def write(self, source: Source) -> None:
-        super().write(source)
-        source.conditions.append(f"{source.name(self.holder)}.__mro__ is not {source.name(self.holder.__mro__)}")
+        source.conditions.append(f"{source.name(self.holder)}.__mro__ is not {source.name(self.before)}")
 
 
 class OfObject(Named):
@@ -348,10 +361,6 @@ class OfObject(Named):
     def delete(self, name: str) -> None:
         self.holder.__dict__.pop(name, None)
 
-    def write(self, source: Source) -> None:
-        super().write(source)
-        source.conditions.append(f"type({source.name(self.holder)}) is not {source.name(type(self.holder))}")
-
 
 class OfModule(OfObject):
     """The same of one of our modules, whose dictionary is looked for once."""
@@ -359,9 +368,18 @@ class OfModule(OfObject):
     def expression(self, source: Source) -> str:
         return source.name(self.holder.__dict__)
 
+
+class Identity(Part):
+    """The class of an object, and of a module the dictionary: to set another one moves the clock on."""
+
+    def read(self) -> Any:
+        return type(self.holder)
+
     def write(self, source: Source) -> None:
-        super().write(source)
-        source.conditions.append(f"{source.name(self.holder)}.__dict__ is not {self.expression(source)}")
+        holder = source.name(self.holder)
+        source.conditions.append(f"type({holder}) is not {source.name(self.before)}")
+        if hasattr(self.before, "named_modules"):
+            source.conditions.append(f"{holder}.__dict__ is not {source.name(self.holder.__dict__)}")
 
 
 class Fields(Named):
@@ -515,7 +533,7 @@ class Walk:
         ran: the code; None for all that can be reached from the cell's `step`.
 
     Attributes:
-        parts: what may change there, with whether it belongs to the library's own modules and classes.
+        parts: what may change there, with whether only the library's modules or the `clock` know of it.
         stores: the names that the code sets; None if it may set any.
         draws: iterators on the way.
         symbols: where symbols were found.
@@ -701,6 +719,9 @@ class Walk:
 
     def _class(self, value: type, path: str) -> None:
         """What a class and those that it inherits from define."""
+        if _is_users(value):
+            self._add(Bases(value, value.__name__))
+        step = next((kind for kind in value.__mro__ if "step" in vars(kind)), None)
         later: set[str] = set()
         for kind in reversed(value.__mro__):
             own = vars(kind)
@@ -718,7 +739,8 @@ class Walk:
                     self._go_named(part)
                 elif kind.__module__.startswith(f"{_PACKAGE}.nn"):
                     self.seen[id(own)] = own
-                    self._add(OfClass(kind, kind.__name__, {"step"} & own.keys()))
+                    if kind is step:
+                        self._add(OfClass(kind, kind.__name__, {"step"}))
                     self._go([own[name] for name in self.attributes & own.keys()], kind.__name__)
             later |= own.keys()
 
@@ -744,6 +766,7 @@ class Walk:
             names = (self.attributes & there) | (self.attributes if self.ran is None else hiding)
             part: Named = (OfModule if module else OfObject)(value, path, None if whole else names, hiding)
             self._add(part, library=ours)
+            self._add(Identity(value, path), library=module)
             self._go_named(part)
         if whole or not slots.isdisjoint(self.attributes):
             part = Fields(value, path, slots if whole else slots & self.attributes)
