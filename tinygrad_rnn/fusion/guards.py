@@ -17,6 +17,7 @@ import ctypes
 import dis
 import functools
 import inspect
+import operator
 import os
 import random
 import sys
@@ -83,7 +84,7 @@ def _is_users(thing: Any) -> bool:
 
 DYNAMIC = frozenset(
     "getattr hasattr setattr delattr vars dir eval exec globals attrgetter methodcaller __dict__ __getattribute__ "
-    "__setattr__ modules children parameters buffers named_modules named_children named_parameters named_buffers "
+    "__setattr__ __import__ import_module modules children parameters buffers named_modules named_children named_parameters named_buffers "
     "state_dict".split()
 )
 ALWAYS = frozenset("step sequence_values initial_state hidden_size".split())
@@ -124,6 +125,7 @@ def names_in(code: types.CodeType) -> Names:
         for text in (each for each in code.co_consts if isinstance(each, str)):
             words = {word for word in text.replace(".", " ").split() if word.isidentifier()}
             attributes |= words
+            imports |= words
             known |= words if not known.isdisjoint(("eval", "exec", "globals")) else set()
     return Names(frozenset(attributes), frozenset(stores), frozenset(known), frozenset(imports))
 
@@ -522,6 +524,7 @@ _ATOMS = (
     bool, int, float, complex, str, bytes, range, slice, type(None), type(...), type(NotImplemented), np.dtype,
     types.CodeType, type(MISSING), np.ufunc,
 )  # fmt: skip
+_CODE = (types.CodeType, types.FunctionType, types.MethodType, property, staticmethod, classmethod)
 _BUFFERS = (bytearray, array.array, ctypes._SimpleCData, ctypes.Array, ctypes.Structure)
 LIMIT = 100_000  # objects that a walk looks at: a cell that knows the whole program must not stop it
 
@@ -571,8 +574,6 @@ class Walk:
                 self._visit(*self.ahead.popleft())
             if "random" in self.attributes or "random" in self.globals:
                 self.parts += [(Random(np.random, "numpy.random"), False), (Random(random, "random"), False)]
-            if ran:
-                break
 
     @property
     def stores(self) -> set[str] | None:
@@ -594,7 +595,8 @@ class Walk:
         """Note a part; returns what it held, at the earlier walk if that saw it."""
         known = self.earlier.get((type(part), id(part.holder)))
         if known is not None and isinstance(part, Named):
-            part.before.update({name: known[name] for name in part.before if name in known})
+            # What has come, though no code sets it, is what something has found out for good: a cached property.
+            part.before.update({n: known[n] for n in part.before if known.get(n, MISSING) is not MISSING})
         elif known is not None:
             part.before = known
         self.parts.append((part, library))
@@ -631,6 +633,9 @@ class Walk:
             self._go((value.__func__, value.__self__), path)
         elif kind in (types.BuiltinFunctionType, types.MethodWrapperType):
             self._go((value.__self__,), path)
+        elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
+            names = (each.split(".") for each in value.__reduce__()[1] if isinstance(each, str))
+            self.attributes.update(*names)
         elif isinstance(value, functools.partial):
             self._go((value.func, value.args, value.keywords), path)
         elif isinstance(value, functools.partialmethod):
@@ -838,6 +843,8 @@ class Watch:
                 if instruction.argval == name:
                     sets = instruction.opname.startswith(("STORE_", "DELETE_"))
                     lines.append((not sets, f" ({code.co_filename}:{line}, in {code.co_name})"))
+        if not lines:
+            lines = [(False, f" ({c.co_filename}:{c.co_firstlineno}, in {c.co_name})") for c in codes if _is_users(c)][:1]
         return min(lines, key=lambda each: each[0])[1] if lines else ""
 
     def guards(self, refused: bool = False, code_only: bool = False) -> "Guards":
@@ -862,7 +869,10 @@ class Guards:
             raise Unfusable(f"step keeps what it computed in {walk.symbols[0]}{watch._where(walk.symbols[0])}")
         always, timed = Source(), Source()
         for part, library in walk.parts:
-            if not code_only or isinstance(part, OfClass) or (isinstance(part, Fields) and "__code__" in part.before):
+            if code_only and isinstance(part, Named):
+                part.before = {name: value for name, value in part.before.items() if isinstance(value, _CODE)}
+                part.names, part.hiding = part.before.keys(), frozenset()
+            if not code_only or isinstance(part, Named):
                 part.write(timed if library else always)
         self.time = watch.time
         self.always, self._timed = always.function(), timed.function()
