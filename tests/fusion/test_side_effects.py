@@ -85,11 +85,11 @@ def test_what_a_step_changes(name, made):  # noqa: F811
         layer = tg.nn.Recurrent(world["cell"], fused=fused)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            ys = [layer(x)[0].numpy() for _ in range(3)]
+            ys = [layer(x)[0].numpy() for _ in range(4)]
         results.append((ys, eval(found, world)))
     assert len(told) == 1 and (f"step changes {named}" in str(told[0].message) or "draws" in str(told[0].message))
     assert named in str(told[0].message) and "world.py:" in str(told[0].message)
-    assert len(made) <= 1
+    assert len(made) <= 2
     for tape, auto in zip(*results):
         np.testing.assert_equal(auto, tape)
     assert not any(isinstance(each, Symbol) for each in everything_in(world["cell"]))
@@ -121,6 +121,15 @@ def test_what_is_found_out_once_is_no_change(made):  # noqa: F811
     for _ in range(2):
         np.testing.assert_allclose(layer(x)[0].numpy(), tg.nn.Recurrent(Cached(), fused="never")(x)[0].numpy(), atol=1e-6)
     assert len(made) == 1
+
+
+def test_what_is_made_by_the_first_step_of_all_keeps_that_call_alone_from_kernels(made):  # noqa: F811
+    world = world_of(("", "self.k = None", "self.k[0]", "", "self.k = self.k or [2.0]"))
+    layer, x = tg.nn.Recurrent(world["cell"]), tg.randn(3, 1, 3)
+    with pytest.warns(UserWarning, match=r"step changes self\.k"):
+        before = layer(x)[0].numpy()
+    layer.fused = "require"
+    np.testing.assert_allclose(layer(x)[0].numpy(), before, atol=1e-6)
 
 
 def test_a_refusal_for_one_reason_is_not_looked_into_at_every_call(made):  # noqa: F811

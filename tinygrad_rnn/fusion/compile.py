@@ -15,10 +15,11 @@ class Compiled:
     """A compiled cell, or the reason why there is none, and what its step read while it was traced.
 
     Args:
-        settled: the reason why it was refused time and again: if it is that once more, only its code is guarded.
+        refused: why it was refused before, and how often in a row. If it is that time and again, or if its step changes
+            what it reads a second time, only its code is guarded.
     """
 
-    def __init__(self, cell: Any, sequence: Sequence, settled: str | None = None) -> None:
+    def __init__(self, cell: Any, sequence: Sequence, refused: tuple[str, int] = ("", 0)) -> None:
         self.fused: FusedCell | None = None
         self.reason = ""
         random_state = get_rng_state()  # a step that draws numbers must find the same ones on the tape
@@ -34,7 +35,8 @@ class Compiled:
         finally:
             set_rng_state(random_state)
         if self.reason:
-            self.fused, self.guards = None, watch.guards(refused=True, code_only=self.reason == settled)
+            settled = self.reason == refused[0] and (watch.changes or refused[1] >= PATIENCE)
+            self.fused, self.guards = None, watch.guards(refused=True, code_only=settled)
 
     def holds(self) -> bool:
         """Whether nothing has changed since: what the step read, nor the shapes and dtypes of parameters."""
@@ -81,7 +83,7 @@ class Variants:
 __all__ = ["Compiled", "Variants", "clock", "compiled_cell", "fused_cell", "last_fused_cell"]
 VARIANTS = 8  # of a cell that are remembered for inputs of one kind, such as one for training and one for evaluation
 _TRACING = threading.RLock()  # a cell holds symbols while it is traced: no other thread may look at it then
-PATIENCE = 4  # refusals for one reason, each time after something had changed: then only the code is looked at
+PATIENCE = 4  # refusals for one reason, each time after something had changed
 
 
 def compiled_cell(cell: Any, sequence: Sequence) -> Compiled:
@@ -95,7 +97,7 @@ def compiled_cell(cell: Any, sequence: Sequence) -> Compiled:
                 break
         else:
             reason, times = known.refused
-            compiled = Compiled(cell, sequence, reason if times >= PATIENCE else None)
+            compiled = Compiled(cell, sequence, known.refused)
             known.refused = compiled.reason, times + 1 if compiled.reason == reason else 1
             known.compiled[kind] = [compiled, *variants][:VARIANTS]
     return compiled

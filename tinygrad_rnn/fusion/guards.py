@@ -849,7 +849,7 @@ class Watch:
 
     def guards(self, refused: bool = False, code_only: bool = False) -> "Guards":
         """What the step read; see `Guards`."""
-        return Guards(self, refused, code_only or self.changes)
+        return Guards(self, refused, code_only)
 
 
 class Guards:

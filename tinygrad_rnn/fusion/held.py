@@ -14,7 +14,8 @@ from typing import Any
 
 Values = Sequence[tuple[Any, dict[str, Any]]]
 _MISSING = object()
-_held: ContextVar[dict[tuple[int, str], Any]] = ContextVar("held", default={})  # never changed, only replaced
+# By owner and name: the value, and the names that were asked for since it is held. Never changed, only replaced.
+_held: ContextVar[dict[tuple[int, str], tuple[Any, set[str]]]] = ContextVar("held", default={})
 
 
 class Held:
@@ -25,9 +26,10 @@ class Held:
 
     def __get__(self, owner: Any, kind: type | None = None) -> Any:
         if owner is not None:
-            value = _held.get().get((id(owner), self.name), _MISSING)
-            if value is not _MISSING:
-                return value
+            found = _held.get().get((id(owner), self.name))
+            if found is not None:
+                found[1].add(self.name)
+                return found[0]
             if self.name in vars(owner):
                 return vars(owner)[self.name]
         return self._of_class(owner, kind or type(owner))
@@ -52,7 +54,8 @@ class Held:
 
 def held(owner: Any, name: str) -> Any:
     """What the running call holds on an object under a name; None if nothing."""
-    return _held.get().get((id(owner), name))
+    found = _held.get().get((id(owner), name))
+    return None if found is None else found[0]
 
 
 def has(owner: Any, name: str) -> bool:
@@ -62,8 +65,8 @@ def has(owner: Any, name: str) -> bool:
 
 
 @contextmanager
-def holding(values: Values) -> Iterator[None]:
-    """Inside, objects have these values as attributes, for who runs this."""
+def holding(values: Values) -> Iterator[set[str]]:
+    """Inside, objects have these values as attributes, for who runs this; yields the names that were asked for."""
     for owner, named in values:
         for name in named:
             kind = type(owner)
@@ -72,9 +75,10 @@ def holding(values: Values) -> Iterator[None]:
                 setattr(kind, name, Held(name))
             elif not isinstance(first, Held):
                 raise ValueError(f"{kind.__name__}: {name} is an attribute of the class")
-    before = _held.get()
-    _held.set({**before, **{(id(owner), name): value for owner, named in values for name, value in named.items()}})
+    before, asked = _held.get(), set[str]()
+    ours = {(id(owner), name): (value, asked) for owner, named in values for name, value in named.items()}
+    _held.set({**before, **ours})
     try:
-        yield
+        yield asked
     finally:
         _held.set(before)

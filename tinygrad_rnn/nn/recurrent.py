@@ -345,7 +345,8 @@ def run_on_tape(cell: Cell, sequence: Sequence, recorder: Recorder | None = None
             states = new
             for values, state in zip(every, seen):
                 values.append(state)
-    return tuple(stack(values[:: -1 if sequence.reverse else 1]) for values in every), states
+    # Final states are results of their own, as those of kernels are: not the last of `every`, nor what came in.
+    return tuple(stack(values[:: -1 if sequence.reverse else 1]) for values in every), tuple(s.clone() for s in states)
 
 
 def check_lengths(name: str, lengths: Any, T: int, B: int) -> np.ndarray:
