@@ -2,49 +2,45 @@
 
 import threading
 import weakref
-from operator import is_
 from typing import Any
 
 from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.tape import no_grad
 from .fused import FusedCell, Sequence
+from .guards import HIDDEN, Watch, clock
 from .trace import CompilerError, Unfusable, step_line
 
 
-class Clock:
-    """When an attribute of some module was last set or deleted: `now` is another object after each time."""
-
-    def __init__(self) -> None:
-        self.tick()
-
-    def tick(self) -> None:
-        self.now = object()  # which, other than a number, is no other process's in a pickle
-
-
-clock = Clock()
-
-
 class Compiled:
-    """A compiled cell, or the reason why there is none, and the attributes that it was traced with."""
+    """A compiled cell, or the reason why there is none, and what its step read while it was traced.
 
-    def __init__(self, cell: Any, sequence: Sequence) -> None:
-        self.attributes = _Attributes(cell)
+    Args:
+        refused: why it was refused before, and how often in a row. If it is that time and again, or if its step changes
+            what it reads a second time, only its code is guarded.
+    """
+
+    def __init__(self, cell: Any, sequence: Sequence, refused: tuple[str, int] = ("", 0)) -> None:
         self.fused: FusedCell | None = None
         self.reason = ""
         random_state = get_rng_state()  # a step that draws numbers must find the same ones on the tape
+        watch = Watch(cell)
         try:
-            with no_grad():
+            with no_grad(), watch:
                 self.fused = FusedCell(cell, sequence)
+            self.guards = watch.guards()
         except Unfusable as error:
             self.reason = str(error)
         except Exception as error:  # what step raises is `Unfusable` by now
             self.reason = str(CompilerError.of(error, step_line(cell)))
         finally:
             set_rng_state(random_state)
+        if self.reason:
+            settled = self.reason == refused[0] and (watch.changes or refused[1] >= PATIENCE)
+            self.fused, self.guards = None, watch.guards(refused=True, code_only=settled)
 
     def holds(self) -> bool:
-        """Whether nothing has changed since: attributes, nor the shapes and dtypes of parameters."""
-        return self.attributes.hold() and (self.fused is None or self.fused.fits())
+        """Whether nothing has changed since: what the step read, nor the shapes and dtypes of parameters."""
+        return self.guards.holds() and (self.fused is None or self.fused.fits())
 
     def refuse(self, error: Unfusable) -> None:
         """Use the compiled cell no more."""
@@ -61,69 +57,53 @@ class Compiled:
         return self.fused
 
 
-class _Attributes:
-    """What a cell, the modules in it and their classes hold, directly or in lists and dictionaries: a step may branch
-    on any of it.
+class Variants:
+    """What this process knows of a cell. It lies on the cell and goes with it; copies and pickles begin without.
 
-    What modules hold directly is looked at again only when the `clock` has moved on.
+    Attributes:
+        compiled: by the kind of sequence, the latest first.
+        refused: how often in a row the cell was refused, and why.
+        told: what the user was told of it.
     """
 
     def __init__(self, cell: Any) -> None:
-        self.time = clock.now  # before anything is looked at
-        modules = list(cell.modules())
-        theirs = dict.fromkeys(kind for module in modules for kind in type(module).__mro__ if _is_users(kind))
-        containers: list[Any] = [*map(vars, modules), *map(vars, theirs)]
-        for container in containers:  # which grows on the way
-            for item in _items(container):
-                if isinstance(item, (list, tuple, set, dict)) and not any(item is known for known in containers):
-                    containers.append(item)
-        every = [(container, _items(container)) for container in containers]
-        self.timed, self.others = every[: len(modules)], every[len(modules) :]
+        self._cell = weakref.ref(cell)
+        self.compiled: dict[Any, list[Compiled]] = {}
+        self.refused: tuple[str, int] = "", 0
+        self.told: set[str] = set()
 
-    def hold(self) -> bool:
-        """Whether these are the very objects that they were."""
-        now = clock.now
-        if now is not self.time:
-            if not _same(self.timed):
-                return False
-            self.time = now
-        return not self.others or _same(self.others)
+    @staticmethod
+    def of(cell: Any) -> "Variants":
+        """Those of a cell, which may hold those of the cell it was copied from."""
+        known = vars(cell).get(HIDDEN)
+        if known is None or known._cell() is not cell:
+            known = vars(cell)[HIDDEN] = Variants(cell)
+        return known
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
 
 
-def _same(every: list[tuple[Any, list[Any]]]) -> bool:
-    """Whether containers have the very items that they had."""
-    for container, items in every:
-        now = _items(container)
-        if len(now) != len(items) or not all(map(is_, now, items)):
-            return False
-    return True
-
-
-def _items(container: Any) -> list[Any]:
-    return [*container, *container.values()] if hasattr(container, "values") else [*container]
-
-
-def _is_users(kind: type) -> bool:
-    """Whether a class is not this library's, whose classes nobody changes, nor Python's."""
-    return kind.__module__.partition(".")[0] not in (__name__.partition(".")[0], "builtins")
-
-
+__all__ = ["Compiled", "Variants", "clock", "compiled_cell", "fused_cell", "last_fused_cell"]
 VARIANTS = 8  # of a cell that are remembered for inputs of one kind, such as one for training and one for evaluation
 _TRACING = threading.RLock()  # a cell holds symbols while it is traced: no other thread may look at it then
-_compiled: "weakref.WeakKeyDictionary[Any, dict[Any, list[Compiled]]]" = weakref.WeakKeyDictionary()
+PATIENCE = 4  # refusals for one reason, each time after something had changed
 
 
 def compiled_cell(cell: Any, sequence: Sequence) -> Compiled:
     """The compiled cell for a sequence like this, from an earlier call if nothing has changed."""
     kind = sequence.kind
     with _TRACING:
-        variants = _compiled.get(cell) or _compiled.setdefault(cell, {})
-        for compiled in variants.get(kind, ()):
+        known = Variants.of(cell)
+        variants = known.compiled.get(kind, [])
+        for compiled in variants:
             if compiled.holds():
                 break
         else:
-            compiled = Compiled(cell, sequence)
-            variants[kind] = [compiled, *variants.get(kind, ())][:VARIANTS]
+            reason, times = known.refused
+            compiled = Compiled(cell, sequence, known.refused)
+            known.refused = compiled.reason, times + 1 if compiled.reason == reason else 1
+            known.compiled[kind] = [compiled, *variants][:VARIANTS]
     return compiled
 
 
@@ -142,8 +122,8 @@ def last_fused_cell(cell: Any) -> FusedCell | None:
     Raises:
         Unfusable: there was one, and it could not be compiled.
     """
-    for known in reversed(_compiled.get(cell, {}).values()):
-        for compiled in known:
+    for variants in reversed(Variants.of(cell).compiled.values()):
+        for compiled in variants:
             if compiled.holds():
                 return compiled.cell()
     return None

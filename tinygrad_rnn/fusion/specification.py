@@ -59,7 +59,7 @@ class TapeRecord:
 
 
 def run_on_tape(
-    cell: Any, sequence: "Sequence", record: TapeRecord | None = None, held: dict[Any, dict[str, Tensor]] | None = None
+    cell: Any, sequence: "Sequence", record: TapeRecord | None = None, held: Any = None
 ) -> tuple[States, States]:
     """Run a cell step by step, every operation recorded.
 
@@ -92,4 +92,5 @@ def run_on_tape(
             states = new
             for values, state in zip(every, seen):
                 values.append(state)
-    return tuple(stack(values[:: -1 if sequence.reverse else 1]) for values in every), states
+    # Final states are results of their own, as those of kernels are: not the last of `every`, nor what came in.
+    return tuple(stack(values[:: -1 if sequence.reverse else 1]) for values in every), tuple(s.clone() for s in states)

@@ -16,6 +16,7 @@ themselves raises `Unfusable` with the line of user code.
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
@@ -651,16 +652,18 @@ def _trace_once(
     xs = [trace.leaf("x" if single else f"x_{i}", "input", at(s), kind) for i, (s, kind) in enumerate(inputs, 1)]
     symbols = [trace.leaf(name, "state", at(shape), dtype) for name, shape, dtype in states]
     try:
-        given = {
-            owner: {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in values.items()}
-            for owner, values in cell.values_of_sequence(batch).items()
-        }
-        trace.owners = list(given)
-        trace.given = [symbol.line for values in given.values() for symbol in values.values()]
-        leaves = [*xs, *symbols, *(symbol for values in given.values() for symbol in values.values())]
+        with Locals(cell):  # what these values are made of may change as well
+            of_sequence = cell.values_of_sequence(batch)
+        given = [
+            (owner, {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in values.items()})
+            for owner, values in of_sequence
+        ]
+        trace.owners = [owner for owner, _ in given]
+        trace.given = [symbol.line for _, values in given for symbol in values.values()]
+        leaves = [*xs, *symbols, *(symbol for _, values in given for symbol in values.values())]
         numbers_drawn = get_rng_state()
         held = [x for _, x in tensors]
-        with watched(held), set_mode("tracer", trace), cell.holding(given), latching(trace, codes):
+        with watched(held), set_mode("tracer", trace), cell.holding(given), Locals(cell), latching(trace, codes):
             returned = cell.step(xs[0] if single else tuple(xs), *symbols)
     except Unfusable as error:
         raise trace.latch(error) from None
@@ -836,6 +839,8 @@ class latching:
             sys.settrace(self.before)
 
     def _enter_frame(self, frame: FrameType, event: str, value: Any) -> Any:
+        if self.before is not None:
+            self.before(frame, event, value)
         if frame.f_code not in self.codes:
             return None
         frame.f_trace_lines = False
@@ -858,6 +863,15 @@ def step_codes(cell: Any) -> set[Any]:
     """The code of the `step` of a cell, and of cells inside it."""
     steps = [getattr(type(module), "step", None) for module in cell.modules()]
     return {getattr(step, "__code__", None) for step in steps}
+
+
+class _Listener(threading.local):
+    """Who is told of every function that a step calls while it is traced."""
+
+    called: Callable[[FrameType], None] | None = None
+
+
+listener = _Listener()
 
 
 class Locals:
@@ -884,9 +898,13 @@ class Locals:
             sys.setprofile(self.profile)
 
     def _enter_frame(self, frame: FrameType, event: str, value: Any) -> Any:
+        if listener.called is not None:
+            listener.called(frame)
         return self._watch if frame.f_code in self.codes else None
 
     def _watch(self, frame: FrameType, event: str, value: Any) -> Any:
         if event == "return" and frame.f_code in self.codes:
             self.found += frame.f_locals.items()
+        elif event == "call" and listener.called is not None:
+            listener.called(frame)
         return self._watch

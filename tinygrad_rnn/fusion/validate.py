@@ -129,7 +129,7 @@ class _Trial:
         with no_grad():
             self.held = self.cell.values_of_sequence(B)
         self.after_held = get_rng_state()
-        held = [value for values in self.held.values() for value in values.values()]
+        held = [value for _, values in self.held for value in values.values()]
         inputs: Any = [self._drawn((T, B, *line.shape[1:]), line.dtype) for line in leaves[: fused.inputs]]
         self.tensors: list[Any] = [*inputs, *held, *fused.fixed, *self._states(plan.states)]
         self.sequence = fused.sequence(

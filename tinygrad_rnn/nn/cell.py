@@ -20,7 +20,7 @@ runs it over a sequence, and called by itself it takes one step.
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -32,11 +32,12 @@ from ..autograd.primitive import FLOAT32
 from ..autograd.shapes import squeeze, unsqueeze
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
+from ..fusion.held import has, held, holding
 from .functional import check_below_one, dropout
 from .module import Module, Parameter
 
 States = tuple[Tensor, ...]
-SequenceValues = dict["Cell", dict[str, Tensor]]
+SequenceValues = list[tuple["Cell", dict[str, Tensor]]]  # cells may be equal, or have no hash
 
 
 class Cell(Module):
@@ -68,14 +69,23 @@ class Cell(Module):
         if not hasattr(self, "hidden_size"):
             raise TypeError(f"{type(self).__name__}: set self.hidden_size, or override initial_state(batch_size)")
         shape = (batch_size, self.hidden_size)
-        for value in vars(self).values():
-            if isinstance(value, Parameter):
-                dtype = value.data.dtype
-                break
-        else:
-            dtype = next((p.dtype for p in self.parameters()), FLOAT32)
+        first = self._first_parameter()
+        dtype = FLOAT32 if first is None else first.data.dtype
         states = tuple([Tensor(np.zeros(shape, dtype)) for _ in self.state_names])
         return states if len(states) > 1 else states[0]
+
+    def _first_parameter(self) -> Parameter | None:
+        for value in vars(self).values():
+            if isinstance(value, Parameter):
+                return value
+        return next(self.parameters(), None)
+
+    def begins_with_zeros(self, operands: Iterable[Any]) -> bool:
+        """Whether `initial_state` is `Cell`'s and has the dtype of one of these operands, or that of no parameter."""
+        kind, first = type(self), self._first_parameter()
+        plain = getattr(self.initial_state, "__func__", None) is Cell.initial_state
+        plain = plain and kind.state_names is Cell.state_names and not hasattr(kind, "hidden_size")
+        return plain and (first is None or any(first is each for each in operands))
 
     def sequence_values(self, batch_size: int) -> dict[str, Tensor]:
         """Values that hold for a whole sequence, such as a dropout mask: `step` finds them as attributes of the cell.
@@ -110,7 +120,7 @@ class Cell(Module):
 
     def masked(self, h: Tensor) -> Tensor:
         """What recurrent weights see of h, for `step` to call where h is also handed on: see `VariationalDropout`."""
-        mask = vars(self).get("recurrent_mask")
+        mask = held(self, "recurrent_mask")
         return h if mask is None else h * mask
 
     @classmethod
@@ -192,8 +202,8 @@ class Cell(Module):
     def values_of_sequence(self, batch_size: int) -> "SequenceValues":
         """The `sequence_values` of this cell and of those inside it."""
         cells = [module for module in self.modules() if isinstance(module, Cell)]
-        found = {cell: values for cell in cells if (values := cell.sequence_values(batch_size))}
-        for cell, values in found.items():
+        found = [(cell, values) for cell in cells if (values := cell.sequence_values(batch_size))]
+        for cell, values in found:
             for name, value in values.items():
                 if not isinstance(value, Tensor):
                     raise TypeError(
@@ -203,18 +213,13 @@ class Cell(Module):
 
     @contextmanager
     def holding(self, values: "SequenceValues") -> Iterator[None]:
-        """While a sequence runs: every cell has its `sequence_values` as attributes."""
-        for cell, named in values.items():
+        """While a sequence runs: every cell has its `sequence_values` as attributes, for who runs it alone."""
+        for cell, named in values:
             for name in named:
-                if hasattr(cell, name):
+                if has(cell, name):
                     raise ValueError(f"{type(cell).__name__}.sequence_values: {name} is an attribute already")
-            vars(cell).update(named)
-        try:
+        with holding(values):
             yield
-        finally:
-            for cell, named in values.items():
-                for name in named:
-                    del vars(cell)[name]
 
     def advance(self, x: Any, states: States) -> States:
         """`step`, and a look at what it returned."""

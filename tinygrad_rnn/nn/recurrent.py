@@ -1,7 +1,6 @@
 """Recurrent: a cell run over a sequence."""
 
 import warnings
-import weakref
 from operator import is_
 from typing import Any, Protocol
 
@@ -11,7 +10,7 @@ from ..autograd.creation import zeros
 from ..autograd.operands import as_array, as_tensor
 from ..autograd.tape import mode, no_grad
 from ..autograd.tensor import Tensor
-from ..fusion.compile import Compiled, clock, compiled_cell, fused_cell, last_fused_cell
+from ..fusion.compile import Compiled, Variants, clock, compiled_cell, fused_cell, last_fused_cell
 from ..fusion.explain import explain
 from ..fusion.fused import FusedCell, Run, Sequence
 from ..fusion.specification import TapeRecord, run_on_tape
@@ -21,7 +20,6 @@ from .module import Module
 
 FUSED = ("auto", "require", "never")
 DIRECTIONS = ("forward", "backward", "inference")
-_warned: "weakref.WeakKeyDictionary[Cell, set[str]]" = weakref.WeakKeyDictionary()
 
 
 class Recurrent(Module):
@@ -73,6 +71,11 @@ class Recurrent(Module):
         self._fused = choice
 
     @property
+    def _options(self) -> tuple[Any, ...]:
+        """What decides how a call is done."""
+        return self.cell, self.reverse, self._fused, self.recorder
+
+    @property
     def _name(self) -> str:
         return f"Recurrent({type(self.cell).__name__})"
 
@@ -88,7 +91,7 @@ class Recurrent(Module):
         if not several:
             self.cell.check_width(xs[0])
         ends = None if lengths is None else check_lengths(self._name, lengths, T, B)
-        known = None if hx is None or self._last is None else self._last.zeros_of(B)
+        known = None if hx is None or self._last is None else self._last.zeros_of(self, B)
         states = None if hx is None else self.cell.begin(hx, B, known)
         every, finals = self.run(xs if several else xs[0], states, ends, return_states)
         final = finals if len(finals) > 1 else finals[0]
@@ -102,7 +105,7 @@ class Recurrent(Module):
         last = self._last
         if last is not None and lengths is None:
             try:
-                results = last.repeated(x, states, watch_all)
+                results = last.repeated(self, x, states, watch_all)
             except Unfusable:  # another way through the cell than that of the calls before is not the tape's
                 results = None
             if results is not None:
@@ -112,8 +115,8 @@ class Recurrent(Module):
         sequence = Sequence(x, states, self.reverse, lengths, len(states) if watch_all else 1)
         if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
             return self._run_on_tape(sequence)
-        time, compiled = clock.now, compiled_cell(self.cell, sequence)
-        recorder = self.recorder
+        time, options, recorder = clock.now, self._options, self.recorder
+        compiled = compiled_cell(self.cell, sequence)
         try:
             fused = compiled.cell()
             watch = None if recorder is None else lambda run: recorder.fused(fused, run)
@@ -127,7 +130,7 @@ class Recurrent(Module):
             self._warn(str(error))
             return results
         if recorder is None and lengths is None and not (sequence.several or fused.given):
-            object.__setattr__(self, "_last", _LastCall(time, self.cell, compiled, sequence))
+            object.__setattr__(self, "_last", _LastCall(time, options, compiled, sequence))
         return results
 
     def _run_on_tape(self, sequence: Sequence) -> tuple[States, States]:
@@ -194,7 +197,7 @@ class Recurrent(Module):
 
     def _warn(self, reason: str) -> None:
         """Say once why the slow engine runs."""
-        told = _warned.setdefault(self.cell, set())
+        told = Variants.of(self.cell).told
         if reason not in told:
             told.add(reason)
             warnings.warn(
@@ -216,24 +219,34 @@ class _LastCall:
         zeros: the initial states, where they are what a `Cell` begins with if it does not say otherwise.
     """
 
-    def __init__(self, time: object, cell: Cell, compiled: Compiled, sequence: Sequence) -> None:
-        self.time, self.attributes, self.fused = time, compiled.attributes, compiled.cell()
+    def __init__(self, time: object, options: tuple[Any, ...], compiled: Compiled, sequence: Sequence) -> None:
+        self.time, self.options, self.guards, self.fused = time, options, compiled.guards, compiled.cell()
         self.rows, self.watch_all = sequence.rows, sequence.watched > 1
         self.inference = self._proved_inference()
         self.shape, self.dtype = sequence.inputs[0].shape, sequence.inputs[0].dtype
         self.shapes = [state.shape for state in sequence.states]
         self.parameters = [each.data for each in self.fused.fixed]
-        plain = getattr(cell.initial_state, "__func__", None) is Cell.initial_state
-        self.zeros: States | None = cell.begin(None, sequence.B) if plain else None
+        cell = options[0]
+        self.zeros: States | None = cell.begin(None, sequence.B) if cell.begins_with_zeros(self.fused.fixed) else None
 
-    def zeros_of(self, batch_size: int) -> States | None:
+    def holds(self, layer: Recurrent) -> bool:
+        """Whether nothing has changed; whatever is set on a module moves the clock on."""
+        now = clock.now
+        if now is self.time:
+            return self.guards.always is None or self.guards.always()
+        if not all(map(is_, layer._options, self.options)) or not self.guards.holds():
+            return False
+        self.time = now
+        return True
+
+    def zeros_of(self, layer: Recurrent, batch_size: int) -> States | None:
         """The initial states of a batch, if they are known and nothing has changed."""
-        return self.zeros if self.time is clock.now and self.rows.B == batch_size and self.attributes.hold() else None
+        return self.zeros if self.rows.B == batch_size and self.holds(layer) else None
 
-    def repeated(self, x: Any, states: States | None, watch_all: bool) -> tuple[States, States] | None:
+    def repeated(self, layer: Recurrent, x: Any, states: States | None, watch_all: bool) -> tuple[States, States] | None:
         """What the cell returns for a sequence like that one; None if it is not, or something has changed."""
         level = mode.level
-        if self.time is not clock.now or level > 1 or watch_all != self.watch_all or not self.attributes.hold():
+        if level > 1 or watch_all != self.watch_all or not self.holds(layer):
             return None
         if type(x) is tuple or x.data.shape != self.shape or x.data.dtype is not self.dtype:
             return None

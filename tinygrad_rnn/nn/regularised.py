@@ -13,8 +13,8 @@ The noise is there while training. Drop what a step is about to write into its s
 which needs no wrapper: see `Cell.candidate`.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,11 @@ import numpy as np
 from ..autograd.creation import ones, rand
 from ..autograd.pointwise import clip_gradient, where
 from ..autograd.shapes import expand
-from ..autograd.tape import no_grad
+from ..autograd.tape import Node, no_grad
 from ..autograd.tensor import Tensor
+from ..fusion.compile import Variants
+from ..fusion.held import held, holding
+from ..fusion.trace import Symbol
 from .cell import Cell, States, as_states
 from .functional import check_below_one, dropout
 from .module import Module, Parameter
@@ -171,17 +174,44 @@ class VariationalDropout(CellWrapper):
         return masks
 
     def step(self, x: Any, *states: Tensor) -> States:
-        masks = vars(self)
-        if "x_mask" in masks:
+        x_mask = held(self, "x_mask")
+        if x_mask is not None:
             if not isinstance(x, Tensor):
                 raise TypeError("VariationalDropout: input drops elements of one input, but the cell has several")
-            x = x * masks["x_mask"]
-        mask = masks.get(f"{self.state_names[0]}_mask")
-        if mask is not None and self.states == "first" and self.cell.calls("masked"):
-            with self.cell.holding({self.cell: {"recurrent_mask": mask}}):
+            x = x * x_mask
+        masks = [held(self, f"{name}_mask") for name in self.state_names]
+        inner = self.cell
+        while isinstance(inner, CellWrapper):
+            inner = inner.cell
+        if masks[0] is not None and self.states == "first" and inner.calls("masked"):
+            with holding([(inner, {"recurrent_mask": masks[0]})]):
                 return self.cell.advance(x, states)
-        seen = [s * masks[f"{n}_mask"] if f"{n}_mask" in masks else s for n, s in zip(self.state_names, states)]
-        return self.cell.advance(x, tuple(seen))
+        seen = tuple(s if mask is None else s * mask for s, mask in zip(states, masks))
+        new = self.cell.advance(x, seen)
+        told = Variants.of(self).told
+        if not told:
+            self._warn(seen, new, [mask is not None for mask in masks], inner, told)
+        return new
+
+    def _warn(self, seen: States, new: States, masked: list[bool], inner: Cell, told: set[str]) -> None:
+        """Say once that a state is masked and handed on: what is divided by 1 - p at each step grows without end."""
+        names, count = self.state_names, range(len(seen))
+        ways = {(i, k) for k in count for i in _handed_on(new[k], seen)}
+        for _ in count:
+            ways |= {(i, k) for i, j in ways for first, k in ways if j == first}
+        for k in count:
+            if masked[k] and (k, k) in ways:
+                name, code = names[k], getattr(type(inner).step, "__code__", None)
+                where = f" ({code.co_filename}:{code.co_firstlineno}, in step)" if code else ""
+                told.add(name)
+                remedy = f"write self.masked({name}) where it meets weights, such as self.masked({name}) @ self.U"
+                if self.states == "all":
+                    remedy = "leave out states='all'" + ("" if inner.calls("masked") else f" and {remedy}")
+                warnings.warn(
+                    f"VariationalDropout: {type(inner).__name__}.step hands {name} on{where}, and so it is divided by "
+                    f"{1 - self.state:.3g} at every step: {remedy}",
+                    stacklevel=2,
+                )
 
     def extra_repr(self) -> str:
         return f"input={self.input}, state={self.state}" + (", states='all'" if self.states == "all" else "")
@@ -217,6 +247,8 @@ class WeightDrop(CellWrapper):
                     f"{', '.join(known) or 'no parameters'}"
                 )
         for name in [names] if isinstance(names, str) else names:
+            if name in known and not isinstance(vars(self._owner(name)[0]).get(name.split(".")[-1]), Parameter):
+                raise ValueError(f"WeightDrop: {name!r} lies in a list or a dictionary: make it an attribute of its cell")
             if name not in known:
                 raise ValueError(
                     f"WeightDrop: {type(cell).__name__} has no parameter {name!r}, only {', '.join(known) or 'none'}"
@@ -231,32 +263,54 @@ class WeightDrop(CellWrapper):
         return {_dropped(name): dropout(vars(o)[own], self.p) for name, (o, own) in zip(self.names, owned)}
 
     def step(self, x: Any, *states: Tensor) -> States:
-        with self._in_place():
-            return self.cell.advance(x, states)
-
-    @contextmanager
-    def _in_place(self) -> Iterator[None]:
-        """While a step runs, the cell inside finds the dropped weights where its own are."""
-        own = []
-        try:
-            for name in self.names:
-                if _dropped(name) in vars(self):
-                    owner, attribute = self._owner(name)
-                    own.append((owner, attribute, vars(owner)[attribute]))
-                    vars(owner)[attribute] = vars(self)[_dropped(name)]
-            yield
-        finally:
-            for owner, attribute, parameter in own:
-                vars(owner)[attribute] = parameter
+        weights = [(name, held(self, _dropped(name))) for name in self.names]
+        owned = [(*self._owner(name), weight) for name, weight in weights if weight is not None]
+        with holding([(owner, {attribute: weight}) for owner, attribute, weight in owned]) as asked:
+            new = self.cell.advance(x, states)
+        unread = [attribute for _, attribute, _ in owned if attribute not in asked]
+        told = Variants.of(self).told
+        if unread and not told:
+            told.update(unread)
+            warnings.warn(
+                f"WeightDrop: {type(self.cell).__name__}.step never reads self.{unread[0]}, so nothing of it is dropped: "
+                f"name the weights that it reads, or write self.{unread[0]} there",
+                stacklevel=2,
+            )
+        return new
 
     def _owner(self, name: str) -> tuple[Module, str]:
         """The module that has a parameter, and what it calls it."""
         *path, attribute = name.split(".")
         modules = dict(self.cell.named_modules(remove_duplicate=False))
-        return modules[".".join(path)], attribute
+        return modules.get(".".join(path), self), attribute
 
     def extra_repr(self) -> str:
         return f"p={self.p}, names={list(self.names)}"
+
+
+# Whose results are bounded.
+SATURATES = frozenset("tanh sigmoid sin cos sign softmax erf phi clamp eq ne lt le gt ge logical_and logical_or".split())
+
+
+def _handed_on(new: Tensor, seen: States) -> set[int]:
+    """Which states a new state has in it as they are, or times something: not by way of weights, nor bounded."""
+    symbols = isinstance(new, Symbol)
+    start = new.line if isinstance(new, Symbol) else new.node
+    sources = [s.line if isinstance(s, Symbol) else s.node for s in seen]
+    ahead, met, found = [start], set(), set()
+    while ahead:
+        here: Any = ahead.pop()
+        if here is None or id(here) in met:
+            continue
+        met.add(id(here))
+        found |= {k for k, source in enumerate(sources) if source is here}
+        if symbols:
+            name, above = here.row and here.row.name, [x for x in here.inputs if not isinstance(x, (int, float))]
+        else:
+            name, above = isinstance(here, Node) and here.operation.name, here.parents
+        if name and name != "matmul" and name not in SATURATES:
+            ahead += above
+    return found
 
 
 def _dropped(name: str) -> str:

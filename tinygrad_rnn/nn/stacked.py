@@ -135,6 +135,7 @@ class Stack(Module):
     @property
     def scans(self) -> list[Recurrent]:
         """What runs the cells, in the order of the states."""
+        self._prepare()
         return [scan for layer in self._scans for scan in layer]
 
     @property
@@ -379,14 +380,19 @@ class RecurrentStack(Stack):
             bidirectional=bidirectional,
             variational=variational,
         )
-        self._prepared: Any = None
-        self._lent: list[tuple[Cell, str, str]] = []  # (cell, its name for a parameter, our name for it)
+        lent: list[tuple[Cell, str, str]] = []  # (cell, its name for a parameter, our name for it)
         for layer, scans in enumerate(self._scans):
             for scan in scans:
                 for name, parameter in scan.cell.named_parameters():
-                    self._lent.append((scan.cell, name, f"{name}_l{layer}{'_reverse' * scan.reverse}"))
-                    setattr(self, self._lent[-1][2], parameter)
+                    lent.append((scan.cell, name, f"{name}_l{layer}{'_reverse' * scan.reverse}"))
+                    setattr(self, lent[-1][2], parameter)
+        self._prepared: Any = None
+        self._lent = lent
         self._prepare()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self._prepare()  # who has got hold of a cell sees it at once
 
     def _make_cell(self, input_size: int, dtype: Any) -> Cell:
         raise NotImplementedError
@@ -404,7 +410,7 @@ class RecurrentStack(Stack):
     def _prepare(self) -> None:
         """Give the cells the parameters, the mode and the recurrent dropout that are this module's at the moment."""
         own, now = vars(self), clock.now
-        if self._prepared is now:
+        if "_lent" not in own or self._prepared is now:
             return
         for cell, cells_name, name in self._lent:
             vars(cell)[cells_name] = own[name]

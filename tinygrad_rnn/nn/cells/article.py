@@ -90,8 +90,9 @@ class ArticleGRUCell(_ArticleCell):
         self.reset_parameters()
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
-        z = sigmoid(x @ self.Wr + h @ self.Ur + self.br)
-        r = tanh(x @ self.Wh + z * (h @ self.Uh + self.bh))
+        seen = self.masked(h)
+        z = sigmoid(x @ self.Wr + seen @ self.Ur + self.br)
+        r = tanh(x @ self.Wh + z * (seen @ self.Uh + self.bh))
         zz = sigmoid(x @ self.Wz + r @ self.Uz + self.bz)
         n = self.candidate(tanh(x @ self.Wh + (1 - zz) * (r @ self.Uh + self.bh)))
         return n * z + h * (1 - z)

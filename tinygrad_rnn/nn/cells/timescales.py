@@ -59,7 +59,8 @@ class SCRNCell(Cell):
         return zeros(batch_size, self.hidden_size + self.context_size, dtype=self.weight_A.dtype)
 
     def step(self, x: Tensor, hs: Tensor) -> Tensor:
-        h, s = split(hs, [self.hidden_size, self.context_size], -1)
+        widths = [self.hidden_size, self.context_size]
+        h, s = split(self.masked(hs), widths, -1)[0], split(hs, widths, -1)[1]
         s = (1 - self.alpha) * self.candidate(linear(x, self.weight_B)) + self.alpha * s
         h = sigmoid(linear(s, self.weight_P) + linear(x, self.weight_A) + linear(h, self.weight_R))
         return cat([h, s], -1)

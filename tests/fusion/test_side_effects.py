@@ -1,0 +1,157 @@
+"""A step that changes something is not compiled, and a trace of it leaves no mark: the tape does what the step says."""
+
+import functools
+import random
+import warnings
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tests.fusion.test_stale import made, world_of  # noqa: F401
+from tinygrad_rnn.fusion.trace import Symbol
+
+ROWS = {
+    # before the cell, in __init__, what step does, what must be as on the tape, what the warning names
+    "counter": ("", "self.t = 0", "self.t += 1", "cell.t", "self.t"),
+    "counter that is used": ("", "self.t = 0", "self.t += 1; h = h + self.t", "cell.t", "self.t"),
+    "new attribute": ("", "pass", "self.last = h", "cell.last.numpy()", "self.last"),
+    "new attribute by setattr": ("", "pass", "setattr(self, 'last', h)", "cell.last.numpy()", "self.last"),
+    "new attribute by vars": ("", "pass", "vars(self)['last'] = h", "cell.last.numpy()", "self.last"),
+    "attribute by object": ("", "self.t = 0", "object.__setattr__(self, 't', self.t + 1)", "cell.t", "self.t"),
+    "attribute that goes": ("", "self.t = 0", "vars(self).pop('t', None)", "hasattr(cell, 't')", "self.t"),
+    "slot": ("class Base(Base): __slots__ = ('t',)", "self.t = 0", "self.t += 1", "cell.t", "self.t"),
+    "attribute of the class": ("", "pass", "type(self).kind += 1", "cell.kind", "C.kind"),
+    "list": ("", "self.log = []", "self.log.append(h)", "[h.numpy() for h in cell.log]", "self.log"),
+    "list, by a kept method": ("", "self.log = []; self.put = self.log.append", "self.put(h)",
+                               "[h.numpy() for h in cell.log]", "self.log"),
+    "list in a dictionary": ("", "self.log = {'a': []}", "self.log['a'].append(1)", "cell.log", "self.log"),
+    "dictionary": ("", "self.log = {}", "self.log[len(self.log)] = 1", "cell.log", "self.log"),
+    "defaultdict": ("from collections import defaultdict", "self.log = defaultdict(int)", "self.log['a'] += 1", "cell.log",
+                    "self.log"),
+    "set": ("", "self.log = set()", "self.log.add(len(self.log))", "cell.log", "self.log"),
+    "deque": ("from collections import deque", "self.log = deque(maxlen=2)", "self.log.append(h)",
+              "[h.numpy() for h in cell.log]", "self.log"),
+    "namespace": ("", "self.s = types.SimpleNamespace(t=0)", "self.s.t += 1", "cell.s.t", "self.s.t"),
+    "dataclass": ("@dataclass\nclass D:\n    t: int = 0", "self.s = D()", "self.s.t += 1", "cell.s.t", "self.s.t"),
+    "object's method": ("class O:\n    t = 0\n    def tick(self): self.t += 1", "self.s = O()", "self.s.tick()", "cell.s.t",
+                        "self.s.t"),
+    "object's operator": ("class O:\n    t = 0\n    def __call__(self): self.t += 1", "self.s = O()", "self.s()",
+                          "cell.s.t", "self.s.t"),
+    "array": ("", "self.n = np.zeros(3)", "self.n[0] += 1", "cell.n", "self.n"),
+    "tensor": ("", "self.n = tg.zeros(3)", "self.n.data[0] += 1", "cell.n.numpy()", "self.n"),
+    "global": ("T = 0", "pass", "global T; T += 1", "T", "T"),
+    "global of a helper": ("T = 0\ndef tick():\n    global T\n    T += 1", "pass", "tick()", "T", "T"),
+    "global list": ("LOG = []", "pass", "LOG.append(1)", "LOG", "LOG"),
+    "closure": ("def make():\n    t = 0\n    def tick():\n        nonlocal t\n        t += 1\n    return tick, lambda: t\n"
+                "tick, told = make()", "pass", "tick()", "told()", "t"),
+    "default list": ("def tick(log=[]): log.append(1)", "pass", "tick()", "tick.__defaults__", "tick"),
+    "helper's attribute": ("def tick(): tick.t += 1\ntick.t = 0", "pass", "tick()", "tick.t", "tick.t"),
+    "child's attribute": ("", "self.child = tg.nn.Linear(1, 1); self.child.t = 0", "self.child.t += 1", "cell.child.t",
+                          "self.child.t"),
+    "own attribute through a child": ("", "self.child = tg.nn.Linear(1, 1); self.child.p = [self]; self.t = 0",
+                                      "self.child.p[0].t += 1", "cell.t", "self.t"),
+    "generator": ("", "self.g = iter([float(i) for i in range(99)])", "h = h + next(self.g)", "next(cell.g)", "self.g"),
+    "generator function": ("def numbers():\n    for i in range(99): yield float(i)\nG = numbers()", "pass", "h = h + next(G)",
+                           "next(G)", "G"),
+    "count": ("from itertools import count", "self.g = count()", "h = h + next(self.g)", "next(cell.g)", "self.g"),
+    "NumPy's generator": ("", "self.g = np.random.default_rng(0)", "h = h + float(self.g.random())", "cell.g.random()",
+                          "self.g"),
+    "NumPy's numbers": ("np.random.seed(0)", "pass", "h = h + float(np.random.rand())", "np.random.rand()",
+                        "numpy.random"),
+    "Python's numbers": ("import random; random.seed(0)", "pass", "h = h + random.random()", "random.random()", "random"),
+    "before it raises": ("", "self.t = 0", "self.t += 1; h = h * float(h.sum())", "cell.t", "self.t"),
+    "parameter": ("", "pass", "self.W = tg.nn.Parameter(self.W.data * 0.5)", "cell.W.numpy()", "self.W"),
+}  # fmt: skip
+
+
+def everything_in(value, depth=4):
+    yield value
+    inside = [*value.values()] if isinstance(value, dict) else list(value) if isinstance(value, (list, tuple, set)) else []
+    inside += [*vars(value).values()] if hasattr(value, "__dict__") and not isinstance(value, type) else []
+    if depth:
+        for each in inside:
+            yield from everything_in(each, depth - 1)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_a_step_changes(name, made):  # noqa: F811
+    before, setup, does, found, named = ROWS[name]
+    x, results = None, []
+    for fused in ("never", "auto"):
+        tg.manual_seed(0)
+        world = world_of((before, setup, "1.0", "", does))
+        x = tg.randn(3, 1, 3)
+        layer = tg.nn.Recurrent(world["cell"], fused=fused)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            ys = [layer(x)[0].numpy() for _ in range(4)]
+        results.append((ys, eval(found, world)))
+    assert len(told) == 1 and (f"step changes {named}" in str(told[0].message) or "draws" in str(told[0].message))
+    assert named in str(told[0].message) and "world.py:" in str(told[0].message)
+    assert len(made) <= 2
+    for tape, auto in zip(*results):
+        np.testing.assert_equal(auto, tape)
+    assert not any(isinstance(each, Symbol) for each in everything_in(world["cell"]))
+
+
+def test_required_kernels_are_refused_by_name_and_nothing_is_left():
+    world = world_of(("", "self.log = []", "1.0", "", "self.log.append(h); self.last = h"))
+    cell = world["cell"]
+    with pytest.raises(NotImplementedError, match=r"step changes self.l(og|ast) \(world.py:\d+, in step\).* as a state"):
+        tg.nn.Recurrent(cell, fused="require")(tg.randn(3, 1, 3))
+    assert not any(isinstance(each, Symbol) for each in everything_in(cell))
+
+
+def test_what_is_found_out_once_is_no_change(made):  # noqa: F811
+    """A cached property, as long as it is none of the step's own values."""
+
+    class Cached(tg.nn.Cell):
+        hidden_size = 3
+
+        @functools.cached_property
+        def scale(self):
+            return 0.5
+
+        def step(self, x, h):
+            return tg.tanh(x + h * self.scale)
+
+    layer = tg.nn.Recurrent(Cached(), fused="require")
+    x = tg.randn(3, 1, 3)
+    for _ in range(2):
+        np.testing.assert_allclose(layer(x)[0].numpy(), tg.nn.Recurrent(Cached(), fused="never")(x)[0].numpy(), atol=1e-6)
+    assert len(made) == 1
+
+
+def test_what_is_made_by_the_first_step_of_all_keeps_that_call_alone_from_kernels(made):  # noqa: F811
+    world = world_of(("", "self.k = None", "self.k[0]", "", "self.k = self.k or [2.0]"))
+    layer, x = tg.nn.Recurrent(world["cell"]), tg.randn(3, 1, 3)
+    with pytest.warns(UserWarning, match=r"step changes self\.k"):
+        before = layer(x)[0].numpy()
+    layer.fused = "require"
+    np.testing.assert_allclose(layer(x)[0].numpy(), before, atol=1e-6)
+
+
+def test_a_refusal_for_one_reason_is_not_looked_into_at_every_call(made):  # noqa: F811
+    class Stubborn(tg.nn.Cell):
+        hidden_size, t = 3, 0
+
+        def step(self, x, h):
+            return tg.tanh(x + h * float(h.sum()) * self.t)
+
+    layer = tg.nn.Recurrent(Stubborn())
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for t in range(20):
+            layer.cell.t = t
+            layer(tg.randn(3, 1, 3))
+    assert len(made) < 10 and len(told) == 1
+
+
+def test_random_numbers_of_python_go_on_as_on_the_tape():
+    world = world_of(("import random", "pass", "1.0", "", "h = h + random.random()"))
+    random.seed(3)
+    state = random.getstate()
+    with pytest.raises(NotImplementedError, match="draws random numbers"):
+        tg.nn.Recurrent(world["cell"], fused="require")(tg.randn(2, 1, 3))
+    assert random.getstate() != state  # by the step that was tried on the tape

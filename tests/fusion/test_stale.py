@@ -1,0 +1,239 @@
+"""What a step can read, changed in every way that it can be changed: the next call knows.
+
+A row is what is there before the cell, what its `__init__` makes, what `step` reads, and the change. What is read ends in
+an array, so that all rows share their kernels.
+"""
+
+import enum
+import sys
+import types
+import warnings
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.fusion import guards
+from tinygrad_rnn.fusion.compile import Variants
+from tinygrad_rnn.fusion.fused import FusedCell
+
+
+class Base(tg.nn.Cell):
+    inherited = 2.0
+
+    def __init__(self):
+        self.input_size = self.hidden_size = 3
+        self.W, self.U = tg.nn.Parameter(tg.randn(3, 3)), tg.nn.Parameter(tg.randn(3, 3))
+
+
+CELL = """
+class C(Base):
+    kind = 2.0
+    def __init__(self):
+        super().__init__()
+        {setup}
+    def method(self):
+        return 2.0
+    def step(self, x, h):
+        {head}k = np.full(3, {read}, np.float32)
+        return tg.tanh(x @ self.W + h @ self.U) * k
+"""
+
+ROWS = {
+    # before the cell, in __init__, read in step, change
+    "attribute": ("", "self.k = 2.0", "self.k", "cell.k = 3.0"),
+    "attribute, past __setattr__": ("", "self.k = 2.0", "self.k", "vars(cell)['k'] = 3.0"),
+    "attribute, by object": ("", "self.k = 2.0", "self.k", "object.__setattr__(cell, 'k', 3.0)"),
+    "attribute that comes": ("", "pass", "getattr(self, 'k', 2.0)", "cell.k = 3.0"),
+    "attribute that comes, asked for by hasattr": ("", "pass", "3.0 if hasattr(self, 'k') else 2.0", "cell.k = 1"),
+    "attribute that goes": ("", "self.k = 3.0", "getattr(self, 'k', 2.0)", "del cell.k"),
+    "attribute with a computed name": ("", "self.k_1 = 2.0", "getattr(self, 'k_' + str(1))", "cell.k_1 = 3.0"),
+    "vars": ("", "self.k = 2.0", "vars(self)['k']", "cell.k = 3.0"),
+    "dictionary of the object": ("", "self.k = 2.0", "self.__dict__['k']", "cell.k = 3.0"),
+    "attrgetter": ("from operator import attrgetter\nget = attrgetter('k')", "self.k = 2.0", "get(self)", "cell.k = 3.0"),
+    "slot": ("class Base(Base): __slots__ = ('k',)", "self.k = 2.0", "self.k", "cell.k = 3.0"),
+    "attribute of the class": ("", "pass", "self.kind", "type(cell).kind = 3.0"),
+    "attribute of a base class": ("", "pass", "self.inherited", "Base.inherited = 3.0"),
+    "attribute of the class that hides one": ("", "pass", "self.inherited", "type(cell).inherited = 3.0"),
+    "attribute that hides one of the class": ("", "pass", "self.kind", "cell.kind = 3.0"),
+    "another class": ("", "pass", "self.kind", "cell.__class__ = type('D', (type(cell),), {'kind': 3.0})"),
+    "list": ("", "self.k = [2.0]", "self.k[0]", "cell.k[0] = 3.0"),
+    "list in a list": ("", "self.k = [[2.0]]", "self.k[0][0]", "cell.k[0].append(cell.k[0].pop() + 1)"),
+    "dictionary": ("", "self.k = {'a': 2.0}", "self.k['a']", "cell.k['a'] = 3.0"),
+    "set": ("", "self.k = {2.0}", "sum(self.k)", "cell.k.add(1.0)"),
+    "deque": ("from collections import deque", "self.k = deque([2.0])", "self.k[0]", "cell.k.appendleft(3.0)"),
+    "ordered dictionary": ("from collections import OrderedDict", "self.k = OrderedDict(a=2.0)", "self.k['a']",
+                           "cell.k['a'] = 3.0"),
+    "user's list": ("class L(list): pass", "self.k = L([2.0])", "self.k[0]", "cell.k[0] = 3.0"),
+    "attribute of a user's list": ("class L(list): pass", "self.k = L(); self.k.a = 2.0", "self.k.a", "cell.k.a = 3.0"),
+    "UserDict": ("from collections import UserDict", "self.k = UserDict(a=2.0)", "self.k['a']", "cell.k['a'] = 3.0"),
+    "ChainMap": ("from collections import ChainMap", "self.k = ChainMap({}, {'a': 2.0})", "self.k['a']",
+                 "cell.k['a'] = 3.0"),
+    "tuple with a list": ("", "self.k = ([2.0],)", "self.k[0][0]", "cell.k[0][0] = 3.0"),
+    "namespace": ("", "self.k = types.SimpleNamespace(a=2.0)", "self.k.a", "cell.k.a = 3.0"),
+    "namespace, as a whole": ("", "self.k = types.SimpleNamespace(a=2.0)", "sum(self.k.__dict__.values())",
+                              "cell.k.a = 3.0"),
+    "namespace that is compared": ("ONE = types.SimpleNamespace(a=2.0)", "self.k = types.SimpleNamespace(a=2.0)",
+                                   "2.0 if self.k == ONE else 3.0", "cell.k.a = 3.0"),
+    "dataclass": ("@dataclass\nclass D:\n    a: float", "self.k = D(2.0)", "self.k.a", "cell.k.a = 3.0"),
+    "dataclass with slots": ("@dataclass(slots=True)\nclass D:\n    a: float", "self.k = D(2.0)", "self.k.a",
+                             "cell.k.a = 3.0"),
+    "dataclass, as a whole": ("import dataclasses\n@dataclass\nclass D:\n    a: float", "self.k = D(2.0)",
+                              "dataclasses.astuple(self.k)[0]", "cell.k.a = 3.0"),
+    "dataclass that is compared": ("@dataclass\nclass D:\n    a: float", "self.k = D(2.0)",
+                                   "2.0 if self.k == D(2.0) else 3.0", "cell.k.a = 3.0"),
+    "object in an object": ("class O: pass", "self.k = O(); self.k.o = O(); self.k.o.a = 2.0", "self.k.o.a",
+                            "cell.k.o.a = 3.0"),
+    "object, another dictionary": ("class O: pass", "self.k = O(); self.k.a = 2.0", "self.k.a",
+                                   "cell.k.__dict__ = {'a': 3.0}"),
+    "object that is called": ("class O:\n    def __call__(self): return self.a", "self.k = O(); self.k.a = 2.0",
+                              "self.k()", "cell.k.a = 3.0"),
+    "object that is called, by another method": ("class O:\n    def __call__(self): return 2.0", "self.k = O()",
+                                                 "self.k()", "O.__call__ = lambda self: 3.0"),
+    "named tuple with a list": ("from collections import namedtuple\nN = namedtuple('N', 'a')", "self.k = N([2.0])",
+                                "self.k.a[0]", "cell.k.a[0] = 3.0"),
+    "property": ("class Base(Base):\n    @property\n    def k(self): return self.hidden", "self.hidden = 2.0", "self.k",
+                 "cell.hidden = 3.0"),
+    "property, another one": ("", "pass", "self.kind", "type(cell).kind = property(lambda self: 3.0)"),
+    "descriptor": ("class D:\n    a = 2.0\n    def __get__(self, o, k): return self.a\nclass Base(Base): k = D()", "pass",
+                   "self.k", "vars(Base)['k'].a = 3.0"),
+    "what __getattr__ finds": ("class Base(Base):\n    def __getattr__(self, n): return self.__dict__['more'][n]",
+                               "self.more = {'a': 2.0}", "self.a", "cell.more['a'] = 3.0"),
+    "class as a namespace": ("class O: a = 2.0", "pass", "O.a", "O.a = 3.0"),
+    "enumeration": ("class E(enum.Enum):\n    A = 2.0\n    B = 3.0", "self.k = E.A", "self.k.value", "cell.k = E.B"),
+    "global": ("K = 2.0", "pass", "K", "world['K'] = 3.0"),
+    "global that hides a builtin": ("", "pass", "float(max(1.0, 2.0))", "world['max'] = lambda *x: 3.0"),
+    "global list": ("K = [2.0]", "pass", "K[0]", "world['K'][0] = 3.0"),
+    "global object": ("K = types.SimpleNamespace(a=2.0)", "pass", "K.a", "world['K'].a = 3.0"),
+    "global by its name": ("K = 2.0", "pass", "globals()['K']", "world['K'] = 3.0"),
+    "global in eval": ("K = 2.0", "pass", "eval('K * 1.0')", "world['K'] = 3.0"),
+    "global of a helper": ("K = 2.0\ndef f(): return K", "pass", "f()", "world['K'] = 3.0"),
+    "helper, defined again": ("def f(): return 2.0", "pass", "f()", "exec('def f(): return 3.0', world)"),
+    "helper's helper, defined again": ("def g(): return 2.0\ndef f(): return g()", "pass", "f()",
+                                       "exec('def g(): return 3.0', world)"),
+    "helper, other code": ("def f(): return 2.0", "pass", "f()", "world['f'].__code__ = (lambda: 3.0).__code__"),
+    "helper in a lambda in a list": ("", "self.k = [lambda: F()]", "self.k[0]()", "world['F'] = lambda: 3.0"),
+    "helper's attribute": ("def f(): return f.a\nf.a = 2.0", "pass", "f()", "world['f'].a = 3.0"),
+    "default argument": ("def f(a=2.0): return a", "pass", "f()", "world['f'].__defaults__ = (3.0,)"),
+    "default argument by name": ("def f(*, a=2.0): return a", "pass", "f()", "world['f'].__kwdefaults__['a'] = 3.0"),
+    "default list": ("def f(a=[2.0]): return a[0]", "pass", "f()", "world['f'].__defaults__[0][0] = 3.0"),
+    "default of step": ("", "pass", "(lambda a=K: a[0])()", "world['K'][0] = 3.0"),
+    "closure": ("def make():\n    k = 2.0\n    def f(): return k\n    def put(x):\n        nonlocal k\n        k = x\n"
+                "    return f, put\nf, put = make()", "pass", "f()", "world['put'](3.0)"),
+    "list in a closure": ("def make(k): return lambda: k[0]\nL = [2.0]\nf = make(L)", "pass", "f()", "world['L'][0] = 3.0"),
+    "decorated helper": ("import functools\ndef twice(f):\n    @functools.wraps(f)\n    def g(): return f() * SCALE\n"
+                         "    return g\nSCALE = 1.0\n@twice\ndef f(): return 2.0", "pass", "f()", "world['SCALE'] = 2.0"),
+    "partial": ("from functools import partial\nL = [2.0]\nf = partial(lambda a: a[0], L)", "pass", "f()",
+                "world['L'][0] = 3.0"),
+    "partial, its keywords": ("from functools import partial\nf = partial(lambda a: a, a=2.0)", "pass", "f()",
+                              "world['f'].keywords['a'] = 3.0"),
+    "method": ("", "pass", "self.method()", "type(cell).method = lambda self: 3.0"),
+    "method, of this object": ("", "pass", "self.method()", "cell.method = lambda: 3.0"),
+    "bound method kept": ("class O:\n    a = 2.0\n    def f(self): return self.a", "self.k = O().f", "self.k()",
+                          "cell.k.__self__.a = 3.0"),
+    "bound builtin kept": ("", "self.k = {'a': 2.0}.get", "self.k('a')", "cell.k.__self__['a'] = 3.0"),
+    "class method": ("class Base(Base):\n    a = 2.0\n    @classmethod\n    def k(cls): return cls.a", "pass", "self.k()",
+                     "Base.a = 3.0"),
+    "static method": ("class Base(Base):\n    @staticmethod\n    def k(): return 2.0", "pass", "self.k()",
+                      "Base.k = staticmethod(lambda: 3.0)"),
+    "method of a base class by super": ("class Base(Base):\n    def method(self): return 2.0", "pass", "super().method()",
+                                        "Base.method = lambda self: 3.0"),
+    "step of this object": ("", "pass", "2.0", "cell.step = lambda x, h: 3 * tg.tanh(x @ cell.W + h @ cell.U)"),
+    "step of the class": ("", "pass", "2.0", "type(cell).step = lambda self, x, h: 3 * tg.tanh(x @ self.W + h @ self.U)"),
+    "module": ("m = module('stale_m', k=2.0)", "pass", "m.k", "world['m'].k = 3.0"),
+    "module's function": ("m = module('stale_m', f=lambda: 2.0)", "pass", "m.f()", "world['m'].f = lambda: 3.0"),
+    "module imported in step": ("m = module('stale_m', k=2.0)", "pass", "__import__('stale_m').k", "world['m'].k = 3.0"),
+    "name imported in step": ("m = module('stale_m', k=2.0)", "pass", "k", "world['m'].k = 3.0", "from stale_m import k"),
+    "environment": ("import os\nos.environ['STALE_K'] = '2.0'", "pass", "float(os.environ['STALE_K'])",
+                    "world['os'].environ['STALE_K'] = '3.0'"),
+    "weak reference": ("import weakref\nclass O: a = 2.0\no = O()", "self.k = weakref.ref(o)", "self.k().a",
+                       "world['o'].a = 3.0"),
+    "context variable": ("from contextvars import ContextVar\nV = ContextVar('V', default=2.0)", "pass", "V.get()",
+                         "world['V'].set(3.0)"),
+    "array": ("", "self.k = np.array([2.0])", "self.k[0]", "cell.k[0] = 3.0"),
+    "array, by a function of NumPy": ("", "self.k = np.array([2.0, 1, 1])", "np.square(self.k)", "cell.k[0] = 3.0"),
+    "array, a view of another": ("A = np.array([2.0, 1])", "self.k = A[:1]", "self.k[0]", "world['A'][0] = 3.0"),
+    "array in a global": ("A = np.array([2.0])", "pass", "A[0]", "world['A'][0] = 3.0"),
+    "large array": ("", "self.k = np.full(300_000, 2.0)", "self.k[299_999]", "cell.k[299_999] = 3.0"),
+    "array of objects": ("", "self.k = np.array([[2.0], None], object)", "self.k[0][0]", "cell.k[0][0] = 3.0"),
+    "array's sum": ("", "self.k = np.ones(2)", "self.k.sum()", "cell.k[0] = 2.0"),
+    "array that is also an operand": ("", "self.k = np.ones(3, np.float32)", "(self.k * 2)[0]", "cell.k[:] = 2.0",
+                                      "x = x * self.k"),
+    "bytearray": ("", "self.k = bytearray([2])", "self.k[0]", "cell.k[0] = 3"),
+    "array of the standard library": ("import array", "self.k = array.array('d', [2.0])", "self.k[0]", "cell.k[0] = 3.0"),
+    "number of ctypes": ("import ctypes", "self.k = ctypes.c_double(2.0)", "self.k.value", "cell.k.value = 3.0"),
+    "tensor's data": ("", "self.k = tg.tensor([2.0])", "self.k.data[0]", "cell.k.data[0] = 3.0"),
+    "training": ("", "pass", "2.0 if self.training else 3.0", "cell.eval()"),
+    "attribute of a child": ("", "self.child = tg.nn.Linear(1, 1); self.child.k = 2.0", "self.child.k",
+                             "cell.child.k = 3.0"),
+    "attribute of a child, by modules()": ("", "self.child = tg.nn.Linear(1, 1); self.child.k = 2.0",
+                                           "sum(getattr(m, 'k', 0.0) for m in self.modules())", "cell.child.k = 3.0"),
+    "child's parent": ("", "self.child = tg.nn.Linear(1, 1); self.child.k = [self]; self.j = 2.0", "self.child.k[0].j",
+                       "cell.j = 3.0"),
+}  # fmt: skip
+
+
+def world_of(row):
+    """The globals that a cell of a row sees, and the cell."""
+    before, setup, read, _, *head = row
+
+    def module(name, **named):
+        made = sys.modules[name] = types.ModuleType(name)
+        vars(made).update(named)
+        return made
+
+    class Own(Base):
+        """A base class for each row, which may change it."""
+
+        inherited = 2.0
+
+    from dataclasses import dataclass
+
+    world = dict(tg=tg, np=np, Base=Own, types=types, enum=enum, module=module, dataclass=dataclass, __name__="stale_world")
+    world |= dict(F=lambda: 2.0, K=[2.0])
+    text = CELL.format(setup=setup, read=read, head="".join(f"{each}; " for each in head))
+    exec(compile(f"{before}\n{text}", "world.py", "exec"), world)
+    world["world"] = world
+    world["cell"] = world["C"]()
+    return world
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The cells that were compiled."""
+    found, plain = [], FusedCell.__init__
+
+    def counted(self, cell, sequence):
+        found.append(cell)
+        plain(self, cell, sequence)
+
+    monkeypatch.setattr(FusedCell, "__init__", counted)
+    return found
+
+
+def both(layer, x):
+    """The output by the fast path, if there is one, which is that of the tape."""
+    with tg.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        y = layer(x)[0].numpy()
+        slow = tg.nn.Recurrent(layer.cell, fused="never")(x)[0].numpy()
+    np.testing.assert_allclose(y, slow, rtol=0, atol=1e-6)
+    return y
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_what_a_step_reads_may_change(name, made, monkeypatch):
+    monkeypatch.setitem(sys.modules, "stale_m", None)
+    monkeypatch.setenv("STALE_K", "2.0")
+    tg.manual_seed(0)
+    world = world_of(ROWS[name])
+    layer, x = tg.nn.Recurrent(world["cell"]), tg.randn(2, 1, 3)
+    before = both(layer, x)
+    assert np.array_equal(both(layer, x), before)
+    (compiled,) = next(iter(Variants.of(layer.cell).compiled.values()))
+    if compiled.fused is not None:
+        assert compiled.holds() and len(made) == 1
+    exec(ROWS[name][3], world)
+    after = both(layer, x)
+    assert not np.allclose(after, before)
+    assert np.array_equal(both(layer, x), after)

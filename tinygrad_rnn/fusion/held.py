@@ -1,0 +1,84 @@
+"""Values that one call holds on objects that others use at the same time, such as the dropout mask of a sequence.
+
+They are attributes of the object to the thread (or the task) that holds them, and to nobody else: what others see, what
+is saved and what an optimiser writes to stays as it is.
+
+    with holding([(cell, {"mask": m})]):
+        cell.mask is m
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+Values = Sequence[tuple[Any, dict[str, Any]]]
+_MISSING = object()
+# By owner and name: the value, and the names that were asked for since it is held. Never changed, only replaced.
+_held: ContextVar[dict[tuple[int, str], tuple[Any, set[str]]]] = ContextVar("held", default={})
+
+
+class Held:
+    """The attribute of a class by which its instances are asked for what is held, then for what is theirs."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Any:
+        if owner is not None:
+            found = _held.get().get((id(owner), self.name))
+            if found is not None:
+                found[1].add(self.name)
+                return found[0]
+            if self.name in vars(owner):
+                return vars(owner)[self.name]
+        return self._of_class(owner, kind or type(owner))
+
+    def _of_class(self, owner: Any, kind: type) -> Any:
+        """What there would be without this."""
+        for each in kind.__mro__:
+            value = vars(each).get(self.name, self)
+            if not isinstance(value, Held):
+                return value.__get__(owner, kind) if hasattr(value, "__get__") else value
+        name = f"type object {kind.__name__!r}" if owner is None else f"{kind.__name__!r} object"
+        raise AttributeError(f"{name} has no attribute {self.name!r}", name=self.name, obj=owner)
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        vars(owner)[self.name] = value
+
+    def __delete__(self, owner: Any) -> None:
+        if self.name not in vars(owner):
+            raise AttributeError(self.name)
+        del vars(owner)[self.name]
+
+
+def held(owner: Any, name: str) -> Any:
+    """What the running call holds on an object under a name; None if nothing."""
+    found = _held.get().get((id(owner), name))
+    return None if found is None else found[0]
+
+
+def has(owner: Any, name: str) -> bool:
+    """Whether an object has an attribute whatever is held."""
+    kinds = (vars(kind).get(name, _MISSING) for kind in type(owner).__mro__)
+    return name in vars(owner) or any(value is not _MISSING and not isinstance(value, Held) for value in kinds)
+
+
+@contextmanager
+def holding(values: Values) -> Iterator[set[str]]:
+    """Inside, objects have these values as attributes, for who runs this; yields the names that were asked for."""
+    for owner, named in values:
+        for name in named:
+            kind = type(owner)
+            first = next((vars(each)[name] for each in kind.__mro__ if name in vars(each)), None)
+            if first is None:
+                setattr(kind, name, Held(name))
+            elif not isinstance(first, Held):
+                raise ValueError(f"{kind.__name__}: {name} is an attribute of the class")
+    before, asked = _held.get(), set[str]()
+    ours = {(id(owner), name): (value, asked) for owner, named in values for name, value in named.items()}
+    _held.set({**before, **ours})
+    try:
+        yield asked
+    finally:
+        _held.set(before)
