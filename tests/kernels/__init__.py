@@ -1,0 +1,1 @@
+"""Tests of what runs hot, and what they share."""
