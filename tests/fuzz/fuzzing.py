@@ -1,0 +1,217 @@
+"""Run a case, make it smaller if it fails, and print it as a program.
+
+    python -m fuzz 1000 2000            the cases of these seeds, interpreted
+    python -m fuzz --compiled 1000 1100
+    TINYGRAD_RNN_FUZZ_SEED=1234 python -m pytest tests/fuzz
+"""
+
+import contextlib
+import copy
+import importlib
+import inspect
+import linecache
+import time
+import types
+import warnings
+from unittest import mock
+
+import numpy as np
+import pytest
+from numba import config
+
+import tinygrad_rnn as tg
+from fusion.comparing import interpret
+from fuzz import judge, running
+from fuzz.cases import SETTINGS, Case
+from tinygrad_rnn.fusion import call, short
+from tinygrad_rnn.nn.cells.catalogue import ROWS
+
+OK, REFUSED, UNSAID = "agree", "refused", "says nothing"
+
+
+def recurrently_dropped(cell):
+    """With recurrent dropout, where the cell has a candidate."""
+    if cell.calls("candidate"):
+        cell.recurrent_dropout = 0.3
+    return cell
+
+
+def poisoned(shape, dtype=np.float64):
+    """What `np.empty` may be at worst."""
+    array = np.empty(shape, dtype)
+    array.fill(np.nan)
+    return array
+
+
+@contextlib.contextmanager
+def world(case: Case, compiled: bool):
+    """The settings of a case; kernels are interpreted unless `compiled`; no array is zero by chance."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(call.FUNCTIONS, "empty", poison_of(call.FUNCTIONS["empty"]))
+        patch.setattr(short, "np", types.SimpleNamespace(empty=poisoned, zeros=np.zeros))
+        for name in case.settings:
+            for place, value in SETTINGS[name]:
+                module, _, attribute = place.rpartition(".")
+                patch.setattr(importlib.import_module(f"tinygrad_rnn.{module}"), attribute, value)
+        if not compiled:
+            interpret(patch)
+        patch.setattr(config, "NUMBA_NUM_THREADS", max(case.threads, config.NUMBA_NUM_THREADS))
+        before = tg.get_num_threads()
+        tg.set_num_threads(case.threads)
+        try:
+            yield
+        finally:
+            tg.set_num_threads(before)
+
+
+def poison_of(make):
+    """A maker of arrays whose arrays are full of NaN."""
+
+    def made(shape, dtype):
+        array = make(shape, dtype)
+        array.fill(np.nan)
+        return array
+
+    return made
+
+
+def check(case: Case, compiled: bool = False) -> str:
+    """What came of a case.
+
+    Raises:
+        Exception: the engines differ, or one of them fails where the other does not.
+    """
+    names = dict(tg=tg, np=np, ROWS=ROWS, recurrently_dropped=recurrently_dropped)
+    text, file = case.text(), f"<case {case.seed}>"
+    linecache.cache[file] = len(text), None, text.splitlines(True), file
+    exec(compile(text, file, "exec"), names)
+    dtype = np.dtype(case.dtype)
+    with world(case, compiled), warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            judge.compare(names["make"], case.calls, dtype, case.noisy)
+        except judge.IllConditioned:
+            return UNSAID
+        except NotImplementedError as error:
+            if "cannot be fused" not in str(error) or "could not be traced" in str(error):
+                raise
+            return f"{REFUSED}: {error}"
+    return OK
+
+
+def failure(case: Case, compiled: bool) -> str | None:
+    """The message of the error, if a case fails."""
+    try:
+        check(case, compiled)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+# ---- Smaller ---------------------------------------------------------------------------------------------------------
+
+
+def smaller(case: Case):
+    """Cases with something less, the largest cuts first."""
+
+    def without(change):
+        other = copy.deepcopy(case)
+        change(other)
+        return other
+
+    plain = dict(lengths=None, every=False, given=False, layout="plain", mode="grad", wanted="all", loss="all")
+    plain |= {"twice": False, "second": False, "record": False, "late": False, "engine": "ours", "before": []}
+    plain |= {"state layout": "plain"}
+    for n in range(len(case.calls)) if len(case.calls) > 1 else ():
+        yield without(lambda c: c.calls.pop(n))
+    for n in range(len(case.around)):
+        yield without(lambda c: c.around.pop(n))
+    for n in range(len(case.settings)):
+        yield without(lambda c: c.settings.pop(n))
+    if case.threads > 1:
+        yield without(lambda c: setattr(c, "threads", 1))
+    if "reverse=True" in case.layer:
+        yield without(lambda c: setattr(c, "layer", c.layer.replace("reverse=True", "reverse=False")))
+    for n, call_ in enumerate(case.calls):
+        for name, value in plain.items():
+            if call_[name] != value:
+                yield without(lambda c: c.calls[n].update({name: value}))
+        for name in ("T", "B"):
+            for value in range(1, call_[name]):
+                yield without(lambda c: c.calls[n].update({name: value, "lengths": _fitted(c.calls[n], name, value)}))
+    if case.draft is None:
+        return
+    lines, draft = case.draft.lines, case.draft
+    sources = [*draft.states.items(), *([("x", draft.inputs[0])] if len(draft.inputs) == 1 else [])]
+    for n in reversed(range(len(lines))):
+        yield without(lambda c: c.draft.lines.pop(n))
+        for name, width in [*sources, *((line.name, line.width) for line in lines[:n])]:
+            if width == lines[n].width and lines[n].text != name:
+                yield without(lambda c: setattr(c.draft.lines[n], "text", name))
+    for n, (end, (state, width)) in enumerate(zip(draft.ends, draft.states.items())):
+        if end != state:
+            yield without(lambda c: c.draft.ends.__setitem__(n, state))
+        for line in lines:
+            if line.width == width and end not in (line.name, state):
+                yield without(lambda c: c.draft.ends.__setitem__(n, line.name))
+    used = " ".join([*(line.text for line in lines), *draft.ends, *(text for _, _, text in draft.held)])
+    for n in reversed(range(len(draft.fields))):
+        if f"self.{draft.fields[n][0]}" not in used:
+            yield without(lambda c: c.draft.fields.pop(n))
+    for n in reversed(range(len(draft.held))):
+        yield without(lambda c: c.draft.held.pop(n))
+    if draft.learned:
+        yield without(lambda c: setattr(c.draft, "learned", False))
+
+
+def _fitted(call_, name, value):
+    """Lengths for fewer steps or sequences."""
+    lengths = call_["lengths"]
+    if lengths is None:
+        return None
+    return lengths[:value] if name == "B" else [min(n, value) for n in lengths]
+
+
+def shrunk(case: Case, compiled: bool, seconds: float = 60) -> tuple[Case, str]:
+    """A smaller case that fails in the same way, if one is found, and how."""
+    kind, end = failure(case, compiled), time.monotonic() + seconds
+    assert kind is not None
+    found = True
+    while found and time.monotonic() < end:
+        found = False
+        for other in smaller(case):
+            if time.monotonic() > end:
+                break
+            message = failure(other, compiled)
+            if message is not None and message.split(":")[0] == kind.split(":")[0]:
+                case, kind, found = other, message, True
+                break
+    return case, kind
+
+
+# ---- The program -----------------------------------------------------------------------------------------------------
+
+
+def program(case: Case) -> str:
+    """A file that shows a failure by itself."""
+    settings = [(f"tinygrad_rnn.{place}", value) for name in case.settings for place, value in SETTINGS[name]]
+    head = ["from tinygrad_rnn.nn.cells.catalogue import ROWS", ""]
+    head += [f"import {place.rpartition('.')[0]}" for place, _ in settings]
+    head += [f"{place} = {value}" for place, value in settings]
+    if case.threads > 1:
+        head += ["import numba", "numba.config.NUMBA_NUM_THREADS = 4", f"tg.set_num_threads({case.threads})"]
+    shown = ",\n    ".join(map(repr, case.calls))
+    tail = f"CALLS = [\n    {shown},\n]\ndtype = np.dtype({case.dtype!r})\n"
+    tail += 'apart = distances(run(make, CALLS, "require", dtype), run(make, CALLS, "never", dtype))\n'
+    tail += "for key, (difference, scale) in apart.items():\n    print(*key, difference, scale)\n"
+    dropped = inspect.getsource(recurrently_dropped) if "recurrently" in " ".join(case.around) else ""
+    return "\n".join([inspect.getsource(running), *head, "", dropped, case.text(), "", tail])
+
+
+def explained(case: Case, compiled: bool, seconds: float = 60) -> str:
+    """A failure as it is printed: the seed, what happens, and a program."""
+    small, message = shrunk(case, compiled, seconds)
+    return (
+        f"{message}\n\nTINYGRAD_RNN_FUZZ_SEED={case.seed} runs it again. As a program, crudely made smaller, which "
+        f"NUMBA_DISABLE_JIT=1 runs without a compiler:\n\n{program(small)}"
+    )
