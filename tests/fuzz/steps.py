@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 KNOWN = {
     "strided vectors",  # a vector that is a column of a matrix, a reversed or a broadcast view
     "clipped parameters",  # clip_gradient of what is the same at every step
+    "detached parameters",  # a step that reads self.b.detach() keeps the array that it was traced with
     "names",  # fields and variables called as something in the generated source is
 }
 
@@ -46,7 +47,7 @@ ROW_TO_ROW = [
     *("{a} * tg.softmax({a}, -1).detach()", "tg.log_softmax({a}, -1).exp() * {a}"),
 ]  # fmt: skip
 NOISE = [
-    *("{a} * (tg.rand({a}.shape) < 0.6)", "tg.dropout({a}, 0.3)", "self.candidate({a})", "{a} + 0.1 * tg.randn({a}.shape)"),
+    *("{a} * (tg.rand({a}.shape) < 0.6)", "tg.dropout({a}, 0.3)", "self.candidate({a})", "{a} + 0.1 * tg.randn({a}.shape, dtype={a}.dtype)"),
     *("tg.where(tg.rand({a}.shape) < 0.3, {a}, 0.5 * {a})",),
 ]  # fmt: skip
 ODD = [  # rarely, since a step with one of these may run on the tape
@@ -230,11 +231,15 @@ class Writer:
             return choose(ways)
         if "clipped parameters" not in KNOWN and self.random.random() < 0.05:
             return f"tg.clip_gradient(self.{self.field('parameter', shape)}, 0.05)"
+        if "detach" in text and "detached parameters" in KNOWN:
+            text = "self.{p}"
         return text.format(p=self.field(kind, shape), q=self.field("parameter", shape))
 
     def matrix(self, k: int, m: int) -> str:
         """An expression of parameters that is [k, m]."""
         text, wide = self.random.choice(MATRIX), max(k, m) + 2
+        if "detach" in text and "detached parameters" in KNOWN:
+            text = "self.{W}"
         names = dict(W=(k, m), V=(k, m), T=(m, k), L=(wide, wide))
         used = {name: self.field("parameter", shape, 0.4) for name, shape in names.items() if "{" + name + "}" in text}
         return text.format(k=k, m=m, **used)
