@@ -213,7 +213,7 @@ class _Function:
         """The array of the forward kernel that has the values of a line at every step."""
         if line.row is table.part:
             return self.array_of(line.inputs[0])
-        if line in self.plan.outputs:
+        if line in self.plan.outputs and line not in self.plan.states:  # such as h, handed on as the next state
             return self.plan.states[self.plan.outputs.index(line)].name
         if line in self.plan.states or line in self.plan.sequences:
             return sequence_array(line)

@@ -372,7 +372,8 @@ class ShortBackward(_Short):
                 raise NotShort
             first, line = first + (cut.start or 0), line.inputs[0]
         array = self.give(self.names[self.array_of(line)])
-        return _from(f"{array}.T", self.width(first), "B" if line in self.plan.outputs else "0")
+        after = line in self.plan.outputs and line not in self.plan.states
+        return _from(f"{array}.T", self.width(first), "B" if after else "0")
 
     def _step(self, step: Step) -> None:
         """The gradients of the operands of a product before the loop."""
