@@ -10,6 +10,7 @@ LIBRARY = [row.name for row in catalogue(4, 4)]
 assert len(LIBRARY) == len(ROWS)
 LAYOUTS = ["plain"] * 6 + ["reversed", "apart", "inner", "fortran", "read-only"]
 EVENTS = ["train", "eval", "update", "data", "replace", "load", "copy", "number", "sibling"]
+IN_PLACE = ("update", "load")
 # Settings of the library that send small sizes through what large ones take, as (a place in the package, a value).
 SETTINGS = {
     "long calls": [("fusion.short.WORK", 0)],
@@ -75,7 +76,8 @@ def case(seed: int, compiled: bool = False) -> Case:
             calls[-1] = calls[0] | {"before": calls[-1]["before"], "mode": calls[-1]["mode"], "late": calls[-1]["late"]}
     for before, after in zip(calls, calls[1:]):
         if before["late"]:  # a backward pass reads weights, which nobody may write to before it
-            after["before"] = [event for event in after["before"] if event not in ("update", "load")]
+            after["before"] = [event for event in after["before"] if event not in IN_PLACE]
+            before["second"] = False  # which reads the weights' arrays of that moment
     found.calls = calls
     return found
 

@@ -111,57 +111,57 @@ def failure(case: Case, compiled: bool) -> str | None:
 # ---- Smaller ---------------------------------------------------------------------------------------------------------
 
 
+PLAIN = dict(lengths=None, every=False, given=False, layout="plain", mode="grad", wanted="all", loss="all")
+PLAIN |= {"twice": False, "second": False, "record": False, "late": False, "engine": "ours", "before": []}
+PLAIN |= {"state layout": "plain"}
+
+
 def smaller(case: Case):
-    """Cases with something less, the largest cuts first."""
-
-    def without(change):
-        other = copy.deepcopy(case)
-        change(other)
-        return other
-
-    plain = dict(lengths=None, every=False, given=False, layout="plain", mode="grad", wanted="all", loss="all")
-    plain |= {"twice": False, "second": False, "record": False, "late": False, "engine": "ours", "before": []}
-    plain |= {"state layout": "plain"}
-    for n in range(len(case.calls)) if len(case.calls) > 1 else ():
-        yield without(lambda c: c.calls.pop(n))
-    for n in range(len(case.around)):
-        yield without(lambda c: c.around.pop(n))
-    for n in range(len(case.settings)):
-        yield without(lambda c: c.settings.pop(n))
+    """Changes that leave something out of a case, the largest first: functions that change one."""
+    calls = case.calls
+    if len(calls) > 1:
+        yield from (lambda c, n=n: c.calls.pop(n) for n in range(len(calls)))
+    yield from (lambda c, n=n: c.around.pop(n) for n in range(len(case.around)))
+    yield from (lambda c, n=n: c.settings.pop(n) for n in range(len(case.settings)))
     if case.threads > 1:
-        yield without(lambda c: setattr(c, "threads", 1))
+        yield lambda c: setattr(c, "threads", 1)
     if "reverse=True" in case.layer:
-        yield without(lambda c: setattr(c, "layer", c.layer.replace("reverse=True", "reverse=False")))
-    for n, call_ in enumerate(case.calls):
-        for name, value in plain.items():
-            if call_[name] != value:
-                yield without(lambda c: c.calls[n].update({name: value}))
+        yield lambda c: setattr(c, "layer", c.layer.replace("reverse=True", "reverse=False"))
+    for n, each in enumerate(calls):
+        for name, value in PLAIN.items():
+            if each[name] != value:
+                yield lambda c, n=n, name=name, value=value: c.calls[n].update({name: value})
         for name in ("T", "B"):
-            for value in range(1, call_[name]):
-                yield without(lambda c: c.calls[n].update({name: value, "lengths": _fitted(c.calls[n], name, value)}))
-    if case.draft is None:
-        return
-    lines, draft = case.draft.lines, case.draft
-    sources = [*draft.states.items(), *([("x", draft.inputs[0])] if len(draft.inputs) == 1 else [])]
-    for n in reversed(range(len(lines))):
-        yield without(lambda c: c.draft.lines.pop(n))
-        for name, width in [*sources, *((line.name, line.width) for line in lines[:n])]:
-            if width == lines[n].width and lines[n].text != name:
-                yield without(lambda c: setattr(c.draft.lines[n], "text", name))
-    for n, (end, (state, width)) in enumerate(zip(draft.ends, draft.states.items())):
-        if end != state:
-            yield without(lambda c: c.draft.ends.__setitem__(n, state))
-        for line in lines:
-            if line.width == width and end not in (line.name, state):
-                yield without(lambda c: c.draft.ends.__setitem__(n, line.name))
-    used = " ".join([*(line.text for line in lines), *draft.ends, *(text for _, _, text in draft.held)])
+            for value in range(1, each[name]):
+                lengths = _fitted(each, name, value)
+                yield lambda c, n=n, changed={name: value, "lengths": lengths}: c.calls[n].update(changed)
+    if case.draft is not None:
+        yield from _smaller_step(case.draft)
+
+
+def _smaller_step(draft):
+    """The same for a cell that was drawn: lines that are dropped, or replaced by values of the same width."""
+    lines, states = draft.lines, draft.states
+    used = " ".join([*(line.text for line in lines), *draft.ends])
+    yield from (lambda c, n=n: c.draft.lines.pop(n) for n in reversed(range(len(lines))))
+    yield from (lambda c, n=n: c.draft.held.pop(n) for n in reversed(range(len(draft.held))))
+    used += " ".join(text for _, _, text in draft.held)
     for n in reversed(range(len(draft.fields))):
         if f"self.{draft.fields[n][0]}" not in used:
-            yield without(lambda c: c.draft.fields.pop(n))
-    for n in reversed(range(len(draft.held))):
-        yield without(lambda c: c.draft.held.pop(n))
+            yield lambda c, n=n: c.draft.fields.pop(n)
+    sources = [*states.items(), *([("x", draft.inputs[0])] if len(draft.inputs) == 1 else [])]
+    for n in reversed(range(len(lines))):
+        for name, width in [*sources, *((line.name, line.width) for line in lines[:n])]:
+            if width == lines[n].width and not lines[n].text.isidentifier():
+                yield lambda c, n=n, name=name: setattr(c.draft.lines[n], "text", name)
+    for n, (end, (state, width)) in enumerate(zip(draft.ends, states.items())):
+        if end != state:
+            yield lambda c, n=n, state=state: c.draft.ends.__setitem__(n, state)
+        for line in lines:
+            if line.width == width and not end.isidentifier():
+                yield lambda c, n=n, line=line: c.draft.ends.__setitem__(n, line.name)
     if draft.learned:
-        yield without(lambda c: setattr(c.draft, "learned", False))
+        yield lambda c: setattr(c.draft, "learned", False)
 
 
 def _fitted(call_, name, value):
@@ -174,19 +174,23 @@ def _fitted(call_, name, value):
 
 def shrunk(case: Case, compiled: bool, seconds: float = 60) -> tuple[Case, str]:
     """A smaller case that fails in the same way, if one is found, and how."""
-    kind, end = failure(case, compiled), time.monotonic() + seconds
-    assert kind is not None
-    found = True
-    while found and time.monotonic() < end:
-        found = False
-        for other in smaller(case):
-            if time.monotonic() > end:
+    message, end, at, last = failure(case, compiled), time.monotonic() + seconds, 0, 0
+    assert message is not None
+    while time.monotonic() < end:
+        changes = list(smaller(case))
+        if at >= len(changes):
+            if last == 0:
                 break
-            message = failure(other, compiled)
-            if message is not None and message.split(":")[0] == kind.split(":")[0]:
-                case, kind, found = other, message, True
-                break
-    return case, kind
+            at = last = 0
+            continue
+        other = copy.deepcopy(case)
+        changes[at](other)
+        found = failure(other, compiled)
+        if found is not None and found.split(":")[0] == message.split(":")[0]:
+            case, message, last = other, found, 1
+        else:
+            at += 1
+    return case, message
 
 
 # ---- The program -----------------------------------------------------------------------------------------------------
@@ -212,6 +216,6 @@ def explained(case: Case, compiled: bool, seconds: float = 60) -> str:
     """A failure as it is printed: the seed, what happens, and a program."""
     small, message = shrunk(case, compiled, seconds)
     return (
-        f"{message}\n\nTINYGRAD_RNN_FUZZ_SEED={case.seed} runs it again. As a program, crudely made smaller, which "
-        f"NUMBA_DISABLE_JIT=1 runs without a compiler:\n\n{program(small)}"
+        f"{message}\n\nTINYGRAD_RNN_FUZZ_SEED={case.seed} runs it again. As a program, crudely made "
+        f"smaller:\n\n{program(small)}"
     )

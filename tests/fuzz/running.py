@@ -114,7 +114,7 @@ class Run:
             shapes = [(B, T, width) for T, B, width in shapes]
         self.last = [self.numbers(random, shape, call["layout"]) for shape in shapes]
         ours = [p.data for p in layer.parameters()]  # which what comes may change
-        self.held = [each for each in self.held if not any(each[0] is array for array in ours)]
+        self.held = [each for each in self.held if not any(np.may_share_memory(each[0], a) for a in ours)]
         for name in call["before"]:
             self.event(name, random)
             layer = self.layer
