@@ -210,8 +210,8 @@ class Block:
         def can_move(line: Line) -> bool:
             if not isinstance(line.row, ElementwisePrimitive) or line in self.stores or line in self.places:
                 return False
-            if line in self.sums:
-                return False
+            if line in self.sums or any(y.row is table.part and y in self.stores for y in readers.get(line, ())):
+                return False  # columns that are copied are read from memory
             inputs = [y for y in line.inputs if isinstance(y, Line) and y in self.inside and self.memory(y) is None]
             return all(can_move(y) for y in inputs)
 
