@@ -49,15 +49,23 @@ def world(case: Case, compiled: bool):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(call.FUNCTIONS, "empty", poison_of(call.FUNCTIONS["empty"]))
         patch.setattr(short, "np", types.SimpleNamespace(empty=poisoned, zeros=np.zeros))
-        for name in case.settings:
+        if not compiled:
+            interpret(patch)
+        with applied(case.settings, case.threads):
+            yield
+
+
+@contextlib.contextmanager
+def applied(settings, threads):
+    """Settings of the library, and a number of threads, which there may be more of than processors."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in settings:
             for place, value in SETTINGS[name]:
                 module, _, attribute = place.rpartition(".")
                 patch.setattr(importlib.import_module(f"tinygrad_rnn.{module}"), attribute, value)
-        if not compiled:
-            interpret(patch)
-        patch.setattr(config, "NUMBA_NUM_THREADS", max(case.threads, config.NUMBA_NUM_THREADS))
+        patch.setattr(config, "NUMBA_NUM_THREADS", max(threads, config.NUMBA_NUM_THREADS))
         before = tg.get_num_threads()
-        tg.set_num_threads(case.threads)
+        tg.set_num_threads(threads)
         try:
             yield
         finally:

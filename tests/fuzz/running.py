@@ -104,7 +104,7 @@ class Run:
                 self.other.fused = self.engine
                 for p in self.other.parameters():
                     p.numpy()[...] *= 1.5
-            self.other(tg.tensor(self.last[0]) if len(self.last) == 1 else tuple(map(tg.tensor, self.last)))
+            self.other(tg.from_numpy(self.last[0]) if len(self.last) == 1 else tuple(map(tg.from_numpy, self.last)))
 
     def call(self, number, call):
         """Forward, backward; returns the results by name."""
@@ -120,7 +120,7 @@ class Run:
             layer = self.layer
         wanted = call["wanted"]
         asks = lambda kind, n: wanted == "all" or wanted == kind or (wanted == "some" and (number + n) % 3 != 1)
-        xs = [tg.tensor(array, requires_grad=asks("x", n)) for n, array in enumerate(self.last)]
+        xs = [tg.from_numpy(array).requires_grad_(asks("x", n)) for n, array in enumerate(self.last)]
         x = xs[0] if len(xs) == 1 else tuple(xs)
         named = dict(layer.named_parameters())
         for n, p in enumerate(named.values()):
@@ -133,7 +133,7 @@ class Run:
                 layer.fused = before
             for n, state in enumerate(tensors(pattern)):
                 array = self.numbers(random, state.shape, call["state layout"])
-                states.append(tg.tensor(array, requires_grad=asks("states", n + 2)))
+                states.append(tg.from_numpy(array).requires_grad_(asks("states", n + 2)))
             given = like(pattern, iter(states))
         options = {} if call["lengths"] is None else {"lengths": call["lengths"]}
         if call["every"]:
@@ -176,7 +176,7 @@ class Run:
                 return {f"d{name}": np.zeros(leaf.shape, self.dtype) for name, leaf in inputs.items()}
             gradients = {}
             if call["loss"] == "laid out":
-                sources, dys = list(outputs.values()), [tg.tensor(laid_out(made[name], "apart")) for name in outputs]
+                sources, dys = list(outputs.values()), [tg.from_numpy(laid_out(made[name], "apart")) for name in outputs]
             else:
                 sources, dys = [sum((v * made[name]).sum() for name, v in outputs.items())], None
             values = list(inputs.values())

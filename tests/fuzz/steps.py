@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 # Faults that are being mended: what is drawn leaves them out. Take a word out to have it drawn again.
 KNOWN = {
+    "lengths on threads",  # a thread whose sequences have all ended gives a product a negative count of rows
     "strided vectors",  # a vector that is a column of a matrix, a reversed or a broadcast view
     "clipped parameters",  # clip_gradient of what is the same at every step
     "detached parameters",  # a step that reads self.b.detach() keeps the array that it was traced with
