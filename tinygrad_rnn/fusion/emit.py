@@ -202,7 +202,9 @@ class Block:
         can_move: set[Line] = set()
         for line in self.lines:
             placed = line in self.stores or line in self.places or line in self.sums
-            if isinstance(line.row, ElementwisePrimitive) and not placed:
+            # Columns that are copied are read from memory.
+            copied = any(y.row is table.part and y in self.stores for y in readers.get(line, ()))
+            if isinstance(line.row, ElementwisePrimitive) and not placed and not copied:
                 inputs = [y for y in line.inputs if isinstance(y, Line) and y in self.inside and self.memory(y) is None]
                 if all(y in can_move for y in inputs):
                     can_move.add(line)

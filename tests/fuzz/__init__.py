@@ -1,0 +1,1 @@
+"""Programs that nobody wrote, run on both engines: drawn from a seed, compared, and made smaller where they differ."""

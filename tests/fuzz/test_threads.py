@@ -1,0 +1,47 @@
+"""Results do not depend on the number of threads, to the last bit: outputs, states, gradients, for every cell."""
+
+import numpy as np
+import pytest
+
+from fuzz.fuzzing import applied
+from fuzz.guards import AROUND, SIZES, results
+from fuzz.steps import KNOWN
+from tinygrad_rnn.nn.cells.catalogue import ROWS, catalogue
+
+NAMES = [row.name for row in catalogue(4, 4)]
+
+
+def check(name, dtype, around, I, H, T, B, lengths, reverse=False):
+    """The bits of one thread, for two to four."""
+    make = lambda: AROUND[around](ROWS[NAMES.index(name)][0](I, H))
+    options = dtype, T, B, I, lengths, reverse, True, None
+    with applied(["long calls", "threads"], 1):
+        expected = results(make, *options)
+    for threads in (2, 3, 4):
+        with applied(["long calls", "threads"], threads):
+            for ours, theirs in zip(results(make, *options), expected, strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
+def test_classic_cells(name):
+    check(name, np.float32, "bare", 5, 17, 3, 9, None)
+
+
+@pytest.mark.skipif("lengths on threads" in KNOWN, reason="ends the process for now")
+@pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
+def test_classic_cells_with_lengths(name):
+    check(name, np.float32, "bare", 5, 17, 4, 9, np.array([4, 0, 1, 1, 0, 2, 1, 1, 0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell(name, dtype, around):
+    random = np.random.default_rng(NAMES.index(name))
+    for n in range(4):
+        I, H = SIZES[random.integers(len(SIZES))]
+        T, B = int(random.integers(1, 6)), int(random.integers(2, 14))
+        lengths = None if "lengths on threads" in KNOWN or n % 2 else random.integers(0, T + 1, B)
+        check(name, dtype, around, I, max(H, 4), T, B, lengths, reverse=n > 1)
