@@ -1,12 +1,11 @@
 """What became of a step, in words: what runs before the loop over time, in its phases, and after it."""
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .emit import Equations, Loop
-from .fused import FusedCell
 from .plan import made_of
 from .scan import Scan
 from .trace import Line
@@ -14,9 +13,8 @@ from .trace import Line
 WIDTH = 110
 
 
-def explain(fused: FusedCell) -> str:
-    """A report on a compiled step, in the order in which things happen."""
-    scan = fused.scan
+def explain(scan: Scan, compared: Iterable[object] = ()) -> str:
+    """A report on a compiled step, in the order in which things happen; `compared` are those of its validations."""
     plan = scan.plan
     inputs = ", ".join(f"{x.name} [T, B, {x.width}]" for _, x in plan.script if x.kind == "input")
     states = ", ".join(f"{state.name} [B, {state.width}]" for state in plan.states)
@@ -30,7 +28,7 @@ def explain(fused: FusedCell) -> str:
         "Once a call, after the backward loop": _after(scan),
         "Work for each step and row of the batch": _work(scan),
         "Kernels": _kernels(scan),
-        "Compared with the tape, in float64, where it first ran": list(map(str, fused.reports)) or ["not yet"],
+        "Compared with the tape, in float64, where it first ran": list(map(str, compared)) or ["not yet"],
     }
     text = []
     for title, lines in sections.items():

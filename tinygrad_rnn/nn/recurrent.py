@@ -176,7 +176,8 @@ class Recurrent(Module):
             ValueError: the width of the inputs is not known yet.
         """
         try:
-            return explain(self._last_fused())
+            fused = self._last_fused()
+            return explain(fused.scan, fused.reports)
         except Unfusable as error:
             return f"{type(self.cell).__name__} runs on the tape, step by step: {error}"
 
