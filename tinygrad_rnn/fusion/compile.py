@@ -1,12 +1,12 @@
 """The compiled cells of this process: a cell is compiled at its first call, and again when it has changed."""
 
-import threading
 import weakref
 from operator import is_
 from typing import Any
 
 from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.tape import no_grad
+from ..kernels.locks import lock
 from .fused import FusedCell, Sequence
 from .trace import Unfusable
 
@@ -105,7 +105,7 @@ def _is_users(kind: type) -> bool:
 
 
 VARIANTS = 8  # of a cell that are remembered for inputs of one kind, such as one for training and one for evaluation
-_TRACING = threading.RLock()  # a cell holds symbols while it is traced: no other thread may look at it then
+_TRACING = lock("tracing")
 _compiled: "weakref.WeakKeyDictionary[Any, dict[Any, list[Compiled]]]" = weakref.WeakKeyDictionary()
 
 

@@ -1,6 +1,5 @@
 """A compiled cell as one operation of the tape: what comes before the loop, the loop, and the way back."""
 
-import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from ..autograd.shapes import cat, split
 from ..autograd.tape import Node, Value, enable_grad, mode
 from ..autograd.tensor import Tensor, grad
+from ..kernels.locks import lazy
 from .call import Backward, Forward, Prelude
 from .plan import Plan, make_plan
 from .rows import RaggedRows, Rows, full_rows
@@ -40,7 +40,7 @@ class Sequence:
         self.B: int = self.inputs[0].shape[1]
         self.states, self.reverse, self.lengths, self.watched = states, reverse, lengths, watched
 
-    @functools.cached_property
+    @lazy
     def rows(self) -> Rows:
         """The layout of the batch."""
         if self.lengths is None:
@@ -111,17 +111,17 @@ class Asked:
         self.needing, self.adjoints = prelude.adjoints(leaves)
         self.call = Forward(scan, prelude, self.adjoints)
 
-    @functools.cached_property
+    @lazy
     def way_back(self) -> Backward:
         """See `Backward`."""
         return self._backward(recorded=False)
 
-    @functools.cached_property
+    @lazy
     def short_way_back(self) -> ShortBackward:
         """The same after a short call."""
         return ShortBackward(self.scan, self.prelude, self.places)
 
-    @functools.cached_property
+    @lazy
     def recorded_way_back(self) -> Backward:
         """The same for a run that is looked at."""
         return self._backward(recorded=True)
