@@ -13,13 +13,13 @@ kernel with its siblings; and it can be printed as it stands.
 """
 
 import ast
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..kernels.elementwise import Elementwise
+from ..kernels.locks import lazy
 from .tape import Node, Value, mode, raise_if_new_nan, user_line
 
 Shape = tuple[int, ...]
@@ -225,12 +225,12 @@ class Adjoint:
         self.save = eval(f"lambda {operands}: ({''.join(known[name] + ', ' for name in self.saves)})")
         self.scatter = self._scatter(primitive.scatter) if primitive.scatter and texts else None
 
-    @functools.cached_property
+    @lazy
     def rules(self) -> list[Callable[..., Any]]:
         """For each wanted input, the rule as a function of (dy, *saved); a single one for any number of inputs."""
         return self.compiled(self.primitive.names)
 
-    @functools.cached_property
+    @lazy
     def _rules_on_arrays(self) -> list[Callable[..., Any]]:
         """The same for arrays: what they call is not rows, which look for tensors, but the forward rules of these."""
         return self.compiled(on_arrays(self.primitive.names))

@@ -1,11 +1,11 @@
 """The compiled cells of this process: a cell is compiled at its first call, and again when it has changed."""
 
-import threading
 import weakref
 from typing import Any
 
 from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.tape import no_grad
+from ..kernels.locks import lock
 from .fused import FusedCell, Sequence
 from .guards import HIDDEN, Watch, clock
 from .trace import CompilerError, Unfusable, step_line
@@ -86,7 +86,7 @@ class Variants:
 
 __all__ = ["Compiled", "Variants", "clock", "compiled_cell", "fused_cell", "last_fused_cell"]
 VARIANTS = 8  # of a cell that are remembered for inputs of one kind, such as one for training and one for evaluation
-_TRACING = threading.RLock()  # a cell holds symbols while it is traced: no other thread may look at it then
+_TRACING = lock("tracing")
 PATIENCE = 4  # refusals for one reason, each time after something had changed
 
 

@@ -1,6 +1,5 @@
 """A compiled cell as one operation of the tape: what comes before the loop, the loop, and the way back."""
 
-import functools
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +10,7 @@ from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.shapes import cat, split
 from ..autograd.tape import Node, Value, enable_grad, mode
 from ..autograd.tensor import Tensor, grad
+from ..kernels.locks import lazy
 from .call import Backward, Forward, Prelude
 from .plan import Plan, make_plan
 from .rows import RaggedRows, Rows, full_rows
@@ -42,7 +42,7 @@ class Sequence:
         self.B: int = self.inputs[0].shape[1]
         self.states, self.reverse, self.lengths, self.watched = states, reverse, lengths, watched
 
-    @functools.cached_property
+    @lazy
     def rows(self) -> Rows:
         """The layout of the batch."""
         if self.lengths is None:
@@ -149,7 +149,7 @@ class Asked:
         self.long = Way("training", self.call.function, self, "way_back")
         self.recorded = Way("training, recorded", self.call.function, self, "recorded_way_back")
 
-    @functools.cached_property
+    @lazy
     def way_back(self) -> Backward:
         """See `Backward`."""
         return self._backward(recorded=False)
@@ -160,12 +160,12 @@ class Asked:
             self._short = Way("training, short calls", call.function, self, "short_way_back")
         return self._short
 
-    @functools.cached_property
+    @lazy
     def short_way_back(self) -> ShortBackward:
         """The same after a short call."""
         return ShortBackward(self.scan, self.prelude, self.places)
 
-    @functools.cached_property
+    @lazy
     def recorded_way_back(self) -> Backward:
         """The same for a run that is looked at."""
         return self._backward(recorded=True)

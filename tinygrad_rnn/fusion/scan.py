@@ -10,6 +10,7 @@ from numba import config
 
 from ..autograd import table
 from ..kernels import cache
+from ..kernels.products import products
 from ..kernels.sharing import Shared
 from ..kernels.threads import get_num_threads
 from .emit import Block, Loop, module
@@ -232,6 +233,7 @@ class Scan:
         """
         if direction not in self.compiled:
             start, known = time.perf_counter(), None
+            products(self.dtype.name)  # which no kernel from the disk can make without swallowing Ctrl-C
             kind, _, name = direction.rpartition(" ")
             driver = "short_call" if kind else "backward" if name == "backward" else "forward"
 

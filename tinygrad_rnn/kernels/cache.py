@@ -13,13 +13,15 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numba
 
+from .locks import lock
+
+_LOADING = lock("loading")
 
 def cache_directory() -> Path | None:
     """The first of $TINYGRAD_RNN_CACHE, the user's cache folder and a private temporary folder that can be written.
@@ -59,9 +61,6 @@ def _toolchain() -> bytes:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
     return digest.digest()
-
-
-_LOADING = threading.RLock()  # threads that ask for the same text at once get the same module, and a complete one
 
 
 def load(source: str, name: str, use: Callable[[ModuleType], object] = lambda module: None) -> ModuleType:

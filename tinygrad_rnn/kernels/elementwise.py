@@ -13,9 +13,7 @@ see `inner_loop`.
 
 import ast
 import ctypes
-import functools
 import importlib
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +22,7 @@ from numba import config
 
 from . import cache
 from .inner_loop import inner_loop
-
-_LOADING = threading.Lock()
+from .locks import lazy
 
 FORMULAS = '''\
 """{title}: generated from the formula{s} below."""
@@ -72,22 +69,21 @@ class Elementwise:
         double = any(getattr(x, "dtype", None) == np.float64 for x in operands)
         return (self.float64 if double else self.float32)(*operands, out=out)
 
-    @functools.cached_property
+    @lazy
     def float32(self) -> Callable[..., Any]:
         """The ufunc for float32 operands."""
         return self._build(np.float32)
 
-    @functools.cached_property
+    @lazy
     def float64(self) -> Callable[..., Any]:
         """The ufunc for float64 operands."""
         return self._build(np.float64)
 
     def _build(self, dtype: type[np.floating[Any]]) -> Callable[..., Any]:
-        with _LOADING:
-            if config.DISABLE_JIT:
-                return self._interpreted(dtype)
-            module = cache.load(self.source(dtype), f"{self.name}_{np.dtype(dtype).name}")
-            return _ufunc(module.compute, self.name, dtype, len(self.inputs), len(self.outputs))
+        if config.DISABLE_JIT:
+            return self._interpreted(dtype)
+        module = cache.load(self.source(dtype), f"{self.name}_{np.dtype(dtype).name}")
+        return _ufunc(module.compute, self.name, dtype, len(self.inputs), len(self.outputs))
 
     def source(self, dtype: type[np.floating[Any]]) -> str:
         """The module that is compiled: one loop with the formulas in its middle."""

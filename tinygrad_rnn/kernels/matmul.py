@@ -17,8 +17,9 @@ Inside compiled code:
 
 `matrix_at(np.float32, address, row, col)` makes a Matrix of a raw address and two strides in bytes. The bits are those
 of `matmul_packed`; no memory is allocated; a few hundred rows at a time keep A in the cache. `multiply` is not compiled
-into its callers: they call one copy, which is made in a tenth of a second when it is first needed. The same holds for
-`product`, the `matmul` of compiled code, for `fill_panels`, its `pack`, and for `copy` and `sum_rows`.
+into its callers: they call one copy, which is made in a tenth of a second when the first of them is compiled; whoever
+loads them from the disk calls `products` before. The same holds for `product`, the `matmul` of compiled code, for
+`fill_panels`, its `pack`, and for `copy` and `sum_rows`.
 
 A thread whose rows have all ended may ask for fewer than no rows. For each of these, counts of rows and columns that
 are not above zero are nothing to do, and a product over K <= 0 is zero.
@@ -27,9 +28,12 @@ are not above zero are nothing to do, and a product over K <= 0 is zero.
 # Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
 # mypy: disable-error-code="call-arg,unreachable,var-annotated"
 
+import _thread
 import ctypes
 import math
+import os
 import threading
+import traceback
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -178,8 +182,10 @@ def _call(context: Any, builder: Any, function: str, matrix: Any, arguments: Any
         numbers += [builder.ptrtoint(z, _i64) if isinstance(z.type, ir.PointerType) else z for z in fields]
     numbers = [z if z.type == _i64 else builder.zext(z, _i64) for z in numbers]
     kind = ir.FunctionType(ir.VoidType(), [_i64] * len(numbers)).as_pointer()
+    dtype = matrix.types[0].dtype.name
+    products(dtype)  # here, where an error or Ctrl-C ends what is under way
     # The address is looked up whenever it is called: machine code from the disk cache cannot know it.
-    name = _slots[function, matrix.types[0].dtype.name].name
+    name = _slots[function, dtype].name
     place = builder.module.globals.get(name) or ir.GlobalVariable(builder.module, kind, name)
     builder.call(builder.load(place), numbers)
     return context.get_dummy_value()
@@ -199,8 +205,24 @@ class _Slot:
         binding.add_symbol(self.name, ctypes.addressof(self.address))
 
     def _make_and_call(self, *arguments: int) -> None:
-        self.address.value = products(self.dtype).library.address(self.function)
+        """For machine code from the disk whose caller has not made the products.
+
+        No exception leaves a function that machine code calls: it would go on without the product. So Ctrl-C waits
+        until that is done, and what cannot be made ends the process.
+        """
+        interrupted = False
+        while True:
+            try:
+                self.address.value = products(self.dtype).library.address(self.function)
+                break
+            except KeyboardInterrupt:
+                interrupted = True
+            except BaseException:
+                traceback.print_exc()
+                os.abort()
         self.kind(self.address.value)(*arguments)
+        if interrupted:  # again, when this has returned
+            threading.Timer(0.1, _thread.interrupt_main).start()
 
 
 _slots = {

@@ -1,7 +1,6 @@
 """The sum of the squares of a large array in float64, one pass over it: what the norm of gradients waits for."""
 
 import functools
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +8,6 @@ import numpy as np
 from numba import config
 
 from . import cache
-
-_LOADING = threading.Lock()
 
 SOURCE = '''\
 """The sum of squares of {dtype} numbers, in float64."""
@@ -47,5 +44,4 @@ def sum_of_squares(x: np.ndarray) -> float:
 
 @functools.cache
 def _compiled(dtype: np.dtype[Any]) -> Callable[[np.ndarray], float]:
-    with _LOADING:
-        return cache.load(SOURCE.format(dtype=dtype.name), f"squares_{dtype.name}").entry
+    return cache.load(SOURCE.format(dtype=dtype.name), f"squares_{dtype.name}").entry

@@ -33,6 +33,7 @@ from typing import Any
 import numpy as np
 from llvmlite import binding, ir
 
+from .locks import lock
 from .machine import I64, Function, Int, Library
 from .memory import lines
 
@@ -234,7 +235,7 @@ class Team:
         """Begin anew where nobody else looks at the memory: at first, and in a forked child."""
         self.memory[:] = 0
         self.helpers: list[threading.Thread] = []
-        self.starting = threading.Lock()
+        self.starting = lock("helpers")
         self._add_lock(CALLER)
 
     def _read(self, place: int) -> int:
