@@ -24,6 +24,13 @@ class Reader(NamedTuple):
     last: int
     order: tuple[int, ...]
 
+    def is_done(self, first: int, last: int, order: tuple[int, ...]) -> bool:
+        """Whether it has read what it wants of columns [first, last) when these are written.
+
+        A loop may read the very element that it writes, but not one that an earlier or later round writes.
+        """
+        return self.order < order or (self.order == order and (self.first, self.last) == (first, last))
+
 
 def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
     """Places in sequences for what the forward kernel keeps."""
@@ -42,8 +49,8 @@ def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
             place = Memory(sequence.name, "now + row", first, last - first)
             if any(place.overlaps(memory) for memory in found.values()):
                 continue
-            complete = max(r.order for r in overlapping)
-            fitting = [x for x in saved if x.width == last - first and x not in found and complete <= _order(block, x)]
+            fitting = [x for x in saved if x.width == last - first and x not in found]
+            fitting = [x for x in fitting if all(r.is_done(first, last, _order(block, x)) for r in overlapping)]
             # By choice a value that was computed from what was there: the gate i in place of its pre-activation.
             made_of_it = reached([r.line for r in overlapping], lambda x: users.get(x, ()))
             for line in sorted(fitting, key=lambda x: x not in made_of_it)[:1]:
@@ -96,7 +103,7 @@ def _may_take(
         if memory.overlaps(memory._replace(first=first, width=line.width)):
             same_columns = (memory.first, memory.width) == (first, line.width)
             for reader in everybody.get(value, ()):
-                if not same_columns or reader.order > _order(block, line):
+                if not same_columns or not reader.is_done(0, value.width, _order(block, line)):
                     return False
     return True
 
@@ -120,5 +127,8 @@ def readers(block: Block) -> dict[Line, list[Reader]]:
 
 
 def _order(block: Block, line: Line) -> tuple[int, ...]:
-    """When the loop runs that computes a line: phase, loop in the phase, and loops of one kind by width."""
-    return (*block.levels[line], block._loop_width(line), 0)
+    """When the loop runs that computes a line: phase, loop in the phase, and loops of one kind by width.
+
+    The products of a phase come before its loops.
+    """
+    return (*block.levels[line], 0 if line.row is table.matmul else block._loop_width(line), 0)
