@@ -35,6 +35,10 @@ def cell(step, widths=None, I=I, H=H, **held):
 P = parameter
 
 
+def _weights():
+    return dict(W=P(I, H), U=P(H, H), V=P(H, H))
+
+
 @case
 def no_parameters():
     return cell(lambda self, x, h: tg.tanh(0.5 * h + x.sum(-1, keepdim=True)))
@@ -423,6 +427,62 @@ def width_one():
 
 
 @case
+def an_old_state_as_a_new_one_and_in_a_product():
+    """What a product reads is the old value, although it is a new value too."""
+    return cell(lambda self, x, h, c, m: (tg.tanh(x @ self.W + m @ self.U), c @ self.V + h, c), **_weights())
+
+
+@case
+def states_in_a_ring():
+    return cell(lambda self, x, a, b, c: (tg.tanh(c @ self.U + x @ self.W), a, b), **_weights())
+
+
+@case
+def states_cut_out_of_wider_values():
+    """Copies of columns wait for the whole."""
+
+    def step(self, x, h, c):
+        wide = tg.softmax(x @ self.W2 * h.sum(-1, keepdim=True), -1)
+        other = tg.softmax(tg.cat([c, h], -1) * 0.5, -1)
+        return wide[:, 1 : 1 + H], other[:, 2 : 2 + H] + other[:, H:]
+
+    return cell(step, W2=P(I, H + 3))
+
+
+@case
+def a_column_that_scales_the_rest():
+    """The gradient of all columns may not take the place of one that every round of its loop reads."""
+
+    def step(self, x, h, c):
+        b = ((h @ self.A) * x) @ self.B
+        return tg.tanh(b + h @ self.D), tg.tanh(h) + c
+
+    return cell(step, [1, 1], I=2, A=P(1, 1), B=P(2, 1), D=P(1, 1))
+
+
+@case
+def a_column_that_is_added_to_all():
+    """What is saved of all columns may not take the place of one that every round of its loop reads."""
+
+    def step(self, x, h):
+        a = x @ self.W2
+        z = tg.sigmoid(a[:, H:] + h @ self.U)
+        return z * h + (1 - z) * tg.tanh(a[:, :H] + a[:, :1] + h @ self.V)
+
+    return cell(step, W2=P(I, 2 * H), U=P(H, H), V=P(H, H))
+
+
+@case
+def a_saved_sum_that_a_product_is_added_to():
+    def step(self, x, h, c):
+        a = x @ self.W
+        total = tg.tanh(a + c) + h @ self.U
+        return total, tg.maximum(total, c) * total
+
+    return cell(step, W=P(I, H), U=P(H, H))
+
+
+@case
 def names_that_generated_code_uses():
     def step(self, x, h, c):
         t = tg.tanh(x @ self.W)
@@ -491,6 +551,18 @@ def test_second_derivatives(make):
         found.append([np.zeros(p.shape) if g is None else g.numpy() for p, g in zip(inputs, second)])
     for a, b in zip(*found):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * max(1, np.abs(b).max()))
+
+
+def test_parts_of_a_value_that_is_computed_as_a_whole():
+    """A copy of columns waits for the whole, which has a loop of its own; first derivatives only, as below."""
+
+    def step(self, x, h, c):
+        wide = tg.clip_gradient(x @ self.W * h.sum(-1, keepdim=True), 0.5)
+        other = tg.clip_gradient(tg.cat([c, h], -1) * 0.5, 0.5)
+        return wide[:, 1 : 1 + H], other[:, 2 : 2 + H] + other[:, H:]
+
+    tg.manual_seed(0)
+    assert_engines_agree(cell(step, W=P(I, H + 3)), (4, 3, I))
 
 
 def test_clipping_of_all_uses_together_and_of_each_by_itself():

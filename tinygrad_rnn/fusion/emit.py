@@ -193,6 +193,14 @@ class Block:
         complete = _reduces(base) or base.row is table.cat or base is not y or other_width
         return (phase, loop + 1) if complete and line.row is not table.cat else (phase, loop)
 
+    def copied(self) -> list[Line]:
+        """The lines whose values are copied to a place in memory from another one, rather than computed there."""
+        return [line for line in self.stores if line not in self.inside or line.row is table.part]
+
+    def copy_level(self, line: Line) -> Level:
+        """The level at which a value can be copied: that of a part, when all of what it is taken from is there."""
+        return self._readable(line, line)
+
     def _loop_width(self, line: Line) -> int:
         return line.inputs[0].width if _reduces(line) else line.width
 
@@ -233,9 +241,7 @@ class Block:
         assert self.inside.issuperset(self.sums), "a line that no loop computes cannot be summed there"
         body: list[str] = []
         arrays: dict[str, None] = {}
-        copies = {
-            line: places for line, places in self.stores.items() if line not in self.inside or line.row is table.part
-        }
+        copies = {line: self.stores[line] for line in self.copied()}
         products = [line for line in self.stores if line.row is table.matmul and line in self.inside]
         copies |= {line: self.stores[line][1:] for line in products if self.stores[line][1:]}
         last = max([phase for phase, _ in self.levels.values()], default=0)
@@ -247,7 +253,7 @@ class Block:
             elif line.row not in _MOVES:
                 maths.append(line)
         for line, places in copies.items():
-            phases[self._level_of(line)[0]][2][line] = places
+            phases[self.copy_level(line)[0]][2][line] = places
         for multiplied, maths, copied in phases:
             for line in multiplied:
                 self.phases.append(("multiply", [(line.width, [line])]))
@@ -319,7 +325,7 @@ class _RowFunction:
         for x in self.lines:
             loops.setdefault((block.levels[x][1], block._loop_width(x)), ([], []))[0].append(x)
         for x in self.copies:
-            loops.setdefault((block._level_of(x)[1], x.width), ([], []))[1].append(x)
+            loops.setdefault((block.copy_level(x)[1], x.width), ([], []))[1].append(x)
         loop_of = {x: number for number, (lines, _) in loops.items() for x in lines}
         self.leaving = {  # read by another loop than the one that computes it
             y for x in self.lines for y in x.inputs if isinstance(y, Line) and loop_of.get(y) != loop_of[x]

@@ -17,11 +17,19 @@ from .trace import Line, _columns, is_view
 
 
 class Reader(NamedTuple):
-    """A line that reads columns [first, last) of an array."""
+    """A line that reads columns [first, last) of an array, and when; see `_order`."""
 
     line: Line
     first: int
     last: int
+    order: tuple[int, ...]
+
+    def is_done(self, first: int, last: int, order: tuple[int, ...]) -> bool:
+        """Whether it has read what it wants of columns [first, last) when these are written.
+
+        A loop may read the very element that it writes, but not one that an earlier or later round writes.
+        """
+        return self.order < order or (self.order == order and (self.first, self.last) == (first, last))
 
 
 def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
@@ -29,7 +37,8 @@ def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
     needed_again = {y for line in plan.backward for y in _read(line)}
     needed_after = _needed_after(plan)
     found: dict[Line, Memory] = {}
-    saved = [x for x in plan.saved if isinstance(x.row, ElementwisePrimitive) and x not in needed_after]
+    free = block.inside - needed_after
+    saved = [x for x in plan.saved if isinstance(x.row, ElementwisePrimitive) and x in free]
     everybody, users = readers(block), readers_of(block.lines)
     for sequence in _sequences_of_our_own(plan):
         if sequence in needed_again or sequence in block.stores or sequence in plan.outputs:
@@ -40,8 +49,8 @@ def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
             place = Memory(sequence.name, "now + row", first, last - first)
             if any(place.overlaps(memory) for memory in found.values()):
                 continue
-            complete = max(_order(block, r.line) for r in overlapping)
-            fitting = [x for x in saved if x.width == last - first and x not in found and complete <= _order(block, x)]
+            fitting = [x for x in saved if x.width == last - first and x not in found]
+            fitting = [x for x in fitting if all(r.is_done(first, last, _order(block, x)) for r in overlapping)]
             # By choice a value that was computed from what was there: the gate i in place of its pre-activation.
             made_of_it = reached([r.line for r in overlapping], lambda x: users.get(x, ()))
             for line in sorted(fitting, key=lambda x: x not in made_of_it)[:1]:
@@ -94,7 +103,7 @@ def _may_take(
         if memory.overlaps(memory._replace(first=first, width=line.width)):
             same_columns = (memory.first, memory.width) == (first, line.width)
             for reader in everybody.get(value, ()):
-                if not same_columns or _order(block, reader.line) > _order(block, line):
+                if not same_columns or not reader.is_done(0, value.width, _order(block, line)):
                     return False
     return True
 
@@ -102,15 +111,24 @@ def _may_take(
 def readers(block: Block) -> dict[Line, list[Reader]]:
     """Who reads the lines that a block finds in memory, directly or through their parts."""
     found: dict[Line, list[Reader]] = {}
+
+    def add(line: Line, y: Line, order: tuple[int, ...]) -> None:
+        found.setdefault(y, []).append(Reader(line, 0, y.width, order))
+        if y.row is table.part and is_view(y.inputs[0], y.attributes["at"]):
+            source = y.inputs[0]
+            found.setdefault(source, []).append(Reader(line, *_columns(source, y.attributes["at"]), order))
+
     for line in block.lines:
         for y in () if line.row is table.part else lines_in(line):
-            found.setdefault(y, []).append(Reader(line, 0, y.width))
-            if y.row is table.part and is_view(y.inputs[0], y.attributes["at"]):
-                source = y.inputs[0]
-                found.setdefault(source, []).append(Reader(line, *_columns(source, y.attributes["at"])))
+            add(line, y, _order(block, line))
+    for line in block.copied():
+        add(line, line, (*block.copy_level(line), line.width, 1))  # at the end of its loop
     return found
 
 
-def _order(block: Block, line: Line) -> tuple[int, int, int]:
-    """When the loop runs that computes a line: phase, loop in the phase, and loops of one kind by width."""
-    return (*block.levels[line], block._loop_width(line))
+def _order(block: Block, line: Line) -> tuple[int, ...]:
+    """When the loop runs that computes a line: phase, loop in the phase, and loops of one kind by width.
+
+    The products of a phase come before its loops.
+    """
+    return (*block.levels[line], 0 if line.row is table.matmul else block._loop_width(line), 0)
