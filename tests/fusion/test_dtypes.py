@@ -25,6 +25,7 @@ HELD = {
     "k64": np.linspace(0.5, 1.5, H),
     "whole": np.arange(H),
 }
+NOISE = "tg.rand.*dtype=h.dtype"
 REFUSED = {
     "int and back": (F64, lambda self, x, h: (3 * h).long().to(h.dtype), "int64.*tg.floor"),
     "int of the input": (F64, lambda self, x, h: (3 * x).long().to(h.dtype) @ self.W, "int64"),
@@ -42,8 +43,8 @@ REFUSED = {
     "a wider weight of the input": (F32, lambda self, x, h: x @ self.W64, "self.W64 is float64"),
     "a wider constant": (F32, lambda self, x, h: (h * self.k64).float(), r"self.k64 is.*k64.astype\(np.float32\)"),
     "a wider sum": (F32, lambda self, x, h: h.sum(-1, keepdim=True, dtype=F64).float(), "h into float64"),
-    "wider noise": (F32, lambda self, x, h: tg.where(tg.rand(h.shape, dtype=F64) < 0.3, h, 0), "tg.rand.*dtype=h.dtype"),
-    "maths of narrower noise": (F64, lambda self, x, h: (0.3 * tg.rand(h.shape)) * h, "tg.rand.*dtype=h.dtype"),
+    "wider noise": (F32, lambda self, x, h: tg.where(tg.rand(h.shape, dtype=F64) < 0.3, h, 0), NOISE),
+    "maths of narrower noise": (F64, lambda self, x, h: (0.3 * tg.rand(h.shape)) * h, NOISE),
 }
 FINE = {
     "truth values as factors": lambda self, x, h: (h > 0) * h + (x @ self.W > 0).to(h.dtype) * 2,

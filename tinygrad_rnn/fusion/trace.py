@@ -367,13 +367,15 @@ class Trace:
         except Exception as error:  # which is no reason for another way through the step: it may fit another batch
             self.latch(self.untraced(error, self.where))
             raise
-        self._check(row, lines, attributes, shape)
-        if row in COMPARISONS and any(isinstance(x, Line) and x.dtype == FLOAT32 for x in lines):
-            lines = [float(np.float32(x)) if isinstance(x, float) else x for x in lines]  # as it is compared there
         try:
+            self._check(row, lines, attributes, shape)
+            if row in COMPARISONS and any(isinstance(x, Line) and x.dtype == FLOAT32 for x in lines):
+                lines = [float(np.float32(x)) if isinstance(x, float) else x for x in lines]  # as they are compared
             return self.symbol(self.add(row, lines, attributes, shape))
         except Unfusable as refusal:
             raise self.latch(refusal) from None
+        except Exception as error:
+            raise self.latch(CompilerError.of(error, self.where)) from error
 
     def _shape(self, row: Primitive, lines: list[Any], attributes: dict[str, Any]) -> Shape:
         return row.shape(*(x.shape if isinstance(x, Line) else () for x in lines), **attributes)
