@@ -10,6 +10,8 @@ import pytest
 
 import tinygrad_rnn as tg
 from fusion.comparing import parameter
+from tinygrad_rnn.fusion import fused as compiler
+from tinygrad_rnn.fusion import soundness
 
 I, H = 3, 4
 
@@ -95,6 +97,36 @@ def test_refused(step, reason):
 def test_a_line_is_named():
     with pytest.raises(NotImplementedError, match=r"test_refusals\.py:\d+, in branches"):
         both_engines(cell(branches), tg.randn(3, 2, I, dtype=np.float64), "require")
+
+
+@pytest.mark.parametrize("name", ["make_plan", "Scan", "trace_step"])
+def test_a_fault_of_the_compiler_is_not_blamed_on_the_step(name, monkeypatch):
+    """It says whose it is and what to report, and the tape runs."""
+
+    def fails(*arguments):
+        raise AssertionError("a line is nowhere")
+
+    monkeypatch.setattr(compiler, name, fails)
+    made, x = cell(lambda self, x, h: tg.tanh(x @ self.W + h @ self.U)), tg.randn(3, 2, I, dtype=np.float64)
+    ours = "fault of tinygrad_rnn, not of your cell; please report it with the step at "
+    with pytest.warns(UserWarning, match=rf"{ours}.*test_refusals\.py:\d+, in .*\(AssertionError: a line is") as told:
+        _, y, h = both_engines(made, x)
+    assert len(told) == 1
+    _, *expected = both_engines(made, x, "never")
+    np.testing.assert_array_equal(y, expected[0])
+    np.testing.assert_array_equal(h, expected[1])
+    with pytest.raises(NotImplementedError, match="a fault of tinygrad_rnn"):
+        both_engines(made, x, "require")
+
+
+def test_a_fault_of_the_tracer_is_not_blamed_on_the_step(monkeypatch):
+    def fails(*arguments):
+        raise AssertionError("no such rate")
+
+    monkeypatch.setattr(soundness, "linear", fails)
+    made, x = cell(lambda self, x, h: tg.tanh(x @ self.W + h @ self.U)), tg.randn(3, 2, I, dtype=np.float64)
+    with pytest.warns(UserWarning, match=r"fault of tinygrad_rnn.*AssertionError: no such rate"):
+        both_engines(made, x)
 
 
 @pytest.mark.filterwarnings("ignore:Odd runs on the tape")

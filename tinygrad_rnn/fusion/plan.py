@@ -257,7 +257,7 @@ def no_place(line: Line) -> Unfusable:
     """What to say of a line that has no place in a kernel: what to write instead."""
     row, operands = line.row, [x for x in line.inputs if isinstance(x, Line)]
     if max(len(x.shape) for x in [line, *operands] if x.per_row or x is line) > 2:
-        lead = "keep values of shape [B, width], with tg.cat([a, b], -1) and h[:, first:last] for several in one"
+        lead = "write values of shape [B, width], with tg.cat([a, b], -1) and h[:, first:last] for several in one"
     elif row is table.matmul and operands[-1].timed:
         lead = "write (a * b).sum(-1, keepdim=True) for the product of two values of a row"
     elif row is table.matmul:

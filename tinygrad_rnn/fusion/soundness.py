@@ -45,9 +45,9 @@ def rows_apart(
         if not places:
             return None
         return "step makes a row for each of the batch from none", (
-            "leave the expand out, one row serves all of the batch in a + b and a * b"
+            "leave the expand out and write h * b, one row serves the whole batch"
             if row is table.expand
-            else "leave the batch's dimension out, one row serves all of the batch in a + b and a * b"
+            else "leave the batch's dimension out and write h * b, one row serves the whole batch"
         )
     along = attributes.get("dim", ())
     if 0 in (along if isinstance(along, tuple) else (along,)) and row in (*_SUMS, *_ALONG):
@@ -62,12 +62,12 @@ def rows_apart(
     if places == [0]:
         return None
     if row is table.reshape:
-        return f"{MEET} in {called}", "keep the batch in front, write h.reshape(h.shape[0], -1)"
+        return f"{MEET} in {called}", "write h.reshape(h.shape[0], -1), with the batch in front"
     if len(places) > 1:
         return f"{MEET}: each is combined with each other", (
-            "keep a column where a value has one number a row, by sum(-1, keepdim=True)"
+            "write sum(-1, keepdim=True) where a row has one number"
         )
-    return f"{MEET} in {called}, or the batch is not in front", "keep values of shape [B, width]"
+    return f"{MEET} in {called}, or the batch is not in front", "write values of shape [B, width]"
 
 
 def takes_all_rows(at: Any, shape: Shape) -> bool:
@@ -174,7 +174,7 @@ def linear(row: Primitive, operands: list[Any]) -> Wrong:
     """Whether gradients may be summed over all steps before they are carried back through an operation."""
     if row is table.clip_gradient and not operands[0].timed:
         return "clip_gradient of what is the same at every step clips at each of them", (
-            "clip what the step makes of it, such as tg.clip_gradient(h @ U, 1.0), or use "
-            "nn.utils.clip_grad_value_ after the backward pass"
+            "write tg.clip_gradient(h @ U, 1.0) for h @ tg.clip_gradient(U, 1.0), or clip after the backward pass by "
+            "nn.utils.clip_grad_value_"
         )
     return None

@@ -16,7 +16,6 @@ themselves raises `Unfusable` with the line of user code.
 import os
 import re
 import sys
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import CodeType, FrameType
@@ -28,10 +27,12 @@ from ..autograd import table
 from ..autograd.creation import get_rng_state
 from ..autograd.operands import aligned
 from ..autograd.primitive import FLOAT32, ElementwisePrimitive, Primitive, Shape
-from ..autograd.tape import OUR_FILES, Value, line_of, mode, ours, passed_over, set_mode, user_frame, user_line
+from ..autograd.tape import Value, line_of, mode, ours, passed_over, set_mode, user_frame, user_line
 from ..autograd.tensor import Tensor
 from . import soundness
 from .batch import BATCH, Batch, Size, sized, stand_ins
+from .frames import Locals, called, latching, step_codes, step_line
+from .keys import key_of
 from .names import FORMS, RESERVED, Names
 from .refusal import CompilerError, Unfusable, innermost
 from .soundness import COMPARISONS, dtype_of
@@ -371,13 +372,15 @@ class Trace:
         except Exception as error:  # which is no reason for another way through the step: it may fit another batch
             self.latch(self.untraced(error, self.where))
             raise
-        self._check(row, lines, attributes, shape)
-        if row in COMPARISONS and any(isinstance(x, Line) and x.dtype == FLOAT32 for x in lines):
-            lines = [float(np.float32(x)) if isinstance(x, float) else x for x in lines]  # as it is compared there
         try:
+            self._check(row, lines, attributes, shape)
+            if row in COMPARISONS and any(isinstance(x, Line) and x.dtype == FLOAT32 for x in lines):
+                lines = [float(np.float32(x)) if isinstance(x, float) else x for x in lines]  # as they are compared
             return self.symbol(self.add(row, lines, attributes, shape))
         except Unfusable as refusal:
             raise self.latch(refusal) from None
+        except Exception as error:
+            raise self.latch(CompilerError.of(error, self.where)) from error
 
     def _shape(self, row: Primitive, lines: list[Any], attributes: dict[str, Any]) -> Shape:
         return row.shape(*(x.shape if isinstance(x, Line) else () for x in lines), **attributes)
@@ -712,20 +715,6 @@ def _returned(returned: Any, states: list[Symbol], where: str, trace: Trace) -> 
     return outputs
 
 
-def called(otherwise: str) -> str:
-    """The function of this library that the user's code has called, if it has a name that a user knows."""
-    frame, name = sys._getframe(1), otherwise
-    while frame.f_back is not None and ours(frame):
-        frame, name = frame.f_back, frame.f_code.co_name
-    return otherwise if name.startswith(("_", "<")) or name in ("function", "wrapped", "getitem") else name
-
-
-def step_line(cell: Any) -> str:
-    """Where the step of a cell is written."""
-    code = getattr(getattr(type(cell), "step", None), "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}, in {code.co_name}" if code else type(cell).__name__
-
-
 def compare(trace: Trace, again: Trace) -> None:
     """Whether a step does the same for batches of two sizes, and each time it runs.
 
@@ -764,19 +753,6 @@ def _signature(line: Line) -> Any:
         attributes["shape"] = attributes["shape"][1:]
     operands = [x.name if isinstance(x, Line) else key_of(x) for x in line.inputs]
     return line.name, line.kind, line.row, shape, line.dtype, line.per_row, line.timed, operands, key_of(attributes)
-
-
-def key_of(x: Any) -> Any:
-    """What is equal for two numbers or attributes if they are the same, bit by bit: a key."""
-    if isinstance(x, np.ndarray):
-        return "array", x.shape, x.dtype.str, x.tobytes()
-    if isinstance(x, slice):
-        return "slice", key_of(x.start), key_of(x.stop), key_of(x.step)
-    if isinstance(x, dict):
-        return tuple((name, key_of(value)) for name, value in x.items())
-    if isinstance(x, (tuple, list)):
-        return tuple(map(key_of, x))
-    return type(x), repr(x)
 
 
 def as_simple_part(shape: Shape, at: Any) -> tuple[Primitive, dict[str, Any]]:
@@ -818,93 +794,3 @@ def _columns(x: Line, at: Any) -> tuple[int, int]:
             f"({user_line()})"
         )
     return first, max(end, first)
-
-
-class latching:
-    """While a step runs: what this library raises is a refusal, though the step may catch it and go another way.
-
-    An error that depends on the size of the batch would let every batch go the way of the one that is traced.
-    """
-
-    def __init__(self, trace: Trace, codes: set[CodeType]) -> None:
-        self.trace, self.codes = trace, {code for code in codes if getattr(code, "co_exceptiontable", True)}
-
-    def __enter__(self) -> None:
-        self.before = sys.gettrace()
-        if self.codes:
-            sys.settrace(self._enter_frame)
-
-    def __exit__(self, *error: object) -> None:
-        if self.codes:
-            sys.settrace(self.before)
-
-    def _enter_frame(self, frame: FrameType, event: str, value: Any) -> Any:
-        if self.before is not None:
-            self.before(frame, event, value)
-        if frame.f_code not in self.codes:
-            return None
-        frame.f_trace_lines = False
-        return self._watch
-
-    def _watch(self, frame: FrameType, event: str, value: Any) -> Any:
-        if event == "exception" and isinstance(value[1], Exception) and OUR_FILES[innermost_code(value[2]).co_filename]:
-            self.trace.latch(self.trace.untraced(value[1], line_of(frame)))
-        return self._watch
-
-
-def innermost_code(trace: Any) -> CodeType:
-    """The code in which an error was raised."""
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace.tb_frame.f_code
-
-
-def step_codes(cell: Any) -> set[Any]:
-    """The code of the `step` of a cell, and of cells inside it."""
-    steps = [getattr(type(module), "step", None) for module in cell.modules()]
-    return {getattr(step, "__code__", None) for step in steps}
-
-
-class _Listener(threading.local):
-    """Who is told of every function that a step calls while it is traced."""
-
-    called: Callable[[FrameType], None] | None = None
-
-
-listener = _Listener()
-
-
-class Locals:
-    """The local variables of a cell's `step`, and of those of cells inside it, at their return: for their names."""
-
-    def __init__(self, cell: Any) -> None:
-        self.codes = step_codes(cell)
-        self.found: list[tuple[str, Any]] = []
-
-    def __enter__(self) -> list[tuple[str, Any]]:
-        self.profile, self.trace = sys.getprofile(), sys.gettrace()
-        # A profiler written in C cannot be put back once it was replaced.
-        self.beside = self.profile is not None and not callable(self.profile)
-        if self.beside:
-            sys.settrace(self._enter_frame)
-        else:
-            sys.setprofile(self._watch)
-        return self.found
-
-    def __exit__(self, *error: object) -> None:
-        if self.beside:
-            sys.settrace(self.trace)
-        else:
-            sys.setprofile(self.profile)
-
-    def _enter_frame(self, frame: FrameType, event: str, value: Any) -> Any:
-        if listener.called is not None:
-            listener.called(frame)
-        return self._watch if frame.f_code in self.codes else None
-
-    def _watch(self, frame: FrameType, event: str, value: Any) -> Any:
-        if event == "return" and frame.f_code in self.codes:
-            self.found += frame.f_locals.items()
-        elif event == "call" and listener.called is not None:
-            listener.called(frame)
-        return self._watch

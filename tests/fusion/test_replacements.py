@@ -1,0 +1,261 @@
+"""Refusals lead on: what each suggests compiles, and agrees with the tape."""
+
+import random
+import re
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from fusion.comparing import interpret, parameter
+from fusion.sweeping import H, refusal, run
+
+ROWS = "rows of the batch meet"
+HELD = {"V": parameter(2 * H, H), "k": np.linspace(0.5, 1.5, H)}
+
+
+def cat_of_rows(self, x, h):
+    return tg.cat([h, h], 0)[: h.shape[0]]
+
+
+# name: what is refused, a fragment of the message, what it says to write, and that as a step.
+TABLE = {
+    "a branch on numbers": (
+        lambda self, x, h: h if h[:, 0:1].sum(-1).item() > 0 else -h,
+        "looks at the numbers",
+        "tg.where(h > 0, a, b)",
+        lambda self, x, h: tg.where(h > 0, h, -h),
+    ),
+    "a number of a parameter": (
+        lambda self, x, h: self.a.item() * h,
+        "numbers of a tensor, self.a",
+        "use tensors as they are",
+        lambda self, x, h: self.a * h,
+    ),
+    "an index that is a tensor": (
+        lambda self, x, h: self.M[tg.tensor([1])] * h,
+        "numbers of a tensor",
+        "a list or an array",
+        lambda self, x, h: self.M[[1]] * h,
+    ),
+    "a column": (
+        lambda self, x, h: h * h[:, 0].unsqueeze(1),
+        "takes a single column",
+        "write 0:1",
+        lambda self, x, h: h * h[:, 0:1],
+    ),
+    "the last column": (
+        lambda self, x, h: h * h[:, -1].unsqueeze(1),
+        "takes a single column",
+        "write 3:4",
+        lambda self, x, h: h * h[:, 3:4],
+    ),
+    "a stride": (
+        lambda self, x, h: tg.cat([h[:, ::2], h[:, ::2]], 1),
+        "a slice with a stride",
+        "tg.cat([h[:, 0:1], h[:, 2:3], ...], -1)",
+        lambda self, x, h: tg.cat([h[:, 0:1], h[:, 2:3], h[:, 0:1], h[:, 2:3]], -1),
+    ),
+    "columns in another order": (
+        lambda self, x, h: h[:, [1, 0, 3, 2]],
+        "no place for index",
+        "tg.cat([h[:, 1:2], h[:, 0:1]], -1)",
+        lambda self, x, h: tg.cat([h[:, 1:2], h[:, 0:1], h[:, 3:4], h[:, 2:3]], -1),
+    ),
+    "a softmax over rows": (
+        lambda self, x, h: tg.softmax(h, 0),
+        f"{ROWS} in softmax over dim 0",
+        "dim=-1",
+        lambda self, x, h: tg.softmax(h, dim=-1),
+    ),
+    "a mean of all": (
+        lambda self, x, h: h - h.mean(),
+        f"{ROWS} in mean over dim 0",
+        "dim=-1",
+        lambda self, x, h: h - h.mean(dim=-1, keepdim=True),
+    ),
+    "a row": (
+        lambda self, x, h: h + h[0],
+        f"{ROWS}: an index picks some",
+        "h[:, first:last]",
+        lambda self, x, h: h[:, :2] @ self.U[:2],
+    ),
+    "rows below each other": (
+        cat_of_rows,
+        f"{ROWS}: cat puts them below",
+        "tg.cat([a, b], -1)",
+        lambda self, x, h: tg.cat([h, h], -1) @ self.V,
+    ),
+    "weights on the left": (
+        lambda self, x, h: (self.U @ h.T).T,
+        f"{ROWS}: a transposed value",
+        "a @ b.T for (b @ a.T).T",
+        lambda self, x, h: h @ self.U.T,
+    ),
+    "rows mixed by reshape": (
+        lambda self, x, h: h.reshape(h.shape[1], -1).reshape(h.shape),
+        f"{ROWS} in reshape",
+        "h.reshape(h.shape[0], -1)",
+        lambda self, x, h: h.sum(-1).reshape(h.shape[0], -1),
+    ),
+    "rows in pairs": (
+        lambda self, x, h: (h.sum(-1).unsqueeze(1) - h.sum(-1)).sum(-1, keepdim=True),
+        f"{ROWS}: each is combined with each other",
+        "sum(-1, keepdim=True)",
+        lambda self, x, h: h - h.sum(-1, keepdim=True),
+    ),
+    "the size of the batch": (
+        lambda self, x, h: h / h.shape[0],
+        "size of the batch",
+        "h.expand(h.shape[0], 3)",
+        lambda self, x, h: h.sum(-1, keepdim=True).expand(h.shape[0], H),
+    ),
+    "len": (
+        lambda self, x, h: h / len(h),
+        "by len",
+        "h.shape[0], which may go into shapes",
+        lambda self, x, h: h.reshape(h.shape[0], H),
+    ),
+    "a loop over rows": (
+        lambda self, x, h: tg.stack([row * 2 for row in h]),
+        "walks over the rows",
+        "leave the loop out",
+        lambda self, x, h: h * 2,
+    ),
+    "squeeze": (
+        lambda self, x, h: h * h.sum(-1, keepdim=True).squeeze().unsqueeze(-1),
+        "batch of one",
+        "squeeze(-1)",
+        lambda self, x, h: h * h.sum(-1, keepdim=True).squeeze(-1).unsqueeze(-1),
+    ),
+    "a parameter for each row": (
+        lambda self, x, h: self.b.expand(*h.shape) * h,
+        "a row for each of the batch from none",
+        "leave the expand out and write h * b",
+        lambda self, x, h: h * self.b,
+    ),
+    "ones for each row": (
+        lambda self, x, h: tg.cat([h[:, :2], tg.ones(h.shape[0], 2, dtype=np.float64)], -1),
+        "an array with a row for each of the batch",
+        "h * 0 + 1",
+        lambda self, x, h: tg.cat([h[:, :2], h[:, :2] * 0 + 1], -1),
+    ),
+    "noise for all rows": (
+        lambda self, x, h: h * tg.rand(H, dtype=np.float64),
+        "random numbers of shape [4]",
+        "h.shape, or h.shape[0], 1 for one number a row",
+        lambda self, x, h: h * tg.rand(h.shape, dtype=np.float64) * tg.rand(h.shape[0], 1, dtype=np.float64),
+    ),
+    "noise of NumPy's": (
+        lambda self, x, h: h * np.random.rand(H),  # noqa: NPY002
+        "another constant each time",
+        "tg.rand(h.shape)",
+        lambda self, x, h: h * tg.rand(h.shape, dtype=np.float64),
+    ),
+    "noise of Python's": (
+        lambda self, x, h: h if random.random() < 2 else -h,
+        "draws from a generator of Python",
+        "tg.rand(h.shape)",
+        lambda self, x, h: h * tg.rand(h.shape, dtype=np.float64),
+    ),
+    "whole numbers": (
+        lambda self, x, h: (3 * h).long().to(h.dtype),
+        "int64, and kernels compute with floats",
+        "tg.sign(h) * tg.floor(tg.abs(h))",
+        lambda self, x, h: tg.sign(3 * h) * tg.floor(tg.abs(3 * h)),
+    ),
+    "truth values that are added": (
+        lambda self, x, h: ((h > 0) + (h > 0.1)).to(h.dtype),
+        "truth values in add",
+        ".to(np.float64) first",
+        lambda self, x, h: (h > 0).to(np.float64) + (h > 0.1).to(np.float64),
+    ),
+    "numbers as truth values": (
+        lambda self, x, h: h.to(np.bool_).to(h.dtype),
+        "numbers into truth values",
+        "write h != 0",
+        lambda self, x, h: (h != 0).to(h.dtype),
+    ),
+    "a clipped parameter": (
+        lambda self, x, h: h @ tg.clip_gradient(self.U, 0.05),
+        "clips at each of them",
+        "tg.clip_gradient(h @ U, 1.0)",
+        lambda self, x, h: tg.clip_gradient(h @ self.U, 0.05),
+    ),
+    "without gradients": (
+        lambda self, x, h: tg.no_grad()(lambda: h * self.b)(),
+        "tg.no_grad()",
+        "h.detach()",
+        lambda self, x, h: (h * self.b).detach(),
+    ),
+    "three dimensions": (
+        lambda self, x, h: h.reshape(h.shape[0], 2, 2).sum(1) @ self.U[:2],
+        "no place for reshape",
+        "values of shape [B, width]",
+        lambda self, x, h: (h[:, :2] + h[:, 2:]) @ self.U[:2],
+    ),
+    "a product of two states": (
+        lambda self, x, h: tg.einsum("bi,bi->b", h, h).unsqueeze(1),
+        "no place",
+        "values of shape [B, width]",
+        lambda self, x, h: (h * h).sum(-1, keepdim=True),
+    ),
+    "a running sum": (
+        lambda self, x, h: tg.cumsum(h, -1),
+        "no place for cumsum",
+        "h @ tg.triu(tg.ones(h.shape[1], h.shape[1], dtype=h.dtype))",
+        lambda self, x, h: h @ tg.triu(tg.ones(h.shape[1], h.shape[1], dtype=h.dtype)),
+    ),
+    "an array of three dimensions": (
+        lambda self, x, h: h @ tg.tensor(np.ones((2, H, H)))[0],
+        "an array of shape [2, 4, 4] anew",
+        "as a Parameter",
+        lambda self, x, h: h @ self.U,
+    ),
+}
+
+
+def step(of):
+    """A step that adds something to an ordinary one: of(cell, x, h)."""
+    return lambda self, x, h: tg.tanh(x @ self.W + h @ self.U + of(self, x, h))
+
+
+@pytest.fixture(autouse=True)
+def python(monkeypatch):
+    interpret(monkeypatch)
+
+
+@pytest.mark.parametrize(("wrong", "fragment", "lead", "right"), TABLE.values(), ids=TABLE)
+def test_what_a_refusal_suggests_compiles(wrong, fragment, lead, right):
+    """What draws from NumPy's generator gives something else each time; of everything else the numbers are compared."""
+    reason = run(step(wrong), "auto", **HELD)[1] if "another constant" in fragment else refusal(step(wrong), **HELD)
+    assert fragment in reason and lead in reason and re.search(r"test_replacements\.py:\d+", reason), reason
+    assert refusal(step(right), **HELD) == ""
+
+
+FLOAT32 = {
+    "a wider weight": (
+        lambda self, x, h: h @ self.U64,
+        "self.U64 is float64, and the states are float32",
+        "self.U64.to(np.float32)",
+        lambda self, x, h: h @ self.U64.to(np.float32),
+    ),
+    "a wider constant": (
+        lambda self, x, h: h * self.k,
+        "self.k is float64, and the states are float32",
+        "self.k.astype(np.float32)",
+        lambda self, x, h: h * self.k.astype(np.float32),
+    ),
+}
+
+
+@pytest.mark.parametrize(("wrong", "fragment", "lead", "right"), FLOAT32.values(), ids=FLOAT32)
+def test_what_a_refusal_suggests_in_float32(wrong, fragment, lead, right):
+    held = {"U64": parameter(H, H), "k": HELD["k"], "dtype": np.float32}
+    reason = refusal(step(wrong), 3e-6, **held)
+    assert fragment in reason and lead in reason
+    assert refusal(step(right), 3e-6, **held) == ""
+
+
+def test_the_table_is_long_enough():
+    assert len(TABLE) + len(FLOAT32) > 30

@@ -1,0 +1,113 @@
+"""Frames of the running call: which line of the user's code it is, what its variables are called, what it catches."""
+
+import sys
+import threading
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any
+
+from ..autograd.tape import OUR_FILES, line_of, ours
+
+
+def called(otherwise: str) -> str:
+    """The function of this library that the user's code has called, if it has a name that a user knows."""
+    frame, name = sys._getframe(1), otherwise
+    while frame.f_back is not None and ours(frame):
+        frame, name = frame.f_back, frame.f_code.co_name
+    return otherwise if name.startswith(("_", "<")) or name in ("function", "wrapped", "getitem") else name
+
+
+def step_line(cell: Any) -> str:
+    """Where the step of a cell is written."""
+    code = getattr(getattr(type(cell), "step", None), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}, in {code.co_name}" if code else type(cell).__name__
+
+
+class latching:
+    """While a step runs: what this library raises is a refusal, though the step may catch it and go another way.
+
+    An error that depends on the size of the batch would let every batch go the way of the one that is traced.
+    """
+
+    def __init__(self, trace: Any, codes: set[CodeType]) -> None:
+        self.trace, self.codes = trace, {code for code in codes if getattr(code, "co_exceptiontable", True)}
+
+    def __enter__(self) -> None:
+        self.before = sys.gettrace()
+        if self.codes:
+            sys.settrace(self._enter_frame)
+
+    def __exit__(self, *error: object) -> None:
+        if self.codes:
+            sys.settrace(self.before)
+
+    def _enter_frame(self, frame: FrameType, event: str, value: Any) -> Any:
+        if self.before is not None:
+            self.before(frame, event, value)
+        if frame.f_code not in self.codes:
+            return None
+        frame.f_trace_lines = False
+        return self._watch
+
+    def _watch(self, frame: FrameType, event: str, value: Any) -> Any:
+        if event == "exception" and isinstance(value[1], Exception) and OUR_FILES[innermost_code(value[2]).co_filename]:
+            self.trace.latch(self.trace.untraced(value[1], line_of(frame)))
+        return self._watch
+
+
+def innermost_code(trace: Any) -> CodeType:
+    """The code in which an error was raised."""
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code
+
+
+def step_codes(cell: Any) -> set[Any]:
+    """The code of the `step` of a cell, and of cells inside it."""
+    steps = [getattr(type(module), "step", None) for module in cell.modules()]
+    return {getattr(step, "__code__", None) for step in steps}
+
+
+class _Listener(threading.local):
+    """Who is told of every function that a step calls while it is traced."""
+
+    called: Callable[[FrameType], None] | None = None
+
+
+listener = _Listener()
+
+
+class Locals:
+    """The local variables of a cell's `step`, and of those of cells inside it, at their return: for their names."""
+
+    def __init__(self, cell: Any) -> None:
+        self.codes = step_codes(cell)
+        self.found: list[tuple[str, Any]] = []
+
+    def __enter__(self) -> list[tuple[str, Any]]:
+        self.profile, self.trace = sys.getprofile(), sys.gettrace()
+        # A profiler written in C cannot be put back once it was replaced.
+        self.beside = self.profile is not None and not callable(self.profile)
+        if self.beside:
+            sys.settrace(self._enter_frame)
+        else:
+            sys.setprofile(self._watch)
+        return self.found
+
+    def __exit__(self, *error: object) -> None:
+        if self.beside:
+            sys.settrace(self.trace)
+        else:
+            sys.setprofile(self.profile)
+
+    def _enter_frame(self, frame: FrameType, event: str, value: Any) -> Any:
+        if listener.called is not None:
+            listener.called(frame)
+        return self._watch if frame.f_code in self.codes else None
+
+    def _watch(self, frame: FrameType, event: str, value: Any) -> Any:
+        if event == "return" and frame.f_code in self.codes:
+            self.found += frame.f_locals.items()
+        elif event == "call" and listener.called is not None:
+            listener.called(frame)
+        return self._watch
