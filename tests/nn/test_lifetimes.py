@@ -71,7 +71,7 @@ class Refused(Plain):
         self.me = [self]
 
     def step(self, x, h):
-        return self.me[0].act(x + h * float(h.sum()))
+        return self.me[0].act(x + h @ self.U * float(h.sum()))
 
 
 class Layer(Plain):

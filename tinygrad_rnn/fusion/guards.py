@@ -112,7 +112,7 @@ def names_in(code: types.CodeType) -> Names:
             attributes.add(name)
         elif op == "IMPORT_NAME":
             imports.add(name)
-        if op.startswith(("STORE_", "DELETE_")) and isinstance(name, str):
+        if op in ("STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL"):
             stores.add(name)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -128,6 +128,12 @@ def names_in(code: types.CodeType) -> Names:
             imports |= words
             known |= words if not known.isdisjoint(("eval", "exec", "globals")) else set()
     return Names(frozenset(attributes), frozenset(stores), frozenset(known), frozenset(imports))
+
+
+def _is_dynamic(code: types.CodeType) -> bool:
+    """Whether the user's code reaches attributes of which it does not say the names."""
+    names = names_in(code)
+    return _is_users(code) and not DYNAMIC.isdisjoint(names.attributes | names.globals)
 
 
 _NUMBERS = {
@@ -421,13 +427,22 @@ class Fields(Named):
                 source.conditions.append(f"not {source.name(self.holds)}()")
 
 
+class OfTensor(Fields):
+    """What a step says it sets of a tensor: others may go on training it meanwhile."""
+
+    def changed(self, stores: Set[str] | None) -> str | None:
+        return super().changed(frozenset() if stores is None else stores)
+
+
 class Items(Part):
     """The items of a container, one by one."""
 
     def read(self) -> list[Any]:
-        if isinstance(self.holder, dict):
+        if isinstance(self.holder, (dict, types.MappingProxyType)):
             copied = dict(self.holder)
             return [*copied, *copied.values()]
+        if isinstance(self.holder, _VIEWS):  # of items: pairs that are made anew each time
+            return [each for pair in [*self.holder] for each in (pair if type(pair) is tuple else (pair,))]
         return list(self.holder)
 
     def same(self, now: Any, before: Any) -> bool:
@@ -438,6 +453,8 @@ class Items(Part):
         if isinstance(holder, list):
             holder[:] = before
             return
+        if isinstance(holder, _VIEWS):
+            return  # what they show is put back by itself, if it can be reached
         holder.clear()
         if isinstance(holder, dict):
             half = len(before) // 2
@@ -524,8 +541,9 @@ _ATOMS = (
     bool, int, float, complex, str, bytes, range, slice, type(None), type(...), type(NotImplemented), np.dtype,
     types.CodeType, type(MISSING), np.ufunc,
 )  # fmt: skip
+_VIEWS = (types.MappingProxyType, type({}.keys()), type({}.values()), type({}.items()))
 _CODE = (types.CodeType, types.FunctionType, types.MethodType, property, staticmethod, classmethod)
-_BUFFERS = (bytearray, array.array, ctypes._SimpleCData, ctypes.Array, ctypes.Structure)
+_BUFFERS = (bytearray, memoryview, array.array, ctypes._SimpleCData, ctypes.Array, ctypes.Structure)
 LIMIT = 100_000  # objects that a walk looks at: a cell that knows the whole program must not stop it
 
 
@@ -537,7 +555,6 @@ class Walk:
 
     Attributes:
         parts: what may change there, with whether only the library's modules or the `clock` know of it.
-        stores: the names that the code sets; None if it may set any.
         draws: iterators on the way.
         symbols: where symbols were found.
     """
@@ -575,10 +592,6 @@ class Walk:
             if "random" in self.attributes or "random" in self.globals:
                 self.parts += [(Random(np.random, "numpy.random"), False), (Random(random, "random"), False)]
 
-    @property
-    def stores(self) -> set[str] | None:
-        return None if self.everything else self.sets
-
     def _learn(self, code: types.CodeType) -> Names:
         """Take over the names of code that runs."""
         names = names_in(code)
@@ -587,8 +600,7 @@ class Walk:
         self.attributes.add(code.co_name)
         self.sets |= names.stores
         self.globals |= names.globals
-        if _is_users(code) and not DYNAMIC.isdisjoint(names.attributes | names.globals):
-            self.everything = True
+        self.everything |= _is_dynamic(code)
         return names
 
     def _add(self, part: Part, library: bool = False) -> dict[str, Any] | Any:
@@ -621,7 +633,7 @@ class Walk:
             self._tensor(value, path)
         elif isinstance(value, np.ndarray):
             self._array(value, path)
-        elif isinstance(value, (list, dict, set, collections.deque)):
+        elif isinstance(value, (list, dict, set, collections.deque, *_VIEWS)):
             self._go(self._add(Items(value, path)), path)
             self._of_users_class(value, path)
         elif isinstance(value, (tuple, frozenset)):
@@ -664,7 +676,7 @@ class Walk:
     def _tensor(self, value: Any, path: str) -> None:
         written = not self.attributes.isdisjoint(("data", "numpy")) if self.ran is None else id(value) in self.read
         if self.ran is None and not self.sets.isdisjoint(("data", "grad", "node")):
-            self._add(Fields(value, path, {"data", "grad", "node"}))
+            self._add(OfTensor(value, path, {"data", "grad", "node"} & self.sets))
         if (written or "data" in self.attributes) and value.data.nbytes <= 1 << 20:
             self._add(Bytes(value.data, path))
 
@@ -682,7 +694,8 @@ class Walk:
         if hasattr(value, "__wrapped__"):
             self._go((value.__wrapped__,), path)
         code = value.__code__
-        if not _is_users(code) or (self.ran is not None and id(code) not in self.codes):
+        installed = self.ran is None and "-packages" + os.sep in code.co_filename  # which seldom ends where it begins
+        if installed or not _is_users(code) or (self.ran is not None and id(code) not in self.codes):
             if self.ran is None and code.co_filename.startswith(_CELLS):
                 self._learn(code)
             return
@@ -813,7 +826,10 @@ class Watch:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.ran.__exit__()
-        stores = self.before.stores
+        codes = [code for code, _ in self.ran.codes.values()]
+        stores: set[str] | None = set().union(*(names_in(code).stores for code in codes))
+        if any(_is_dynamic(code) for code in codes):
+            stores = None
         found = [(part, path) for part, _ in self.before.parts if (path := part.changed(stores)) is not None]
         for part, _ in found:
             part.put_back()
