@@ -211,7 +211,7 @@ def test_a_hook_on_a_final_state_sees_what_reaches_that_result(make, lengths):
         seen = []
         for final in finals:
             final.retain_grad()
-            final.register_hook(lambda g: seen.append(g.numpy().copy()))
+            final.register_hook(lambda g, seen=seen: seen.append(g.numpy().copy()))
             final.register_hook(lambda g: g * 0.5)
         (y.square().sum() + sum(final.sum() for final in finals)).backward()
         found.append([given.grad, *(s.grad for s in starts), *(f.grad for f in finals), *map(tg.tensor, seen)])

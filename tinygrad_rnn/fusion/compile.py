@@ -7,7 +7,8 @@ from typing import Any
 from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.tape import no_grad
 from .fused import FusedCell, Sequence
-from .guards import HIDDEN, Watch, clock
+from .guards import Watch, clock
+from .parts import HIDDEN
 from .trace import Unfusable
 
 

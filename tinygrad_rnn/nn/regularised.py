@@ -189,7 +189,7 @@ class VariationalDropout(CellWrapper):
         seen = tuple(s if mask is None else s * mask for s, mask in zip(states, masks))
         new = self.cell.advance(x, seen)
         told = Variants.of(self).told
-        if not told:
+        if not told and not type(inner).__module__.startswith(__package__):  # for those the docstring says it
             self._warn(seen, new, [mask is not None for mask in masks], inner, told)
         return new
 
@@ -248,7 +248,7 @@ class WeightDrop(CellWrapper):
                 )
         for name in [names] if isinstance(names, str) else names:
             if name in known and not isinstance(vars(self._owner(name)[0]).get(name.split(".")[-1]), Parameter):
-                raise ValueError(f"WeightDrop: {name!r} lies in a list or a dictionary: make it an attribute of its cell")
+                raise ValueError(f"WeightDrop: {name!r} lies in a list or a dictionary: make it an attribute")
             if name not in known:
                 raise ValueError(
                     f"WeightDrop: {type(cell).__name__} has no parameter {name!r}, only {', '.join(known) or 'none'}"
@@ -272,8 +272,8 @@ class WeightDrop(CellWrapper):
         if unread and not told:
             told.update(unread)
             warnings.warn(
-                f"WeightDrop: {type(self.cell).__name__}.step never reads self.{unread[0]}, so nothing of it is dropped: "
-                f"name the weights that it reads, or write self.{unread[0]} there",
+                f"WeightDrop: {type(self.cell).__name__}.step never reads self.{unread[0]}, so nothing of it is "
+                f"dropped: name the weights that it reads, or write self.{unread[0]} there",
                 stacklevel=2,
             )
         return new
@@ -289,7 +289,7 @@ class WeightDrop(CellWrapper):
 
 
 # Whose results are bounded.
-SATURATES = frozenset("tanh sigmoid sin cos sign softmax erf phi clamp eq ne lt le gt ge logical_and logical_or".split())
+SATURATES = frozenset("tanh sigmoid sin cos sign softmax erf phi clamp eq ne lt le gt ge".split())
 
 
 def _handed_on(new: Tensor, seen: States) -> set[int]:
