@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tests.fusion.test_stale import made, world_of  # noqa: F401
+from fusion.test_stale import made, world_of  # noqa: F401
 from tinygrad_rnn.fusion.trace import Symbol
 
 ROWS = {

@@ -61,6 +61,7 @@ class Variants:
         compiled: by the kind of sequence, the latest first.
         refused: how often in a row the cell was refused, and why.
         told: what the user was told of it.
+        pending: warnings that came up while it was traced.
     """
 
     def __init__(self, cell: Any) -> None:
@@ -68,6 +69,7 @@ class Variants:
         self.compiled: dict[Any, list[Compiled]] = {}
         self.refused: tuple[str, int] = "", 0
         self.told: set[str] = set()
+        self.pending: list[str] = []
 
     @staticmethod
     def of(cell: Any) -> "Variants":
