@@ -1,7 +1,7 @@
 """What a step can read, changed in every way that it can be changed: the next call knows.
 
-A row is what is there before the cell, what its `__init__` makes, what `step` reads, and the change. What is read ends in
-an array, so that all rows share their kernels.
+A row is what is there before the cell, what its `__init__` makes, what `step` reads, and the change. What is read ends
+in an array, so that all rows share their kernels.
 """
 
 import enum
@@ -50,7 +50,8 @@ ROWS = {
     "attribute with a computed name": ("", "self.k_1 = 2.0", "getattr(self, 'k_' + str(1))", "cell.k_1 = 3.0"),
     "vars": ("", "self.k = 2.0", "vars(self)['k']", "cell.k = 3.0"),
     "dictionary of the object": ("", "self.k = 2.0", "self.__dict__['k']", "cell.k = 3.0"),
-    "attrgetter": ("from operator import attrgetter\nget = attrgetter('k')", "self.k = 2.0", "get(self)", "cell.k = 3.0"),
+    "attrgetter": ("from operator import attrgetter\nget = attrgetter('k')", "self.k = 2.0", "get(self)",
+                   "cell.k = 3.0"),
     "slot": ("class Base(Base): __slots__ = ('k',)", "self.k = 2.0", "self.k", "cell.k = 3.0"),
     "attribute of the class": ("", "pass", "self.kind", "type(cell).kind = 3.0"),
     "attribute of a base class": ("", "pass", "self.inherited", "Base.inherited = 3.0"),
@@ -95,7 +96,8 @@ ROWS = {
     "property": ("class Base(Base):\n    @property\n    def k(self): return self.hidden", "self.hidden = 2.0", "self.k",
                  "cell.hidden = 3.0"),
     "property, another one": ("", "pass", "self.kind", "type(cell).kind = property(lambda self: 3.0)"),
-    "descriptor": ("class D:\n    a = 2.0\n    def __get__(self, o, k): return self.a\nclass Base(Base): k = D()", "pass",
+    "descriptor": ("class D:\n    a = 2.0\n    def __get__(self, o, k): return self.a\nclass Base(Base): k = D()",
+                   "pass",
                    "self.k", "vars(Base)['k'].a = 3.0"),
     "what __getattr__ finds": ("class Base(Base):\n    def __getattr__(self, n): return self.__dict__['more'][n]",
                                "self.more = {'a': 2.0}", "self.a", "cell.more['a'] = 3.0"),
@@ -120,9 +122,11 @@ ROWS = {
     "default of step": ("", "pass", "(lambda a=K: a[0])()", "world['K'][0] = 3.0"),
     "closure": ("def make():\n    k = 2.0\n    def f(): return k\n    def put(x):\n        nonlocal k\n        k = x\n"
                 "    return f, put\nf, put = make()", "pass", "f()", "world['put'](3.0)"),
-    "list in a closure": ("def make(k): return lambda: k[0]\nL = [2.0]\nf = make(L)", "pass", "f()", "world['L'][0] = 3.0"),
+    "list in a closure": ("def make(k): return lambda: k[0]\nL = [2.0]\nf = make(L)", "pass", "f()",
+                          "world['L'][0] = 3.0"),
     "decorated helper": ("import functools\ndef twice(f):\n    @functools.wraps(f)\n    def g(): return f() * SCALE\n"
-                         "    return g\nSCALE = 1.0\n@twice\ndef f(): return 2.0", "pass", "f()", "world['SCALE'] = 2.0"),
+                         "    return g\nSCALE = 1.0\n@twice\ndef f(): return 2.0", "pass", "f()",
+                         "world['SCALE'] = 2.0"),
     "partial": ("from functools import partial\nL = [2.0]\nf = partial(lambda a: a[0], L)", "pass", "f()",
                 "world['L'][0] = 3.0"),
     "partial, its keywords": ("from functools import partial\nf = partial(lambda a: a, a=2.0)", "pass", "f()",
@@ -132,18 +136,23 @@ ROWS = {
     "bound method kept": ("class O:\n    a = 2.0\n    def f(self): return self.a", "self.k = O().f", "self.k()",
                           "cell.k.__self__.a = 3.0"),
     "bound builtin kept": ("", "self.k = {'a': 2.0}.get", "self.k('a')", "cell.k.__self__['a'] = 3.0"),
-    "class method": ("class Base(Base):\n    a = 2.0\n    @classmethod\n    def k(cls): return cls.a", "pass", "self.k()",
+    "class method": ("class Base(Base):\n    a = 2.0\n    @classmethod\n    def k(cls): return cls.a", "pass",
+                     "self.k()",
                      "Base.a = 3.0"),
     "static method": ("class Base(Base):\n    @staticmethod\n    def k(): return 2.0", "pass", "self.k()",
                       "Base.k = staticmethod(lambda: 3.0)"),
-    "method of a base class by super": ("class Base(Base):\n    def method(self): return 2.0", "pass", "super().method()",
+    "method of a base class by super": ("class Base(Base):\n    def method(self): return 2.0", "pass",
+                                        "super().method()",
                                         "Base.method = lambda self: 3.0"),
     "step of this object": ("", "pass", "2.0", "cell.step = lambda x, h: 3 * tg.tanh(x @ cell.W + h @ cell.U)"),
-    "step of the class": ("", "pass", "2.0", "type(cell).step = lambda self, x, h: 3 * tg.tanh(x @ self.W + h @ self.U)"),
+    "step of the class": ("", "pass", "2.0",
+                          "type(cell).step = lambda self, x, h: 3 * tg.tanh(x @ self.W + h @ self.U)"),
     "module": ("m = module('stale_m', k=2.0)", "pass", "m.k", "world['m'].k = 3.0"),
     "module's function": ("m = module('stale_m', f=lambda: 2.0)", "pass", "m.f()", "world['m'].f = lambda: 3.0"),
-    "module imported in step": ("m = module('stale_m', k=2.0)", "pass", "__import__('stale_m').k", "world['m'].k = 3.0"),
-    "name imported in step": ("m = module('stale_m', k=2.0)", "pass", "k", "world['m'].k = 3.0", "from stale_m import k"),
+    "module imported in step": ("m = module('stale_m', k=2.0)", "pass", "__import__('stale_m').k",
+                                "world['m'].k = 3.0"),
+    "name imported in step": ("m = module('stale_m', k=2.0)", "pass", "k", "world['m'].k = 3.0",
+                              "from stale_m import k"),
     "environment": ("import os\nos.environ['STALE_K'] = '2.0'", "pass", "float(os.environ['STALE_K'])",
                     "world['os'].environ['STALE_K'] = '3.0'"),
     "weak reference": ("import weakref\nclass O: a = 2.0\no = O()", "self.k = weakref.ref(o)", "self.k().a",
@@ -160,7 +169,8 @@ ROWS = {
     "array that is also an operand": ("", "self.k = np.ones(3, np.float32)", "(self.k * 2)[0]", "cell.k[:] = 2.0",
                                       "x = x * self.k"),
     "bytearray": ("", "self.k = bytearray([2])", "self.k[0]", "cell.k[0] = 3"),
-    "array of the standard library": ("import array", "self.k = array.array('d', [2.0])", "self.k[0]", "cell.k[0] = 3.0"),
+    "array of the standard library": ("import array", "self.k = array.array('d', [2.0])", "self.k[0]",
+                                      "cell.k[0] = 3.0"),
     "number of ctypes": ("import ctypes", "self.k = ctypes.c_double(2.0)", "self.k.value", "cell.k.value = 3.0"),
     "tensor's data": ("", "self.k = tg.tensor([2.0])", "self.k.data[0]", "cell.k.data[0] = 3.0"),
     "training": ("", "pass", "2.0 if self.training else 3.0", "cell.eval()"),
@@ -189,8 +199,8 @@ def world_of(row):
 
     from dataclasses import dataclass
 
-    world = dict(tg=tg, np=np, Base=Own, types=types, enum=enum, module=module, dataclass=dataclass, __name__="stale_world")
-    world |= dict(F=lambda: 2.0, K=[2.0])
+    world = dict(tg=tg, np=np, Base=Own, types=types, enum=enum, module=module, dataclass=dataclass)
+    world |= dict(F=lambda: 2.0, K=[2.0], __name__="stale_world")
     text = CELL.format(setup=setup, read=read, head="".join(f"{each}; " for each in head))
     exec(compile(f"{before}\n{text}", "world.py", "exec"), world)
     world["world"] = world
@@ -237,3 +247,75 @@ def test_what_a_step_reads_may_change(name, made, monkeypatch):
     after = both(layer, x)
     assert not np.allclose(after, before)
     assert np.array_equal(both(layer, x), after)
+
+
+class Untouchable(dict):
+    """A dictionary that must not be gone through any more, once it is `closed`."""
+
+    closed = False
+
+    def items(self):
+        assert not self.closed, "somebody looks at what the step never reads"
+        return super().items()
+
+    def values(self):
+        return dict(self.items()).values()
+
+    def __iter__(self):
+        return iter(dict(self.items()))
+
+
+def test_what_a_step_never_reads_is_never_looked_at(made):
+    world = world_of(("", "self.k = [2.0]", "self.k[0]", ""))
+    layer, x = tg.nn.Recurrent(world["cell"], fused="require"), tg.randn(2, 1, 3)
+    before = both(layer, x)
+    compiled = next(iter(Variants.of(layer.cell).compiled.values()))[0]
+    asked = str([*compiled.guards.always.__defaults__])
+    for number in range(3):
+        layer.cell.words = {str(i): i for i in range(20_000)}
+        layer.cell.unread = types.SimpleNamespace(number=number)
+        world["UNREAD"] = number
+        assert np.array_equal(both(layer, x), before) and compiled.holds()
+    assert len(made) == 1 and "words" not in asked and "unread" not in asked
+
+
+@pytest.mark.parametrize(
+    "setup", ["self.words = Untouchable()", "self.child = tg.nn.Linear(1, 1); self.child.w = Untouchable()"]
+)
+def test_containers_that_a_step_does_not_name_are_not_gone_through_again(setup, made, monkeypatch):
+    cell = world_of(("", "self.k = 2.0", "self.k", ""))["cell"]
+    exec(setup, {"self": cell, "Untouchable": Untouchable, "tg": tg})
+    layer, x = tg.nn.Recurrent(cell, fused="require"), tg.randn(2, 1, 3)
+    with tg.no_grad():
+        layer(x)
+        monkeypatch.setattr(Untouchable, "closed", True)
+        layer(x)
+        cell.other = 1
+        layer(x)
+    assert len(made) == 1
+
+
+def test_setting_what_no_step_reads_leaves_the_last_call_in_use(made, monkeypatch):
+    """Attributes of other modules, and of this one: the last call is looked at again, and not thrown away."""
+    world = world_of(("", "self.k = [2.0]", "self.k[0]", ""))
+    net = tg.nn.Module()
+    net.layers = [tg.nn.Recurrent(world["cell"]), tg.nn.LSTM(3, 3), tg.nn.Recurrent(tg.nn.GRUCell(3, 3))]
+    x, net.n = tg.randn(2, 1, 3), 0
+    scans = [net.layers[0], *net.layers[1].scans, net.layers[2]]
+    for layer in net.layers:
+        layer(x)
+    last = [scan._last for scan in scans]
+    for _ in range(3):
+        net.n += 1
+        world["cell"].unread = net.n
+        net.layers[1].note = net.n
+        for layer in net.layers:
+            layer(x)
+    assert [scan._last for scan in scans] == last and len(made) == 3
+
+
+def test_a_walk_ends_though_a_cell_knows_the_whole_program(monkeypatch):
+    monkeypatch.setattr(guards, "LIMIT", 50)
+    cell = world_of(("", "self.k = [[float(i)] for i in range(1000)]", "len(self.k[0]) * 2.0", ""))["cell"]
+    with tg.no_grad():
+        assert tg.nn.Recurrent(cell, fused="require")(tg.randn(2, 1, 3))[0].shape == (2, 1, 3)

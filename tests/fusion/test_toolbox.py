@@ -12,6 +12,7 @@ from tinygrad_rnn.nn import ClipGradient, LearnedInitialState, Recurrent, Variat
 from tinygrad_rnn.nn.cells.catalogue import ROWS
 
 T, B, I, H = 4, 3, 2, 3
+pytestmark = pytest.mark.filterwarnings("ignore:VariationalDropout. MGU.step hands h on")
 
 
 class MGU(tg.nn.Cell):

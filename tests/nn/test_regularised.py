@@ -1,5 +1,7 @@
 """Cells around cells, against loops written by hand with the same masks."""
 
+import warnings
+
 import numpy as np
 import pytest
 from fusion.comparing import interpret
@@ -17,6 +19,7 @@ from tinygrad_rnn.nn import (
     WeightDrop,
     Zoneout,
 )
+from tinygrad_rnn.nn.cells import catalogue
 
 T, B, I, H = 5, 4, 3, 6
 
@@ -319,3 +322,115 @@ def test_a_gru_hands_on_what_was_not_dropped():
         z = sigmoid(x_z + h_z)
         h = (1 - z) * np.tanh(x_n + sigmoid(x_r + h_r) * h_n) + z * h
         np.testing.assert_allclose(expected, h, rtol=0, atol=1e-12)
+
+
+# ---- Wrappers around cells that they do not fit ----------------------------------------------------------------------
+
+
+class Own(tg.nn.Cell):
+    def __init__(self):
+        self.input_size = self.hidden_size = 3
+        self.U, self.u = tg.nn.Parameter(tg.randn(3, 3) * 0.1), tg.nn.Parameter(tg.randn(3))
+
+
+class Leaky(Own):
+    def step(self, x, h):
+        return 0.9 * h + tg.tanh(x + h @ self.U)
+
+
+class Gated(Own):
+    def step(self, x, h):
+        z = tg.sigmoid(x + h @ self.U)
+        return tg.where(x > 0, z * h, tg.cat([h[:, :1], h[:, 1:]], -1)) + (1 - z) * x
+
+
+class Rectified(Own):
+    def step(self, x, h):
+        return tg.relu(x + self.u * h)
+
+
+class Crossed(Own):
+    def step(self, x, h, c):
+        return c + tg.tanh(x @ self.U), h
+
+
+class Masked(Own):
+    def step(self, x, h):
+        return 0.9 * h + tg.tanh(x + self.masked(h) @ self.U)
+
+
+class Elman(Own):
+    def step(self, x, h):
+        return tg.tanh(x + h @ self.U)
+
+
+class Independent(Own):
+    def step(self, x, h):
+        return tg.tanh(x + self.u * h)
+
+
+class Delayed(Own):
+    def step(self, x, h, before):
+        return tg.tanh(x + h @ self.U + before @ self.U), h
+
+
+def warnings_of(cell, fused):
+    """What is said in several calls of training, and in evaluation."""
+    layer = tg.nn.Recurrent(cell, fused=fused)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            layer(tg.randn(4, 2, cell.input_size))
+        layer.eval()(tg.randn(4, 2, cell.input_size))
+    return [str(each.message) for each in told]
+
+
+@pytest.mark.parametrize("fused", ["never", "require"])
+@pytest.mark.parametrize("around", [lambda cell: cell, lambda cell: tg.nn.ClipGradient(cell, 1.0)])
+@pytest.mark.parametrize("kind", [Leaky, Gated, Rectified, Crossed, Masked, Elman, Independent, Delayed])
+def test_a_mask_on_a_state_that_is_handed_on_is_warned_of(kind, around, fused):
+    told = warnings_of(tg.nn.VariationalDropout(around(kind()), state=0.5), fused)
+    assert len(told) == (kind in (Leaky, Gated, Rectified, Crossed))
+    for each in told:
+        assert f"{kind.__name__}.step hands h on ({__file__}:" in each and "self.masked(h) @ self.U" in each
+    told = warnings_of(tg.nn.VariationalDropout(around(kind()), state=0.5, states="all"), fused)
+    assert len(told) == (kind in (Leaky, Gated, Rectified, Crossed, Masked))
+
+
+@pytest.mark.parametrize("fused", ["never", "require"])
+def test_no_cell_of_the_library_is_warned_of(fused):
+    for make, *_ in catalogue.ROWS:
+        assert not warnings_of(tg.nn.VariationalDropout(tg.nn.Zoneout(make(4, 4), 0.1), state=0.3), "never")
+    assert not warnings_of(tg.nn.VariationalDropout(tg.nn.LSTMCell(3, 3), state=0.3, states="all"), fused)
+
+
+@pytest.mark.parametrize("fused", ["never", "require"])
+def test_masks_go_through_wrappers_to_where_the_state_meets_weights(fused):
+    """However often it is applied, the part of a state that is only handed on stays as it was."""
+    cell = Masked()
+    cell.U.numpy()[...] = 0
+    layer = tg.nn.Recurrent(tg.nn.VariationalDropout(tg.nn.ClipGradient(cell, 1.0), state=0.5), fused=fused)
+    y, _ = layer(tg.zeros(50, 1, 3), tg.ones(1, 3))
+    np.testing.assert_allclose(y.numpy()[:, 0, 0], 0.9 ** np.arange(1, 51), rtol=1e-5)
+
+
+@pytest.mark.parametrize("fused", ["never", "require"])
+def test_weights_that_no_step_reads_are_warned_of(fused):
+    class Copied(Own):
+        def __init__(self):
+            super().__init__()
+            self.T = self.U.T
+
+        def step(self, x, h):
+            return tg.tanh(x + h @ self.T)
+
+    (told,) = warnings_of(tg.nn.WeightDrop(Copied(), 0.5, "U"), fused)
+    assert "Copied.step never reads self.U" in told
+    assert not warnings_of(tg.nn.WeightDrop(Elman(), 0.5, "U"), fused)
+
+
+def test_weights_in_lists_are_refused_by_name():
+    cell = Own()
+    cell.list = [tg.nn.Parameter(tg.ones(3, 3))]
+    with pytest.raises(ValueError, match=r"'list.0' lies in a list"):
+        tg.nn.WeightDrop(cell, 0.5, "list.0")

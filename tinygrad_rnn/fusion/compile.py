@@ -7,7 +7,8 @@ from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.tape import no_grad
 from ..kernels.locks import lock
 from .fused import FusedCell, Sequence
-from .guards import HIDDEN, Watch, clock
+from .guards import Watch, clock
+from .parts import HIDDEN
 from .trace import CompilerError, Unfusable, step_line
 
 
@@ -64,6 +65,7 @@ class Variants:
         compiled: by the kind of sequence, the latest first.
         refused: how often in a row the cell was refused, and why.
         told: what the user was told of it.
+        pending: warnings that came up while it was traced.
     """
 
     def __init__(self, cell: Any) -> None:
@@ -71,6 +73,7 @@ class Variants:
         self.compiled: dict[Any, list[Compiled]] = {}
         self.refused: tuple[str, int] = "", 0
         self.told: set[str] = set()
+        self.pending: list[str] = []
 
     @staticmethod
     def of(cell: Any) -> "Variants":

@@ -7,15 +7,16 @@ is saved and what an optimiser writes to stays as it is.
         cell.mask is m
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 Values = Sequence[tuple[Any, dict[str, Any]]]
 _MISSING = object()
 # By owner and name: the value, and the names that were asked for since it is held. Never changed, only replaced.
-_held: ContextVar[dict[tuple[int, str], tuple[Any, set[str]]]] = ContextVar("held", default={})
+_held: ContextVar[Mapping[tuple[int, str], tuple[Any, set[str]]]] = ContextVar("held", default=MappingProxyType({}))
 
 
 class Held:

@@ -20,9 +20,10 @@ runs it over a sequence, and called by itself it takes one step.
 """
 
 import inspect
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -243,8 +244,20 @@ def as_states(hx: Any) -> States:
     return tuple(map(as_tensor, hx)) if isinstance(hx, (tuple, list)) else (as_tensor(hx),)
 
 
-@cache
+_known_names: "weakref.WeakKeyDictionary[Callable[..., Any], tuple[str, ...]]" = weakref.WeakKeyDictionary()
+
+
 def _state_names(step: Callable[..., Any]) -> tuple[str, ...]:
+    """Read once; what a step leads to, such as its cell, may go nevertheless."""
+    if not isinstance(step, FunctionType):
+        return _names_of_states(step)
+    names = _known_names.get(step)
+    if names is None:
+        names = _known_names[step] = _names_of_states(step)
+    return names
+
+
+def _names_of_states(step: Callable[..., Any]) -> tuple[str, ...]:
     parameters = list(inspect.signature(step).parameters.values())[2:]
     plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     if not parameters or any(p.kind not in plain for p in parameters):

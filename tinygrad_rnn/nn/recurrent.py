@@ -244,7 +244,9 @@ class _LastCall:
         """The initial states of a batch, if they are known and nothing has changed."""
         return self.zeros if self.rows.B == batch_size and self.holds(layer) else None
 
-    def repeated(self, layer: Recurrent, x: Any, states: States | None, watch_all: bool) -> tuple[States, States] | None:
+    def repeated(
+        self, layer: Recurrent, x: Any, states: States | None, watch_all: bool
+    ) -> tuple[States, States] | None:
         """What the cell returns for a sequence like that one; None if it is not, or something has changed."""
         level = mode.level
         if level > 1 or watch_all != self.watch_all or not self.holds(layer):

@@ -26,7 +26,7 @@ from ..autograd.tape import Node, no_grad
 from ..autograd.tensor import Tensor
 from ..fusion.compile import Variants
 from ..fusion.held import held, holding
-from ..fusion.trace import Symbol
+from ..fusion.trace import Symbol, listener
 from .cell import Cell, States, as_states
 from .functional import check_below_one, dropout
 from .module import Module, Parameter
@@ -77,6 +77,14 @@ class CellWrapper(Cell):
     def step(self, x: Any, *states: Tensor) -> Any:
         """That of the cell inside."""
         return self.cell.advance(x, states)
+
+    def _tell(self, warning: str = "") -> None:
+        """Warn, though not in the middle of a trace: once it is over, when the next sequence begins."""
+        known = Variants.of(self)
+        if warning:
+            known.pending.append(warning)
+        while known.pending and listener.called is None:
+            warnings.warn(known.pending.pop(), stacklevel=2)
 
     def _states_of_one(self) -> States:
         """Initial states of a batch of one: how wide they are, and their dtype."""
@@ -163,6 +171,7 @@ class VariationalDropout(CellWrapper):
 
     def sequence_values(self, batch_size: int) -> dict[str, Tensor]:
         """The masks: `x_mask` [B, I], `h_mask` [B, H] ... by the names of the states; none in evaluation."""
+        self._tell()
         masks: dict[str, Tensor] = {}
         states = self._states_of_one()
         mask = lambda shape, dtype, p: dropout(ones(batch_size, *shape, dtype=dtype), p)
@@ -189,7 +198,7 @@ class VariationalDropout(CellWrapper):
         seen = tuple(s if mask is None else s * mask for s, mask in zip(states, masks))
         new = self.cell.advance(x, seen)
         told = Variants.of(self).told
-        if not told:
+        if not told and not type(inner).__module__.startswith(__package__):  # for those the docstring says it
             self._warn(seen, new, [mask is not None for mask in masks], inner, told)
         return new
 
@@ -199,19 +208,18 @@ class VariationalDropout(CellWrapper):
         ways = {(i, k) for k in count for i in _handed_on(new[k], seen)}
         for _ in count:
             ways |= {(i, k) for i, j in ways for first, k in ways if j == first}
-        for k in count:
-            if masked[k] and (k, k) in ways:
-                name, code = names[k], getattr(type(inner).step, "__code__", None)
-                where = f" ({code.co_filename}:{code.co_firstlineno}, in step)" if code else ""
-                told.add(name)
-                remedy = f"write self.masked({name}) where it meets weights, such as self.masked({name}) @ self.U"
-                if self.states == "all":
-                    remedy = "leave out states='all'" + ("" if inner.calls("masked") else f" and {remedy}")
-                warnings.warn(
-                    f"VariationalDropout: {type(inner).__name__}.step hands {name} on{where}, and so it is divided by "
-                    f"{1 - self.state:.3g} at every step: {remedy}",
-                    stacklevel=2,
-                )
+        name = next((names[k] for k in count if masked[k] and (k, k) in ways), None)
+        if name is not None:
+            told.add(name)
+            code = getattr(type(inner).step, "__code__", None)
+            where = f" ({code.co_filename}:{code.co_firstlineno}, in step)" if code else ""
+            remedy = f"write self.masked({name}) where it meets weights, such as self.masked({name}) @ self.U"
+            if self.states == "all":
+                remedy = "leave out states='all'" + ("" if inner.calls("masked") else f" and {remedy}")
+            self._tell(
+                f"VariationalDropout: {type(inner).__name__}.step hands {name} on{where}, and so it is divided by "
+                f"{1 - self.state:.3g} at every step: {remedy}"
+            )
 
     def extra_repr(self) -> str:
         return f"input={self.input}, state={self.state}" + (", states='all'" if self.states == "all" else "")
@@ -248,7 +256,7 @@ class WeightDrop(CellWrapper):
                 )
         for name in [names] if isinstance(names, str) else names:
             if name in known and not isinstance(vars(self._owner(name)[0]).get(name.split(".")[-1]), Parameter):
-                raise ValueError(f"WeightDrop: {name!r} lies in a list or a dictionary: make it an attribute of its cell")
+                raise ValueError(f"WeightDrop: {name!r} lies in a list or a dictionary: make it an attribute")
             if name not in known:
                 raise ValueError(
                     f"WeightDrop: {type(cell).__name__} has no parameter {name!r}, only {', '.join(known) or 'none'}"
@@ -257,6 +265,7 @@ class WeightDrop(CellWrapper):
 
     def sequence_values(self, batch_size: int) -> dict[str, Tensor]:
         """The weights with elements dropped, such as `weight_hh_dropped`; none in evaluation."""
+        self._tell()
         if not self.training or not self.p:
             return {}
         owned = (self._owner(name) for name in self.names)
@@ -271,10 +280,9 @@ class WeightDrop(CellWrapper):
         told = Variants.of(self).told
         if unread and not told:
             told.update(unread)
-            warnings.warn(
-                f"WeightDrop: {type(self.cell).__name__}.step never reads self.{unread[0]}, so nothing of it is dropped: "
-                f"name the weights that it reads, or write self.{unread[0]} there",
-                stacklevel=2,
+            self._tell(
+                f"WeightDrop: {type(self.cell).__name__}.step never reads self.{unread[0]}, so nothing of it is "
+                f"dropped: name the weights that it reads, or write self.{unread[0]} there"
             )
         return new
 
@@ -289,7 +297,7 @@ class WeightDrop(CellWrapper):
 
 
 # Whose results are bounded.
-SATURATES = frozenset("tanh sigmoid sin cos sign softmax erf phi clamp eq ne lt le gt ge logical_and logical_or".split())
+SATURATES = frozenset("tanh sigmoid sin cos sign softmax erf phi clamp eq ne lt le gt ge".split())
 
 
 def _handed_on(new: Tensor, seen: States) -> set[int]:
