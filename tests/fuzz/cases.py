@@ -1,5 +1,6 @@
 """Cases drawn from a seed: a cell, what is around it, and how it is called; and the program that each of them is."""
 
+import itertools
 import random
 from dataclasses import dataclass, field
 
@@ -16,7 +17,11 @@ SETTINGS = {
     "long calls": [("fusion.short.WORK", 0)],
     "pieces": [("fusion.rows.PIECE_ROWS", 6), ("fusion.rows.PIECE_BYTES", 64)],
     "memory used again": [("kernels.pool.PAGE", 64), ("kernels.pool.SMALL", 0)],
-    "threads": [("fusion.scan.ROWS_PER_THREAD", 1), ("fusion.scan.WORK_PER_THREAD", 1), ("kernels.matmul.ONE_THREAD", 1)],
+    "threads": [
+        ("fusion.scan.ROWS_PER_THREAD", 1),
+        ("fusion.scan.WORK_PER_THREAD", 1),
+        ("kernels.matmul.ONE_THREAD", 1),
+    ],
 }
 
 
@@ -77,7 +82,7 @@ def case(seed: int, compiled: bool = False) -> Case:
     if found.threads > 1 and "lengths on threads" in KNOWN:
         for each in calls:
             each["lengths"] = None
-    for before, after in zip(calls, calls[1:]):
+    for before, after in itertools.pairwise(calls):
         if before["late"]:  # a backward pass reads weights, which nobody may write to before it
             after["before"] = [event for event in after["before"] if event not in IN_PLACE]
             before["second"] = False  # which reads the weights' arrays of that moment
@@ -89,7 +94,14 @@ def _call(chance: random.Random, number: int, widths: list[int], batch_first: bo
     choose, T, B = chance.choice, chance.choice([1, 1, 2, 3, 4, 5, 7]), chance.choice([1, 1, 2, 3, 4, 5, 7, 8, 9])
     lengths = None
     if chance.random() < 0.4:
-        lengths = choose([[chance.randint(0, T) for _ in range(B)], [chance.randint(0, T) for _ in range(B)], [T] * B, [chance.randint(0, T)] * B])
+        lengths = choose(
+            [
+                [chance.randint(0, T) for _ in range(B)],
+                [chance.randint(0, T) for _ in range(B)],
+                [T] * B,
+                [chance.randint(0, T)] * B,
+            ]
+        )
     return {
         "T": T,
         "B": B,
@@ -119,7 +131,12 @@ def _around(chance: random.Random, states: int, own: bool, noisy: list[bool], se
     while chance.random() < 0.3:
         p = chance.choice([0.1, 0.3, 0.5])
         each = [chance.choice([0.0, 0.2, 0.5]) for _ in range(states)]
-        ways = [f"tg.nn.Zoneout(cell, {p})", f"tg.nn.Zoneout(cell, {each})", f"tg.nn.ClipGradient(cell, {p})", "tg.nn.LearnedInitialState(cell)"]
+        ways = [
+            f"tg.nn.Zoneout(cell, {p})",
+            f"tg.nn.Zoneout(cell, {each})",
+            f"tg.nn.ClipGradient(cell, {p})",
+            "tg.nn.LearnedInitialState(cell)",
+        ]
         ways.append(f"tg.nn.VariationalDropout(cell, {'input=0.3, ' * (not several)}state={p})")
         ways.append(f"tg.nn.VariationalDropout(cell, state={p}, states='all')")
         ways.append(f"tg.nn.WeightDrop(cell, {p}, {matrices}) if {matrices} else cell")

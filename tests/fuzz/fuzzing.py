@@ -1,8 +1,8 @@
 """Run a case, make it smaller if it fails, and print it as a program.
 
-    python -m fuzz 1000 2000            the cases of these seeds, interpreted
-    python -m fuzz --compiled 1000 1100
-    TINYGRAD_RNN_FUZZ_SEED=1234 python -m pytest tests/fuzz
+python -m fuzz 1000 2000            the cases of these seeds, interpreted
+python -m fuzz --compiled 1000 1100
+TINYGRAD_RNN_FUZZ_SEED=1234 python -m pytest tests/fuzz
 """
 
 import contextlib
@@ -13,14 +13,13 @@ import linecache
 import time
 import types
 import warnings
-from unittest import mock
 
 import numpy as np
 import pytest
+from fusion.comparing import interpret
 from numba import config
 
 import tinygrad_rnn as tg
-from fusion.comparing import interpret
 from fuzz import judge, running
 from fuzz.cases import SETTINGS, Case
 from tinygrad_rnn.fusion import call, short

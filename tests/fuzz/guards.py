@@ -4,10 +4,10 @@ import contextlib
 
 import numpy as np
 import pytest
+from kernels.guarded import guarded, untouched
 
 import tinygrad_rnn as tg
 from fuzz.fuzzing import applied, recurrently_dropped
-from kernels.guarded import guarded, untouched
 from tinygrad_rnn.autograd import arrays, table
 from tinygrad_rnn.fusion import call, rows, short
 from tinygrad_rnn.kernels import elementwise, matmul

@@ -26,8 +26,12 @@ class IllConditioned(Exception):
 
 def shown(apart, limit):
     """The differences that are too large, the worst first."""
-    worst = sorted(((d / max(limit[key], 1e-300), key) for key, (d, _) in apart.items() if not d <= limit[key]), reverse=True)
-    lines = [f"call {key[0]}, {key[1]}: differs by {apart[key][0]:.3g}, of at most {apart[key][1]:.3g}" for _, key in worst]
+    worst = sorted(
+        ((d / max(limit[key], 1e-300), key) for key, (d, _) in apart.items() if not d <= limit[key]), reverse=True
+    )
+    lines = [
+        f"call {key[0]}, {key[1]}: differs by {apart[key][0]:.3g}, of at most {apart[key][1]:.3g}" for _, key in worst
+    ]
     return "\n".join(lines[:12])
 
 
@@ -65,7 +69,10 @@ def _single(make, calls, noisy, draw):
     if noisy:  # the numbers drawn in float64 are others
         limit = {key: 1e-3 * max(scale, 1e-2) for key, (_, scale) in apart.items()}
     else:
-        double = [{name: v.astype(single[0]["y"].dtype) for name, v in each.items()} for each in run(make, calls, "never", np.float64, draw=draw)]
+        double = [
+            {name: v.astype(single[0]["y"].dtype) for name, v in each.items()}
+            for each in run(make, calls, "never", np.float64, draw=draw)
+        ]
         own = distances(_as(single, np.float64), _as(double, np.float64))
         limit = {key: 10 * own[key][0] + 1e-5 * max(scale, 1e-2) for key, (_, scale) in apart.items()}
     text = shown(apart, limit)

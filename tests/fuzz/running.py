@@ -166,7 +166,9 @@ class Run:
 
         def backward():
             weights = np.random.default_rng([2, number])
-            made = {name: weights.uniform(-1, 1, v.shape).astype(np.float32).astype(self.dtype) for name, v in found.items()}
+            made = {
+                name: weights.uniform(-1, 1, v.shape).astype(np.float32).astype(self.dtype) for name, v in found.items()
+            }
             chosen = {name: v for name, v in found.items() if call["loss"] == "all" or name.startswith(call["loss"])}
             if call["loss"] == "laid out":
                 chosen = {name: v for name, v in found.items() if name == "y"}
@@ -176,7 +178,10 @@ class Run:
                 return {f"d{name}": np.zeros(leaf.shape, self.dtype) for name, leaf in inputs.items()}
             gradients = {}
             if call["loss"] == "laid out":
-                sources, dys = list(outputs.values()), [tg.from_numpy(laid_out(made[name], "apart")) for name in outputs]
+                sources, dys = (
+                    list(outputs.values()),
+                    [tg.from_numpy(laid_out(made[name], "apart")) for name in outputs],
+                )
             else:
                 sources, dys = [sum((v * made[name]).sum() for name, v in outputs.items())], None
             values = list(inputs.values())

@@ -11,63 +11,92 @@ KNOWN = {
     "lengths on threads",  # a thread whose sequences have all ended gives a product a negative count of rows
     "strided vectors",  # a vector that is a column of a matrix, a reversed or a broadcast view
     "clipped parameters",  # clip_gradient of what is the same at every step
+    "vector and weight",  # a [1, n] parameter that is added somewhere and multiplied with elsewhere
     "detached parameters",  # a step that reads self.b.detach() keeps the array that it was traced with
     "names",  # fields and variables called as something in the generated source is
 }
 
 UNARY = [
-    *("tg.tanh({a})", "tg.sigmoid({a})", "tg.tanh({a})", "tg.sigmoid({a})", "tg.relu({a})", "{a}.tanh()"),
-    *("{a} * {a}", "tg.square({a})", "tg.softplus({a})", "tg.leaky_relu({a}, 0.1)", "tg.clamp({a}, -0.6, 0.7)"),
-    *("tg.clamp({a}, max=0.4)", "tg.clip_gradient({a}, 0.3)", "tg.sin({a})", "tg.cos({a})", "tg.abs({a})"),
-    *("1 - {a}", "0.3 * {a} + 0.2", "tg.exp(tg.tanh({a}))", "tg.log({a} * {a} + 1.5)", "({a} * {a} + 1) ** 0.5"),
-    *("{a} ** 2", "{a} ** 3", "2 ** tg.tanh({a})", "{a} + tg.sin({a}).detach()", "tg.silu({a})", "tg.gelu({a})"),
-    *("tg.elu({a})", "tg.erf({a})", "-{a}", "1 / (2 + {a} * {a})", "tg.reciprocal(1.5 + tg.sigmoid({a}))"),
-    *("tg.rsqrt({a} * {a} + 0.5)", "tg.sqrt({a} * {a} + 0.3)", "{a} * tg.sign({a} + 0.0371)", "{a} - 0.1 * tg.floor(3 * {a} + 0.0371)"),
-    *("tg.where({a} > 0.1371, {a}, 0.0)", "tg.where({a} < 0.0371, 0.2 * {a}, {a})", "tg.masked_fill({a}, {a} < -0.2371, 0.5)"),
-    *("({a} > 0.0371) * {a}", "{a}.clone()", "tg.minimum({a}, 0.4)", "tg.maximum({a}, -0.4)", "{a} / 2", "{a} + {a}"),
-    *("tg.log1p({a} * {a})", "tg.expm1(0.3 * tg.tanh({a}))", "tg.where(~(({a} > 0.3371) | ({a} < -0.2371)), {a}, 0.5)"),
-    *("tg.where(({a} > -0.5371) & ({a} < 0.6371), {a}, {a} * 0.1)", "tg.pow(1.5 + tg.sigmoid({a}), 1.7)", "{a} - 1"),
-    *("abs({a})", "{a}.square().neg()", "tg.tanh(tg.tanh({a}) + {a})", "tg.where({a} >= 0.0371, 1.0, {a})"),
+    "tg.tanh({a})", "tg.sigmoid({a})", "tg.tanh({a})", "tg.sigmoid({a})", "tg.relu({a})", "{a}.tanh()", "{a} * {a}",
+    "tg.square({a})", "tg.softplus({a})", "tg.leaky_relu({a}, 0.1)", "tg.clamp({a}, -0.6, 0.7)",
+    "tg.clamp({a}, max=0.4)", "tg.clip_gradient({a}, 0.3)", "tg.sin({a})", "tg.cos({a})", "tg.abs({a})", "1 - {a}",
+    "0.3 * {a} + 0.2", "tg.exp(tg.tanh({a}))", "tg.log({a} * {a} + 1.5)", "({a} * {a} + 1) ** 0.5", "{a} ** 2",
+    "{a} ** 3", "2 ** tg.tanh({a})", "{a} + tg.sin({a}).detach()", "tg.silu({a})", "tg.gelu({a})", "tg.elu({a})",
+    "tg.erf({a})", "-{a}", "1 / (2 + {a} * {a})", "tg.reciprocal(1.5 + tg.sigmoid({a}))", "tg.rsqrt({a} * {a} + 0.5)",
+    "tg.sqrt({a} * {a} + 0.3)", "{a} * tg.sign({a} + 0.0371)", "{a} - 0.1 * tg.floor(3 * {a} + 0.0371)",
+    "tg.where({a} > 0.1371, {a}, 0.0)", "tg.where({a} < 0.0371, 0.2 * {a}, {a})",
+    "tg.masked_fill({a}, {a} < -0.2371, 0.5)", "({a} > 0.0371) * {a}", "{a}.clone()", "tg.minimum({a}, 0.4)",
+    "tg.maximum({a}, -0.4)", "{a} / 2", "{a} + {a}", "tg.log1p({a} * {a})", "tg.expm1(0.3 * tg.tanh({a}))",
+    "tg.where(~(({a} > 0.3371) | ({a} < -0.2371)), {a}, 0.5)",
+    "tg.where(({a} > -0.5371) & ({a} < 0.6371), {a}, {a} * 0.1)", "tg.pow(1.5 + tg.sigmoid({a}), 1.7)", "{a} - 1",
+    "abs({a})", "{a}.square().neg()", "tg.tanh(tg.tanh({a}) + {a})", "tg.where({a} >= 0.0371, 1.0, {a})",
 ]  # fmt: skip
 BINARY = [
-    *("{a} + {b}", "{a} - {b}", "{a} * {b}", "{a} * {b}", "{a} / (1.5 + {b} * {b})", "tg.maximum({a}, {b} + 0.0371)"),
-    *("tg.minimum({a}, {b} + 0.0371)", "tg.where({a} > {b} + 0.0371, {a} * 0.5, {b})", "({a} <= {b} + 0.0371) * {b} + {a}"),
-    *("tg.sigmoid({a}) * {b} + (1 - tg.sigmoid({a})) * {a}", "tg.tanh({a}) * {b}", "{a} * {b}.detach()", "{a} * 0.5 - 2 * {b}"),
-    *("tg.where(({a} > 0.0371) & ({b} < 0.1371), {a}, {b})", "(1 - {a}) * {b} + {a} * {b}", "{a} * {b} + {b} * {a}"),
-    *("tg.sigmoid({a} + {b}) * tg.tanh({a} - {b})", "{a}.sigmoid() * {b}", "(1.5 + tg.sigmoid({a})) ** tg.tanh({b})"),
+    "{a} + {b}", "{a} - {b}", "{a} * {b}", "{a} * {b}", "{a} / (1.5 + {b} * {b})", "tg.maximum({a}, {b} + 0.0371)",
+    "tg.minimum({a}, {b} + 0.0371)", "tg.where({a} > {b} + 0.0371, {a} * 0.5, {b})",
+    "({a} <= {b} + 0.0371) * {b} + {a}", "tg.sigmoid({a}) * {b} + (1 - tg.sigmoid({a})) * {a}", "tg.tanh({a}) * {b}",
+    "{a} * {b}.detach()", "{a} * 0.5 - 2 * {b}", "tg.where(({a} > 0.0371) & ({b} < 0.1371), {a}, {b})",
+    "(1 - {a}) * {b} + {a} * {b}", "{a} * {b} + {b} * {a}", "tg.sigmoid({a} + {b}) * tg.tanh({a} - {b})",
+    "{a}.sigmoid() * {b}", "(1.5 + tg.sigmoid({a})) ** tg.tanh({b})",
 ]  # fmt: skip
 ROW_TO_ONE = [
-    *("{a}.sum(-1, keepdim=True)", "{a}.mean(-1, keepdim=True)", "tg.amax({a}, -1, keepdim=True)", "tg.amin({a}, 1, keepdim=True)"),
-    *("{a}.var(-1, keepdim=True, correction=0)", "tg.logsumexp({a}, -1, keepdim=True)", "({a} * {a}).sum(1, keepdim=True)"),
-    *("{a}.sum(-1).unsqueeze(-1)", "{a}.mean(1).unsqueeze(1)", "({a} * {a} + 0.1).sum(-1, keepdim=True).sqrt()"),
+    "{a}.sum(-1, keepdim=True)", "{a}.mean(-1, keepdim=True)", "tg.amax({a}, -1, keepdim=True)",
+    "tg.amin({a}, 1, keepdim=True)", "{a}.var(-1, keepdim=True, correction=0)", "tg.logsumexp({a}, -1, keepdim=True)",
+    "({a} * {a}).sum(1, keepdim=True)", "{a}.sum(-1).unsqueeze(-1)", "{a}.mean(1).unsqueeze(1)",
+    "({a} * {a} + 0.1).sum(-1, keepdim=True).sqrt()",
 ]  # fmt: skip
 ROW_TO_ROW = [
-    *("tg.softmax({a}, -1)", "tg.log_softmax({a}, -1)", "{a}.softmax(1)", "{a} - {a}.mean(-1, keepdim=True)"),
-    *("({a} - {a}.mean(-1, keepdim=True)) * ({a}.var(-1, keepdim=True, correction=0) + 0.2).rsqrt()",),
-    *("{a} / (1 + ({a} * {a}).sum(-1, keepdim=True))", "tg.layer_norm({a}, ({n},), eps=0.1)", "{a} * {a}.sum(-1, keepdim=True)"),
-    *("{a} * tg.softmax({a}, -1).detach()", "tg.log_softmax({a}, -1).exp() * {a}"),
+    "tg.softmax({a}, -1)", "tg.log_softmax({a}, -1)", "{a}.softmax(1)", "{a} - {a}.mean(-1, keepdim=True)",
+    "({a} - {a}.mean(-1, keepdim=True)) * ({a}.var(-1, keepdim=True, correction=0) + 0.2).rsqrt()",
+    "{a} / (1 + ({a} * {a}).sum(-1, keepdim=True))", "tg.layer_norm({a}, ({n},), eps=0.1)",
+    "{a} * {a}.sum(-1, keepdim=True)", "{a} * tg.softmax({a}, -1).detach()", "tg.log_softmax({a}, -1).exp() * {a}",
 ]  # fmt: skip
 NOISE = [
-    *("{a} * (tg.rand({a}.shape) < 0.6)", "tg.dropout({a}, 0.3)", "self.candidate({a})", "{a} + 0.1 * tg.randn({a}.shape, dtype={a}.dtype)"),
-    *("tg.where(tg.rand({a}.shape) < 0.3, {a}, 0.5 * {a})",),
+    "{a} * (tg.rand({a}.shape) < 0.6)", "tg.dropout({a}, 0.3)", "self.candidate({a})",
+    "{a} + 0.1 * tg.randn({a}.shape, dtype={a}.dtype)", "tg.where(tg.rand({a}.shape) < 0.3, {a}, 0.5 * {a})",
 ]  # fmt: skip
 ODD = [  # rarely, since a step with one of these may run on the tape
-    *("tg.flip({a}, 1)", "tg.cumsum({a}, 1)", "{a}[:, ::2]", "{a}[:, [0]]", "tg.prod({a}, 1, keepdim=True)", "{a}.std(-1, keepdim=True)"),
-    *("tg.roll({a}, 1, 1)", "{a}.reshape(-1, {n})", "{a} * {a}.shape[1]", "{a}.unsqueeze(1).sum(1)", "tg.stack([{a}, {a}], 1).sum(1)"),
-    *("{a}.to({a}.dtype)", "tg.einsum('bi,bi->b', {a}, {a}).unsqueeze(-1)", "{a}[:, -1:]", "tg.pad({a}, (1, 0))", "({a} > 0.0371).to({a}.dtype)"),
+    "tg.flip({a}, 1)", "tg.cumsum({a}, 1)", "{a}[:, ::2]", "{a}[:, [0]]", "tg.prod({a}, 1, keepdim=True)",
+    "{a}.std(-1, keepdim=True)", "tg.roll({a}, 1, 1)", "{a}.reshape(-1, {n})", "{a} * {a}.shape[1]",
+    "{a}.unsqueeze(1).sum(1)", "tg.stack([{a}, {a}], 1).sum(1)", "{a}.to({a}.dtype)",
+    "tg.einsum('bi,bi->b', {a}, {a}).unsqueeze(-1)", "{a}[:, -1:]", "tg.pad({a}, (1, 0))",
+    "({a} > 0.0371).to({a}.dtype)",
 ]  # fmt: skip
 VECTOR = [  # [n] or so of parameters, from one or two of them
-    *("self.{p}", "self.{p}", "self.{p}", "self.{p}", "self.{p} * self.{q}", "tg.sigmoid(self.{p})", "1 - self.{p}", "self.{p}.detach()"),
-    *("tg.exp(self.{p})", "self.{p} + self.{q}", "tg.softmax(self.{p}, -1)", "self.{p} / (self.{q} * self.{q} + 1)", "self.{p}.sum() * self.{q}"),
+    "self.{p}", "self.{p}", "self.{p}", "self.{p}", "self.{p} * self.{q}", "tg.sigmoid(self.{p})", "1 - self.{p}",
+    "self.{p}.detach()", "tg.exp(self.{p})", "self.{p} + self.{q}", "tg.softmax(self.{p}, -1)",
+    "self.{p} / (self.{q} * self.{q} + 1)", "self.{p}.sum() * self.{q}",
 ]  # fmt: skip
 MATRIX = [  # [k, m] of parameters: W and V are [k, m], T is [m, k], L is larger
-    *("self.{W}", "self.{W}", "self.{W}", "self.{W}", "self.{T}.T", "self.{T}.T", "self.{W} * self.{V}", "tg.softmax(self.{W}, -1)"),
-    *("self.{L}[:{k}, 1 : 1 + {m}]", "self.{L}[2 : 2 + {k}, :{m}]", "self.{W}.detach()", "self.{W} + self.{T}.T", "tg.tanh(self.{W})"),
-    *("tg.cat([self.{W}, self.{V}], 1)[:, 1 : 1 + {m}]", "tg.cat([self.{W}, self.{V}], 0)[1 : 1 + {k}]", "2 * self.{W}", "self.{T}.transpose(0, 1)"),
-    *("tg.triu(self.{W})", "self.{L}[:{m}, :{k}].T", "self.{W} * (self.{V} > 0.0371)", "self.{W} - self.{W}.mean(0, keepdim=True)"),
-    *("self.{W} / self.{W}.square().sum().sqrt()",),
+    "self.{W}", "self.{W}", "self.{W}", "self.{W}", "self.{T}.T", "self.{T}.T", "self.{W} * self.{V}",
+    "tg.softmax(self.{W}, -1)", "self.{L}[:{k}, 1 : 1 + {m}]", "self.{L}[2 : 2 + {k}, :{m}]", "self.{W}.detach()",
+    "self.{W} + self.{T}.T", "tg.tanh(self.{W})", "tg.cat([self.{W}, self.{V}], 1)[:, 1 : 1 + {m}]",
+    "tg.cat([self.{W}, self.{V}], 0)[1 : 1 + {k}]", "2 * self.{W}", "self.{T}.transpose(0, 1)", "tg.triu(self.{W})",
+    "self.{L}[:{m}, :{k}].T", "self.{W} * (self.{V} > 0.0371)", "self.{W} - self.{W}.mean(0, keepdim=True)",
+    "self.{W} / self.{W}.square().sum().sqrt()",
 ]  # fmt: skip
-NAMES = ["a", "z", "r", "n", "f", "i", "g", "o", "gate", "u", "v", "s", "m", "q", "k", "p", "w", "state", "new_h", "cand"]
+NAMES = [
+    "a",
+    "z",
+    "r",
+    "n",
+    "f",
+    "i",
+    "g",
+    "o",
+    "gate",
+    "u",
+    "v",
+    "s",
+    "m",
+    "q",
+    "k",
+    "p",
+    "w",
+    "state",
+    "new_h",
+    "cand",
+]
 TAKEN = ["len", "room", "saved", "values", "total", "rows", "B", "T", "H", "x", "dtype", "launch", "forward", "real"]
 WIDTHS = [1, 1, 2, 2, 3, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 31, 32, 33, 40]
 
@@ -178,7 +207,8 @@ class Writer:
 
     def field(self, kind: str, shape: tuple, fresh: float = 0.5) -> str:
         """A field of the cell, maybe one that is there."""
-        known = self.pool.setdefault((kind, shape), [])
+        use = "vector" if fresh == 0.5 and "vector and weight" in KNOWN else ""
+        known = self.pool.setdefault((kind + use, shape), [])
         if known and self.random.random() > fresh:
             return self.random.choice(known)
         letter = {"parameter": "W" if len(shape) == 2 else "b", "buffer": "k", "array": "c", "number": "rate"}[kind]
@@ -273,11 +303,13 @@ class Writer:
             self.add(text, m)
         elif kind == "linear":
             m = self.random.choice(self.widths)
-            W, b = self.field("parameter", (m, n)), self.field("parameter", (m,))
+            W, b = self.field("parameter", (m, n), 0.4), self.field("parameter", (m,))
             self.add(f"tg.linear({a}, self.{W}, self.{b})", m)
         elif kind == "vector":
             v = self.bracketed(self.vector(n))
-            self.add(choose([f"{a} + {v}", f"{a} * {v}", f"{v} - {a}", f"{a} / (1.5 + {v} * {v})", f"tg.tanh({a} * {v})"]), n)
+            self.add(
+                choose([f"{a} + {v}", f"{a} * {v}", f"{v} - {a}", f"{a} / (1.5 + {v} * {v})", f"tg.tanh({a} * {v})"]), n
+            )
         elif kind == "row":
             self.add(choose(ROW_TO_ROW).format(a=a, n=n), n)
         elif kind == "one":
@@ -296,11 +328,16 @@ class Writer:
         elif kind == "expand":
             b, other = self.pick(1)
             if other == 1 and n > 1:
-                self.add(choose([f"{b}.expand({b}.shape[0], {n})", f"{b}.expand(-1, {n})", f"{b}.expand_as({a})"][:2]), n)
+                self.add(
+                    choose([f"{b}.expand({b}.shape[0], {n})", f"{b}.expand(-1, {n})", f"{b}.expand_as({a})"][:2]), n
+                )
         elif kind == "cat":
             b, other = self.pick()
             if n + other <= self.most:
-                self.add(choose([f"tg.cat([{a}, {b}], 1)", f"tg.cat(({a}, {b}), -1)", f"tg.cat([{a}, {b}], dim=1)"]), n + other)
+                self.add(
+                    choose([f"tg.cat([{a}, {b}], 1)", f"tg.cat(({a}, {b}), -1)", f"tg.cat([{a}, {b}], dim=1)"]),
+                    n + other,
+                )
         elif kind == "chunk" and n % 2 == 0:
             ways = ["tg.chunk({a}, 2, -1)[0] * tg.sigmoid(tg.chunk({a}, 2, -1)[1])", "tg.split({a}, {h}, 1)[1]"]
             ways += ["{a}[:, :{h}] + {a}[:, {h}:]", "tg.chunk({a}, 2, 1)[1]"]
@@ -308,7 +345,11 @@ class Writer:
         elif kind == "part" and n > 1:
             first = self.random.randrange(n)
             last = self.random.randint(first + 1, n)
-            ways = [f"{a}[:, {first}:{last}]", f"{a}[..., {first}:{last}]", f"tg.narrow({a}, 1, {first}, {last - first})"]
+            ways = [
+                f"{a}[:, {first}:{last}]",
+                f"{a}[..., {first}:{last}]",
+                f"tg.narrow({a}, 1, {first}, {last - first})",
+            ]
             ways += [f"{a}[:, {first - n}:{last}]"]
             self.add(choose(ways), last - first)
         elif kind == "held":
@@ -323,7 +364,7 @@ class Writer:
             m = choose(self.widths)
             shape = (n, m)
             if self.random.random() < 0.6:
-                text = f"{{}} * self.{self.field('parameter', (n, m))}"
+                text = f"{{}} * self.{self.field('parameter', (n, m), 0.4)}"
             self.draft.held.append((name, shape, text))
             self.add(f"{a} @ self.{name}", m)
             return

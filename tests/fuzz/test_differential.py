@@ -75,7 +75,8 @@ FOUND = {
         [("W", "parameter", (4, 4)), ("U", "parameter", (4, 4)), ("V", "parameter", (4, 4))],
     ),
     "a rotated value": of_a_step(
-        [("m", "h * x", 4), ("r", "tg.cat([m[:, 1:], m[:, :1]], 1)", 4)], ["tg.tanh(m + 0.5 * r)"], dict(h=4), given=True,
+        [("m", "h * x", 4), ("r", "tg.cat([m[:, 1:], m[:, :1]], 1)", 4)],
+        ["tg.tanh(m + 0.5 * r)"], dict(h=4), given=True,
     ),
 }  # fmt: skip
 
