@@ -41,7 +41,7 @@ class latching:
         if self.codes:
             sys.settrace(self.before)
 
-    def _enter_frame(self, frame: FrameType, event: str, value: Any) -> Any:
+    def _enter_frame(self, frame: FrameType, event: Any, value: Any) -> Any:
         if self.before is not None:
             self.before(frame, event, value)
         if frame.f_code not in self.codes:
@@ -100,7 +100,7 @@ class Locals:
         else:
             sys.setprofile(self.profile)
 
-    def _enter_frame(self, frame: FrameType, event: str, value: Any) -> Any:
+    def _enter_frame(self, frame: FrameType, event: Any, value: Any) -> Any:
         if listener.called is not None:
             listener.called(frame)
         return self._watch if frame.f_code in self.codes else None

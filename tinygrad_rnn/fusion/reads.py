@@ -146,7 +146,7 @@ def _runs_cells(code: types.CodeType) -> bool:
 
 def _in_other_layer(frame: types.FrameType | None) -> bool:
     """Whether a call belongs to a layer within the cell, which has guards of its own."""
-    while frame is not None and frame.f_code.co_name != "trace_step":
+    while frame is not None and frame.f_code.co_name != "_trace_once":
         if frame.f_code.co_filename.startswith(_FUSION):
             return True
         frame = frame.f_back

@@ -25,8 +25,9 @@ from ..autograd.shapes import expand
 from ..autograd.tape import Node, no_grad
 from ..autograd.tensor import Tensor
 from ..fusion.compile import Variants
+from ..fusion.frames import listener
 from ..fusion.held import held, holding
-from ..fusion.trace import Symbol, listener
+from ..fusion.trace import Symbol
 from .cell import Cell, States, as_states
 from .functional import check_below_one, dropout
 from .module import Module, Parameter
