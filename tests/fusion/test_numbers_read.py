@@ -189,15 +189,22 @@ def test_tensors_are_what_they_were_after_a_trace():
 
 
 def test_another_thread_may_read_while_a_step_is_traced():
-    seen = []
+    asked, seen, told = threading.Semaphore(0), [], threading.Event()
+
+    def reading():
+        asked.acquire()
+        seen.append((made.a.item(), made.b.data.sum(), pickle.dumps(made.a)))
+        told.set()
 
     def reads(self, x, h):
-        thread = threading.Thread(target=lambda: seen.append((self.a.item(), self.b.data.sum(), pickle.dumps(self.a))))
-        thread.start()
-        thread.join()
+        asked.release()
+        told.wait(60)
         return h
 
     made = cell(step(reads))
+    thread = threading.Thread(target=reading)
+    thread.start()
     tg.nn.Recurrent(made, fused="require")(tg.zeros(2, 2, I, dtype=np.float64))
+    thread.join()
     assert seen and seen[0][:2] == (made.a.item(), made.b.numpy().sum())
     assert type(pickle.loads(seen[0][2])) is tg.nn.Parameter

@@ -148,13 +148,13 @@ TABLE = {
     ),
     "noise of NumPy's": (
         lambda self, x, h: h * np.random.rand(H),  # noqa: NPY002
-        "another constant each time",
+        "draws random numbers from numpy.random",
         "tg.rand(h.shape)",
         lambda self, x, h: h * tg.rand(h.shape, dtype=np.float64),
     ),
     "noise of Python's": (
         lambda self, x, h: h if random.random() < 2 else -h,
-        "draws from a generator of Python",
+        "draws random numbers from random",
         "tg.rand(h.shape)",
         lambda self, x, h: h * tg.rand(h.shape, dtype=np.float64),
     ),
@@ -228,7 +228,7 @@ def python(monkeypatch):
 @pytest.mark.parametrize(("wrong", "fragment", "lead", "right"), TABLE.values(), ids=TABLE)
 def test_what_a_refusal_suggests_compiles(wrong, fragment, lead, right):
     """What draws from NumPy's generator gives something else each time; of everything else the numbers are compared."""
-    reason = run(step(wrong), "auto", **HELD)[1] if "another constant" in fragment else refusal(step(wrong), **HELD)
+    reason = run(step(wrong), "auto", **HELD)[1] if "numpy.random" in fragment else refusal(step(wrong), **HELD)
     assert fragment in reason and lead in reason and re.search(r"test_replacements\.py:\d+", reason), reason
     assert refusal(step(right), **HELD) == ""
 

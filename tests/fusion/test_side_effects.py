@@ -9,6 +9,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from fusion.test_stale import made, world_of  # noqa: F401
+from tinygrad_rnn.fusion.compile import PATIENCE
 from tinygrad_rnn.fusion.trace import Symbol
 
 ROWS = {
@@ -90,11 +91,12 @@ def test_what_a_step_changes(name, made):  # noqa: F811
         layer = tg.nn.Recurrent(world["cell"], fused=fused)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            ys = [layer(x)[0].numpy() for _ in range(4)]
+            ys = [layer(x)[0].numpy() for _ in range(7)]
         results.append((ys, eval(found, world)))
-    assert len(told) == 1 and (f"step changes {named}" in str(told[0].message) or "draws" in str(told[0].message))
+    assert len(told) == 1
+    assert any(word in str(told[0].message) for word in (f"step changes {named}", "draws", "looks at the numbers"))
     assert named in str(told[0].message) and "world.py:" in str(told[0].message)
-    assert len(made) <= 2
+    assert len(made) <= (2 if "step changes" in str(told[0].message) else PATIENCE + 1)
     for tape, auto in zip(*results):
         np.testing.assert_equal(auto, tape)
     assert not any(isinstance(each, Symbol) for each in everything_in(world["cell"]))

@@ -368,7 +368,7 @@ class Watch:
 
     def _told(self, part: Part, path: str) -> str:
         if isinstance(part, Random):
-            return f"step draws random numbers from {path}, past rand, randn and dropout{self._where(path)}"
+            return f"step draws random numbers from {path}{self._where(path)}: write tg.rand(h.shape)"
         return (
             f"step changes {path}{self._where(path)}: a step that is compiled runs once, not at every step of a "
             "sequence; return what is to be kept as a state instead"

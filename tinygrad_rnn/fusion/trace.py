@@ -36,7 +36,7 @@ from .keys import key_of
 from .names import FORMS, RESERVED, Names
 from .refusal import CompilerError, Unfusable, innermost
 from .soundness import COMPARISONS, dtype_of
-from .watched import functions_of, guarded, tensors_of, untouched_arrays, untouched_generators, watched
+from .watched import functions_of, guarded, tensors_of, watched
 
 __all__ = [
     "BATCH", "CompilerError", "Line", "Locals", "Shadow", "Symbol", "Trace", "Unfusable", "is_view", "shown", "sized",
@@ -600,18 +600,12 @@ def trace_step(
     known = {n for _, x in tensors for n in x.shape} | {n for shape, _ in inputs for n in shape[1:]}
     known |= {n for _, shape, _ in states for n in shape[1:]}
     sizes = stand_ins(known)
-    with untouched_generators(cell) as draws, untouched_arrays(tensors) as written:
-        try:
-            trace, outputs = _trace_twice(cell, inputs, states, single, tensors, codes, next(sizes), next(sizes))
-        except CompilerError:
-            raise
-        except Unfusable:  # unless it was a width that is made in the step and has the number of the batch
-            trace, outputs = _trace_twice(cell, inputs, states, single, tensors, codes, next(sizes), next(sizes))
-    if written:
-        raise Unfusable(f"step writes to {written[0]} in place: let what changes be a state ({step_line(cell)})")
-    if draws:
-        raise Unfusable(f"step draws from a generator of {draws[0]}: write tg.rand(h.shape) ({step_line(cell)})")
-    return trace, outputs
+    try:
+        return _trace_twice(cell, inputs, states, single, tensors, codes, next(sizes), next(sizes))
+    except CompilerError:
+        raise
+    except Unfusable:  # unless it was a width that is made in the step and has the number of the batch
+        return _trace_twice(cell, inputs, states, single, tensors, codes, next(sizes), next(sizes))
 
 
 def _trace_twice(

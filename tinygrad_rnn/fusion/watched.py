@@ -1,4 +1,4 @@
-"""The tensors that a step may read while it is traced, and the generators that it may draw from.
+"""The tensors that a step may read while it is traced.
 
 A kernel reads parameters anew at each call, so the numbers that they have while a step is traced must not go into it.
 Most ways to these numbers are methods of `Tensor`, which ask the tracer. What is left are plain attributes: for the
@@ -6,7 +6,6 @@ time of a trace, the tensors that a cell holds are of a class in which these are
 """
 
 import functools
-import random
 import sys
 import threading
 from collections.abc import Iterator
@@ -171,62 +170,3 @@ def _function(value: Any) -> FunctionType | None:
     value = getattr(value, "__func__", getattr(value, "fget", value))
     ours = isinstance(value, FunctionType) and OUR_FILES[value.__code__.co_filename]
     return value if isinstance(value, FunctionType) and not ours else None
-
-
-@contextmanager
-def untouched_arrays(held: list[tuple[str, Any]]) -> Iterator[list[str]]:
-    """Afterwards, NumPy's arrays hold what they held; yields a list that then names those that had been written to."""
-    written: list[str] = []
-    arrays = [(name, x, x.copy()) for name, x in held if isinstance(x, np.ndarray) and x.flags.writeable]
-    try:
-        yield written
-    finally:
-        for name, x, before in arrays:
-            if x.dtype != object and x.tobytes() != before.tobytes():
-                x[...] = before
-                written.append(name)
-
-
-@contextmanager
-def untouched_generators(cell: Any) -> Iterator[list[str]]:
-    """Afterwards, generators are where they were; yields a list that then says whose had moved."""
-    moved: list[str] = []
-    held = [x for module in cell.modules() for x in vars(module).values()]
-    own = [x for x in held if isinstance(x, (np.random.Generator, np.random.RandomState, random.Random))]
-    legacy: Any = np.random  # whose functions share one generator
-    before = [random.getstate(), legacy.get_state(legacy=False), *map(_state, own)]
-    try:
-        yield moved
-    finally:
-        if random.getstate() != before[0]:
-            random.setstate(before[0])
-            moved.append("Python")
-        if not _same(legacy.get_state(legacy=False), before[1]):
-            legacy.set_state(before[1])
-            moved.append("NumPy")
-        for generator, state in zip(own, before[2:]):
-            if not _same(_state(generator), state):
-                _restore(generator, state)
-                moved.append("the cell")
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state(legacy=False)
-
-
-def _restore(generator: Any, state: Any) -> None:
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.set_state(state)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two states of a generator are equal, dictionaries with arrays in them."""
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    return np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b
