@@ -34,6 +34,18 @@ def same(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=8 * np.finfo(found.dtype).eps)
 
 
+def test_results_are_made_where_none_are_given():
+    x, y = numbers(7), numbers(7, seed=1)
+    for dtype in (np.float32, np.float64):
+        a, b = x.astype(dtype), y.astype(dtype)
+        s, d = pair(a, b)
+        same(s, a + b)
+        same(d, a - b)
+        out = np.empty((2, 7), dtype)
+        assert pair(a, b, out=(out[0], out[1]))[0] is not None and np.array_equal(out, [s, d])
+        same(axpy(dtype(2), a, b), 2 * a + b)
+
+
 # ---- Values ----------------------------------------------------------------------------------------------------------
 
 SIZES = [0, 1, 3, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 3 * BLOCK + 7]

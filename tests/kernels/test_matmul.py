@@ -1,18 +1,13 @@
 """Matrix products: right to the rounding, the same bits however they are cut, never a byte out of bounds."""
 
-import ctypes
 import functools
 import itertools
-import mmap
 import os
 import pickle
 import re
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +15,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numba import config, njit
 
-import tinygrad_rnn
+from kernels.guarded import guarded, in_child, needs_guards
 from tinygrad_rnn.kernels import matmul as module
 from tinygrad_rnn.kernels import products, threads, vector
 from tinygrad_rnn.kernels import team as team_module
@@ -306,35 +301,20 @@ def test_errors_name_what_is_wrong():
 # ---- Memory ----------------------------------------------------------------------------------------------------------
 
 
-def fenced(x, at_end):
-    """A copy of `x` that ends, or begins, where the process may not touch memory."""
-    page = mmap.PAGESIZE
-    pages = -(-x.nbytes // page)
-    room = mmap.mmap(-1, (pages + 2) * page)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(room))
-    libc = ctypes.CDLL(None, use_errno=True)
-    for fence in (address, address + (pages + 1) * page):
-        assert libc.mprotect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0) == 0  # PROT_NONE
-    start = (pages + 1) * page - x.nbytes if at_end else page
-    view = np.frombuffer(room, np.uint8)[start : start + x.nbytes].view(x.dtype).reshape(x.shape)
-    view[...] = x
-    return view
-
-
 def touch_the_fences():
     """What `test_no_access_out_of_bounds` does in a process of its own, because a stray access ends the process."""
     rng = np.random.default_rng(6)
     for dtype in DTYPES:
         for M, K, N in [s for s in SHAPES if 0 not in s]:
-            for at_end in (True, False):
+            for end in ("after", "before"):
                 for flip_a, flip_b, flip_c in np.ndindex(2, 2, 2):
                     a = random(rng, *((K, M) if flip_a else (M, K)), dtype=dtype)
                     b = random(rng, *((N, K) if flip_b else (K, N)), dtype=dtype)
                     c = np.zeros((N, M) if flip_c else (M, N), dtype)
-                    a, b, c = (fenced(x, at_end) for x in (a, b, c))
+                    a, b, c = (guarded(x, end) for x in (a, b, c))
                     a, b, c = (x.T if flip else x for x, flip in ((a, flip_a), (b, flip_b), (c, flip_c)))
                     packed = pack(b)
-                    packed = packed._replace(panels=fenced(packed.panels, at_end))
+                    packed = packed._replace(panels=guarded(packed.panels, end))
                     for accumulate in (False, True):
                         matmul(a, b, c, accumulate)
                         matmul_packed(a, packed, c, accumulate)
@@ -342,7 +322,7 @@ def touch_the_fences():
 
 
 @compiled
-@pytest.mark.skipif(os.name != "posix", reason="needs mprotect")
+@needs_guards
 def test_no_access_out_of_bounds():
     assert run_python("touch_the_fences()") == "never out of bounds"
 
@@ -363,14 +343,7 @@ def test_nothing_is_written_beside_out(shape, dtype):
         assert (room[~inside] == 77).all()
 
 
-def run_python(code, **environment):
-    """Run a line of Python with the names of this file in a new process, and return what it printed."""
-    folder, source = Path(__file__).parent, Path(tinygrad_rnn.__file__).parent.parent
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(source)])} | environment
-    script = f"import faulthandler; faulthandler.enable(); from {Path(__file__).stem} import *; {code}"
-    done = subprocess.run([sys.executable, "-c", script], env=variables, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+run_python = functools.partial(in_child, __file__)
 
 
 # ---- Vectors ---------------------------------------------------------------------------------------------------------
@@ -549,6 +522,31 @@ def test_bits_do_not_depend_on_the_number_of_threads(shape, dtype):
             results.append((matmul(a, b), matmul_packed(a, pack(b)), matmul(batch_a, b)))
         for other in results[1:]:
             assert all(np.array_equal(x, y) for x, y in zip(results[0], other))
+
+
+@compiled
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("count", [150, pytest.param(5000, marks=pytest.mark.slow)])
+def test_bits_of_products_at_random_do_not_depend_on_the_number_of_threads(count, monkeypatch):
+    """Narrow ones, which have shorter chains, ragged last pieces, results by columns, what is added to: all of them."""
+    monkeypatch.setattr(config, "NUMBA_NUM_THREADS", 9)
+    rng = np.random.default_rng(14)
+    for n in range(count):
+        dtype = DTYPES[n % 2]
+        panel = vector.ROW_BYTES // np.dtype(dtype).itemsize
+        M = rng.choice([1, 2, vector.ROWS + 1, rng.integers(1, 40), rng.integers(1, 400)])
+        N = rng.choice([1, panel, panel + 1, 3 * panel + 1, rng.integers(1, panel), rng.integers(1, 400)])
+        K = rng.choice([1, 127, 128, 129, 256, 257, rng.integers(1, 300), rng.integers(1, 1100)])
+        lay_a, lay_b, lay_c = (LAYOUTS[k] for k in rng.integers(len(LAYOUTS), size=3))
+        a, b = lay_a(random(rng, M, K, dtype=dtype)), lay_b(random(rng, K, N, dtype=dtype))
+        c, packed, add = random(rng, M, N, dtype=dtype), pack(b), bool(n // 2 % 2)
+        results = []
+        for several in (1, int(rng.integers(2, 10)), int(rng.integers(2, 10))):
+            threads.set_num_threads(several)
+            results.append((matmul(a, b, lay_c(c), add), matmul_packed(a, packed, lay_c(c), add)))
+        for other in results[1:]:
+            for x, y in zip(results[0], other):
+                assert np.array_equal(x, y), (M, K, N, dtype, lay_a, lay_b, lay_c, add)
 
 
 @pytest.mark.usefixtures("four_threads")

@@ -67,7 +67,8 @@ class Elementwise:
 
     def __call__(self, *operands: Any, out: Any = None) -> Any:
         double = any(getattr(x, "dtype", None) == np.float64 for x in operands)
-        return (self.float64 if double else self.float32)(*operands, out=out)
+        ufunc = self.float64 if double else self.float32
+        return ufunc(*operands) if out is None else ufunc(*operands, out=out)  # NumPy refuses None for several outputs
 
     @lazy
     def float32(self) -> Callable[..., Any]:
