@@ -72,6 +72,12 @@ _ATOMS = (
 )  # fmt: skip
 _CODE = (types.CodeType, types.FunctionType, types.MethodType, property, staticmethod, classmethod)
 _BUFFERS = (bytearray, memoryview, array.array, ctypes._SimpleCData, ctypes.Array, ctypes.Structure)
+# Where a tensor keeps what its attributes tell.
+_OF_TENSORS = {
+    "data": frozenset("shape size dtype ndim dim numel data".split()),
+    "node": frozenset("requires_grad is_leaf node".split()),
+    "grad": frozenset(("grad",)),
+}
 LIMIT = 100_000  # objects that a walk looks at: a cell that knows the whole program must not stop it
 
 
@@ -96,6 +102,7 @@ class Walk:
         self.attributes: set[str] = set(ALWAYS)
         self.sets: set[str] = set()
         self.globals: set[str] = set()
+        self.users: set[str] = set()  # attributes that the user's code names
         self.codes: dict[int, types.CodeType] = {}
         self.everything = False
         self.handed = {id(each) for each in ran.handed} if ran else set()
@@ -128,6 +135,7 @@ class Walk:
         self.attributes.add(code.co_name)
         self.sets |= names.stores
         self.globals |= names.globals
+        self.users |= names.attributes if is_users(code) else set()
         self.everything |= is_dynamic(code)
         return names
 
@@ -205,7 +213,10 @@ class Walk:
         written = not self.attributes.isdisjoint(("data", "numpy")) if self.ran is None else id(value) in self.read
         if self.ran is None and not self.sets.isdisjoint(("data", "grad", "node")):
             self._add(OfTensor(value, path, {"data", "grad", "node"} & self.sets))
-        if (written or "data" in self.attributes) and value.data.nbytes <= 1 << 20:
+        asked = {field for field, names in _OF_TENSORS.items() if not names.isdisjoint(self.users)}
+        if self.ran is not None and asked:
+            self._add(OfTensor(value, path, asked))
+        if (written or "data" in self.users) and value.data.nbytes <= 1 << 20:
             self._add(Bytes(value.data, path))
 
     def _array(self, value: np.ndarray, path: str) -> None:
@@ -219,8 +230,7 @@ class Walk:
             self._object(value, path)
 
     def _function(self, value: types.FunctionType, path: str) -> None:
-        if hasattr(value, "__wrapped__"):
-            self._go((value.__wrapped__,), path)
+        self._go((vars(value).get("__wrapped__"), vars(value).get("registry")), path)  # of functools
         code = value.__code__
         installed = self.ran is None and "-packages" + os.sep in code.co_filename  # which seldom ends where it begins
         if installed or not is_users(code) or (self.ran is not None and id(code) not in self.codes):
@@ -247,8 +257,8 @@ class Walk:
             self._go_named(part)
 
     def _globals(self, names: Names, known: dict[str, Any]) -> None:
-        wanted = names.globals
-        part = Named(known, "", wanted, wanted)
+        wanted = None if "globals" in names.globals and self.ran is not None else names.globals
+        part = Named(known, "", wanted, wanted or frozenset())
         self._add(part)
         self._go_named(part)
         self._go((sys.modules.get(name) for name in names.imports), "")
@@ -259,7 +269,7 @@ class Walk:
         if not is_users(value):
             return
         there = self.attributes if self.ran is None else self.attributes & vars(value).keys()
-        part = Named(vars(value), path, there)
+        part = Named(vars(value), path, None if self.everything and self.ran is not None else there)
         self._add(part)
         self._go_named(part)
 
@@ -267,6 +277,8 @@ class Walk:
         """What a class and those that it inherits from define."""
         if is_users(value):
             self._add(Bases(value, value.__name__))
+            if type(value) is not type and is_users(type(value)):
+                self._class(type(value), type(value).__name__)
         step = next((kind for kind in value.__mro__ if "step" in vars(kind)), None)
         later: set[str] = set()
         for kind in reversed(value.__mro__):
@@ -412,6 +424,9 @@ class Guards:
         walk = Walk(watch.cell, watch.ran, watch.before)
         if walk.symbols and not refused:
             raise Unfusable(f"step keeps what it computed in {walk.symbols[0]}{watch._where(walk.symbols[0])}")
+        if walk.ahead and not refused:
+            path = walk.ahead[0][1]
+            raise Unfusable(f"step can read more than {LIMIT:,} objects, by way of {path}{watch._where(path)}")
         always, timed = Source(), Source()
         for part, library in walk.parts:
             if code_only and isinstance(part, Named):
