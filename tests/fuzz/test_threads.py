@@ -40,8 +40,8 @@ def test_classic_cells_with_lengths(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_cell(name, dtype, around):
     random = np.random.default_rng(NAMES.index(name))
-    for n in range(4):
+    for n in range(2):
         I, H = SIZES[random.integers(len(SIZES))]
         T, B = int(random.integers(1, 6)), int(random.integers(2, 14))
         lengths = None if "lengths on threads" in KNOWN or n % 2 else random.integers(0, T + 1, B)
-        check(name, dtype, around, I, max(H, 4), T, B, lengths, reverse=n > 1)
+        check(name, dtype, around, I, max(H, 4), T, B, lengths, reverse=n == 1)
