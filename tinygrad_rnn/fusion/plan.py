@@ -128,9 +128,9 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
 
     leaves: set[Line] = set()
     inside = {*forward, *states}
-    for line in [*forward, *outputs]:
-        leaves |= {y for y in _read(line) if y.kind not in ("zeros", "weights") and y not in inside}
-    leaves -= {weights for product in products for weights in product.weights}
+    for line in [*forward, *outputs]:  # of a product only what it multiplies: its weights are packed before the loop
+        read = [_base(line.inputs[0])] if line.row is table.matmul else _read(line)
+        leaves |= {y for y in read if y.kind not in ("zeros", "weights") and y not in inside}
     for output in outputs:
         base = _base(output)
         if base not in inside:
