@@ -61,6 +61,32 @@ def test_numpy_and_the_table_agree(row):
                 np.testing.assert_allclose(found_dx, dx, rtol=1e-12, atol=1e-12, err_msg=f"gradient {i} at {sample}")
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("row", [table.pow, table.mul, table.div, table.maximum, table.where])
+def test_numbers_among_the_operands(row, dtype):
+    """Whose functions in a gradient rule, such as log(a) for a ** b, have the precision of the arrays."""
+    for sample in samples(row):
+        if any(np.asarray(x).dtype.kind != "f" for x in sample.inputs):
+            continue
+        for k in range(len(sample.inputs)):
+            inputs = [Tensor(np.asarray(x, dtype)) if i == k else 1.7 for i, x in enumerate(sample.inputs)]
+            inputs[k].requires_grad_(True)
+            judge = judging.Judge()
+            judge.leaf(inputs[k], True)
+            with set_mode("tracer", judge):
+                judged = row(*inputs, **sample.attributes)
+            y = row(*inputs, **sample.attributes)
+            assert judge.entry(judged).own.dtype == y.dtype
+            if y.requires_grad and y.numpy().size:
+                dy = np.ones(y.shape, dtype)
+                (expected,) = tg.grad(y, [inputs[k]], [dy])
+                for precise in (False, True):
+                    found = judge.gradients([(judged, dy)], precise)[judge.entry(inputs[k])]
+                    assert found.dtype == (np.float64 if precise else dtype)
+                    tolerance = 1e-12 if dtype == np.float64 else 1e-5
+                    np.testing.assert_allclose(found, expected.numpy(), rtol=tolerance, atol=tolerance)
+
+
 def test_a_judge_runs_a_step_in_both_precisions():
     a, b = np.float32(1) / np.float32(3), np.linspace(0, 1, 5, dtype=np.float32)
     judge = judging.Judge()
