@@ -44,6 +44,8 @@ REFUSED = {
     "a wider constant": (F32, lambda self, x, h: (h * self.k64).float(), r"self.k64 is.*k64.astype\(np.float32\)"),
     "a wider sum": (F32, lambda self, x, h: h.sum(-1, keepdim=True, dtype=F64).float(), "h into float64"),
     "wider noise": (F32, lambda self, x, h: tg.where(tg.rand(h.shape, dtype=F64) < 0.3, h, 0), NOISE),
+    "numbers chosen and then computed with": (F64, lambda self, x, h: tg.where(h > 0, 1.0, -1.0) * 0.3,
+                                              r"a value made in step is float32.*write \(...\).to\(np.float64\)"),
     "maths of narrower noise": (F64, lambda self, x, h: (0.3 * tg.rand(h.shape)) * h, NOISE),
 }
 FINE = {

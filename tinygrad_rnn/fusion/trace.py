@@ -290,10 +290,11 @@ class Trace:
             if id(x) in self._held_as:
                 name, to = self._held_as[id(x)], f"(np.{self.dtype.name})"
                 return name, f"{name}.astype{to}" if isinstance(x, np.ndarray) else f"{name}.to{to}"
-        name = line.name if line.named and line.name not in ("parameter", "constant") else ""
+        own = re.fullmatch(r"(parameter|constant)(_\d+)?", line.name)
+        name = line.name if line.named and not own else ""
         variables = user_frame().f_locals.items()
         name = name or next((name for name, x in variables if isinstance(x, Symbol) and x.line is line), "")
-        return name or "a value made in step", f"{name}.to(np.{self.dtype.name})"
+        return name or "a value made in step", f"{name or '(...)'}.to(np.{self.dtype.name})"
 
     # ---- Leaves ------------------------------------------------------------------------------------------------------
 
