@@ -66,6 +66,21 @@ ROWS = {
     "Python's numbers": ("import random; random.seed(0)", "pass", "h = h + random.random()", "random.random()",
                          "random"),
     "before it raises": ("", "self.t = 0", "self.t += 1; h = h * float(h.sum())", "cell.t", "self.t"),
+    "switch, twice as it was": ("", "self.on = False", "self.on = not self.on", "cell.on", "self.on"),
+    "Counter": ("from collections import Counter", "self.n = Counter(a=1)", "self.n.update('ab')", "cell.n", "self.n"),
+    "OrderedDict": ("from collections import OrderedDict", "self.n = OrderedDict(a=1, b=2, c=3)",
+                    "self.n.move_to_end(next(iter(self.n)))", "[*cell.n]", "self.n"),
+    "bytearray that grows": ("", "self.n = bytearray()", "self.n.append(1)", "cell.n", "self.n"),
+    "array that grows": ("import array", "self.n = array.array('d')", "self.n.append(1.0)", "cell.n", "self.n"),
+    "NumPy's array that grows": ("", "self.n = np.zeros(1)", "self.n.resize(len(self.n) + 1, refcheck=False)", "cell.n",
+                                 "self.n"),
+    "queue": ("import queue", "self.q = queue.Queue()", "self.q.put(h)", "[h.numpy() for h in cell.q.queue]", "self.q"),
+    "queue that is read": ("import queue", "self.q = queue.Queue(); [self.q.put(float(i)) for i in range(99)]",
+                           "h = h + self.q.get()", "cell.q.get()", "self.q"),
+    "text that is read": ("import io", "self.f = io.StringIO('1 2 3 4 ' * 99)", "h = h + float(self.f.read(2))",
+                          "cell.f.tell()", "self.f"),
+    "context variable": ("from contextvars import ContextVar\nV = ContextVar('V', default=0)", "pass",
+                         "V.set(V.get() + 1)", "V.get()", "V"),
     "parameter": ("", "pass", "self.W = tg.nn.Parameter(self.W.data * 0.5)", "cell.W.numpy()", "self.W"),
 }  # fmt: skip
 
@@ -100,6 +115,29 @@ def test_what_a_step_changes(name, made):  # noqa: F811
     for tape, auto in zip(*results):
         np.testing.assert_equal(auto, tape)
     assert not any(isinstance(each, Symbol) for each in everything_in(world["cell"]))
+
+
+@pytest.mark.parametrize("size", ["maxsize=None", "maxsize=8", "typed=True"])
+@pytest.mark.parametrize(
+    "does", ["h = h * mask(3)", "h = h * self.half(1)", "h = h * self.k[0](3)"], ids=["function", "method", "kept"]
+)
+def test_a_cache_keeps_no_symbols(does, size, made):  # noqa: F811
+    """Of a function that makes a tensor by an operation: the tape would be handed a symbol."""
+    before = (
+        f"import functools\ncache = functools.lru_cache({size})\n"
+        "@cache\ndef mask(n): return tg.arange(n).float() * 0.5\n"
+        "class Base(Base):\n    @cache\n    def half(self, n): return (tg.ones(3) * n * 0.5)"
+    )
+    results = []
+    for fused in ("never", "auto"):
+        tg.manual_seed(0)
+        world = world_of((before, "self.k = [mask]", "1.0", "", does))
+        layer, x = tg.nn.Recurrent(world["cell"], fused=fused), tg.randn(3, 1, 3)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            results.append([layer(x)[0].numpy() for _ in range(3)])
+    assert len(told) == 1 and "in the cache of " in str(told[0].message) and "world.py:" in str(told[0].message)
+    np.testing.assert_allclose(*results, rtol=0, atol=1e-6)
 
 
 def test_required_kernels_are_refused_by_name_and_nothing_is_left():

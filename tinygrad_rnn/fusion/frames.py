@@ -69,9 +69,10 @@ def step_codes(cell: Any) -> set[Any]:
 
 
 class _Listener(threading.local):
-    """Who is told of every function that a step calls while it is traced."""
+    """Who is told of every function that a step calls while it is traced, and when it has run once of two times."""
 
     called: Callable[[FrameType], None] | None = None
+    between: Callable[[], None] | None = None
 
 
 listener = _Listener()

@@ -30,11 +30,13 @@ from typing import Any
 import numpy as np
 
 from ..autograd.tape import Value
+from .frames import listener
 from .parts import (
     MISSING,
     VIEWS,
     Bases,
     Bytes,
+    Cache,
     Fields,
     Identity,
     Items,
@@ -71,6 +73,7 @@ _ATOMS = (
     types.CodeType, type(MISSING), np.ufunc,
 )  # fmt: skip
 _CODE = (types.CodeType, types.FunctionType, types.MethodType, property, staticmethod, classmethod)
+_CACHED = type(functools.lru_cache(lambda: None))
 _BUFFERS = (bytearray, memoryview, array.array, ctypes._SimpleCData, ctypes.Array, ctypes.Structure)
 # Where a tensor keeps what its attributes tell.
 _OF_TENSORS = {
@@ -194,6 +197,11 @@ class Walk:
             self._go((value.fget,), path)
         elif isinstance(value, functools.cached_property):
             self._go((value.func,), path)
+        elif isinstance(value, functools.singledispatchmethod):
+            self._go((value.dispatcher,), path)
+        elif isinstance(value, _CACHED):
+            self._add(Cache(value, path))
+            self._go((value.__wrapped__,), path)
         elif isinstance(value, type):
             self._class(value, path)
         elif kind is types.ModuleType:
@@ -266,7 +274,12 @@ class Walk:
     def _module(self, value: types.ModuleType, path: str) -> None:
         if value is os and not self.attributes.isdisjoint(("environ", "getenv")):
             self._go((vars(os.environ)["_data"],), "os.environ")
-        if not is_users(value):
+        if not is_users(value):  # what somebody has put there
+            named = {name: vars(value)[name] for name in self.attributes & vars(value).keys()}
+            part = Named(vars(value), value.__name__, {name for name in named if _may_be_users(named[name])})
+            self._add(part)
+            self._go_named(part)
+            self._go([each for each in named.values() if type(each) is types.ModuleType], path)
             return
         there = self.attributes if self.ran is None else self.attributes & vars(value).keys()
         part = Named(vars(value), path, None if self.everything and self.ran is not None else there)
@@ -292,6 +305,7 @@ class Walk:
                     hiding = (self.attributes & later) - own.keys()
                     stored = self.sets if self.ran is None else set()
                     part = OfClass(kind, kind.__name__, names | hiding | stored, hiding)
+                    part.whole = self.everything and self.ran is not None
                     self.seen[id(own)] = own
                     self._add(part)
                     self._go_named(part)
@@ -315,7 +329,7 @@ class Walk:
         if ours and not module:
             return
         whole = module and self.everything
-        if users or isinstance(value, (types.SimpleNamespace, Mapping, Sequence, Set)):
+        if users or _of_python(kind) or isinstance(value, (types.SimpleNamespace, Mapping, Sequence, Set)):
             # Nothing in it that is named: it is read some other way, if at all.
             unnamed = not module and self.attributes.isdisjoint(there | slots)
             whole = self.everything or id(value) in self.handed or unnamed
@@ -330,6 +344,19 @@ class Walk:
             part = Fields(value, path, slots if whole else slots & self.attributes)
             self._add(part)
             self._go_named(part)
+
+
+def _of_python(kind: type) -> bool:
+    """Whether a class is of Python's own library, such as `queue.Queue`; loggers, which lead everywhere, are left."""
+    library, _, _ = kind.__module__.partition(".")
+    return library in sys.stdlib_module_names and library not in ("builtins", "logging")
+
+
+def _may_be_users(value: Any) -> bool:
+    """Whether a value in somebody else's module is a number, a text or a function of the user's."""
+    return isinstance(value, (bool, int, float, str)) or (
+        type(value) is types.FunctionType and is_users(value.__code__)
+    )
 
 
 def _slots_of(kind: type) -> set[str]:
@@ -362,15 +389,26 @@ class Watch:
                 "as an input"
             )
         self.ran.__enter__()
+        self.between, listener.between = listener.between, self._between
         return self
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.ran.__exit__()
+    def _between(self) -> None:
+        """Called after the first run of two: what is changed twice may be as it was."""
+        if self._found():
+            raise Unfusable("step changes something")  # which `__exit__` will say
+
+    def _found(self) -> list[tuple[Part, str]]:
+        """What the step has changed, and what the user calls it."""
         codes = [code for code, _ in self.ran.codes.values()]
         stores: set[str] | None = set().union(*(names_in(code).stores for code in codes))
         if any(is_dynamic(code) for code in codes):
             stores = None
-        found = [(part, path) for part, _ in self.before.parts if (path := part.changed(stores)) is not None]
+        return [(part, path) for part, _ in self.before.parts if (path := part.changed(stores)) is not None]
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.ran.__exit__()
+        listener.between = self.between
+        found = self._found()
         for part, _ in found:
             part.put_back()
         if found:
@@ -381,6 +419,11 @@ class Watch:
     def _told(self, part: Part, path: str) -> str:
         if isinstance(part, Random):
             return f"step draws random numbers from {path}{self._where(path)}: write tg.rand(h.shape)"
+        if isinstance(part, Cache):
+            return (
+                f"step keeps what it computes in the cache of {path}{self._where(path)}: leave functools.lru_cache "
+                "out, what is the same at every step is computed once"
+            )
         return (
             f"step changes {path}{self._where(path)}: a step that is compiled runs once, not at every step of a "
             "sequence; return what is to be kept as a state instead"

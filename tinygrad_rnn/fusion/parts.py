@@ -3,10 +3,13 @@
 Objects are told apart by identity and arrays by their bytes, never by `==`.
 """
 
+import array
 import collections
+import contextlib
+import gc
 import types
 from collections.abc import Callable, Iterator, Mapping, Set
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
 from operator import is_
 from typing import Any
 
@@ -153,7 +156,13 @@ class Named(Part):
 
 
 class OfClass(Named):
-    """What a class defines itself."""
+    """What a class defines itself.
+
+    Attributes:
+        whole: whether anything that comes matters, whatever its name is.
+    """
+
+    whole = False
 
     def mapping(self) -> Mapping[str, Any]:
         return {name: value for name, value in vars(self.holder).items() if not isinstance(value, Held)}
@@ -166,6 +175,12 @@ class OfClass(Named):
 
     def delete(self, name: str) -> None:
         delattr(self.holder, name)
+
+    def write(self, source: Source) -> None:
+        super().write(source)
+        if self.whole:
+            source.conditions.append(f"len({self.expression(source)}) != {len(vars(self.holder))}")
+
 
 class Bases(Part):
     """The classes that a class inherits from."""
@@ -281,7 +296,9 @@ class Items(Part):
         holder.clear()
         if isinstance(holder, dict):
             half = len(before) // 2
-            holder.update(zip(before[:half], before[half:]))
+            put = collections.OrderedDict if isinstance(holder, collections.OrderedDict) else dict
+            for key, value in zip(before[:half], before[half:]):  # a counter's `update` would add
+                put.__setitem__(holder, key, value)
         elif isinstance(holder, set):
             holder.update(before)
         else:
@@ -302,8 +319,14 @@ class Bytes(Part):
     def put_back(self) -> None:
         if isinstance(self.holder, np.ndarray):
             shape, dtype, numbers = self.before
+            if shape != self.holder.shape and self.holder.flags.owndata:
+                self.holder.resize(shape, refcheck=False)
             if (shape, dtype) == (self.holder.shape, self.holder.dtype):
                 self.holder[...] = np.frombuffer(numbers, dtype).reshape(shape)
+        elif isinstance(self.holder, bytearray):
+            self.holder[:] = self.before
+        elif isinstance(self.holder, array.array):
+            self.holder[:] = array.array(self.holder.typecode, self.before)
         else:
             memoryview(self.holder).cast("B")[:] = self.before
 
@@ -312,11 +335,33 @@ class Referent(Part):
     """What a weak reference leads to, or what a context variable is set to."""
 
     def read(self) -> Any:
-        return self.holder.get(MISSING) if isinstance(self.holder, ContextVar) else self.holder()
+        if not isinstance(self.holder, ContextVar):
+            return self.holder()
+        return self.holder.get() if self.holder in copy_context() else MISSING
 
     def put_back(self) -> None:
         if isinstance(self.holder, ContextVar) and self.before is not MISSING:
             self.holder.set(self.before)
+        elif isinstance(self.holder, ContextVar):
+            with contextlib.suppress(LookupError):
+                self.holder.set(Context().run(self.holder.get))  # the default
+
+
+class Cache(Part):
+    """What `functools.lru_cache` keeps of the results of a function: no matter, unless these are symbols."""
+
+    def read(self) -> None:
+        """Nobody asks for what is in it."""
+
+    def changed(self, stores: Set[str] | None) -> str | None:
+        inside = gc.get_referents(self.holder)  # results, or links to them, and tables of those
+        return self.path if any(holds_symbol(each) for each in [*inside, *gc.get_referents(*inside)]) else None
+
+    def put_back(self) -> None:
+        self.holder.cache_clear()
+
+    def write(self, source: Source) -> None:
+        """A function that gives other results is another function, or reads something else."""
 
 
 class Random(Part):

@@ -34,8 +34,8 @@ def is_users(thing: Any) -> bool:
         return _users_file(thing.co_filename)
     module = thing if isinstance(thing, types.ModuleType) else sys.modules.get(thing.__module__)
     file = getattr(module, "__file__", None)
-    if file is None:  # built in, or typed at a prompt
-        return getattr(module, "__name__", "__main__") not in sys.builtin_module_names
+    if file is None:  # built in, frozen, or typed at a prompt
+        return getattr(getattr(module, "__spec__", None), "origin", None) not in ("built-in", "frozen")
     return _users_file(file)
 
 
@@ -63,6 +63,7 @@ class Names(NamedTuple):
 def names_in(code: types.CodeType) -> Names:
     """What code and the functions inside it can reach."""
     attributes, stores, known, imports = set(), set(), set(), set()
+    before = ""
     for instruction in dis.get_instructions(code):
         name, op = instruction.argval, instruction.opname
         if op in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"):
@@ -73,6 +74,9 @@ def names_in(code: types.CodeType) -> Names:
             imports.add(name)
         if op in ("STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL"):
             stores.add(name)
+        if op == "SETUP_FINALLY" or (before == "PUSH_EXC_INFO" and op != "WITH_EXCEPT_START"):
+            attributes.add("hasattr")  # which `try: ... except AttributeError: ...` is
+        before = op
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             inner = names_in(constant)

@@ -31,7 +31,7 @@ from ..autograd.tape import Value, line_of, mode, ours, passed_over, set_mode, u
 from ..autograd.tensor import Tensor
 from . import soundness
 from .batch import BATCH, Batch, Size, sized, stand_ins
-from .frames import Locals, called, latching, step_codes, step_line
+from .frames import Locals, called, latching, listener, step_codes, step_line
 from .keys import key_of
 from .names import FORMS, RESERVED, Names
 from .refusal import CompilerError, Unfusable, innermost
@@ -621,6 +621,8 @@ def _trace_twice(
 ) -> tuple[Trace, list[Line]]:
     """Trace with two numbers for the size of the batch, and compare."""
     trace, outputs = _trace_once(cell, inputs, states, single, tensors, codes, batch)
+    if listener.between is not None:
+        listener.between()
     again, _ = _trace_once(cell, inputs, states, single, tensors, codes, other)
     compare(trace, again)
     for line in trace.lines:  # from here on any number will do
