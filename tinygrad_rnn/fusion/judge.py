@@ -83,14 +83,17 @@ def _formula(row: ElementwisePrimitive) -> Callable[..., Any]:
     return eval(f"lambda {', '.join([*row.inputs, *row.attributes])}: {row.formula}", dict(MATHS))
 
 
-def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]) -> Array:
+def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]) -> Any:
     """The result of a row on arrays and numbers."""
     if not isinstance(row, ElementwisePrimitive):
         return np.asarray(_ON_ARRAYS.get(row.name, row.forward)(*operands, **attributes))
     floats = [x.dtype for x in operands if isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f"]
     if row.integer is not None and not (row.rules and floats):
         return np.asarray(row.integer(*operands))
-    return np.asarray(_formula(row)(*operands, **attributes), np.result_type(*floats) if floats else FLOAT32)
+    found = _formula(row)(*operands, **attributes)
+    if not any(isinstance(x, np.ndarray) for x in operands):  # numbers alone stay numbers, which change no dtype
+        return float(found)
+    return np.asarray(found, np.result_type(*floats) if floats else FLOAT32)
 
 
 _NAMES = table.matmul.names | {
