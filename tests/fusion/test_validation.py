@@ -88,6 +88,9 @@ class Powers(tg.nn.Cell):
 
     hidden_size = input_size = 3
 
+    def initial_state(self, batch_size):
+        return tg.zeros(batch_size, 3, dtype=np.float64)
+
     def step(self, x, h):
         return tg.tanh(2 ** tg.tanh(h) * x)
 

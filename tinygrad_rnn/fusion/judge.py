@@ -91,7 +91,7 @@ def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]
     if row.integer is not None and not (row.rules and floats):
         return np.asarray(row.integer(*operands))
     found = _formula(row)(*operands, **attributes)
-    if not any(isinstance(x, np.ndarray) for x in operands):  # numbers alone stay numbers, which change no dtype
+    if not any(isinstance(x, (np.ndarray, np.generic)) for x in operands):  # numbers alone stay numbers, which change no dtype
         return float(found)
     return np.asarray(found, np.result_type(*floats) if floats else FLOAT32)
 
