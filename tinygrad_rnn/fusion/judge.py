@@ -91,8 +91,8 @@ def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]
     if row.integer is not None and not (row.rules and floats):
         return np.asarray(row.integer(*operands))
     found = _formula(row)(*operands, **attributes)
-    if not any(isinstance(x, (np.ndarray, np.generic)) for x in operands):  # numbers alone stay numbers, which change no dtype
-        return float(found)
+    if not any(isinstance(x, (np.ndarray, np.generic)) for x in operands):
+        return float(found)  # numbers alone stay numbers, which change no dtype
     return np.asarray(found, np.result_type(*floats) if floats else FLOAT32)
 
 
