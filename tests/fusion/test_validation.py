@@ -109,6 +109,24 @@ def test_a_gradient_that_is_clipped_at_each_step_is_not_taken_for_one():
     assert dp == [1.0]
 
 
+class Powers(tg.nn.Cell):
+    """Its gradient has the logarithm of a plain number in it."""
+
+    hidden_size = input_size = 3
+
+    def initial_state(self, batch_size):
+        return tg.zeros(batch_size, 3, dtype=np.float64)
+
+    def step(self, x, h):
+        return tg.tanh(2 ** tg.tanh(h) * x)
+
+
+def test_plain_numbers_are_as_precise_as_the_rest():
+    layer = tg.nn.Recurrent(Powers(), fused="require")
+    layer(tg.randn(3, 2, 3, dtype=np.float64, requires_grad=True))
+    assert float(re.search(r"largest difference (\S+) at", layer.explain())[1]) < 1e-13
+
+
 @pytest.mark.parametrize("make", [make for make, *_ in catalogue.ROWS])
 def test_every_cell_of_the_library_is_validated(make, monkeypatch, proofs):
     interpret(monkeypatch)

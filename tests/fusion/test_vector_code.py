@@ -23,7 +23,17 @@ LANES = re.compile(r"<(\d+) x float>")
 # What looks like a vector operation and becomes a call of libm for each element, and any call that stays one.
 CALL = re.compile(r"@llvm\.(?:sin|cos|tan|pow|exp|exp2|log|log2|log10)\.|call [^@\n]*@(?!llvm\.)")
 FALLBACK = re.compile(r"^vector\.(?:memcheck|scevcheck)", re.MULTILINE)  # at run time, it may still be the scalar loop
-REGISTER = {"avx512": "zmm", "avx2": "ymm"}
+REGISTER = {"avx512": "[yz]mm", "avx2": "ymm"}
+
+
+def widths():
+    """Bytes of the vectors that a loop may have.
+
+    Where a loop has no exp or tanh, LLVM chooses: on Intel's processors with AVX-512 it prefers half a register. To
+    force whole ones gains 3 % at small sizes there and loses 3 to 8 % at large ones, so the choice is left to it.
+    """
+    whole = vector.HOST.bytes
+    return (whole, whole // 2) if vector.HOST.name == "avx512" else (whole,)
 
 
 LAYERS = {
@@ -82,7 +92,7 @@ def problems(source, driver):
         wrong.append(f"{name}: {len(vectorised)} of {loops} loops are vectorised")
     for text in vectorised:
         widest = max((int(n) for n in LANES.findall(text)), default=0)
-        if 4 * widest != vector.HOST.bytes:
+        if 4 * widest not in widths():
             wrong.append(f"{name}: a loop over {widest} floats at a time")
         if CALL.search(text):
             wrong.append(f"{name}: a loop that calls {CALL.search(text)[0]}")
@@ -106,6 +116,7 @@ def test_every_loop_over_columns_becomes_vector_code(name, work, monkeypatch):
 
 def test_the_search_for_vector_code_can_fail(monkeypatch):
     """A value that is carried from column to column makes the loop a scalar one, and is found out."""
+    monkeypatch.setenv("TINYGRAD_RNN_VALIDATE", "0")  # what is compiled computes nonsense
     carried = lambda source: source.replace("h_new_out[j] = h_new\n", "h_new_out[j] = h_new + h_new_out[j - 1]\n")
     ((source, driver),) = compiled(tg.nn.RNN(I, H), monkeypatch, carried, backward=False)
     assert "forward: 0 of 1 loops are vectorised" in problems(source, driver)

@@ -83,7 +83,7 @@ def _formula(row: ElementwisePrimitive) -> Callable[..., Any]:
     return eval(f"lambda {', '.join([*row.inputs, *row.attributes])}: {row.formula}", dict(MATHS))
 
 
-def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]) -> Array:
+def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]) -> Any:
     """The result of a row on arrays and numbers."""
     if not isinstance(row, ElementwisePrimitive):
         return np.asarray(_ON_ARRAYS.get(row.name, row.forward)(*operands, **attributes))
@@ -92,7 +92,10 @@ def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]
     floats = [x.dtype for x in operands if isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f"]
     if row.integer is not None and not (row.rules and floats):
         return np.asarray(row.integer(*operands))
-    return np.asarray(_formula(row)(*operands, **attributes), np.result_type(*floats) if floats else FLOAT32)
+    found = _formula(row)(*operands, **attributes)
+    if not any(isinstance(x, (np.ndarray, np.generic)) for x in operands):
+        return float(found)  # numbers alone stay numbers, which change no dtype
+    return np.asarray(found, np.result_type(*floats) if floats else FLOAT32)
 
 
 _NAMES = table.matmul.names | {

@@ -7,7 +7,6 @@ time of a trace, the tensors that a cell holds are of a class in which these are
 
 import functools
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FunctionType
@@ -17,6 +16,7 @@ import numpy as np
 
 from ..autograd.tape import OUR_FILES, Value, mode
 from ..autograd.tensor import Tensor
+from ..kernels.locks import lock
 
 
 def guarded(name: str) -> property:
@@ -80,7 +80,7 @@ def _guarding(kind: Any) -> type[Tensor] | None:
         return None
 
 
-_lock = threading.Lock()
+_lock = lock("watching")
 _watchers: dict[int, tuple[int, type[Tensor]]] = {}  # tensor -> how many traces watch it, and its own class
 
 

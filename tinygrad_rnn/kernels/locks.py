@@ -19,6 +19,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 ORDER = (
     "tracing",  # a cell holds symbols while it is traced: no other thread may look at it then
+    "watching",  # tensors are of another class while a step that may read them is traced
     "loading",  # threads that ask for the same generated text at once get the same module, and a complete one
     "numba",  # Numba's own, while it compiles ...
     "llvm",  # ... and that of LLVM's library, at every call of it

@@ -229,6 +229,8 @@ class Team:
     def __init__(self) -> None:
         self.memory = lines(FIRST_HELPER + 64 * MOST_HELPERS)
         self.address = self.memory.ctypes.data
+        # Not even at the end of the process is it freed: other threads may be in the middle of a job.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.memory))
         self.reset()
 
     def reset(self) -> None:
