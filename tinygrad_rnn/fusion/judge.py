@@ -87,8 +87,6 @@ def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]
     """The result of a row on arrays and numbers."""
     if not isinstance(row, ElementwisePrimitive):
         return np.asarray(_ON_ARRAYS.get(row.name, row.forward)(*operands, **attributes))
-    if all(type(x) in (bool, int, float) for x in operands):  # in a gradient rule, for arrays of any dtype
-        return float(_formula(row)(*operands, **attributes))  # type: ignore[return-value]
     floats = [x.dtype for x in operands if isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f"]
     if row.integer is not None and not (row.rules and floats):
         return np.asarray(row.integer(*operands))
