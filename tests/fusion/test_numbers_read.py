@@ -109,6 +109,7 @@ OF_GRADIENTS = {
     "grad": lambda self, x, h: h if self.b.grad is None else -h,
     "register_hook": hooked,
     "tg.grad": differentiated,
+    "a parameter without gradient": lambda self, x, h: h * self.b.requires_grad_(False),
     "requires_grad_": lambda self, x, h: h.detach().requires_grad_(),
 }
 FINE = {

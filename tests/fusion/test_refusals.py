@@ -94,6 +94,20 @@ def test_refused(step, reason):
         both_engines(made, x, "require")
 
 
+@pytest.mark.parametrize("engine", ["auto", "require"])
+def test_what_a_step_raises_is_all_that_is_raised(engine):
+    class Own(Exception):
+        pass
+
+    def raises(self, x, h):
+        raise Own("in my words", 42)
+
+    with pytest.raises(Own) as raised:
+        both_engines(cell(raises), tg.randn(3, 2, I, dtype=np.float64), engine)
+    assert raised.value.args == ("in my words", 42)
+    assert raised.value.__context__ is None and raised.value.__cause__ is None
+
+
 def test_a_line_is_named():
     with pytest.raises(NotImplementedError, match=r"test_refusals\.py:\d+, in branches"):
         both_engines(cell(branches), tg.randn(3, 2, I, dtype=np.float64), "require")

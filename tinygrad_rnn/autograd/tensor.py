@@ -142,7 +142,7 @@ class Tensor(Value):
 
     def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
         """Ask for a gradient of this tensor, from its next use on; returns itself."""
-        if requires_grad and mode.level == 3:
+        if mode.level == 3 and (requires_grad or self.node is not None):
             mode.tracer.refuse_gradients("requires_grad")
         if isinstance(self.node, Node):
             if not requires_grad:

@@ -296,8 +296,8 @@ class Walk:
         later: set[str] = set()
         for kind in reversed(value.__mro__):
             own = vars(kind)
-            if id(own) not in self.seen and kind.__module__ not in ("builtins", "abc", "typing"):
-                users = is_users(kind)
+            users = is_users(kind)
+            if id(own) not in self.seen and (users or kind.__module__ not in ("builtins", "abc", "typing")):
                 if users:
                     dunder = {n for n in own if n[:2] == "__" == n[-2:]} if self.ran is None else set()
                     names = set(own) if self.everything else (self.attributes & own.keys()) | dunder

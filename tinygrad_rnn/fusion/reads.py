@@ -32,6 +32,8 @@ def is_users(thing: Any) -> bool:
     """The same of a class, a module or code."""
     if isinstance(thing, types.CodeType):
         return _users_file(thing.co_filename)
+    if isinstance(thing, type) and thing.__module__ == "builtins":  # or of code that runs in no module
+        return bool(thing.__flags__ & 1 << 9)  # Py_TPFLAGS_HEAPTYPE: made by a class statement
     module = thing if isinstance(thing, types.ModuleType) else sys.modules.get(thing.__module__)
     file = getattr(module, "__file__", None)
     if file is None:  # built in, frozen, or typed at a prompt

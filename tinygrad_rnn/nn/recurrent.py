@@ -116,18 +116,20 @@ class Recurrent(Module):
         if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
             return self._run_on_tape(sequence)
         time, options, recorder = clock.now, self._options, self.recorder
-        compiled = compiled_cell(self.cell, sequence)
+        compiled, reason = compiled_cell(self.cell, sequence), None
         try:
             fused = compiled.cell()
             watch = None if recorder is None else lambda run: recorder.fused(fused, run)
             results = fused(sequence.rows, sequence.inputs, states, watch)
         except Unfusable as error:
             compiled.refuse(error)
+            reason = str(error)
+        if reason is not None:  # what step raises now has nothing to do with that error
             if self.fused == "require":
                 self._try_a_step(sequence)
-                raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {error}") from None
+                raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {reason}")
             results = self._run_on_tape(sequence)
-            self._warn(str(error))
+            self._warn(reason)
             return results
         if recorder is None and lengths is None and not (sequence.several or fused.given):
             object.__setattr__(self, "_last", _LastCall(time, options, compiled, sequence))
