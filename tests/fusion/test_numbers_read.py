@@ -109,7 +109,6 @@ OF_GRADIENTS = {
     "grad": lambda self, x, h: h if self.b.grad is None else -h,
     "register_hook": hooked,
     "tg.grad": differentiated,
-    "a parameter without gradient": lambda self, x, h: h * self.b.requires_grad_(False),
     "requires_grad_": lambda self, x, h: h.detach().requires_grad_(),
 }
 FINE = {
@@ -139,6 +138,14 @@ def test_what_concerns_gradients_is_refused(of):
 @pytest.mark.parametrize("of", FINE.values(), ids=FINE)
 def test_what_is_no_number_is_read(of):
     assert refusal(step(of)) == ""
+
+
+def test_a_parameter_that_loses_its_gradient():
+    made = cell(step(lambda self, x, h: h * self.b.requires_grad_(False)))
+    with pytest.warns(UserWarning, match="step uses requires_grad.*write h.detach"):
+        y, _ = tg.nn.Recurrent(made)(tg.zeros(2, 2, I, dtype=np.float64))
+    y.sum().backward()
+    assert made.b.grad is None and made.W.grad is not None and not made.b.requires_grad
 
 
 def caught(kind, of):

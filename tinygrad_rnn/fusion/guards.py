@@ -19,6 +19,7 @@ import functools
 import inspect
 import operator
 import os
+import queue
 import random
 import sys
 import types
@@ -329,7 +330,7 @@ class Walk:
         if ours and not module:
             return
         whole = module and self.everything
-        if users or _of_python(kind) or isinstance(value, (types.SimpleNamespace, Mapping, Sequence, Set)):
+        if users or isinstance(value, (types.SimpleNamespace, queue.Queue, Mapping, Sequence, Set)):
             # Nothing in it that is named: it is read some other way, if at all.
             unnamed = not module and self.attributes.isdisjoint(there | slots)
             whole = self.everything or id(value) in self.handed or unnamed
@@ -344,12 +345,6 @@ class Walk:
             part = Fields(value, path, slots if whole else slots & self.attributes)
             self._add(part)
             self._go_named(part)
-
-
-def _of_python(kind: type) -> bool:
-    """Whether a class is of Python's own library, such as `queue.Queue`; loggers, which lead everywhere, are left."""
-    library, _, _ = kind.__module__.partition(".")
-    return library in sys.stdlib_module_names and library not in ("builtins", "logging")
 
 
 def _may_be_users(value: Any) -> bool:

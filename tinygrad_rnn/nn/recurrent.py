@@ -116,20 +116,19 @@ class Recurrent(Module):
         if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
             return self._run_on_tape(sequence)
         time, options, recorder = clock.now, self._options, self.recorder
-        compiled, reason = compiled_cell(self.cell, sequence), None
+        compiled = compiled_cell(self.cell, sequence)
         try:
             fused = compiled.cell()
             watch = None if recorder is None else lambda run: recorder.fused(fused, run)
             results = fused(sequence.rows, sequence.inputs, states, watch)
         except Unfusable as error:
             compiled.refuse(error)
-            reason = str(error)
-        if reason is not None:  # what step raises now has nothing to do with that error
+        if compiled.fused is None:  # what step raises from here on has nothing to do with that error
             if self.fused == "require":
                 self._try_a_step(sequence)
-                raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {reason}")
+                raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {compiled.reason}")
             results = self._run_on_tape(sequence)
-            self._warn(reason)
+            self._warn(compiled.reason)
             return results
         if recorder is None and lengths is None and not (sequence.several or fused.given):
             object.__setattr__(self, "_last", _LastCall(time, options, compiled, sequence))
