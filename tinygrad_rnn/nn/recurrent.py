@@ -105,11 +105,11 @@ class Recurrent(Module):
         last = self._last
         if last is not None and lengths is None:
             try:
-                results = last.repeated(self, x, states, watch_all)
+                repeated = last.repeated(self, x, states, watch_all)
             except Unfusable:  # another way through the cell than that of the calls before is not the tape's
-                results = None
-            if results is not None:
-                return results
+                repeated = None
+            if repeated is not None:
+                return repeated
         if states is None:
             states = self.cell.begin(None, (x[0] if isinstance(x, tuple) else x).data.shape[1])
         sequence = Sequence(x, states, self.reverse, lengths, len(states) if watch_all else 1)
