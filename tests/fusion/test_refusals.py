@@ -94,6 +94,27 @@ def test_refused(step, reason):
         both_engines(made, x, "require")
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape", "reason"),
+    [
+        (np.float32, (H,), r"x is float64, and the state h is float32: write x.to\(np.float32\)"),
+        (np.float64, (2, 2), r"the state h is \[B, 2, 2\].*C.reshape\(C.shape\[0\], -1\)"),
+        (np.float64, (), r"the state h is \[B\], and kernels have one row"),
+    ],
+)
+def test_states_that_no_kernel_takes(dtype, shape, reason):
+    made = cell(lambda self, x, h: h * x.sum(-1).reshape(x.shape[0], *[1] * len(shape)).to(h.dtype))
+    made.initial_state = lambda batch_size: tg.ones(batch_size, *shape, dtype=dtype)
+    with pytest.warns(UserWarning, match=reason + r".*test_refusals\.py:\d+"):
+        both_engines(made, tg.ones(3, 2, I, dtype=np.float64))
+
+
+def test_inputs_that_no_kernel_takes():
+    made = cell(lambda self, x, h: h + x.to(np.float64) @ self.W)
+    with pytest.warns(UserWarning, match=r"x is int64.*write x.to\(np.float32\).*test_refusals\.py:\d+"):
+        both_engines(made, tg.tensor(np.ones((3, 2, I), int)))
+
+
 @pytest.mark.parametrize("engine", ["auto", "require"])
 def test_what_a_step_raises_is_all_that_is_raised(engine):
     class Own(Exception):
@@ -179,7 +200,7 @@ def test_inputs_of_another_dtype():
     """float32 inputs for float64 parameters: the tape's promotion, and a warning."""
     layer = tg.nn.Recurrent(tg.nn.GRUCell(I, H, dtype=np.float64))
     x = tg.randn(3, 2, I)
-    with pytest.warns(UserWarning, match="GRUCell runs on the tape.*dtype"):
+    with pytest.warns(UserWarning, match="GRUCell runs on the tape.*the state h is float64: write x.to"):
         y, _ = layer(x)
     layer.fused = "never"
     np.testing.assert_array_equal(layer(x)[0].numpy(), y.numpy())

@@ -9,6 +9,7 @@ from .emit import Equations, Loop
 from .plan import made_of
 from .scan import Scan
 from .trace import Line
+from .validate import SWITCH, is_on
 
 WIDTH = 110
 
@@ -28,7 +29,8 @@ def explain(scan: Scan, compared: Iterable[object] = ()) -> str:
         "Once a call, after the backward loop": _after(scan),
         "Work for each step and row of the batch": _work(scan),
         "Kernels": _kernels(scan),
-        "Compared with the tape, in float64, where it first ran": list(map(str, compared)) or ["not yet"],
+        "Compared with the tape, in float64, where it first ran": list(map(str, compared))
+        or ["not yet" if is_on() else f"no, as {SWITCH}=0 says"],
     }
     text = []
     for title, lines in sections.items():

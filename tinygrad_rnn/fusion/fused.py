@@ -16,9 +16,10 @@ from .plan import Plan, make_plan
 from .rows import RaggedRows, Rows, full_rows
 from .scan import Scan
 from .short import ShortBackward, ShortForward, if_short
-from .trace import BATCH, Line, Unfusable, sized, trace_step
+from .trace import BATCH, Line, Unfusable, sized, step_line, trace_step
 from .validate import Report, is_on, validate
 
+PACKAGE = __name__.partition(".")[0]
 States = tuple[Tensor, ...]
 
 
@@ -222,10 +223,8 @@ class FusedCell:
 
     def __init__(self, cell: Any, sequence: Sequence) -> None:
         dtype = sequence.inputs[0].dtype
-        if any(x.dtype != dtype for x in (*sequence.inputs, *sequence.states)) or dtype.kind != "f":
-            raise Unfusable("the inputs and all states must be floats of one dtype")
-        if any(s.ndim != 2 for s in sequence.states):
-            raise Unfusable("states must be [B, H]")
+        where = "" if type(cell).__module__.startswith(PACKAGE) else f" ({step_line(cell)})"
+        _check_kinds(sequence, dtype, cell.state_names, where)
         self.cell: Callable[[], Any] = weakref.ref(cell)  # a compiled cell must not keep its cell alive
         self.several, self.inputs = sequence.several, len(sequence.inputs)
         inputs = [((BATCH, x.shape[2]), dtype) for x in sequence.inputs]
@@ -474,6 +473,23 @@ class FusedCell:
                 operands = [known[x] if isinstance(x, Line) else x for x in traced.inputs]
                 known[line] = traced.row(*operands, **sized(traced.attributes, rows))
         return tuple(known[line] for line in self.plan.outputs)
+
+
+def _check_kinds(sequence: Sequence, dtype: np.dtype, names: tuple[str, ...], where: str) -> None:
+    """Refuse inputs and states that no kernel takes, by name."""
+    for x in sequence.inputs:
+        if x.dtype != dtype or dtype.kind != "f":
+            kinds = f"{x.dtype} beside {dtype}" if x.dtype != dtype else dtype
+            lead = "write x.to(np.float32) before the layer"
+            raise Unfusable(f"x is {kinds}, and inputs must be floats of one dtype: {lead}{where}")
+    for name, state in zip(names, sequence.states):
+        if state.dtype != dtype:
+            lead = f"write x.to(np.{state.dtype}) before the layer, or let the parameters and states be {dtype}"
+            raise Unfusable(f"x is {dtype}, and the state {name} is {state.dtype}: {lead}{where}")
+        if state.ndim != 2:
+            shape = ", ".join(["B", *map(str, state.shape[1:])])
+            lead = "write it as [B, width], such as C.reshape(C.shape[0], -1)"
+            raise Unfusable(f"the state {name} is [{shape}], and kernels have one row of it for each: {lead}{where}")
 
 
 def _differentiated(line: Line) -> list[Line]:

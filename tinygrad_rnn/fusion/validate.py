@@ -22,6 +22,7 @@ import numpy as np
 
 from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.primitive import FLOAT32, FLOAT64
+from ..autograd.table import matmul
 from ..autograd.tape import Value, no_grad, set_mode
 from .judge import Judge
 from .recorded import Recorded
@@ -89,6 +90,8 @@ def validate(fused: "FusedCell", way: "Way", rows: Rows) -> Report:
     Raises:
         Mismatch: they differ, whatever was drawn; or the step fails on such a batch.
     """
+    number = np.zeros((1, 1), fused.plan.states[0].dtype)
+    matmul.forward(number, number)  # whose machine code is made once a process, for everybody
     start, random_state = time.perf_counter(), get_rng_state()
     compiling = fused.scan.seconds_compiling()
     try:
