@@ -139,9 +139,15 @@ class Entry:
 
 
 class Judge:
-    """Runs operations for the `tracer` of the tape's mode; afterwards it knows their values and gradients."""
+    """Runs operations for the `tracer` of the tape's mode; afterwards it knows their values and gradients.
 
-    def __init__(self) -> None:
+    Args:
+        rounded: take float64 values, rounded, for those in the dtype of the cell. That is half the work, and enough
+            where nobody asks how far rounding errors lead.
+    """
+
+    def __init__(self, rounded: bool = False) -> None:
+        self.rounded = rounded
         self.entries: list[Entry] = []
         self._of: dict[int, tuple[Any, Entry]] = {}  # by identity of the tensor, which is kept alive
         self._known: dict[Any, Any] = {}  # results that are the same at every step
@@ -177,11 +183,12 @@ class Judge:
         if key in self._known:
             return self._known[key]
         with np.errstate(all="ignore"):
-            own = evaluate(row, [_own(x) for x in operands], attributes)
-            if own.dtype == FLOAT64 and all(x.own is x.wide for x in entries):
-                wide = own
+            wide = evaluate(row, [_wide_of(x) for x in operands], _widened(attributes))
+            dtype = _own_dtype(row, operands, attributes)
+            if wide.dtype.kind != "f" or (dtype == FLOAT64 and all(x.own is x.wide for x in entries)):
+                own = wide
             else:
-                wide = evaluate(row, [_wide_of(x) for x in operands], _widened(attributes))
+                own = wide.astype(dtype) if self.rounded else evaluate(row, [_own(x) for x in operands], attributes)
         wanted = bool(row.rules) and mode.grad and own.dtype.kind == "f" and any(x.wanted for x in entries)
         entry = Entry(own, wide, fixed and key is not None, wanted)
         entry.row, entry.operands, entry.attributes = row, operands, attributes
@@ -264,6 +271,15 @@ def _wide_of(x: Any) -> Any:
 
 def _wide(x: Array) -> Array:
     return x.astype(FLOAT64, copy=False) if x.dtype.kind == "f" else x
+
+
+def _own_dtype(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]) -> np.dtype:
+    """The dtype of an operation's result, if that is a float."""
+    if row is table.cast:
+        return np.dtype(attributes["dtype"])
+    kinds = [getattr(_own(x), "dtype", None) for x in operands]
+    floats = [kind for kind in kinds if kind is not None and kind.kind == "f"]
+    return np.result_type(*floats) if floats else FLOAT32
 
 
 def _widened(attributes: dict[str, Any]) -> dict[str, Any]:

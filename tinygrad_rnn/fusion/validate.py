@@ -126,7 +126,6 @@ class _Trial:
         self.random = np.random.default_rng(draw)
         self.lengths = np.array(LENGTHS) if isinstance(rows, RaggedRows) else None
         self.rows = full_rows(T, B, rows.flipped) if self.lengths is None else RaggedRows(T, self.lengths, rows.flipped)
-        self._judgement: Any = None
         plan, leaves = fused.plan, fused.leaves
         self._restart()
         with no_grad():
@@ -162,7 +161,6 @@ class _Trial:
         """The difference that is least allowed; None if there are no finite numbers to compare."""
         set_rng_state(self.after_held)
         kernels, starts = self._kernels()
-        set_rng_state(self.after_held)
         with np.errstate(all="ignore"):
             expected = self._tape(starts, precise=True)
             for name in set(expected).difference(kernels):  # a tensor that step reads, and the kernels do not
@@ -194,9 +192,7 @@ class _Trial:
 
     def _tape(self, starts: list[np.ndarray | None], precise: bool) -> dict[str, np.ndarray]:
         """The same from the step itself, in float64 or in the dtype of the cell."""
-        if self._judgement is None:
-            self._judgement = self._judged(None)
-        judge, (every, finals) = self._judgement
+        judge, (every, finals) = self._judged(None, rounded=precise)
         value = lambda entry: entry.wide if precise else entry.own
         results = [value(judge.entry(x)) for x in (*every, *finals)]
         expected = dict(zip(self._names(len(every)), results))
@@ -215,9 +211,10 @@ class _Trial:
         """What the cell calls a tensor of which the kernels know nothing."""
         return next((name for name, p in self.cell.named_parameters() if p is x), "a tensor that step reads")
 
-    def _judged(self, record: TapeRecord | None) -> tuple[Judge, Any]:
+    def _judged(self, record: TapeRecord | None, rounded: bool) -> tuple[Judge, Any]:
         """The step, run by a judge."""
-        judge, places = Judge(), set(self.places)
+        set_rng_state(self.after_held)
+        judge, places = Judge(rounded), set(self.places)
         fixed = range(self.fused.inputs, len(self.tensors) - len(self.fused.plan.states))
         for i, x in enumerate(self.tensors):
             judge.leaf(x, i in places, i in fixed)
@@ -247,8 +244,7 @@ class _Trial:
         with no_grad():
             fused.run(rows, self.tensors, [x.data for x in self.tensors], runs.append, proved=True)
         recorded, record = Recorded(fused, runs[0]), TapeRecord(self.cell, self.sequence)
-        set_rng_state(self.after_held)
-        judge, _ = self._judged(record)
+        judge, _ = self._judged(record, rounded=False)
         for name, line in recorded.named.items():
             steps = [judge.entry(x) for x in record.named.get(name, ()) if x is not None]
             if len(steps) == T:
