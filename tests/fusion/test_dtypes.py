@@ -50,6 +50,7 @@ REFUSED = {
 }
 FINE = {
     "truth values as factors": lambda self, x, h: (h > 0) * h + (x @ self.W > 0).to(h.dtype) * 2,
+    "copies": lambda self, x, h: h.clone() * 2 + (x @ self.W).clone() + tg.where((h > 0).clone(), h, 0.1),
     "conditions": lambda self, x, h: tg.where((h > 0) & (h < 0.5) | ~(x @ self.W > 0), h, 0.1),
     "conditions compared": lambda self, x, h: tg.where((h > 0) == (x @ self.W > 0), h, 0.1),
     "conditions side by side": lambda self, x, h: tg.where(tg.cat([h[:, :2] > 0, h[:, 2:] < 0], -1), h, 0.1),
