@@ -44,14 +44,14 @@ def test_some_cases(first):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(1000, 7000, 500))
+@pytest.mark.parametrize("first", range(1000, 1400, 200))
 def test_many_cases(first):
-    counts = check_all(range(first, first + 500))
-    assert counts[fuzzing.OK] > 300, counts
+    counts = check_all(range(first, first + 200))
+    assert counts[fuzzing.OK] > 120, counts
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 100, 20))
+@pytest.mark.parametrize("first", [0])
 def test_some_compiled_cases(first):
     """With threads, and in float32 as well."""
     counts = check_all(range(first, first + 20), compiled=True)

@@ -13,6 +13,7 @@ rounding may decide on which side of one it comes out.
 """
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ DRAWS = 3
 MOVED = 0.5  # standard deviation of what is added to the cell's own initial states
 FACTOR = 16  # times the rounding errors of the tape
 FLOOR = {FLOAT32: 2e-5, FLOAT64: 1e-10}  # of the largest element
-BLOCK = 1 << 15  # elements that are compared at a time
+BLOCK = 96  # rows and columns of a matrix that are compared at a time
 NOTHING = np.zeros(1)
 SWITCH = "TINYGRAD_RNN_VALIDATE"
 
@@ -268,9 +269,8 @@ def _difference(name: str, kernels: np.ndarray, wide: np.ndarray, own: np.ndarra
     k, w, t = (x.reshape(1) if x.ndim == 0 else x for x in (kernels, wide, wide if own is None else own))
     place: tuple[int, ...] = (0,)
     worst, rounding, scale = -1.0, 0.0, 0.0
-    rows = max(1, BLOCK * len(w) // max(1, w.size))
-    for start in range(0, len(w), rows):  # of a large matrix by parts that stay in the cache
-        some = slice(start, start + rows)
+    for start in itertools.product(*(range(0, n, BLOCK) for n in w.shape)):  # blocks, which stay in the cache
+        some = tuple(slice(i, i + BLOCK) for i in start)
         error, size = np.abs(k[some] - w[some]), np.abs(w[some])
         apart = NOTHING if own is None else np.abs(t[some] - w[some])
         if not np.isfinite(error.max() + apart.max() + size.max()):
@@ -279,8 +279,8 @@ def _difference(name: str, kernels: np.ndarray, wide: np.ndarray, own: np.ndarra
             error, apart, size = (np.where(known, each, -1) for each in (error, apart, size))
         largest = error.max()
         if largest > worst:
-            first, *others = (int(i) for i in np.unravel_index(int(error.argmax()), error.shape))
-            worst, place = float(largest), (start + first, *others)
+            inside = np.unravel_index(int(error.argmax()), error.shape)
+            worst, place = float(largest), tuple(i + int(j) for i, j in zip(start, inside))
         rounding, scale = max(rounding, float(apart.max())), max(scale, float(size.max()))
     if worst < 0:
         return None
