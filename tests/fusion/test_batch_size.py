@@ -126,6 +126,12 @@ def test_a_squeeze_that_depends_on_the_batch():
     assert refusal(step(lambda self, x, h: h.sum(-1, keepdim=True).squeeze(-1).unsqueeze(-1))) == ""
 
 
+def test_a_squeeze_of_parameters():
+    one = {"one": parameter(1, H)}
+    of = lambda self, x, h: h * self.one.squeeze() + (self.one * 2).squeeze() + tg.squeeze(self.one)
+    assert refusal(step(of), **one) == ""
+
+
 def test_a_row_of_parameters_for_each_sequence_is_refused():
     reason = refusal(step(lambda self, x, h: self.b.expand(*h.shape) * h))
     assert NONE in reason and "leave the expand out" in reason

@@ -33,6 +33,35 @@ def proofs(monkeypatch):
     return found
 
 
+# ---- What cancels ----------------------------------------------------------------------------------------------------
+
+
+CANCELLING = {
+    "what the step adds": lambda self, x, h: x @ self.W + 0.5 * (h @ self.U) + (h - x @ self.W),
+    "of three": lambda self, x, h: h @ self.U + x @ self.W * 3 - x @ self.W - 2 * (x @ self.W),
+    "a sum over a softmax": lambda self, x, h: x @ self.W + tg.softmax(h @ self.U, -1).sum(-1, keepdim=True),
+    "a mean of what is centred": lambda self, x, h: (
+        x @ self.W + h @ self.U - (x @ self.W + h @ self.U).mean(-1, keepdim=True)
+    ).mean(-1, keepdim=True) + tg.sin(h + x @ self.W),
+    "a bias before it is centred": lambda self, x, h: (
+        x @ self.W + h @ self.U + self.b - (x @ self.W + h @ self.U + self.b).mean(-1, keepdim=True)
+    ) + self.b.sum() - 4 * self.b.mean(),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("of", CANCELLING.values(), ids=CANCELLING)
+def test_gradients_that_cancel_are_rounding_errors(of, dtype, monkeypatch):
+    """Of numbers that are larger: a kernel and the tape need not agree in these."""
+    interpret(monkeypatch)
+    for seed in range(3):
+        tg.manual_seed(seed)
+        made = type("Cancels", (tg.nn.Cell,), {"step": lambda self, x, h: tg.tanh(of(self, x, h)), "hidden_size": 4})()
+        made.W, made.U, made.b = (tg.nn.Parameter(tg.randn(*s, dtype=dtype)) for s in ((3, 4), (4, 4), (4,)))
+        layer = tg.nn.Recurrent(made, fused="require")
+        layer(tg.randn(3, 2, 3, dtype=dtype, requires_grad=True))[0].sum().backward()
+
+
 # ---- The judge -------------------------------------------------------------------------------------------------------
 
 

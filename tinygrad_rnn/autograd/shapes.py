@@ -64,7 +64,7 @@ def squeeze(input: Any, dim: int | tuple[int, ...] | None = None) -> "Tensor":
     """Without dimensions of size 1: all of them, or those of `dim` that are."""
     x = as_tensor(input)
     shape: Any = x.shape
-    if dim is None and mode.tracer is not None:
+    if dim is None and mode.tracer is not None and mode.tracer.has_rows(x):
         mode.tracer.refuse("squeeze() drops the dimension of a batch of one as well", "write squeeze(-1)")
     if dim is None:
         gone = set(range(len(shape)))

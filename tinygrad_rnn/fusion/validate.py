@@ -5,7 +5,7 @@ it, with the parameters and constants of the cell as they lie in memory; and so 
 operation, in the dtype of the cell and in float64 (see `judge`). With k, t and w for what the kernels, the tape and the
 tape in float64 say of an output, a final state or a gradient,
 
-    max |k - w|  <=  FACTOR * max |t - w|  +  FLOOR * max |w|
+    max |k - w|  <=  FACTOR * max |t - w|  +  FLOOR * max |w|  +  CANCELLED * max of all |w|
 
 or the kernels are not used: the cell runs on the tape, with a warning. So a fault of the compiler costs speed, and no
 wrong number leaves the layer. A draw that fails is repeated with others, for where a step has kinks and jumps, a
@@ -39,6 +39,7 @@ DRAWS = 3
 MOVED = 0.5  # standard deviation of what is added to the cell's own initial states
 FACTOR = 16  # times the rounding errors of the tape
 FLOOR = {FLOAT32: 2e-5, FLOAT64: 1e-10}  # of the largest element
+CANCELLED = {FLOAT32: 1e-6, FLOAT64: 1e-13}  # of the largest element of all results, where rounding decides
 BLOCK = 96  # rows and columns of a matrix that are compared at a time
 NOTHING = np.zeros(1)
 SWITCH = "TINYGRAD_RNN_VALIDATE"
@@ -168,8 +169,14 @@ class _Trial:
                 kernels[name] = np.zeros_like(expected[name])
             found = [_difference(name, kernels[name], wide, None) for name, wide in expected.items()]
             if any(each is not None and each.share > 1 for each in found):  # by more than what rounding may do always
-                own = self._tape(starts, precise=False)
-                found = [_difference(name, kernels[name], wide, own[name]) for name, wide in expected.items()]
+                own, values = self._tape(starts, precise=False), self._names(len(kernels))
+                largest = {True: 0.0, False: 0.0}  # of values, of gradients
+                for name, wide in expected.items():
+                    largest[name in values] = max(largest[name in values], _size(wide))
+                found = [
+                    _difference(name, kernels[name], wide, own[name], largest[name in values])
+                    for name, wide in expected.items()
+                ]
         return max((each for each in found if each is not None), key=lambda each: each.share, default=None)
 
     def _kernels(self) -> tuple[dict[str, np.ndarray], list[np.ndarray | None]]:
@@ -258,11 +265,20 @@ class _Trial:
                     yield f"{name} ({where})" if where else name, difference
 
 
-def _difference(name: str, kernels: np.ndarray, wide: np.ndarray, own: np.ndarray | None) -> Difference | None:
+def _size(x: np.ndarray) -> float:
+    """The largest finite number in an array."""
+    return float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
+
+
+def _difference(
+    name: str, kernels: np.ndarray, wide: np.ndarray, own: np.ndarray | None, beside: float = 0.0
+) -> Difference | None:
     """Of one result; None where the tape has no finite numbers to compare with.
 
     Args:
         own: what the tape has in the dtype of the cell; None to allow for no rounding errors but those of the result.
+        beside: the largest element of all results of its kind: where terms cancel, what is left are rounding errors of
+            such numbers.
     """
     if kernels.shape != wide.shape:
         return Difference(name, float("inf"), 0.0, (), float("nan"), float("nan"))
@@ -284,5 +300,5 @@ def _difference(name: str, kernels: np.ndarray, wide: np.ndarray, own: np.ndarra
         rounding, scale = max(rounding, float(apart.max())), max(scale, float(size.max()))
     if worst < 0:
         return None
-    allowed = FACTOR * rounding + FLOOR[kernels.dtype] * scale
+    allowed = FACTOR * rounding + FLOOR[kernels.dtype] * scale + CANCELLED[kernels.dtype] * beside
     return Difference(name, worst, allowed, place[: wide.ndim], float(k[place]), float(w[place]))
