@@ -50,6 +50,9 @@ ROWS = {
                                     "f(self)", "cell.k = 3.0"),
     "attribute that comes, tried for any error": ("def f(o):\n    try: return o.k\n    except: return 2.0", "pass",
                                                   "f(self)", "type(cell).k = 3.0"),
+    "attribute of a module that comes, tried": ("m = module('stale_m')\ndef f():\n    try: return m.k\n"
+                                               "    except AttributeError: return 2.0", "pass", "f()",
+                                               "world['m'].k = 3.0"),
     "attribute of the class that comes": ("", "pass", "getattr(self, 'k', 2.0)", "type(cell).k = 3.0"),
     "attribute that goes": ("", "self.k = 3.0", "getattr(self, 'k', 2.0)", "del cell.k"),
     "attribute with a computed name": ("", "self.k_1 = 2.0", "getattr(self, 'k_' + str(1))", "cell.k_1 = 3.0"),
@@ -350,6 +353,16 @@ def test_setting_what_no_step_reads_leaves_the_last_call_in_use(made, monkeypatc
         for layer in net.layers:
             layer(x)
     assert [scan._last for scan in scans] == last and len(made) == 3
+
+
+def test_a_step_that_catches_errors_is_guarded_by_what_it_tries(made):
+    before = "def f(o):\n    try: return o.k\n    except AttributeError: return 2.0"
+    layer, x = tg.nn.Recurrent(world_of((before, "pass", "f(self)", ""))["cell"]), tg.randn(2, 1, 3)
+    expected = both(layer, x)
+    for layer.cell.epoch in range(3):
+        type(layer.cell).note = layer.cell.epoch
+        np.testing.assert_array_equal(both(layer, x), expected)
+    assert len(made) == 1
 
 
 def test_more_than_can_be_looked_at_is_refused_by_name(monkeypatch):

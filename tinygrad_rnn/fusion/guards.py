@@ -106,6 +106,7 @@ class Walk:
         self.attributes: set[str] = set(ALWAYS)
         self.sets: set[str] = set()
         self.globals: set[str] = set()
+        self.tried: set[str] = set()
         self.users: set[str] = set()  # attributes that the user's code names
         self.codes: dict[int, types.CodeType] = {}
         self.everything = False
@@ -139,6 +140,7 @@ class Walk:
         self.attributes.add(code.co_name)
         self.sets |= names.stores
         self.globals |= names.globals
+        self.tried |= names.tried
         self.users |= names.attributes if is_users(code) else set()
         self.everything |= is_dynamic(code)
         return names
@@ -283,7 +285,8 @@ class Walk:
             self._go([each for each in named.values() if type(each) is types.ModuleType], path)
             return
         there = self.attributes if self.ran is None else self.attributes & vars(value).keys()
-        part = Named(vars(value), path, None if self.everything and self.ran is not None else there)
+        whole = self.everything and self.ran is not None
+        part = Named(vars(value), path, None if whole else there | self.tried, self.tried - vars(value).keys())
         self._add(part)
         self._go_named(part)
 
@@ -303,7 +306,7 @@ class Walk:
                     dunder = {n for n in own if n[:2] == "__" == n[-2:]} if self.ran is None else set()
                     names = set(own) if self.everything else (self.attributes & own.keys()) | dunder
                     names -= {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__slots__"}
-                    hiding = (self.attributes & later) - own.keys()
+                    hiding = (self.attributes & later | self.tried) - own.keys()
                     stored = self.sets if self.ran is None else set()
                     part = OfClass(kind, kind.__name__, names | hiding | stored, hiding)
                     part.whole = self.everything and self.ran is not None
@@ -335,7 +338,7 @@ class Walk:
             unnamed = not module and self.attributes.isdisjoint(there | slots)
             whole = self.everything or id(value) in self.handed or unnamed
         if isinstance(own, dict):
-            hiding = (self.attributes & inherited) - there
+            hiding = (self.attributes & inherited | self.tried) - there
             names = (self.attributes & there) | (self.attributes if self.ran is None else hiding)
             part: Named = (OfModule if module else OfObject)(value, path, None if whole else names, hiding)
             self._add(part, library=ours)

@@ -53,19 +53,21 @@ _READS = frozenset(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM"
 
 
 class Names(NamedTuple):
-    """What code can reach: attributes it names, those of them that it sets, globals, modules it imports."""
+    """What code can reach: attributes it names, those of them that it sets, globals, modules it imports; and those
+    that it may do without, since it catches errors."""
 
     attributes: frozenset[str]
     stores: frozenset[str]
     globals: frozenset[str]
     imports: frozenset[str]
+    tried: frozenset[str]
 
 
 @functools.lru_cache(maxsize=1024)
 def names_in(code: types.CodeType) -> Names:
     """What code and the functions inside it can reach."""
     attributes, stores, known, imports = set(), set(), set(), set()
-    before = ""
+    catches, before = False, ""
     for instruction in dis.get_instructions(code):
         name, op = instruction.argval, instruction.opname
         if op in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"):
@@ -76,9 +78,9 @@ def names_in(code: types.CodeType) -> Names:
             imports.add(name)
         if op in ("STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL"):
             stores.add(name)
-        if op == "SETUP_FINALLY" or (before == "PUSH_EXC_INFO" and op != "WITH_EXCEPT_START"):
-            attributes.add("hasattr")  # which `try: ... except AttributeError: ...` is
+        catches |= op == "SETUP_FINALLY" or (before == "PUSH_EXC_INFO" and op != "WITH_EXCEPT_START")
         before = op
+    tried = set(attributes) if catches else set()
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             inner = names_in(constant)
@@ -86,13 +88,14 @@ def names_in(code: types.CodeType) -> Names:
             stores |= inner.stores
             known |= inner.globals
             imports |= inner.imports
+            tried |= inner.tried
     if not DYNAMIC.isdisjoint(attributes | known):  # a name may be in a string then
         for text in (each for each in code.co_consts if isinstance(each, str)):
             words = {word for word in text.replace(".", " ").split() if word.isidentifier()}
             attributes |= words
             imports |= words
             known |= words if not known.isdisjoint(("eval", "exec", "globals")) else set()
-    return Names(frozenset(attributes), frozenset(stores), frozenset(known), frozenset(imports))
+    return Names(frozenset(attributes), frozenset(stores), frozenset(known), frozenset(imports), frozenset(tried))
 
 
 def is_dynamic(code: types.CodeType) -> bool:
