@@ -273,6 +273,9 @@ class Walk:
         self._add(part)
         self._go_named(part)
         self._go((sys.modules.get(name) for name in names.imports), "")
+        if self.ran is not None and names.imports:
+            absent = names.imports - sys.modules.keys() if names.tried or "modules" in names.attributes else set()
+            self._add(Named(sys.modules, "sys.modules", names.imports & sys.modules.keys() | absent, absent))
 
     def _module(self, value: types.ModuleType, path: str) -> None:
         if value is os and not self.attributes.isdisjoint(("environ", "getenv")):
