@@ -75,10 +75,9 @@ class Report(NamedTuple):
     def __str__(self) -> str:
         if self.worst is None:
             return f"{self.way}: no finite numbers to compare, {self.milliseconds:.1f} ms"
-        return (
-            f"{self.way}: validated, largest difference {self.worst.found:.1e} at {self.worst.name} "
-            f"({self.worst.allowed:.1e} allowed), {self.milliseconds:.1f} ms"
-        )
+        name, found, allowed, *_ = self.worst
+        difference = f"largest difference {found:.1e} of {allowed:.1e} at {name}"
+        return f"{self.way}: validated, {difference}, {self.milliseconds:.0f} ms"
 
 
 def is_on() -> bool:
