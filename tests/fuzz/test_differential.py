@@ -5,13 +5,16 @@ A failure prints its seed and a program. TINYGRAD_RNN_FUZZ_SEED=n runs that case
 """
 
 import collections
+import importlib
+import itertools
 import os
+import sys
 
 import numpy as np
 import pytest
 
 from fuzz import fuzzing, judge
-from fuzz.cases import Case, case
+from fuzz.cases import SETTINGS, Case, case
 from fuzz.steps import Draft, Line
 
 SEED = os.environ.get("TINYGRAD_RNN_FUZZ_SEED")
@@ -110,7 +113,11 @@ def test_a_wrong_rule_is_found(monkeypatch):
     assert "class Drawn(tg.nn.Cell)" in message and "def step(self, x, h):" in message
 
 
-def test_the_program_of_a_case_runs():
+def test_the_program_of_a_case_runs(monkeypatch):
+    """By itself; what it sets in the library is put back afterwards."""
+    for place, _ in itertools.chain(*SETTINGS.values()):
+        module, _, attribute = f"tinygrad_rnn.{place}".rpartition(".")
+        monkeypatch.setattr(importlib.import_module(module), attribute, getattr(sys.modules[module], attribute))
     names = {"__name__": "program"}
     exec(compile(fuzzing.program(FOUND["a rotated value"]), "<program>", "exec"), names)
     assert all(difference <= 1e-12 for difference, _ in names["apart"].values())
