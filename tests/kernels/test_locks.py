@@ -146,7 +146,7 @@ def children_end(children, seconds=60):
 
 
 @needs_fork
-@pytest.mark.parametrize("children", [3, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("children", [3, pytest.param(12, marks=pytest.mark.slow)])
 def test_children_forked_while_others_train_and_compile(children, tmp_path):
     code = f"import warnings; warnings.simplefilter('ignore', DeprecationWarning); children_end({children})"
     printed = in_child(__file__, code, timeout=120 * children, TINYGRAD_RNN_CACHE=str(tmp_path))

@@ -526,7 +526,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(shape, dtype):
 
 @compiled
 @pytest.mark.usefixtures("four_threads")
-@pytest.mark.parametrize("count", [150, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [150, pytest.param(1000, marks=pytest.mark.slow)])
 def test_bits_of_products_at_random_do_not_depend_on_the_number_of_threads(count, monkeypatch):
     """Narrow ones, which have shorter chains, ragged last pieces, results by columns, what is added to: all of them."""
     monkeypatch.setattr(config, "NUMBA_NUM_THREADS", 9)
