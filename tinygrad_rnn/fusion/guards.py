@@ -444,7 +444,8 @@ class Watch:
                     sets = instruction.opname.startswith(("STORE_", "DELETE_"))
                     lines.append((not sets, f" ({code.co_filename}:{line}, in {code.co_name})"))
         if not lines:
-            first = next((code for code in codes if is_users(code)), None)
+            steps_first = sorted(codes, key=lambda code: code.co_name != "step")  # callbacks of the collector run, too
+            first = next((code for code in steps_first if is_users(code)), None)
             return f" ({first.co_filename}:{first.co_firstlineno}, in {first.co_name})" if first else ""
         return min(lines, key=lambda each: each[0])[1]
 
