@@ -260,7 +260,7 @@ class _Trial:
                     own[np.arange(T)[:, None] >= self.lengths] = wide[np.arange(T)[:, None] >= self.lengths] = 0
                 difference = _difference(name, recorded.value(name), wide, own)
                 if difference is not None and difference.share > 1:
-                    where = getattr(line, "where", "")
+                    where = line.where
                     yield f"{name} ({where})" if where else name, difference
 
 
