@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numba import config
-from numba.core import caching
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.kernels import cache
+from tinygrad_rnn.kernels import cache, trusted
 
 pytestmark = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
 
@@ -156,7 +155,7 @@ def test_a_disk_that_fills_up(folder, monkeypatch):
     def full(self, path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(caching.IndexDataCacheFile, "_open_for_write", full)
+    monkeypatch.setattr(trusted.NumbaFiles, "_open_for_write", full)
     values, origins = work()
     assert_right(values)
     assert origins == ["compiled"] * 2

@@ -53,7 +53,7 @@ def guarding(end, made):
     with pytest.MonkeyPatch.context() as patch:
         for module in (matmul, elementwise, arrays, table, short):
             patch.setattr(module, "np", numpy)
-        patch.setattr(arrays, "empty", numpy.empty)
+        patch.setattr(arrays, "staggered", numpy.empty)
         patch.setattr(matmul, "empty_lines", numpy.empty)
         patch.setitem(call.FUNCTIONS, "empty", numpy.empty)
         patch.setitem(call.FUNCTIONS, "zeros", numpy.zeros)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import pwd
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from numba import config
 
 import tinygrad_rnn
-from tinygrad_rnn.kernels import cache
+from tinygrad_rnn.kernels import cache, trusted
 from tinygrad_rnn.kernels.elementwise import Elementwise
 
 pytestmark = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
@@ -177,26 +178,110 @@ def test_a_user_without_a_home(tmp_path, monkeypatch):
     assert cache.cache_directory() == tmp_path / f"tinygrad_rnn-{os.getuid()}"
 
 
-@pytest.mark.parametrize("place", ["TINYGRAD_RNN_CACHE", "temporary"])
-def test_another_user_s_folder_is_not_trusted(tmp_path, monkeypatch, place):
-    """Whoever may write there may have this process execute what he likes."""
+def give_away(path):
+    """Let another user own a file or folder, for which one has to be root."""
+    if os.getuid():
+        pytest.skip("only root can give files away")
+    os.chown(path, 12345, -1, follow_symlinks=False)
+
+
+def link(folder):
+    folder.rename(folder.with_name("elsewhere"))
+    folder.symlink_to(folder.with_name("elsewhere"))
+
+
+UNTRUSTED = {
+    "others can write": (lambda folder: folder.chmod(0o777), "mode is 777, which `chmod go-w` mends"),
+    "sticky, like /tmp": (lambda folder: folder.chmod(0o1777), "mode is 1777"),
+    "a group can write": (lambda folder: folder.chmod(0o770), "mode is 770"),
+    "a link": (link, "it is a link"),
+    "a link to nowhere": (lambda folder: (folder.rmdir(), folder.symlink_to(folder / "nowhere")), "it is a link"),
+    "another user's": (give_away, "another user owns it"),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="whose a folder is: a matter of POSIX systems")
+@pytest.mark.parametrize("place", ["TINYGRAD_RNN_CACHE", "XDG_CACHE_HOME", "temporary"])
+@pytest.mark.parametrize("what", UNTRUSTED)
+def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path, monkeypatch, place, what):
+    """Whoever may write there may have this process execute what he likes. If it was chosen, the user is told."""
+    (tmp_path / "file").write_text("in the way")
     for name in ("TINYGRAD_RNN_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "file"))
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path))
-    owner = os.getuid()
-    folder = tmp_path / f"tinygrad_rnn-{owner if owner == 0 else owner + 1}"
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path / ("" if place == "temporary" else "file")))
+    if place != "temporary":
+        monkeypatch.setenv(place, str(tmp_path))
+    folder = tmp_path / {"TINYGRAD_RNN_CACHE": "chosen", "XDG_CACHE_HOME": "tinygrad_rnn"}.get(
+        place, f"tinygrad_rnn-{os.getuid()}"
+    )
     if place == "TINYGRAD_RNN_CACHE":
-        folder = tmp_path / "theirs"
-        monkeypatch.setenv(place, str(folder))
-        monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
-    folder.mkdir(mode=0o777)
-    assert cache.cache_directory() == folder or owner != 0
-    if owner == 0:
-        os.chown(folder, 12345, -1)
-    else:  # the folder is ours, so let us be somebody else
-        monkeypatch.setattr(os, "getuid", lambda: owner + 1)
-    assert cache.cache_directory() is None
+        monkeypatch.setenv(place, f"{folder}{os.sep}")
+    folder.mkdir(mode=0o700)
+    assert cache.cache_directory() == folder
+    spoil, reason = UNTRUSTED[what]
+    spoil(folder)
+    if place == "TINYGRAD_RNN_CACHE":
+        with pytest.warns(UserWarning, match=f"TINYGRAD_RNN_CACHE is not used: code would be loaded .*{reason}"):
+            assert cache.cache_directory() is None
+    else:
+        assert cache.cache_directory() is None
+
+
+FORGED = """
+import pathlib
+class Forged:
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path({mark!r}),)
+"""
+
+
+def forge(path, mark):
+    """A file with a right digest whose pickle leaves a mark as soon as it is read."""
+    names = {}
+    exec(FORGED.format(mark=str(mark)), names)
+    trusted.write(path, pickle.dumps(names["Forged"]()))
+
+
+def whole_folder(path):
+    path.chmod(0o700)
+    return path.parent
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="whose a folder is: a matter of POSIX systems")
+@pytest.mark.parametrize("what", ["others can write", "a group can write", "a link", "another user's"])
+@pytest.mark.parametrize("part", [lambda path: path, whole_folder], ids=["file", "folder"])
+@pytest.mark.parametrize("kind", [".nbi", ".nbc"])
+def test_parts_that_others_can_write_to_are_not_read(folder, tmp_path, kind, part, what):
+    kernel = lambda: Elementwise("forged", "x", {"y": "x * 7"})(np.arange(3.0)).tolist()
+    assert kernel() == [0, 7, 14]
+    (path,) = folder.rglob("*" + kind)
+    forge(path, tmp_path / "mark")
+    UNTRUSTED[what][0](part(path))
+    forget()
+    assert kernel() == [0, 7, 14]
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_forged_file_would_be_executed(folder, tmp_path):
+    """What the test above relies on: there the owner alone makes the difference."""
+    kernel = lambda: Elementwise("forged_by_me", "x", {"y": "x * 7"})(np.arange(3.0)).tolist()
+    kernel()
+    (path,) = folder.rglob("*.nbi")
+    forge(path, tmp_path / "mark")
+    forget()
+    assert kernel() == [0, 7, 14]
+    assert (tmp_path / "mark").exists()
+
+
+def test_files_and_folders_are_for_their_user_alone_whatever_the_umask(folder):
+    before = os.umask(0)
+    try:
+        Elementwise("masked", "x", {"y": "x * 7"})(np.arange(3.0))
+        cache.stored("masked", "key", lambda: b"code")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o077 for path in folder.rglob("*") if path.name != "__pycache__"}
+    assert len(modes) >= 5 and not any(modes.values()), modes
 
 
 def test_without_any_folder_kernels_work_for_this_process(folder, monkeypatch):
@@ -243,6 +328,61 @@ def test_torn_files_are_written_again(folder, kind, left):
     np.testing.assert_array_equal(fresh(x), [0, 3, 6])
     module = cache.load(fresh.source(np.float64), "torn_float64")
     assert module.CACHE and module.compute.cache_hits == 1, "the cache was not repaired"
+
+
+FLIPS = """
+import json, random, sys
+from pathlib import Path
+import numpy as np
+from numba.core import event
+from llvmlite import ir
+from tinygrad_rnn.kernels import cache
+from tinygrad_rnn.kernels.elementwise import Elementwise
+from tinygrad_rnn.kernels.machine import Function, Library
+import ctypes
+
+numbers, folder = random.Random(int(sys.argv[1])), cache.cache_directory()
+
+def work():
+    for name in [name for name in sys.modules if name.startswith("tinygrad_rnn.generated.")]:
+        del sys.modules[name]
+    module = ir.Module("seven")
+    f = Function(module, "seven", [], gives=ir.IntType(64))
+    f.give(7)
+    seven = ctypes.CFUNCTYPE(ctypes.c_int64)(Library(module).address("seven"))
+    with event.install_recorder("numba:run_pass") as recorder:
+        values = Elementwise("flipped", "x", {"y": "x * 7"})(np.arange(3.0)).tolist()
+    return values + [seven()], len(recorder.buffer)
+
+right = [0, 7, 14, 7]
+assert work()[0] == right
+assert work() == (right, 0)
+found = []
+for trial in range(int(sys.argv[2])):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files:
+        content = bytearray(path.read_bytes())
+        content[numbers.randrange(len(content))] ^= 1 << numbers.randrange(8)
+        path.write_bytes(content)
+    values, passes = work()
+    assert values == right and passes > 0, (trial, values, passes)
+    assert work() == (right, 0), "the cache was not repaired"
+    found = sorted({path.suffix for path in files})
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flipped_bit_in_any_file_is_never_executed(tmp_path, seed):
+    """In a process of its own, which machine code that is not whole would end."""
+    sources = str(Path(tinygrad_rnn.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", FLIPS, str(seed), "10"], capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": path, "TINYGRAD_RNN_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [".nbc", ".nbi", ".o", ".py"]
 
 
 def test_a_cache_that_is_deleted_while_it_is_in_use(folder):

@@ -626,12 +626,44 @@ def test_helpers_are_woken_on_other_processors_than_the_callers():
     try:
         for here in sorted(everywhere)[:3]:
             os.sched_setaffinity(0, {here})
+            for k, helper in enumerate(team.helpers):  # as if just started: where they are may be {here}, see below
+                os.sched_setaffinity(helper.native_id, everywhere)
+                team._write(team_module.FIRST_HELPER + 64 * k + team_module.AVOIDED, 0)
             until_helpers_sleep()
             assert np.array_equal(matmul(a, b), expected)
             for helper in team.helpers:
                 assert os.sched_getaffinity(helper.native_id) == (everywhere - {here} or everywhere)
     finally:
         os.sched_setaffinity(0, everywhere)
+
+
+@compiled
+@pytest.mark.skipif(not team_module.PLACED, reason="the system places threads as it likes")
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("who", ["all threads", "a helper"])
+def test_helpers_stay_where_somebody_else_has_put_them(who):
+    """As `taskset -a -p` does: whatever was set after they started is not undone."""
+    a, b, expected = product_and_its_value()
+    everywhere = os.sched_getaffinity(0)
+    team.stop()
+    assert np.array_equal(matmul(a, b), expected)
+    try:
+        for there in [*sorted(everywhere)[:2]] * 2:
+            for before in sorted(everywhere)[:2]:  # where they were sent from here may be where they are put
+                os.sched_setaffinity(0, {before})
+                until_helpers_sleep()
+                assert np.array_equal(matmul(a, b), expected)
+                put = team.helpers if who == "all threads" else team.helpers[:1]
+                for helper in put:
+                    os.sched_setaffinity(helper.native_id, {there})
+                for here in [there] if who == "all threads" else sorted(everywhere)[:3]:
+                    os.sched_setaffinity(0, {here})
+                    until_helpers_sleep()
+                    assert np.array_equal(matmul(a, b), expected)
+                    assert [os.sched_getaffinity(helper.native_id) for helper in put] == [{there}] * len(put)
+    finally:
+        os.sched_setaffinity(0, everywhere)
+        team.stop()  # others start where they may be
 
 
 @compiled

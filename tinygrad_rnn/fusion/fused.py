@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd import table
 from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.shapes import cat, split
 from ..autograd.tape import Node, Value, enable_grad, mode
@@ -429,6 +430,22 @@ class FusedCell:
             return found
         return run.way.backward(run.rows, run.kept, arrived, mode.retain)
 
+    @lazy
+    def _places_read_again(self) -> list[int]:
+        """The positions of those leaves that the rules of the step's lines name, or views of which."""
+        read: set[Line] = set()
+        for line, traced in reversed(self.plan.script):
+            if traced.row is not None:
+                places = tuple(i for i, x in enumerate(traced.inputs) if isinstance(x, Line))
+                names = traced.row.inputs * (len(traced.inputs) if traced.row.variadic else 1)
+                saves, handed_on = traced.row.adjoint(places).saves, line in read and _is_view(traced)
+                read.update(traced.inputs[i] for i in places if names[i] in saves or handed_on)
+        return [i for i, line in enumerate(self.leaves) if line in read]
+
+    def read_again(self, saved: tuple[Any, ...]) -> list[np.ndarray]:
+        """See `tape.Operation`."""
+        return [saved[0][i].data for i in self._places_read_again]
+
     def rewrap(self, node: Node) -> tuple[Any, ...]:
         """See `tape.Operation`: the inputs as tensors that remember where they came from."""
         assert node.saved is not None
@@ -498,6 +515,10 @@ def _differentiated(line: Line) -> list[Line]:
         return []
     places = tuple(i for i, x in enumerate(line.inputs) if isinstance(x, Line))
     return [line.inputs[i] for i in line.row.adjoint(places).wanted]
+
+
+def _is_view(line: Line) -> bool:
+    return line.row in (table.part, table.permute, table.reshape, table.expand)
 
 
 def _as_rows(line: Line, x: Any, rows: Rows) -> Any:

@@ -13,12 +13,14 @@ import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import numba
 
+from . import trusted
 from .locks import lock
 
 _LOADING = lock("loading")
@@ -26,16 +28,18 @@ _LOADING = lock("loading")
 def cache_directory() -> Path | None:
     """The first of $TINYGRAD_RNN_CACHE, the user's cache folder and a private temporary folder that can be written.
 
-    None if there is no such place: kernels are then compiled for this process only.
+    None if there is no such place: kernels are then compiled for this process only. A folder that is a link, belongs to
+    another user or can be written by others is passed over: see `trusted`. If it was chosen, a warning says so.
     """
     for candidate in _candidates():
         try:
-            candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Machine code is loaded from here: a folder that another user made in /tmp must not be trusted.
-            if hasattr(os, "getuid") and candidate.stat().st_uid not in (os.getuid(), 0):
-                continue
+            trusted.make_folder(candidate)  # another user may have made one in /tmp
             with tempfile.TemporaryFile(dir=candidate) as probe:
                 probe.write(b"x")
+        except trusted.UntrustedError as error:
+            if candidate == Path(os.environ.get("TINYGRAD_RNN_CACHE", "")):
+                warnings.warn(f"TINYGRAD_RNN_CACHE is not used: code would be loaded from {error}", stacklevel=2)
+            continue
         except OSError:
             continue
         return candidate
@@ -96,35 +100,25 @@ def load(source: str, name: str, use: Callable[[ModuleType], object] = lambda mo
 
 
 def stored(name: str, key: str, make: Callable[[], bytes]) -> bytes:
-    """What `make` returns, or returned in an earlier process that asked for the same name and key.
-
-    A file begins with the digest of the rest: machine code that is not whole would end the process.
-    """
+    """What `make` returns, or returned in an earlier process that asked for the same name and key."""
     home = _directory()
     if home is None:
         return make()
     path = home / f"{name}_{hashlib.sha256(key.encode()).hexdigest()[:16]}.o"
     with contextlib.suppress(OSError):
-        found = path.read_bytes()
-        if hashlib.sha256(found[32:]).digest() == found[:32]:
-            return found[32:]
+        trusted.make_folder(home)
+        return trusted.read(path)
     made = make()
     with contextlib.suppress(OSError):
-        _replace(path, hashlib.sha256(made).digest() + made)
+        trusted.write(path, made)
     return made
 
 
 def _write(path: Path, source: str) -> None:
+    for folder in (path.parent.parent, path.parent):
+        trusted.make_folder(folder)
     if not path.exists() or path.read_text(encoding="utf-8") != source:
-        _replace(path, source.encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-    os.replace(draft, path)
+        trusted.replace(path, source.encode())
 
 
 def _execute(
@@ -135,7 +129,8 @@ def _execute(
     module.__dict__["CACHE"] = cache
     sys.modules[qualified] = module  # before executing: Numba looks a cached function's module up by name
     try:
-        exec(compile(source, path, "exec"), module.__dict__)
+        with trusted.numba_files_in(Path(path).parent) if cache else contextlib.nullcontext():
+            exec(compile(source, path, "exec"), module.__dict__)
         try:
             use(module)
         except OSError:  # machine code that could not be saved is there all the same

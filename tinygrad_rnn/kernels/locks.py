@@ -23,6 +23,7 @@ ORDER = (
     "loading",  # threads that ask for the same generated text at once get the same module, and a complete one
     "numba",  # Numba's own, while it compiles ...
     "llvm",  # ... and that of LLVM's library, at every call of it
+    "arriving",  # several threads may bring gradients to one tensor
     "helpers",  # of the team, while they are started and stopped
 )
 _locks: dict[str, Any] = {name: threading.RLock() for name in ORDER}

@@ -39,6 +39,7 @@ from .memory import lines
 
 LEFT, DONE, BUSY, CALLER, STOP = (64 * n for n in range(5))  # CALLER and the helpers: (asleep, the lock to sleep on)
 THREAD, AVOIDED = 16, 24  # and of helpers besides: the system's number, the processor they keep away from, plus one
+GIVEN = 32  # ... and the address of the set of processors that they were given
 STARTED, PATIENT = 320, 328  # how many helpers there are, and turns that a thread looks for work before it sleeps
 AWAY, PROCESSORS = 336, 344  # the address of a set of processors for each: those to be on to keep away from it
 COUNT, HELPERS, CHUNK, JOB = 384, 392, 400, 408  # how many chunks and helpers, the function, what it is told ...
@@ -118,12 +119,33 @@ def _rouse(f: Function, place: Int) -> None:
 
 
 def _send_away(f: Function, team: Int, helper: Int) -> None:
-    """Keep a sleeping helper away from the caller's processor: woken there, it would wait for milliseconds."""
+    """Keep a sleeping helper away from the caller's processor: woken there, it would wait for milliseconds.
+
+    A helper that somebody else has given other processors, by taskset for instance, stays there; so it does if it was
+    given those of the caller, which may by chance be the ones that it had from here.
+    """
     here = f.call("sched_getcpu") & 0xFFFFFFFF
     new = (f.read(helper + AVOIDED) != here + 1) & (here < f.read(team + PROCESSORS))
     with f.when((_Atomic(f).get(helper) == 1) & new):
-        f.write(helper + AVOIDED, here + 1)
-        f.call("sched_setaffinity", f.read(helper + THREAD), SET_BYTES, f.read(team + AWAY) + here * SET_BYTES)
+        thread, given, away = f.read(helper + THREAD), f.read(helper + GIVEN), f.read(team + AWAY)
+        theirs, mine = f.stack(SET_BYTES), f.stack(SET_BYTES)
+        for number, place in (thread, theirs), (0, mine):
+            for n in range(0, SET_BYTES, 8):
+                f.write(place + n, 0)
+            f.call("sched_getaffinity", number, SET_BYTES, place)
+        anywhere = away + f.read(team + PROCESSORS) * SET_BYTES
+        with f.when(_equal(f, theirs, anywhere) | (_equal(f, theirs, given) & ~_equal(f, theirs, mine))):
+            f.write(helper + AVOIDED, here + 1)
+            f.write(helper + GIVEN, away + here * SET_BYTES)
+            f.call("sched_setaffinity", thread, SET_BYTES, away + here * SET_BYTES)
+
+
+def _equal(f: Function, a: Int, b: Int) -> Int:
+    """Whether two sets of processors are the same."""
+    differences = f.variable(0)
+    with f.loop(0, SET_BYTES, 8) as n, f.when(f.read(a + n) != f.read(b + n)):
+        differences.set(f.number(1))
+    return differences.get() == 0
 
 
 def write_work(module: Any) -> Function:
@@ -268,7 +290,7 @@ class Team:
                 self._write(STOP, 0)
                 self.sets = _sets_without_one()
                 self._write(AWAY, self.sets.ctypes.data)
-                self._write(PROCESSORS, len(self.sets))
+                self._write(PROCESSORS, len(self.sets) - 1)
             while len(self.helpers) < min(helpers, MOST_HELPERS):
                 me = len(self.helpers)
                 self._add_lock(FIRST_HELPER + 64 * me)
@@ -279,6 +301,7 @@ class Team:
                 helper.start()
                 self._write(FIRST_HELPER + 64 * me + THREAD, helper.native_id or 0)
                 self._write(FIRST_HELPER + 64 * me + AVOIDED, 0)
+                self._write(FIRST_HELPER + 64 * me + GIVEN, self.sets[-1].ctypes.data)
                 self.helpers.append(helper)
                 self._write(STARTED, me + 1)
 
@@ -322,11 +345,14 @@ def _serve(machine: dict[str, Any], address: int, me: int, room_bytes: int) -> N
 
 
 def _sets_without_one() -> np.ndarray:
-    """[processors, SET_BYTES]: the bits of the processors that this process may use, but for one of them each."""
+    """[processors + 1, SET_BYTES]: the bits of the processors that this thread may use, but for one of them each.
+
+    The last are all of them, which a helper has at first.
+    """
     if not PLACED:
-        return np.zeros((0, SET_BYTES), np.uint8)
+        return np.zeros((1, SET_BYTES), np.uint8)
     allowed = os.sched_getaffinity(0)
-    bits = np.zeros((max(allowed) + 1, 8 * SET_BYTES), np.uint8)
+    bits = np.zeros((max(allowed) + 2, 8 * SET_BYTES), np.uint8)
     for processor, row in enumerate(bits):
         row[list(allowed - {processor} or allowed)] = 1
     return np.packbits(bits, axis=1, bitorder="little")
