@@ -202,6 +202,62 @@ def test_links_stay_links_and_permissions_are_ordinary(tmp_path, path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~mask
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX systems")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o660, 0o604])
+@pytest.mark.parametrize("save", [lambda path: save_checkpoint(path, step=2), lambda path: save_weights(path, Model())])
+def test_a_file_keeps_its_permissions_while_it_is_replaced_and_after(path, monkeypatch, mode, save):
+    """Private weights stay private, and so does the draft from its first byte on."""
+    save_checkpoint(path, step=1)
+    path.chmod(mode)
+    seen, write = [], os.fsync
+
+    def watch(handle):
+        seen.append(stat.S_IMODE(os.fstat(handle).st_mode))
+        write(handle)
+
+    opened, plain = [], os.open
+
+    def watch_open(name, flags, mode=0o777, **kwargs):
+        handle = plain(name, flags, mode, **kwargs)
+        if str(name).endswith(".tmp"):
+            opened.append(stat.S_IMODE(os.fstat(handle).st_mode))
+        return handle
+
+    monkeypatch.setattr(os, "fsync", watch)
+    monkeypatch.setattr(os, "open", watch_open)
+    save(path)
+    monkeypatch.undo()
+    assert opened == [0o600] and seen[0] == mode and stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_paths_of_every_kind(path, other):
+    model, optimiser = made(seed=1)
+    save_checkpoint(os.fsencode(path), model, optimiser, step=5)
+    for kind in (os.fsencode, os.fspath, lambda x: x):
+        assert load_checkpoint(kind(path), *other).step == 5
+    save_weights(os.fsencode(path), model)
+    load_weights(os.fsencode(path), other[0])
+    with pytest.raises(CheckpointError, match="cannot load nowhere: No such file"):
+        load_checkpoint(b"nowhere")
+
+
+def test_metadata_that_is_too_large_for_the_format(path):
+    save_checkpoint(path, step=1)
+    with pytest.raises(CheckpointError, match=f"cannot write {path}: "):
+        save_checkpoint(path, step=2, metadata={"a": "x" * 101_000_000})
+    assert load_checkpoint(path).step == 1 and os.listdir(path.parent) == [path.name]
+
+
+def test_numbers_that_numpy_has_not_are_named(path, other):
+    """bfloat16, in which PyTorch's weights usually are."""
+    header = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+              "b.weight": {"dtype": "BF16", "shape": [2], "data_offsets": [4, 8]}}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+    with pytest.raises(CheckpointError, match=r"b\.weight is of the type BF16, which NumPy has not; .* float\(\)"):
+        load_weights(path, other[0])
+
+
 # ---- Damaged files ---------------------------------------------------------------------------------------------------
 
 
@@ -364,6 +420,40 @@ def test_a_wrong_model_does_not_let_the_right_optimiser_in_nor_the_other_way_rou
     refused(path, wider, optimiser, match="does not fit Model")
     refused(path, model, optimiser_of(model, tg.optim.SGD), match="not of SGD")
     assert fingerprint(*other) == before
+
+
+FORGED = {  # what is written into a file whose digest is right, and what is said of it
+    "step of the run": (lambda c, t: c.update(step="x"), "its step is no whole number"),
+    "metadata": (lambda c, t: c.update(metadata=[1]), "its metadata no dict"),
+    "betas": (lambda c, t: c["optimizer"]["param_groups"][1].update(betas=0.5), "betas must be 2 finite numbers"),
+    "lr": (lambda c, t: c["optimizer"]["param_groups"][0].update(lr="x"), "lr must be a finite number"),
+    "amsgrad": (lambda c, t: c["optimizer"]["param_groups"][0].update(amsgrad="no"), "amsgrad must be True or False"),
+    "step of a parameter": (lambda c, t: c["optimizer"]["numbers"]["1"].update(step="x"), "step .* is no number"),
+    "no step": (lambda c, t: c["optimizer"]["numbers"]["1"].pop("step"), "parameter 1 lacks step"),
+    "no exp_avg": (lambda c, t: t.pop("optimizer.1.exp_avg"), "parameter 1 lacks exp_avg"),
+    "another name": (lambda c, t: t.update({"optimizer.1.x": t.pop("optimizer.1.exp_avg")}), "1 lacks exp_avg"),
+    "no such parameter": (lambda c, t: c["optimizer"]["numbers"].update({"9": {"step": 1}}), "belongs to no group"),
+    "numbers": (lambda c, t: c["optimizer"].update(numbers=3), ""),
+    "random state": (lambda c, t: c.update(random_state={"bit_generator": "PCG64"}), ""),
+    "schedule": (lambda c, t: c["scheduler"]["state"].update(base_lrs=3), ""),
+    "last epoch": (lambda c, t: c["scheduler"]["state"].update(last_epoch="x"), "last_epoch"),
+}
+
+
+@pytest.mark.parametrize("what", FORGED)
+def test_a_forged_file_is_refused_whole(path, other, what):
+    model, optimiser = made(seed=1)
+    save_checkpoint(path, model, optimiser, step=1, scheduler=tg.optim.lr_scheduler.StepLR(optimiser, 5))
+    content, tensors = checkpoint._decode(path.read_bytes())
+    spoil, message = FORGED[what]
+    spoil(content, tensors)
+    path.write_bytes(checkpoint._encode({k: v for k, v in content.items() if k != "digest"}, tensors))
+    own = tg.optim.lr_scheduler.StepLR(other[1], 5)
+    before, random_state, schedule_before = fingerprint(*other), tg.get_rng_state(), own.state_dict()
+    with pytest.raises(CheckpointError, match=f"cannot load .*{message}"):
+        load_checkpoint(path, *other, scheduler=own)
+    assert fingerprint(*other) == before
+    assert tg.get_rng_state() == random_state and own.state_dict() == schedule_before
 
 
 # ---- Writing goes wrong ----------------------------------------------------------------------------------------------

@@ -72,7 +72,8 @@ def save_checkpoint(
     """Write weights, optimiser, schedule, step and random state to one safetensors file, all or nothing.
 
     The file appears at `path` at once and complete, over an older one if there is one. A process that is killed in the
-    middle leaves the older one untouched and a file `.tinygrad_rnn-*.tmp` beside it, which may be deleted.
+    middle leaves the older one untouched and a file `.tinygrad_rnn-*.tmp` beside it, which may be deleted. The new file
+    has the permissions of the older one.
 
     Args:
         path: where to; its folder must exist.
@@ -105,9 +106,8 @@ def save_checkpoint(
         content["scheduler"] = {"type": type(scheduler).__name__, "state": scheduler.state_dict()}
     if random_state:
         content["random_state"] = get_rng_state()
-    blob = _encode(content, tensors)
-    with _explained("write", path):
-        _write(path, blob)
+    with _explained("write", path, but=(TypeError,)):
+        _write(path, _encode(content, tensors))
 
 
 def load_checkpoint(
@@ -134,7 +134,9 @@ def load_checkpoint(
             for, or of another model, optimiser or schedule. All of them, and the random state, are as they were.
     """
     with _explained("load", path):
-        content, tensors = _decode(Path(path).read_bytes())
+        content, tensors = _decode(_read(path))
+        if type(content["step"]) is not int or not isinstance(content["metadata"], dict):
+            raise ValueError("its step is no whole number, or its metadata no dict")
         result = Checkpoint(content["step"], content["metadata"])
         # Check first...
         if model is not None:
@@ -167,9 +169,9 @@ def save_weights(path: str | os.PathLike[str], model: Module) -> None:
     Raises:
         CheckpointError: the file cannot be written. What was at `path` still is.
     """
-    blob = safetensors.numpy.save(_contiguous(model.state_dict()))
+    state = model.state_dict()
     with _explained("write", path):
-        _write(path, blob)
+        _write(path, safetensors.numpy.save(_contiguous(state)))
 
 
 def load_weights(path: str | os.PathLike[str], model: Module) -> None:
@@ -182,18 +184,20 @@ def load_weights(path: str | os.PathLike[str], model: Module) -> None:
             which then is as it was.
     """
     with _explained("load", path):
-        model.load_state_dict(_tensors(Path(path).read_bytes()))
+        model.load_state_dict(_tensors(_read(path)))
 
 
 @contextlib.contextmanager
-def _explained(verb: str, path: str | os.PathLike[str]) -> Iterator[None]:
-    """Whatever goes wrong inside is one kind of error, with the file's name and the cause."""
+def _explained(verb: str, path: str | os.PathLike[str], but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Whatever goes wrong inside, `but` for some, is one kind of error, with the file's name and the cause."""
     try:
         yield
+    except but:
+        raise
     except Exception as error:
         cause = error.strerror or error if isinstance(error, OSError) else error
         kind = "" if isinstance(error, (OSError, ValueError, RuntimeError)) else f"{type(error).__name__}: "
-        raise CheckpointError(f"cannot {verb} {os.fspath(path)}: {kind}{cause}") from error
+        raise CheckpointError(f"cannot {verb} {os.fsdecode(path)}: {kind}{cause}") from error
 
 
 def _weights(content: dict[str, Any], tensors: dict[str, np.ndarray], model: Module) -> dict[str, np.ndarray]:
@@ -294,15 +298,32 @@ def _contiguous(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _tensors(blob: bytes) -> dict[str, np.ndarray]:
     """What a safetensors file holds, by name; it comes in any order."""
-    return dict(sorted(safetensors.numpy.load(blob).items()))
+    try:
+        return dict(sorted(safetensors.numpy.load(blob).items()))
+    except KeyError as error:
+        header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+        names = [name for name, entry in header.items() if entry.get("dtype") == error.args[0]]
+        if not names:
+            raise
+        raise ValueError(
+            f"{names[0]} is of the type {error.args[0]}, which NumPy has not; save it as float32, in PyTorch by float()"
+        ) from None
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    return Path(os.fsdecode(path)).read_bytes()
 
 
 def _write(path: str | os.PathLike[str], blob: bytes) -> None:
-    """Replace the file by one with these bytes, in such an order that no crash leaves anything between."""
-    target = Path(os.path.realpath(path))  # a symbolic link stays one
+    """Replace the file by one with these bytes, in such an order that no crash leaves anything between.
+
+    Whoever could not read the old file cannot read the new one, at no time.
+    """
+    target = Path(os.path.realpath(os.fsdecode(path)))  # a symbolic link stays one
     draft = target.with_name(f".tinygrad_rnn-{secrets.token_hex(8)}.tmp")
+    old = target.stat().st_mode & 0o777 if target.is_file() else None
     try:
-        with open(draft, "xb") as file:
+        with open(_new_file(draft, old), "wb") as file:
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())
@@ -317,3 +338,12 @@ def _write(path: str | os.PathLike[str], blob: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _new_file(path: Path, mode: int | None) -> int:
+    """The handle of a file with these permissions, or with the usual ones, which nobody else could open before."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    handle = os.open(path, flags, 0o666 if mode is None else 0o600)
+    if mode is not None and hasattr(os, "fchmod"):
+        os.fchmod(handle, mode)
+    return handle
