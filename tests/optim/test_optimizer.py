@@ -85,14 +85,15 @@ def test_gradients_are_only_read():
     np.testing.assert_array_equal(p.grad.numpy(), np.arange(5.0))
 
 
-def test_a_step_between_forward_and_backward_changes_what_was_saved():
+def test_a_step_between_forward_and_backward_is_warned_of():
     """The documented trap: d(p*p) = 2p is computed from the new p."""
     p = tg.tensor([3.0], requires_grad=True)
     loss = (p * p).sum()
     p.grad = tg.tensor([1.0])
     SGD([p], lr=1.0).step()
     p.grad = None
-    loss.backward()
+    with pytest.warns(RuntimeWarning, match=r"^p was written to .* after mul had read it"):
+        loss.backward()
     assert p.grad.item() == 2 * 2.0
     assert "never between forward and backward" in inspect.getdoc(Optimizer.step)
 
@@ -103,7 +104,8 @@ def test_a_step_between_forward_and_backward_changes_what_was_saved():
 @EACH
 def test_a_parameter_without_gradient_is_left_alone_with_its_state(kind, settings):
     p, q = parameter(3), parameter(3, seed=1)
-    optimiser = kind([{"params": [p, q], "weight_decay": 0.1}], **settings)
+    decay = {} if kind is Rprop else {"weight_decay": 0.1}
+    optimiser = kind([{"params": [p, q], **decay}], **settings)
     descend(optimiser, 2)
     before, state = q.numpy().copy(), copy.deepcopy(optimiser.state[q])
     optimiser.zero_grad()
@@ -200,6 +202,121 @@ def test_options_that_make_no_sense(kind, option, values):
         with pytest.raises(ValueError, match=f"{kind.__name__}: {option} must"):
             optimiser.add_param_group({"params": [parameter(1)], option: value})
         assert len(optimiser.param_groups) == 1
+
+
+SLIPS = [
+    (Adam, {"betas": 0.9}, r"betas must be 2 finite numbers, got 0\.9"),
+    (Adam, {"betas": (0.9, 0.99, 0.999)}, "betas must be 2 finite numbers"),
+    (AdamW, {"betas": "ab"}, "betas must be 2 finite numbers, got 'ab'"),
+    (NAdam, {"betas": (0.9, None)}, "betas must be 2 finite numbers"),
+    (Rprop, {"etas": 0.5}, "etas must be 2 finite numbers"),
+    (Rprop, {"step_sizes": [1e-6]}, "step_sizes must be 2 finite numbers"),
+    (Adam, {"amsgrad": "no"}, "amsgrad must be True or False, got 'no'"),
+    (SGD, {"maximize": None}, "maximize must be True or False, got None"),
+    (SGD, {"nesterov": 0.5, "momentum": 0.9}, r"nesterov must be True or False, got 0\.5"),
+    (SGD, {"lr": "0.1"}, "lr must be a finite number, got '0.1'"),
+    (SGD, {"lr": None}, "lr must be a finite number, got None"),
+    (SGD, {"lr": [0.1]}, r"lr must be a finite number, got .0\.1"),
+    (SGD, {"lr": 0.1 + 0j}, "lr must be a finite number"),
+    (SGD, {"dampening": np.nan, "momentum": 0.9}, "dampening must be a finite number"),
+    (RMSprop, {"alpha": "0.9"}, "alpha must be a finite number"),
+    (Adadelta, {"rho": "0.9"}, "rho must be a finite number"),
+    (NTASGD, {"n": "5"}, "n must be a finite number"),
+]
+
+
+@pytest.mark.parametrize(("kind", "options", "message"), SLIPS)
+def test_options_of_the_wrong_kind_are_refused_when_the_optimiser_is_made(kind, options, message):
+    for make in (
+        lambda: kind([parameter(1)], **options),
+        lambda: kind([{"params": [parameter(1)], **options}]),
+        lambda: kind([parameter(1)]).add_param_group({"params": [parameter(1)], **options}),
+    ):
+        with pytest.raises(ValueError, match=f"{kind.__name__}: {message}"):
+            make()
+    optimiser = kind([parameter(1)])
+    saved = optimiser.state_dict()
+    saved["param_groups"][0].update(options)
+    with pytest.raises(ValueError, match=f"{kind.__name__}: {message}"):
+        optimiser.load_state_dict(saved)
+
+
+def test_options_may_be_numbers_and_sequences_of_any_kind():
+    for lr in (1, np.float32(0.5), np.array(0.5), tg.tensor(0.5), True):
+        optimiser = SGD([parameter(2)], lr=lr, nesterov=np.bool_(True), momentum=0.5, maximize=0)
+        descend(optimiser, 2)
+    for betas in ((0.5, 0.75), [0.5, np.float64(0.75)]):
+        descend(Adam([parameter(2)], betas=betas), 2)
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [("learning_rate", "there are lr, momentum"), ("wd", "there are lr"), ("momentun", "did you mean 'momentum'"),
+     ("weight_decy", "did you mean 'weight_decay'"), ("betas", "there are lr")],
+)  # fmt: skip
+def test_an_option_that_there_is_not_is_refused(option, hint):
+    """A typo would be an option that nobody reads."""
+    for make in (
+        lambda: SGD([{"params": [parameter(1)], option: 1}]),
+        lambda: SGD([parameter(1)]).add_param_group({"params": [parameter(1)], option: 1}),
+    ):
+        with pytest.raises(ValueError, match=f"SGD: '{option}' is no option: {hint}"):
+            make()
+    SGD([{"params": [parameter(1)], "name": "biases", "initial_lr": 0.5}])
+
+
+def test_groups_of_another_optimiser_go_on():
+    """With what a schedule has put into them."""
+    optimiser = SGD([parameter(1)], momentum=0.9)
+    tg.optim.lr_scheduler.OneCycleLR(optimiser, 0.5, total_steps=10)
+    assert SGD(optimiser.param_groups, momentum=0.9).param_groups[0].keys() == optimiser.param_groups[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        (lambda net: net.parameters, TypeError, r"got parameters: write model\.parameters\(\)"),
+        (lambda net: [{"params": net.parameters}], TypeError, r"got parameters: write model\.parameters\(\)"),
+        (lambda net: net, TypeError, r"got Linear: write model\.parameters\(\)"),
+        (lambda net: None, TypeError, "expected an iterable of tensors or groups, got NoneType"),
+        (lambda net: [], ValueError, "no parameters"),
+        (lambda net: [{"params": []}], ValueError, "no parameters"),
+        (lambda net: net.named_parameters(), TypeError, r"parameter 0 is no tensor but a tuple: write model"),
+        (lambda net: {*net.parameters()}, TypeError, "a set has another order in another run"),
+        (lambda net: [{"lr": 0.1}], TypeError, "a group is a dict with 'params', not one of 'lr'"),
+        (lambda net: [{"params": [net.weight]}, net.bias], TypeError, "a group is a dict with 'params', not a Param"),
+        (lambda net: [net.weight, net.weight], ValueError, "is in a group already"),
+    ],
+)
+def test_parameters_in_the_wrong_wrapping(params, error, message):
+    with pytest.raises(error, match=f"Adam: {message}|Adam: .*{message}"):
+        Adam(params(tg.nn.Linear(2, 2)))
+
+
+def test_a_gradient_that_is_an_array_is_refused_and_nothing_moved():
+    p, q = tg.nn.Parameter(np.ones(2)), tg.nn.Parameter(np.ones(2))
+    p.grad = tg.tensor(np.ones(2))
+    with pytest.raises(TypeError, match="tensor"):  # when it is assigned, or at the step
+        q.grad = np.ones(2)
+        SGD([p, q], lr=1.0).step()
+    for clip in (tg.nn.utils.clip_grad_norm_, tg.nn.utils.clip_grad_value_, tg.nn.utils.clip_grad_adaptive_):
+        with pytest.raises(TypeError, match="tensor"):
+            q.grad = np.ones(2)
+            clip([p, q], 0.1)
+    assert p.tolist() == [1, 1] and p.grad.tolist() == [1, 1]
+
+
+def test_a_read_only_parameter_moves_nothing():
+    array = np.ones(2)
+    array.flags.writeable = False
+    p, q = parameter(2), tg.from_numpy(array).requires_grad_()
+    before = p.numpy().copy()
+    p.grad = q.grad = tg.tensor(np.ones(2))
+    optimiser = Adam([p, q])
+    with pytest.raises(ValueError, match=r"a parameter of shape \[2\] is read-only"):
+        optimiser.step()
+    np.testing.assert_array_equal(p.numpy(), before)
+    assert not optimiser.state
 
 
 def test_nesterov_needs_momentum_and_no_dampening():
@@ -303,7 +420,8 @@ def test_layout_is_pytorchs():
 @EACH
 def test_a_new_optimiser_goes_on_with_the_same_bits(kind, settings):
     p, q = parameter(3, 4, dtype=np.float32), parameter(5, seed=1)
-    optimiser = kind([{"params": [p], "lr": 0.3}, {"params": [q], "weight_decay": 0.1}], **settings)
+    decay = {} if kind is Rprop else {"weight_decay": 0.1}
+    optimiser = kind([{"params": [p], "lr": 0.3}, {"params": [q], **decay}], **settings)
     descend(optimiser, 4)
     saved = copy.deepcopy(optimiser.state_dict())
     p2, q2 = (tg.tensor(x.numpy().copy(), requires_grad=True) for x in (p, q))
@@ -351,6 +469,12 @@ BROKEN = [
     ("lr must be at least 0", lambda s: s["param_groups"][1].update(lr=-1.0)),
     (r"exp_avg of parameter 1 has shape \[4\], the", lambda s: s["state"][1].update(exp_avg=np.ones(4))),
     ("parameter 7 belongs to no group", lambda s: s["state"].update({7: {}})),
+    ("step of parameter 1 is no number: 'x'", lambda s: s["state"][1].update(step="x")),
+    ("step of parameter 1 is no number", lambda s: s["state"][1].update(step=[1])),
+    ("step of parameter 1 is no number", lambda s: s["state"][1].update(step=np.nan)),
+    ("exp_avg of parameter 1 is no array of numbers", lambda s: s["state"][1].update(exp_avg="x")),
+    ("exp_avg of parameter 1 is no array of numbers", lambda s: s["state"][1].update(exp_avg=np.ones(3) + 1j)),
+    ("betas must be 2", lambda s: s["param_groups"][1].update(betas=0.5)),
 ]
 
 

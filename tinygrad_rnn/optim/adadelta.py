@@ -1,7 +1,7 @@
 """Adadelta: steps as long as recent steps were, whatever the units of the loss."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class Adadelta(Optimizer):
 
     Source: Zeiler, "ADADELTA: an adaptive learning rate method", 2012, algorithm 1.
     """
+
+    complete: ClassVar[tuple[str, ...]] = ("step", "square_avg", "acc_delta")
 
     def __init__(
         self,

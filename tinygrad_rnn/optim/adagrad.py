@@ -1,7 +1,7 @@
 """Adagrad: steps that shrink with what a parameter has been through."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class Adagrad(Optimizer):
 
     Source: Duchi, Hazan, Singer, "Adaptive subgradient methods for online learning and stochastic optimization", 2011.
     """
+
+    complete: ClassVar[tuple[str, ...]] = ("step", "sum")
 
     def __init__(
         self,

@@ -53,6 +53,7 @@ class Adam(Optimizer):
     """
 
     decoupled_weight_decay: ClassVar[bool] = False
+    complete: ClassVar[tuple[str, ...]] = ("step", "exp_avg", "exp_avg_sq")
 
     def __init__(
         self,

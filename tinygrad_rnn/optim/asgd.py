@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ..autograd.tape import note_change
 from .optimizer import GRADIENT, Optimizer, Rule
 from .sgd import DESCENT
 
@@ -53,6 +54,7 @@ class ASGD(Optimizer):
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("step", "eta", "mu")
+    complete: ClassVar[tuple[str, ...]] = ("step", "eta", "mu", "ax")
 
     def __init__(
         self,
@@ -117,6 +119,7 @@ class NTASGD(Optimizer):
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("averaged",)
+    complete: ClassVar[tuple[str, ...]] = ("averaged", "ax")
 
     def __init__(
         self,
@@ -169,6 +172,7 @@ class NTASGD(Optimizer):
                 kept = p.data.copy()
                 p.data[...] = state["ax"]
                 state["ax"][...] = kept
+                note_change([p])
         self._swapped = not self._swapped
 
     @contextlib.contextmanager

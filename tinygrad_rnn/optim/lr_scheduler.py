@@ -115,6 +115,9 @@ class LRScheduler:
         if missing:
             raise ValueError(f"{name}: the state lacks {', '.join(missing)}; is it that of another schedule?")
         state = {key: copy.deepcopy(state_dict[key]) for key in own}
+        for key, value in own.items():
+            if isinstance(value, (int, float)) and not isinstance(state[key], (int, float)):
+                raise ValueError(f"{name}: {key} of the state is no number: {state[key]!r}")
         for key in ("base_lrs", "_last_lr", "min_lrs"):
             if key in own and len(state[key]) != len(own[key]):
                 raise ValueError(f"{name}: {key} of the state is for {len(state[key])} groups, not for {len(own[key])}")

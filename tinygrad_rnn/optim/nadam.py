@@ -43,6 +43,7 @@ class NAdam(Optimizer):
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("step", "mu_product")
+    complete: ClassVar[tuple[str, ...]] = ("step", "mu_product", "exp_avg", "exp_avg_sq")
 
     def __init__(
         self,

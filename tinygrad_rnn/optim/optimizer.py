@@ -8,9 +8,13 @@ where they are. Learning rates and bias corrections are operands like the arrays
     optimizer.step()         # then overwrites the parameters in place
 
 The order matters: a backward pass after `step()` through a graph that was recorded before it would find new numbers
-in the arrays it saved, without noticing. Run the forward pass again instead.
+in the arrays it saved, and warns. Run the forward pass again instead.
 """
 
+import difflib
+import inspect
+import math
+import numbers
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
@@ -18,13 +22,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..autograd.primitive import names_in
-from ..autograd.tape import enable_grad
+from ..autograd.tape import enable_grad, note_change
 from ..autograd.tensor import Tensor
 from ..kernels.elementwise import Elementwise, scalar_code
 
 # Where every rule starts: the gradient, or its opposite to climb, and that of weight_decay/2 * |p|^2, which is added to
 # the loss. No decay is not decay by zero: a parameter that is infinite on purpose must not become NaN.
 GRADIENT = "sign * g + where(weight_decay != 0, weight_decay * p, 0)"
+
+
+# What users and schedules keep in a group besides options.
+MORE_OPTIONS = ("params", "name", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
 
 
 class Rule:
@@ -73,26 +81,29 @@ class Optimizer:
         param_groups: the groups, as dicts of "params" and every option. Options may be changed between steps.
         state: for each parameter, what the optimiser remembers of it: arrays of its shape, and numbers.
         numbers: the names of those entries of the state that are one number for a parameter.
+        complete: the names of those that a state has at least, once it has any.
     """
 
     numbers: ClassVar[tuple[str, ...]] = ("step",)
+    complete: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         if isinstance(params, (Tensor, dict)):
+            lead = "write model.parameters()" if isinstance(params, dict) and "params" not in params else ""
             raise TypeError(
                 f"{type(self).__name__}: expected an iterable of tensors or groups, got one {type(params).__name__}: "
-                "put it into a list"
+                f"{lead or 'put it into a list'}"
             )
         self.defaults = defaults
         self.state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []
-        groups = list(params)
-        if not groups:
-            raise ValueError(f"{type(self).__name__}: no parameters; was model.parameters() used up before?")
-        if not isinstance(groups[0], dict):
+        groups = self._listed(params)
+        if groups and not isinstance(groups[0], dict):
             groups = [{"params": groups}]
         for group in groups:
             self.add_param_group(group)
+        if not self._params():
+            raise ValueError(f"{type(self).__name__}: no parameters; was model.parameters() used up before?")
 
     def __repr__(self) -> str:
         lines = []
@@ -118,6 +129,44 @@ class Optimizer:
         """Raise ValueError if the options of a group make no sense; may be extended."""
         for name in ("lr", "weight_decay", "eps"):
             self._at_least_zero(group, name)
+
+    def _check_kinds(self, group: dict[str, Any]) -> None:
+        """Raise ValueError if an option is not of the kind that its default in `__init__` is of."""
+        name = type(self).__name__
+        for option, parameter in inspect.signature(type(self)).parameters.items():
+            default: Any = parameter.default
+            value: Any = group.get(option)
+            if option not in self.defaults:
+                continue
+            if isinstance(default, bool):
+                if not (isinstance(value, (bool, np.bool_)) or (_is_number(value) and value in (0, 1))):
+                    raise ValueError(f"{name}: {option} must be True or False, got {value!r}")
+            elif isinstance(default, tuple):
+                fits = isinstance(value, (tuple, list)) and len(value) == len(default)
+                if not fits or not all(map(_is_number, value)):
+                    raise ValueError(f"{name}: {option} must be {len(default)} finite numbers, got {value!r}")
+            elif isinstance(default, (int, float)) and not _is_number(value):
+                raise ValueError(f"{name}: {option} must be a finite number, got {value!r}")
+
+    def _check_names(self, group: dict[str, Any]) -> None:
+        """Raise ValueError if there is no such option."""
+        for option in group:
+            if option not in self.defaults and option not in MORE_OPTIONS:
+                near = difflib.get_close_matches(option, self.defaults, 1, 0.5)
+                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self.defaults)}"
+                raise ValueError(f"{type(self).__name__}: {option!r} is no option: {hint}")
+
+    def _listed(self, params: Any) -> list[Any]:
+        """What was given as parameters or groups, as a list."""
+        name = type(self).__name__
+        if isinstance(params, (set, frozenset)):
+            raise TypeError(f"{name}: a set has another order in another run, and states are saved by it: give a list")
+        try:
+            return list(params)
+        except TypeError:
+            hint = ": write model.parameters()" if callable(params) else ""
+            what = getattr(params, "__name__", type(params).__name__)
+            raise TypeError(f"{name}: expected an iterable of tensors or groups, got {what}{hint}") from None
 
     def _at_least_zero(self, group: dict[str, Any], *names: str) -> None:
         for name in names:
@@ -154,16 +203,20 @@ class Optimizer:
 
         Raises:
             TypeError: something in "params" is no tensor.
-            ValueError: an option makes no sense, or a tensor is the result of an operation or is in a group already.
+            ValueError: an option makes no sense or is unknown, or a tensor is the result of an operation or is in a
+                group already.
         """
         name = type(self).__name__
+        if not isinstance(param_group, dict) or "params" not in param_group:
+            raise TypeError(f"{name}: a group is a dict with 'params', not {_short(param_group)}")
         params = param_group["params"]
-        params = [params] if isinstance(params, Tensor) else list(params)
+        params = [params] if isinstance(params, Tensor) else self._listed(params)
         group = {"params": params, **self.defaults, **{k: v for k, v in param_group.items() if k != "params"}}
         known = {id(p) for g in self.param_groups for p in g["params"]}
         for i, p in enumerate(params):
             if not isinstance(p, Tensor):
-                raise TypeError(f"{name}: parameter {i} is no tensor but a {type(p).__name__}")
+                hint = ": write model.parameters()" if isinstance(p, (tuple, str)) else ""
+                raise TypeError(f"{name}: parameter {i} is no tensor but a {type(p).__name__}{hint}")
             if p.grad_fn is not None:
                 raise ValueError(
                     f"{name}: parameter {i} is the result of {p.grad_fn.operation.name}; optimise the tensors that it "
@@ -172,6 +225,8 @@ class Optimizer:
             if id(p) in known:
                 raise ValueError(f"{name}: parameter {i} of shape {list(p.shape)} is in a group already")
             known.add(id(p))
+        self._check_names(group)
+        self._check_kinds(group)
         self.check(group)
         self.param_groups.append(group)
 
@@ -195,7 +250,8 @@ class Optimizer:
             What `closure` returned, or None.
 
         Raises:
-            ValueError: a gradient is not of its parameter's shape and dtype; no parameter has been moved.
+            ValueError: a gradient is not of its parameter's shape and dtype, or a parameter's array is read-only.
+            TypeError: a gradient is no tensor. No parameter has been moved.
         """
         loss = None
         if closure is not None:
@@ -203,6 +259,15 @@ class Optimizer:
                 loss = closure()
         moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         for p, _ in moved:
+            if not isinstance(p.grad, Tensor):
+                raise TypeError(
+                    f"{type(self).__name__}: the gradient of a parameter of shape {list(p.shape)} is no tensor but a "
+                    f"{type(p.grad).__name__}; assign tg.tensor(it)"
+                )
+            if not p.data.flags.writeable:
+                raise ValueError(
+                    f"{type(self).__name__}: a parameter of shape {list(p.shape)} is read-only; make it of a copy"
+                )
             if (p.grad.shape, p.grad.dtype) != (p.shape, p.dtype):
                 raise ValueError(
                     f"{type(self).__name__}: a parameter of shape {list(p.shape)}, {p.dtype}, has a gradient of shape "
@@ -210,6 +275,7 @@ class Optimizer:
                 )
         for p, group in moved:
             self.update(p.data, p.grad.data, self.state[p], group)
+        note_change([p for p, _ in moved])
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -263,15 +329,23 @@ class Optimizer:
                 f"{type(self).__name__}: group {i} lacks {', '.join(missing)}; is this the state of another optimiser?"
             )
         group = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}  # JSON has no tuples
+        self._check_kinds(group)
         self.check(group)
         return {**group, "params": self.param_groups[i]["params"]}
 
     def _read_state(self, number: int, p: Tensor, saved: dict[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = {}
+        missing = [key for key in self.complete if saved and saved.get(key) is None]
+        if missing:
+            raise ValueError(f"{type(self).__name__}: the state of parameter {number} lacks {', '.join(missing)}")
         for key, value in saved.items():
             if key in self.numbers:
                 state[key] = value.item() if hasattr(value, "item") else value
+                if not _is_number(state[key]):
+                    raise ValueError(f"{type(self).__name__}: {key} of parameter {number} is no number: {value!r}")
             elif value is not None:
+                if np.asarray(value).dtype.kind not in "fiub":
+                    raise ValueError(f"{type(self).__name__}: {key} of parameter {number} is no array of numbers")
                 state[key] = np.array(np.asarray(value), p.dtype)  # asarray first: what PyTorch's tensors understand
                 if state[key].shape != p.shape:
                     raise ValueError(
@@ -282,3 +356,16 @@ class Optimizer:
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether this is one finite real number."""
+    if isinstance(value, Tensor):
+        value = value.data
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    return isinstance(value, (numbers.Real, np.bool_)) and math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    return f"one of {', '.join(map(repr, value))}" if isinstance(value, dict) else f"a {type(value).__name__}"

@@ -1,7 +1,7 @@
 """RMSprop: the gradient divided by its recent size."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -51,6 +51,8 @@ class RMSprop(Optimizer):
     Sources: Tieleman, Hinton, "Lecture 6.5 - rmsprop", Coursera, 2012; Graves, "Generating sequences with recurrent
     neural networks", 2013, equations 38 to 45, for the centered form.
     """
+
+    complete: ClassVar[tuple[str, ...]] = ("step", "square_avg")
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """Rprop: only the sign of the gradient counts, and a step size for every weight learns from it."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,6 +40,8 @@ class Rprop(Optimizer):
     Source: Riedmiller, Braun, "A direct adaptive method for faster backpropagation learning: the RPROP algorithm",
     1993; without its return to the weight of before ("Rprop-" with the gradient set to 0), as in PyTorch.
     """
+
+    complete: ClassVar[tuple[str, ...]] = ("step", "prev", "step_size")
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from ..autograd.creation import generator
+from ..autograd.tape import note_change
 from ..autograd.tensor import Tensor
 from ..nn.utils import unit_norms
 
@@ -46,6 +47,7 @@ def max_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, dim: int |
         if too_long.any():
             with np.errstate(invalid="ignore"):  # inf * 0: a weight that is not finite becomes NaN
                 p.data[...] = p.data * np.divide(max_norm, norm, out=np.ones_like(norm), where=too_long)
+            note_change([p])
 
 
 @contextlib.contextmanager
@@ -70,12 +72,14 @@ def weight_noise(parameters: Tensor | Iterable[Tensor], std: float) -> Iterator[
     if not 0 <= std < math.inf:
         raise ValueError(f"weight_noise: std must be at least 0 and finite, got {std}")
     given = [parameters] if isinstance(parameters, Tensor) else parameters
-    arrays = {id(p): p.data for p in given if p.requires_grad}  # a weight that is named twice gets one number
-    kept = [(array, array.copy()) for array in arrays.values()]
+    noisy = {id(p): p for p in given if p.requires_grad}  # a weight that is named twice gets one number
+    kept = [(p.data, p.data.copy()) for p in noisy.values()]
     try:
         for array, _ in kept:
             array += std * generator().standard_normal(array.shape, dtype=array.dtype)
+        note_change(noisy.values())
         yield
     finally:
         for array, before in kept:
             array[...] = before
+        note_change(noisy.values())
