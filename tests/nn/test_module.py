@@ -122,6 +122,98 @@ def test_register():
     assert list(Module().buffers()) == [], "the buffers of one module are no other's"
 
 
+# Ways to change a module between two steps, and whose parameters it has then.
+CHANGES = {
+    "attribute set": (lambda net: setattr(net, "extra", Parameter(np.ones(1))), "+extra"),
+    "attribute replaced": (lambda net: setattr(net, "scale", Parameter(np.ones(1))), ""),
+    "attribute set to None": (lambda net: setattr(net, "scale", None), "-scale"),
+    "attribute deleted": (lambda net: delattr(net, "scale"), "-scale"),
+    "written to vars": (lambda net: vars(net).update(extra=Parameter(np.ones(1))), "+extra"),
+    "taken from vars": (lambda net: vars(net).pop("scale"), "-scale"),
+    "replaced in vars": (lambda net: vars(net).update(scale=Parameter(np.ones(1))), ""),
+    "object.__setattr__": (lambda net: object.__setattr__(net, "extra", Parameter(np.ones(1))), "+extra"),
+    "list appended to": (lambda net: net.layers.append(Linear(1, 1, bias=False)), "+layers.2.weight"),
+    "list item replaced": (lambda net: net.layers.__setitem__(0, Linear(1, 1, bias=False)), ""),
+    "list item deleted": (lambda net: net.layers.pop(), "-layers.1.weight"),
+    "list replaced by one of the same items": (lambda net: setattr(net, "layers", [*net.layers]), ""),
+    "list cleared": (lambda net: net.layers.clear(), "-layers.0.weight -layers.1.weight"),
+    "dict item set": (lambda net: net.tables.update(c=Parameter(np.ones(1))), "+tables.c"),
+    "dict item deleted": (lambda net: net.tables.pop("a"), "-tables.a.weight"),
+    "list in a dict": (lambda net: net.tables["b"].append(Parameter(np.ones(1))), "+tables.b.1"),
+    "a tuple around a list": (lambda net: setattr(net, "extra", ([Parameter(np.ones(1))],)), "+extra.0.0"),
+    "child replaced": (lambda net: setattr(net, "head", Linear(1, 1)), ""),
+    "child's attribute": (lambda net: setattr(net.head, "bias", None), "-head.bias"),
+    "child's vars": (lambda net: vars(net.head).update(extra=Parameter(np.ones(1))), "+head.extra"),
+    "grandchild": (lambda net: setattr(net.layers[0], "deep", Linear(1, 1, bias=False)), "+layers.0.deep.weight"),
+    "shared with a child": (lambda net: setattr(net, "extra", net.head.weight), "+extra -head.weight"),
+    "a child shared": (lambda net: setattr(net, "extra", net.head), ""),
+    "its own parent": (lambda net: setattr(net.head, "parent", net), ""),
+    "in place of a number": (lambda net: setattr(net, "size", Parameter(np.ones(1))), "+size"),
+    "in place of a buffer": (lambda net: setattr(net, "mean", Parameter(np.ones(1))), "+mean"),
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_a_module_that_changes_between_steps(how):
+    """Its parameters are those that it has at the moment, each once, and `zero_grad` reaches them all."""
+    net, change = Net(), CHANGES[how][0]
+    net.zero_grad()
+    assert [name for name, _ in net.named_parameters()] == NAMES
+    change(net)
+    expected = set(NAMES)
+    for entry in CHANGES[how][1].split():
+        expected = expected | {entry[1:]} if entry[0] == "+" else expected - {entry[1:]}
+    named = list(net.named_parameters())
+    assert {name for name, _ in named} == expected and len(named) == len(expected)
+    every = [p for _, module in net.named_modules() for _, p in module.named_parameters(recurse=False)]
+    assert {id(p) for p in every} == {id(p) for _, p in named} == {id(p) for p in net.parameters()}
+    for p in every:
+        p.grad = tg.tensor(np.ones(p.shape))
+    net.zero_grad()
+    assert not any(p.grad is not None for p in every)
+
+
+def test_names_are_those_of_the_first_way_that_leads_there():
+    """Parents before children, and a child's own child before its sibling, whoever else holds it."""
+    first, shared = Module(), Linear(1, 1, bias=False)
+    first.inner, first.own = shared, Parameter(np.ones(1))
+    net = Module()
+    net.first, net.second, net.third = first, shared, Linear(1, 1, bias=False)
+    net.third.up = net
+    assert [name for name, _ in net.named_parameters()] == ["first.own", "first.inner.weight", "third.weight"]
+    every = ["first.own", "first.inner.weight", "second.weight", "third.weight"]
+    assert [name for name, _ in net.named_parameters(remove_duplicate=False)] == every == list(net.state_dict())
+
+
+COLLIDING = {
+    "keys of dicts": lambda p, q: {"d": {"a.b": p, "a": {"b": q}}},
+    "a number and its text": lambda p, q: {"d": {1: p, "1": q}},
+    "an attribute and a dict": lambda p, q: {"d.a": p, "d": {"a": q}},
+    "a list and a dict": lambda p, q: {"d": {"0": [p], "0.0": q}},
+    "in a child": lambda p, q: {"child": Sequential(Linear(1, 1)), "child.0.weight": p},
+    "a buffer": lambda p, q: {},
+}
+
+
+@pytest.mark.parametrize("what", COLLIDING)
+def test_two_tensors_of_one_name_are_not_saved_as_one(what):
+    p, q = Parameter(np.ones(2)), Parameter(np.zeros(2))
+    net = Module()
+    if what == "a buffer":
+        child = Module()
+        child.register_buffer("x", tg.ones(2))
+        net.mean = child
+        vars(net)["mean.x"] = q
+    else:
+        vars(net).update(COLLIDING[what](p, q))
+    for use in (net.state_dict, lambda: net.load_state_dict({})):
+        with pytest.raises(ValueError, match=r"Module: two tensors are called '.*', and only one could be saved"):
+            use()
+    vars(net).clear()
+    vars(net).update({"d": {"a.b": p, "a": {"b": p}}})
+    assert list(net.state_dict()) == ["d.a.b"], "one tensor, by two ways: nothing is lost"
+
+
 # ---- Parameters ------------------------------------------------------------------------------------------------------
 
 

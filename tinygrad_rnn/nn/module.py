@@ -8,20 +8,20 @@ among them, those inside lists, tuples and dicts included, under the names that 
     self.layers = [Linear(2, 2), ...]      "layers.0.weight", ...
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..autograd.operands import as_array, as_tensor
-from ..autograd.tape import Value
-from ..autograd.tensor import Tensor
+from ..autograd.tape import Value, note_change
+from ..autograd.tensor import Tensor, Variable
 from ..fusion.compile import clock
 
 M = TypeVar("M", bound="Module")
 
 
-class Parameter(Tensor):
+class Parameter(Variable):
     """A tensor that is learned. It has a copy of `data` to itself, since optimisers write to it in place.
 
     Results of operations on parameters are plain tensors.
@@ -82,7 +82,7 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, Value) and not isinstance(value, Parameter):
+        if isinstance(value, (Value, np.ndarray)) and not isinstance(value, Parameter):
             if isinstance(vars(self).get(name), Parameter):
                 raise TypeError(
                     f"{type(self).__name__}.{name} is a Parameter and would be lost: assign a Parameter or None, or "
@@ -97,10 +97,18 @@ class Module:
 
     # ---- Who belongs to it -------------------------------------------------------------------------------------------
 
-    def _members(self) -> Iterator[tuple[str, Any]]:
-        """The parameters and modules among the attributes, under every name that leads to them."""
+    _apart: ClassVar[tuple[str, ...]] = ()  # attributes whose parameters and modules are not this module's
+
+    def _members(self) -> Iterable[tuple[str, Any]]:
+        """The parameters and modules among the attributes, under every name that leads to them.
+
+        This is what every step's `zero_grad` waits for: nothing is remembered that could be out of date.
+        """
+        found: list[tuple[str, Any]] = []
         for name, value in vars(self).items():
-            yield from _members_of(name, value)
+            if type(value) not in _PLAIN and name not in self._apart:
+                _add_members(found, name, value)
+        return found
 
     def named_children(self) -> Iterator[tuple[str, "Module"]]:
         """The modules directly below this one, each once."""
@@ -130,14 +138,31 @@ class Module:
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Parameter]]:
         """The parameters with their names, each once; those of this module alone if `recurse` is False."""
-        modules = self.named_modules(prefix, remove_duplicate) if recurse else [(prefix, self)]
-        found = (
-            (_join(path, name), value)
-            for path, module in modules
-            for name, value in module._members()
-            if isinstance(value, Parameter)
-        )
-        return _once(found) if remove_duplicate else found
+        found: list[tuple[str, Parameter]] = []
+        self._add_parameters(found, prefix, recurse, set() if remove_duplicate else None, frozenset())
+        return iter(found)
+
+    def _add_parameters(
+        self, found: list[tuple[str, Parameter]], path: str, recurse: bool, seen: set[int] | None, above: frozenset[int]
+    ) -> None:
+        """Add the parameters to a list, parents' first; what is in `seen`, if there is such a set, not again."""
+        children, start = [], f"{path}." if path else ""
+        for name, value in self._members():
+            if not isinstance(value, Parameter):
+                children.append((start + name, value))
+            elif seen is None:
+                found.append((start + name, value))
+            elif id(value) not in seen:
+                seen.add(id(value))
+                found.append((start + name, value))
+        if recurse and children:
+            above = above | {id(self)}
+            for name, child in children:
+                if id(child) in above or (seen is not None and id(child) in seen):  # a child may know its parent
+                    continue
+                if seen is not None:
+                    seen.add(id(child))
+                child._add_parameters(found, name, True, seen, above)
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
         """The parameters, each once: what an optimiser is given."""
@@ -178,15 +203,26 @@ class Module:
     # ---- Saving and loading ------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """A copy of every parameter and persistent buffer as a NumPy array, by name."""
+        """A copy of every parameter and persistent buffer as a NumPy array, by name.
+
+        Raises:
+            ValueError: two of them have the same name, as `{"a": {"b": p}, "a.b": q}` gives.
+        """
         return {name: tensor.data.copy() for name, tensor in self._state().items()}
 
     def _state(self) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = {}
+        named: list[tuple[str, Tensor]] = []
         for path, module in self.named_modules(remove_duplicate=False):
-            state.update(module.named_parameters(path, recurse=False, remove_duplicate=False))
+            named += module.named_parameters(path, recurse=False, remove_duplicate=False)
             buffers = module.named_buffers(path, recurse=False)
-            state.update((name, buffer) for name, buffer in buffers if module._buffers[name.split(".")[-1]])
+            named += ((name, buffer) for name, buffer in buffers if module._buffers[name.split(".")[-1]])
+        state = dict(named)
+        for name, tensor in named:
+            if state[name] is not tensor:
+                raise ValueError(
+                    f"{type(self).__name__}: two tensors are called {name!r}, and only one could be saved; names are "
+                    "joined by dots: change a key or an attribute that leads to one of them"
+                )
         return state
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> IncompatibleKeys:
@@ -225,6 +261,7 @@ class Module:
             )
         for name, array in arrays.items():
             state[name].data[...] = array
+        note_change(state[name] for name in arrays)
         return IncompatibleKeys(missing, unexpected)
 
     # ---- Changing everything at once ---------------------------------------------------------------------------------
@@ -295,15 +332,19 @@ class Module:
         return f"{name}({arguments}{note}{children}\n)" if children else f"{name}({arguments}){note}"
 
 
-def _members_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+# What most attributes are, and no parameter can be in.
+_PLAIN = frozenset({int, float, bool, str, type(None), np.ndarray, Tensor})
+
+
+def _add_members(found: list[tuple[str, Any]], name: str, value: Any) -> None:
     if isinstance(value, (Parameter, Module)):
-        yield name, value
+        found.append((name, value))
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from _members_of(f"{name}.{key}", item)
+            _add_members(found, f"{name}.{key}", item)
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
-            yield from _members_of(f"{name}.{i}", item)
+            _add_members(found, f"{name}.{i}", item)
 
 
 def _once(named: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:

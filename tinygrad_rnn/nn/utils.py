@@ -225,6 +225,10 @@ def _with_gradients(name: str, parameters: Parameters) -> list[tuple[str, Any]]:
         if not isinstance(p, Tensor):
             raise TypeError(f"{name}: expected tensors or pairs of a name and a tensor, got {type(p).__name__}")
         if p.grad is not None:
+            if not isinstance(p.grad, Tensor):
+                raise TypeError(
+                    f"{name}: the gradient of {label} is no tensor but a {type(p.grad).__name__}; assign tg.tensor(it)"
+                )
             named.append((label, p))
     return named
 
