@@ -86,6 +86,7 @@ def test_files_are_read_in_order(room):
     """Whoever reads the files of a room in the order that it names meets no name that was not explained before."""
     order, inside = reading_order(room), tuple(room.split("/"))
     depth = len(inside)
+    assert order, f"the docstring of {room}/__init__.py names no module"
     for position, name in enumerate(order):
         for imported in imports(MODULES[(*inside, name)]):
             if imported[:depth] == inside and imported[depth:] and imported[depth] in order and imported[depth] != name:

@@ -7,8 +7,9 @@
     >>> x.grad
     tensor([2., 4., 6.])
 
-In reading order: `kernels` (what runs hot), `autograd` (what a derivative is), `nn` (modules, cells and layers),
-`optim` (optimisers, clipping, regularisers), `interop` (other libraries' weights).
+In reading order: `kernels` (what runs hot), `autograd` (what a derivative is), `fusion` (from a cell's step to its
+kernels), `nn` (modules, cells and layers), `optim` (optimisers, clipping, regularisers), `interop` (other libraries'
+weights).
 """
 
 import numpy as _np
@@ -94,6 +95,7 @@ from .autograd.reductions import (
     log_softmax,
     logsumexp,
     mean,
+    norm,
     prod,
     softmax,
     std,
@@ -124,6 +126,8 @@ from .autograd.shapes import (
     unbind,
     unsqueeze,
 )  # fmt: skip
+from .autograd.shapes import largest as max
+from .autograd.shapes import smallest as min
 from .autograd.tape import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from .autograd.tensor import Tensor, grad
 from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_weights, save_checkpoint, save_weights

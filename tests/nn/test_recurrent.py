@@ -364,19 +364,18 @@ def test_initial_state_zeros_follow_the_parameters():
 
 def test_a_fused_step_leaves_no_array_to_the_garbage_collector():
     """Large arrays are used again at once: a reference cycle would keep them until the collector comes by."""
-    steps, batch = 53, 17  # no other test's: arrays as large as this one's states are this one's
-    layer, x = LSTM(4, 128), tg.randn(steps, batch, 4)
+    layer, x = LSTM(4, 128), tg.randn(53, 17, 4)
 
-    def arrays_after_a_step():
+    def used_after_a_step():
         y, _ = layer(x)
         y.sum().backward()
-        return len(pool._pool.made[(steps + 1) * batch * 128 * 4])
+        return sum(block.used for block in pool._look_at_all()[1])
 
     gc.collect()
     gc.disable()
     try:
-        arrays_after_a_step()
-        before = arrays_after_a_step()
-        assert arrays_after_a_step() == arrays_after_a_step() == before > 0
+        used_after_a_step()
+        before = used_after_a_step()
+        assert used_after_a_step() == used_after_a_step() == before > 0
     finally:
         gc.enable()

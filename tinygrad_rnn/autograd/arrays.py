@@ -12,7 +12,7 @@ import numpy as np
 
 from ..kernels.elementwise import Elementwise
 from ..kernels.matmul import matmul as packed_matmul
-from ..kernels.pool import empty
+from ..kernels.pool import staggered
 from ..kernels.squares import sum_of_squares as sum_of_squares
 from .primitive import Shape
 
@@ -78,6 +78,12 @@ def same_shape(x: Shape, **attributes: Any) -> Shape:
 # ---- Integers, where NumPy's answer for booleans is not PyTorch's ----------------------------------------------------
 
 
+@quiet
+def cast(x: Any, dtype: Any) -> np.ndarray:
+    """In another dtype; what is too large becomes infinite, as in PyTorch, without a word from NumPy."""
+    return np.array(x, dtype)
+
+
 def whole_square(x: np.ndarray) -> np.ndarray:
     return x.astype(np.int64) if x.dtype.kind == "b" else x * x
 
@@ -97,7 +103,7 @@ def whole_relu(x: np.ndarray) -> np.ndarray:
 def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if a.ndim == 2 == b.ndim and a.shape[1] == b.shape[0]:
         shape, dtype = (a.shape[0], b.shape[1]), a.dtype
-        return packed_matmul(a, b, np.empty(shape, dtype) if shape[0] * shape[1] < _LARGE else empty(shape, dtype))
+        return packed_matmul(a, b, np.empty(shape, dtype) if shape[0] * shape[1] < _LARGE else staggered(shape, dtype))
     if a.shape[-1] != b.shape[-2]:
         raise ValueError("inner dimensions differ")  # the shape rule says it better
     return packed_matmul(a, b)
@@ -165,6 +171,7 @@ def add_to_elements(total: np.ndarray, dy: np.ndarray, at: Any) -> None:
 
 def _add_to_rows(total: np.ndarray, dy: np.ndarray, rows: np.ndarray) -> None:
     """The same for whole rows, many times as fast: what goes to one row is brought together and summed first."""
+    rows = rows.astype(np.intp, copy=False)  # a size need not fit into an index's own dtype
     rows = np.where(rows < 0, rows + len(total), rows)
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .operands import as_array, sizes
+from .arrays import cast
+from .operands import as_array, dtype_of, sizes
 from .primitive import FLOAT32, Shape
 from .tape import mode
 from .tensor import Tensor
@@ -22,8 +23,8 @@ def tensor(data: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
         TypeError: the data are not numbers, or a gradient is asked for integers.
         ValueError: nested lists of unequal lengths.
     """
-    array = np.array(as_array(data) if dtype is None else data, dtype=dtype)
-    return Tensor(as_array(array)).requires_grad_(requires_grad)
+    array = as_array(data)
+    return Tensor(np.array(array) if dtype is None else cast(array, dtype_of(dtype))).requires_grad_(requires_grad)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
@@ -35,17 +36,18 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def full(size: Any, fill_value: float, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
     """A tensor of one value."""
-    return Tensor(np.full(sizes("full", (size,)), fill_value, dtype)).requires_grad_(requires_grad)
+    value = cast(as_array(fill_value), dtype_of(dtype))
+    return Tensor(np.full(sizes("full", (size,)), value)).requires_grad_(requires_grad)
 
 
 def zeros(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
     """Zeros of shape `zeros(2, 3)` or `zeros((2, 3))`."""
-    return Tensor(np.zeros(sizes("zeros", size), dtype)).requires_grad_(requires_grad)
+    return Tensor(np.zeros(sizes("zeros", size), dtype_of(dtype))).requires_grad_(requires_grad)
 
 
 def ones(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
     """Ones of shape `ones(2, 3)` or `ones((2, 3))`."""
-    return Tensor(np.ones(sizes("ones", size), dtype)).requires_grad_(requires_grad)
+    return Tensor(np.ones(sizes("ones", size), dtype_of(dtype))).requires_grad_(requires_grad)
 
 
 def zeros_like(input: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
@@ -53,7 +55,7 @@ def zeros_like(input: Any, dtype: Any = None, requires_grad: bool = False) -> Te
     array = input.data if isinstance(input, Tensor) else as_array(input)
     if mode.tracer is not None:
         return zeros(array.shape, dtype=dtype or array.dtype, requires_grad=requires_grad)
-    return Tensor(np.zeros_like(array, dtype)).requires_grad_(requires_grad)
+    return Tensor(np.zeros_like(array, dtype_of(dtype or array.dtype))).requires_grad_(requires_grad)
 
 
 def ones_like(input: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
@@ -61,7 +63,7 @@ def ones_like(input: Any, dtype: Any = None, requires_grad: bool = False) -> Ten
     array = input.data if isinstance(input, Tensor) else as_array(input)
     if mode.tracer is not None:
         return ones(array.shape, dtype=dtype or array.dtype, requires_grad=requires_grad)
-    return Tensor(np.ones_like(array, dtype)).requires_grad_(requires_grad)
+    return Tensor(np.ones_like(array, dtype_of(dtype or array.dtype))).requires_grad_(requires_grad)
 
 
 def arange(start: float, end: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
@@ -70,12 +72,12 @@ def arange(start: float, end: float | None = None, step: float = 1, dtype: Any =
     count = max(math.ceil((last - first) / step), 0)
     if dtype is None:
         dtype = FLOAT32 if isinstance(first + last + step, float) else np.int64
-    return Tensor((first + step * np.arange(count)).astype(dtype))
+    return Tensor((first + step * np.arange(count)).astype(dtype_of(dtype)))
 
 
 def eye(n: int, m: int | None = None, dtype: Any = FLOAT32) -> Tensor:
     """The identity matrix."""
-    return Tensor(np.eye(n, m, dtype=dtype))
+    return Tensor(np.eye(n, m, dtype=dtype_of(dtype)))
 
 
 class _Source(threading.local):
@@ -131,13 +133,13 @@ def drawn(source: Callable[[Shape], np.ndarray], shape: Shape, dtype: Any) -> Te
 
 def rand(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
     """Uniform numbers in [0, 1)."""
-    source = lambda shape: generator().random(shape, dtype=dtype)
+    source = lambda shape: generator().random(shape, dtype=dtype_of(dtype))
     return drawn(source, sizes("rand", size), dtype).requires_grad_(requires_grad)
 
 
 def randn(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
     """Numbers from the standard normal distribution."""
-    source = lambda shape: generator().standard_normal(shape, dtype=dtype)
+    source = lambda shape: generator().standard_normal(shape, dtype=dtype_of(dtype))
     return drawn(source, sizes("randn", size), dtype).requires_grad_(requires_grad)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import cast
 from .primitive import FLOAT32, FLOAT64, ElementwisePrimitive, Primitive
 from .tape import Node, Value, mode
 
@@ -104,5 +105,8 @@ def constant(number: float, dtype: np.dtype) -> Any:
             return number
         if len(_constants) > 1000:  # a training loop may make a new number at each step
             _constants.clear()
-        array = _constants[key] = np.asarray(number, dtype)
+        try:
+            array = _constants[key] = cast(number, dtype)
+        except OverflowError:  # an integer dtype, which nobody computes in
+            return number
     return array

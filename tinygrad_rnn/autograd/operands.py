@@ -1,5 +1,6 @@
 """What functions do with their arguments before a row of the table sees them: dtypes, numbers, dimensions."""
 
+import math
 import operator
 from collections.abc import Sequence
 from numbers import Number
@@ -7,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import table
+from . import arrays, table
 from .primitive import FLOAT32, FLOAT64
 from .tape import Value, mode
 
 if TYPE_CHECKING:
     from .tensor import Tensor
+
+
+LARGEST = float(np.finfo(np.float32).max)  # of a float32; what is larger becomes infinite
 
 
 def as_tensor(x: Any) -> "Tensor":
@@ -30,16 +34,35 @@ def as_array(x: Any) -> np.ndarray:
     if isinstance(x, (np.ndarray, np.generic)):
         array = np.asarray(x)
     else:
-        array = np.asarray(x)
+        if mode.grad and isinstance(x, (list, tuple)) and any(isinstance(i, Value) and i.node is not None for i in x):
+            raise TypeError("a list of tensors would lose the gradients that they want: write tg.stack([...])")
+        try:
+            array = np.asarray(x)
+        except ValueError as error:
+            raise ValueError(f"nested lists must be of equal lengths, and of numbers: {error}") from None
         if array.dtype == FLOAT64 and not _holds_numpy(x):
-            array = array.astype(FLOAT32)
+            array = arrays.cast(array, FLOAT32)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"a tensor holds floats, integers or booleans, not {array.dtype} ({type(x).__name__})")
-    if array.dtype.kind == "f" and array.dtype not in (FLOAT32, FLOAT64):
-        raise TypeError(f"a tensor of floats is float32 or float64, not {array.dtype}; convert it with astype first")
+    dtype_of(array.dtype, f" ({type(x).__name__})")
     return array
+
+
+def dtype_of(dtype: Any, source: str = "") -> np.dtype:
+    """A dtype that tensors may have, as NumPy's object: the one place where that is asked."""
+    if dtype is FLOAT32 or dtype is FLOAT64:
+        return dtype
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"{dtype!r} is no dtype: write tg.float32, tg.float64, tg.int64 or bool") from None
+    if found.kind not in "biuf":
+        raise TypeError(f"a tensor holds floats, integers or booleans, not {found}{source}")
+    if found.kind == "f" and found not in (FLOAT32, FLOAT64):
+        raise TypeError(f"a tensor of floats is float32 or float64, not {found}; convert it with astype first")
+    if not found.isnative:
+        raise TypeError(f"a tensor's numbers are in this machine's byte order, not in that of {found.str!r}")
+    return found
 
 
 BY_ARRAYS = "index with a list or an array of NumPy's"
@@ -77,12 +100,15 @@ def aligned(name: str, *operands: Any) -> tuple[Any, ...]:
     for x in operands:
         if isinstance(x, Value):
             kinds.add(x.data.dtype)
+        elif x.__class__ is float:
+            if LARGEST < abs(x) < math.inf and all(getattr(y, "dtype", FLOAT32) != FLOAT64 for y in operands):
+                return aligned(name, *[x * math.inf if y is x else y for y in operands])
         elif isinstance(x, (np.ndarray, np.generic)):
             kinds.add(None)
         elif not isinstance(x, Number):
-            raise TypeError(
-                f"{name}: expected tensors, arrays or numbers, got {', '.join(type(x).__name__ for x in operands)}"
-            )
+            hint = ": write tg.tensor([...])" if isinstance(x, (list, tuple)) else ""
+            got = ", ".join("Tensor" if isinstance(x, Value) else type(x).__name__ for x in operands)
+            raise TypeError(f"{name}: expected tensors, arrays or numbers, got {got}{hint}")
     if len(kinds) == 1 and (FLOAT32 in kinds or FLOAT64 in kinds):
         return operands
     if not kinds:
@@ -152,4 +178,4 @@ def integers(name: str, x: Any) -> np.ndarray:
     array = x.data if isinstance(x, Value) else np.asarray(x)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name}: expected integers, got {array.dtype}")
-    return array.astype(np.intp, copy=False)
+    return array.astype(np.intp)  # a copy: the user's may be written to before the backward pass

@@ -4,6 +4,7 @@ All of them broadcast their arguments, accept tensors, NumPy arrays and numbers,
 """
 
 from collections.abc import Callable
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -194,6 +195,42 @@ def mask(name: str, condition: Any) -> np.ndarray:
     return array.astype(np.bool_, copy=False)
 
 
+def floor_divide(input: Any, other: Any) -> "Tensor":
+    """`input // other`, rounded down, integers as integers. It has no gradient, as in PyTorch."""
+    return Value.tensor(_rounded(np.floor_divide, *aligned("//", input, other)))
+
+
+def remainder(input: Any, other: Any) -> "Tensor":
+    """`input % other`, of the sign of `other`: `input - (input // other) * other`, and so are its gradients."""
+    a, b = aligned("%", input, other)
+    y = _rounded(np.remainder, a, b)
+    if y.dtype.kind != "f":
+        return Value.tensor(y)
+    return Value.tensor(y, _sub(a, mul(_rounded(np.floor_divide, a, b), b)).node)
+
+
+def divmod(input: Any, other: Any) -> "tuple[Tensor, Tensor]":
+    """`input // other` and `input % other`."""
+    return floor_divide(input, other), remainder(input, other)
+
+
+def _rounded(ufunc: np.ufunc, a: Any, b: Any) -> np.ndarray:
+    divided = _numbers(ufunc, a, b)
+    if divided.dtype.kind != "f" and not np.all(_array_or_number(b)):
+        raise ZeroDivisionError(f"{ufunc.__name__}: integers are not divided by zero")
+    return divided
+
+
+@np.errstate(all="ignore")
+def _numbers(ufunc: np.ufunc, *operands: Any) -> np.ndarray:
+    """A function of NumPy's, past the table; Python numbers leave the dtype alone."""
+    return np.asarray(ufunc(*map(_array_or_number, operands)))
+
+
+def _array_or_number(x: Any) -> Any:
+    return as_array(x) if isinstance(x, Value) else x
+
+
 # ---- Comparisons and tests: boolean results, no gradient -------------------------------------------------------------
 
 
@@ -206,6 +243,7 @@ def _comparison(row: ElementwisePrimitive) -> "Callable[[Any, Any], Tensor]":
     return function
 
 
+COMPARED = (Value, int, float, np.ndarray, np.generic, list, tuple, Number)  # the rest is equal to no tensor
 eq, ne, lt, le, gt, ge = map(_comparison, (table.eq, table.ne, table.lt, table.le, table.gt, table.ge))
 logical_and, logical_or = _comparison(table.logical_and), _comparison(table.logical_or)
 
@@ -213,6 +251,29 @@ logical_and, logical_or = _comparison(table.logical_and), _comparison(table.logi
 def logical_not(input: Any) -> "Tensor":
     """A boolean tensor: whether an element is zero or False."""
     return table.logical_not(as_tensor(input))
+
+
+def _bitwise(symbol: str, ufunc: np.ufunc, row: Any) -> "Callable[..., Tensor]":
+    """The operator of a row for booleans, of the bits of integers."""
+
+    def function(*inputs: Any) -> "Tensor":
+        operands = aligned(symbol, *inputs)
+        kinds = {x.data.dtype.kind if isinstance(x, Value) else np.asarray(x).dtype.kind for x in operands}
+        if "f" in kinds:
+            raise TypeError(f"{symbol} is for integers and booleans, not for floats: compare them first")
+        if kinds == {"b"}:
+            return row(*operands)
+        return Value.tensor(_numbers(ufunc, *operands))
+
+    function.__name__ = function.__qualname__ = ufunc.__name__
+    function.__doc__ = f"`{symbol}`: of booleans logical, of integers bit by bit."
+    return function
+
+
+bitwise_and = _bitwise("&", np.bitwise_and, table.logical_and)
+bitwise_or = _bitwise("|", np.bitwise_or, table.logical_or)
+bitwise_xor = _bitwise("^", np.bitwise_xor, table.ne)
+bitwise_not = _bitwise("~", np.invert, table.logical_not)
 
 
 def _test(ufunc: np.ufunc) -> "Callable[[Any], Tensor]":

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import table
 from .operands import all_dims, as_array, as_tensor, floating, one_dim
-from .pointwise import log, sqrt, where
+from .pointwise import log, pow, sqrt, where
 from .tape import Value
 
 if TYPE_CHECKING:
@@ -120,6 +120,16 @@ def _extreme(row: Any, name: str, meaning: str) -> "Callable[..., Tensor]":
 
 amax = _extreme(table.amax, "amax", "largest")
 amin = _extreme(table.amin, "amin", "smallest")
+
+
+def norm(input: Any, p: Any = 2, dim: Dims = None, keepdim: bool = False) -> "Tensor":
+    """`sum(|x|^p)^(1/p)` over `dim`; `p` may be inf, and "fro" is 2. At 0 the gradient is 0."""
+    x = table.abs(floating(input))
+    if p in (math.inf, -math.inf):
+        return (amax if p > 0 else amin)(x, dim, keepdim)
+    if p in (2, "fro"):
+        return sqrt_or_zero(sum(table.square(x), dim, keepdim))
+    return pow(sum(pow(x, p), dim, keepdim), 1 / p)
 
 
 def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> "Tensor":

@@ -5,11 +5,11 @@ Results may share memory with their input, as NumPy's views do; nothing in the l
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import table
+from . import pointwise, reductions, table
 from .operands import BY_ARRAYS, aligned, as_tensor, ask, integers, one_dim, sizes
 from .pointwise import mask as boolean
 from .pointwise import where
@@ -58,6 +58,14 @@ def transpose(input: Any, dim0: int, dim1: int) -> "Tensor":
     if order:
         order[a], order[b] = order[b], order[a]
     return table.permute(x, dims=tuple(order))
+
+
+def t(input: Any) -> "Tensor":
+    """A matrix transposed; a vector or number itself."""
+    x = as_tensor(input)
+    if x.data.ndim > 2:
+        raise ValueError(f"t: for matrices; this tensor has shape {list(x.shape)}: use mT, or permute")
+    return transpose(x, 0, 1) if x.data.ndim == 2 else x
 
 
 def squeeze(input: Any, dim: int | tuple[int, ...] | None = None) -> "Tensor":
@@ -209,8 +217,9 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> "Tensor":
 
 
 def _sequence(name: str, tensors: Any) -> tuple["Tensor", ...]:
-    if isinstance(tensors, Value) or not isinstance(tensors, (tuple, list)):
-        raise TypeError(f"{name}: expected a list or tuple of tensors, got {type(tensors).__name__}")
+    if not isinstance(tensors, (tuple, list)):
+        kind = "Tensor" if isinstance(tensors, Value) else type(tensors).__name__
+        raise TypeError(f"{name}: expected a list or tuple of tensors, got {kind}: write {name}([x, y])")
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor")
     for x in tensors:
@@ -296,7 +305,7 @@ def getitem(x: "Tensor", index: Any) -> "Tensor":
     Gradients of elements that are named several times add up.
     """
     parts = index if isinstance(index, tuple) else (index,)
-    at = tuple([i if i.__class__ in _BASIC else _plain(i) for i in parts])
+    at = tuple([i if i.__class__ in _BASIC else _plain(i, x.node is not None) for i in parts])
     row = table.part if all(i.__class__ in _BASIC for i in at) else table.index
     return row(x, at=at)
 
@@ -304,8 +313,8 @@ def getitem(x: "Tensor", index: Any) -> "Tensor":
 _BASIC = (int, slice, type(None), type(...))
 
 
-def _plain(part: Any) -> Any:
-    """One component of an index as NumPy's own kind."""
+def _plain(part: Any, copy: bool) -> Any:
+    """One component of an index as NumPy's own kind; a copy if the user must not change it before the backward pass."""
     if isinstance(part, Value):
         ask(part, BY_ARRAYS)
         part = part.data
@@ -320,7 +329,7 @@ def _plain(part: Any) -> Any:
         raise IndexError(f"a tensor is indexed by integers, slices and boolean masks, not by {part.dtype}")
     if isinstance(part, np.ndarray) and part.ndim == 0 and part.dtype.kind in "iu":
         return int(part)
-    return part
+    return part.copy() if copy and isinstance(part, np.ndarray) else part
 
 
 def index_select(input: Any, dim: int, index: Any) -> "Tensor":
@@ -357,6 +366,30 @@ def gather(input: Any, dim: int, index: Any) -> "Tensor":
     grid: list[Any] = list(np.ogrid[tuple(slice(n) for n in places.shape)])
     grid[axis] = places
     return table.index(x, at=tuple(grid))
+
+
+class Extreme(NamedTuple):
+    values: Any
+    indices: Any  # of a dimension, and where they are
+
+
+def _extreme(of_all: Any, position: Any, of_two: Any, which: str) -> Any:
+    def function(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        if dim is None or isinstance(dim, (Value, np.ndarray)):
+            return of_all(input) if dim is None else of_two(input, dim)
+        places = position(input, dim, keepdim=True)
+        found = gather(input, dim, places) if places.data.ndim else as_tensor(input)
+        return Extreme(*[x if keepdim else squeeze(x, dim) for x in (found, places)])
+
+    function.__doc__ = f"""The {which} element; with `dim`, (values, indices) along it; with a tensor, that of the two.
+
+    Of equals along `dim` the first one gets the gradient; without `dim` they share it.
+    """
+    return function
+
+
+largest = _extreme(reductions.amax, reductions.argmax, pointwise.maximum, "largest")
+smallest = _extreme(reductions.amin, reductions.argmin, pointwise.minimum, "smallest")
 
 
 def diagonal(input: Any, dim0: int = 0, dim1: int = 1) -> "Tensor":

@@ -3,7 +3,7 @@
 Read a row aloud: "tanh of x is tanh(x); given dy, the gradient of the result, that of x is dy * (1 - y * y)". The
 names that rules may use are explained in `primitive`. From these rows come eager execution, the tape, derivatives of
 derivatives, the gradient checks in the tests and `python -m tinygrad_rnn ops`; what is not here is composed of what
-is, in `functions`.
+is, in `pointwise`, `reductions`, `shapes` and `products`.
 """
 
 from collections.abc import Sequence
@@ -168,7 +168,7 @@ cat = tensor("cat(*xs, dim)", "y = xs one after the other along dim",
              lambda *xs, dim: np.concatenate(xs, axis=dim), arrays.joined, onnx="Concat",
              dxs="portions(dy, shapes, dim)")
 cast = tensor("cast(x, *, dtype)", "y = x in another dtype", "[...] -> [...]",
-              lambda x, dtype: x.astype(dtype), arrays.same_shape, onnx="Cast",
+              arrays.cast, arrays.same_shape, onnx="Cast",
               dx="cast(dy, dtype=x_dtype)")
 
 # fmt: on

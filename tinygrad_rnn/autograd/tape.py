@@ -14,17 +14,21 @@ import contextlib
 import copy
 import functools
 import heapq
+import inspect
 import itertools
 import os
 import sys
 import threading
+import warnings
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+
+from ..kernels.locks import lock
 
 _numbers = itertools.count()
 
@@ -46,7 +50,10 @@ class Value:
 
 
 class Operation(Protocol):
-    """What the tape needs of an operation that ran: its name, and gradients from the saved values."""
+    """What the tape needs of an operation that ran: its name, and gradients from the saved values.
+
+    One that saves other things than the arrays that its gradients read has a method `read_again(saved)`: these arrays.
+    """
 
     @property
     def name(self) -> str: ...
@@ -109,14 +116,19 @@ class HookHandle:
 
 
 class Leaf(Place):
-    """Where a gradient ends: the place of a tensor that the user asked a gradient for."""
+    """Where a gradient ends: the place of a tensor that the user asked a gradient for.
 
-    __slots__ = ()
+    Attributes:
+        changed: the number of places there were when the numbers of the tensor were written to last; -1 if never.
+    """
+
+    __slots__ = ("changed",)
     parents = ()
 
     def __init__(self, owner: Value) -> None:
         super().__init__()
         self.fill_in(owner)
+        self.changed = -1
 
 
 class Node(Place):
@@ -168,26 +180,31 @@ mode = _Mode()
 
 
 class set_mode:
-    """Context manager and decorator that switches one field of `mode` and restores it."""
+    """Context manager and decorator that switches one field of `mode` and restores it.
+
+    Python lets an interrupt (Ctrl-C) in where a function starts and where a call ends. Between the first and the last
+    change of `mode` there is no call, so an interrupt finds all of them done or none. (One that comes in the very
+    moment in which `__exit__` starts, 100 ns, leaves a block without leaving it: so does every `with` of Python's.)
+    """
 
     __slots__ = ("before", "field", "setting")
 
     def __init__(self, field: str, setting: Any) -> None:
         self.field, self.setting = field, setting
-        self.before: list[Any] = []
+        self.before: Any = None  # what was set, and what this was before the block around it was entered
 
     def __enter__(self) -> None:
-        fields = mode.__dict__  # those of this thread, looked for once
+        fields, field = mode.__dict__, self.field  # those of this thread, looked for once
         if fields["tracer"] is not None:
             self._ask(sys._getframe(1))
-        self.before.append(fields[self.field])
-        fields[self.field] = self.setting
-        fields["level"] = _level(fields)
+        self.before = fields[field], self.before
+        fields[field] = self.setting
+        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else 1 if fields["grad"] else 0
 
     def __exit__(self, *error: object) -> None:
         fields = mode.__dict__
-        fields[self.field] = self.before.pop()
-        fields["level"] = _level(fields)
+        fields[self.field], self.before = self.before
+        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else 1 if fields["grad"] else 0
 
     def _ask(self, frame: FrameType) -> None:
         """A step that is traced must leave the mode alone: its operations do not run where it says so."""
@@ -203,21 +220,41 @@ class set_mode:
             with set_mode(self.field, self.setting):
                 return function(*args, **kwargs)
 
-        return wrapped
+        @functools.wraps(function)
+        def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            if mode.tracer is not None:
+                self._ask(sys._getframe(1))
+            running = function(*args, **kwargs)
+            resume: Callable[[], Any] = functools.partial(next, running)
+            while True:
+                with set_mode(self.field, self.setting):  # where it runs, not where it waits for the next turn
+                    try:
+                        value = resume()
+                    except StopIteration as stop:
+                        return stop.value
+                try:
+                    resume = functools.partial(running.send, (yield value))
+                except BaseException as error:
+                    resume = functools.partial(running.throw, error)
+
+        return generator if inspect.isgeneratorfunction(function) else wrapped
 
 
-def _level(fields: dict[str, Any]) -> int:
-    return 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else int(fields["grad"])
+def _mode(field: str, setting: Any, function: Any) -> Any:
+    return set_mode(field, setting) if function is None else set_mode(field, setting)(function)
 
 
-def no_grad() -> set_mode:
-    """Record nothing inside: results need no gradient, and no array is kept for one. Also a decorator."""
-    return set_mode("grad", False)
+def no_grad(function: Any = None) -> Any:
+    """Record nothing inside: results need no gradient, and no array is kept for one. Also a decorator.
+
+    Leaves can be written to inside, which is how weights are updated by hand: `p -= 0.1 * p.grad`.
+    """
+    return _mode("grad", False, function)
 
 
-def enable_grad() -> set_mode:
+def enable_grad(function: Any = None) -> Any:
     """Record again, inside a `no_grad` block. Also a decorator."""
-    return set_mode("grad", True)
+    return _mode("grad", True, function)
 
 
 def is_grad_enabled() -> bool:
@@ -325,6 +362,7 @@ def backward_pass(
     collected: dict[Place, Any] = {}
     targets = set(inputs or ())
     wanted = None if inputs is None else _leading_to(targets, [node for node, _ in roots])
+    changed: dict[int, Leaf] | None = None
 
     def arrive(node: Place, gradient: Any, is_ours: bool) -> None:
         before = waiting.get(node)
@@ -346,7 +384,7 @@ def backward_pass(
             if node in targets:
                 collected[node] = gradient
         elif node.owner is not None:
-            _accumulate(node.owner(), gradient, adopt=is_ours and isinstance(node, Leaf))
+            accumulate(node.owner(), gradient, adopt=is_ours and isinstance(node, Leaf))
         return gradient
 
     for node, gradient in roots:
@@ -365,6 +403,10 @@ def backward_pass(
                     f"backward through {operation.name} a second time: what it had saved was released by the first "
                     "pass; call backward(retain_graph=True) there, or compute the result again"
                 )
+            if node.number < _last_change:  # hardly ever: leaves are changed between two graphs
+                changed = _changed_leaves(node for node, _ in roots) if changed is None else changed
+                if changed and _warned_of(node, changed):
+                    changed = {}
             if operation.scatter is not None and not create_graph:
                 # The gradient of a part: add it to that part, rather than to the whole by way of an array of zeros.
                 (parent,), (shape,) = node.parents, node.shapes
@@ -392,16 +434,22 @@ def backward_pass(
     return collected
 
 
-def _leading_to(inputs: set[Place], roots: Sequence[Place]) -> set[Place]:
-    """The nodes between the roots and `inputs`, these included."""
-    reachable, ahead = set(roots), list(roots)
+def _reachable(roots: Iterable[Place]) -> set[Place]:
+    """The roots and all that they were computed from."""
+    ahead = list(roots)
+    reachable = set(ahead)
     while ahead:
         for parent in ahead.pop().parents:
             if parent not in reachable:
                 reachable.add(parent)
                 ahead.append(parent)
+    return reachable
+
+
+def _leading_to(inputs: set[Place], roots: Sequence[Place]) -> set[Place]:
+    """The nodes between the roots and `inputs`, these included."""
     leading: set[Place] = set()
-    for node in sorted(reachable, key=lambda node: node.number):  # a node's parents come before it
+    for node in sorted(_reachable(roots), key=lambda node: node.number):  # a node's parents come before it
         if node in inputs or any(parent in leading for parent in node.parents):
             leading.add(node)
     return leading
@@ -414,22 +462,88 @@ def _run_hooks(hooks: dict[object, Callable[[Any], Any]], gradient: Any) -> Any:
     for hook in list(hooks.values()):
         changed = hook(tensor)
         if changed is not None:
-            if not isinstance(changed, Value) or changed.data.shape != tensor.data.shape:
-                raise TypeError(f"a gradient hook must return None or a Tensor of shape {list(tensor.data.shape)}")
+            shape, dtype = tensor.data.shape, tensor.data.dtype
+            if not isinstance(changed, Value) or changed.data.shape != shape or changed.data.dtype != dtype:
+                raise TypeError(f"a gradient hook must return None or a Tensor of shape {list(shape)} and {dtype}")
             tensor = changed
     return tensor if is_tensor else tensor.data
 
 
-def _accumulate(owner: Value | None, gradient: Any, adopt: bool) -> None:
+_arriving = lock("arriving")
+_set_grad: Callable[[Value, Any], None] = Value.__dict__["grad"].__set__  # past the checks of what a user sets
+
+
+def accumulate(owner: Value | None, gradient: Any, adopt: bool = False) -> None:
     """Add a gradient to the `grad` of its tensor, which must not share memory with anything else."""
-    if owner is None:  # the tensor is gone: nobody can ask for its gradient
+    if owner is None or owner.node is None:  # the tensor is gone, or was frozen since
         return
-    if owner.grad is not None:
-        if isinstance(gradient, Value):
-            owner.grad = owner.grad + gradient
+    is_tensor = isinstance(gradient, Value)
+    with _arriving:
+        if owner.grad is not None:
+            total = owner.grad + gradient if is_tensor else Value.tensor(np.add(owner.grad.data, gradient))
+        elif is_tensor:
+            total = gradient.clone()
         else:
-            owner.grad = Value.tensor(np.add(owner.grad.data, gradient))
-    elif isinstance(gradient, Value):
-        owner.grad = gradient.clone()  # type: ignore[attr-defined]
-    else:
-        owner.grad = Value.tensor(np.asarray(gradient) if adopt else np.array(gradient))
+            total = Value.tensor(np.asarray(gradient) if adopt else np.array(gradient))
+        _set_grad(owner, total)
+
+
+# ---- Leaves that were written to between forward and backward --------------------------------------------------------
+
+_last_change = -1  # the largest number of a change of any leaf
+
+
+def note_change(tensors: Iterable[Value]) -> None:
+    """Say that the numbers of tensors were written to: a pass back through older operations that read them warns."""
+    global _last_change
+    number = next(_numbers)
+    for tensor in tensors:
+        if isinstance(tensor.node, Leaf):
+            tensor.node.changed = _last_change = number
+
+
+def _memory(array: np.ndarray) -> int:
+    """Views of one array have the same."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return id(array)
+
+
+def _changed_leaves(roots: Iterable[Place]) -> dict[int, Leaf]:
+    """The leaves of a graph that were written to at some time, by their memory."""
+    leaves = [place for place in _reachable(roots) if isinstance(place, Leaf) and place.changed >= 0]
+    owners = [(leaf, leaf.owner()) for leaf in leaves if leaf.owner is not None]
+    return {_memory(owner.data): leaf for leaf, owner in owners if owner is not None}
+
+
+def _warned_of(node: Node, changed: dict[int, Leaf]) -> bool:
+    """Warn if a node saved the memory of a leaf that was written to after it was made."""
+    read_again: Callable[..., Iterable[Any]] = getattr(node.operation, "read_again", tuple)
+    for array in read_again(node.saved):
+        leaf = changed.get(_memory(array)) if isinstance(array, np.ndarray) else None
+        if leaf is not None and leaf.changed > node.number:
+            message = (
+                f"{_name_of(leaf)} was written to (by step(), load_state_dict(), an initialiser, `p -= ...`) after "
+                f"{node.operation.name} had read it. This backward pass finds the new numbers, so its gradients are "
+                "wrong: call backward() before that, or compute the loss again"
+            )
+            frame = user_frame()
+            warnings.warn_explicit(message, RuntimeWarning, frame.f_code.co_filename, frame.f_lineno)
+            return True
+    return False
+
+
+def _name_of(leaf: Leaf) -> str:
+    """What the user's functions that run call the tensor of a leaf."""
+    tensor: Any = leaf.owner() if leaf.owner else None
+    frame: FrameType | None = user_frame()
+    while frame is not None:
+        for name, value in {**frame.f_globals, **frame.f_locals}.items():
+            if value is tensor:
+                return name
+            if hasattr(type(value), "named_parameters"):
+                for inner, parameter in value.named_parameters():
+                    if parameter is tensor:
+                        return f"{name}.{inner}"
+        frame = frame.f_back
+    return f"a leaf of shape {list(tensor.data.shape)}"

@@ -1,13 +1,37 @@
 """Tensor: the functions of this folder as methods and operators of one class."""
 
 import builtins
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from . import pointwise, products, reductions, shapes, table
-from .tape import Leaf, Node, Value, backward_pass, mode
+from . import interchange, pointwise, products, reductions, shapes, table
+from .advice import advise
+from .operands import as_array, dtype_of
+from .tape import Leaf, Node, Value, accumulate, backward_pass, mode, note_change
+
+
+def _in_place(symbol: str, function: Callable[[Any, Any], Any]) -> Callable[["Tensor", Any], Any]:
+    """`x += y` and its like: writes into a leaf; of anything else Python makes `x = x + y`."""
+
+    def write(self: "Tensor", other: Any) -> Any:
+        if not self._is_written_to(f"p {symbol} ..."):
+            return NotImplemented
+        array, result = self.numpy(), as_array(function(self, other))
+        if result.shape != array.shape:
+            raise ValueError(f"p {symbol} ...: the result has shape {list(result.shape)}, p has {list(array.shape)}")
+        array[...] = result
+        note_change([self])
+        return self
+
+    return write
+
+
+def _reflected(function: Callable[[Any, Any], Any]) -> Callable[["Tensor", Any], Any]:
+    """For an operator whose right operand is the tensor."""
+    return lambda self, other: function(other, self)
 
 
 class Tensor(Value):
@@ -18,8 +42,12 @@ class Tensor(Value):
     """
 
     __slots__ = ()
-    __array_ufunc__ = None  # else `ndarray + tensor` would loop over the array's elements and lose the graph
+    __array_ufunc__, __array_function__ = interchange.array_ufunc, interchange.array_function
+    __dlpack__, __dlpack_device__ = interchange.dlpack, interchange.dlpack_device
     __hash__ = object.__hash__
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if hasattr(type(self), name)]
 
     # ---- What it is --------------------------------------------------------------------------------------------------
 
@@ -53,6 +81,8 @@ class Tensor(Value):
         return self.data.shape[0]
 
     def __iter__(self) -> Iterator["Tensor"]:
+        if not self.data.ndim:
+            raise TypeError("a 0-d tensor cannot be iterated over: item() is its number")
         return iter(shapes.unbind(self))
 
     def numpy(self) -> np.ndarray:
@@ -63,9 +93,7 @@ class Tensor(Value):
 
     def item(self) -> Any:
         """The one element as a Python number."""
-        if mode.level == 3:
-            mode.tracer.refuse_numbers(self)
-        return self.data.item()
+        return self._only_element()
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
@@ -87,7 +115,9 @@ class Tensor(Value):
         return int(self._only_element())
 
     def __index__(self) -> int:
-        return self._only_element().__index__()
+        if self.data.dtype.kind == "f":
+            raise TypeError(f"a tensor of {self.data.dtype} is no index or size: only integers are; write int(x)")
+        return operator.index(self._only_element())
 
     def __bool__(self) -> bool:
         return bool(self._only_element())
@@ -96,7 +126,9 @@ class Tensor(Value):
         if mode.level == 3:
             mode.tracer.refuse_numbers(self)
         if self.data.size != 1:
-            raise ValueError(f"a tensor of shape {list(self.shape)} is no single number; reduce it first: any(), all()")
+            raise ValueError(
+                f"a tensor of shape {list(self.shape)} is no single number; reduce it first: any(), all(), sum()"
+            )
         return self.data.item()
 
     def __repr__(self) -> str:
@@ -119,13 +151,30 @@ class Tensor(Value):
     def __format__(self, specification: str) -> str:
         if mode.level == 3:
             mode.tracer.refuse_numbers(self)
+        if self.data.ndim and specification:
+            raise TypeError(f"a tensor of shape {list(self.shape)} is not formatted as a number: reduce it, mean()")
         return format(self.data.item() if self.data.ndim == 0 else str(self), specification)
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise TypeError(
-            "tensors are not assigned to in place, gradients would be wrong; build a new one with where, cat or "
-            "masked_fill, or write to x.numpy() outside any graph"
-        )
+        if not self._is_written_to("p[...] = ..."):
+            raise TypeError(
+                "tensors are not assigned to in place, gradients would be wrong; build a new one with where, cat or "
+                "masked_fill, or write to x.numpy() outside any graph"
+            )
+        self.numpy()[index] = as_array(value)
+        note_change([self])
+
+    def _is_written_to(self, what: str) -> bool:
+        """Whether a change in place is meant: of a leaf that wants a gradient, inside `no_grad`, where it is right."""
+        node = self.node
+        if not isinstance(node, Leaf) or node.owner is None or node.owner() is not self:
+            return False
+        if mode.grad:
+            raise RuntimeError(
+                f"{what} would write to a leaf that wants a gradient while operations are recorded; to update it write "
+                f"`with tg.no_grad(): {what}`, to compute with it give the result another name: y = p + ..."
+            )
+        return True
 
     # ---- Gradients ---------------------------------------------------------------------------------------------------
 
@@ -151,8 +200,10 @@ class Tensor(Value):
             self.node = None
         elif self.node is None:
             if self.data.dtype.kind != "f":
-                raise TypeError(f"only tensors of floats have gradients, not {self.data.dtype}")
+                raise TypeError(f"only tensors of floats have gradients, not {self.data.dtype}: write x.float()")
             self.node = Leaf(self)
+            if self.__class__ is Tensor:
+                self.__class__ = Variable
         return self
 
     @property
@@ -222,33 +273,30 @@ class Tensor(Value):
     __neg__ = pointwise.neg
     __abs__ = pointwise.abs
 
-    def __rsub__(self, other: Any) -> "Tensor":
-        return pointwise._sub(other, self)
+    __rsub__, __rtruediv__ = _reflected(pointwise._sub), _reflected(pointwise._div)
+    __rpow__, __rmatmul__ = _reflected(pointwise.pow), _reflected(products.matmul)
+    __floordiv__, __rfloordiv__ = pointwise.floor_divide, _reflected(pointwise.floor_divide)
+    __mod__, __rmod__ = pointwise.remainder, _reflected(pointwise.remainder)
+    __divmod__, __rdivmod__ = pointwise.divmod, _reflected(pointwise.divmod)
 
-    def __rtruediv__(self, other: Any) -> "Tensor":
-        return pointwise._div(other, self)
+    def __eq__(self, other: Any) -> Any:
+        return pointwise.eq(self, other) if isinstance(other, pointwise.COMPARED) else NotImplemented
 
-    def __rpow__(self, other: Any) -> "Tensor":
-        return pointwise.pow(other, self)
-
-    def __rmatmul__(self, other: Any) -> "Tensor":
-        return products.matmul(other, self)
-
-    def __eq__(self, other: Any) -> "Tensor":  # type: ignore[override]
-        return pointwise.eq(self, other)
-
-    def __ne__(self, other: Any) -> "Tensor":  # type: ignore[override]
-        return pointwise.ne(self, other)
+    def __ne__(self, other: Any) -> Any:
+        return pointwise.ne(self, other) if isinstance(other, pointwise.COMPARED) else NotImplemented
 
     __lt__ = pointwise.lt
     __le__ = pointwise.le
     __gt__ = pointwise.gt
     __ge__ = pointwise.ge
 
-    __and__ = __rand__ = pointwise.logical_and
-    __or__ = __ror__ = pointwise.logical_or
-    __invert__ = pointwise.logical_not
+    __and__ = __rand__ = pointwise.bitwise_and
+    __or__ = __ror__ = pointwise.bitwise_or
+    __xor__ = __rxor__ = pointwise.bitwise_xor
+    __invert__ = pointwise.bitwise_not
     __getitem__ = shapes.getitem
+    __iadd__, __isub__ = _in_place("+=", pointwise._add), _in_place("-=", pointwise._sub)
+    __imul__, __itruediv__ = _in_place("*=", pointwise.mul), _in_place("/=", pointwise._div)
 
     # ---- Functions as methods ----------------------------------------------------------------------------------------
 
@@ -280,8 +328,9 @@ class Tensor(Value):
     matmul, mm, bmm, mv, dot, outer = (
         products.matmul, products.mm, products.bmm, products.mv, products.dot, products.outer,
     )  # fmt: skip
+    max, min, norm = shapes.largest, shapes.smallest, reductions.norm
     reshape, view, flatten = shapes.reshape, shapes.reshape, shapes.flatten
-    permute, transpose = shapes.permute, shapes.transpose
+    permute, transpose, t = shapes.permute, shapes.transpose, shapes.t
     squeeze, unsqueeze = shapes.squeeze, shapes.unsqueeze
     expand, broadcast_to, sum_to_size = shapes.expand, shapes.broadcast_to, shapes.sum_to_size
     flip, roll = shapes.flip, shapes.roll
@@ -302,10 +351,25 @@ class Tensor(Value):
         return shapes.transpose(self, -2, -1)
 
     def to(self, dtype: Any) -> "Tensor":
-        """In another dtype; itself if it has it already. Integers and booleans have no gradient."""
-        if self.data.dtype == dtype:
+        """In another dtype; itself if it has it already, or if told "cpu". Integers and booleans have no gradient."""
+        if isinstance(dtype, str) and dtype.partition(":")[0] in ("cpu", "cuda", "mps"):
+            if dtype != "cpu":
+                raise ValueError(f"to({dtype!r}): there is no GPU in this library, tensors are in main memory always")
             return self
-        return table.cast(self if np.dtype(dtype).kind == "f" else self.detach(), dtype=np.dtype(dtype))
+        if self.data.dtype == (wanted := dtype_of(dtype)):
+            return self
+        return table.cast(self if wanted.kind == "f" else self.detach(), dtype=wanted)
+
+    astype = to
+
+    def cpu(self) -> "Tensor":
+        """Itself: tensors are in main memory always."""
+        return self
+
+    @property
+    def device(self) -> str:
+        """Always "cpu"."""
+        return "cpu"
 
     def float(self) -> "Tensor":
         """In float32."""
@@ -326,6 +390,33 @@ class Tensor(Value):
     def contiguous(self) -> "Tensor":
         """Laid out row by row in memory."""
         return self if self.data.flags.c_contiguous else self.clone()
+
+
+advise(Tensor)
+
+
+class Variable(Tensor):
+    """A tensor that a gradient was asked for: what is assigned to its attributes is checked.
+
+    Others are made by every operation, where a check of attributes would take as long as the operation.
+    """
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "grad" and not (value is None or isinstance(value, Value)):
+            raise TypeError(f"p.grad = ...: expected a tensor or None, got {type(value).__name__}: write tg.tensor(it)")
+        if name == "data" and hasattr(self, "data"):
+            self.numpy()  # which a step that is traced may not ask for
+            value = value.numpy() if isinstance(value, Tensor) else value
+            value = np.asarray(value) if isinstance(value, np.generic) else value  # what NumPy makes of a 0-d array
+            if not isinstance(value, np.ndarray) or dtype_of(value.dtype).kind != "f":
+                kind = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+                raise TypeError(f"p.data = ...: expected an array or a tensor of floats, got {kind}")
+        _set_attribute(self, name, value)
+
+
+_set_attribute = object.__setattr__
 
 
 def _rebuilt(kind: type[Tensor], data: np.ndarray, requires_grad: bool) -> Tensor:
@@ -354,7 +445,7 @@ def backward(
     found = grad(tensors, inputs, grad_tensors, retain, create_graph, allow_unused=True)
     for x, gradient in zip(inputs, found):
         if gradient is not None:
-            x.grad = gradient.clone() if x.grad is None else x.grad + gradient
+            accumulate(x, gradient)
 
 
 def grad(

@@ -31,7 +31,7 @@ import numpy as np
 from ..autograd.operands import as_tensor
 from ..autograd.primitive import FLOAT32
 from ..autograd.shapes import squeeze, unsqueeze
-from ..autograd.tape import no_grad
+from ..autograd.tape import Leaf, no_grad
 from ..autograd.tensor import Tensor
 from ..fusion.held import has, held, holding
 from .functional import check_below_one, dropout
@@ -224,7 +224,7 @@ class Cell(Module):
 
     def advance(self, x: Any, states: States) -> States:
         """`step`, and a look at what it returned."""
-        returned = self.step(x, *states)
+        returned = self.step(_not_a_leaf(x), *map(_not_a_leaf, states))
         new = tuple(returned) if isinstance(returned, (tuple, list)) else (returned,)
         cell, names = type(self).__name__, self.state_names
         if len(new) != len(states):
@@ -237,6 +237,11 @@ class Cell(Module):
                     f"{cell}.step returned a {name} of shape {list(after.shape)}, it came in as {list(before.shape)}"
                 )
         return new
+
+
+def _not_a_leaf(x: Any) -> Any:
+    """The same value, with its place on the tape, but not the user's tensor: `h *= f` in a step computes a new h."""
+    return Tensor(x.data, x.node) if isinstance(x, Tensor) and isinstance(x.node, Leaf) else x
 
 
 def as_states(hx: Any) -> States:

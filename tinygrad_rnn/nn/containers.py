@@ -16,7 +16,7 @@ class _Numbered(Module):
     def __init__(self) -> None:
         self._items: dict[str, Module] = {}
 
-    def _members(self) -> Iterator[tuple[str, Any]]:
+    def _members(self) -> Iterable[tuple[str, Any]]:
         return ((name.removeprefix("_items."), value) for name, value in super()._members())
 
     def _put(self, name: str, module: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..autograd import creation
+from ..autograd.tape import note_change
 from ..autograd.tensor import Tensor
 from .module import Module
 
@@ -20,6 +21,7 @@ def _fill(tensor: T, values: Any) -> T:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"initialisers fill a Tensor or Parameter, not {type(tensor).__name__}")
     tensor.numpy()[...] = values
+    note_change([tensor])
     return tensor
 
 
@@ -171,6 +173,7 @@ def forget_gate_bias_(module: Module, value: float = 1.0) -> Module:
                 size = bias.numel() // len(gates)
                 at = gates.index("f") * size
                 bias.numpy()[at : at + size] += value
+                note_change([bias])
                 found = True
     if not found:
         raise ValueError(f"forget_gate_bias_: {type(module).__name__} has no LSTM with biases")

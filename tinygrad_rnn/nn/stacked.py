@@ -4,8 +4,8 @@ They compute nothing themselves. Each layer and direction is a `Recurrent` over 
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
 
 from ..autograd import table
 from ..autograd.creation import ones
@@ -127,10 +127,11 @@ class Stack(Module):
         self.dropout, self.variational = dropout, variational
         self._widths = self._common_widths()
 
-    def _members(self) -> Iterator[tuple[str, Any]]:
+    _apart: ClassVar[tuple[str, ...]] = ("_scans",)
+
+    def _members(self) -> Iterable[tuple[str, Any]]:
         """The cells, under their numbers, and what a subclass adds."""
-        yield from ((f"cells.{number}", cell) for number, cell in enumerate(self.cells))
-        yield from ((name, value) for name, value in super()._members() if not name.startswith("_scans."))
+        return [*((f"cells.{number}", cell) for number, cell in enumerate(self.cells)), *super()._members()]
 
     @property
     def scans(self) -> list[Recurrent]:
@@ -397,9 +398,11 @@ class RecurrentStack(Stack):
     def _make_cell(self, input_size: int, dtype: Any) -> Cell:
         raise NotImplementedError
 
-    def _members(self) -> Iterator[tuple[str, Any]]:
+    _apart: ClassVar[tuple[str, ...]] = ("_scans", "_lent")
+
+    def _members(self) -> Iterable[tuple[str, Any]]:
         """The parameters alone, under PyTorch's names: the cells only borrow them."""
-        return ((name, value) for name, value in super()._members() if not name.startswith(("cells.", "_lent.")))
+        return Module._members(self)
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""

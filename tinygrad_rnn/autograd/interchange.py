@@ -1,0 +1,105 @@
+"""What NumPy and other libraries ask of a tensor: NumPy's functions on tensors, and sharing memory by DLPack.
+
+`np.exp(t)`, `array @ t` and `np.float32(2) * t` are the operations of this library, recorded like any other. What NumPy
+alone can do, such as `np.concatenate`, would lose the graph: with a tensor that wants a gradient it is refused, and the
+message names what to write. Tensors that want none are arrays to such functions, and so is the result. `np.asarray(t)`
+and `t.numpy()` are the way out of a graph.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import pointwise, products, reductions, shapes
+from .tape import Value
+
+_OURS = (pointwise, products, reductions, shapes)
+# NumPy's ufuncs, where they are not called as here: beside each other what NumPy and what this library calls it.
+_UFUNCS = (
+    "add _add  subtract _sub  multiply mul  divide _div  power pow  negative neg  absolute abs  fabs abs  equal eq  "
+    "not_equal ne  less lt  less_equal le  greater gt  greater_equal ge  bitwise_and bitwise_and  "
+    "bitwise_or bitwise_or  bitwise_xor bitwise_xor  invert bitwise_not"
+).split()
+_CALLED = dict(zip(_UFUNCS[::2], _UFUNCS[1::2]))
+# Other functions, and what does the same here. No entry: what this library calls by the same name.
+_INSTEAD = {
+    "concatenate": "tg.cat", "hstack": "tg.cat", "vstack": "tg.cat or tg.stack", "column_stack": "tg.cat or tg.stack",
+    "append": "tg.cat", "expand_dims": "x.unsqueeze(dim)", "swapaxes": "tg.transpose", "moveaxis": "tg.permute",
+    "transpose": "x.T, x.mT or tg.permute", "ravel": "tg.flatten", "max": "x.max() or x.max(dim)",
+    "min": "x.min() or x.min(dim)", "clip": "tg.clamp", "take": "tg.index_select", "take_along_axis": "tg.gather",
+    "array_split": "tg.chunk", "copy": "x.clone()", "linalg.norm": "x.norm()", "inner": "tg.dot or @",
+    "tensordot": "tg.einsum", "vdot": "tg.dot", "repeat": "x[indices]", "tile": "x.expand(...)", "nansum": "tg.where",
+}  # fmt: skip
+# Their results have no gradient: whoever calls them loses none.
+_HARMLESS = set(
+    "all allclose any argmax argmin argpartition argsort argwhere array2string array_equal array_equiv array_repr "
+    "array_str can_cast count_nonzero digitize empty_like flatnonzero full_like histogram isclose iscomplexobj "
+    "isrealobj lexsort may_share_memory min_scalar_type ndim nonzero ones_like result_type save savetxt savez "
+    "savez_compressed searchsorted shape shares_memory size zeros_like".split()
+)
+
+
+@functools.cache
+def _ours(name: str) -> Any:
+    """The function of this library for a ufunc, if there is one."""
+    name = _CALLED.get(name, name)
+    return next((getattr(module, name) for module in _OURS if hasattr(module, name)), None)
+
+
+_OF_SHAPES: dict[Any, Callable[[Any], Any]] = {np.shape: lambda x: x.shape, np.ndim: lambda x: x.data.ndim}
+
+
+def array_ufunc(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+    """A ufunc was called with a tensor: the operation of this library."""
+    name = ufunc.__name__
+    function = _ours(name)
+    if method == "__call__" and not options and function is not None:
+        return function(*inputs)
+    if "out" in options:
+        what = "writes a tensor into an array, and a graph ends there: write `array = array + t`, or use t.numpy()"
+    elif method != "__call__" or options:
+        what = f"np.{name}.{method}({', '.join(options)}) is not recorded: use what tg has, or t.numpy()"
+    else:
+        what = f"there is no tg.{name} with a gradient: compose it of functions that are there, or use t.numpy()"
+    raise TypeError(f"np.{name} on a tensor: {what}")
+
+
+def array_function(self: Any, function: Any, types: Any, inputs: Any, options: Any) -> Any:
+    """Another function of NumPy was called with a tensor: on arrays, if no gradient is lost."""
+    if function in _OF_SHAPES and len(inputs) == 1:
+        return _OF_SHAPES[function](inputs[0])
+    name = f"{function.__module__}.{function.__name__}".removeprefix("numpy.")
+    found: list[Any] = []
+    arrays, keywords = _as_arrays((inputs, options), found)
+    wanting = [x for x in found if x.node is not None]
+    if wanting and function.__name__ not in _HARMLESS:
+        ours = _INSTEAD.get(name) or (f"tg.{name}" if _ours(name) is not None else "the functions of tg")
+        raise TypeError(
+            f"np.{name} would lose the gradient that a tensor of shape {list(wanting[0].shape)} wants: write {ours}; "
+            "np.asarray(t) or t.detach() if no gradient is meant to flow"
+        )
+    return function(*arrays, **keywords)
+
+
+def _as_arrays(x: Any, found: list[Any]) -> Any:
+    """The same with an array for each tensor, which is added to `found`."""
+    if isinstance(x, dict):
+        return {key: _as_arrays(value, found) for key, value in x.items()}
+    if isinstance(x, (tuple, list)):
+        return type(x)([_as_arrays(each, found) for each in x])
+    if isinstance(x, Value):
+        found.append(x)
+        return x.numpy()  # type: ignore[attr-defined]
+    return x
+
+
+def dlpack(self: Any, **options: Any) -> Any:
+    """For `from_dlpack` of NumPy, PyTorch and others: the memory itself, like `numpy()`."""
+    return self.numpy().__dlpack__(**options)
+
+
+def dlpack_device(self: Any) -> tuple[int, int]:
+    """Main memory."""
+    return self.data.__dlpack_device__()
