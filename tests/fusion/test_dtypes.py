@@ -10,7 +10,7 @@ from fusion.comparing import interpret, parameter
 from fusion.sweeping import H, I, refusal
 
 F32, F64 = np.float32, np.float64
-TOLERANCE = {F32: 3e-6, F64: 1e-11}
+TOLERANCE = {F32: 2e-5, F64: 1e-11}  # of float32: what validation allows
 
 
 def step(of):
