@@ -1,23 +1,35 @@
 """The benchmarks run, with PyTorch and without. What they measure is no matter for a test."""
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tinygrad_rnn.bench import launch
+BENCH = Path(__file__).parent.parent / "demos" / "bench"
 
 ROW = re.compile(r"^    .+ [\d.e+]+ (?:s|ms|us|ns) +[\d.e+]+ (?:s|ms|us|ns) +\d+\.\d\d", re.MULTILINE)
 
 
 def bench(*arguments, **environment):
-    """What `python -m tinygrad_rnn bench` prints."""
-    command = [sys.executable, "-m", "tinygrad_rnn", "bench", *arguments, "--smoke"]
+    """What `python demos/bench` prints."""
+    command = [sys.executable, str(BENCH), *arguments, "--smoke"]
     result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+@pytest.fixture
+def launch(monkeypatch):
+    """What starts the process that measures."""
+    monkeypatch.syspath_prepend(BENCH)
+    spec = importlib.util.spec_from_file_location("bench", BENCH / "__main__.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.launch
 
 
 @pytest.fixture
@@ -51,7 +63,7 @@ def test_cells_without_torch(no_torch):
     assert "cache empty" in printed and "cache filled" in printed
 
 
-def test_the_new_process_is_pinned_and_free_of_settings_that_slow_numpy(monkeypatch):
+def test_the_new_process_is_pinned_and_free_of_settings_that_slow_numpy(monkeypatch, launch):
     started = {}
 
     def run(command, env, check):
@@ -68,7 +80,7 @@ def test_the_new_process_is_pinned_and_free_of_settings_that_slow_numpy(monkeypa
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system places processes as it likes")
-def test_the_new_process_has_as_many_processors_as_threads(monkeypatch):
+def test_the_new_process_has_as_many_processors_as_threads(monkeypatch, launch):
     allowed, seen = os.sched_getaffinity(0), []
 
     def run(command, env, check):
@@ -82,5 +94,5 @@ def test_the_new_process_has_as_many_processors_as_threads(monkeypatch):
 
 
 def test_an_unknown_table_is_refused():
-    result = subprocess.run([sys.executable, "-m", "tinygrad_rnn", "bench", "nothing"], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, str(BENCH), "nothing"], capture_output=True, text=True)
     assert result.returncode == 2 and "invalid choice" in result.stderr

@@ -182,3 +182,14 @@ def test_command_line_says_what_is_wrong(capsys, cell, message):
     assert main(["source", cell]) == 2
     captured = capsys.readouterr()
     assert re.search(message, captured.err) and not captured.out
+
+
+def test_without_a_command_it_is_a_tour(capsys):
+    """A tape, a cell, its training, both engines and a kernel: what is printed is what happened."""
+    assert main([]) == 0
+    printed = capsys.readouterr().out
+    losses = [float(loss) for loss in re.findall(r"update +\d+ +loss ([\d.]+)", printed)]
+    assert len(losses) == 7 and losses[-1] < 0.2 * losses[0]
+    apart, faster = re.search(r"differ by (\S+) of the largest. The kernels are (\d+) times", printed).groups()
+    assert float(apart) < 2e-5 and faster
+    assert "tensor([2., 4., 6.])" in printed and "# gradient of: f = sigmoid(x_Wf + h_Uf + bf)" in printed

@@ -1,8 +1,9 @@
-"""What the README promises is there: its commands, its links, its excerpt of the table, its measured numbers.
+"""What the READMEs promise is there: commands, links, excerpts of what is printed, measured numbers.
 
 Its examples run in test_doctests.py.
 """
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -10,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinygrad_rnn import bench
 from tinygrad_rnn.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+DEMOS = (ROOT / "demos" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +29,35 @@ def char_lm():
 
 def test_set_up_is_two_commands():
     assert re.findall(r"^pip install .*$", TEXT, flags=re.M) == [
-        "pip install . && python demos/char_lm.py",
+        "pip install . && python demos/new_cell.py && python demos/char_lm.py",
         'pip install ".[test]" && python -m pytest -q',
     ]
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)]+)\)", TEXT)
-    assert len(links) > 10
+def test_it_is_read_in_minutes():
+    assert len(TEXT.splitlines()) < 200
+    table = TEXT[TEXT.index("| PyTorch | here |") :].split("\n\n")[0]
+    assert len(table.splitlines()) == 2 + 12
+
+
+@pytest.mark.parametrize("page", ["README.md", "demos/README.md"])
+def test_links_lead_somewhere(page):
+    page = ROOT / page
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 2
     for link in links:
-        assert link.startswith("https://") or (ROOT / link).exists(), link
+        file, _, heading = link.partition("#")
+        target = page.parent / file if file else page
+        assert link.startswith("https://") or target.exists(), link
+        if heading:
+            headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), flags=re.M)
+            assert heading in [title.lower().replace(" ", "-") for title in headings], link
 
 
-def test_picture_is_small():
-    picture = ROOT / "demos" / "char_lm.png"
+@pytest.mark.parametrize("name", ["char_lm.png", "speed.png"])
+def test_pictures_are_small(name):
+    picture = ROOT / "demos" / name
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size < 200_000
 
@@ -53,28 +69,35 @@ def test_excerpt_of_the_table_is_what_is_printed(capsys):
 
 
 def test_measured_numbers(char_lm):
-    """The n-grams are counted again; the network's row is of the size that the demo trains by default."""
-    rows = re.findall(r"^\| (\d-gram|LSTM[^|]*) \| ([\d.]+) \| ([\d.]+) \|$", TEXT, flags=re.M)
+    """The n-grams are counted again; the networks' rows are of the sizes that the demo trains."""
+    rows = re.findall(r"^\| (\d-gram|LSTM, one[^|]*) \| ([\d.]+) \| ([\d.]+) \|$", DEMOS, flags=re.M)
     text = char_lm.read(ROOT / "demos" / "data" / "shakespeare.txt")
     vocabulary = "".join(sorted(set(text)))
     bits = char_lm.ngram_bits(*char_lm.split(text, vocabulary), len(vocabulary))
     assert rows[:4] == [(f"{n}-gram", f"{a:.3f}", f"{b:.3f}") for n, (a, b) in enumerate(bits, 1)]
-    name, _, held_out = rows[4]
     assert char_lm.DEFAULTS["cell"] == "lstm" and char_lm.DEFAULTS["layers"] == 1
-    assert name == f"LSTM, one layer of {char_lm.DEFAULTS['hidden']}"
-    assert float(held_out) < bits[3][1]
+    (short, _, held_out), (long, _, held_out_long) = rows[4:]
+    assert short == f"LSTM, one layer of {char_lm.DEFAULTS['hidden']}"
+    assert long == f"LSTM, one layer of {char_lm.LONG['hidden']} (`--long`)"
+    assert float(held_out_long) < float(held_out) < bits[3][1]
 
 
-def test_the_table_of_speeds_is_that_of_the_benchmark():
-    """Its sizes, that is; and its last two rows are what the rows above them amount to."""
-    head, *rows = re.findall(r"^\| (T, B, I, H|\d+, \d+, \d+, \d+|worst|geometric mean) \| (.+) \|$", TEXT, flags=re.M)
-    assert head[1].split(" | ") == ["LSTM", "GRU", "RNN", *bench.CUSTOM]
-    *sizes, worst, mean = [(name, np.array(re.findall(r"[\d.]+", cells), float)) for name, cells in rows]
-    assert [name for name, _ in sizes] == [", ".join(map(str, size)) for size in bench.CELL_SIZES]
-    ratios = np.array([cells for _, cells in sizes])
-    assert ratios.shape == (len(sizes), 12) and (worst[0], mean[0]) == ("worst", "geometric mean")
-    np.testing.assert_array_equal(worst[1], ratios.min(0))
-    np.testing.assert_allclose(mean[1], np.exp(np.log(ratios).mean(0)), rtol=0.02)  # of ratios that are rounded
+@pytest.fixture
+def bench(monkeypatch):
+    """The folder of the benchmarks, whose files find each other."""
+    monkeypatch.syspath_prepend(ROOT / "demos" / "bench")
+    return importlib.import_module
+
+
+def test_the_table_of_speeds_is_that_of_the_benchmark(bench, tmp_path):
+    """Its cells and sizes, that is; its last two rows are what the rows above them amount to; it can be drawn."""
+    speeds = bench("chart").recorded(ROOT / "demos" / "README.md")
+    assert speeds.cells == ["LSTM", "GRU", "RNN", *bench("maths").CUSTOM]
+    assert speeds.sizes == [", ".join(map(str, size)) for size in bench("cell_tables").CELL_SIZES]
+    np.testing.assert_array_equal(speeds.worst, speeds.ratios.min(0))
+    np.testing.assert_allclose(speeds.mean, np.exp(np.log(speeds.ratios).mean(0)), rtol=0.02)  # of rounded ratios
+    picture = bench("chart").draw(ROOT / "demos" / "README.md", tmp_path / "speed.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_excerpt_of_the_generated_kernel_is_what_is_printed(capsys):

@@ -1,4 +1,4 @@
-"""What the library can tell of itself: `python -m tinygrad_rnn ops`, `source CELL`, `explain CELL`, `bench`."""
+"""What the library can tell of itself: `python -m tinygrad_rnn`, `... ops`, `... source CELL`, `... explain CELL`."""
 
 import argparse
 import importlib
@@ -77,8 +77,8 @@ def tell(chosen: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="tinygrad-rnn", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser = argparse.ArgumentParser(prog="tinygrad-rnn", description=__doc__, epilog="Without a command: a tour.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     table = commands.add_parser("ops", help="the table of primitives: equation, gradients, shapes")
     table.add_argument("names", nargs="*", metavar="NAME", help="only these")
     sizes = argparse.ArgumentParser(add_help=False)
@@ -88,19 +88,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source = commands.add_parser("source", parents=[sizes], help="the kernels that a cell is compiled to")
     source.add_argument("direction", nargs="?", choices=["forward", "backward", "inference"], help="default: both")
     commands.add_parser("explain", parents=[sizes], help="what the compiler makes of a cell, in words")
-    bench = commands.add_parser("bench", help="how fast it is here, beside other libraries")
-    bench.add_argument("table", choices=["kernels", "cells", "toolbox"])
-    bench.add_argument("--threads", type=int, default=1, metavar="N", help="for every library (default: 1)")
-    bench.add_argument("--quick", action="store_true", help="only the three smallest sizes")
-    bench.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)  # only to see that it runs
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command is None:
+            from .tour import tour
+
+            tour()
+            return 0
         if chosen.command == "ops":
             return ops(chosen.names)
-        if chosen.command == "bench":
-            from .bench import launch
-
-            return launch(chosen.table, chosen.threads, chosen.quick, chosen.smoke)
         return tell(chosen)
     except BrokenPipeError:  # the reader of the pipe has seen enough
         sys.stderr.close()

@@ -248,6 +248,6 @@ def test_jobs_of_threads_that_linger(jobs):
 @compiled
 @pytest.mark.slow
 def test_lingering_finds_who_sleeps_once():
-    """After some to some thousands of jobs: wrong numbers, a lock that nobody opens any more, or a read of freed arrays."""
+    """After some to some thousands of jobs: wrong numbers, a lock that nobody opens, or a read of freed arrays."""
     with pytest.raises((pytest.fail.Exception, AssertionError), match=r"no end within|wrong|exit code -1[01]"):
         assert in_child(__file__, "many_jobs(600, sleep_once)", timeout=60) == "0 wrong"
