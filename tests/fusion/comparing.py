@@ -4,9 +4,17 @@ import re
 from unittest import mock
 
 import numpy as np
+import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.fusion import call, scan, short
+from tinygrad_rnn.nn.cells import catalogue
+
+QUICK = {"LSTMCell", "GRUCell", "MGUCell", "LayerNormGRUCell", "SLSTMCell"}  # one of each kind
+EVERY_CELL = [  # of the library, as a function of I and H; compiling them all takes minutes
+    pytest.param(row[0], id=entry.name, marks=() if entry.name in QUICK else pytest.mark.slow)
+    for row, entry in zip(catalogue.ROWS, tg.nn.cells.list(4, 4))
+]
 
 
 def parameter(*shape, scale=0.4):

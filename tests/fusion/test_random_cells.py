@@ -233,13 +233,18 @@ READ_WHERE_ANOTHER_IS_WRITTEN = (
 LENGTHS = st.none() | st.lists(st.integers(0, 3), min_size=2, max_size=2)
 
 
-@settings(max_examples=800, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("examples", [100, pytest.param(800, marks=pytest.mark.slow)])
+def test_the_generated_source_computes_what_the_tape_does(examples):
+    """Whatever the cell is, and however it is run: lengths, states at every step, gradients for some inputs only."""
+    how = settings(max_examples=examples, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    how(source_computes_what_the_tape_does)()
+
+
 @given(programs(), st.booleans(), LENGTHS, st.booleans(), st.sampled_from(list(WANTED)), st.booleans())
 @example(SUMMED_WITH_A_PRODUCT, False, None, False, "everything", False)
 @example(KEPT_IN_A_WIDER_ARRAY, False, None, False, "everything", False)
 @example(READ_WHERE_ANOTHER_IS_WRITTEN, False, None, False, "everything", True)
-def test_the_generated_source_computes_what_the_tape_does(program, reverse, lengths, every, wanted, given):
-    """Whatever the cell is, and however it is run: lengths, states at every step, gradients for some inputs only."""
+def source_computes_what_the_tape_does(program, reverse, lengths, every, wanted, given):
     with pytest.MonkeyPatch.context() as patch:
         interpret(patch)
         check(program, reverse, lengths=lengths, return_states=every, wanted=WANTED[wanted], given=given)

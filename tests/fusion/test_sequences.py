@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from fusion.comparing import assert_close, assert_engines_agree, interpret, parameter, results
+from fusion.comparing import EVERY_CELL, assert_close, assert_engines_agree, interpret, parameter, results
 from tinygrad_rnn.fusion import rows, scan, short
-from tinygrad_rnn.nn.cells import catalogue
 
 T, B, I, H = 6, 5, 3, 4
 LENGTHS = [[6, 6, 6, 6, 6], [1, 6, 0, 3, 3], [0, 0, 0, 0, 0], [2, 0, 4, 1, 4]]
@@ -82,7 +81,7 @@ ENDS = {"none": None, "one runs on": [9, 1, 1, 2, 1, 1, 1], "some are empty": [3
 
 
 @pytest.mark.parametrize("ends", ENDS)
-@pytest.mark.parametrize("make", [row[0] for row in catalogue.ROWS], ids=[row.name for row in tg.nn.cells.list(4, 4)])
+@pytest.mark.parametrize("make", EVERY_CELL)
 def test_more_threads_have_the_bits_of_one(make, ends, monkeypatch):
     """For every cell of the library: each thread has rows of its own, and some of them end before others begin."""
 

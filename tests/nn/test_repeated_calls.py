@@ -6,12 +6,12 @@ import threading
 
 import numpy as np
 import pytest
+from fusion.comparing import EVERY_CELL
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.fusion import short
 from tinygrad_rnn.fusion.fused import FusedCell
 from tinygrad_rnn.nn import recurrent
-from tinygrad_rnn.nn.cells import catalogue
 
 KINDS = [tg.nn.RNN, tg.nn.GRU, tg.nn.LSTM]
 
@@ -331,7 +331,7 @@ def test_short_calls_have_the_bits_of_long_ones(kind, dtype, monkeypatch):
         assert "forward, short calls" in layer.explain() and "backward, short calls" in layer.explain()
 
 
-@pytest.mark.parametrize("make", [make for make, *_ in catalogue.ROWS])
+@pytest.mark.parametrize("make", EVERY_CELL)
 def test_short_calls_of_every_cell_have_the_bits_of_long_ones(make, monkeypatch):
     tg.manual_seed(0)
     layer = tg.nn.Recurrent(make(6, 6), fused="require")
