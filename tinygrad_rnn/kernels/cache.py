@@ -131,10 +131,7 @@ def _execute(
     try:
         with trusted.numba_files_in(Path(path).parent) if cache else contextlib.nullcontext():
             exec(compile(source, path, "exec"), module.__dict__)
-        try:
-            use(module)
-        except OSError:  # machine code that could not be saved is there all the same
-            use(module)
+        use(module)
     except BaseException:
         del sys.modules[qualified]
         raise

@@ -7,7 +7,6 @@ it begins with the digest of the rest, since machine code with a flipped bit wou
 
 import contextlib
 import hashlib
-import io
 import os
 import pickle
 import stat
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from numba.core import caching
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
 
 DIGEST_BYTES = 32
 
@@ -92,40 +93,61 @@ def replace(path: str | os.PathLike[str], content: bytes) -> None:
         raise
 
 
-class NumbaFiles(caching.IndexDataCacheFile):
-    """The files in which Numba finds a compiled function again. What cannot be trusted is as if it were not there."""
+class KernelCache(caching.NullCache):
+    """Where Numba finds the machine code of a function again: one file for each signature and processor.
 
-    def _load_index(self) -> Any:
+    Numba's own numbers its files, and an index says which is whose: of two processes that add to an index at once, one
+    takes the number of the other, and a third executes code that was compiled for arguments of another kind. Here the
+    name of a file follows from what it is for, and the file says that once more. So it is there and right, or it is as
+    if it were not there: so is whatever cannot be read, trusted or understood.
+
+    Args:
+        folder: of the files.
+        function: whose machine code it is.
+    """
+
+    def __init__(self, folder: Path, function: Any) -> None:
+        self._folder, self._name = folder, f"{folder.name.rpartition('_')[0]}.{function.__qualname__}"
+
+    @property
+    def cache_path(self) -> str:
+        return str(self._folder)
+
+    def _key_and_path(self, signature: Any, codegen: Any) -> tuple[Any, Path]:
+        key = self._name, signature, codegen.magic_tuple()
+        return key, self._folder / f"{self._name}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        target_context.refresh()
+        key, path = self._key_and_path(sig, target_context.codegen())
         try:
-            content = io.BytesIO(read(self._index_path))
-        except OSError:
-            return {}
-        if pickle.load(content) != self._version:
-            return {}
-        stamp, overloads = pickle.load(content)
-        return overloads if stamp == self._source_stamp else {}
+            found, payload = pickle.loads(read(path))
+            return CompileResult._rebuild(target_context, *payload) if found == key else None
+        except Exception:  # whatever it is, it will be compiled, and written again
+            return None
 
-    def _load_data(self, name: str) -> Any:
-        return pickle.loads(read(self._data_path(name)))  # who called takes an OSError for "not there"
-
-    @contextlib.contextmanager
-    def _open_for_write(self, filepath: str) -> Iterator[io.BytesIO]:
-        content = io.BytesIO()
-        yield content
-        write(filepath, content.getvalue())
+    def save_overload(self, sig: Any, data: Any) -> None:
+        if data.library.has_dynamic_globals or not all(loop.can_cache for loop in data.lifted):
+            return
+        key, path = self._key_and_path(sig, data.codegen)
+        with contextlib.suppress(OSError):  # the machine code is there all the same
+            write(path, dumps((key, data._reduce())))
 
 
 @contextlib.contextmanager
 def numba_files_in(folder: Path) -> Iterator[None]:
-    """Functions that this thread defines inside with `cache=True` have such files, in this folder."""
-    usual, me = caching.IndexDataCacheFile, threading.get_ident()
+    """Functions that this thread defines inside with `cache=True` have such a cache, in this folder."""
+    usual, me = caching.Cache.__init__, threading.get_ident()
 
-    def make(cache_path: str, filename_base: str, source_stamp: Any) -> Any:
-        ours = threading.get_ident() == me
-        return (NumbaFiles if ours else usual)(str(folder) if ours else cache_path, filename_base, source_stamp)
+    def init(self: Any, py_func: Any) -> None:
+        if threading.get_ident() == me and type(self) is caching.FunctionCache:
+            self.__class__ = KernelCache
+            self.__init__(folder, py_func)
+        else:
+            usual(self, py_func)
 
-    caching.IndexDataCacheFile = make
+    caching.Cache.__init__ = init
     try:
         yield
     finally:
-        caching.IndexDataCacheFile = usual
+        caching.Cache.__init__ = usual
