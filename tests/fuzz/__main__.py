@@ -21,7 +21,7 @@ def main(arguments):
             result = "FAILED"
             print(f"==== {seed}: {type(error).__name__}:", "; ".join(str(error).strip().splitlines()[:3]), flush=True)
             if not brief:
-                print(fuzzing.explained(drawn, compiled), flush=True)
+                print(fuzzing.explained(drawn, compiled, error), flush=True)
         kind, _, reason = result.partition(": ")
         counts[kind] += 1
         if reason:

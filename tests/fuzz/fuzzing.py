@@ -12,6 +12,7 @@ import inspect
 import linecache
 import re
 import time
+import traceback
 import types
 import warnings
 
@@ -113,8 +114,13 @@ def failure(case: Case, compiled: bool) -> str | None:
     try:
         check(case, compiled)
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return said(error)
     return None
+
+
+def said(error: Exception) -> str:
+    """The message of an error, and its kind."""
+    return f"{type(error).__name__}: {error}"
 
 
 # ---- Smaller ---------------------------------------------------------------------------------------------------------
@@ -181,10 +187,11 @@ def _fitted(call_, name, value):
     return lengths[:value] if name == "B" else [min(n, value) for n in lengths]
 
 
-def shrunk(case: Case, compiled: bool, seconds: float = 60) -> tuple[Case, str]:
-    """A smaller case that fails in the same way, if one is found, and how."""
+def shrunk(case: Case, compiled: bool, seconds: float = 60) -> tuple[Case, str | None]:
+    """A smaller case that fails in the same way, if one is found, and how; None if the case does not fail now."""
     message, end, at, last = failure(case, compiled), time.monotonic() + seconds, 0, 0
-    assert message is not None
+    if message is None:
+        return case, None
     while time.monotonic() < end:
         changes = list(smaller(case))
         if at >= len(changes):
@@ -221,10 +228,13 @@ def program(case: Case) -> str:
     return "\n".join([inspect.getsource(running), *head, "", dropped, case.text(), "", tail])
 
 
-def explained(case: Case, compiled: bool, seconds: float = 60) -> str:
-    """A failure as it is printed: the seed, what happens, and a program."""
+def explained(case: Case, compiled: bool, error: Exception, seconds: float = 60) -> str:
+    """A failure as it is printed: what happened, the seed, what happens in a smaller case, and a program."""
     small, message = shrunk(case, compiled, seconds)
+    if message is None:
+        trace = "".join(traceback.format_exception(error))
+        message = f"A second time the same case does not fail. The first time it did so:\n\n{trace}"
     return (
-        f"{message}\n\nTINYGRAD_RNN_FUZZ_SEED={case.seed} runs it again. As a program, crudely made "
-        f"smaller:\n\n{program(small)}"
+        f"{said(error)}\n\nTINYGRAD_RNN_FUZZ_SEED={case.seed} runs it again. As a program, crudely made "
+        f"smaller:\n\n{message}\n\n{program(small)}"
     )

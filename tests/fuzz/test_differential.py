@@ -28,8 +28,8 @@ def check_all(seeds, compiled=False):
         drawn = case(seed, compiled)
         try:
             counts[fuzzing.check(drawn, compiled).partition(":")[0]] += 1
-        except Exception:
-            pytest.fail(fuzzing.explained(drawn, compiled), pytrace=False)
+        except Exception as error:
+            pytest.fail(fuzzing.explained(drawn, compiled, error), pytrace=False)
     return counts
 
 
@@ -108,9 +108,22 @@ def test_a_wrong_rule_is_found(monkeypatch):
     monkeypatch.setattr(scan.Scan, "add", wrong)
     monkeypatch.setenv("TINYGRAD_RNN_VALIDATE", "0")  # which finds it first
     drawn = of_a_step([("a", "tg.tanh(x)", 4)], ["a * 0.5 + h"], dict(h=4))
-    message = fuzzing.explained(drawn, False, seconds=5)
+    with pytest.raises(judge.Mismatch) as error:
+        fuzzing.check(drawn)
+    message = fuzzing.explained(drawn, False, error.value, seconds=5)
     assert "TINYGRAD_RNN_FUZZ_SEED=0" in message and "call 0, y: differs by" in message
     assert "class Drawn(tg.nn.Cell)" in message and "def step(self, x, h):" in message
+
+
+def test_a_failure_that_does_not_come_again_is_shown(monkeypatch):
+    """With the place where it happened: that is all there is to go by."""
+    errors = [KeyError("a file that another process replaced")]
+    monkeypatch.setattr(judge, "compare", lambda *_: errors and (_ for _ in ()).throw(errors.pop()))
+    monkeypatch.setattr(sys.modules[__name__], "case", lambda *_: FOUND["a rotated value"])
+    with pytest.raises(pytest.fail.Exception, match="^KeyError: 'a file that another process replaced'") as failed:
+        check_all([0])
+    message = str(failed.value)
+    assert "does not fail" in message and "in check\n" in message and "class Drawn(tg.nn.Cell)" in message
 
 
 def test_the_program_of_a_case_runs(monkeypatch):
