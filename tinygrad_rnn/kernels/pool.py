@@ -8,12 +8,13 @@ and there is no lock that a forked child might find taken. Blocks of similar siz
 octave, so that a batch which is a little longer than the last one finds its memory.
 
 Remembered blocks are bounded by bytes: by LIMIT, and by twice what was in use at once. Whoever needs more gets the rest
-from the system, and gives it back to the system.
+from the system, and gives it back to the system: past C's allocator, which would keep much of it, for each thread apart.
 """
 
 import contextlib
 import itertools
 import math
+import mmap
 from collections import deque
 from operator import attrgetter, mul
 from sys import getrefcount
@@ -25,6 +26,7 @@ LIMIT = 60 << 20  # bytes of all blocks that are remembered
 PATIENCE = 1024  # arrays later, a block that is in use all the time may be forgotten
 PAGE = 1 << 12  # bytes, as many as make a round through the places of a first-level cache, or half a round
 APART = 5 * 64  # of the beginnings of arrays in their pages: by and by they are at every line
+MAPPED, HUGE = 1 << 20, 4 << 20  # bytes from which memory is asked for by the page, and by the huge page as NumPy does
 TRIES = 32  # blocks of a queue that are looked at for one array
 
 
@@ -41,9 +43,20 @@ class Block:
     __slots__ = ("last", "memory", "queue", "start", "used")
 
     def __init__(self, size: int, queue: "deque[Block] | None" = None) -> None:
-        self.memory, self.queue = np.empty(size, np.uint8), queue
+        self.memory, self.queue = _from_the_system(size), queue
         self.start = (next(_turns) * APART - self.memory.ctypes.data) % PAGE
         self.used = self.last = 0
+
+
+def _from_the_system(size: int) -> np.ndarray:
+    if size >= MAPPED and hasattr(mmap, "MAP_ANONYMOUS"):
+        with contextlib.suppress(OSError):  # NumPy says what there is to say about a lack of memory
+            pages = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+                with contextlib.suppress(OSError):  # a system without
+                    pages.madvise(mmap.MADV_HUGEPAGE)
+            return np.frombuffer(pages, np.uint8)
+    return np.empty(size, np.uint8)
 
 
 _turns, _numbers = itertools.count(), itertools.count()
