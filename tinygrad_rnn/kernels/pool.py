@@ -8,7 +8,7 @@ and there is no lock that a forked child might find taken. Blocks of similar siz
 octave, so that a batch which is a little longer than the last one finds its memory.
 
 Remembered blocks are bounded by bytes: by LIMIT, and by twice what was in use at once. Whoever needs more gets the rest
-from the system, and gives it back to the system: past C's allocator, which would keep much of it, for each thread apart.
+from the system, and gives it back to the system: past C's allocator, which would keep much of it, once per thread.
 """
 
 import contextlib
