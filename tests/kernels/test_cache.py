@@ -352,6 +352,29 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path, monkeypatch,
         assert cache.cache_directory() is None
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="whose a folder is: a matter of POSIX systems")
+def test_whose_rights_the_code_would_have_decides(tmp_path, monkeypatch):
+    """A program with the rights of its owner, started by another user, does not trust that user."""
+    status = tmp_path.stat()
+    assert trusted.why_not(status) is None
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    assert (trusted.why_not(status) is None) == (status.st_uid == 0)  # root could do anything anyway
+    values = list(status)
+    values[4] = 12345
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert trusted.why_not(os.stat_result(values)) == "another user owns it"
+
+
+def test_a_program_that_goes_to_another_folder_keeps_its_cache(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TINYGRAD_RNN_CACHE", "relative")
+    assert cache.cache_directory() == tmp_path / "relative"
+    (tmp_path / "relative").chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", "elsewhere")
+    with pytest.warns(UserWarning, match="TINYGRAD_RNN_CACHE is not used"):
+        assert cache.cache_directory() == tmp_path / "elsewhere" / "tinygrad_rnn"
+
+
 FORGED = """
 import pathlib
 class Forged:

@@ -28,16 +28,17 @@ _LOADING = lock("loading")
 def cache_directory() -> Path | None:
     """The first of $TINYGRAD_RNN_CACHE, the user's cache folder and a private temporary folder that can be written.
 
-    None if there is no such place: kernels are then compiled for this process only. A folder that is a link, belongs to
-    another user or can be written by others is passed over: see `trusted`. If it was chosen, a warning says so.
+    It is an absolute path, or None if there is no such place: kernels are then compiled for this process only. A folder
+    that is a link, belongs to another user or can be written by others is passed over: see `trusted`. If it was chosen,
+    a warning says so.
     """
-    for candidate in _candidates():
+    for candidate in map(Path.absolute, _candidates()):  # a program may go to another folder later
         try:
             trusted.make_folder(candidate)  # another user may have made one in /tmp
             with tempfile.TemporaryFile(dir=candidate) as probe:
                 probe.write(b"x")
         except trusted.UntrustedError as error:
-            if candidate == Path(os.environ.get("TINYGRAD_RNN_CACHE", "")):
+            if candidate == Path(os.environ.get("TINYGRAD_RNN_CACHE", "")).absolute():
                 warnings.warn(f"TINYGRAD_RNN_CACHE is not used: code would be loaded from {error}", stacklevel=2)
             continue
         except OSError:

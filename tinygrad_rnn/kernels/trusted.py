@@ -31,9 +31,9 @@ def why_not(status: os.stat_result) -> str | None:
     """The reason why a file or folder of this status is not to be trusted; None if it is."""
     if stat.S_ISLNK(status.st_mode):
         return "it is a link"
-    if not hasattr(os, "getuid"):  # a system with other means
+    if not hasattr(os, "geteuid"):  # a system with other means
         return None
-    if status.st_uid not in (os.getuid(), 0):
+    if status.st_uid not in (os.geteuid(), 0):  # with whose rights the code would run
         return "another user owns it"
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"other users can write to it: its mode is {stat.S_IMODE(status.st_mode):o}, which `chmod go-w` mends"
