@@ -7,6 +7,7 @@ import os
 import pickle
 import random
 import stat
+import struct
 import threading
 
 import numpy as np
@@ -228,6 +229,71 @@ def test_a_file_keeps_its_permissions_while_it_is_replaced_and_after(path, monke
     save(path)
     monkeypatch.undo()
     assert opened == [0o600] and seen[0] == mode and stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can give files away")
+def test_a_file_keeps_its_owner_and_its_group(path, monkeypatch):
+    """The permissions of a group mean something else for another group: if it cannot be kept, none has any."""
+    save_checkpoint(path, step=1)
+    os.chown(path, 12345, 23456)
+    path.chmod(0o640)
+    save_checkpoint(path, step=2)
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (12345, 23456, 0o640)
+
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "fchown", refuse)
+    save_checkpoint(path, step=3)
+    status = path.stat()
+    assert (status.st_gid, stat.S_IMODE(status.st_mode)) == (os.getgid(), 0o600)
+
+
+def access_list(*entries):
+    """As Linux keeps it: (kind, permissions, number) for each who may do something."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+NOBODY = 0xFFFFFFFF
+LISTED = access_list((1, 6, NOBODY), (2, 6, 12345), (4, 0, NOBODY), (16, 6, NOBODY), (32, 0, NOBODY))
+
+
+@pytest.mark.skipif(not hasattr(os, "setxattr"), reason="access lists of Linux")
+def test_a_file_keeps_its_access_list_and_gets_no_other(path, monkeypatch):
+    """With a list, the permissions of the group are what anybody listed may do at most: the group itself has none."""
+    save_checkpoint(path, step=1)
+    path.chmod(0o600)
+    try:
+        os.setxattr(path, checkpoint.ACCESS, LISTED)
+    except OSError:
+        pytest.skip("this file system has no access lists")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    save_checkpoint(path, step=2)
+    assert os.getxattr(path, checkpoint.ACCESS) == LISTED
+
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, "not here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "setxattr", refuse)
+        save_checkpoint(path, step=3)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o640)
+    os.setxattr(path.parent, "system.posix_acl_default", LISTED)  # for new files in this folder
+    save_checkpoint(path, step=4)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    with pytest.raises(OSError, match="No data"):
+        os.getxattr(path, checkpoint.ACCESS)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+def test_what_is_no_file_is_not_replaced(path):
+    """As root, who may replace /dev/null."""
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match=r"cannot write .*: it is there, and no file"):
+        save_checkpoint(path)
+    assert stat.S_ISFIFO(path.stat().st_mode) and [each.name for each in path.parent.iterdir()] == [path.name]
 
 
 def test_paths_of_every_kind(path, other):

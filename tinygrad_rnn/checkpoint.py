@@ -18,11 +18,13 @@ else is JSON under "tinygrad_rnn" in its metadata.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import operator
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -321,9 +323,13 @@ def _write(path: str | os.PathLike[str], blob: bytes) -> None:
     """
     target = Path(os.path.realpath(os.fsdecode(path)))  # a symbolic link stays one
     draft = target.with_name(f".tinygrad_rnn-{secrets.token_hex(8)}.tmp")
-    old = target.stat().st_mode & 0o777 if target.is_file() else None
+    old = target.stat() if target.exists() else None
+    if old and stat.S_ISDIR(old.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "Is a directory")
+    if old and not stat.S_ISREG(old.st_mode):
+        raise OSError("it is there, and no file")
     try:
-        with open(_new_file(draft, old), "wb") as file:
+        with open(_new_file(draft, target, old), "wb") as file:
             file.write(blob)
             file.flush()
             os.fsync(file.fileno())
@@ -340,10 +346,44 @@ def _write(path: str | os.PathLike[str], blob: bytes) -> None:
             os.close(folder)
 
 
-def _new_file(path: Path, mode: int | None) -> int:
-    """The handle of a file with these permissions, or with the usual ones, which nobody else could open before."""
+def _new_file(path: Path, target: Path, old: os.stat_result | None) -> int:
+    """The handle of a file with the permissions of the target, if it is there, which nobody else could open before."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    handle = os.open(path, flags, 0o666 if mode is None else 0o600)
-    if mode is not None and hasattr(os, "fchmod"):
-        os.fchmod(handle, mode)
+    handle = os.open(path, flags, 0o600 if old else 0o666)
+    if old and os.name == "posix":
+        try:
+            _give_access(handle, target, old)
+        except BaseException:
+            os.close(handle)
+            raise
     return handle
+
+
+ACCESS = "system.posix_acl_access"  # where Linux keeps who else may read a file
+
+
+def _give_access(handle: int, target: Path, old: os.stat_result) -> None:
+    """Let those read and write an open file who may do so with the old one, as far as that is in our power.
+
+    The permissions of a group are those of another group, and mean something else, if the file cannot be given to the
+    old one, or without the old list of who else has access: then no group has any.
+    """
+    mode = old.st_mode & 0o777
+    new = os.fstat(handle)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        try:
+            os.fchown(handle, old.st_uid if os.geteuid() == 0 else -1, old.st_gid)
+        except OSError:
+            mode &= ~0o070
+    if hasattr(os, "getxattr"):
+        with contextlib.suppress(OSError):  # one that the folder gives to new files
+            os.removexattr(handle, ACCESS)
+        access = b""
+        with contextlib.suppress(OSError):  # there is none
+            access = os.getxattr(target, ACCESS)
+        try:
+            if access:
+                os.setxattr(handle, ACCESS, access)
+        except OSError:
+            mode &= ~0o070
+    os.fchmod(handle, mode)
