@@ -666,6 +666,15 @@ def test_helpers_stay_where_somebody_else_has_put_them(who):
         team.stop()  # others start where they may be
 
 
+@pytest.mark.skipif(not team_module.PLACED, reason="the system places threads as it likes")
+def test_processors_beyond_what_a_set_has_room_for(monkeypatch):
+    """There threads stay where they are: `PROCESSORS`, one less than the sets, is 0."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 8 * team_module.SET_BYTES})
+    assert len(team_module._sets_without_one()) == 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 8 * team_module.SET_BYTES - 1})
+    assert len(team_module._sets_without_one()) == 8 * team_module.SET_BYTES + 1
+
+
 @compiled
 @pytest.mark.usefixtures("four_threads")
 def test_a_stopped_team_starts_again():

@@ -349,9 +349,9 @@ def _sets_without_one() -> np.ndarray:
 
     The last are all of them, which a helper has at first.
     """
-    if not PLACED:
+    allowed = os.sched_getaffinity(0) if PLACED else set()
+    if not allowed or max(allowed) >= 8 * SET_BYTES:  # more than a set has room for: threads stay where they are
         return np.zeros((1, SET_BYTES), np.uint8)
-    allowed = os.sched_getaffinity(0)
     bits = np.zeros((max(allowed) + 2, 8 * SET_BYTES), np.uint8)
     for processor, row in enumerate(bits):
         row[list(allowed - {processor} or allowed)] = 1
