@@ -55,6 +55,8 @@ ERRORS = [
     ("tg.grad(p.sum(), W)", RuntimeError, "allow_unused=True"),
     ("p.register_hook(lambda g: g.double()); p.sum().backward()", TypeError, "a Tensor of shape [2] and float32"),
     ("p.grad = np.ones(2, np.float32)", TypeError, "write tg.tensor(it)"),
+    ("p.grad = tg.ones(1); p.sum().backward()", ValueError, "the gradient has shape [1], and the tensor [2]"),
+    ("p.grad = c.sum()", ValueError, "the gradient has shape [], and the tensor [2]"),
     ("p.sum().backward(); p.grad.zero_()", AttributeError, "write x.grad = None"),
     # ---- In place ----
     ("p += 1", RuntimeError, "`with tg.no_grad(): p += ...`"),

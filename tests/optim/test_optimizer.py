@@ -134,10 +134,38 @@ def test_a_gradient_of_another_shape_or_dtype_moves_nothing(gradient):
     """NumPy would broadcast it without a word."""
     p, q = parameter(3), parameter(3, seed=1)
     before = p.numpy().copy()
-    p.grad, q.grad = tg.tensor(np.ones(3)), tg.tensor(gradient)
+    p.grad, array = tg.tensor(np.ones(3)), q.data
+    q.data = gradient
+    q.grad, q.data = tg.tensor(gradient), array
     with pytest.raises(ValueError, match=r"shape \[3\], float64, has a gradient of shape"):
         SGD([p, q]).step()
     np.testing.assert_array_equal(p.numpy(), before)
+
+
+def test_gradients_that_are_set_to_zero_have_the_shape_that_parameters_have_now():
+    p = parameter(3)
+    optimiser = SGD([p], lr=1.0)
+    p.sum().backward()
+    p.data = np.ones((2, 2), np.float32)
+    optimiser.zero_grad(set_to_none=False)
+    assert p.grad.tolist() == [[0, 0], [0, 0]] and p.grad.dtype == np.float32
+
+
+@pytest.mark.parametrize("name, value", [("lr", 0.5), ("momentum", 0.9), ("nesterov", True)])
+def test_an_option_that_is_set_on_the_optimiser_would_change_nothing(name, value):
+    optimiser = SGD([parameter(3)], lr=0.1)
+    with pytest.raises(AttributeError, match=rf"group\['{name}'\] = ..."):
+        setattr(optimiser, name, value)
+    optimiser.note = "other attributes are the user's"
+
+
+def test_an_optimiser_of_a_user_s_own_may_have_an_attribute_of_that_name():
+    class Own(SGD):
+        def __init__(self, params, lr):
+            super().__init__(params, lr=lr)
+            self.lr = lr
+
+    assert Own([parameter(3)], 0.5).lr == 0.5
 
 
 # ---- Groups ----------------------------------------------------------------------------------------------------------

@@ -404,8 +404,13 @@ class Variable(Tensor):
     __slots__ = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "grad" and not (value is None or isinstance(value, Value)):
-            raise TypeError(f"p.grad = ...: expected a tensor or None, got {type(value).__name__}: write tg.tensor(it)")
+        if name == "grad" and value is not None:
+            if not isinstance(value, Value):
+                kind = type(value).__name__
+                raise TypeError(f"p.grad = ...: expected a tensor or None, got {kind}: write tg.tensor(it)")
+            theirs, mine = value.data.shape, self.data.shape
+            if theirs != mine:  # which broadcasting would hide
+                raise ValueError(f"p.grad = ...: the gradient has shape {list(theirs)}, and the tensor {list(mine)}")
         if name == "data" and hasattr(self, "data"):
             self.numpy()  # which a step that is traced may not ask for
             value = value.numpy() if isinstance(value, Tensor) else value

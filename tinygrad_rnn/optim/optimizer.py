@@ -31,6 +31,7 @@ from ..kernels.elementwise import Elementwise, scalar_code
 GRADIENT = "sign * g + where(weight_decay != 0, weight_decay * p, 0)"
 
 
+PACKAGE = __name__.rpartition(".")[0] + "."  # optimisers of a user's own may have such attributes
 # What users and schedules keep in a group besides options.
 MORE_OPTIONS = ("params", "name", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum")
 
@@ -104,6 +105,14 @@ class Optimizer:
             self.add_param_group(group)
         if not self._params():
             raise ValueError(f"{type(self).__name__}: no parameters; was model.parameters() used up before?")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self).get("defaults", ()) and type(self).__module__.startswith(PACKAGE):
+            raise AttributeError(
+                f"{type(self).__name__}: groups have options, and {name} here would change nothing: write "
+                f"`for group in optimizer.param_groups: group[{name!r}] = ...`"
+            )
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         lines = []
@@ -238,7 +247,7 @@ class Optimizer:
         """
         for p in self._params():
             if p.grad is not None:
-                p.grad = None if set_to_none else Tensor(np.zeros_like(p.grad.data))
+                p.grad = None if set_to_none else Tensor(np.zeros_like(p.data))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Move every parameter that has a gradient, in place: after `backward()`, never between forward and backward.
