@@ -120,7 +120,7 @@ def test_a_failure_that_does_not_come_again_is_shown(monkeypatch):
     errors = [KeyError("a file that another process replaced")]
     monkeypatch.setattr(judge, "compare", lambda *_: errors and (_ for _ in ()).throw(errors.pop()))
     monkeypatch.setattr(sys.modules[__name__], "case", lambda *_: FOUND["a rotated value"])
-    with pytest.raises(pytest.fail.Exception, match="^KeyError: 'a file that another process replaced'") as failed:
+    with pytest.raises(pytest.fail.Exception, match=r"^KeyError: 'a file that another process replaced'") as failed:
         check_all([0])
     message = str(failed.value)
     assert "does not fail" in message and "in check\n" in message and "class Drawn(tg.nn.Cell)" in message
