@@ -240,6 +240,7 @@ def test_gradients_of_several_threads_all_arrive():
 # ---- Modes -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a callback of the collector's
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer signals on this system")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one in a callback of the collector
 def test_an_interrupt_leaves_the_mode_whole():

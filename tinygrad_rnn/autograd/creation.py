@@ -36,6 +36,8 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def full(size: Any, fill_value: float, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
     """A tensor of one value."""
+    if mode.grad and isinstance(fill_value, Tensor) and fill_value.node is not None:
+        raise TypeError("full: the gradient that fill_value wants would be lost: write fill_value.expand(size)")
     value = cast(as_array(fill_value), dtype_of(dtype))
     return Tensor(np.full(sizes("full", (size,)), value)).requires_grad_(requires_grad)
 

@@ -7,14 +7,19 @@ and `t.numpy()` are the way out of a graph.
 """
 
 import functools
+import os
 from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from . import pointwise, products, reductions, shapes
-from .tape import Value
+from .operands import as_array
+from .tape import Value, mode
 
+_NUMPY = str(Path(np.__file__).parent) + os.sep
 _OURS = (pointwise, products, reductions, shapes)
 # NumPy's ufuncs, where they are not called as here: beside each other what NumPy and what this library calls it.
 _UFUNCS = (
@@ -57,6 +62,10 @@ def array_ufunc(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **options
     function = _ours(name)
     if method == "__call__" and not options and function is not None:
         return function(*inputs)
+    found: list[Any] = []
+    arrays, keywords = _as_arrays((inputs, options), found)
+    if not any(isinstance(x, Value) for x in options.get("out", ())) and not _wanting(found):
+        return getattr(ufunc, method)(*arrays, **keywords)
     if "out" in options:
         what = "writes a tensor into an array, and a graph ends there: write `array = array + t`, or use t.numpy()"
     elif method != "__call__" or options:
@@ -73,14 +82,44 @@ def array_function(self: Any, function: Any, types: Any, inputs: Any, options: A
     name = f"{function.__module__}.{function.__name__}".removeprefix("numpy.")
     found: list[Any] = []
     arrays, keywords = _as_arrays((inputs, options), found)
-    wanting = [x for x in found if x.node is not None]
+    wanting = _wanting(found)
     if wanting and function.__name__ not in _HARMLESS:
-        ours = _INSTEAD.get(name) or (f"tg.{name}" if _ours(name) is not None else "the functions of tg")
-        raise TypeError(
-            f"np.{name} would lose the gradient that a tensor of shape {list(wanting[0].shape)} wants: write {ours}; "
-            "np.asarray(t) or t.detach() if no gradient is meant to flow"
-        )
+        raise _loss(name, _instead(name) or "the functions of tg", wanting[0])
     return function(*arrays, **keywords)
+
+
+def _wanting(tensors: list[Any]) -> list[Any]:
+    return [x for x in tensors if x.node is not None] if mode.grad else []
+
+
+def _instead(name: str) -> str | None:
+    """What does here what a function of NumPy does."""
+    return _INSTEAD.get(name) or (f"tg.{name}" if _ours(name) is not None else None)
+
+
+def _loss(name: str, ours: str, x: Any) -> TypeError:
+    return TypeError(
+        f"np.{name} would lose the gradient that a tensor of shape {list(x.shape)} wants: write {ours}; "
+        "np.asarray(t) or t.detach() if no gradient is meant to flow"
+    )
+
+
+def refuse_behind(x: Any, frame: FrameType | None) -> None:
+    """Refuse to be an array for code that makes one of the tensors in a list, as `np.mean([x, y])` and `tensor` do.
+
+    Where anybody else calls `np.asarray(t)`, an array is what is wanted.
+
+    Args:
+        frame: what called `__array__`.
+    """
+    if frame is not None and frame.f_code is as_array.__code__:
+        raise TypeError("a list of tensors would lose the gradients that they want: write tg.stack([...])")
+    name = ""
+    while frame is not None and frame.f_code.co_filename.startswith(_NUMPY):
+        name, frame = frame.f_code.co_name, frame.f_back
+    ours = _instead(name)
+    if name not in _HARMLESS and ours is not None:
+        raise _loss(name, f"tg.stack([...]) and {ours}", x)
 
 
 def _as_arrays(x: Any, found: list[Any]) -> Any:
@@ -88,7 +127,7 @@ def _as_arrays(x: Any, found: list[Any]) -> Any:
     if isinstance(x, dict):
         return {key: _as_arrays(value, found) for key, value in x.items()}
     if isinstance(x, (tuple, list)):
-        return type(x)([_as_arrays(each, found) for each in x])
+        return [*map(functools.partial(_as_arrays, found=found), x)]
     if isinstance(x, Value):
         found.append(x)
         return x.numpy()  # type: ignore[attr-defined]

@@ -34,11 +34,13 @@ def as_array(x: Any) -> np.ndarray:
     if isinstance(x, (np.ndarray, np.generic)):
         array = np.asarray(x)
     else:
-        if mode.grad and isinstance(x, (list, tuple)) and any(isinstance(i, Value) and i.node is not None for i in x):
-            raise TypeError("a list of tensors would lose the gradients that they want: write tg.stack([...])")
         try:
             array = np.asarray(x)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
+            if isinstance(x, tuple) and isinstance(x[0], Value):
+                raise TypeError(f"a tuple is no tensor: of a recurrent layer's, write y, state = layer(x): {error}") from None
+            if isinstance(error, TypeError):
+                raise
             raise ValueError(f"nested lists must be of equal lengths, and of numbers: {error}") from None
         if array.dtype == FLOAT64 and not _holds_numpy(x):
             array = arrays.cast(array, FLOAT32)
@@ -63,6 +65,17 @@ def dtype_of(dtype: Any, source: str = "") -> np.dtype:
     if not found.isnative:
         raise TypeError(f"a tensor's numbers are in this machine's byte order, not in that of {found.str!r}")
     return found
+
+
+def is_device(name: Any) -> bool:
+    """Whether this is "cpu", where all tensors are.
+
+    Raises:
+        ValueError: it is another device's name.
+    """
+    if isinstance(name, str) and name.partition(":")[0] in ("cuda", "mps"):
+        raise ValueError(f"to({name!r}): there is no GPU in this library, tensors are in main memory always")
+    return name == "cpu" if isinstance(name, str) else False
 
 
 BY_ARRAYS = "index with a list or an array of NumPy's"
@@ -105,8 +118,9 @@ def aligned(name: str, *operands: Any) -> tuple[Any, ...]:
                 return aligned(name, *[x * math.inf if y is x else y for y in operands])
         elif isinstance(x, (np.ndarray, np.generic)):
             kinds.add(None)
-        elif not isinstance(x, Number):
+        elif not isinstance(x, (int, float)):
             hint = ": write tg.tensor([...])" if isinstance(x, (list, tuple)) else ""
+            hint = ": write float(x)" if isinstance(x, Number) and not isinstance(x, complex) else hint
             got = ", ".join("Tensor" if isinstance(x, Value) else type(x).__name__ for x in operands)
             raise TypeError(f"{name}: expected tensors, arrays or numbers, got {got}{hint}")
     if len(kinds) == 1 and (FLOAT32 in kinds or FLOAT64 in kinds):
@@ -152,7 +166,7 @@ def one_dim(name: str, dim: Any, ndim: int) -> int:
 
 def all_dims(name: str, dim: Any, ndim: int) -> tuple[int, ...]:
     """`dim` as a tuple counted from the front: None and () mean every dimension."""
-    if dim is None or dim == ():
+    if dim is None or (isinstance(dim, tuple) and not dim):
         return tuple(range(ndim))
     if not isinstance(dim, (tuple, list)):
         dim = (dim,)

@@ -44,13 +44,17 @@ neg, abs, sign, square = (_unary(row, as_tensor) for row in (table.neg, table.ab
 relu, floor = _unary(table.relu, as_tensor), _unary(table.floor, as_tensor)
 
 
-def leaky_relu(input: Any, negative_slope: float = 0.01) -> "Tensor":
+def leaky_relu(input: Any, negative_slope: Any = 0.01) -> "Tensor":
     """`x if x > 0 else negative_slope * x` for every element x."""
+    if isinstance(negative_slope, Value):  # it may be learned (He et al., 2015)
+        return where(input > 0, input, negative_slope * input)
     return table.leaky_relu(floating(input), negative_slope=negative_slope)
 
 
-def elu(input: Any, alpha: float = 1.0) -> "Tensor":
+def elu(input: Any, alpha: Any = 1.0) -> "Tensor":
     """`x if x > 0 else alpha * (exp(x) - 1)` for every element x (Clevert et al., 2016)."""
+    if isinstance(alpha, Value):
+        return where(input > 0, input, alpha * expm1(minimum(input, 0)))
     return table.elu(floating(input), alpha=alpha)
 
 

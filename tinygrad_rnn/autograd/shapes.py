@@ -381,6 +381,7 @@ def _extreme(of_all: Any, position: Any, of_two: Any, which: str) -> Any:
         found = gather(input, dim, places) if places.data.ndim else as_tensor(input)
         return Extreme(*[x if keepdim else squeeze(x, dim) for x in (found, places)])
 
+    function.__name__ = function.__qualname__ = of_all.__name__[1:]
     function.__doc__ = f"""The {which} element; with `dim`, (values, indices) along it; with a tensor, that of the two.
 
     Of equals along `dim` the first one gets the gradient; without `dim` they share it.

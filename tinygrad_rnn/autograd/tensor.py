@@ -2,6 +2,7 @@
 
 import builtins
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from . import interchange, pointwise, products, reductions, shapes, table
 from .advice import advise
-from .operands import as_array, dtype_of
+from .operands import as_array, as_tensor, dtype_of, is_device
 from .tape import Leaf, Node, Value, accumulate, backward_pass, mode, note_change
 
 
@@ -104,6 +105,8 @@ class Tensor(Value):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if mode.level == 3:
             mode.tracer.refuse_numbers(self)
+        if self.node is not None and mode.grad:
+            interchange.refuse_behind(self, sys._getframe(1))
         if copy is False and dtype is not None and np.dtype(dtype) != self.data.dtype:
             raise ValueError(f"a tensor of {self.data.dtype} is no array of {np.dtype(dtype)} without copying")
         return np.array(self.data, dtype=dtype, copy=copy)
@@ -121,6 +124,9 @@ class Tensor(Value):
 
     def __bool__(self) -> bool:
         return bool(self._only_element())
+
+    def __round__(self, ndigits: int | None = None) -> Any:
+        return round(self._only_element(), ndigits)
 
     def _only_element(self) -> Any:
         if mode.level == 3:
@@ -271,6 +277,7 @@ class Tensor(Value):
     __pow__ = pointwise.pow
     __matmul__ = products.matmul
     __neg__ = pointwise.neg
+    __pos__ = as_tensor
     __abs__ = pointwise.abs
 
     __rsub__, __rtruediv__ = _reflected(pointwise._sub), _reflected(pointwise._div)
@@ -297,6 +304,8 @@ class Tensor(Value):
     __getitem__ = shapes.getitem
     __iadd__, __isub__ = _in_place("+=", pointwise._add), _in_place("-=", pointwise._sub)
     __imul__, __itruediv__ = _in_place("*=", pointwise.mul), _in_place("/=", pointwise._div)
+    __ipow__, __imatmul__ = _in_place("**=", pointwise.pow), _in_place("@=", products.matmul)
+    __ifloordiv__, __imod__ = _in_place("//=", pointwise.floor_divide), _in_place("%=", pointwise.remainder)
 
     # ---- Functions as methods ----------------------------------------------------------------------------------------
 
@@ -352,11 +361,7 @@ class Tensor(Value):
 
     def to(self, dtype: Any) -> "Tensor":
         """In another dtype; itself if it has it already, or if told "cpu". Integers and booleans have no gradient."""
-        if isinstance(dtype, str) and dtype.partition(":")[0] in ("cpu", "cuda", "mps"):
-            if dtype != "cpu":
-                raise ValueError(f"to({dtype!r}): there is no GPU in this library, tensors are in main memory always")
-            return self
-        if self.data.dtype == (wanted := dtype_of(dtype)):
+        if is_device(dtype) or self.data.dtype == (wanted := dtype_of(dtype)):
             return self
         return table.cast(self if wanted.kind == "f" else self.detach(), dtype=wanted)
 
@@ -406,12 +411,14 @@ class Variable(Tensor):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "grad" and value is not None:
             if not isinstance(value, Value):
-                kind = type(value).__name__
-                raise TypeError(f"p.grad = ...: expected a tensor or None, got {kind}: write tg.tensor(it)")
-            theirs, mine = value.data.shape, self.data.shape
-            if theirs != mine:  # which broadcasting would hide
-                raise ValueError(f"p.grad = ...: the gradient has shape {list(theirs)}, and the tensor {list(mine)}")
+                got = type(value).__name__
+                raise TypeError(f"p.grad = ...: expected a tensor or None, got {got}: write tg.tensor(it)")
+            if (value.data.shape, value.data.dtype) != (self.data.shape, self.data.dtype):
+                got, wanted = (f"{list(x.data.shape)} of {x.data.dtype}" for x in (value, self))
+                raise ValueError(f"p.grad = ...: a gradient is of its tensor's shape and dtype, {wanted}, not {got}")
         if name == "data" and hasattr(self, "data"):
+            if value is self.data and value.size:  # `p.data -= ...` wrote to it before
+                note_change([self])
             self.numpy()  # which a step that is traced may not ask for
             value = value.numpy() if isinstance(value, Tensor) else value
             value = np.asarray(value) if isinstance(value, np.generic) else value  # what NumPy makes of a 0-d array
@@ -440,13 +447,13 @@ def backward(
     """Add to the `grad` of every leaf the derivative of the sum of `tensors`, weighted by `grad_tensors`."""
     if mode.level == 3:
         mode.tracer.refuse_gradients("backward()")
-    tensors = tensors if isinstance(tensors, (tuple, list)) else [tensors]
+    tensors = _listed("backward", tensors)
     roots = _roots("backward", tensors, grad_tensors, create_graph)
     retain = create_graph if retain_graph is None else retain_graph
     if inputs is None:
         backward_pass(roots, retain_graph=retain, create_graph=create_graph)
         return
-    inputs = inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    inputs = _listed("backward", inputs)
     found = grad(tensors, inputs, grad_tensors, retain, create_graph, allow_unused=True)
     for x, gradient in zip(inputs, found):
         if gradient is not None:
@@ -478,8 +485,7 @@ def grad(
     """
     if mode.level == 3:
         mode.tracer.refuse_gradients("tg.grad()")
-    outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
-    inputs = inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    outputs, inputs = _listed("grad", outputs), _listed("grad", inputs)
     for i, x in enumerate(inputs):
         if x.node is None:
             raise RuntimeError(f"grad: input {i} needs no gradient; make it with requires_grad=True before using it")
@@ -497,6 +503,15 @@ def grad(
     return tuple(
         g if g is None or isinstance(g, Tensor) else Tensor(np.array(g)) for g in gradients
     )
+
+
+def _listed(name: str, tensors: Any) -> list[Any]:
+    """One tensor, or an iterable of them such as `model.parameters()`, as a list."""
+    listed = [tensors] if isinstance(tensors, Value) or not hasattr(tensors, "__iter__") else list(tensors)
+    for x in listed:
+        if not isinstance(x, Value):
+            raise TypeError(f"{name}: expected tensors, got {type(x).__name__}")
+    return listed
 
 
 def _roots(name: str, outputs: Any, gradients: Any, create_graph: bool) -> list[tuple[Any, Any]]:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..autograd.operands import as_array, as_tensor
+from ..autograd.operands import as_array, as_tensor, is_device
 from ..autograd.tape import Value, note_change
 from ..autograd.tensor import Tensor, Variable
 from ..fusion.compile import clock
@@ -86,7 +86,7 @@ class Module:
             if isinstance(vars(self).get(name), Parameter):
                 raise TypeError(
                     f"{type(self).__name__}.{name} is a Parameter and would be lost: assign a Parameter or None, or "
-                    f"write new values into it with {name}.numpy()[...] = values"
+                    f"write new values into it, `with tg.no_grad(): x.{name}[...] = values`"
                 )
         super().__setattr__(name, value)
         clock.tick()  # compiled cells look at what they were traced with only after this
@@ -296,7 +296,12 @@ class Module:
         return self
 
     def to(self: M, dtype: Any) -> M:
-        """Convert parameters and buffers of floats, with their gradients, to float32 or float64; returns itself."""
+        """Convert parameters and buffers of floats, with their gradients, to float32 or float64; returns itself.
+
+        Told "cpu" it changes nothing.
+        """
+        if is_device(dtype):
+            return self
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise TypeError(f"modules compute in float32 or float64, not {np.dtype(dtype)}")
         for tensor in [*self.parameters(), *self.buffers()]:

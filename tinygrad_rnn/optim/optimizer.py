@@ -224,8 +224,8 @@ class Optimizer:
         known = {id(p) for g in self.param_groups for p in g["params"]}
         for i, p in enumerate(params):
             if not isinstance(p, Tensor):
-                hint = ": write model.parameters()" if isinstance(p, (tuple, str)) else ""
-                raise TypeError(f"{name}: parameter {i} is no tensor but a {type(p).__name__}{hint}")
+                hint = "tg.tensor(it, requires_grad=True)" if isinstance(p, np.ndarray) else "model.parameters()"
+                raise TypeError(f"{name}: parameter {i} is no tensor but a {type(p).__name__}: write {hint}")
             if p.grad_fn is not None:
                 raise ValueError(
                     f"{name}: parameter {i} is the result of {p.grad_fn.operation.name}; optimise the tensors that it "
