@@ -117,6 +117,32 @@ def test_tensors_that_want_no_gradient_are_arrays_to_them():
     assert np.asarray(x) is x.data
 
 
+UFUNCS = sorted({f.__name__ for f in vars(np).values() if isinstance(f, np.ufunc)} - {"isnat"})
+
+
+@pytest.mark.parametrize("name", UFUNCS)
+def test_every_ufunc_of_numpy_is_recorded_refused_or_has_no_gradient_to_lose(name):
+    ufunc, arrays = getattr(np, name), [np.array([[0.3, 0.8], [0.5, 0.2]]), np.array([[0.5, 0.7], [0.1, 0.9]])]
+    for kind in (np.float64, np.int64):
+        given = [np.ceil(x).astype(kind) if kind is np.int64 else x for x in arrays[: ufunc.nin]]
+        tensors = [tg.tensor(x) for x in given]
+        try:
+            expected = ufunc(*given)
+        except TypeError:
+            with pytest.raises(TypeError):
+                ufunc(*tensors)
+            continue
+        if name == "matmul" and kind is np.int64:
+            continue
+        np.testing.assert_allclose(np.asarray(ufunc(*tensors)), np.asarray(expected), rtol=1e-6)
+    wanting = [tg.tensor(x, requires_grad=True) for x in arrays[: ufunc.nin]]
+    try:
+        y = ufunc(*wanting)
+    except TypeError:
+        return
+    assert all(isinstance(each, tg.Tensor) for each in (y if isinstance(y, tuple) else (y,))), "silently a constant"
+
+
 @pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: a layer has no kernels")
 def test_a_step_with_numpy_in_it_is_compiled():
     class Numpy(tg.nn.Cell):

@@ -21,7 +21,15 @@ def leaf(*numbers, dtype=np.float32):
 
 # ---- Writing in place ------------------------------------------------------------------------------------------------
 
-IN_PLACE = [operator.iadd, operator.isub, operator.imul, operator.itruediv]
+IN_PLACE = [
+    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ipow, operator.ifloordiv, operator.imod,
+]  # fmt: skip
+
+
+def test_no_operator_is_forgotten():
+    """A reflected operator without one in place would rebind a leaf, and move nothing."""
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+        assert hasattr(tg.Tensor, f"__r{name}__") and hasattr(tg.Tensor, f"__i{name}__")
 
 
 @pytest.mark.parametrize("operation", IN_PLACE)
@@ -93,6 +101,8 @@ CHANGES = {
     "load_state_dict": lambda p: Holder(p).load_state_dict({"p": np.ones(p.shape)}),
     "max_norm": lambda p: tg.optim.max_norm_([p], 0.1),
     "in place": lambda p: no_grad(lambda: operator.isub(p, 1.0)),
+    "power": lambda p: no_grad(lambda: operator.ipow(p, 2)),
+    "data": lambda p: setattr(p, "data", operator.isub(p.data, np.float32(1))),
     "element": lambda p: no_grad(lambda: operator.setitem(p, 0, 1.0)),
 }
 

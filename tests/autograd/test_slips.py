@@ -5,6 +5,7 @@ that nobody could take for another.
 """
 
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -71,6 +72,14 @@ ERRORS = [
     ("p.data = np.array([1, 2])", TypeError, "an array or a tensor of floats, got int64"),
     ("p.require_grad = False", AttributeError, "require_grad"),
     ("lin.weight = np.ones((2, 3))", TypeError, "Linear.weight is a Parameter and would be lost"),
+    ("p **= 2", RuntimeError, "`with tg.no_grad(): p **= ...`"),
+    ("p //= 2", RuntimeError, "`with tg.no_grad(): p //= ...`"),
+    ("W @= W", RuntimeError, "`with tg.no_grad(): p @= ...`"),
+    ("p.grad = tg.ones(3)", ValueError, "its tensor's shape and dtype, [2] of float32, not [3] of float32"),
+    ("p.grad = tg.ones(2).double()", ValueError, "[2] of float32, not [2] of float64"),
+    ("with tg.no_grad(): lin.weight = lin.weight - 1", TypeError, "`with tg.no_grad(): x.weight[...] = values`"),
+    ("tg.grad(p.sum(), 5)", TypeError, "grad: expected tensors, got int"),
+    ("lin(tg.ones(3)).sum().backward(inputs=['p'])", TypeError, "backward: expected tensors, got str"),
     # ---- Shapes and dimensions ----
     ("W @ tg.ones(3, 2)", ValueError, "inner dimensions differ: a is [2, 2], b is [3, 2]; did you mean b.T?"),
     ("tg.ones(2, 3) + tg.ones(2)", ValueError, "aligned from the last dimension"),
@@ -87,11 +96,19 @@ ERRORS = [
     ("f'{p:.2f}'", TypeError, "reduce it, mean()"),
     ("for _ in tg.tensor(1.0): pass", TypeError, "item() is its number"),
     ("[1, 2][tg.tensor(1.0)]", TypeError, "only integers are; write int(x)"),
+    ("round(p, 2)", ValueError, "reduce it first"),
+    ("p.sum(c)", TypeError, "sum: dim must be an integer, not Tensor"),
+    ("p.max(axis=0)", TypeError, "max() got an unexpected keyword argument 'axis'"),
     # ---- Data and dtypes ----
     ("tg.tensor([1, 2], requires_grad=True)", TypeError, "write x.float()"),
     ("tg.nn.Parameter([1, 2])", TypeError, "write x.float()"),
     ("tg.tensor([[1.0, 2.0], [3.0]])", ValueError, "nested lists must be of equal lengths"),
     ("tg.tensor([p.sum(), p.mean()])", TypeError, "write tg.stack([...])"),
+    ("tg.tensor([[p[0], 1.0], [p[1], 2.0]])", TypeError, "write tg.stack([...])"),
+    ("tg.linear(tg.nn.LSTM(3, 4)(tg.ones(5, 2, 3)), W)", TypeError, "a recurrent layer returns y, state = layer(x)"),
+    ("tg.full((2,), p.sum())", TypeError, "write fill_value.expand(size)"),
+    ("p * 1j", TypeError, "got Tensor, complex"),
+    ("Fraction(1, 2) * p", TypeError, "got Tensor, Fraction: write float(x)"),
     ("tg.tensor('1.0')", TypeError, "holds floats, integers or booleans"),
     ("tg.zeros(2, dtype=np.float16)", TypeError, "float32 or float64, not float16"),
     ("tg.zeros(2, dtype='half')", TypeError, "float32 or float64, not float16"),
@@ -110,17 +127,32 @@ ERRORS = [
     ("np.arctan(p)", TypeError, "there is no tg.arctan"),
     ("a = np.zeros(2); a += p", TypeError, "array = array + t"),
     ("np.add.reduce(p)", TypeError, "np.add.reduce"),
+    ("np.mean([p.sum(), p.mean()])", TypeError, "write tg.stack([...]) and tg.mean"),
+    ("np.max([p.sum(), 1.0])", TypeError, "write tg.stack([...]) and x.max()"),
+    ("np.dot(np.eye(2), p)", TypeError, "write tg.dot"),
+    ("np.exp(c, out=c)", TypeError, "writes a tensor into an array"),
     # ---- PyTorch ----
     ("p.cuda()", AttributeError, "there is no GPU"),
     ("p.to('cuda')", ValueError, "there is no GPU"),
     ("p.half()", AttributeError, "write x.float() or x.double()"),
     ("p.repeat(2)", AttributeError, "tg.cat([x, x])"),
+    ("p.ceil()", AttributeError, "-tg.floor(-x)"),
+    ("p.copy()", AttributeError, "write x.clone()"),
+    ("p.view_as(c)", AttributeError, "x.reshape(y.shape)"),
+    ("W.diag()", AttributeError, "write x.diagonal()"),
+    ("lin.to('cuda')", ValueError, "there is no GPU"),
     ("p.silu()", AttributeError, "it is a function, tg.silu(...)"),
     # ---- Modules, cells, optimisers ----
     ("tg.optim.SGD(lin.parameters, lr=0.1)", TypeError, "write model.parameters()"),
     ("tg.optim.SGD(lin, lr=0.1)", TypeError, "write model.parameters()"),
     ("tg.optim.SGD(lin.named_parameters(), lr=0.1)", TypeError, "write model.parameters()"),
     ("tg.optim.SGD(lin.state_dict(), lr=0.1)", TypeError, "write model.parameters()"),
+    ("tg.optim.SGD([lin], lr=0.1)", TypeError, "no tensor but a Linear: write model.parameters()"),
+    ("tg.optim.SGD([lin.parameters()], lr=0.1)", TypeError, "write model.parameters()"),
+    ("tg.optim.SGD([np.ones(2)], lr=0.1)", TypeError, "write tg.tensor(it, requires_grad=True)"),
+    ("tg.optim.SGD([], lr=0.1)", ValueError, "no parameters"),
+    ("tg.cross_entropy(W, tg.tensor([0.0, 1.0]))", ValueError, "class indices must be integers"),
+    ("y = tg.nn.LSTM(3, 4)(tg.ones(5, 2, 3)); y.sum()", AttributeError, "'tuple' object has no attribute 'sum'"),
     ("tg.optim.SGD(p * 2, lr=0.1)", TypeError, "put it into a list"),
     ("tg.optim.SGD([p * 2], lr=0.1)", ValueError, "is the result of mul; optimise the tensors"),
     ("q = lin.parameters(); list(q); tg.optim.SGD(q, lr=0.1)", ValueError, "was model.parameters() used up before?"),
@@ -145,6 +177,19 @@ RESULTS = [
     ("with tg.no_grad(): p -= 0.5 * c\n(p.tolist(), p.requires_grad)", ([0.5, 1.0], True)),
     ("p.data = p.data - 0.5 * c\n(type(p.data), p.tolist())", (np.ndarray, [0.5, 1.0])),
     ("with tg.no_grad(): p[0] = 5; p[1:] *= 2\np.tolist()", [5.0, 4.0]),
+    ("with tg.no_grad(): p **= 2; p //= 3; p %= 1\np.tolist()", [0.0, 0.0]),
+    ("with tg.no_grad(): W @= W; W[0] -= 1\nW.tolist()", [[1.0, 1.0], [2.0, 2.0]]),
+    ("p.sum().backward(); p.data -= 0.5 * p.grad\n(type(p.data), p.tolist())", (np.ndarray, [0.5, 1.5])),
+    ("a = np.zeros(2); a += c; a *= p.detach()\na.tolist()", [1.0, 4.0]),
+    ("with tg.no_grad(): mean = np.mean([p.sum(), p.max()])\nfloat(mean)", 2.5),
+    ("np.argmax([p[0], p[1]]), np.testing.assert_allclose([p[0]], [1.0])", (1, None)),
+    ("np.log10(c * 0 + 10).tolist(), np.add.reduce(c) == 3.0", ([1.0, 1.0], True)),
+    ("with tg.no_grad(): y = np.stack(W.max(0))\ny.tolist()", [[1.0, 1.0], [0.0, 0.0]]),
+    ("round(p.mean()), round(p.mean(), 1), +p is p, len(p), max(p).item()", (2, 1.5, True, 2, 2.0)),
+    ("f'{p.mean():.3f}', '%d' % tg.tensor(3), int(tg.tensor(2.5)), sum([p, c]).tolist()", ("1.500", "3", 2, [2.0, 4.0])),
+    ("lin.to('cpu') is lin", True),
+    ("len(tg.grad(lin(tg.ones(3)).sum(), lin.parameters()))", 2),
+    ("tg.leaky_relu(tg.tensor([-2.0, 1.0]), c[1]), tg.elu(c, p.sum()).requires_grad", ([-4.0, 1.0], True)),
     ("np.exp(c * 0).tolist()", [1.0, 1.0]),
     ("(np.eye(2, dtype=np.float32) @ p).requires_grad", True),
     ("(np.float32(2) * p).tolist()", [2.0, 4.0]),
@@ -169,7 +214,7 @@ RESULTS = [
 def names():
     tg.manual_seed(0)
     return {
-        "np": np, "tg": tg, "Plain": Plain, "NoSize": NoSize, "Turned": Turned, "InPlace": InPlace,
+        "np": np, "tg": tg, "Fraction": Fraction, "Plain": Plain, "NoSize": NoSize, "Turned": Turned, "InPlace": InPlace,
         "p": tg.tensor([1.0, 2.0], requires_grad=True), "W": tg.ones(2, 2, requires_grad=True),
         "c": tg.tensor([1.0, 2.0]), "lin": tg.nn.Linear(3, 2),
     }  # fmt: skip

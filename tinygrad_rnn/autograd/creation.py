@@ -34,7 +34,7 @@ def from_numpy(array: np.ndarray) -> Tensor:
     return Tensor(as_array(array))
 
 
-def full(size: Any, fill_value: float, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
+def full(size: Any, fill_value: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
     """A tensor of one value."""
     if mode.grad and isinstance(fill_value, Tensor) and fill_value.node is not None:
         raise TypeError("full: the gradient that fill_value wants would be lost: write fill_value.expand(size)")

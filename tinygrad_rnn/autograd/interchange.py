@@ -113,7 +113,10 @@ def refuse_behind(x: Any, frame: FrameType | None) -> None:
         frame: what called `__array__`.
     """
     if frame is not None and frame.f_code is as_array.__code__:
-        raise TypeError("a list of tensors would lose the gradients that they want: write tg.stack([...])")
+        raise TypeError(
+            "a list or tuple of tensors would lose the gradients that they want: write tg.stack([...]), and for what a "
+            "recurrent layer returns y, state = layer(x)"
+        )
     name = ""
     while frame is not None and frame.f_code.co_filename.startswith(_NUMPY):
         name, frame = frame.f_code.co_name, frame.f_back
@@ -127,7 +130,7 @@ def _as_arrays(x: Any, found: list[Any]) -> Any:
     if isinstance(x, dict):
         return {key: _as_arrays(value, found) for key, value in x.items()}
     if isinstance(x, (tuple, list)):
-        return [*map(functools.partial(_as_arrays, found=found), x)]
+        return (list if isinstance(x, list) else tuple)(_as_arrays(each, found) for each in x)
     if isinstance(x, Value):
         found.append(x)
         return x.numpy()  # type: ignore[attr-defined]

@@ -36,11 +36,7 @@ def as_array(x: Any) -> np.ndarray:
     else:
         try:
             array = np.asarray(x)
-        except (ValueError, TypeError) as error:
-            if isinstance(x, tuple) and isinstance(x[0], Value):
-                raise TypeError(f"a tuple is no tensor: of a recurrent layer's, write y, state = layer(x): {error}") from None
-            if isinstance(error, TypeError):
-                raise
+        except ValueError as error:
             raise ValueError(f"nested lists must be of equal lengths, and of numbers: {error}") from None
         if array.dtype == FLOAT64 and not _holds_numpy(x):
             array = arrays.cast(array, FLOAT32)
