@@ -75,8 +75,7 @@ ERRORS = [
     ("p **= 2", RuntimeError, "`with tg.no_grad(): p **= ...`"),
     ("p //= 2", RuntimeError, "`with tg.no_grad(): p //= ...`"),
     ("W @= W", RuntimeError, "`with tg.no_grad(): p @= ...`"),
-    ("p.grad = tg.ones(3)", ValueError, "its tensor's shape and dtype, [2] of float32, not [3] of float32"),
-    ("p.grad = tg.ones(2).double()", ValueError, "[2] of float32, not [2] of float64"),
+    ("p.grad = tg.ones(3)", ValueError, "a gradient has its tensor's shape, [2], not [3]"),
     ("with tg.no_grad(): lin.weight = lin.weight - 1", TypeError, "`with tg.no_grad(): x.weight[...] = values`"),
     ("tg.grad(p.sum(), 5)", TypeError, "grad: expected tensors, got int"),
     ("lin(tg.ones(3)).sum().backward(inputs=['p'])", TypeError, "backward: expected tensors, got str"),
@@ -186,7 +185,7 @@ RESULTS = [
     ("np.log10(c * 0 + 10).tolist(), np.add.reduce(c) == 3.0", ([1.0, 1.0], True)),
     ("with tg.no_grad(): y = np.stack(W.max(0))\ny.tolist()", [[1.0, 1.0], [0.0, 0.0]]),
     ("round(p.mean()), round(p.mean(), 1), +p is p, len(p), max(p).item()", (2, 1.5, True, 2, 2.0)),
-    ("f'{p.mean():.3f}', '%d' % tg.tensor(3), int(tg.tensor(2.5)), sum([p, c]).tolist()", ("1.500", "3", 2, [2.0, 4.0])),
+    ("f'{p.mean():.3f}', '%d' % tg.tensor(3), int(tg.tensor(2.5)), sum([p, c])", ("1.500", "3", 2, [2.0, 4.0])),
     ("lin.to('cpu') is lin", True),
     ("len(tg.grad(lin(tg.ones(3)).sum(), lin.parameters()))", 2),
     ("tg.leaky_relu(tg.tensor([-2.0, 1.0]), c[1]), tg.elu(c, p.sum()).requires_grad", ([-4.0, 1.0], True)),
@@ -214,7 +213,8 @@ RESULTS = [
 def names():
     tg.manual_seed(0)
     return {
-        "np": np, "tg": tg, "Fraction": Fraction, "Plain": Plain, "NoSize": NoSize, "Turned": Turned, "InPlace": InPlace,
+        "np": np, "tg": tg, "Fraction": Fraction,
+        "Plain": Plain, "NoSize": NoSize, "Turned": Turned, "InPlace": InPlace,
         "p": tg.tensor([1.0, 2.0], requires_grad=True), "W": tg.ones(2, 2, requires_grad=True),
         "c": tg.tensor([1.0, 2.0]), "lin": tg.nn.Linear(3, 2),
     }  # fmt: skip

@@ -413,9 +413,9 @@ class Variable(Tensor):
             if not isinstance(value, Value):
                 got = type(value).__name__
                 raise TypeError(f"p.grad = ...: expected a tensor or None, got {got}: write tg.tensor(it)")
-            if (value.data.shape, value.data.dtype) != (self.data.shape, self.data.dtype):
-                got, wanted = (f"{list(x.data.shape)} of {x.data.dtype}" for x in (value, self))
-                raise ValueError(f"p.grad = ...: a gradient is of its tensor's shape and dtype, {wanted}, not {got}")
+            if value.data.shape != self.data.shape:
+                shapes = f"{list(self.data.shape)}, not {list(value.data.shape)}"
+                raise ValueError(f"p.grad = ...: a gradient has its tensor's shape, {shapes}")
         if name == "data" and hasattr(self, "data"):
             if value is self.data and value.size:  # `p.data -= ...` wrote to it before
                 note_change([self])
