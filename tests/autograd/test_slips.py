@@ -56,8 +56,10 @@ ERRORS = [
     ("tg.grad(p.sum(), W)", RuntimeError, "allow_unused=True"),
     ("p.register_hook(lambda g: g.double()); p.sum().backward()", TypeError, "a Tensor of shape [2] and float32"),
     ("p.grad = np.ones(2, np.float32)", TypeError, "write tg.tensor(it)"),
-    ("p.grad = tg.ones(1); p.sum().backward()", ValueError, "the gradient has shape [1], and the tensor [2]"),
-    ("p.grad = c.sum()", ValueError, "the gradient has shape [], and the tensor [2]"),
+    ("p.grad = tg.ones(1); p.sum().backward()", ValueError, "a gradient has its tensor's shape, [2], not [1]"),
+    ("tg.Tensor([1.0, 2.0])", TypeError, "not list: write tg.tensor(...)"),
+    ("tg.Tensor(3)", TypeError, "not int: write tg.tensor(...)"),
+    ("p.grad = c.sum()", ValueError, "a gradient has its tensor's shape, [2], not []"),
     ("p.sum().backward(); p.grad.zero_()", AttributeError, "write x.grad = None"),
     # ---- In place ----
     ("p += 1", RuntimeError, "`with tg.no_grad(): p += ...`"),

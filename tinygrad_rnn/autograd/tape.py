@@ -33,6 +33,9 @@ from ..kernels.locks import lock
 _numbers = itertools.count()
 
 
+_ndarray = np.ndarray
+
+
 class Value:
     """An array on the tape. Its one subclass, `Tensor`, adds the methods; operations return `Value.tensor`."""
 
@@ -40,6 +43,8 @@ class Value:
     tensor: ClassVar[Any]
 
     def __init__(self, data: np.ndarray, node: "Place | None" = None) -> None:
+        if data.__class__ is not _ndarray and not isinstance(data, _ndarray):
+            raise TypeError(f"Tensor(...) wraps an array as it is, not {type(data).__name__}: write tg.tensor(...)")
         self.data = data
         self.node = node
         self.grad: Any = None
