@@ -43,7 +43,7 @@ class Value:
     tensor: ClassVar[Any]
 
     def __init__(self, data: np.ndarray, node: "Place | None" = None) -> None:
-        if data.__class__ is not _ndarray and not isinstance(data, _ndarray):
+        if data.__class__ is not _ndarray and not isinstance(data, (_ndarray, np.generic)):
             raise TypeError(f"Tensor(...) wraps an array as it is, not {type(data).__name__}: write tg.tensor(...)")
         self.data = data
         self.node = node
