@@ -210,7 +210,7 @@ def test_gradient_norms_are_those_of_the_tape(name, demo):
 
 def test_readme_shows_a_default_run(demo):
     """Its table has the default tasks and all cells; its numbers are possible ones; its pictures are small."""
-    text = (SCRIPT.parent.parent / "README.md").read_text(encoding="utf-8")
+    text = (SCRIPT.parent / "README.md").read_text(encoding="utf-8")
     assert "`python demos/long_memory.py --seeds 3`" in text
     (header,) = re.findall(r"^\| \| (adding-.*) \|$", text, flags=re.M)
     assert header.split(" | ") == list(demo.DEFAULTS["tasks"])

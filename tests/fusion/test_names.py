@@ -84,7 +84,10 @@ def test_any_names(variables, attributes):
         assert_engines_agree(cell(variables[:4], attributes, variables[4:]), (3, 2, I))
 
 
-@pytest.mark.parametrize("attributes", [ATTRIBUTES[i : i + 8] for i in range(0, len(ATTRIBUTES) - 8, 70)])
+SOME = [ATTRIBUTES[i : i + 8] for i in range(0, len(ATTRIBUTES) - 8, 70)]
+
+
+@pytest.mark.parametrize("attributes", [SOME[0], *(pytest.param(some, marks=pytest.mark.slow) for some in SOME[1:])])
 def test_compiled(attributes):
     """Numba has names of its own."""
     tg.manual_seed(0)

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
@@ -189,6 +189,7 @@ def test_a_users_cell():
     assert repr(layer).startswith("Recurrent(  # 132 parameters\n  (cell): MGU()")
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 6), st.integers(0, 3), st.booleans(), st.integers(0, 6), st.integers(0, 2**32 - 1))
 def test_sequences_can_be_cut(steps, batch, reverse, cut, seed):
     """Running a sequence in two parts, the second from the first one's final state, changes nothing."""

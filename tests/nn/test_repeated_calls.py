@@ -315,7 +315,7 @@ def both_lengths(layer, x, monkeypatch):
     return every
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [tg.nn.RNNCell, tg.nn.GRUCell, tg.nn.LSTMCell, tg.nn.cells.MGUCell, Joined, OneInput])
 def test_short_calls_have_the_bits_of_long_ones(kind, dtype, monkeypatch):
     tg.manual_seed(0)
