@@ -224,4 +224,4 @@ def test_readme_shows_a_default_run(demo):
                 assert solved <= demo.DEFAULTS["sequences"] / 1000
                 assert solved / every == pytest.approx(round(solved / every))
     for name in "long_memory.png", "long_memory_gradients.png":
-        assert f"(demos/{name})" in text and (SCRIPT.parent / name).stat().st_size < 200_000
+        assert f"({name})" in text and (SCRIPT.parent / name).stat().st_size < 200_000

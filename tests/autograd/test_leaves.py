@@ -252,6 +252,7 @@ def test_gradients_of_several_threads_all_arrive():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # in a callback of the collector's
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer signals on this system")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 lets an interrupt in between any two instructions")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one in a callback of the collector
 def test_an_interrupt_leaves_the_mode_whole():
     """At whatever moment: all fields are what they were, unless Python let the interrupt in where `__exit__` starts."""
