@@ -10,11 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from numba import config
-from numba.core.codegen import get_host_cpu_features
 
 from tinygrad_rnn.autograd.primitive import ElementwisePrimitive
 from tinygrad_rnn.autograd.table import TABLE
-from tinygrad_rnn.kernels import cache
+from tinygrad_rnn.kernels import cache, vector
 from tinygrad_rnn.kernels.elementwise import Elementwise, _ufunc, scalar_code
 from tinygrad_rnn.kernels.inner_loop import BLOCK
 
@@ -400,9 +399,7 @@ def test_many_operands_and_results_become_vector_code():
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the widths are those of x86")
 @pytest.mark.parametrize("kernel", [axpy, TABLE["tanh"].kernel], ids=lambda kernel: kernel.name)
 def test_vectors_are_as_wide_as_the_machine_allows(kernel):
-    features = (get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
-    width = 16 if "+avx512f" in features else 8 if "+avx" in features else 4
-    assert f"<{width} x float>" in "".join(vector_loops(kernel, np.float32))
+    assert f"<{vector.HOST.bytes // 4} x float>" in "".join(vector_loops(kernel, np.float32))
 
 
 @compiled

@@ -20,11 +20,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llvmlite import binding, ir
-from numba import config
-from numba.core.codegen import get_host_cpu_features, initialize_llvm
 from numba.core.compiler_lock import global_compiler_lock
 
 from . import cache
+from .processor import compiler, processor, target
 
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 ALIGNMENT = 64  # of memory on the stack: a cache line
@@ -234,13 +233,10 @@ class Library:
 
     def __init__(self, module: Any) -> None:
         with global_compiler_lock:
-            initialize_llvm()
             self.text = str(module)
-            self.target = binding.Target.from_default_triple()
-            self.processor = config.CPU_NAME or binding.get_host_cpu_name(), features()
-            key = repr((self.text, self.processor, self.target.triple, _PASSES, binding.llvm_version_info))
-            code = cache.stored(module.name, key, lambda: self._machine().emit_object(self._optimised()))
-            self.engine = binding.create_mcjit_compiler(binding.parse_assembly(""), self._machine())
+            key = repr((self.text, processor(), target().triple, _PASSES, binding.llvm_version_info))
+            code = cache.stored(module.name, key, lambda: compiler().emit_object(self._optimised()))
+            self.engine = binding.create_mcjit_compiler(binding.parse_assembly(""), compiler())
             self.engine.add_object_file(binding.ObjectFileRef.from_data(code))
             self.engine.finalize_object()
             # Not even at the end of the process, which other threads may reach in the middle of a function.
@@ -251,18 +247,12 @@ class Library:
 
     def assembly(self) -> str:
         """The machine code, to be read."""
-        return str(self._machine().emit_assembly(self._optimised()))
-
-    def _machine(self) -> Any:
-        relocation = "static" if self.target.name.startswith("x86") else "default"
-        return self.target.create_target_machine(
-            *self.processor, opt=3, reloc=relocation, codemodel="jitdefault", jit=True
-        )
+        return str(compiler().emit_assembly(self._optimised()))
 
     def _optimised(self) -> Any:
         module = binding.parse_assembly(self.text)
         module.verify()
-        builder = binding.create_pass_builder(self._machine(), binding.create_pipeline_tuning_options())
+        builder = binding.create_pass_builder(compiler(), binding.create_pipeline_tuning_options())
         passes = binding.create_new_module_pass_manager()
         if all(hasattr(passes, f"add_{name}_pass") for name in _PASSES):
             for name in _PASSES:
@@ -271,8 +261,3 @@ class Library:
             passes = builder.getModulePassManager()
         passes.run(module, builder)
         return module
-
-
-def features() -> str:
-    """What the processor has besides its base, as LLVM writes it: NUMBA_CPU_FEATURES, if that is set."""
-    return str(get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES)

@@ -11,13 +11,15 @@ below are nothing to do; sums over none are zero.
 import ctypes
 import functools
 import os
+import re
 import time
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 
-from .machine import Function, Int, Library, features
+from .machine import Function, Int, Library
+from .processor import assembly
 
 
 class Registers(NamedTuple):
@@ -47,17 +49,24 @@ KINDS = {
 }
 
 
+# A kind is known by how x * y + z of 64 bytes is computed. A list of features would not say: names imply some of them.
+_SIXTEEN_FLOATS = """
+define <16 x float> @f(<16 x float> %x, <16 x float> %y, <16 x float> %z) {
+  %product = fmul contract <16 x float> %x, %y
+  %sum = fadd contract <16 x float> %product, %z
+  ret <16 x float> %sum
+}"""
+_SIGNS = {"avx512": "zmm", "avx2": r"vfn?m\S+ps\s.*ymm", "avx": "ymm", "sse2": r"mulps\s.*xmm", "neon": r"fmla\S*\s+v"}
+
+
 def _host() -> Registers:
-    """The widest kind that the processor has, or the one named by $TINYGRAD_RNN_VECTORS (slower, for tests)."""
+    """The widest kind that the `processor` has, or the one named by $TINYGRAD_RNN_VECTORS (slower, for tests)."""
     if chosen := os.environ.get("TINYGRAD_RNN_VECTORS"):
         if chosen not in KINDS:
             raise ValueError(f"TINYGRAD_RNN_VECTORS is {chosen!r}, expected one of {', '.join(KINDS)}")
         return KINDS[chosen]
-    found = set(features().split(","))
-    for name, needed in {"avx512": "avx512f", "avx2": "fma", "avx": "avx", "sse2": "sse2", "neon": "neon"}.items():
-        if f"+{needed}" in found:
-            return KINDS[name]
-    return KINDS["generic"]
+    code = assembly(_SIXTEEN_FLOATS)
+    return KINDS[next((name for name, sign in _SIGNS.items() if re.search(sign, code)), "generic")]
 
 
 HOST = _host()
