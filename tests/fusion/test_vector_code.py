@@ -1,11 +1,22 @@
-"""Every loop over columns becomes vector instructions: proved by what the compiler put out, not by a clock."""
+"""Every loop over columns becomes vector instructions: proved by what the compiler put out, not by a clock.
+
+That is so for this processor, and for every kind of x86: to compile for one takes a process whose settings name it, but
+not the processor.
+"""
 
 import ast
+import functools
+import json
+import pickle
+import platform
 import re
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from kernels.guarded import in_child
 from numba import config
 
 import tinygrad_rnn as tg
@@ -23,18 +34,10 @@ LANES = re.compile(r"<(\d+) x float>")
 # What looks like a vector operation and becomes a call of libm for each element, and any call that stays one.
 CALL = re.compile(r"@llvm\.(?:sin|cos|tan|pow|exp|exp2|log|log2|log10)\.|call [^@\n]*@(?!llvm\.)")
 FALLBACK = re.compile(r"^vector\.(?:memcheck|scevcheck)", re.MULTILINE)  # at run time, it may still be the scalar loop
-REGISTER = {"avx512": "[yz]mm", "avx2": "ymm"}
-
-
-def widths():
-    """Bytes of the vectors that a loop may have.
-
-    Where a loop has no exp or tanh, LLVM chooses: on Intel's processors with AVX-512 it prefers half a register. To
-    force whole ones gains 3 % at small sizes there and loses 3 to 8 % at large ones, so the choice is left to it.
-    """
-    whole = vector.HOST.bytes
-    return (whole, whole // 2) if vector.HOST.name == "avx512" else (whole,)
-
+# Functions that ask for whole registers: see `full_width`. Where none is called, a loop takes what LLVM prefers, which
+# may be half of one where a whole one is 64 bytes.
+ASKING = "exp", "expm1", "log", "log1p", "tanh", "sigmoid", "log_sigmoid", "softplus", "silu", "erf", "phi", "gelu"
+REGISTER = {"avx512": "[yz]mm", "avx2": "ymm", "avx": "ymm", "sse2": "xmm"}
 
 LAYERS = {
     "lstm": lambda: tg.nn.LSTM(I, H),
@@ -65,11 +68,19 @@ def compiled(layer, monkeypatch, edit=lambda source: source, backward=True, work
     return found
 
 
+class RowFunction:
+    """A function of one row, as it is written."""
+
+    def __init__(self, function):
+        calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+        called = {call.id for call in calls if isinstance(call, ast.Name)}
+        self.name, self.distinct, self.asks = function.name, "distinct" in called, bool(called.intersection(ASKING))
+        self.loops = sum(isinstance(node, ast.For) for node in ast.walk(function))
+
+
 def row_functions(source):
-    """Name -> (number of loops, whether its arguments are said to be distinct) of the functions of one row."""
     functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
-    loops = {f.name: sum(isinstance(node, ast.For) for node in ast.walk(f)) for f in functions}
-    return {f.name: (loops[f.name], "distinct()" in ast.unparse(f)) for f in functions if re.search(r"_\d+$", f.name)}
+    return [RowFunction(f) for f in functions if re.search(r"_\d+$", f.name)]
 
 
 def body_of(text, name, end):
@@ -81,27 +92,34 @@ def body_of(text, name, end):
 def problems(source, driver):
     """What is not vector code in the machine code of a driver, which has the row functions inside it."""
     (llvm,), (assembly,) = driver.inspect_llvm().values(), driver.inspect_asm().values()
-    wrong = [f"{name} is called" for name in row_functions(source) if re.search(rf"call [^\n]*\d{name}B", llvm)]
+    rows = row_functions(source)
+    wrong = [f"{row.name} is called" for row in rows if re.search(rf"call [^\n]*\d{row.name}B", llvm)]
     name = driver.__name__
     if name == "short_call" and 'inline="always"' not in source:  # too many arguments: the loop stays a function
         name = "backward" if "def backward(" in source else "forward"
     body = body_of(llvm, name, "}")
     vectorised = [text for text in VECTOR_LOOP.findall(body) if LANES.search(text)]
-    loops = sum(count for count, _ in row_functions(source).values())
+    loops = sum(row.loops for row in rows)
     if len(vectorised) != loops:
         wrong.append(f"{name}: {len(vectorised)} of {loops} loops are vectorised")
+    whole = vector.HOST.bytes // 4
+    widest = [max(int(n) for n in LANES.findall(text)) for text in vectorised]
+    allowed = {whole, whole // 2} if vector.HOST.name == "avx512" else {whole}
+    wrong += [f"{name}: a loop over {lanes} floats at a time" for lanes in widest if lanes not in allowed]
+    asked = sum(row.loops for row in rows if row.asks)
+    if widest.count(whole) < asked:
+        wrong.append(f"{name}: {widest.count(whole)} loops with whole registers, {asked} asked for them")
     for text in vectorised:
-        widest = max((int(n) for n in LANES.findall(text)), default=0)
-        if 4 * widest not in widths():
-            wrong.append(f"{name}: a loop over {widest} floats at a time")
         if CALL.search(text):
             wrong.append(f"{name}: a loop that calls {CALL.search(text)[0]}")
-    if all(distinct for _, distinct in row_functions(source).values()) and FALLBACK.search(body):
+    if all(row.distinct for row in rows) and FALLBACK.search(body):
         wrong.append(f"{name}: it is decided at run time whether its vector code is used")
     if vector.HOST.name in REGISTER:
-        packed = rf"\tv(?:mul|add|sub|fn?m(?:add|sub)\d+)ps\b[^\n]*%{REGISTER[vector.HOST.name]}"
-        if not re.search(packed, body_of(assembly, name, r"\.?Lfunc_end")):
+        code, register = body_of(assembly, name, r"\.?Lfunc_end"), REGISTER[vector.HOST.name]
+        if not re.search(rf"\tv?(?:mul|add|sub|fn?m(?:add|sub)\d+)ps\b[^\n]*%{register}", code):
             wrong.append(f"{name}: no arithmetic on packed floats in whole registers")
+        if vector.HOST.fma and not re.search(rf"\tvfn?m(?:add|sub)\d+ps\b[^\n]*%{register}", code):
+            wrong.append(f"{name}: no multiply-add of packed floats")
     return wrong
 
 
@@ -110,7 +128,7 @@ def problems(source, driver):
 def test_every_loop_over_columns_becomes_vector_code(name, work, monkeypatch):
     forward, backward = compiled(LAYERS[name](), monkeypatch, work=work)
     for source, driver in (forward, backward):
-        assert sum(loops for loops, _ in row_functions(source).values()) >= 1
+        assert sum(row.loops for row in row_functions(source)) >= 1
         assert not problems(source, driver)
 
 
@@ -120,3 +138,53 @@ def test_the_search_for_vector_code_can_fail(monkeypatch):
     carried = lambda source: source.replace("h_new_out[j] = h_new\n", "h_new_out[j] = h_new + h_new_out[j - 1]\n")
     ((source, driver),) = compiled(tg.nn.RNN(I, H), monkeypatch, carried, backward=False)
     assert "forward: 0 of 1 loops are vectorised" in problems(source, driver)
+
+
+# ---- For other processors --------------------------------------------------------------------------------------------
+
+# Name -> NUMBA_CPU_NAME, NUMBA_CPU_FEATURES, and the registers.
+PROCESSORS = {
+    "AVX-512 that LLVM prefers whole": ("x86-64-v4", "-prefer-256-bit", "avx512"),  # AMD's
+    "AVX-512 that LLVM prefers halved": ("x86-64-v4", "+prefer-256-bit", "avx512"),  # Intel's
+    "AVX2": ("x86-64-v3", "", "avx2"),
+    "neither": ("x86-64", "", "sse2"),
+}
+
+
+def compile_for_another(path):
+    """In a process that is told of another processor: what is not vector code for it. Nothing runs."""
+    with open(path, "rb") as file:
+        drivers = pickle.load(file)
+    wrong = []
+    for number, (source, function, signature) in enumerate(drivers):
+        module = cache._execute(source, f"tinygrad_rnn.generated.other_{number}", f"<{number}>", cache=False)
+        driver = getattr(module, function)
+        driver.compile(signature)
+        wrong += problems(source, driver)
+    print(json.dumps([vector.HOST.name, wrong]))
+
+
+@functools.cache
+def found(*names):
+    """Of each kind of processor, what a process reports that compiles these layers for it."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        drivers = [pair for name in names for pair in compiled(LAYERS[name](), patch)]
+        path = f"{folder}/drivers"
+        with open(path, "wb") as file:
+            pickle.dump([(source, driver.__name__, driver.signatures[0]) for source, driver in drivers], file)
+
+        def report(processor):
+            name, features, _ = processor
+            settings = dict(NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features, TINYGRAD_RNN_VECTORS="")
+            return json.loads(in_child(__file__, f"compile_for_another({path!r})", **settings))
+
+        with ThreadPoolExecutor(2) as pool:
+            return dict(zip(PROCESSORS, pool.map(report, PROCESSORS.values())))
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the processors are those of x86")
+@pytest.mark.parametrize("layers", [("layer norm",), pytest.param(("lstm", "gru"), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_every_loop_becomes_vector_code_for_every_kind_of_processor(name, layers):
+    """Also for those that this one is not. Forward there are loops that ask for whole registers, backward others."""
+    assert found(*layers)[name] == [PROCESSORS[name][2], []]
