@@ -116,9 +116,9 @@ def problems(source, driver):
         wrong.append(f"{name}: it is decided at run time whether its vector code is used")
     if vector.HOST.name in REGISTER:
         code, register = body_of(assembly, name, r"\.?Lfunc_end"), REGISTER[vector.HOST.name]
-        if not re.search(rf"\tv?(?:mul|add|sub|fn?m(?:add|sub)\d+)ps\b[^\n]*%{register}", code):
+        if not re.search(rf"\tv?(?:mul|add|sub|fn?m(?:add|sub)\d*)ps\b[^\n]*%{register}", code):
             wrong.append(f"{name}: no arithmetic on packed floats in whole registers")
-        if vector.HOST.fma and not re.search(rf"\tvfn?m(?:add|sub)\d+ps\b[^\n]*%{register}", code):
+        if vector.HOST.fma and not re.search(rf"\tvfn?m(?:add|sub)\d*ps\b[^\n]*%{register}", code):
             wrong.append(f"{name}: no multiply-add of packed floats")
     return wrong
 
