@@ -36,7 +36,10 @@ CALL = re.compile(r"@llvm\.(?:sin|cos|tan|pow|exp|exp2|log|log2|log10)\.|call [^
 FALLBACK = re.compile(r"^vector\.(?:memcheck|scevcheck)", re.MULTILINE)  # at run time, it may still be the scalar loop
 # Functions that ask for whole registers: see `full_width`. Where none is called, a loop takes what LLVM prefers, which
 # may be half of one where a whole one is 64 bytes.
-ASKING = "exp", "expm1", "log", "log1p", "tanh", "sigmoid", "log_sigmoid", "softplus", "silu", "erf", "phi", "gelu"
+ASKING = {
+    "exp", "expm1", "log", "log1p", "tanh", "sigmoid", "log_sigmoid", "softplus", "silu", "erf", "phi", "gelu",
+    "gelu_tanh",
+}  # fmt: skip
 REGISTER = {"avx512": "[yz]mm", "avx2": "ymm", "avx": "ymm", "sse2": "xmm"}
 
 LAYERS = {
@@ -74,7 +77,7 @@ class RowFunction:
     def __init__(self, function):
         calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
         called = {call.id for call in calls if isinstance(call, ast.Name)}
-        self.name, self.distinct, self.asks = function.name, "distinct" in called, bool(called.intersection(ASKING))
+        self.name, self.distinct, self.asks = function.name, "distinct" in called, bool(called & ASKING)
         self.loops = sum(isinstance(node, ast.For) for node in ast.walk(function))
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llvmlite import ir
 from numba import config
 
-from tinygrad_rnn.kernels import cache
+from tinygrad_rnn.kernels import cache, machine
 from tinygrad_rnn.kernels.machine import I64, Function, Library
 
 pytestmark = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
@@ -113,3 +113,15 @@ def test_stored_bytes_are_made_once(tmp_path, monkeypatch):
             assert path.read_bytes() == content
     monkeypatch.setattr(cache, "_directory", lambda: None)
     assert cache.stored("code", "key", lambda: b"not kept") == b"not kept"
+
+
+@pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
+def test_what_is_stored_is_for_one_processor(tmp_path, monkeypatch):
+    """The same text for another processor is compiled again: its code may have instructions that are missing here."""
+    monkeypatch.setattr(cache, "_directory", lambda: tmp_path)
+    for name, features, files in ("generic", "", 1), ("generic", "", 1), ("other", "", 2), ("other", "+other", 3):
+        monkeypatch.setattr(machine, "processor", functools.partial(tuple, (name, features)))
+        f = Function(ir.Module("same"), "same", [], gives=I64)
+        f.give(f.number(1))
+        Library(f.module)
+        assert len(list(tmp_path.glob("same_*.o"))) == files

@@ -71,8 +71,8 @@ def full_width(typingctx: Any) -> Any:
     """Nothing at run time. The function that this is compiled into asks LLVM for 512-bit vectors, where there are any.
 
     Of itself LLVM takes 256 on Intel's processors, where that is half the speed of `exp` and `tanh`. So a loop that
-    calls such a function asks, and so do the ufuncs. Other loops of fused kernels leave it to LLVM on purpose: they
-    wait for memory, and to ask was measured as a gain of 3 % at small sizes and a loss of 3 to 8 % at large ones.
+    calls such a function asks, and so do the ufuncs. Other loops of fused kernels leave it to LLVM on purpose: there
+    whole registers were measured on such a processor to gain 3 % at small sizes and to lose 3 to 8 % at large ones.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

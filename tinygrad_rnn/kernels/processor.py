@@ -40,4 +40,5 @@ def compiler() -> Any:
 
 def assembly(text: str) -> str:
     """What the text of a module becomes as it is: a question to LLVM, which knows the features of all processors."""
-    return str(compiler().emit_assembly(binding.parse_assembly(text)))
+    with global_compiler_lock:
+        return str(compiler().emit_assembly(binding.parse_assembly(text)))
