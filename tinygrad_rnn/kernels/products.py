@@ -492,13 +492,13 @@ class _MethodDef(ctypes.Structure):
 
 
 _METH_FASTCALL = 0x80
-_definitions: list[Any] = []  # as long as the process lives, because the builtins refer to them
 
 
 def _builtin(name: str, address: int, known: tuple[Any, ...]) -> Any:
     """A C function of (PyObject *self, PyObject **arguments, Py_ssize_t count) for Python; `known` is its self."""
     definition = _MethodDef(name.encode(), address, _METH_FASTCALL, None)
-    _definitions.append(definition)
+    # The builtin refers to it, and may outlive all modules: a thread that the end of the process stops still holds it.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(definition))
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.argtypes, new.restype = [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p], ctypes.py_object
     return new(ctypes.addressof(definition), known, None)
