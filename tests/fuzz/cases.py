@@ -16,7 +16,7 @@ IN_PLACE = ("update", "load")
 SETTINGS = {
     "long calls": [("fusion.short.WORK", 0)],
     "pieces": [("fusion.rows.PIECE_ROWS", 6), ("fusion.rows.PIECE_BYTES", 64)],
-    "memory used again": [("kernels.pool.PAGE", 64)],
+    "memory used again": [("kernels.pool.SMALL", 128)],
     "threads": [
         ("fusion.scan.ROWS_PER_THREAD", 1),
         ("fusion.scan.WORK_PER_THREAD", 1),

@@ -25,6 +25,7 @@ import numpy as np
 LIMIT = 60 << 20  # bytes of all blocks that are remembered
 PATIENCE = 1024  # arrays later, a block that is in use all the time may be forgotten
 PAGE = 1 << 12  # bytes, as many as make a round through the places of a first-level cache, or half a round
+SMALL = 2 * PAGE  # bytes of an array, for which the system's allocator is fast enough
 APART = 5 * 64  # of the beginnings of arrays in their pages: by and by they are at every line
 MAPPED, HUGE = 1 << 20, 4 << 20  # bytes from which memory is asked for by the page, and by the huge page as NumPy does
 TRIES = 32  # blocks of a queue that are looked at for one array
@@ -104,13 +105,13 @@ def empty_lines(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
 
 
 def staggered(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """The same, if it is larger than two pages; the system's allocator is fast enough for less."""
-    return (np.empty if math.prod(shape) * dtype.itemsize <= 2 * PAGE else empty_lines)(shape, dtype)
+    """The same, if it is not SMALL."""
+    return (np.empty if math.prod(shape) * dtype.itemsize <= SMALL else empty_lines)(shape, dtype)
 
 
 def staggered_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """The same, as `np.zeros`."""
-    if math.prod(shape) * dtype.itemsize <= 2 * PAGE:
+    if math.prod(shape) * dtype.itemsize <= SMALL:
         return np.zeros(shape, dtype)
     array = empty_lines(shape, dtype)
     array.fill(0)
