@@ -288,6 +288,10 @@ def test_the_examples_to_be_compiled_use_everything():
     assert used == {*UNARY, *BINARY, *ROWS, *OTHERS}
 
 
-@pytest.mark.parametrize("program", COMPILED, ids=["reductions", "layer norm", "softmax", "weights that are made"])
+@pytest.mark.parametrize(
+    "program",
+    [*COMPILED[:2], *(pytest.param(program, marks=pytest.mark.slow) for program in COMPILED[2:])],
+    ids=["reductions", "layer norm", "softmax", "weights that are made"],
+)
 def test_the_machine_code_computes_what_the_tape_does(program):
     check(program)

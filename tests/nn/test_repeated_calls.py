@@ -65,7 +65,7 @@ def check(layer, *inputs, no_grad=True):
     return y
 
 
-@pytest.mark.parametrize("no_grad", [True, False])
+@pytest.mark.parametrize("no_grad", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_what_a_step_branches_on_may_change_between_calls(no_grad, monkeypatch):
     tg.manual_seed(0)
     layer, x = tg.nn.Recurrent(Leaky(), fused="require"), tg.randn(5, 2, 3)
