@@ -1,6 +1,6 @@
 """A recurrent network that learns to write plays, one character at a time: `python demos/char_lm.py`.
 
-This takes two to three minutes of two idle cores; `--long` trains a larger network in about eight.
+This takes one to three minutes of two idle cores; `--long` trains a larger network in about eight.
 
 The first nine tenths of a text are cut into `--batch` streams, which are read side by side, `--length` characters an
 update. The state after one piece is the state before the next, but gradients stop between them: truncated

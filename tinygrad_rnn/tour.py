@@ -104,5 +104,5 @@ Where to go from here, in the repository:
     study    notebooks/01_autograd_from_nothing.ipynb, and then 02 and 03
              python -m tinygrad_rnn ops             every operation, its gradient as a line of text
              python -m tinygrad_rnn explain lstm    what the compiler makes of a cell
-    run      python demos/char_lm.py                a network that writes plays, in two to three minutes
+    run      python demos/char_lm.py                a network that writes plays, in one to three minutes
     extend   python demos/new_cell.py               a cell of your own: proved, raced, and read"""
