@@ -157,8 +157,9 @@ def _room_for(capacity: int, size: int) -> bool:
     too_much = held() + capacity - bound
     if too_much > 0:
         for block in sorted(free, key=age) + sorted(stale, key=age):
+            assert block.queue is not None  # since it was found in one
             with contextlib.suppress(ValueError):  # another thread took it
-                _queues[_CAPACITIES.index(len(block.memory))].remove(block)
+                block.queue.remove(block)
                 too_much -= len(block.memory)
             if too_much <= -bound // 8:  # room for more than this one: to look at all costs much
                 break
