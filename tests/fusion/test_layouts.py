@@ -135,7 +135,7 @@ KINDS = ("parameters", "x", "states", "dys", "lengths")
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("length", ["short", "long"])
-@pytest.mark.parametrize("kind", [Cell, Small])
+@pytest.mark.parametrize("kind", [Cell, pytest.param(Small, marks=pytest.mark.slow)])
 def test_any_layout(kind, layout, length, monkeypatch):
     """Of each kind of arrays, and of all at once; a vector is read at every step, so its neighbours are NaN."""
     tg.manual_seed(0)

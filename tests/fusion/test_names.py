@@ -87,7 +87,8 @@ def test_any_names(variables, attributes):
 SOME = [ATTRIBUTES[i : i + 8] for i in range(0, len(ATTRIBUTES) - 8, 70)]
 
 
-@pytest.mark.parametrize("attributes", [SOME[0], *(pytest.param(some, marks=pytest.mark.slow) for some in SOME[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("attributes", SOME)
 def test_compiled(attributes):
     """Numba has names of its own."""
     tg.manual_seed(0)
