@@ -1,13 +1,35 @@
 """The tape: which operation made which value, and the pass that walks it backwards.
 
 A `Value` is an array that may remember the `Node` it came from. A node knows the operation that ran, the nodes of its
-inputs, and the few arrays that the gradient rules of the operation name; it holds nothing else, so what no rule asks
-for is freed as soon as the user lets go of it. Nodes are numbered in the order of their making, so a node's inputs
-are always older than itself: to visit every node after all of its users, the backward pass takes the youngest of
-those that have a gradient from a heap. There is no recursion and no sorting of the graph; a chain of 100,000
-operations is 100,000 turns of one loop.
+inputs, and the few arrays that the gradient rules of the operation name, its residuals; it holds nothing else, so what
+no rule asks for is freed as soon as the user lets go of it. Nodes are numbered in the order of their making, so a
+node's inputs are always older than itself: to visit every node after all of its users, the backward pass takes the
+youngest of those that have a gradient from a heap. There is no recursion and no sorting of the graph; a chain of
+100,000 operations is 100,000 turns of one loop.
 
     x ──► mul ──► tanh ──► sum          dy ──► d(sum) ──► d(tanh) ──► d(mul) ──► x.grad
+
+This is a complete backward pass. The one below does the same, and besides it adds in place where it may, runs hooks,
+visits only what leads to some inputs, and says what went wrong.
+
+    >>> def backward(root, dy):
+    ...     gradients, youngest = {root: dy}, [(-root.number, root)]
+    ...     while youngest:
+    ...         node = heapq.heappop(youngest)[1]
+    ...         if isinstance(node, Node):  # all of its users have been here: its gradient is complete
+    ...             found = node.operation.gradients(gradients.pop(node), node.saved)
+    ...             for parent, gradient, shape in zip(node.parents, found, node.shapes):
+    ...                 if parent not in gradients:
+    ...                     heapq.heappush(youngest, (-parent.number, parent))
+    ...                 gradients[parent] = gradients.get(parent, 0) + unbroadcast(gradient, shape)
+    ...     return gradients  # of the leaves
+    >>> import tinygrad_rnn as tg
+    >>> x, w = tg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True), tg.tensor([1.0, -1.0], requires_grad=True)
+    >>> y = (x * w).tanh().sum() + (w * w).sum()
+    >>> gradients = backward(y.node, np.ones((), np.float32))
+    >>> y.backward()
+    >>> bool((gradients[x.node] == x.grad.numpy()).all() and (gradients[w.node] == w.grad.numpy()).all())
+    True
 """
 
 import contextlib
@@ -30,9 +52,9 @@ import numpy as np
 
 from ..kernels.locks import lock
 
+# ---- What is on the tape ---------------------------------------------------------------------------------------------
+
 _numbers = itertools.count()
-
-
 _ndarray = np.ndarray
 
 
@@ -54,22 +76,25 @@ class Value:
             Value.tensor = cls
 
 
+Hook = Callable[[Any], Any]
+
+
 class Operation(Protocol):
-    """What the tape needs of an operation that ran: its name, and gradients from the saved values.
+    """What the tape needs of an operation that ran: its name, and gradients from its residuals, the saved values.
 
     One that saves other things than the arrays that its gradients read has a method `read_again(saved)`: these arrays.
+
+    Attributes:
+        fresh: whether its gradients, if arrays, share no memory with each other or anything else.
+        scatter: if the one input gave only a slice of itself: `scatter(total, dy, saved)` adds dy to that slice of an
+            array of the input's shape.
     """
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    fresh: bool
 
     @property
-    def fresh(self) -> bool:
-        """Whether its gradients, if arrays, share no memory with each other or anything else."""
-
-    @property
-    def scatter(self) -> Callable[[np.ndarray, np.ndarray, tuple[Any, ...]], None] | None:
-        """If the one input gave only a part of itself: add dy to that part of an array of the input's shape."""
+    def scatter(self) -> Callable[[np.ndarray, np.ndarray, tuple[Any, ...]], None] | None: ...
 
     def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
         """The gradient of each parent, given that of the result; on arrays, or on tensors to record the pass."""
@@ -88,18 +113,16 @@ class Place:
     """
 
     __slots__ = ("hooks", "number", "owner")
+    number: int
     parents: "tuple[Place, ...]"
-
-    def __init__(self) -> None:
-        self.number = next(_numbers)
-        self.owner: weakref.ref[Value] | None = None
-        self.hooks: dict[object, Callable[[Any], Any]] | None = None
+    owner: "weakref.ref[Value] | None"
+    hooks: dict[object, Hook] | None
 
     def fill_in(self, owner: Value) -> None:
         """Add the gradient that gathers here to the `grad` of its tensor."""
         self.owner = weakref.ref(owner)
 
-    def add_hook(self, hook: Callable[[Any], Any]) -> "HookHandle":
+    def add_hook(self, hook: Hook) -> "HookHandle":
         """Show the gradient to a function, which may return another one."""
         if self.hooks is None:
             self.hooks = {}
@@ -111,7 +134,7 @@ class Place:
 class HookHandle:
     """What `register_hook` returns."""
 
-    def __init__(self, hooks: dict[object, Callable[[Any], Any]]) -> None:
+    def __init__(self, hooks: dict[object, Hook]) -> None:
         self.hooks = hooks
         self.key = object()  # rather than the handle itself, which would be in a circle with the hooks
 
@@ -131,38 +154,224 @@ class Leaf(Place):
     parents = ()
 
     def __init__(self, owner: Value) -> None:
-        super().__init__()
+        self.number, self.hooks, self.changed = next(_numbers), None, -1
         self.fill_in(owner)
-        self.changed = -1
 
 
 class Node(Place):
     """One operation that ran.
 
     Attributes:
-        operation: the rule book: how the gradients follow from the saved values.
-        parents: the nodes of those inputs that need a gradient.
+        operation: the rule book: how the gradients follow from the residuals.
+        parents: the places of those inputs that need a gradient.
         shapes: the shapes of those inputs, to which gradients are summed back after broadcasting.
-        saved: what the gradient rules name; None once the pass has been here and released it.
+        saved: the residuals, what the gradient rules name; None once the backward pass has been here and released them.
+        where: the line of user code that called it, under `detect_anomaly`.
     """
 
     __slots__ = ("operation", "parents", "saved", "shapes", "where")
 
     def __init__(
-        self,
-        operation: Operation,
-        parents: tuple[Place, ...],
-        shapes: tuple[tuple[int, ...], ...],
-        saved: tuple[Any, ...],
+        self, operation: Operation, parents: tuple[Place, ...], shapes: tuple[Any, ...], saved: tuple[Any, ...]
     ) -> None:
         self.operation = operation
         self.parents = parents
         self.shapes = shapes
         self.saved: tuple[Any, ...] | None = saved
         self.number = next(_numbers)
-        self.owner = None
-        self.hooks = None
-        self.where: str | None = None  # the line of user code, under detect_anomaly
+        self.owner = self.hooks = None
+        self.where: str | None = None
+
+
+# ---- The backward pass -----------------------------------------------------------------------------------------------
+
+
+def backward_pass(
+    roots: Sequence[tuple[Place, Any]],
+    *,
+    retain_graph: bool = False,
+    create_graph: bool = False,
+    inputs: Sequence[Place] | None = None,
+) -> dict[Place, Any]:
+    """Carry gradients from the roots to the leaves, or to the places `inputs`.
+
+    Args:
+        roots: places with the gradients they start from.
+        retain_graph: keep the residuals, so that the graph can be walked again.
+        create_graph: gradients are tensors and the pass is itself recorded; otherwise they are arrays.
+        inputs: visit only what leads to these places, and leave every leaf's `grad` alone.
+
+    Returns:
+        The gradients of `inputs`, as far as there are any.
+    """
+    running = _Pass([place for place, _ in roots], create_graph, inputs)
+    for place, gradient in roots:
+        running.arrive(place, gradient, is_ours=False)
+    with set_mode("grad", create_graph), set_mode("retain", retain_graph), np.errstate(all="ignore"):
+        youngest = running.youngest
+        while youngest:
+            node = heapq.heappop(youngest)[1]
+            dy = running.complete(node)
+            if running.leading is None or not running.leading.isdisjoint(node.parents):
+                running.hand_on(node, dy)
+                if not retain_graph:
+                    node.saved = None
+        for leaf in [*running.waiting]:
+            running.complete(leaf)
+    return running.found
+
+
+class _Pass:
+    """A backward pass that is running.
+
+    Attributes:
+        waiting: the sum of the gradients that came to a place so far, and whether it is an array made here: ours to
+            add to.
+        youngest: a heap of the nodes in `waiting`; leaves wait for the end.
+        leading: the places that lead to the inputs, the only ones to visit; None: all.
+        found: the gradients of the inputs.
+        changed: the leaves that were written to, once somebody asked for them.
+    """
+
+    def __init__(self, roots: Sequence[Place], create_graph: bool, inputs: Sequence[Place] | None) -> None:
+        self.roots, self.create_graph = roots, create_graph
+        self.waiting: dict[Place, tuple[Any, bool]] = {}
+        self.youngest: list[tuple[int, Node]] = []
+        self.targets = None if inputs is None else set(inputs)
+        self.leading = None if inputs is None else _leading_to(set(inputs), roots)
+        self.found: dict[Place, Any] = {}
+        self.changed: dict[int, Leaf] | None = None
+
+    def arrive(self, place: Place, gradient: Any, is_ours: bool) -> None:
+        """Add a gradient to what is waiting at a place."""
+        if self.leading is not None and place not in self.leading:
+            return
+        before = self.waiting.get(place)
+        if before is not None:
+            total, is_ours = before
+            if is_ours:
+                total += gradient
+                gradient = total
+            else:
+                gradient, is_ours = total + gradient, not self.create_graph
+        elif isinstance(place, Node):
+            heapq.heappush(self.youngest, (-place.number, place))
+        self.waiting[place] = gradient, is_ours
+
+    def complete(self, place: Place) -> Any:
+        """All users of a place have been visited: its gradient goes to the hooks, and to whom it is for."""
+        gradient, is_ours = self.waiting.pop(place)
+        if place.hooks:
+            gradient, is_ours = _run_hooks(place.hooks, gradient), False
+        if self.targets is not None:
+            if place in self.targets:
+                self.found[place] = gradient
+        elif place.owner is not None:
+            accumulate(place.owner(), gradient, adopt=is_ours and isinstance(place, Leaf))
+        return gradient
+
+    def hand_on(self, node: Node, dy: Any) -> None:
+        """Carry a complete gradient from a node to its parents."""
+        operation, saved = node.operation, node.saved
+        if saved is None:
+            raise RuntimeError(
+                f"backward through {operation.name} a second time: what it had saved was released by the first "
+                "pass; call backward(retain_graph=True) there, or compute the result again"
+            )
+        if node.number < _last_change:  # hardly ever: leaves are changed between two graphs
+            self._warn_of_change(node)
+        if self.create_graph:
+            saved = operation.rewrap(node)
+        elif operation.scatter is not None:
+            # The gradient of a slice: add it to that slice, rather than to the whole by way of an array of zeros.
+            (parent,), (shape,) = node.parents, node.shapes
+            if parent not in self.waiting or not self.waiting[parent][1]:
+                self.arrive(parent, np.zeros(shape, dy.dtype), is_ours=True)
+            operation.scatter(self.waiting[parent][0], dy, saved)
+            return
+        for parent, gradient, shape in zip(node.parents, operation.gradients(dy, saved), node.shapes):
+            if node.where is not None:
+                raise_if_new_nan(gradient, [dy, *saved], f"the gradient of {operation.name}", node.where)
+            if gradient.shape != shape:
+                gradient = unbroadcast(gradient, shape)
+            # "da = dy" hands on the very array it was given, and a view lives in another one's memory.
+            is_ours = operation.fresh or (gradient is not dy and getattr(gradient, "base", None) is None)
+            self.arrive(parent, gradient, is_ours and not self.create_graph)
+
+    def _warn_of_change(self, node: Node) -> None:
+        """Warn, once, if a node saved a leaf that was written to since."""
+        if self.changed is None:
+            self.changed = _changed_leaves(self.roots)
+        if self.changed and _warned_of(node, self.changed):
+            self.changed = {}
+
+
+def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
+    """Sum over the axes along which an operand of `shape` was repeated: the adjoint of broadcasting."""
+    if isinstance(gradient, Value):
+        return gradient.sum_to_size(shape)  # type: ignore[attr-defined]
+    extra = gradient.ndim - len(shape)
+    if extra and shape and 1 not in shape:  # a bias
+        return np.add.reduce(gradient, axis=tuple(range(extra)))
+    axes = (*range(extra), *(extra + i for i, n in enumerate(shape) if n == 1 != gradient.shape[extra + i]))
+    return np.add.reduce(gradient, axis=axes, keepdims=True).reshape(shape)
+
+
+def _reachable(roots: Iterable[Place]) -> set[Place]:
+    """The roots and all that they were computed from."""
+    ahead = list(roots)
+    reachable = set(ahead)
+    while ahead:
+        new = [parent for parent in ahead.pop().parents if parent not in reachable]
+        reachable.update(new)
+        ahead.extend(new)
+    return reachable
+
+
+def _leading_to(inputs: set[Place], roots: Sequence[Place]) -> set[Place]:
+    """The places between the roots and `inputs`, these included."""
+    leading: set[Place] = set()
+    for place in sorted(_reachable(roots), key=lambda place: place.number):  # a node's parents come before it
+        if place in inputs or not leading.isdisjoint(place.parents):
+            leading.add(place)
+    return leading
+
+
+def _run_hooks(hooks: dict[object, Hook], gradient: Any) -> Any:
+    """Show the gradient to the user's functions, each of which may return another one."""
+    is_tensor = isinstance(gradient, Value)
+    tensor = gradient if is_tensor else Value.tensor(np.asarray(gradient))
+    shape, dtype = tensor.data.shape, tensor.data.dtype
+    for hook in list(hooks.values()):
+        changed = hook(tensor)
+        if changed is None:
+            continue
+        if not isinstance(changed, Value) or changed.data.shape != shape or changed.data.dtype != dtype:
+            raise TypeError(f"a gradient hook must return None or a Tensor of shape {list(shape)} and {dtype}")
+        tensor = changed
+    return tensor if is_tensor else tensor.data
+
+
+_arriving = lock("arriving")
+_set_grad: Callable[[Value, Any], None] = Value.__dict__["grad"].__set__  # past the checks of what a user sets
+
+
+def accumulate(owner: Value | None, gradient: Any, adopt: bool = False) -> None:
+    """Add a gradient to the `grad` of its tensor, which must not share memory with anything else."""
+    if owner is None or owner.node is None:  # the tensor is gone, or was frozen since
+        return
+    is_tensor = isinstance(gradient, Value)
+    with _arriving:
+        if owner.grad is not None:
+            total = owner.grad + gradient if is_tensor else Value.tensor(np.add(owner.grad.data, gradient))
+        elif is_tensor:
+            total = gradient.clone()
+        else:
+            total = Value.tensor(np.asarray(gradient) if adopt else np.array(gradient))
+        _set_grad(owner, total)
+
+
+# ---- What is recorded ------------------------------------------------------------------------------------------------
 
 
 class _Mode(threading.local):
@@ -174,11 +383,8 @@ class _Mode(threading.local):
     """
 
     def __init__(self) -> None:  # called once in each thread
-        self.grad = True
-        self.anomaly = False
+        self.grad, self.anomaly, self.retain, self.level = True, False, False, 1
         self.tracer: Any = None
-        self.retain = False
-        self.level = 1
 
 
 mode = _Mode()
@@ -214,8 +420,8 @@ class set_mode:
     def _ask(self, frame: FrameType) -> None:
         """A step that is traced must leave the mode alone: its operations do not run where it says so."""
         if not ours(frame):
-            names = {"anomaly": "tg.detect_anomaly()"}
-            mode.tracer.refuse_gradients(names.get(self.field, "tg.no_grad() or tg.enable_grad()"))
+            what = "tg.detect_anomaly()" if self.field == "anomaly" else "tg.no_grad() or tg.enable_grad()"
+            mode.tracer.refuse_gradients(what)
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -331,166 +537,6 @@ def raise_if_new_nan(result: Any, inputs: Iterable[Any], what: str, where: str |
 
     if has_nan(array) and not any(has_nan(x) for x in inputs if isinstance(x, (Value, np.ndarray, float))):
         raise FloatingPointError(f"{what} produced the first NaN, called at {where}")
-
-
-def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
-    """Sum over the axes along which an operand of `shape` was repeated: the adjoint of broadcasting."""
-    if isinstance(gradient, Value):
-        return gradient.sum_to_size(shape)  # type: ignore[attr-defined]
-    extra = gradient.ndim - len(shape)
-    if extra and shape and 1 not in shape:  # a bias
-        return np.add.reduce(gradient, axis=tuple(range(extra)))
-    axes = (*range(extra), *(extra + i for i, n in enumerate(shape) if n == 1 != gradient.shape[extra + i]))
-    return np.add.reduce(gradient, axis=axes, keepdims=True).reshape(shape)
-
-
-def backward_pass(
-    roots: Sequence[tuple[Place, Any]],
-    *,
-    retain_graph: bool = False,
-    create_graph: bool = False,
-    inputs: Sequence[Place] | None = None,
-) -> dict[Place, Any]:
-    """Carry gradients from the roots to the leaves, or to the nodes `inputs`.
-
-    Args:
-        roots: nodes with the gradients they start from.
-        retain_graph: keep what the rules saved, so that the graph can be walked again.
-        create_graph: gradients are tensors and the pass is itself recorded; otherwise they are arrays.
-        inputs: visit only what leads to these nodes, and leave every leaf's `grad` alone.
-
-    Returns:
-        The gradients of `inputs`, as far as there are any.
-    """
-    waiting: dict[Place, tuple[Any, bool]] = {}  # gradients, and whether they are arrays made here: ours to add to
-    youngest: list[tuple[int, Node]] = []  # a heap of the nodes in `waiting`; leaves wait for the end
-    collected: dict[Place, Any] = {}
-    targets = set(inputs or ())
-    wanted = None if inputs is None else _leading_to(targets, [node for node, _ in roots])
-    changed: dict[int, Leaf] | None = None
-
-    def arrive(node: Place, gradient: Any, is_ours: bool) -> None:
-        before = waiting.get(node)
-        if before is not None:
-            total, is_ours = before
-            if is_ours:
-                total += gradient
-                gradient = total
-            else:
-                gradient, is_ours = total + gradient, not create_graph
-        elif isinstance(node, Node):
-            heapq.heappush(youngest, (-node.number, node))
-        waiting[node] = gradient, is_ours
-
-    def complete(node: Place, gradient: Any, is_ours: bool) -> Any:
-        if node.hooks:
-            gradient, is_ours = _run_hooks(node.hooks, gradient), False
-        if inputs is not None:
-            if node in targets:
-                collected[node] = gradient
-        elif node.owner is not None:
-            accumulate(node.owner(), gradient, adopt=is_ours and isinstance(node, Leaf))
-        return gradient
-
-    for node, gradient in roots:
-        if wanted is None or node in wanted:
-            arrive(node, gradient, is_ours=False)
-
-    with set_mode("grad", create_graph), set_mode("retain", retain_graph), np.errstate(all="ignore"):
-        while youngest:
-            node = heapq.heappop(youngest)[1]
-            dy = complete(node, *waiting.pop(node))
-            if wanted is not None and wanted.isdisjoint(node.parents):
-                continue
-            operation, saved = node.operation, node.saved
-            if saved is None:
-                raise RuntimeError(
-                    f"backward through {operation.name} a second time: what it had saved was released by the first "
-                    "pass; call backward(retain_graph=True) there, or compute the result again"
-                )
-            if node.number < _last_change:  # hardly ever: leaves are changed between two graphs
-                changed = _changed_leaves(node for node, _ in roots) if changed is None else changed
-                if changed and _warned_of(node, changed):
-                    changed = {}
-            if operation.scatter is not None and not create_graph:
-                # The gradient of a part: add it to that part, rather than to the whole by way of an array of zeros.
-                (parent,), (shape,) = node.parents, node.shapes
-                if wanted is None or parent in wanted:
-                    if parent not in waiting or not waiting[parent][1]:
-                        arrive(parent, np.zeros(shape, dy.dtype), is_ours=True)
-                    operation.scatter(waiting[parent][0], dy, saved)
-            else:
-                if create_graph:
-                    saved = operation.rewrap(node)
-                fresh = operation.fresh
-                for parent, gradient, shape in zip(node.parents, operation.gradients(dy, saved), node.shapes):
-                    if node.where is not None:
-                        raise_if_new_nan(gradient, [dy, *saved], f"the gradient of {operation.name}", node.where)
-                    if wanted is None or parent in wanted:
-                        if gradient.shape != shape:
-                            gradient = unbroadcast(gradient, shape)
-                        # "da = dy" hands on the very array it was given, and a view lives in another one's memory.
-                        is_ours = fresh or (gradient is not dy and getattr(gradient, "base", None) is None)
-                        arrive(parent, gradient, is_ours and not create_graph)
-            if not retain_graph:
-                node.saved = None
-        for leaf in [*waiting]:
-            complete(leaf, *waiting.pop(leaf))
-    return collected
-
-
-def _reachable(roots: Iterable[Place]) -> set[Place]:
-    """The roots and all that they were computed from."""
-    ahead = list(roots)
-    reachable = set(ahead)
-    while ahead:
-        for parent in ahead.pop().parents:
-            if parent not in reachable:
-                reachable.add(parent)
-                ahead.append(parent)
-    return reachable
-
-
-def _leading_to(inputs: set[Place], roots: Sequence[Place]) -> set[Place]:
-    """The nodes between the roots and `inputs`, these included."""
-    leading: set[Place] = set()
-    for node in sorted(_reachable(roots), key=lambda node: node.number):  # a node's parents come before it
-        if node in inputs or any(parent in leading for parent in node.parents):
-            leading.add(node)
-    return leading
-
-
-def _run_hooks(hooks: dict[object, Callable[[Any], Any]], gradient: Any) -> Any:
-    """Show the gradient to the user's functions, each of which may return another one."""
-    is_tensor = isinstance(gradient, Value)
-    tensor = gradient if is_tensor else Value.tensor(np.asarray(gradient))
-    for hook in list(hooks.values()):
-        changed = hook(tensor)
-        if changed is not None:
-            shape, dtype = tensor.data.shape, tensor.data.dtype
-            if not isinstance(changed, Value) or changed.data.shape != shape or changed.data.dtype != dtype:
-                raise TypeError(f"a gradient hook must return None or a Tensor of shape {list(shape)} and {dtype}")
-            tensor = changed
-    return tensor if is_tensor else tensor.data
-
-
-_arriving = lock("arriving")
-_set_grad: Callable[[Value, Any], None] = Value.__dict__["grad"].__set__  # past the checks of what a user sets
-
-
-def accumulate(owner: Value | None, gradient: Any, adopt: bool = False) -> None:
-    """Add a gradient to the `grad` of its tensor, which must not share memory with anything else."""
-    if owner is None or owner.node is None:  # the tensor is gone, or was frozen since
-        return
-    is_tensor = isinstance(gradient, Value)
-    with _arriving:
-        if owner.grad is not None:
-            total = owner.grad + gradient if is_tensor else Value.tensor(np.add(owner.grad.data, gradient))
-        elif is_tensor:
-            total = gradient.clone()
-        else:
-            total = Value.tensor(np.asarray(gradient) if adopt else np.array(gradient))
-        _set_grad(owner, total)
 
 
 # ---- Leaves that were written to between forward and backward --------------------------------------------------------
