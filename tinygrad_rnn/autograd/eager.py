@@ -82,9 +82,9 @@ def binary(row: Primitive, otherwise: Callable[[Any, Any], Any]) -> Callable[[An
             y = np.asarray(y)
         if level == 0:
             return Value.tensor(y)
+        if m is not None and n is not None:
+            return Value.tensor(y, Node(to_both, (m, n), (a.shape, b.shape), save_for_both(y, a, b)))
         if m is not None:
-            if n is not None:
-                return Value.tensor(y, Node(to_both, (m, n), (a.shape, b.shape), save_for_both(y, a, b)))
             return Value.tensor(y, Node(to_first, (m,), (a.shape,), save_for_first(y, a, b)))
         if n is not None:
             return Value.tensor(y, Node(to_second, (n,), (b.shape,), save_for_second(y, a, b)))

@@ -40,30 +40,17 @@ class Primitive:
     """
 
     def __init__(
-        self,
-        signature: str,
-        equation: str,
-        shapes: str,
-        forward: Callable[..., Any],
-        shape: Callable[..., Shape],
-        scatter: Callable[..., None] | None = None,
-        onnx: str | None = None,
-        **gradients: str,
-    ) -> None:
+        self, signature: str, equation: str, shapes: str, forward: Callable[..., Any], shape: Callable[..., Shape],
+        scatter: Callable[..., None] | None = None, onnx: str | None = None, **gradients: str,
+    ) -> None:  # fmt: skip
         parsed = ast.parse(f"def {signature}: pass").body[0]
         assert isinstance(parsed, ast.FunctionDef)
-        self.name = parsed.name
-        self.signature = signature
+        self.name, self.signature = parsed.name, signature
         self.variadic = parsed.args.vararg is not None
         self.inputs = [parsed.args.vararg.arg] if parsed.args.vararg else [a.arg for a in parsed.args.args]
         self.attributes = [a.arg for a in parsed.args.kwonlyargs]
-        self.equation = equation
-        self.shapes = shapes
-        self.forward = forward
-        self.shape = shape
-        self.rules = gradients
-        self.scatter = scatter
-        self.onnx = onnx
+        self.equation, self.shapes, self.onnx = equation, shapes, onnx
+        self.forward, self.shape, self.scatter, self.rules = forward, shape, scatter, gradients
         self.names: dict[str, Any] = {}  # what rules may call: set by the table once all rows are there
         self._adjoints: dict[tuple[int, ...], Adjoint] = {}
 
@@ -75,48 +62,19 @@ class Primitive:
         level = mode.level
         if level == 3:
             return mode.tracer.record(self, inputs, attributes)
-        if len(inputs) == 1 and level < 2 and isinstance(inputs[0], Value):
-            return self._on_one(inputs[0], attributes, level)
-        arrays = [x.data if isinstance(x, Value) else x for x in inputs]
         try:
-            y = self.forward(*arrays, **attributes)
+            if len(inputs) == 1 and level < 2 and isinstance(inputs[0], Value):
+                return self._on_one(inputs[0], attributes, level)
+            return self._on_several(inputs, attributes, level)
         except (ValueError, IndexError, TypeError):
-            self._explain(arrays, attributes)
+            self._explain(inputs, attributes)
             raise
-        tensors = [i for i, x in enumerate(inputs) if isinstance(x, Value)]
-        if not tensors:
-            return y
-        if y.__class__ is not np.ndarray:  # NumPy turns 0-d results into scalars
-            y = np.asarray(y)
-        if level == 2:
-            raise_if_new_nan(y, inputs, self.name, user_line())
-            if not mode.grad:
-                return Value.tensor(y)
-        elif level == 0:
-            return Value.tensor(y)
-        adjoint = self.adjoint(tuple([i for i in tensors if inputs[i].node is not None]))
-        if not adjoint.wanted:
-            return Value.tensor(y)
-        wanted = adjoint.wanted
-        node = Node(
-            adjoint,
-            tuple([inputs[i].node for i in wanted]),
-            tuple([arrays[i].shape for i in wanted]),
-            adjoint.save(y, *arrays, **attributes),
-        )
-        if level == 2:
-            node.where = user_line()
-        return Value.tensor(y, node)
 
     def _on_one(self, x: Value, attributes: dict[str, Any], level: int) -> Any:
-        """The same for a single tensor, without a loop."""
+        """A single tensor, without a loop."""
         array, node = x.data, x.node
-        try:
-            y = self.forward(array, **attributes)
-        except (ValueError, IndexError, TypeError):
-            self._explain([array], attributes)
-            raise
-        if y.__class__ is not np.ndarray:
+        y = self.forward(array, **attributes)
+        if y.__class__ is not np.ndarray:  # NumPy turns 0-d results into scalars
             y = np.asarray(y)
         if level == 0 or node is None:
             return Value.tensor(y)
@@ -125,18 +83,44 @@ class Primitive:
             return Value.tensor(y)
         return Value.tensor(y, Node(adjoint, (node,), (array.shape,), adjoint.save(y, array, **attributes)))
 
-    def _explain(self, arrays: list[Any], attributes: dict[str, Any]) -> None:
+    def _on_several(self, inputs: tuple[Any, ...], attributes: dict[str, Any], level: int) -> Any:
+        """Any number of tensors, arrays and numbers; also what `detect_anomaly` watches."""
+        arrays = [x.data if isinstance(x, Value) else x for x in inputs]
+        y = self.forward(*arrays, **attributes)
+        tensors = [i for i, x in enumerate(inputs) if isinstance(x, Value)]
+        if not tensors:
+            return y
+        if y.__class__ is not np.ndarray:
+            y = np.asarray(y)
+        if level == 2:
+            raise_if_new_nan(y, inputs, self.name, user_line())
+        if level == 0 or (level == 2 and not mode.grad):
+            return Value.tensor(y)
+        adjoint = self.adjoint(tuple([i for i in tensors if inputs[i].node is not None]))
+        wanted = adjoint.wanted
+        if not wanted:
+            return Value.tensor(y)
+        parents, shapes = tuple([inputs[i].node for i in wanted]), tuple([arrays[i].shape for i in wanted])
+        node = Node(adjoint, parents, shapes, adjoint.save(y, *arrays, **attributes))
+        if level == 2:
+            node.where = user_line()
+        return Value.tensor(y, node)
+
+    def _explain(self, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> None:
         """After a failure: let the shape rule say what is wrong in the user's terms."""
         try:
-            self.shape(*map(np.shape, arrays), **attributes)
+            self.shape(*[np.shape(x.data if isinstance(x, Value) else x) for x in inputs], **attributes)
         except (ValueError, IndexError) as error:
             raise type(error)(f"{self.name}({', '.join(self.inputs)}): {error}") from None
 
     def adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
         """The backward rule for the inputs at these positions."""
         if wanted not in self._adjoints:
-            self._adjoints[wanted] = Adjoint(self, wanted)
+            self._adjoints[wanted] = self._new_adjoint(wanted)
         return self._adjoints[wanted]
+
+    def _new_adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
+        return Adjoint(self, wanted)
 
 
 class ElementwisePrimitive(Primitive):
@@ -150,18 +134,12 @@ class ElementwisePrimitive(Primitive):
     """
 
     def __init__(
-        self,
-        signature: str,
-        formula: str,
-        *,
-        integer: Callable[..., Any] | None = None,
-        onnx: str | None = None,
+        self, signature: str, formula: str, *, integer: Callable[..., Any] | None = None, onnx: str | None = None,
         **gradients: str,
-    ) -> None:
+    ) -> None:  # fmt: skip
         shapes = "[...] -> [...]" if "(x" in signature and "(x," not in signature else "broadcast together"
         super().__init__(signature, f"y = {formula}", shapes, self._run, broadcast_shape, None, onnx, **gradients)
-        self.formula = formula
-        self.integer = integer
+        self.formula, self.integer = formula, integer
         self.kernel = Elementwise(self.name, " ".join([*self.inputs, *self.attributes]), {"y": formula})
 
     def _run(self, *arrays: Any, **attributes: Any) -> Any:
@@ -186,17 +164,15 @@ class ElementwisePrimitive(Primitive):
         kind = np.result_type(*(x for x in operands if isinstance(x, (np.ndarray, np.generic))))
         return (self.kernel.float64 if kind == np.float64 else self.kernel.float32)(*operands)
 
-    def adjoint(self, wanted: tuple[int, ...]) -> "ElementwiseAdjoint":
-        if wanted not in self._adjoints:
-            self._adjoints[wanted] = ElementwiseAdjoint(self, wanted)
-        return self._adjoints[wanted]  # type: ignore[return-value]
+    def _new_adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
+        return ElementwiseAdjoint(self, wanted)
 
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 class Adjoint:
-    """The gradient rules of a row for a choice of its inputs: what to save, and how to go back. An `Operation`.
+    """The gradient rules of a row for a choice of its inputs: what to save, and what to do with it. An `Operation`.
 
     Attributes:
         wanted: positions of the inputs that get a gradient.
@@ -207,23 +183,18 @@ class Adjoint:
     fresh = False
 
     def __init__(self, primitive: Primitive, wanted: tuple[int, ...]) -> None:
-        self.primitive = primitive
-        self.name = primitive.name
+        self.primitive, self.name = primitive, primitive.name
         if primitive.variadic:  # one rule for the gradients of all inputs
-            texts = list(primitive.rules.values())
-            self.wanted = wanted
+            self.wanted, self.texts = wanted, list(primitive.rules.values())
         else:
-            named = [(i, primitive.rules.get("d" + primitive.inputs[i])) for i in wanted]
-            self.wanted = tuple(i for i, text in named if text is not None)
-            texts = [text for _, text in named if text is not None]
-        self.texts = texts
-        known = self._known_names()
-        used = {name for text in texts for name in names_in(text)}
+            self.wanted = tuple(i for i in wanted if "d" + primitive.inputs[i] in primitive.rules)
+            self.texts = [primitive.rules["d" + primitive.inputs[i]] for i in self.wanted]
+        known, used = self._known_names(), set().union(*map(names_in, self.texts))
         self.saves = [name for name in known if name in used]
         inputs = ["*" + name if primitive.variadic else name for name in primitive.inputs]
         operands = ", ".join(["y", *inputs, *primitive.attributes])
         self.save = eval(f"lambda {operands}: ({''.join(known[name] + ', ' for name in self.saves)})")
-        self.scatter = self._scatter(primitive.scatter) if primitive.scatter and texts else None
+        self.scatter = self._scatter(primitive.scatter) if primitive.scatter and self.texts else None
 
     @lazy
     def rules(self) -> list[Callable[..., Any]]:
@@ -281,7 +252,7 @@ class ElementwiseAdjoint(Adjoint):
     """The same for a formula: on arrays, all gradients come from one kernel.
 
     Attributes:
-        kernel: computes all gradients but those that are dy itself.
+        kernel: computes all gradients but those that are dy itself: none, the first or all of them are.
     """
 
     def __init__(self, primitive: ElementwisePrimitive, wanted: tuple[int, ...]) -> None:
@@ -290,29 +261,18 @@ class ElementwiseAdjoint(Adjoint):
         computed = {target: text for target, text in zip(targets, self.texts) if text != "dy"}
         suffix = "" if len(targets) == len(primitive.rules) else "_to_" + "_".join(targets)
         self.kernel = Elementwise(f"{self.name}_gradient{suffix}", " ".join(["dy", *self.saves]), computed)
-        self.on_arrays = self._on_arrays(self.kernel, [text == "dy" for text in self.texts])
-
-    @staticmethod
-    def _on_arrays(kernel: Elementwise, handed_on: list[bool]) -> Callable[[Any, tuple[Any, ...]], Sequence[Any]]:
-        """The fastest way to all gradients: `kernel` computes those that are not dy itself."""
-        if all(handed_on):
-            return lambda dy, saved: (dy,) * len(handed_on)
-
-        def run(dy: Any, saved: tuple[Any, ...]) -> Any:
-            return (kernel.float32 if dy.dtype is FLOAT32 else kernel.float64)(dy, *saved)
-
-        if len(handed_on) == 1:
-            return lambda dy, saved: (run(dy, saved),)
-        if not any(handed_on):
-            return run
-        if handed_on == [True, False]:
-            return lambda dy, saved: (dy, run(dy, saved))
-        raise NotImplementedError(f"handing on dy as {handed_on}: no row of the table does")
+        self._computed, self._hands_on_first = len(computed), self.texts[:1] == ["dy"]
+        assert not computed or "dy" not in self.texts[1:]
 
     def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
         if isinstance(dy, Value):
             return super().gradients(dy, saved)
-        return self.on_arrays(dy, saved)
+        if not self._computed:
+            return (dy,) * len(self.wanted)
+        found = (self.kernel.float32 if dy.dtype is FLOAT32 else self.kernel.float64)(dy, *saved)
+        if self._computed == 1:
+            found = (found,)
+        return (dy, *found) if self._hands_on_first else found
 
 
 def on_arrays(names: dict[str, Any]) -> dict[str, Any]:
