@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Number
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,10 @@ def as_tensor(x: Any) -> "Tensor":
     return Value.tensor(as_array(x))
 
 
-def as_array(x: Any) -> np.ndarray:
-    """The array that a tensor of x would hold: not copied if x is one already."""
+def as_array(x: Any, lead: str = "") -> np.ndarray:
+    """The array that a tensor of x would hold: not copied if x is one already. For `lead` see `ask`."""
     if isinstance(x, Value):
-        ask(x)
+        ask(x, lead)
         return x.data
     if isinstance(x, (np.ndarray, np.generic)):
         array = np.asarray(x)
@@ -184,8 +184,26 @@ def sizes(name: str, shape: Sequence[Any]) -> tuple[int, ...]:
 
 def integers(name: str, x: Any) -> np.ndarray:
     """Index or class-label arguments: an integer array, from NumPy or a tensor."""
-    ask(x, BY_ARRAYS)
-    array = x.data if isinstance(x, Value) else np.asarray(x)
+    array = as_array(x, BY_ARRAYS)
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name}: expected integers, got {array.dtype}")
     return array.astype(np.intp)  # a copy: the user's may be written to before the backward pass
+
+
+def along(dim: int, at: Any) -> tuple[Any, ...]:
+    """The index that takes `at` in dimension `dim`, and all of those before it."""
+    return (slice(None),) * dim + (at,)
+
+
+@arrays.quiet
+def unrecorded(function: Callable[..., Any], *operands: Any, **options: Any) -> Any:
+    """What a function of NumPy's, past the table, makes of tensors; Python numbers leave the dtype alone."""
+    found = function(*[as_array(x) if isinstance(x, Value) else x for x in operands], **options)
+    return Value.tensor(np.asarray(found))
+
+
+def named(name: str, meaning: str, function: Any) -> Any:
+    """A function that is one of several from one mould, with a name and a docstring of its own."""
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = meaning
+    return function

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import table
 from .eager import binary, unary
-from .operands import aligned, as_array, as_tensor, ask, floating
+from .operands import aligned, as_tensor, ask, floating, named, unrecorded
 from .primitive import ElementwisePrimitive
 from .tape import Value
 
@@ -23,13 +23,11 @@ if TYPE_CHECKING:
 
 def _unary(row: ElementwisePrimitive, convert: Callable[[Any], Any] = floating) -> "Callable[[Any], Tensor]":
     """The function of a row, with a docstring read off it."""
-    function = unary(row, lambda input: row(convert(input)))
-    function.__name__ = function.__qualname__ = row.name
-    function.__doc__ = f"""`{row.equation}` for every element x of input, of any shape.
+    meaning = f"""`{row.equation}` for every element x of input, of any shape.
 
     Its gradient is `dx = {row.rules["dx"]}`.
     """
-    return function
+    return named(row.name, meaning, unary(row, lambda input: row(convert(input))))
 
 
 exp, expm1 = _unary(table.exp), _unary(table.expm1)
@@ -83,19 +81,18 @@ def gelu(input: Any, approximate: str = "none") -> "Tensor":
 # ---- Two operands and more -------------------------------------------------------------------------------------------
 
 
-def _binary(row: ElementwisePrimitive) -> "Callable[[Any, Any], Tensor]":
-    return binary(row, lambda input, other: row(*aligned(row.name, input, other)))
-
-
-_add, _sub, mul = _binary(table.add), _binary(table.sub), _binary(table.mul)
-maximum, minimum = _binary(table.maximum), _binary(table.minimum)
+def _binary(row: ElementwisePrimitive, meaning: str) -> "Callable[[Any, Any], Tensor]":
+    return named(row.name, meaning, binary(row, lambda input, other: row(*aligned(row.name, input, other))))
 
 
 def _ratio(input: Any, other: Any) -> "Tensor":
     return table.div(*(floating(x) if isinstance(x, Value) else x for x in aligned("div", input, other)))
 
 
-_div = binary(table.div, _ratio)
+_add, _sub, _div = _binary(table.add, "`a + b`."), _binary(table.sub, "`a - b`."), binary(table.div, _ratio)
+mul = _binary(table.mul, "`input * other`.")
+maximum = _binary(table.maximum, "The larger of two values; NaN if either is. Ties share the gradient equally.")
+minimum = _binary(table.minimum, "The smaller of two values; NaN if either is. Ties share the gradient equally.")
 
 
 def add(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
@@ -128,15 +125,6 @@ def pow(input: Any, exponent: Any) -> "Tensor":
     if isinstance(b, (int, float)) and b == 0 and a.data.dtype.kind == "f":
         return where(True, 1, a)  # 1 everywhere, with a gradient of 0
     return table.pow(a, b)
-
-
-for _function, _meaning in (
-    (mul, "`input * other`."),
-    (maximum, "The larger of two values; NaN if either is. Ties share the gradient equally."),
-    (minimum, "The smaller of two values; NaN if either is. Ties share the gradient equally."),
-):
-    _function.__doc__ = _meaning
-mul.__name__, maximum.__name__, minimum.__name__ = "mul", "maximum", "minimum"
 
 
 def clamp(input: Any, min: Any = None, max: Any = None) -> "Tensor":
@@ -201,16 +189,16 @@ def mask(name: str, condition: Any) -> np.ndarray:
 
 def floor_divide(input: Any, other: Any) -> "Tensor":
     """`input // other`, rounded down, integers as integers. It has no gradient, as in PyTorch."""
-    return Value.tensor(_rounded(np.floor_divide, *aligned("//", input, other)))
+    return _rounded(np.floor_divide, *aligned("//", input, other))
 
 
 def remainder(input: Any, other: Any) -> "Tensor":
     """`input % other`, of the sign of `other`: `input - (input // other) * other`, and so are its gradients."""
     a, b = aligned("%", input, other)
     y = _rounded(np.remainder, a, b)
-    if y.dtype.kind != "f":
-        return Value.tensor(y)
-    return Value.tensor(y, _sub(a, mul(_rounded(np.floor_divide, a, b), b)).node)
+    if y.data.dtype.kind == "f":
+        y.node = _sub(a, mul(_rounded(np.floor_divide, a, b), b)).node
+    return y
 
 
 def divmod(input: Any, other: Any) -> "tuple[Tensor, Tensor]":
@@ -218,33 +206,19 @@ def divmod(input: Any, other: Any) -> "tuple[Tensor, Tensor]":
     return floor_divide(input, other), remainder(input, other)
 
 
-def _rounded(ufunc: np.ufunc, a: Any, b: Any) -> np.ndarray:
-    divided = _numbers(ufunc, a, b)
-    if divided.dtype.kind != "f" and not np.all(_array_or_number(b)):
+def _rounded(ufunc: np.ufunc, a: Any, b: Any) -> "Tensor":
+    divided = unrecorded(ufunc, a, b)
+    if divided.data.dtype.kind != "f" and not np.all(b.data if isinstance(b, Value) else b):
         raise ZeroDivisionError(f"{ufunc.__name__}: integers are not divided by zero")
     return divided
-
-
-@np.errstate(all="ignore")
-def _numbers(ufunc: np.ufunc, *operands: Any) -> np.ndarray:
-    """A function of NumPy's, past the table; Python numbers leave the dtype alone."""
-    return np.asarray(ufunc(*map(_array_or_number, operands)))
-
-
-def _array_or_number(x: Any) -> Any:
-    return as_array(x) if isinstance(x, Value) else x
 
 
 # ---- Comparisons and tests: boolean results, no gradient -------------------------------------------------------------
 
 
 def _comparison(row: ElementwisePrimitive) -> "Callable[[Any, Any], Tensor]":
-    def function(input: Any, other: Any) -> "Tensor":
-        return row(*aligned(row.name, input, other))
-
-    function.__name__ = function.__qualname__ = row.name
-    function.__doc__ = f"A boolean tensor: `{row.equation}` for every element."
-    return function
+    meaning = f"A boolean tensor: `{row.equation}` for every element."
+    return named(row.name, meaning, lambda input, other: row(*aligned(row.name, input, other)))
 
 
 COMPARED = (Value, int, float, np.ndarray, np.generic, list, tuple, Number)  # the rest is equal to no tensor
@@ -265,13 +239,9 @@ def _bitwise(symbol: str, ufunc: np.ufunc, row: Any) -> "Callable[..., Tensor]":
         kinds = {x.data.dtype.kind if isinstance(x, Value) else np.asarray(x).dtype.kind for x in operands}
         if "f" in kinds:
             raise TypeError(f"{symbol} is for integers and booleans, not for floats: compare them first")
-        if kinds == {"b"}:
-            return row(*operands)
-        return Value.tensor(_numbers(ufunc, *operands))
+        return row(*operands) if kinds == {"b"} else unrecorded(ufunc, *operands)
 
-    function.__name__ = function.__qualname__ = ufunc.__name__
-    function.__doc__ = f"`{symbol}`: of booleans logical, of integers bit by bit."
-    return function
+    return named(ufunc.__name__, f"`{symbol}`: of booleans logical, of integers bit by bit.", function)
 
 
 bitwise_and = _bitwise("&", np.bitwise_and, table.logical_and)
@@ -281,12 +251,8 @@ bitwise_not = _bitwise("~", np.invert, table.logical_not)
 
 
 def _test(ufunc: np.ufunc) -> "Callable[[Any], Tensor]":
-    def function(input: Any) -> "Tensor":
-        return Value.tensor(np.asarray(ufunc(as_array(input))))
-
-    function.__name__ = function.__qualname__ = ufunc.__name__
-    function.__doc__ = f"A boolean tensor: `numpy.{ufunc.__name__}(input)`."
-    return function
+    meaning = f"A boolean tensor: `numpy.{ufunc.__name__}(input)`."
+    return named(ufunc.__name__, meaning, lambda input: unrecorded(ufunc, as_tensor(input)))
 
 
 isnan, isinf, isfinite = _test(np.isnan), _test(np.isinf), _test(np.isfinite)

@@ -1,6 +1,8 @@
 """Matrix products and what is arranged around them."""
 
+import math
 import string
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from . import table
@@ -25,9 +27,9 @@ def matmul(input: Any, other: Any) -> "Tensor":
     Raises:
         ValueError: an operand is 0-d, or the inner dimensions differ.
     """
-    if not (isinstance(input, Value) and isinstance(other, Value) and input.data.dtype is other.data.dtype):
-        input, other = aligned("matmul", as_tensor(input), as_tensor(other))
     a, b = input, other
+    if not (isinstance(a, Value) and isinstance(b, Value) and a.data.dtype is b.data.dtype):
+        a, b = aligned("matmul", as_tensor(a), as_tensor(b))
     rows, columns = a.data.ndim, b.data.ndim
     if rows == 2 == columns:
         return _matrix_product(a, b)
@@ -36,44 +38,35 @@ def matmul(input: Any, other: Any) -> "Tensor":
     if rows == 1 or columns == 1:
         if a.shape[-1] != b.shape[-2 if columns > 1 else 0]:
             raise ValueError(f"matmul(a, b): inner dimensions differ: a is {list(a.shape)}, b is {list(b.shape)}")
-        wide_a = table.reshape(a, shape=(1, *a.shape)) if rows == 1 else a
-        wide_b = table.reshape(b, shape=(*b.shape, 1)) if columns == 1 else b
-        y = matmul(wide_a, wide_b)
-        shape = [n for i, n in enumerate(y.shape) if not (rows == 1 and i == y.ndim - 2)]
-        return table.reshape(y, shape=tuple(shape[:-1] if columns == 1 else shape))
+        shape = a.shape[:-1] if columns == 1 else (*b.shape[:-2], b.shape[-1])
+        row = table.reshape(a, shape=(1, *a.shape)) if rows == 1 else a
+        column = table.reshape(b, shape=(*b.shape, 1)) if columns == 1 else b
+        return table.reshape(matmul(row, column), shape=shape)
     if columns == 2:  # one product over all rows, rather than one a batch entry
         if a.shape[-1] != b.shape[0]:
             return table.matmul(a, b)  # which says what is wrong
-        flat = table.reshape(a, shape=(_product(a.data.shape[:-1]), a.shape[-1]))
+        flat = table.reshape(a, shape=(math.prod(a.data.shape[:-1]), a.shape[-1]))
         return table.reshape(table.matmul(flat, b), shape=(*a.shape[:-1], b.shape[1]))
     return table.matmul(a, b)
 
 
-def _product(shape: tuple[int, ...]) -> int:
-    size = 1
-    for n in shape:
-        size *= n
-    return size
-
-
-def _demand(name: str, *operands: tuple[Any, int]) -> None:
-    for x, ndim in operands:
-        if x.data.ndim != ndim:
-            shapes = " and ".join(str(list(x.shape)) for x, _ in operands)
-            raise ValueError(f"{name}: expected tensors of {[n for _, n in operands]} dimensions, got shapes {shapes}")
+def _of_dims(name: str, *operands: tuple[Any, int]) -> list[Any]:
+    """Tensors, each of so many dimensions."""
+    tensors, dims = [as_tensor(x) for x, _ in operands], [n for _, n in operands]
+    if [x.data.ndim for x in tensors] != dims:
+        shapes = " and ".join(str(list(x.shape)) for x in tensors)
+        raise ValueError(f"{name}: expected tensors of {dims} dimensions, got shapes {shapes}")
+    return tensors
 
 
 def mm(input: Any, mat2: Any) -> "Tensor":
     """The product of two matrices: [M, K], [K, N] -> [M, N]."""
-    a, b = as_tensor(input), as_tensor(mat2)
-    _demand("mm", (a, 2), (b, 2))
-    return matmul(a, b)
+    return matmul(*_of_dims("mm", (input, 2), (mat2, 2)))
 
 
 def bmm(input: Any, mat2: Any) -> "Tensor":
     """The products of two stacks of matrices: [B, M, K], [B, K, N] -> [B, M, N], without broadcasting."""
-    a, b = as_tensor(input), as_tensor(mat2)
-    _demand("bmm", (a, 3), (b, 3))
+    a, b = _of_dims("bmm", (input, 3), (mat2, 3))
     if a.shape[0] != b.shape[0]:
         raise ValueError(f"bmm: batch sizes differ: {list(a.shape)} and {list(b.shape)}; matmul broadcasts them")
     return matmul(a, b)
@@ -81,26 +74,17 @@ def bmm(input: Any, mat2: Any) -> "Tensor":
 
 def mv(input: Any, vec: Any) -> "Tensor":
     """The product of a matrix and a vector: [M, K], [K] -> [M]."""
-    a, b = as_tensor(input), as_tensor(vec)
-    _demand("mv", (a, 2), (b, 1))
-    if a.shape[1] != b.shape[0]:
-        raise ValueError(f"mv: a matrix of shape {list(a.shape)} and a vector of {b.shape[0]} elements")
-    return matmul(a, b)
+    return matmul(*_of_dims("mv", (input, 2), (vec, 1)))
 
 
 def dot(input: Any, tensor: Any) -> "Tensor":
     """The inner product of two vectors: [K], [K] -> []."""
-    a, b = as_tensor(input), as_tensor(tensor)
-    _demand("dot", (a, 1), (b, 1))
-    if a.shape != b.shape:
-        raise ValueError(f"dot: vectors of {a.shape[0]} and {b.shape[0]} elements")
-    return matmul(a, b)
+    return matmul(*_of_dims("dot", (input, 1), (tensor, 1)))
 
 
 def outer(input: Any, vec2: Any) -> "Tensor":
     """The outer product of two vectors: [M], [N] -> [M, N]."""
-    a, b = as_tensor(input), as_tensor(vec2)
-    _demand("outer", (a, 1), (b, 1))
+    a, b = _of_dims("outer", (input, 1), (vec2, 1))
     return reshape(a, (a.shape[0], 1)) * b
 
 
@@ -127,12 +111,8 @@ def einsum(equation: str, *operands: Any) -> "Tensor":
     x, term = _distinct(tensors[0], terms[0], sizes)
     for position in range(1, len(tensors)):
         other, other_term = _distinct(tensors[position], terms[position], sizes)
-        wanted = set(result).union(*terms[position + 1 :])
-        x, term = _contract(x, term, other, other_term, wanted)
-    leftover = tuple(i for i, letter in enumerate(term) if letter not in result)
-    if leftover:
-        x = x.sum(leftover)
-        term = "".join(letter for letter in term if letter in result)
+        x, term = _contract(x, term, other, other_term, set(result).union(*terms[position + 1 :]))
+    x, term = _summed(x, term, result)
     return permute(x, tuple(term.index(letter) for letter in result))
 
 
@@ -171,26 +151,25 @@ def _distinct(x: Any, term: str, sizes: dict[str, int]) -> tuple[Any, str]:
     return (x if x.data.shape == shape else table.expand(x, shape=shape)), term
 
 
+def _summed(x: Any, term: str, kept: Collection[str]) -> tuple[Any, str]:
+    """The sum over the letters that are not kept."""
+    gone = tuple(i for i, letter in enumerate(term) if letter not in kept)
+    return (x.sum(gone) if gone else x), "".join(letter for letter in term if letter in kept)
+
+
 def _contract(a: Any, a_term: str, b: Any, b_term: str, wanted: set[str]) -> tuple[Any, str]:
     """One pair as a batched matrix product [shared, a's own, summed] @ [shared, summed, b's own]."""
-    for_a = [c for c in a_term if c not in b_term and c not in wanted]
-    for_b = [c for c in b_term if c not in a_term and c not in wanted]
-    if for_a:
-        a = a.sum(tuple(a_term.index(c) for c in for_a))
-        a_term = "".join(c for c in a_term if c not in for_a)
-    if for_b:
-        b = b.sum(tuple(b_term.index(c) for c in for_b))
-        b_term = "".join(c for c in b_term if c not in for_b)
+    a, a_term = _summed(a, a_term, wanted.union(b_term))
+    b, b_term = _summed(b, b_term, wanted.union(a_term))
     shared = [c for c in a_term if c in b_term and c in wanted]
     summed = [c for c in a_term if c in b_term and c not in wanted]
     own_a = [c for c in a_term if c not in b_term]
     own_b = [c for c in b_term if c not in a_term]
     size = dict(zip(a_term, a.data.shape)) | dict(zip(b_term, b.data.shape))
-    count = lambda letters: _product(tuple(size[c] for c in letters))
+    count = lambda letters: math.prod(size[c] for c in letters)
     a = permute(a, tuple(a_term.index(c) for c in (*shared, *own_a, *summed)))
     b = permute(b, tuple(b_term.index(c) for c in (*shared, *summed, *own_b)))
     both = (count(shared),) if shared else ()  # two matrices are multiplied as such
-    a = reshape(a, (*both, count(own_a), count(summed)))
-    b = reshape(b, (*both, count(summed), count(own_b)))
+    y = matmul(reshape(a, (*both, count(own_a), count(summed))), reshape(b, (*both, count(summed), count(own_b))))
     term = "".join([*shared, *own_a, *own_b])
-    return reshape(matmul(a, b), tuple(size[c] for c in term)), term
+    return reshape(y, tuple(size[c] for c in term)), term

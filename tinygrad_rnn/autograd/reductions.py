@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import table
-from .operands import all_dims, as_array, as_tensor, floating, one_dim
+from .operands import all_dims, along, as_tensor, floating, named, one_dim, unrecorded
 from .pointwise import log, pow, sqrt, where
-from .tape import Value
+from .primitive import Primitive
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -43,9 +43,7 @@ def _count(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
     return math.prod(shape[i] for i in dims)
 
 
-def var(
-    input: Any, dim: Dims = None, *, correction: float | None = 1, keepdim: bool = False, unbiased: Any = None
-) -> "Tensor":
+def var(input: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False, unbiased: Any = None) -> "Tensor":
     """`sum((x - mean)^2) / (N - correction)` over `dim`; NaN or inf where the divisor is not positive.
 
     Args:
@@ -55,10 +53,8 @@ def var(
     x = floating(input)
     if isinstance(dim, bool):  # var(x, False) is PyTorch's var(x, unbiased=False)
         dim, unbiased = None, dim
-    if unbiased is not None:
-        correction = int(unbiased)
-    elif correction is None:
-        correction = 1
+    correction = 1 if correction is None else correction
+    correction = correction if unbiased is None else int(unbiased)
     dims = all_dims("var", dim, x.data.ndim)
     count = _count(x.data.shape, dims)
     mean = table.sum(x, dim=dims, keepdim=True) / count
@@ -66,9 +62,7 @@ def var(
     return squares / max(count - correction, 0)
 
 
-def std(
-    input: Any, dim: Dims = None, *, correction: float | None = 1, keepdim: bool = False, unbiased: Any = None
-) -> "Tensor":
+def std(input: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False, unbiased: Any = None) -> "Tensor":
     """The square root of `var`, whose gradient is taken as 0 where all elements are equal."""
     return sqrt_or_zero(var(input, dim, correction=correction, keepdim=keepdim, unbiased=unbiased))
 
@@ -87,7 +81,7 @@ def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: An
     """
     x = _as(as_tensor(input), dtype)
     if x.data.dtype.kind != "f":
-        return Value.tensor(np.asarray(np.prod(x.data, axis=dim, keepdims=keepdim)))
+        return unrecorded(np.prod, x, axis=dim, keepdims=keepdim)
     shape = x.data.shape
     if dim is None:
         axis, x = 0, table.reshape(x, shape=(x.data.size,))
@@ -98,28 +92,24 @@ def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: An
             x = table.reshape(x, shape=(1,))
         result = tuple(1 if i == axis else n for i, n in enumerate(shape) if keepdim or i != axis)
     if x.data.shape[axis] == 0:
-        return Value.tensor(np.ones(result, x.data.dtype)) + table.reshape(
-            table.sum(x, dim=(axis,), keepdim=True), shape=result
-        )
-    take = lambda x, part: table.part(x, at=(slice(None),) * axis + (part,))
+        return table.reshape(table.sum(x, dim=(axis,), keepdim=True), shape=result) + 1
+    take = lambda x, piece: table.part(x, at=along(axis, piece))
     while (n := x.data.shape[axis]) > 1:
         product = take(x, slice(0, n // 2)) * take(x, slice(n // 2, n // 2 * 2))
         x = table.cat(product, take(x, slice(n - 1, n)), dim=axis) if n % 2 else product
     return table.reshape(x, shape=result)
 
 
-def _extreme(row: Any, name: str, meaning: str) -> "Callable[..., Tensor]":
+def _extreme(row: Primitive, which: str) -> "Callable[..., Tensor]":
     def function(input: Any, dim: Dims = (), keepdim: bool = False) -> "Tensor":
         x = as_tensor(input)
-        return row(x, dim=all_dims(name, dim, x.data.ndim), keepdim=keepdim)
+        return row(x, dim=all_dims(row.name, dim, x.data.ndim), keepdim=keepdim)
 
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"The {meaning} element over `dim`; NaN if there is one. Ties share the gradient equally."
-    return function
+    meaning = f"The {which} element over `dim`; NaN if there is one. Ties share the gradient equally."
+    return named(row.name, meaning, function)
 
 
-amax = _extreme(table.amax, "amax", "largest")
-amin = _extreme(table.amin, "amin", "smallest")
+amax, amin = _extreme(table.amax, "largest"), _extreme(table.amin, "smallest")
 
 
 def norm(input: Any, p: Any = 2, dim: Dims = None, keepdim: bool = False) -> "Tensor":
@@ -134,30 +124,30 @@ def norm(input: Any, p: Any = 2, dim: Dims = None, keepdim: bool = False) -> "Te
 
 def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> "Tensor":
     """The position of the largest element, the first of equals; of the flattened tensor if `dim` is None."""
-    return _arg(np.argmax, "argmax", input, dim, keepdim)
+    return _position(np.argmax, input, dim, keepdim)
 
 
 def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> "Tensor":
     """The position of the smallest element, the first of equals; of the flattened tensor if `dim` is None."""
-    return _arg(np.argmin, "argmin", input, dim, keepdim)
+    return _position(np.argmin, input, dim, keepdim)
 
 
-def _arg(function: Callable[..., Any], name: str, input: Any, dim: int | None, keepdim: bool) -> "Tensor":
-    x = as_array(input)
-    axis = None if dim is None else one_dim(name, dim, x.ndim)
-    return Value.tensor(np.asarray(function(x, axis=axis if x.ndim else None, keepdims=keepdim)))
+def _position(function: Callable[..., Any], input: Any, dim: int | None, keepdim: bool) -> "Tensor":
+    x = as_tensor(input)
+    axis = None if dim is None else one_dim(function.__name__, dim, x.data.ndim)
+    return unrecorded(function, x, axis=axis if x.data.ndim else None, keepdims=keepdim)
 
 
 def all(input: Any, dim: Dims = None, keepdim: bool = False) -> "Tensor":
     """Whether all elements over `dim` are nonzero."""
-    x = as_array(input)
-    return Value.tensor(np.asarray(np.all(x, axis=all_dims("all", dim, x.ndim), keepdims=keepdim)))
+    x = as_tensor(input)
+    return unrecorded(np.all, x, axis=all_dims("all", dim, x.data.ndim), keepdims=keepdim)
 
 
 def any(input: Any, dim: Dims = None, keepdim: bool = False) -> "Tensor":
     """Whether an element over `dim` is nonzero."""
-    x = as_array(input)
-    return Value.tensor(np.asarray(np.any(x, axis=all_dims("any", dim, x.ndim), keepdims=keepdim)))
+    x = as_tensor(input)
+    return unrecorded(np.any, x, axis=all_dims("any", dim, x.data.ndim), keepdims=keepdim)
 
 
 def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> "Tensor":
@@ -184,17 +174,17 @@ def cumsum(input: Any, dim: int, *, dtype: Any = None) -> "Tensor":
 
 def softmax(input: Any, dim: int, dtype: Any = None) -> "Tensor":
     """`exp(x) / sum(exp(x))` along `dim`."""
-    return _normalised(table.softmax, "softmax", input, dim, dtype)
+    return _normalised(table.softmax, input, dim, dtype)
 
 
 def log_softmax(input: Any, dim: int, dtype: Any = None) -> "Tensor":
     """`x - log(sum(exp(x)))` along `dim`: the logarithm of `softmax`, without its underflow."""
-    return _normalised(table.log_softmax, "log_softmax", input, dim, dtype)
+    return _normalised(table.log_softmax, input, dim, dtype)
 
 
-def _normalised(row: Any, name: str, input: Any, dim: int, dtype: Any) -> "Tensor":
+def _normalised(row: Primitive, input: Any, dim: int, dtype: Any) -> "Tensor":
     x = _as(floating(input), dtype)
-    axis = one_dim(name, dim, x.data.ndim)
+    axis = one_dim(row.name, dim, x.data.ndim)
     if x.data.ndim:
         return row(x, dim=axis)
     return table.reshape(row(table.reshape(x, shape=(1,)), dim=0), shape=())

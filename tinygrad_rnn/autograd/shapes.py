@@ -3,15 +3,15 @@
 Results may share memory with their input, as NumPy's views do; nothing in the library writes to a tensor in place.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import pointwise, reductions, table
-from .operands import BY_ARRAYS, aligned, as_tensor, ask, integers, one_dim, sizes
-from .pointwise import mask as boolean
+from .operands import BY_ARRAYS, aligned, all_dims, along, as_array, as_tensor, integers, named, one_dim, sizes
 from .pointwise import where
 from .tape import Value, mode
 
@@ -115,11 +115,9 @@ def sum_to_size(input: Any, size: Any, *more: int) -> "Tensor":
 def flip(input: Any, dims: Any, *more: int) -> "Tensor":
     """The order of elements reversed along `dims`."""
     x = as_tensor(input)
-    reversed_dims = [one_dim("flip", d, x.data.ndim) for d in sizes("flip", (dims, *more))]
-    if len(set(reversed_dims)) < len(reversed_dims):
-        raise ValueError(f"flip: dims {sizes('flip', dims)} name a dimension twice")
-    backwards = slice(None, None, -1)
-    return table.part(x, at=tuple(backwards if i in reversed_dims else slice(None) for i in range(x.data.ndim)))
+    wanted = sizes("flip", (dims, *more))
+    backwards = all_dims("flip", wanted, x.data.ndim) if wanted else ()
+    return table.part(x, at=tuple([slice(None, None, -1 if i in backwards else None) for i in range(x.data.ndim)]))
 
 
 def roll(input: Any, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] | None = None) -> "Tensor":
@@ -134,9 +132,7 @@ def roll(input: Any, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] 
     for shift, dim in zip(each_shift, each_dim):
         axis = one_dim("roll", dim, x.data.ndim)
         if x.data.ndim and (n := x.data.shape[axis]) and (split := -shift % n):
-            ahead = (slice(None),) * axis
-            back = table.part(x, at=(*ahead, slice(split, None)))
-            x = table.cat(back, table.part(x, at=(*ahead, slice(0, split))), dim=axis)
+            x = table.cat(_narrow(x, axis, split, n), _narrow(x, axis, 0, split), dim=axis)
     return x
 
 
@@ -154,29 +150,14 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
     widths = sizes("pad", (tuple(pad),))
     if len(widths) % 2 or len(widths) // 2 > x.data.ndim:
         raise ValueError(f"pad: {len(widths)} widths do not fit a tensor of shape {list(x.shape)}: two a dimension")
-    index: list[Any] = [slice(None)] * x.data.ndim
+    borders = [(x.data.ndim - 1 - i, widths[2 * i], widths[2 * i + 1]) for i in range(len(widths) // 2)]
     if mode == "constant":
-        inner, shape = list(index), list(x.data.shape)
-        for i in range(len(widths) // 2):
-            dim, before, after = x.data.ndim - 1 - i, widths[2 * i], widths[2 * i + 1]
-            n = shape[dim]
-            shape[dim] = n + before + after
-            if shape[dim] < 0:
-                raise ValueError(f"pad: cutting {widths} leaves less than nothing of shape {list(x.shape)}")
-            index[dim] = slice(max(-before, 0), n - max(-after, 0))
-            inner[dim] = slice(max(before, 0), shape[dim] - max(after, 0))
-        padded = table.put(table.part(x, at=tuple(index)), shape=tuple(shape), at=tuple(inner))
-        if not value:
-            return padded
-        border = np.ones(shape, np.bool_)
-        border[tuple(inner)] = False
-        return where(border, value, padded)
+        return _pad_with_value(x, borders, value)
     if mode not in ("reflect", "replicate", "circular"):
         raise ValueError(f"pad: mode must be 'constant', 'reflect', 'replicate' or 'circular', not {mode!r}")
     if value:
         raise ValueError(f"pad: mode {mode!r} takes no value")
-    for i in range(len(widths) // 2):
-        dim, before, after = x.data.ndim - 1 - i, widths[2 * i], widths[2 * i + 1]
+    for dim, before, after in borders:
         n = x.data.shape[dim]
         limit = {"reflect": n - 1, "replicate": math.inf if n else 0, "circular": n}[mode]
         if max(before, after) > limit or n + before + after < 0:
@@ -186,11 +167,27 @@ def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | N
             before, after, n = max(before, 0), max(after, 0), x.data.shape[dim]
         places = np.arange(-before, n + after)
         if mode == "reflect":
-            places = np.abs(places)
-            places = np.where(places >= n, 2 * (n - 1) - places, places)
+            places = n - 1 - np.abs(n - 1 - np.abs(places))
         places = np.clip(places, 0, n - 1) if mode == "replicate" else places % max(n, 1)
-        x = table.index(x, at=(*[slice(None)] * dim, places))
+        x = table.index(x, at=along(dim, places))
     return x
+
+
+def _pad_with_value(x: "Tensor", borders: list[tuple[int, int, int]], value: float | None) -> "Tensor":
+    shape = list(x.data.shape)
+    taken, inner = [slice(None)] * x.data.ndim, [slice(None)] * x.data.ndim
+    for dim, before, after in borders:
+        n, shape[dim] = shape[dim], shape[dim] + before + after
+        if shape[dim] < 0:
+            raise ValueError(f"pad: cutting {(before, after)} leaves less than nothing of shape {list(x.shape)}")
+        taken[dim] = slice(max(-before, 0), n - max(-after, 0))
+        inner[dim] = slice(max(before, 0), shape[dim] - max(after, 0))
+    padded = table.put(table.part(x, at=tuple(taken)), shape=tuple(shape), at=tuple(inner))
+    if not value:
+        return padded
+    border = np.ones(shape, np.bool_)
+    border[tuple(inner)] = False
+    return where(border, value, padded)
 
 
 # ---- Joining and dividing --------------------------------------------------------------------------------------------
@@ -251,15 +248,12 @@ def _equal_parts(n: int, size: int) -> tuple[int, ...]:
 
 
 def _pieces(x: "Tensor", axis: int, parts: Sequence[int]) -> tuple["Tensor", ...]:
-    pieces, start = [], 0
-    for size in parts:
-        pieces.append(_narrow(x, axis, start, start + size))
-        start += size
-    return tuple(pieces)
+    ends = itertools.accumulate(parts)
+    return tuple([_narrow(x, axis, end - size, end) for size, end in zip(parts, ends)])
 
 
 def _narrow(x: "Tensor", axis: int, start: int, stop: int) -> "Tensor":
-    return table.part(x, at=(*[slice(None)] * axis, slice(start, stop)))
+    return table.part(x, at=along(axis, slice(start, stop)))
 
 
 def narrow(input: Any, dim: int, start: int, length: int) -> "Tensor":
@@ -287,7 +281,7 @@ def unbind(input: Any, dim: int = 0) -> tuple["Tensor", ...]:
     """The slices along `dim`, without that dimension. Their gradients are gathered in one array."""
     x = as_tensor(input)
     axis = _axis("unbind", x, dim)
-    return tuple(table.part(x, at=(*[slice(None)] * axis, i)) for i in range(x.data.shape[axis]))
+    return tuple(table.part(x, at=along(axis, i)) for i in range(x.data.shape[axis]))
 
 
 def _axis(name: str, x: "Tensor", dim: int) -> int:
@@ -316,20 +310,19 @@ _BASIC = (int, slice, type(None), type(...))
 def _plain(part: Any, copy: bool) -> Any:
     """One component of an index as NumPy's own kind; a copy if the user must not change it before the backward pass."""
     if isinstance(part, Value):
-        ask(part, BY_ARRAYS)
-        part = part.data
-    if isinstance(part, (list, tuple)):
-        for each in part:
-            ask(each, BY_ARRAYS)
-        part = np.asarray([as_tensor(i).data for i in part] if any(isinstance(i, Value) for i in part) else part)
+        part = as_array(part, BY_ARRAYS)
+    elif isinstance(part, (list, tuple)):
+        part = np.asarray([as_array(i, BY_ARRAYS) if isinstance(i, Value) else i for i in part])
         part = part.astype(np.intp) if part.size == 0 else part
-    if isinstance(part, (bool, np.bool_)):
+    elif isinstance(part, (bool, np.bool_)):
         return np.asarray(part)
-    if isinstance(part, np.ndarray) and part.dtype.kind not in "iub":
+    if not isinstance(part, np.ndarray):
+        return part
+    if part.dtype.kind not in "iub":
         raise IndexError(f"a tensor is indexed by integers, slices and boolean masks, not by {part.dtype}")
-    if isinstance(part, np.ndarray) and part.ndim == 0 and part.dtype.kind in "iu":
+    if part.ndim == 0 and part.dtype.kind in "iu":
         return int(part)
-    return part.copy() if copy and isinstance(part, np.ndarray) else part
+    return part.copy() if copy else part
 
 
 def index_select(input: Any, dim: int, index: Any) -> "Tensor":
@@ -341,7 +334,7 @@ def index_select(input: Any, dim: int, index: Any) -> "Tensor":
     if not x.data.ndim:
         return reshape(index_select(reshape(x, 1), 0, places), ())
     _in_range("index_select", places, x.data.shape[axis], dim)
-    return table.index(x, at=(*[slice(None)] * axis, np.atleast_1d(places)))
+    return table.index(x, at=along(axis, np.atleast_1d(places)))
 
 
 def _in_range(name: str, places: np.ndarray, size: int, dim: int) -> None:
@@ -381,12 +374,11 @@ def _extreme(of_all: Any, position: Any, of_two: Any, which: str) -> Any:
         found = gather(input, dim, places) if places.data.ndim else as_tensor(input)
         return Extreme(*[x if keepdim else squeeze(x, dim) for x in (found, places)])
 
-    function.__name__ = function.__qualname__ = of_all.__name__[1:]
-    function.__doc__ = f"""The {which} element; with `dim`, (values, indices) along it; with a tensor, that of the two.
+    meaning = f"""The {which} element; with `dim`, (values, indices) along it; with a tensor, that of the two.
 
     Of equals along `dim` the first one gets the gradient; without `dim` they share it.
     """
-    return function
+    return named(of_all.__name__[1:], meaning, function)
 
 
 largest = _extreme(reductions.amax, reductions.argmax, pointwise.maximum, "largest")
@@ -405,18 +397,17 @@ def diagonal(input: Any, dim0: int = 0, dim1: int = 1) -> "Tensor":
 
 def tril(input: Any, diagonal: int = 0) -> "Tensor":
     """The elements on and below a diagonal of the last two dimensions, 0 elsewhere."""
-    return _triangle("tril", input, diagonal, lower=True)
+    return _triangle("tril", input, lambda column, row: column - row <= diagonal)
 
 
 def triu(input: Any, diagonal: int = 0) -> "Tensor":
     """The elements on and above a diagonal of the last two dimensions, 0 elsewhere."""
-    return _triangle("triu", input, diagonal, lower=False)
+    return _triangle("triu", input, lambda column, row: column - row >= diagonal)
 
 
-def _triangle(name: str, input: Any, diagonal: int, lower: bool) -> "Tensor":
+def _triangle(name: str, input: Any, inside: Callable[[Any, Any], Any]) -> "Tensor":
     x = as_tensor(input)
     if x.data.ndim < 2:
         raise ValueError(f"{name}: expected at least 2 dimensions, got shape {list(x.shape)}")
     row, column = np.ogrid[: x.data.shape[-2], : x.data.shape[-1]]
-    inside = column - row <= diagonal if lower else column - row >= diagonal
-    return where(boolean(name, inside), x, 0)
+    return where(inside(column, row), x, 0)
