@@ -54,18 +54,19 @@ def ones(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tenso
 
 def zeros_like(input: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of the shape and dtype of another tensor."""
-    array = input.data if isinstance(input, Tensor) else as_array(input)
-    if mode.tracer is not None:
-        return zeros(array.shape, dtype=dtype or array.dtype, requires_grad=requires_grad)
-    return Tensor(np.zeros_like(array, dtype_of(dtype or array.dtype))).requires_grad_(requires_grad)
+    return _like(zeros, np.zeros_like, input, dtype, requires_grad)
 
 
 def ones_like(input: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones of the shape and dtype of another tensor."""
+    return _like(ones, np.ones_like, input, dtype, requires_grad)
+
+
+def _like(function: Any, of_numpy: Any, input: Any, dtype: Any, requires_grad: bool) -> Tensor:
     array = input.data if isinstance(input, Tensor) else as_array(input)
     if mode.tracer is not None:
-        return ones(array.shape, dtype=dtype or array.dtype, requires_grad=requires_grad)
-    return Tensor(np.ones_like(array, dtype_of(dtype or array.dtype))).requires_grad_(requires_grad)
+        return function(array.shape, dtype=dtype or array.dtype, requires_grad=requires_grad)
+    return Tensor(of_numpy(array, dtype_of(dtype or array.dtype))).requires_grad_(requires_grad)  # and its layout
 
 
 def arange(start: float, end: float | None = None, step: float = 1, dtype: Any = None) -> Tensor:
@@ -94,33 +95,26 @@ _source = _Source()
 
 def manual_seed(seed: int) -> np.random.Generator:
     """Start this thread's random numbers (initial weights, dropout masks, `rand`) anew from a seed."""
-    _ask()
+    generator()
     _source.generator = np.random.default_rng(seed)
     return _source.generator
 
 
 def generator() -> np.random.Generator:
-    """The NumPy generator that this thread's random numbers come from."""
-    _ask()
-    return _source.generator
-
-
-def _ask() -> None:
-    """Before the generator itself is used: a step that is traced may not."""
+    """The NumPy generator that this thread's random numbers come from. A step that is traced may not use it itself."""
     if mode.tracer is not None:
         mode.tracer.refuse_draws()
+    return _source.generator
 
 
 def get_rng_state() -> dict[str, Any]:
     """The state of this thread's generator, as NumPy describes it."""
-    _ask()
-    return dict(_source.generator.bit_generator.state)
+    return dict(generator().bit_generator.state)
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """Continue the random numbers from a state that `get_rng_state` returned."""
-    _ask()
-    _source.generator.bit_generator.state = state
+    generator().bit_generator.state = state
 
 
 def drawn(source: Callable[[Shape], np.ndarray], shape: Shape, dtype: Any) -> Tensor:

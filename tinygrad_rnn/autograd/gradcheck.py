@@ -19,15 +19,9 @@ class GradcheckError(AssertionError):
 
 
 def gradcheck(
-    func: Callable[..., Any],
-    inputs: Any,
-    *,
-    eps: float = 1e-6,
-    atol: float = 1e-5,
-    rtol: float = 1e-3,
-    raise_exception: bool = True,
-    nondet_tol: float = 0.0,
-) -> bool:
+    func: Callable[..., Any], inputs: Any, *, eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3,
+    raise_exception: bool = True, nondet_tol: float = 0.0,
+) -> bool:  # fmt: skip
     """Check that the gradients of `func` agree with finite differences: |a - n| <= atol + rtol |n| for every entry.
 
     Args:
@@ -49,47 +43,26 @@ def gradcheck(
     return True
 
 
-def gradgradcheck(
-    func: Callable[..., Any],
-    inputs: Any,
-    grad_outputs: Any = None,
-    *,
-    eps: float = 1e-6,
-    atol: float = 1e-5,
-    rtol: float = 1e-3,
-    raise_exception: bool = True,
-    nondet_tol: float = 0.0,
-) -> bool:
+def gradgradcheck(func: Callable[..., Any], inputs: Any, grad_outputs: Any = None, **tolerances: Any) -> bool:
     """Check the second derivatives: the same for the function that maps (inputs, grad_outputs) to first gradients.
 
     Args:
         grad_outputs: the gradients that the first pass starts from; random ones by default.
+        tolerances: `eps`, `atol`, `rtol`, `raise_exception` and `nondet_tol`, as for `gradcheck`.
     """
     inputs = _as_tuple(inputs)
     differentiable = [i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
     if grad_outputs is None:
-        outputs = _differentiable(func(*inputs))
-        grad_outputs = tuple(
-            Tensor(generator().standard_normal(y.shape).astype(y.dtype)).requires_grad_() for y in outputs
-        )
-    grad_outputs = _as_tuple(grad_outputs)
+        draw = lambda y: generator().standard_normal(y.shape).astype(y.dtype)
+        grad_outputs = [Tensor(draw(y)).requires_grad_() for y in _differentiable(func(*inputs))]
 
     def first_gradients(*arguments: Any) -> tuple[Tensor, ...]:
         xs, dys = arguments[: len(inputs)], arguments[len(inputs) :]
-        found = grad(
-            _differentiable(func(*xs)), [xs[i] for i in differentiable], dys, create_graph=True, allow_unused=True
-        )
+        wanted = [xs[i] for i in differentiable]
+        found = grad(_differentiable(func(*xs)), wanted, dys, create_graph=True, allow_unused=True)
         return tuple(g for g in found if g is not None)
 
-    return gradcheck(
-        first_gradients,
-        (*inputs, *grad_outputs),
-        eps=eps,
-        atol=atol,
-        rtol=rtol,
-        raise_exception=raise_exception,
-        nondet_tol=nondet_tol,
-    )
+    return gradcheck(first_gradients, (*inputs, *_as_tuple(grad_outputs)), **tolerances)
 
 
 def _as_tuple(x: Any) -> tuple[Any, ...]:
@@ -100,9 +73,7 @@ def _differentiable(outputs: Any) -> list[Tensor]:
     return [y for y in _as_tuple(outputs) if isinstance(y, Tensor) and y.requires_grad]
 
 
-def _check(
-    func: Callable[..., Any], inputs: Sequence[Any], eps: float, atol: float, rtol: float, nondet_tol: float
-) -> None:
+def _check(func: Any, inputs: Sequence[Any], eps: float, atol: float, rtol: float, nondet_tol: float) -> None:
     checked = [(i, x) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
     if not checked:
         raise ValueError("gradcheck: no input requires a gradient")
@@ -111,18 +82,16 @@ def _check(
             raise ValueError(f"gradcheck: input {i} is {x.dtype}; finite differences need float64")
     outputs = _differentiable(func(*inputs))
     for i, x in checked:
-        numeric = _numeric(func, inputs, x, eps)
-        for j, y in enumerate(outputs):
+        for j, (y, numeric) in enumerate(zip(outputs, _numeric(func, inputs, x, eps))):
             analytic = _analytic(y, x)
             with np.errstate(invalid="ignore"):  # an entry that is not finite is told of below
                 spread = np.max(np.nan_to_num(np.abs(analytic - _analytic(y, x)), nan=0.0), initial=0.0)
             if spread > nondet_tol:
                 raise GradcheckError(f"two backward passes from output {j} to input {i} differ by {spread:.3g}")
-            error = np.abs(analytic - numeric[j])
-            excess = np.nan_to_num(error - (atol + rtol * np.abs(numeric[j])), nan=np.inf)
+            excess = np.nan_to_num(np.abs(analytic - numeric) - (atol + rtol * np.abs(numeric)), nan=np.inf)
             if excess.size and excess.max() > 0:
                 worst = np.unravel_index(np.argmax(excess), excess.shape)
-                raise GradcheckError(_message(i, j, x, y, worst, analytic[worst], numeric[j][worst]))
+                raise GradcheckError(_message(i, j, x, y, worst, analytic[worst], numeric[worst]))
 
 
 def _analytic(y: Tensor, x: Tensor) -> np.ndarray:
@@ -140,23 +109,20 @@ def _analytic(y: Tensor, x: Tensor) -> np.ndarray:
 def _numeric(func: Callable[..., Any], inputs: Sequence[Any], x: Tensor, eps: float) -> list[np.ndarray]:
     """The same by central differences, one array for each differentiable output."""
     original = x.data
-    columns = []
 
     def outputs_at(k: int, step: float) -> list[np.ndarray]:
-        moved = original.copy()
-        moved.flat[k] += step
-        x.data = moved
+        x.data = original.copy()
+        x.data.flat[k] += step
         return [y.numpy().ravel() for y in _differentiable(func(*inputs))]
 
+    jacobians = [np.zeros((original.size, y.numel())) for y in _differentiable(func(*inputs))]
     try:
         for k in range(original.size):
-            above, below = outputs_at(k, eps), outputs_at(k, -eps)
-            columns.append([(a - b) / (2 * eps) for a, b in zip(above, below)])
+            for jacobian, above, below in zip(jacobians, outputs_at(k, eps), outputs_at(k, -eps)):
+                jacobian[k] = (above - below) / (2 * eps)
     finally:
         x.data = original
-    if not columns:
-        return [np.zeros((0, y.numel())) for y in _differentiable(func(*inputs))]
-    return [np.stack(column) for column in zip(*columns)]
+    return jacobians
 
 
 def _message(i: int, j: int, x: Tensor, y: Tensor, worst: Any, analytic: float, numeric: float) -> str:

@@ -171,9 +171,7 @@ class Node(Place):
 
     __slots__ = ("operation", "parents", "saved", "shapes", "where")
 
-    def __init__(
-        self, operation: Operation, parents: tuple[Place, ...], shapes: tuple[Any, ...], saved: tuple[Any, ...]
-    ) -> None:
+    def __init__(self, operation: Operation, parents: tuple[Any, ...], shapes: tuple[Any, ...], saved: Any) -> None:
         self.operation = operation
         self.parents = parents
         self.shapes = shapes
@@ -187,17 +185,14 @@ class Node(Place):
 
 
 def backward_pass(
-    roots: Sequence[tuple[Place, Any]],
-    *,
-    retain_graph: bool = False,
-    create_graph: bool = False,
+    roots: Sequence[tuple[Place, Any]], retain_graph: bool | None = None, create_graph: bool = False,
     inputs: Sequence[Place] | None = None,
-) -> dict[Place, Any]:
+) -> dict[Place, Any]:  # fmt: skip
     """Carry gradients from the roots to the leaves, or to the places `inputs`.
 
     Args:
         roots: places with the gradients they start from.
-        retain_graph: keep the residuals, so that the graph can be walked again.
+        retain_graph: keep the residuals, so that the graph can be walked again; by default as `create_graph`.
         create_graph: gradients are tensors and the pass is itself recorded; otherwise they are arrays.
         inputs: visit only what leads to these places, and leave every leaf's `grad` alone.
 
@@ -207,14 +202,15 @@ def backward_pass(
     running = _Pass([place for place, _ in roots], create_graph, inputs)
     for place, gradient in roots:
         running.arrive(place, gradient, is_ours=False)
-    with set_mode("grad", create_graph), set_mode("retain", retain_graph), np.errstate(all="ignore"):
+    retain = create_graph if retain_graph is None else retain_graph
+    with set_mode("grad", create_graph), set_mode("retain", retain), np.errstate(all="ignore"):
         youngest = running.youngest
         while youngest:
             node = heapq.heappop(youngest)[1]
             dy = running.complete(node)
             if running.leading is None or not running.leading.isdisjoint(node.parents):
                 running.hand_on(node, dy)
-                if not retain_graph:
+                if not retain:
                     node.saved = None
         for leaf in [*running.waiting]:
             running.complete(leaf)

@@ -35,6 +35,12 @@ def _reflected(function: Callable[[Any, Any], Any]) -> Callable[["Tensor", Any],
     return lambda self, other: function(other, self)
 
 
+def _not_traced(what: str) -> None:
+    """Before gradients are asked for or about: a step that is traced may not."""
+    if mode.level == 3:
+        mode.tracer.refuse_gradients(what)
+
+
 class Tensor(Value):
     """A multidimensional array of one dtype that can remember how it was computed.
 
@@ -94,70 +100,58 @@ class Tensor(Value):
 
     def item(self) -> Any:
         """The one element as a Python number."""
-        return self._only_element()
-
-    def tolist(self) -> Any:
-        """Nested lists of Python numbers."""
-        if mode.level == 3:
-            mode.tracer.refuse_numbers(self)
-        return self.data.tolist()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if mode.level == 3:
-            mode.tracer.refuse_numbers(self)
-        if self.node is not None and mode.grad:
-            interchange.refuse_behind(self, sys._getframe(1))
-        if copy is False and dtype is not None and np.dtype(dtype) != self.data.dtype:
-            raise ValueError(f"a tensor of {self.data.dtype} is no array of {np.dtype(dtype)} without copying")
-        return np.array(self.data, dtype=dtype, copy=copy)
-
-    def __float__(self) -> builtins.float:
-        return float(self._only_element())
-
-    def __int__(self) -> int:
-        return int(self._only_element())
-
-    def __index__(self) -> int:
-        if self.data.dtype.kind == "f":
-            raise TypeError(f"a tensor of {self.data.dtype} is no index or size: only integers are; write int(x)")
-        return operator.index(self._only_element())
-
-    def __bool__(self) -> bool:
-        return bool(self._only_element())
-
-    def __round__(self, ndigits: int | None = None) -> Any:
-        return round(self._only_element(), ndigits)
-
-    def _only_element(self) -> Any:
-        if mode.level == 3:
-            mode.tracer.refuse_numbers(self)
-        if self.data.size != 1:
+        if self.numpy().size != 1:
             raise ValueError(
                 f"a tensor of shape {list(self.shape)} is no single number; reduce it first: any(), all(), sum()"
             )
         return self.data.item()
 
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers."""
+        return self.numpy().tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        if self.node is not None and mode.grad:
+            interchange.refuse_behind(self, sys._getframe(1))
+        if copy is False and dtype is not None and np.dtype(dtype) != array.dtype:
+            raise ValueError(f"a tensor of {array.dtype} is no array of {np.dtype(dtype)} without copying")
+        return np.array(array, dtype=dtype, copy=copy)
+
+    def __float__(self) -> builtins.float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.data.dtype.kind == "f":
+            raise TypeError(f"a tensor of {self.data.dtype} is no index or size: only integers are; write int(x)")
+        return operator.index(self.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __round__(self, ndigits: int | None = None) -> Any:
+        return round(self.item(), ndigits)
+
     def __repr__(self) -> str:
-        if mode.level == 3:
-            mode.tracer.refuse_numbers(self)
-        text = np.array2string(self.data, separator=", ", precision=4, prefix="tensor(")
+        text = np.array2string(self.numpy(), separator=", ", precision=4, prefix="tensor(")
         dtype = "" if self.data.dtype.name in ("float32", "int64", "bool") else f", dtype={self.data.dtype.name}"
+        origin = ", requires_grad=True" if self.node is not None else ""
         if isinstance(self.node, Node):
-            return f"tensor({text}{dtype}, grad_fn={self.node.operation.name})"
-        return f"tensor({text}{dtype}{', requires_grad=True' if self.node is not None else ''})"
+            origin = f", grad_fn={self.node.operation.name}"
+        return f"tensor({text}{dtype}{origin})"
 
     def __reduce__(self) -> Any:
         """For `copy.deepcopy` and `pickle`: the data, and whether a gradient is asked for; never a graph."""
-        if mode.level == 3:
-            mode.tracer.refuse_numbers(self)
+        array = self.numpy()
         if isinstance(self.node, Node):
             raise RuntimeError(f"the result of {self.node.operation.name} is part of a graph; copy its detach()")
-        return _rebuilt, (type(self), self.data, self.requires_grad)
+        return _rebuilt, (type(self), array, self.requires_grad)
 
     def __format__(self, specification: str) -> str:
-        if mode.level == 3:
-            mode.tracer.refuse_numbers(self)
-        if self.data.ndim and specification:
+        if self.numpy().ndim and specification:
             raise TypeError(f"a tensor of shape {list(self.shape)} is not formatted as a number: reduce it, mean()")
         return format(self.data.item() if self.data.ndim == 0 else str(self), specification)
 
@@ -197,8 +191,8 @@ class Tensor(Value):
 
     def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
         """Ask for a gradient of this tensor, from its next use on; returns itself."""
-        if mode.level == 3 and (requires_grad or self.node is not None):
-            mode.tracer.refuse_gradients("requires_grad")
+        if requires_grad or self.node is not None:
+            _not_traced("requires_grad")
         if isinstance(self.node, Node):
             if not requires_grad:
                 raise RuntimeError(f"the result of {self.node.operation.name} is part of a graph; use detach()")
@@ -215,15 +209,13 @@ class Tensor(Value):
     @property
     def is_leaf(self) -> bool:
         """Whether no recorded operation made it."""
-        if mode.level == 3:
-            mode.tracer.refuse_gradients("is_leaf")
+        _not_traced("is_leaf")
         return not isinstance(self.node, Node)
 
     @property
     def grad_fn(self) -> Node | None:
         """The recorded operation that made it."""
-        if mode.level == 3:
-            mode.tracer.refuse_gradients("grad_fn")
+        _not_traced("grad_fn")
         return self.node if isinstance(self.node, Node) else None
 
     def detach(self) -> "Tensor":
@@ -234,8 +226,7 @@ class Tensor(Value):
 
     def retain_grad(self) -> None:
         """Fill in `grad` in the backward pass although this is the result of an operation."""
-        if mode.level == 3:
-            mode.tracer.refuse_gradients("retain_grad")
+        _not_traced("retain_grad")
         if self.node is None:
             raise RuntimeError("retain_grad: this tensor needs no gradient")
         self.node.fill_in(self)
@@ -246,8 +237,7 @@ class Tensor(Value):
         Returns:
             A handle with a method `remove()`.
         """
-        if mode.level == 3:
-            mode.tracer.refuse_gradients("register_hook")
+        _not_traced("register_hook")
         if self.node is None:
             raise RuntimeError("register_hook: this tensor needs no gradient")
         return self.node.add_hook(hook)
@@ -271,20 +261,25 @@ class Tensor(Value):
     # ---- Operators ---------------------------------------------------------------------------------------------------
 
     __add__ = __radd__ = pointwise._add
-    __sub__ = pointwise._sub
     __mul__ = __rmul__ = pointwise.mul
-    __truediv__ = pointwise._div
-    __pow__ = pointwise.pow
-    __matmul__ = products.matmul
-    __neg__ = pointwise.neg
-    __pos__ = as_tensor
-    __abs__ = pointwise.abs
-
-    __rsub__, __rtruediv__ = _reflected(pointwise._sub), _reflected(pointwise._div)
-    __rpow__, __rmatmul__ = _reflected(pointwise.pow), _reflected(products.matmul)
+    __sub__, __rsub__ = pointwise._sub, _reflected(pointwise._sub)
+    __truediv__, __rtruediv__ = pointwise._div, _reflected(pointwise._div)
+    __pow__, __rpow__ = pointwise.pow, _reflected(pointwise.pow)
+    __matmul__, __rmatmul__ = products.matmul, _reflected(products.matmul)
     __floordiv__, __rfloordiv__ = pointwise.floor_divide, _reflected(pointwise.floor_divide)
     __mod__, __rmod__ = pointwise.remainder, _reflected(pointwise.remainder)
     __divmod__, __rdivmod__ = pointwise.divmod, _reflected(pointwise.divmod)
+    __neg__, __pos__, __abs__, __invert__ = pointwise.neg, as_tensor, pointwise.abs, pointwise.bitwise_not
+    __lt__, __le__, __gt__, __ge__ = pointwise.lt, pointwise.le, pointwise.gt, pointwise.ge
+    __and__ = __rand__ = pointwise.bitwise_and
+    __or__ = __ror__ = pointwise.bitwise_or
+    __xor__ = __rxor__ = pointwise.bitwise_xor
+    __getitem__ = shapes.getitem
+
+    __iadd__, __isub__ = _in_place("+=", pointwise._add), _in_place("-=", pointwise._sub)
+    __imul__, __itruediv__ = _in_place("*=", pointwise.mul), _in_place("/=", pointwise._div)
+    __ipow__, __imatmul__ = _in_place("**=", pointwise.pow), _in_place("@=", products.matmul)
+    __ifloordiv__, __imod__ = _in_place("//=", pointwise.floor_divide), _in_place("%=", pointwise.remainder)
 
     def __eq__(self, other: Any) -> Any:
         return pointwise.eq(self, other) if isinstance(other, pointwise.COMPARED) else NotImplemented
@@ -292,60 +287,38 @@ class Tensor(Value):
     def __ne__(self, other: Any) -> Any:
         return pointwise.ne(self, other) if isinstance(other, pointwise.COMPARED) else NotImplemented
 
-    __lt__ = pointwise.lt
-    __le__ = pointwise.le
-    __gt__ = pointwise.gt
-    __ge__ = pointwise.ge
-
-    __and__ = __rand__ = pointwise.bitwise_and
-    __or__ = __ror__ = pointwise.bitwise_or
-    __xor__ = __rxor__ = pointwise.bitwise_xor
-    __invert__ = pointwise.bitwise_not
-    __getitem__ = shapes.getitem
-    __iadd__, __isub__ = _in_place("+=", pointwise._add), _in_place("-=", pointwise._sub)
-    __imul__, __itruediv__ = _in_place("*=", pointwise.mul), _in_place("/=", pointwise._div)
-    __ipow__, __imatmul__ = _in_place("**=", pointwise.pow), _in_place("@=", products.matmul)
-    __ifloordiv__, __imod__ = _in_place("//=", pointwise.floor_divide), _in_place("%=", pointwise.remainder)
-
     # ---- Functions as methods ----------------------------------------------------------------------------------------
 
-    add, sub, mul, div, neg, pow = (
-        pointwise.add, pointwise.sub, pointwise.mul, pointwise.div, pointwise.neg, pointwise.pow,
-    )  # fmt: skip
-    abs, sign, floor, square, sqrt = (
-        pointwise.abs, pointwise.sign, pointwise.floor, pointwise.square, pointwise.sqrt,
-    )  # fmt: skip
-    rsqrt, reciprocal, exp, expm1 = pointwise.rsqrt, pointwise.reciprocal, pointwise.exp, pointwise.expm1
-    log, log1p, sin, cos, erf = pointwise.log, pointwise.log1p, pointwise.sin, pointwise.cos, pointwise.erf
+    add, sub, mul, div, pow = pointwise.add, pointwise.sub, pointwise.mul, pointwise.div, pointwise.pow
+    neg, abs, sign, floor = pointwise.neg, pointwise.abs, pointwise.sign, pointwise.floor
+    square, sqrt, rsqrt, reciprocal = pointwise.square, pointwise.sqrt, pointwise.rsqrt, pointwise.reciprocal
+    exp, expm1, log, log1p = pointwise.exp, pointwise.expm1, pointwise.log, pointwise.log1p
+    sin, cos, erf = pointwise.sin, pointwise.cos, pointwise.erf
     tanh, sigmoid, relu = pointwise.tanh, pointwise.sigmoid, pointwise.relu
     maximum, minimum, clamp = pointwise.maximum, pointwise.minimum, pointwise.clamp
-    masked_fill = pointwise.masked_fill
-    eq, ne, lt, le, gt, ge = (
-        pointwise.eq, pointwise.ne, pointwise.lt, pointwise.le, pointwise.gt, pointwise.ge,
-    )  # fmt: skip
+    eq, ne, lt, le = pointwise.eq, pointwise.ne, pointwise.lt, pointwise.le
+    gt, ge, masked_fill = pointwise.gt, pointwise.ge, pointwise.masked_fill
     isnan, isinf, isfinite = pointwise.isnan, pointwise.isinf, pointwise.isfinite
+
+    sum, mean, var, std, prod = reductions.sum, reductions.mean, reductions.var, reductions.std, reductions.prod
+    amax, amin, argmax, argmin = reductions.amax, reductions.amin, reductions.argmax, reductions.argmin
+    all, any, norm, cumsum = reductions.all, reductions.any, reductions.norm, reductions.cumsum
+    logsumexp, softmax, log_softmax = reductions.logsumexp, reductions.softmax, reductions.log_softmax
+
+    matmul, mm, bmm = products.matmul, products.mm, products.bmm
+    mv, dot, outer = products.mv, products.dot, products.outer
+
+    reshape, view, flatten = shapes.reshape, shapes.reshape, shapes.flatten
+    permute, transpose, t = shapes.permute, shapes.transpose, shapes.t
+    squeeze, unsqueeze, flip, roll = shapes.squeeze, shapes.unsqueeze, shapes.flip, shapes.roll
+    expand, broadcast_to, sum_to_size = shapes.expand, shapes.broadcast_to, shapes.sum_to_size
+    split, chunk, unbind, narrow = shapes.split, shapes.chunk, shapes.unbind, shapes.narrow
+    index_select, gather, diagonal = shapes.index_select, shapes.gather, shapes.diagonal
+    tril, triu, max, min = shapes.tril, shapes.triu, shapes.largest, shapes.smallest
 
     def where(self, condition: Any, other: Any) -> "Tensor":
         """This tensor where the condition holds, else `other`."""
         return pointwise.where(condition, self, other)
-
-    sum, mean, var, std, prod = reductions.sum, reductions.mean, reductions.var, reductions.std, reductions.prod
-    amax, amin, argmax, argmin = reductions.amax, reductions.amin, reductions.argmax, reductions.argmin
-    all, any = reductions.all, reductions.any
-    logsumexp, cumsum = reductions.logsumexp, reductions.cumsum
-    softmax, log_softmax = reductions.softmax, reductions.log_softmax
-    matmul, mm, bmm, mv, dot, outer = (
-        products.matmul, products.mm, products.bmm, products.mv, products.dot, products.outer,
-    )  # fmt: skip
-    max, min, norm = shapes.largest, shapes.smallest, reductions.norm
-    reshape, view, flatten = shapes.reshape, shapes.reshape, shapes.flatten
-    permute, transpose, t = shapes.permute, shapes.transpose, shapes.t
-    squeeze, unsqueeze = shapes.squeeze, shapes.unsqueeze
-    expand, broadcast_to, sum_to_size = shapes.expand, shapes.broadcast_to, shapes.sum_to_size
-    flip, roll = shapes.flip, shapes.roll
-    split, chunk, unbind, narrow = shapes.split, shapes.chunk, shapes.unbind, shapes.narrow
-    index_select, gather, diagonal = shapes.index_select, shapes.gather, shapes.diagonal
-    tril, triu = shapes.tril, shapes.triu
 
     @property
     def T(self) -> "Tensor":
@@ -438,36 +411,26 @@ def _rebuilt(kind: type[Tensor], data: np.ndarray, requires_grad: bool) -> Tenso
 
 
 def backward(
-    tensors: Any,
-    grad_tensors: Any = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
+    tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
     inputs: Any = None,
-) -> None:
+) -> None:  # fmt: skip
     """Add to the `grad` of every leaf the derivative of the sum of `tensors`, weighted by `grad_tensors`."""
-    if mode.level == 3:
-        mode.tracer.refuse_gradients("backward()")
+    _not_traced("backward()")
     tensors = _listed("backward", tensors)
     roots = _roots("backward", tensors, grad_tensors, create_graph)
-    retain = create_graph if retain_graph is None else retain_graph
     if inputs is None:
-        backward_pass(roots, retain_graph=retain, create_graph=create_graph)
+        backward_pass(roots, retain_graph, create_graph)
         return
     inputs = _listed("backward", inputs)
-    found = grad(tensors, inputs, grad_tensors, retain, create_graph, allow_unused=True)
-    for x, gradient in zip(inputs, found):
+    for x, gradient in zip(inputs, grad(tensors, inputs, grad_tensors, retain_graph, create_graph, allow_unused=True)):
         if gradient is not None:
             accumulate(x, gradient)
 
 
 def grad(
-    outputs: Any,
-    inputs: Any,
-    grad_outputs: Any = None,
-    retain_graph: bool | None = None,
-    create_graph: bool = False,
+    outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
     allow_unused: bool = False,
-) -> tuple[Any, ...]:
+) -> tuple[Any, ...]:  # fmt: skip
     """The derivatives of the sum of `outputs` (weighted by `grad_outputs`) with respect to `inputs`.
 
     Unlike `backward` it returns them and leaves every `grad` alone. With `create_graph` they can be differentiated
@@ -483,26 +446,18 @@ def grad(
     Raises:
         RuntimeError: an input had no part in the outputs; `allow_unused=True` returns None for it.
     """
-    if mode.level == 3:
-        mode.tracer.refuse_gradients("tg.grad()")
+    _not_traced("tg.grad()")
     outputs, inputs = _listed("grad", outputs), _listed("grad", inputs)
     for i, x in enumerate(inputs):
         if x.node is None:
             raise RuntimeError(f"grad: input {i} needs no gradient; make it with requires_grad=True before using it")
     roots = _roots("grad", outputs, grad_outputs, create_graph)
-    found = backward_pass(
-        roots,
-        retain_graph=create_graph if retain_graph is None else retain_graph,
-        create_graph=create_graph,
-        inputs=[x.node for x in inputs],
-    )
+    found = backward_pass(roots, retain_graph, create_graph, [x.node for x in inputs])
     gradients = [found.get(x.node) for x in inputs]
     for i, gradient in enumerate(gradients):
         if gradient is None and not allow_unused:
             raise RuntimeError(f"grad: input {i} had no part in the outputs; allow_unused=True returns None for it")
-    return tuple(
-        g if g is None or isinstance(g, Tensor) else Tensor(np.array(g)) for g in gradients
-    )
+    return tuple(g if g is None or isinstance(g, Tensor) else Tensor(np.array(g)) for g in gradients)
 
 
 def _listed(name: str, tensors: Any) -> list[Any]:
