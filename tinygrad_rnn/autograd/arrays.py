@@ -36,14 +36,6 @@ def summed_shape(x: Shape, dim: Dims, keepdim: bool) -> Shape:
     return tuple(1 if i in dim else n for i, n in enumerate(x) if keepdim or i not in dim)
 
 
-def amax(x: np.ndarray, dim: Dims, keepdim: bool) -> np.ndarray:
-    return x.max(axis=dim, keepdims=keepdim)
-
-
-def amin(x: np.ndarray, dim: Dims, keepdim: bool) -> np.ndarray:
-    return x.min(axis=dim, keepdims=keepdim)
-
-
 def extreme_shape(x: Shape, dim: Dims, keepdim: bool) -> Shape:
     if any(x[i] == 0 for i in dim):
         raise ValueError(f"shape {list(x)} has nothing along dim {dim} to take an extreme of")
@@ -120,6 +112,11 @@ def product_shape(a: Shape, b: Shape) -> Shape:
 
 
 # ---- Shapes ----------------------------------------------------------------------------------------------------------
+
+
+def along(dim: int, at: Any) -> tuple[Any, ...]:
+    """The index that takes `at` in dimension `dim`, and all of those before it."""
+    return (slice(None),) * dim + (at,)
 
 
 def reshaped(x: Shape, shape: Shape) -> Shape:

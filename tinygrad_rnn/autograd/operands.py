@@ -190,11 +190,6 @@ def integers(name: str, x: Any) -> np.ndarray:
     return array.astype(np.intp)  # a copy: the user's may be written to before the backward pass
 
 
-def along(dim: int, at: Any) -> tuple[Any, ...]:
-    """The index that takes `at` in dimension `dim`, and all of those before it."""
-    return (slice(None),) * dim + (at,)
-
-
 @arrays.quiet
 def unrecorded(function: Callable[..., Any], *operands: Any, **options: Any) -> Any:
     """What a function of NumPy's, past the table, makes of tensors; Python numbers leave the dtype alone."""

@@ -74,12 +74,19 @@ def bmm(input: Any, mat2: Any) -> "Tensor":
 
 def mv(input: Any, vec: Any) -> "Tensor":
     """The product of a matrix and a vector: [M, K], [K] -> [M]."""
-    return matmul(*_of_dims("mv", (input, 2), (vec, 1)))
+    return _times_vector("mv", input, 2, vec)
 
 
 def dot(input: Any, tensor: Any) -> "Tensor":
     """The inner product of two vectors: [K], [K] -> []."""
-    return matmul(*_of_dims("dot", (input, 1), (tensor, 1)))
+    return _times_vector("dot", input, 1, tensor)
+
+
+def _times_vector(name: str, input: Any, ndim: int, vector: Any) -> "Tensor":
+    a, b = _of_dims(name, (input, ndim), (vector, 1))
+    if a.shape[-1] != b.shape[0]:
+        raise ValueError(f"{name}: inner dimensions differ: {list(a.shape)} and {list(b.shape)}")
+    return matmul(a, b)
 
 
 def outer(input: Any, vec2: Any) -> "Tensor":

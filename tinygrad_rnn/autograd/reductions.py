@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import table
-from .operands import all_dims, along, as_tensor, floating, named, one_dim, unrecorded
+from .arrays import along
+from .operands import all_dims, as_tensor, floating, named, one_dim, unrecorded
 from .pointwise import log, pow, sqrt, where
 from .primitive import Primitive
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import pointwise, reductions, table
-from .operands import BY_ARRAYS, aligned, all_dims, along, as_array, as_tensor, integers, named, one_dim, sizes
+from .arrays import along
+from .operands import BY_ARRAYS, aligned, all_dims, as_array, as_tensor, integers, named, one_dim, sizes
 from .pointwise import where
 from .tape import Value, mode
 

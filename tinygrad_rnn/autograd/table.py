@@ -116,10 +116,10 @@ sum = tensor("sum(x, *, dim, keepdim)", "y = sum of x over dim", "[...] -> [... 
              arrays.sum, arrays.summed_shape, onnx="ReduceSum",
              dx="spread(dy, x_shape, dim)")
 amax = tensor("amax(x, *, dim, keepdim)", "y = largest x over dim", "[...] -> [... without dim]",
-              arrays.amax, arrays.extreme_shape, onnx="ReduceMax",
+              lambda x, dim, keepdim: x.max(dim, keepdims=keepdim), arrays.extreme_shape, onnx="ReduceMax",
               dx="kept(dy, x_shape, dim) * tied(x, kept(y, x_shape, dim), dim)")
 amin = tensor("amin(x, *, dim, keepdim)", "y = smallest x over dim", "[...] -> [... without dim]",
-              arrays.amin, arrays.extreme_shape, onnx="ReduceMin",
+              lambda x, dim, keepdim: x.min(dim, keepdims=keepdim), arrays.extreme_shape, onnx="ReduceMin",
               dx="kept(dy, x_shape, dim) * tied(x, kept(y, x_shape, dim), dim)")
 cumsum = tensor("cumsum(x, *, dim)", "y[i] = x[0] + ... + x[i] along dim", "[...] -> [...]",
                 arrays.cumsum, arrays.same_shape, onnx="CumSum",
@@ -198,7 +198,7 @@ def spread(dy: Any, x_shape: Shape, dim: tuple[int, ...]) -> Any:
 
 def flip(x: Any, dim: int) -> Any:
     """x backwards along dim."""
-    return part(x, at=(slice(None),) * dim + (slice(None, None, -1),))
+    return part(x, at=arrays.along(dim, slice(None, None, -1)))
 
 
 def mT(x: Any) -> Any:
@@ -216,8 +216,7 @@ def inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
 def portions(dy: Any, shapes: Sequence[Shape], dim: int) -> list[Any]:
     """What each input contributed to a concatenation."""
     ends = np.cumsum([shape[dim] for shape in shapes]).tolist()
-    ahead = (slice(None),) * dim
-    return [part(dy, at=(*ahead, slice(end - shape[dim], end))) for end, shape in zip(ends, shapes)]
+    return [part(dy, at=arrays.along(dim, slice(end - shape[dim], end))) for end, shape in zip(ends, shapes)]
 
 
 _HELPERS = (kept, spread, tied, flip, mT, inverse, portions)

@@ -126,17 +126,15 @@ class Place:
         """Show the gradient to a function, which may return another one."""
         if self.hooks is None:
             self.hooks = {}
-        handle = HookHandle(self.hooks)
-        self.hooks[handle.key] = hook
-        return handle
+        return HookHandle(self.hooks, hook)
 
 
 class HookHandle:
     """What `register_hook` returns."""
 
-    def __init__(self, hooks: dict[object, Hook]) -> None:
-        self.hooks = hooks
-        self.key = object()  # rather than the handle itself, which would be in a circle with the hooks
+    def __init__(self, hooks: dict[object, Hook], hook: Hook) -> None:
+        self.hooks, self.key = hooks, object()  # rather than the handle as a key, in a circle with the hooks
+        hooks[self.key] = hook
 
     def remove(self) -> None:
         """Call the hook no more."""
@@ -525,13 +523,12 @@ def ours(frame: FrameType) -> bool:
 
 def raise_if_new_nan(result: Any, inputs: Iterable[Any], what: str, where: str | None) -> None:
     """The check of `detect_anomaly`: `result` has a NaN and no input had one."""
-    array = result.data if isinstance(result, Value) else result
 
     def has_nan(x: Any) -> bool:
         x = np.asarray(x.data if isinstance(x, Value) else x)
         return x.dtype.kind == "f" and bool(np.isnan(x).any())
 
-    if has_nan(array) and not any(has_nan(x) for x in inputs if isinstance(x, (Value, np.ndarray, float))):
+    if has_nan(result) and not any(has_nan(x) for x in inputs if isinstance(x, (Value, np.ndarray, float))):
         raise FloatingPointError(f"{what} produced the first NaN, called at {where}")
 
 
