@@ -21,13 +21,11 @@ from .tape import Value, mode
 
 _NUMPY = str(Path(np.__file__).parent) + os.sep
 _OURS = (pointwise, products, reductions, shapes)
-# NumPy's ufuncs, where they are not called as here: beside each other what NumPy and what this library calls it.
-_UFUNCS = (
-    "add _add  subtract _sub  multiply mul  divide _div  power pow  negative neg  absolute abs  fabs abs  equal eq  "
-    "not_equal ne  less lt  less_equal le  greater gt  greater_equal ge  bitwise_and bitwise_and  "
-    "bitwise_or bitwise_or  bitwise_xor bitwise_xor  invert bitwise_not"
-).split()
-_CALLED = dict(zip(_UFUNCS[::2], _UFUNCS[1::2]))
+# NumPy's ufuncs that are called otherwise here: beside each other what NumPy and what this library calls it.
+_CALLED = dict(pair.split(":") for pair in (
+    "subtract:sub multiply:mul divide:div power:pow negative:neg absolute:abs fabs:abs equal:eq not_equal:ne less:lt "
+    "less_equal:le greater:gt greater_equal:ge invert:bitwise_not"
+).split())  # fmt: skip
 # Other functions, and what does the same here. No entry: what this library calls by the same name.
 _INSTEAD = {
     "concatenate": "tg.cat", "hstack": "tg.cat", "vstack": "tg.cat or tg.stack", "column_stack": "tg.cat or tg.stack",

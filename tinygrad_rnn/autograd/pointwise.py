@@ -143,7 +143,7 @@ def clamp(input: Any, min: Any = None, max: Any = None) -> "Tensor":
 
 
 def clip_gradient(input: Any, value: float) -> "Tensor":
-    """The input itself; its gradient is clipped to `[-value, value]`, element by element, on the way back.
+    """The input itself; its gradient is clipped to `[-value, value]`, element by element, in the backward pass.
 
         y = x        dx = min(max(dy, -value), value)
 

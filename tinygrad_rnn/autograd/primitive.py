@@ -3,7 +3,7 @@
 A gradient rule is a line of text, an expression over
 
     dy                 the gradient of the result
-    y, and the inputs  by their names; naming one is what saves it for the backward pass
+    y, and the inputs  by their names; naming one makes it a residual, which is saved for the backward pass
     x_shape            the shape of input x, which costs nothing to keep
     the attributes     what follows `*` in the signature
 
@@ -138,15 +138,13 @@ class ElementwisePrimitive(Primitive):
         **gradients: str,
     ) -> None:  # fmt: skip
         shapes = "[...] -> [...]" if "(x" in signature and "(x," not in signature else "broadcast together"
-        super().__init__(signature, f"y = {formula}", shapes, self._run, broadcast_shape, None, onnx, **gradients)
+        forward = self._run if gradients or integer is None else integer
+        super().__init__(signature, f"y = {formula}", shapes, forward, broadcast_shape, None, onnx, **gradients)
         self.formula, self.integer = formula, integer
         self.kernel = Elementwise(self.name, " ".join([*self.inputs, *self.attributes]), {"y": formula})
 
     def _run(self, *arrays: Any, **attributes: Any) -> Any:
         operands = (*arrays, *[attributes[name] for name in self.attributes]) if attributes else arrays
-        if not self.rules:
-            assert self.integer is not None
-            return self.integer(*operands)
         for x in arrays:
             kind = getattr(x, "dtype", None)
             if kind is FLOAT32:
@@ -176,8 +174,8 @@ class Adjoint:
 
     Attributes:
         wanted: positions of the inputs that get a gradient.
-        saves: names of what the rules ask for besides dy.
-        save: (y, *inputs, **attributes) -> what these names stand for, when the operation runs.
+        saves: the names of the residuals, what the rules ask for besides dy.
+        save: (y, *inputs, **attributes) -> the residuals, when the operation runs.
     """
 
     fresh = False

@@ -9,19 +9,18 @@ youngest of those that have a gradient from a heap. There is no recursion and no
 
     x ──► mul ──► tanh ──► sum          dy ──► d(sum) ──► d(tanh) ──► d(mul) ──► x.grad
 
-This is a complete backward pass. The one below does the same, and besides it adds in place where it may, runs hooks,
-visits only what leads to some inputs, and says what went wrong.
+These ten lines are a complete backward pass. `backward_pass` below does the same, and besides it adds in place where it
+may, runs hooks, visits only what leads to some inputs if that is asked for, and says what went wrong.
 
     >>> def backward(root, dy):
     ...     gradients, youngest = {root: dy}, [(-root.number, root)]
     ...     while youngest:
-    ...         node = heapq.heappop(youngest)[1]
-    ...         if isinstance(node, Node):  # all of its users have been here: its gradient is complete
-    ...             found = node.operation.gradients(gradients.pop(node), node.saved)
-    ...             for parent, gradient, shape in zip(node.parents, found, node.shapes):
-    ...                 if parent not in gradients:
-    ...                     heapq.heappush(youngest, (-parent.number, parent))
-    ...                 gradients[parent] = gradients.get(parent, 0) + unbroadcast(gradient, shape)
+    ...         node = heapq.heappop(youngest)[1]  # all of its users have been here: its gradient is complete
+    ...         found = node.operation.gradients(gradients.pop(node), node.saved)
+    ...         for parent, gradient, shape in zip(node.parents, found, node.shapes):
+    ...             if parent not in gradients and isinstance(parent, Node):
+    ...                 heapq.heappush(youngest, (-parent.number, parent))
+    ...             gradients[parent] = gradients.get(parent, 0) + unbroadcast(gradient, shape)
     ...     return gradients  # of the leaves
     >>> import tinygrad_rnn as tg
     >>> x, w = tg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True), tg.tensor([1.0, -1.0], requires_grad=True)
@@ -32,25 +31,23 @@ visits only what leads to some inputs, and says what went wrong.
     True
 """
 
-import contextlib
-import copy
-import functools
 import heapq
-import inspect
 import itertools
-import os
-import sys
-import threading
 import warnings
 import weakref
-from collections.abc import Callable, Generator, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from ..kernels.locks import lock
+
+# isort: off
+# The rooms above take these from here: what is recorded is theirs to ask, in which file it is written is not.
+from .modes import OUR_FILES, detect_anomaly, enable_grad, is_grad_enabled, line_of, mode, no_grad  # noqa: F401
+from .modes import ours, passed_over, set_mode, user_frame, user_line  # noqa: F401
+# isort: on
 
 # ---- What is on the tape ---------------------------------------------------------------------------------------------
 
@@ -365,162 +362,6 @@ def accumulate(owner: Value | None, gradient: Any, adopt: bool = False) -> None:
         _set_grad(owner, total)
 
 
-# ---- What is recorded ------------------------------------------------------------------------------------------------
-
-
-class _Mode(threading.local):
-    """What the running thread records: operations for a later gradient; lines of user code for error messages.
-
-    With a `tracer`, operations do not run: the tracer is told of them. `retain` says whether the backward pass that is
-    running leaves what was saved for another one. `level` is all settings in one, for one look
-    at each operation: 0 records nothing, 1 records, 2 watches for NaN, 3 traces.
-    """
-
-    def __init__(self) -> None:  # called once in each thread
-        self.grad, self.anomaly, self.retain, self.level = True, False, False, 1
-        self.tracer: Any = None
-
-
-mode = _Mode()
-
-
-class set_mode:
-    """Context manager and decorator that switches one field of `mode` and restores it.
-
-    Python lets an interrupt (Ctrl-C) in where a function starts and where a call ends. Between the first and the last
-    change of `mode` there is no call, so an interrupt finds all of them done or none. (One that comes in the very
-    moment in which `__exit__` starts, 100 ns, leaves a block without leaving it: so does every `with` of Python's.)
-    """
-
-    __slots__ = ("before", "field", "setting")
-
-    def __init__(self, field: str, setting: Any) -> None:
-        self.field, self.setting = field, setting
-        self.before: Any = None  # what was set, and what this was before the block around it was entered
-
-    def __enter__(self) -> None:
-        fields, field = mode.__dict__, self.field  # those of this thread, looked for once
-        if fields["tracer"] is not None:
-            self._ask(sys._getframe(1))
-        self.before = fields[field], self.before
-        fields[field] = self.setting
-        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else 1 if fields["grad"] else 0
-
-    def __exit__(self, *error: object) -> None:
-        fields = mode.__dict__
-        fields[self.field], self.before = self.before
-        fields["level"] = 3 if fields["tracer"] is not None else 2 if fields["anomaly"] else 1 if fields["grad"] else 0
-
-    def _ask(self, frame: FrameType) -> None:
-        """A step that is traced must leave the mode alone: its operations do not run where it says so."""
-        if not ours(frame):
-            what = "tg.detect_anomaly()" if self.field == "anomaly" else "tg.no_grad() or tg.enable_grad()"
-            mode.tracer.refuse_gradients(what)
-
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            if mode.tracer is not None:
-                self._ask(sys._getframe(1))
-            with set_mode(self.field, self.setting):
-                return function(*args, **kwargs)
-
-        @functools.wraps(function)
-        def generator(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            if mode.tracer is not None:
-                self._ask(sys._getframe(1))
-            running = function(*args, **kwargs)
-            resume: Callable[[], Any] = functools.partial(next, running)
-            while True:
-                with set_mode(self.field, self.setting):  # where it runs, not where it waits for the next turn
-                    try:
-                        value = resume()
-                    except StopIteration as stop:
-                        return stop.value
-                try:
-                    resume = functools.partial(running.send, (yield value))
-                except BaseException as error:
-                    resume = functools.partial(running.throw, error)
-
-        return generator if inspect.isgeneratorfunction(function) else wrapped
-
-
-def _mode(field: str, setting: Any, function: Any) -> Any:
-    return set_mode(field, setting) if function is None else set_mode(field, setting)(function)
-
-
-def no_grad(function: Any = None) -> Any:
-    """Record nothing inside: results need no gradient, and no array is kept for one. Also a decorator.
-
-    Leaves can be written to inside, which is how weights are updated by hand: `p -= 0.1 * p.grad`.
-    """
-    return _mode("grad", False, function)
-
-
-def enable_grad(function: Any = None) -> Any:
-    """Record again, inside a `no_grad` block. Also a decorator."""
-    return _mode("grad", True, function)
-
-
-def is_grad_enabled() -> bool:
-    """Whether operations of this thread are being recorded."""
-    if mode.tracer is not None:
-        mode.tracer.refuse_gradients("tg.is_grad_enabled()")
-    return mode.grad
-
-
-def detect_anomaly() -> set_mode:
-    """Raise `FloatingPointError` at the first operation, forward or backward, that makes a NaN out of none.
-
-    The message names the operation and the line of user code that called it. Slow: every result is inspected.
-    """
-    return set_mode("anomaly", True)
-
-
-_PACKAGE = str(Path(__file__).parent.parent) + os.sep
-_LIBRARIES = tuple(str(m.__file__) for m in (contextlib, copy, functools)) + (str(Path(np.__file__).parent) + os.sep,)
-
-
-def user_line() -> str:
-    """The innermost line of the running call that lies outside this package, as `file:line, in function`."""
-    return line_of(user_frame())
-
-
-def line_of(frame: FrameType) -> str:
-    """Where a frame is."""
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}, in {frame.f_code.co_name}"
-
-
-def user_frame() -> FrameType:
-    """The innermost frame of the running call that lies outside this package, and of what calls it back."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and passed_over(frame):
-        frame = frame.f_back
-    return frame
-
-
-def passed_over(frame: FrameType) -> bool:
-    """Whether a frame is not the user's, but of this package or of what calls it on the user's behalf."""
-    name = frame.f_code.co_filename
-    return OUR_FILES[name] or name.startswith(_LIBRARIES)
-
-
-class _Files(dict[str, bool]):
-    """Whether code of a file, by its name, is this package's, or of a gradient rule of the table."""
-
-    def __missing__(self, name: str) -> bool:
-        self[name] = name.startswith((_PACKAGE, "<gradient of "))
-        return self[name]
-
-
-OUR_FILES = _Files()
-
-
-def ours(frame: FrameType) -> bool:
-    """Whether a frame is of this package."""
-    return OUR_FILES[frame.f_code.co_filename]
-
-
 def raise_if_new_nan(result: Any, inputs: Iterable[Any], what: str, where: str | None) -> None:
     """The check of `detect_anomaly`: `result` has a NaN and no input had one."""
 
@@ -538,7 +379,7 @@ _last_change = -1  # the largest number of a change of any leaf
 
 
 def note_change(tensors: Iterable[Value]) -> None:
-    """Say that the numbers of tensors were written to: a pass back through older operations that read them warns."""
+    """Say that numbers of tensors were written to: a backward pass through older operations that read them warns."""
     global _last_change
     number = next(_numbers)
     for tensor in tensors:
@@ -561,7 +402,7 @@ def _changed_leaves(roots: Iterable[Place]) -> dict[int, Leaf]:
 
 
 def _warned_of(node: Node, changed: dict[int, Leaf]) -> bool:
-    """Warn if a node saved the memory of a leaf that was written to after it was made."""
+    """Warn if a residual of a node is the memory of a leaf that was written to after the node was made."""
     read_again: Callable[..., Iterable[Any]] = getattr(node.operation, "read_again", tuple)
     for array in read_again(node.saved):
         leaf = changed.get(_memory(array)) if isinstance(array, np.ndarray) else None

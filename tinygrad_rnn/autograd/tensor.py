@@ -249,7 +249,7 @@ class Tensor(Value):
 
         Args:
             gradient: the derivative of the final result with respect to this tensor; 1 for a tensor of one element.
-            retain_graph: keep what the graph has saved, to walk it again; by default as `create_graph`.
+            retain_graph: keep the residuals of the graph, to walk it again; by default as `create_graph`.
             create_graph: record the pass itself, for derivatives of derivatives.
             inputs: fill in the gradients of these leaves only.
 
