@@ -42,9 +42,7 @@ def matmul(input: Any, other: Any) -> "Tensor":
         row = table.reshape(a, shape=(1, *a.shape)) if rows == 1 else a
         column = table.reshape(b, shape=(*b.shape, 1)) if columns == 1 else b
         return table.reshape(matmul(row, column), shape=shape)
-    if columns == 2:  # one product over all rows, rather than one a batch entry
-        if a.shape[-1] != b.shape[0]:
-            return table.matmul(a, b)  # which says what is wrong
+    if columns == 2 and a.shape[-1] == b.shape[0]:  # one product over all rows, rather than one a batch entry
         flat = table.reshape(a, shape=(math.prod(a.data.shape[:-1]), a.shape[-1]))
         return table.reshape(table.matmul(flat, b), shape=(*a.shape[:-1], b.shape[1]))
     return table.matmul(a, b)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import table
-from .arrays import along
+from .arrays import along, summed_shape
 from .operands import all_dims, as_tensor, floating, named, one_dim, unrecorded
 from .pointwise import log, pow, sqrt, where
 from .primitive import Primitive
@@ -84,14 +84,11 @@ def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: An
     if x.data.dtype.kind != "f":
         return unrecorded(np.prod, x, axis=dim, keepdims=keepdim)
     shape = x.data.shape
-    if dim is None:
-        axis, x = 0, table.reshape(x, shape=(x.data.size,))
-        result = (1,) * len(shape) if keepdim else ()
-    else:
-        axis = one_dim("prod", dim, x.data.ndim)
-        if not shape:
-            x = table.reshape(x, shape=(1,))
-        result = tuple(1 if i == axis else n for i, n in enumerate(shape) if keepdim or i != axis)
+    dims = tuple(range(len(shape))) if dim is None else (one_dim("prod", dim, len(shape)),)
+    result = summed_shape(shape, dims, keepdim)
+    axis = 0 if dim is None else dims[0]
+    if dim is None or not shape:
+        x = table.reshape(x, shape=(x.data.size,))
     if x.data.shape[axis] == 0:
         return table.reshape(table.sum(x, dim=(axis,), keepdim=True), shape=result) + 1
     take = lambda x, piece: table.part(x, at=along(axis, piece))
@@ -160,8 +157,7 @@ def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> "Tensor":
     largest = amax(x.detach(), dims, keepdim=True)
     largest = where(table.abs(largest) < math.inf, largest, 0)
     total = log(table.sum(table.exp(x - largest), dim=dims, keepdim=True)) + largest
-    kept = [n for i, n in enumerate(total.data.shape) if keepdim or i not in dims]
-    return table.reshape(total, shape=tuple(kept))
+    return table.reshape(total, shape=summed_shape(total.data.shape, dims, keepdim))
 
 
 def cumsum(input: Any, dim: int, *, dtype: Any = None) -> "Tensor":

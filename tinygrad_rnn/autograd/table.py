@@ -178,7 +178,7 @@ cast = tensor("cast(x, *, dtype)", "y = x in another dtype", "[...] -> [...]",
 
 def kept(dy: Any, x_shape: Shape, dim: tuple[int, ...]) -> Any:
     """A reduced value with its dimensions put back as ones, to be aligned with x again."""
-    return reshape(dy, shape=tuple(1 if i in dim else n for i, n in enumerate(x_shape)))
+    return reshape(dy, shape=arrays.summed_shape(x_shape, dim, keepdim=True))
 
 
 def tied(x: Any, y: Any, dim: tuple[int, ...]) -> Any:

@@ -290,11 +290,16 @@ class _Pass:
             self.arrive(parent, gradient, is_ours and not self.create_graph)
 
     def _warn_of_change(self, node: Node) -> None:
-        """Warn, once, if a node saved a leaf that was written to since."""
+        """Warn, once, if a residual of a node is the memory of a leaf that was written to after the node was made."""
         if self.changed is None:
             self.changed = _changed_leaves(self.roots)
-        if self.changed and _warned_of(node, self.changed):
-            self.changed = {}
+        read_again: Callable[..., Iterable[Any]] = getattr(node.operation, "read_again", tuple)
+        for array in read_again(node.saved) if self.changed else ():
+            leaf = self.changed.get(_memory(array)) if isinstance(array, np.ndarray) else None
+            if leaf is not None and leaf.changed > node.number:
+                _warn_of(leaf, node.operation.name)
+                self.changed = {}
+                return
 
 
 def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
@@ -401,21 +406,14 @@ def _changed_leaves(roots: Iterable[Place]) -> dict[int, Leaf]:
     return {_memory(owner.data): leaf for leaf, owner in owners if owner is not None}
 
 
-def _warned_of(node: Node, changed: dict[int, Leaf]) -> bool:
-    """Warn if a residual of a node is the memory of a leaf that was written to after the node was made."""
-    read_again: Callable[..., Iterable[Any]] = getattr(node.operation, "read_again", tuple)
-    for array in read_again(node.saved):
-        leaf = changed.get(_memory(array)) if isinstance(array, np.ndarray) else None
-        if leaf is not None and leaf.changed > node.number:
-            message = (
-                f"{_name_of(leaf)} was written to (by step(), load_state_dict(), an initialiser, `p -= ...`) after "
-                f"{node.operation.name} had read it. This backward pass finds the new numbers, so its gradients are "
-                "wrong: call backward() before that, or compute the loss again"
-            )
-            frame = user_frame()
-            warnings.warn_explicit(message, RuntimeWarning, frame.f_code.co_filename, frame.f_lineno)
-            return True
-    return False
+def _warn_of(leaf: Leaf, operation: str) -> None:
+    message = (
+        f"{_name_of(leaf)} was written to (by step(), load_state_dict(), an initialiser, `p -= ...`) after "
+        f"{operation} had read it. This backward pass finds the new numbers, so its gradients are "
+        "wrong: call backward() before that, or compute the loss again"
+    )
+    frame = user_frame()
+    warnings.warn_explicit(message, RuntimeWarning, frame.f_code.co_filename, frame.f_lineno)
 
 
 def _name_of(leaf: Leaf) -> str:
