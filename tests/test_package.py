@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import tokenize
 from pathlib import Path
 
@@ -122,6 +123,20 @@ def test_lines_of_code_are_counted_right():
     text = '"""About.\n\nMore."""\n\nimport re  # used\n\n# A comment.\n'
     text += 'def f(x):\n    """What."""\n    return (x +\n\n        """a\nb""")\n'
     assert lines_of_code(text) == 5  # import, def, return, and the two lines of the string that is no docstring
+
+
+AUTOGRAD = [path for path in FILES if parts(path)[:1] == ("autograd",)]
+
+
+@pytest.mark.parametrize("path", AUTOGRAD, ids=lambda path: path.stem)
+def test_files_and_functions_are_short(path):
+    """A file is read in one go, and a function fits on a screen."""
+    text = path.read_text(encoding="utf-8")
+    assert lines_of_code(text) <= 350
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            lines = lines_of_code(textwrap.dedent("\n".join(text.splitlines()[node.lineno - 1 : node.end_lineno])))
+            assert lines <= 60, f"{node.name} has {lines} lines"
 
 
 @pytest.mark.xfail(reason="kernels, autograd and fusion have outgrown 3,000 lines: cut them, or promise less")

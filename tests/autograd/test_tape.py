@@ -1,5 +1,6 @@
 """The tape: what is recorded, how the pass walks it, what it keeps and what it lets go."""
 
+import doctest
 import functools
 import gc
 import inspect
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from numba import config
 
 import tinygrad_rnn as tg
+from tinygrad_rnn.autograd import tape
 from tinygrad_rnn.autograd.tape import Node, Value
 
 NO_JIT = bool(config.DISABLE_JIT)
@@ -71,6 +73,11 @@ def saved_arrays(y):
 
 def alive(references):
     return sum(reference() is not None for reference in references)
+
+
+def test_the_tape_opens_with_a_backward_pass_of_ten_lines():
+    first = doctest.DocTestParser().get_examples(tape.__doc__)[0].source  # tests/test_doctests.py runs it
+    assert first.startswith("def backward(") and len(first.splitlines()) == 10
 
 
 # ---- Length ----------------------------------------------------------------------------------------------------------

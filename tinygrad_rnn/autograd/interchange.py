@@ -60,9 +60,8 @@ def array_ufunc(self: Any, ufunc: np.ufunc, method: str, *inputs: Any, **options
     function = _ours(name)
     if method == "__call__" and not options and function is not None:
         return function(*inputs)
-    found: list[Any] = []
-    arrays, keywords = _as_arrays((inputs, options), found)
-    if not any(isinstance(x, Value) for x in options.get("out", ())) and not _wanting(found):
+    arrays, keywords, wanting = _on_arrays(inputs, options)
+    if not any(isinstance(x, Value) for x in options.get("out", ())) and not wanting:
         return getattr(ufunc, method)(*arrays, **keywords)
     if "out" in options:
         what = "writes a tensor into an array, and a graph ends there: write `array = array + t`, or use t.numpy()"
@@ -78,16 +77,17 @@ def array_function(self: Any, function: Any, types: Any, inputs: Any, options: A
     if function in _OF_SHAPES and len(inputs) == 1:
         return _OF_SHAPES[function](inputs[0])
     name = f"{function.__module__}.{function.__name__}".removeprefix("numpy.")
-    found: list[Any] = []
-    arrays, keywords = _as_arrays((inputs, options), found)
-    wanting = _wanting(found)
+    arrays, keywords, wanting = _on_arrays(inputs, options)
     if wanting and function.__name__ not in _HARMLESS:
         raise _loss(name, _instead(name) or "the functions of tg", wanting[0])
     return function(*arrays, **keywords)
 
 
-def _wanting(tensors: list[Any]) -> list[Any]:
-    return [x for x in tensors if x.node is not None] if mode.grad else []
+def _on_arrays(inputs: Any, options: Any) -> tuple[Any, Any, list[Any]]:
+    """The arguments with an array for each tensor, and those of the tensors that want a gradient."""
+    found: list[Any] = []
+    arrays, keywords = _as_arrays((inputs, options), found)
+    return arrays, keywords, [x for x in found if x.node is not None] if mode.grad else []
 
 
 def _instead(name: str) -> str | None:

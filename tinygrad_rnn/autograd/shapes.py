@@ -262,9 +262,9 @@ def narrow(input: Any, dim: int, start: int, length: int) -> "Tensor":
     x = as_tensor(input)
     axis = _axis("narrow", x, dim)
     n = x.data.shape[axis]
-    if not 0 <= (start % n if start < 0 and n else start) <= n - length or length < 0:
+    first = start % n if start < 0 and n else start
+    if not 0 <= first <= n - length or length < 0:
         raise ValueError(f"narrow: start {start} and length {length} do not fit the size {n} of dim {dim}")
-    first = start % n if start < 0 else start
     return _narrow(x, axis, first, first + length)
 
 
