@@ -5,6 +5,7 @@ arithmetic of a small tensor. The functions made here do the same for one or two
 and float64 tensors and Python numbers, without a loop, and leave everything else to the function they are given.
 """
 
+import functools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +54,8 @@ def binary(row: Primitive, otherwise: Callable[[Any, Any], Any]) -> Callable[[An
     save_for_both, save_for_first, save_for_second = to_both.save, to_first.save, to_second.save
 
     def function(input, other):
+        a: Any
+        b: Any
         level = mode.level
         m = n = None
         if isinstance(input, Value):
@@ -63,13 +66,13 @@ def binary(row: Primitive, otherwise: Callable[[Any, Any], Any]) -> Callable[[An
                 if b.dtype is not dtype:
                     return otherwise(input, other)
             elif other.__class__ is float or other.__class__ is int:
-                b = constant(other, dtype)
+                b = constant(other, dtype) if other else other  # 0.0 and -0.0 are the same key
             else:
                 return otherwise(input, other)
         elif isinstance(other, Value) and (input.__class__ is float or input.__class__ is int):
             b, n = other.data, other.node
             dtype = b.dtype
-            a = constant(input, dtype)
+            a = constant(input, dtype) if input else input
         else:
             return otherwise(input, other)
         if level >= 2 or not (dtype is FLOAT32 or dtype is FLOAT64):
@@ -80,33 +83,21 @@ def binary(row: Primitive, otherwise: Callable[[Any, Any], Any]) -> Callable[[An
             return otherwise(input, other)  # which says what is wrong with the shapes
         if y.__class__ is not ndarray:
             y = np.asarray(y)
-        if level == 0:
+        if level == 0 or m is n is None:
             return Value.tensor(y)
-        if m is not None and n is not None:
-            return Value.tensor(y, Node(to_both, (m, n), (a.shape, b.shape), save_for_both(y, a, b)))
-        if m is not None:
+        if n is None:
             return Value.tensor(y, Node(to_first, (m,), (a.shape,), save_for_first(y, a, b)))
-        if n is not None:
+        if m is None:
             return Value.tensor(y, Node(to_second, (n,), (b.shape,), save_for_second(y, a, b)))
-        return Value.tensor(y)
+        return Value.tensor(y, Node(to_both, (m, n), (a.shape, b.shape), save_for_both(y, a, b)))
 
     return function
 
 
-_constants: dict[tuple[float, Any], np.ndarray] = {}
-
-
+@functools.lru_cache(1000)  # a training loop may make a new number at each step
 def constant(number: float, dtype: np.dtype) -> Any:
     """A Python number as a 0-d array, which a ufunc takes in half the time."""
-    key = (number, dtype.char)
-    array = _constants.get(key)
-    if array is None:
-        if not number:  # 0.0 and -0.0 are the same key
-            return number
-        if len(_constants) > 1000:  # a training loop may make a new number at each step
-            _constants.clear()
-        try:
-            array = _constants[key] = cast(number, dtype)
-        except OverflowError:  # an integer dtype, which nobody computes in
-            return number
-    return array
+    try:
+        return cast(number, dtype)
+    except OverflowError:  # an integer dtype, which nobody computes in
+        return number

@@ -133,17 +133,14 @@ def aligned(name: str, *operands: Any) -> tuple[Any, ...]:
 def common_dtype(operands: Sequence[Any]) -> np.dtype:
     """The dtype that PyTorch would compute in."""
     arrays = [x.data for x in operands if isinstance(x, Value)]
-    floats = [x for x in arrays if x.dtype.kind == "f"]
-    ranked = [x for x in floats if x.ndim] or floats
-    if ranked:
-        return np.result_type(*(x.dtype for x in ranked))
-    if not arrays or any(isinstance(x, float) for x in operands):
-        return FLOAT32
-    if all(x.dtype.kind == "b" for x in arrays):
-        whole = any(isinstance(x, int) and not isinstance(x, bool) for x in operands)
-        return np.dtype(np.int64 if whole else np.bool_)
-    whole_numbers = [x for x in arrays if x.dtype.kind != "b"]
-    return np.result_type(*(x.dtype for x in [x for x in whole_numbers if x.ndim] or whole_numbers))
+    numbers = [x for x in operands if isinstance(x, (int, float)) and not isinstance(x, bool)]
+    for kinds, number, dtype in (("f", float, FLOAT32), ("iu", int, np.dtype(np.int64))):  # the highest kind decides
+        found = [x for x in arrays if x.dtype.kind in kinds]
+        if found:
+            return np.result_type(*(x.dtype for x in [x for x in found if x.ndim] or found))
+        if any(isinstance(x, number) for x in numbers):
+            return dtype
+    return np.dtype(np.bool_)
 
 
 def one_dim(name: str, dim: Any, ndim: int) -> int:

@@ -13,6 +13,7 @@ kernel with its siblings; and it can be printed as it stands.
 """
 
 import ast
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,7 +53,6 @@ class Primitive:
         self.equation, self.shapes, self.onnx = equation, shapes, onnx
         self.forward, self.shape, self.scatter, self.rules = forward, shape, scatter, gradients
         self.names: dict[str, Any] = {}  # what rules may call: set by the table once all rows are there
-        self._adjoints: dict[tuple[int, ...], Adjoint] = {}
 
     def __repr__(self) -> str:
         return f"<primitive {self.signature}: {self.equation}>"
@@ -113,13 +113,9 @@ class Primitive:
         except (ValueError, IndexError) as error:
             raise type(error)(f"{self.name}({', '.join(self.inputs)}): {error}") from None
 
+    @functools.cache  # noqa: B019 rows live as long as the process
     def adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
-        """The backward rule for the inputs at these positions."""
-        if wanted not in self._adjoints:
-            self._adjoints[wanted] = self._new_adjoint(wanted)
-        return self._adjoints[wanted]
-
-    def _new_adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
+        """The gradient rules for a gradient mask: the positions of the inputs that need a gradient."""
         return Adjoint(self, wanted)
 
 
@@ -162,7 +158,8 @@ class ElementwisePrimitive(Primitive):
         kind = np.result_type(*(x for x in operands if isinstance(x, (np.ndarray, np.generic))))
         return (self.kernel.float64 if kind == np.float64 else self.kernel.float32)(*operands)
 
-    def _new_adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
+    @functools.cache  # noqa: B019
+    def adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
         return ElementwiseAdjoint(self, wanted)
 
 
@@ -170,10 +167,10 @@ FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 
 
 class Adjoint:
-    """The gradient rules of a row for a choice of its inputs: what to save, and what to do with it. An `Operation`.
+    """The gradient rules of a row for a gradient mask: what to save, and what to do with it. An `Operation`.
 
     Attributes:
-        wanted: positions of the inputs that get a gradient.
+        wanted: the mask: positions of the inputs that get a gradient, of those that have a rule.
         saves: the names of the residuals, what the rules ask for besides dy.
         save: (y, *inputs, **attributes) -> the residuals, when the operation runs.
     """
@@ -196,7 +193,7 @@ class Adjoint:
 
     @lazy
     def rules(self) -> list[Callable[..., Any]]:
-        """For each wanted input, the rule as a function of (dy, *saved); a single one for any number of inputs."""
+        """For each input of the mask, the rule as a function of (dy, *saved); one for all if there are any number."""
         return self.compiled(self.primitive.names)
 
     @lazy
