@@ -34,6 +34,7 @@ from .autograd.creation import (
     zeros_like,
 )  # fmt: skip
 from .autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
+from .autograd.gradients import grad
 from .autograd.operands import as_tensor
 from .autograd.pointwise import (
     abs,
@@ -129,7 +130,7 @@ from .autograd.shapes import (
 from .autograd.shapes import largest as max
 from .autograd.shapes import smallest as min
 from .autograd.tape import detect_anomaly, enable_grad, is_grad_enabled, no_grad
-from .autograd.tensor import Tensor, grad
+from .autograd.tensor import Tensor
 from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_weights, save_checkpoint, save_weights
 from .kernels.threads import get_num_threads, set_num_threads
 from .nn.functional import (

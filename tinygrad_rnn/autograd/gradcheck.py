@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from .creation import generator
+from .gradients import grad
 from .tape import Node
-from .tensor import Tensor, grad
+from .tensor import Tensor
 
 
 class GradcheckError(AssertionError):
@@ -51,15 +52,13 @@ def gradgradcheck(func: Callable[..., Any], inputs: Any, grad_outputs: Any = Non
         tolerances: `eps`, `atol`, `rtol`, `raise_exception` and `nondet_tol`, as for `gradcheck`.
     """
     inputs = _as_tuple(inputs)
-    differentiable = [i for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad]
     if grad_outputs is None:
         draw = lambda y: generator().standard_normal(y.shape).astype(y.dtype)
         grad_outputs = [Tensor(draw(y)).requires_grad_() for y in _differentiable(func(*inputs))]
 
     def first_gradients(*arguments: Any) -> tuple[Tensor, ...]:
         xs, dys = arguments[: len(inputs)], arguments[len(inputs) :]
-        wanted = [xs[i] for i in differentiable]
-        found = grad(_differentiable(func(*xs)), wanted, dys, create_graph=True, allow_unused=True)
+        found = grad(_differentiable(func(*xs)), _differentiable(xs), dys, create_graph=True, allow_unused=True)
         return tuple(g for g in found if g is not None)
 
     return gradcheck(first_gradients, (*inputs, *_as_tuple(grad_outputs)), **tolerances)

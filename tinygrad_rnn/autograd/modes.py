@@ -116,9 +116,14 @@ def enable_grad(function: Any = None) -> Any:
 
 def is_grad_enabled() -> bool:
     """Whether operations of this thread are being recorded."""
-    if mode.tracer is not None:
-        mode.tracer.refuse_gradients("tg.is_grad_enabled()")
+    not_traced("tg.is_grad_enabled()")
     return mode.grad
+
+
+def not_traced(what: str) -> None:
+    """Before gradients are asked for or about: a step that is traced may not."""
+    if mode.level == 3:
+        mode.tracer.refuse_gradients(what)
 
 
 def detect_anomaly() -> set_mode:

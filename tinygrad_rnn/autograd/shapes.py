@@ -5,7 +5,7 @@ Results may share memory with their input, as NumPy's views do; nothing in the l
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -75,10 +75,7 @@ def squeeze(input: Any, dim: int | tuple[int, ...] | None = None) -> "Tensor":
     shape: Any = x.shape
     if dim is None and mode.tracer is not None and mode.tracer.has_rows(x):
         mode.tracer.refuse("squeeze() drops the dimension of a batch of one as well", "write squeeze(-1)")
-    if dim is None:
-        gone = set(range(len(shape)))
-    else:
-        gone = {one_dim("squeeze", d, len(shape)) for d in (dim if isinstance(dim, (tuple, list)) else (dim,))}
+    gone = all_dims("squeeze", dim, len(shape)) if dim != () else ()
     return reshape(x, tuple(n for i, n in enumerate(shape) if not (i in gone and n == 1)))
 
 
@@ -398,17 +395,20 @@ def diagonal(input: Any, dim0: int = 0, dim1: int = 1) -> "Tensor":
 
 def tril(input: Any, diagonal: int = 0) -> "Tensor":
     """The elements on and below a diagonal of the last two dimensions, 0 elsewhere."""
-    return _triangle("tril", input, lambda column, row: column - row <= diagonal)
+    x, below = _triangles("tril", input, diagonal)
+    return where(below, x, 0)
 
 
 def triu(input: Any, diagonal: int = 0) -> "Tensor":
     """The elements on and above a diagonal of the last two dimensions, 0 elsewhere."""
-    return _triangle("triu", input, lambda column, row: column - row >= diagonal)
+    x, below = _triangles("triu", input, diagonal - 1)
+    return where(below, 0, x)
 
 
-def _triangle(name: str, input: Any, inside: Callable[[Any, Any], Any]) -> "Tensor":
+def _triangles(name: str, input: Any, diagonal: int) -> tuple["Tensor", np.ndarray]:
+    """A tensor of matrices, and where they are on or below a diagonal."""
     x = as_tensor(input)
     if x.data.ndim < 2:
         raise ValueError(f"{name}: expected at least 2 dimensions, got shape {list(x.shape)}")
-    row, column = np.ogrid[: x.data.shape[-2], : x.data.shape[-1]]
-    return where(inside(column, row), x, 0)
+    rows, columns = x.data.shape[-2:]
+    return x, np.tri(rows, columns, diagonal, np.bool_)

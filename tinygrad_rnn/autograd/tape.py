@@ -115,14 +115,9 @@ class Place:
     owner: "weakref.ref[Value] | None"
     hooks: dict[object, Hook] | None
 
-    def fill_in(self, owner: Value) -> None:
-        """Add the gradient that gathers here to the `grad` of its tensor."""
-        self.owner = weakref.ref(owner)
-
     def add_hook(self, hook: Hook) -> "HookHandle":
         """Show the gradient to a function, which may return another one."""
-        if self.hooks is None:
-            self.hooks = {}
+        self.hooks = self.hooks or {}
         return HookHandle(self.hooks, hook)
 
 
@@ -150,7 +145,7 @@ class Leaf(Place):
 
     def __init__(self, owner: Value) -> None:
         self.number, self.hooks, self.changed = next(_numbers), None, -1
-        self.fill_in(owner)
+        self.owner = weakref.ref(owner)
 
 
 class Node(Place):

@@ -3,6 +3,7 @@
 import builtins
 import operator
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,8 +11,11 @@ import numpy as np
 
 from . import interchange, pointwise, products, reductions, shapes, table
 from .advice import advise
+from .gradients import backward
+from .gradients import grad as grad
+from .modes import mode, not_traced
 from .operands import as_array, as_tensor, dtype_of, is_device
-from .tape import Leaf, Node, Value, accumulate, backward_pass, mode, note_change
+from .tape import Leaf, Node, Value, note_change
 
 
 def _in_place(symbol: str, function: Callable[[Any, Any], Any]) -> Callable[["Tensor", Any], Any]:
@@ -33,12 +37,6 @@ def _in_place(symbol: str, function: Callable[[Any, Any], Any]) -> Callable[["Te
 def _reflected(function: Callable[[Any, Any], Any]) -> Callable[["Tensor", Any], Any]:
     """For an operator whose right operand is the tensor."""
     return lambda self, other: function(other, self)
-
-
-def _not_traced(what: str) -> None:
-    """Before gradients are asked for or about: a step that is traced may not."""
-    if mode.level == 3:
-        mode.tracer.refuse_gradients(what)
 
 
 class Tensor(Value):
@@ -101,9 +99,8 @@ class Tensor(Value):
     def item(self) -> Any:
         """The one element as a Python number."""
         if self.numpy().size != 1:
-            raise ValueError(
-                f"a tensor of shape {list(self.shape)} is no single number; reduce it first: any(), all(), sum()"
-            )
+            shape = list(self.shape)
+            raise ValueError(f"a tensor of shape {shape} is no single number; reduce it first: any(), all(), sum()")
         return self.data.item()
 
     def tolist(self) -> Any:
@@ -181,8 +178,7 @@ class Tensor(Value):
     @property
     def requires_grad(self) -> bool:
         """Whether operations on this tensor are recorded."""
-        if mode.level == 3:
-            mode.tracer.refuse_gradients("requires_grad")
+        not_traced("requires_grad")
         return self.node is not None
 
     @requires_grad.setter
@@ -192,7 +188,7 @@ class Tensor(Value):
     def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
         """Ask for a gradient of this tensor, from its next use on; returns itself."""
         if requires_grad or self.node is not None:
-            _not_traced("requires_grad")
+            not_traced("requires_grad")
         if isinstance(self.node, Node):
             if not requires_grad:
                 raise RuntimeError(f"the result of {self.node.operation.name} is part of a graph; use detach()")
@@ -209,13 +205,13 @@ class Tensor(Value):
     @property
     def is_leaf(self) -> bool:
         """Whether no recorded operation made it."""
-        _not_traced("is_leaf")
+        not_traced("is_leaf")
         return not isinstance(self.node, Node)
 
     @property
     def grad_fn(self) -> Node | None:
         """The recorded operation that made it."""
-        _not_traced("grad_fn")
+        not_traced("grad_fn")
         return self.node if isinstance(self.node, Node) else None
 
     def detach(self) -> "Tensor":
@@ -226,10 +222,10 @@ class Tensor(Value):
 
     def retain_grad(self) -> None:
         """Fill in `grad` in the backward pass although this is the result of an operation."""
-        _not_traced("retain_grad")
+        not_traced("retain_grad")
         if self.node is None:
             raise RuntimeError("retain_grad: this tensor needs no gradient")
-        self.node.fill_in(self)
+        self.node.owner = weakref.ref(self)
 
     def register_hook(self, hook: Any) -> Any:
         """Call `hook(gradient)` when the gradient of this tensor is complete; what it returns replaces it.
@@ -237,7 +233,7 @@ class Tensor(Value):
         Returns:
             A handle with a method `remove()`.
         """
-        _not_traced("register_hook")
+        not_traced("register_hook")
         if self.node is None:
             raise RuntimeError("register_hook: this tensor needs no gradient")
         return self.node.add_hook(hook)
@@ -408,92 +404,3 @@ def _rebuilt(kind: type[Tensor], data: np.ndarray, requires_grad: bool) -> Tenso
     tensor = kind.__new__(kind)
     Value.__init__(tensor, data)
     return tensor.requires_grad_(requires_grad)
-
-
-def backward(
-    tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
-    inputs: Any = None,
-) -> None:  # fmt: skip
-    """Add to the `grad` of every leaf the derivative of the sum of `tensors`, weighted by `grad_tensors`."""
-    _not_traced("backward()")
-    tensors = _listed("backward", tensors)
-    roots = _roots("backward", tensors, grad_tensors, create_graph)
-    if inputs is None:
-        backward_pass(roots, retain_graph, create_graph)
-        return
-    inputs = _listed("backward", inputs)
-    for x, gradient in zip(inputs, grad(tensors, inputs, grad_tensors, retain_graph, create_graph, allow_unused=True)):
-        if gradient is not None:
-            accumulate(x, gradient)
-
-
-def grad(
-    outputs: Any, inputs: Any, grad_outputs: Any = None, retain_graph: bool | None = None, create_graph: bool = False,
-    allow_unused: bool = False,
-) -> tuple[Any, ...]:  # fmt: skip
-    """The derivatives of the sum of `outputs` (weighted by `grad_outputs`) with respect to `inputs`.
-
-    Unlike `backward` it returns them and leaves every `grad` alone. With `create_graph` they can be differentiated
-    again, to any order:
-
-        >>> import tinygrad_rnn as tg
-        >>> x = tg.tensor(2.0, requires_grad=True)
-        >>> (first,) = tg.grad(x**3, [x], create_graph=True)
-        >>> (second,) = tg.grad(first, [x])
-        >>> first.item(), second.item()
-        (12.0, 12.0)
-
-    Raises:
-        RuntimeError: an input had no part in the outputs; `allow_unused=True` returns None for it.
-    """
-    _not_traced("tg.grad()")
-    outputs, inputs = _listed("grad", outputs), _listed("grad", inputs)
-    for i, x in enumerate(inputs):
-        if x.node is None:
-            raise RuntimeError(f"grad: input {i} needs no gradient; make it with requires_grad=True before using it")
-    roots = _roots("grad", outputs, grad_outputs, create_graph)
-    found = backward_pass(roots, retain_graph, create_graph, [x.node for x in inputs])
-    gradients = [found.get(x.node) for x in inputs]
-    for i, gradient in enumerate(gradients):
-        if gradient is None and not allow_unused:
-            raise RuntimeError(f"grad: input {i} had no part in the outputs; allow_unused=True returns None for it")
-    return tuple(g if g is None or isinstance(g, Tensor) else Tensor(np.array(g)) for g in gradients)
-
-
-def _listed(name: str, tensors: Any) -> list[Any]:
-    """One tensor, or an iterable of them such as `model.parameters()`, as a list."""
-    listed = [tensors] if isinstance(tensors, Value) or not hasattr(tensors, "__iter__") else list(tensors)
-    for x in listed:
-        if not isinstance(x, Value):
-            raise TypeError(f"{name}: expected tensors, got {type(x).__name__}")
-    return listed
-
-
-def _roots(name: str, outputs: Any, gradients: Any, create_graph: bool) -> list[tuple[Any, Any]]:
-    """The nodes to start from, each with its gradient: 1 where none was given."""
-    if gradients is None:
-        gradients = [None] * len(outputs)
-    elif not isinstance(gradients, (tuple, list)):
-        gradients = [gradients]
-    if len(gradients) != len(outputs):
-        raise ValueError(f"{name}: {len(gradients)} gradients for {len(outputs)} outputs")
-    roots = []
-    for y, dy in zip(outputs, gradients):
-        if y.node is None:
-            raise RuntimeError(
-                f"{name}: the output was not computed from a tensor with requires_grad=True, or inside no_grad()"
-            )
-        if dy is None:
-            if y.data.size != 1:
-                raise RuntimeError(
-                    f"{name}: an output of shape {list(y.shape)} needs a gradient of its shape; only for a single "
-                    "number is it taken to be 1"
-                )
-            dy = np.ones(y.data.shape, y.data.dtype)
-        array = dy.data if isinstance(dy, Value) else np.asarray(dy)
-        if array.shape != y.data.shape:
-            raise ValueError(f"{name}: the output has shape {list(y.shape)}, its gradient {list(array.shape)}")
-        if array.dtype != y.data.dtype:
-            dy = array = array.astype(y.data.dtype)
-        roots.append((y.node, (dy if isinstance(dy, Value) else Tensor(array)) if create_graph else array))
-    return roots
