@@ -47,9 +47,7 @@ def unary(row: ElementwisePrimitive, otherwise: Callable[[Any], Any]) -> Callabl
 
 def binary(row: Primitive, otherwise: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """`row` as a function of two tensors, or of a tensor and a number; `otherwise` is called with anything else."""
-    kernel: Any = SimpleNamespace(float32=row.forward, float64=row.forward)
-    if isinstance(row, ElementwisePrimitive):
-        kernel = row.kernel
+    kernel: Any = getattr(row, "kernel", SimpleNamespace(float32=row.forward, float64=row.forward))
     to_both, to_first, to_second = row.adjoint((0, 1)), row.adjoint((0,)), row.adjoint((1,))
     save_for_both, save_for_first, save_for_second = to_both.save, to_first.save, to_second.save
 

@@ -1,4 +1,4 @@
-"""What NumPy and other libraries ask of a tensor: NumPy's functions on tensors, and sharing memory by DLPack.
+"""What becomes of NumPy's functions that are called with tensors.
 
 `np.exp(t)`, `array @ t` and `np.float32(2) * t` are the operations of this library, recorded like any other. What NumPy
 alone can do, such as `np.concatenate`, would lose the graph: with a tensor that wants a gradient it is refused, and the
@@ -133,13 +133,3 @@ def _as_arrays(x: Any, found: list[Any]) -> Any:
         found.append(x)
         return x.numpy()  # type: ignore[attr-defined]
     return x
-
-
-def dlpack(self: Any, **options: Any) -> Any:
-    """For `from_dlpack` of NumPy, PyTorch and others: the memory itself, like `numpy()`."""
-    return self.numpy().__dlpack__(**options)
-
-
-def dlpack_device(self: Any) -> tuple[int, int]:
-    """Main memory."""
-    return self.data.__dlpack_device__()

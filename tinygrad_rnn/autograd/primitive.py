@@ -35,7 +35,7 @@ class Primitive:
         forward: function of arrays and attributes that returns a new array or a view.
         shape: function of the inputs' shapes and attributes that returns the result's shape, or raises an error that
             names the shapes and the fix. Called when `forward` failed, and by whoever needs a shape without a value.
-        scatter: `scatter(total, dy, *attributes)` adds the gradient in place, for operations that take a part of x.
+        scatter: `scatter(total, dy, *attributes)` adds the gradient in place, for operations that take a slice of x.
         onnx: name of the operator in ONNX, if there is one.
         gradients: `dx="..."`, the rule for the gradient of x. No rule: x is not differentiable (a mask).
     """

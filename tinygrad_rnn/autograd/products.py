@@ -1,5 +1,6 @@
 """Matrix products and what is arranged around them."""
 
+import itertools
 import math
 import string
 from collections.abc import Collection
@@ -107,16 +108,14 @@ def einsum(equation: str, *operands: Any) -> "Tensor":
     tensors = [as_tensor(x) for x in operands]
     terms, result = _parse(equation, tensors)
     sizes: dict[str, int] = {}
-    for term, x in zip(terms, tensors):
-        for letter, n in zip(term, x.data.shape):
-            if sizes.setdefault(letter, n) != n:
-                if 1 not in (n, sizes[letter]):
-                    raise ValueError(f"einsum({equation!r}): {letter!r} has size {sizes[letter]} and size {n}")
-                sizes[letter] = max(n, sizes[letter])
-    x, term = _distinct(tensors[0], terms[0], sizes)
-    for position in range(1, len(tensors)):
-        other, other_term = _distinct(tensors[position], terms[position], sizes)
-        x, term = _contract(x, term, other, other_term, set(result).union(*terms[position + 1 :]))
+    for letter, n in zip("".join(terms), itertools.chain(*[x.data.shape for x in tensors])):
+        if sizes.setdefault(letter, n) != n:
+            if 1 not in (n, sizes[letter]):
+                raise ValueError(f"einsum({equation!r}): {letter!r} has size {sizes[letter]} and size {n}")
+            sizes[letter] = max(n, sizes[letter])
+    (x, term), *others = [_distinct(x, term, sizes) for x, term in zip(tensors, terms)]
+    for position, (other, other_term) in enumerate(others):
+        x, term = _contract(x, term, other, other_term, set(result).union(*terms[position + 2 :]))
     x, term = _summed(x, term, result)
     return permute(x, tuple(term.index(letter) for letter in result))
 

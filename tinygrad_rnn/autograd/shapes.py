@@ -1,11 +1,11 @@
-"""Functions that move elements without computing: shapes, joins, parts and indexing.
+"""Functions that move elements without computing: shapes, joins, slices and indexing.
 
 Results may share memory with their input, as NumPy's views do; nothing in the library writes to a tensor in place.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -75,7 +75,8 @@ def squeeze(input: Any, dim: int | tuple[int, ...] | None = None) -> "Tensor":
     shape: Any = x.shape
     if dim is None and mode.tracer is not None and mode.tracer.has_rows(x):
         mode.tracer.refuse("squeeze() drops the dimension of a batch of one as well", "write squeeze(-1)")
-    gone = all_dims("squeeze", dim, len(shape)) if dim != () else ()
+    dims = range(len(shape)) if dim is None else dim if isinstance(dim, (tuple, list)) else (dim,)
+    gone = {one_dim("squeeze", d, len(shape)) for d in dims}
     return reshape(x, tuple(n for i, n in enumerate(shape) if not (i in gone and n == 1)))
 
 
@@ -224,7 +225,7 @@ def _sequence(name: str, tensors: Any) -> tuple["Tensor", ...]:
 
 
 def split(tensor: Any, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple["Tensor", ...]:
-    """Parts along `dim`: of the given sizes, or of one size with what is left at the end."""
+    """Slices along `dim`: of the given sizes, or of one size with what is left at the end."""
     x = as_tensor(tensor)
     axis = _axis("split", x, dim)
     n = x.data.shape[axis]
@@ -266,7 +267,7 @@ def narrow(input: Any, dim: int, start: int, length: int) -> "Tensor":
 
 
 def chunk(input: Any, chunks: int, dim: int = 0) -> tuple["Tensor", ...]:
-    """At most `chunks` parts of equal size along `dim`, the last one smaller."""
+    """At most `chunks` slices of equal size along `dim`, the last one smaller."""
     x = as_tensor(input)
     if chunks < 1:
         raise ValueError(f"chunk: chunks must be positive, got {chunks}")
@@ -395,20 +396,17 @@ def diagonal(input: Any, dim0: int = 0, dim1: int = 1) -> "Tensor":
 
 def tril(input: Any, diagonal: int = 0) -> "Tensor":
     """The elements on and below a diagonal of the last two dimensions, 0 elsewhere."""
-    x, below = _triangles("tril", input, diagonal)
-    return where(below, x, 0)
+    return _triangle("tril", input, lambda column, row: column - row <= diagonal)
 
 
 def triu(input: Any, diagonal: int = 0) -> "Tensor":
     """The elements on and above a diagonal of the last two dimensions, 0 elsewhere."""
-    x, below = _triangles("triu", input, diagonal - 1)
-    return where(below, 0, x)
+    return _triangle("triu", input, lambda column, row: column - row >= diagonal)
 
 
-def _triangles(name: str, input: Any, diagonal: int) -> tuple["Tensor", np.ndarray]:
-    """A tensor of matrices, and where they are on or below a diagonal."""
+def _triangle(name: str, input: Any, inside: Callable[[Any, Any], Any]) -> "Tensor":
     x = as_tensor(input)
     if x.data.ndim < 2:
         raise ValueError(f"{name}: expected at least 2 dimensions, got shape {list(x.shape)}")
-    rows, columns = x.data.shape[-2:]
-    return x, np.tri(rows, columns, diagonal, np.bool_)
+    row, column = np.ogrid[: x.data.shape[-2], : x.data.shape[-1]]
+    return where(inside(column, row), x, 0)

@@ -48,7 +48,6 @@ class Tensor(Value):
 
     __slots__ = ()
     __array_ufunc__, __array_function__ = interchange.array_ufunc, interchange.array_function
-    __dlpack__, __dlpack_device__ = interchange.dlpack, interchange.dlpack_device
     __hash__ = object.__hash__
 
     def __dir__(self) -> list[str]:
@@ -114,6 +113,14 @@ class Tensor(Value):
         if copy is False and dtype is not None and np.dtype(dtype) != array.dtype:
             raise ValueError(f"a tensor of {array.dtype} is no array of {np.dtype(dtype)} without copying")
         return np.array(array, dtype=dtype, copy=copy)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """For `from_dlpack` of NumPy, PyTorch and others: the memory itself, like `numpy()`."""
+        return self.numpy().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Main memory."""
+        return self.data.__dlpack_device__()
 
     def __float__(self) -> builtins.float:
         return float(self.item())
