@@ -63,26 +63,28 @@ class Primitive:
         if level == 3:
             return mode.tracer.record(self, inputs, attributes)
         try:
-            if len(inputs) == 1 and level < 2 and isinstance(inputs[0], Value):
+            if level == 2:
+                return self._watched(inputs, attributes)
+            if len(inputs) == 1 and isinstance(inputs[0], Value):
                 return self._on_one(inputs[0], attributes, level)
             return self._on_several(inputs, attributes, level)
         except (ValueError, IndexError, TypeError):
             self._explain(inputs, attributes)
             raise
 
-    def _on_one(self, x: Value, attributes: dict[str, Any], level: int) -> Any:
+    def _on_one(self, x: Value, attributes: dict[str, Any], recorded: int) -> Any:
         """A single tensor, without a loop."""
         array, node = x.data, x.node
         y = self.forward(array, **attributes)
         if y.__class__ is not np.ndarray:  # NumPy turns 0-d results into scalars
             y = np.asarray(y)
-        if level == 0 or node is None or not self.rules:
+        if not recorded or node is None or not self.rules:
             return Value.tensor(y)
         adjoint = self.adjoint((0,))
         return Value.tensor(y, Node(adjoint, (node,), (array.shape,), adjoint.save(y, array, **attributes)))
 
-    def _on_several(self, inputs: tuple[Any, ...], attributes: dict[str, Any], level: int) -> Any:
-        """Any number of tensors, arrays and numbers; also what `detect_anomaly` watches."""
+    def _on_several(self, inputs: tuple[Any, ...], attributes: dict[str, Any], recorded: int) -> Any:
+        """Any number of tensors, arrays and numbers."""
         arrays = [x.data if isinstance(x, Value) else x for x in inputs]
         y = self.forward(*arrays, **attributes)
         tensors = [i for i, x in enumerate(inputs) if isinstance(x, Value)]
@@ -90,19 +92,23 @@ class Primitive:
             return y
         if y.__class__ is not np.ndarray:
             y = np.asarray(y)
-        if level == 2:
-            raise_if_new_nan(y, inputs, self.name, user_line())
-        if level == 0 or (level == 2 and not mode.grad):
+        mask = tuple([i for i in tensors if inputs[i].node is not None]) if recorded else ()
+        adjoint = self.adjoint(mask) if mask else None
+        if adjoint is None or not adjoint.wanted:
             return Value.tensor(y)
-        adjoint = self.adjoint(tuple([i for i in tensors if inputs[i].node is not None]))
         wanted = adjoint.wanted
-        if not wanted:
-            return Value.tensor(y)
         parents, shapes = tuple([inputs[i].node for i in wanted]), tuple([arrays[i].shape for i in wanted])
-        node = Node(adjoint, parents, shapes, adjoint.save(y, *arrays, **attributes))
-        if level == 2:
-            node.where = user_line()
-        return Value.tensor(y, node)
+        return Value.tensor(y, Node(adjoint, parents, shapes, adjoint.save(y, *arrays, **attributes)))
+
+    def _watched(self, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+        """What `detect_anomaly` watches: a NaN is told of at once, and the node knows the line that called it."""
+        y = self._on_several(inputs, attributes, mode.grad)
+        line = user_line()
+        raise_if_new_nan(y, inputs, self.name, line)
+        node = getattr(y, "node", None)
+        if node is not None:
+            node.where = line
+        return y
 
     def _explain(self, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> None:
         """After a failure: let the shape rule say what is wrong in the user's terms."""

@@ -226,9 +226,7 @@ def _sequence(name: str, tensors: Any) -> tuple["Tensor", ...]:
 
 def split(tensor: Any, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple["Tensor", ...]:
     """Slices along `dim`: of the given sizes, or of one size with what is left at the end."""
-    x = as_tensor(tensor)
-    axis = _axis("split", x, dim)
-    n = x.data.shape[axis]
+    x, axis, n = _divided("split", tensor, dim)
     if isinstance(split_size_or_sections, (tuple, list)):
         parts = sizes("split", (split_size_or_sections,))
         if sum(parts) != n or any(size < 0 for size in parts):
@@ -257,9 +255,7 @@ def _narrow(x: "Tensor", axis: int, start: int, stop: int) -> "Tensor":
 
 def narrow(input: Any, dim: int, start: int, length: int) -> "Tensor":
     """`length` elements along `dim`, from `start` on."""
-    x = as_tensor(input)
-    axis = _axis("narrow", x, dim)
-    n = x.data.shape[axis]
+    x, axis, n = _divided("narrow", input, dim)
     first = start % n if start < 0 and n else start
     if not 0 <= first <= n - length or length < 0:
         raise ValueError(f"narrow: start {start} and length {length} do not fit the size {n} of dim {dim}")
@@ -268,25 +264,25 @@ def narrow(input: Any, dim: int, start: int, length: int) -> "Tensor":
 
 def chunk(input: Any, chunks: int, dim: int = 0) -> tuple["Tensor", ...]:
     """At most `chunks` slices of equal size along `dim`, the last one smaller."""
-    x = as_tensor(input)
     if chunks < 1:
         raise ValueError(f"chunk: chunks must be positive, got {chunks}")
-    axis = _axis("chunk", x, dim)
-    n = x.data.shape[axis]
+    x, axis, n = _divided("chunk", input, dim)
     return _pieces(x, axis, _equal_parts(n, -(-n // chunks)) if n else [0] * chunks)
 
 
 def unbind(input: Any, dim: int = 0) -> tuple["Tensor", ...]:
     """The slices along `dim`, without that dimension. Their gradients are gathered in one array."""
+    x, axis, n = _divided("unbind", input, dim)
+    return tuple([table.part(x, at=along(axis, i)) for i in range(n)])
+
+
+def _divided(name: str, input: Any, dim: int) -> tuple["Tensor", int, int]:
+    """A tensor, the dimension along which it is divided, counted from the front, and its size."""
     x = as_tensor(input)
-    axis = _axis("unbind", x, dim)
-    return tuple(table.part(x, at=along(axis, i)) for i in range(x.data.shape[axis]))
-
-
-def _axis(name: str, x: "Tensor", dim: int) -> int:
     if not x.data.ndim:
         raise ValueError(f"{name}: a 0-d tensor cannot be divided")
-    return one_dim(name, dim, x.data.ndim)
+    axis = one_dim(name, dim, x.data.ndim)
+    return x, axis, x.data.shape[axis]
 
 
 # ---- Indexing --------------------------------------------------------------------------------------------------------
