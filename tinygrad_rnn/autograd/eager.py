@@ -1,4 +1,4 @@
-"""The short way through an elementwise row or a product, for the calls that a study session is made of.
+"""The fast path of an elementwise row or a product, for the calls that a study session is made of.
 
 `Primitive.__call__` serves every row and every kind of argument; its loops over arguments cost more than the
 arithmetic of a small tensor. The functions made here do the same for one or two operands of the usual kinds, float32
