@@ -1,13 +1,15 @@
 """Both engines side by side: what a layer computes as kernels, as generated source run by Python, and on the tape."""
 
+import math
 import re
-from unittest import mock
 
 import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.fusion import call, scan, short
+from tinygrad_rnn.fusion import scan
+from tinygrad_rnn.kernels import memory
+from tinygrad_rnn.kernels.vector import ROW_BYTES
 from tinygrad_rnn.nn.cells import catalogue
 
 QUICK = {"LSTMCell", "GRUCell", "MGUCell", "SLSTMCell"}  # small ones, each of another kind
@@ -45,18 +47,9 @@ def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=T
 
     `wanted` says whether an input needs a gradient: a function of its name. `start` holds initial states that cannot be
     just any number, by name; `given` says whether initial states are given at all, rather than the cell's own.
-    `options` are those of a call. A short call must give what a long one does. Kernels use memory again: of the arrays
-    that a user holds they must change none, and nothing that a second backward pass reads.
+    `options` are those of a call. Kernels use memory again: of the arrays that a user holds they must change none, and
+    nothing that a second backward pass reads.
     """
-    arguments = cell, sizes, engine, reverse, wanted, start, given
-    found = _results(*arguments, **options)
-    if engine != "never" and "lengths" not in options:
-        with mock.patch.object(short, "WORK", 0):
-            assert_close(found, _results(*arguments, **options))
-    return found
-
-
-def _results(cell, sizes, engine, reverse, wanted, start, given, **options):
     T, B, I = sizes
     random = np.random.default_rng(1)
     wanted = wanted or (lambda name: True)
@@ -137,9 +130,22 @@ def _copy(a, c, rows, columns):
         c[:rows, :columns] = a[:rows, :columns]
 
 
-def _product(a, b, c, rows, columns, depth, room):
+def _product(a, b, c, rows, columns, depth, accumulate, room, threads):
     """What `kernels.matmul.product` does."""
-    c[:rows, :columns] = a[:rows, :depth] @ b[:depth, :columns]
+    product = a[:rows, :depth] @ b[:depth, :columns]
+    c[:rows, :columns] = c[:rows, :columns] + product if accumulate else product
+
+
+def _carve(arena, place, shape):
+    """What `kernels.memory.carve` does; an arena that is too small is not."""
+    end = place + math.prod(shape)
+    assert end <= len(arena), "an arena is too small"
+    return arena[place:end].reshape(shape)
+
+
+def _clear(array):
+    """What `kernels.memory.clear` does."""
+    array[...] = 0
 
 
 def _fill_panels(b, panels, depth, columns):
@@ -160,8 +166,14 @@ STAND_INS = {
     "JIT": {},
     "REDUCE": {},
     "at": lambda array, index: array[(*index[:-1], slice(index[-1], None))],
+    "ROW_BYTES": ROW_BYTES,
+    "carve": _carve,
+    "clear": _clear,
     "contiguous": lambda array: array,
+    "rows_of": lambda array: array.reshape(-1, array.shape[2]),
+    "spaced": memory.spaced_by,
     "distinct": lambda: None,
+    "first_line": lambda arena: -arena.ctypes.data % 64 // arena.itemsize,
     "matrix": lambda array: array,
     "panels": lambda array: array,
     "shift": lambda array, row, column: array[row:, column:],
@@ -171,18 +183,17 @@ STAND_INS = {
     "fill_panels": _fill_panels,
     "copy": _copy,
 }
-REPLACED = re.compile(r"^from (numba|tinygrad_rnn\.kernels\.(memory|matmul)) import .*$", flags=re.MULTILINE)
+REPLACED = re.compile(r"^from (numba|tinygrad_rnn\.kernels\.(memory|matmul|vector)) import .*$", flags=re.MULTILINE)
 
 
 def _interpreted(self, direction, arguments):
     names = dict(STAND_INS)
-    kind, _, direction = direction.rpartition(" ")
     exec(REPLACED.sub("", self.sources[direction]), names)
-    driver = names["short_call" if kind else "backward" if direction == "backward" else "forward"]
+    function = names["backward" if direction == "backward" else "forward"]
 
     def kernel(*arguments):
         with np.errstate(all="ignore"):
-            driver(*arguments)
+            function(*arguments)
 
     return kernel
 
@@ -190,4 +201,3 @@ def _interpreted(self, direction, arguments):
 def interpret(monkeypatch):
     """Run what is generated from now on as the Python it is: thousands of kernels without compiling one."""
     monkeypatch.setattr(scan.Scan, "kernel", _interpreted)
-    monkeypatch.setattr(call, "panels_of", lambda b: b)

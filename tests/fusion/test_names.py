@@ -11,7 +11,6 @@ import tinygrad_rnn as tg
 from fusion.comparing import assert_engines_agree, interpret, parameter
 from fusion.test_golden import file_of
 from tinygrad_rnn.fusion import names
-from tinygrad_rnn.fusion.call import FUNCTIONS, RULES
 from tinygrad_rnn.fusion.names import FORMS, RESERVED, Names, identifier, printable
 
 I, H = 2, 3
@@ -97,7 +96,7 @@ def test_compiled(attributes):
 
 
 class Plain(tg.nn.Cell):
-    """One whose calls are short both ways, with the names that it is given."""
+    """One with the names that it is given."""
 
     input_size, hidden_size = I, H
 
@@ -123,7 +122,7 @@ class Direct(Plain):
 
 @pytest.mark.parametrize("kind", [Plain, Direct])
 @pytest.mark.parametrize("first", range(0, len(ATTRIBUTES), 4))
-def test_short_calls(kind, first, monkeypatch):
+def test_names_of_arguments(kind, first, monkeypatch):
     interpret(monkeypatch)
     tg.manual_seed(0)
     given = dict.fromkeys(["step", "held", "keys", "forward"])  # what the cell needs itself
@@ -147,11 +146,10 @@ def test_any_title(title):
 def test_one_reserved_set_holds_all_that_kernels_are_made_of():
     for name in ("gru", "lstm", "mgu", "rnn"):
         for direction in ("forward", "backward"):
-            text = file_of(name, direction).read_text(encoding="utf-8").partition("# Once a call")[0]
+            text = file_of(name, direction).read_text(encoding="utf-8")
             called = {word.rpartition("(")[0] for word in names.re.findall(r"\b[A-Za-z]\w*\(", text)} - {"shape"}
             assert all(word in RESERVED or FORMS.fullmatch(word) for word in called), called
     assert RESERVED >= set().union(*names.IMPORTS.values())
-    assert RULES and FUNCTIONS
 
 
 @given(st.lists(st.one_of(st.sampled_from([*WORDS, *ATTRIBUTES]), st.text(max_size=4)), max_size=30))

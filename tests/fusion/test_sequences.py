@@ -8,7 +8,7 @@ from numba import config
 
 import tinygrad_rnn as tg
 from fusion.comparing import EVERY_CELL, assert_close, assert_engines_agree, interpret, parameter, results
-from tinygrad_rnn.fusion import rows, scan, short
+from tinygrad_rnn.fusion import rows, scan
 from tinygrad_rnn.kernels import threads
 
 T, B, I, H = 6, 5, 3, 4
@@ -100,7 +100,6 @@ def test_more_threads_have_the_bits_of_one(make, ends, monkeypatch):
             found += [p.grad.data for p in layer.parameters() if p.grad is not None]
         return found
 
-    monkeypatch.setattr("tinygrad_rnn.fusion.short.WORK", 0)
     monkeypatch.setattr("tinygrad_rnn.fusion.scan.WORK_PER_THREAD", 1)
     monkeypatch.setattr("tinygrad_rnn.fusion.scan.ROWS_PER_THREAD", 1)
     tg.manual_seed(0)
@@ -155,7 +154,6 @@ def test_one_kernel_with_and_without_lengths(monkeypatch):
     made = []
     kernel = scan.Scan.kernel
     monkeypatch.setattr(scan.Scan, "kernel", lambda *args: made.append(kernel(*args)) or made[-1])
-    monkeypatch.setattr(short, "WORK", 0)
     layer = tg.nn.Recurrent(tg.nn.GRUCell(I, H), fused="require")
     for lengths in (None, [4, 2]):
         layer(tg.randn(4, 2, I), lengths=lengths)[0].sum().backward()
@@ -195,15 +193,17 @@ def test_padding_of_nan_spoils_no_gradient(engine):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("kind", [tg.nn.LSTMCell, tg.nn.GRUCell, tg.nn.cells.QRNNCell, tg.nn.Zoneout])
-def test_inference_in_pieces_is_the_same_to_the_last_bit(kind, reverse, monkeypatch):
-    """Without gradients a long sequence is taken piece by piece: here two steps at a time, the last one alone."""
+def test_inference_in_tiles_is_the_same_to_the_last_bit(kind, reverse, monkeypatch):
+    """Without gradients a long sequence is taken tile by tile: here a step at a time."""
     tg.manual_seed(0)
     cell = tg.nn.Zoneout(tg.nn.LSTMCell(3, 5)) if kind is tg.nn.Zoneout else kind(3, 5)  # which draws at every step
     layer, x, found = tg.nn.Recurrent(cell, reverse=reverse, fused="require"), tg.randn(7, 4, 3), []
-    monkeypatch.setattr(short, "WORK", 0)
     for count in (1 << 10, 0):
-        monkeypatch.setattr(rows, "PIECE_BYTES", 0)
-        monkeypatch.setattr(rows, "PIECE_ROWS", count)
+        monkeypatch.setattr(rows, "TILE_BYTES", 0)
+        monkeypatch.setattr(rows, "TILE_ROWS", count)
+        layer._last = None
+        for fused in [layer._last_fused()]:
+            fused.scan.layouts["inference"].clear()
         tg.manual_seed(1)
         with tg.no_grad():
             y, final = layer(x)

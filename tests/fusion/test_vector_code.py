@@ -21,7 +21,7 @@ from numba import config
 
 import tinygrad_rnn as tg
 from fusion.comparing import LayerNorm
-from tinygrad_rnn.fusion import scan, short
+from tinygrad_rnn.fusion import scan
 from tinygrad_rnn.kernels import cache, vector
 
 pytestmark = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
@@ -49,20 +49,16 @@ LAYERS = {
 }
 
 
-def compiled(layer, monkeypatch, edit=lambda source: source, backward=True, work=0):
-    """[(source, driver), ...] compiled here and now: what comes from the cache has no text to look at.
-
-    With some `work`, the drivers are those of short calls.
-    """
+def compiled(layer, monkeypatch, edit=lambda source: source, backward=True):
+    """[(source, driver), ...] compiled here and now: what comes from the cache has no text to look at."""
     found = []
 
     def load(source, name, use):
         module = cache._execute(edit(source), f"tinygrad_rnn.generated.fresh_{name}", f"<{name}>", use, cache=False)
-        found.append((edit(source), module.short_call if work else getattr(module, name.split("_")[1])))
+        found.append((edit(source), getattr(module, "backward" if "backward" in name else "forward")))
         return module
 
     monkeypatch.setattr(scan, "cache", SimpleNamespace(load=load))
-    monkeypatch.setattr(short, "WORK", work)
     x = tg.tensor(np.random.default_rng(0).normal(size=(2, 2, I)).astype(np.float32), requires_grad=True)
     layer.fused = "require"
     y, _ = layer(x)
@@ -98,8 +94,6 @@ def problems(source, driver):
     rows = row_functions(source)
     wrong = [f"{row.name} is called" for row in rows if re.search(rf"call [^\n]*\d{row.name}B", llvm)]
     name = driver.__name__
-    if name == "short_call" and 'inline="always"' not in source:  # too many arguments: the loop stays a function
-        name = "backward" if "def backward(" in source else "forward"
     body = body_of(llvm, name, "}")
     vectorised = [text for text in VECTOR_LOOP.findall(body) if LANES.search(text)]
     loops = sum(row.loops for row in rows)
@@ -126,10 +120,9 @@ def problems(source, driver):
     return wrong
 
 
-@pytest.mark.parametrize("work", [0, short.WORK])
 @pytest.mark.parametrize("name", LAYERS)
-def test_every_loop_over_columns_becomes_vector_code(name, work, monkeypatch):
-    forward, backward = compiled(LAYERS[name](), monkeypatch, work=work)
+def test_every_loop_over_columns_becomes_vector_code(name, monkeypatch):
+    forward, backward = compiled(LAYERS[name](), monkeypatch)
     for source, driver in (forward, backward):
         assert sum(row.loops for row in row_functions(source)) >= 1
         assert not problems(source, driver)

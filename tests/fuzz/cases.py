@@ -14,8 +14,7 @@ EVENTS = ["train", "eval", "update", "data", "replace", "load", "copy", "number"
 IN_PLACE = ("update", "load")
 # Settings of the library that send small sizes through what large ones take, as (a place in the package, a value).
 SETTINGS = {
-    "long calls": [("fusion.short.WORK", 0)],
-    "pieces": [("fusion.rows.PIECE_ROWS", 6), ("fusion.rows.PIECE_BYTES", 64)],
+    "pieces": [("fusion.rows.TILE_ROWS", 6), ("fusion.rows.TILE_BYTES", 64)],
     "memory used again": [("kernels.pool.SMALL", 128)],
     "threads": [
         ("fusion.scan.ROWS_PER_THREAD", 1),

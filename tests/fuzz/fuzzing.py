@@ -24,7 +24,7 @@ from numba import config
 import tinygrad_rnn as tg
 from fuzz import judge, running
 from fuzz.cases import SETTINGS, Case
-from tinygrad_rnn.fusion import call, short
+from tinygrad_rnn.fusion import scan
 from tinygrad_rnn.nn.cells.catalogue import ROWS
 
 FAULTS = "could not be traced|could not be compared|do not compute|fault of tinygrad_rnn"  # rather than refusals
@@ -49,8 +49,8 @@ def poisoned(shape, dtype=np.float64):
 def world(case: Case, compiled: bool):
     """The settings of a case; kernels are interpreted unless `compiled`; no array is zero by chance."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(call.FUNCTIONS, "empty", poison_of(call.FUNCTIONS["empty"]))
-        patch.setattr(short, "np", types.SimpleNamespace(empty=poisoned, zeros=np.zeros))
+        patch.setattr(scan, "staggered", poison_of(scan.staggered))
+        patch.setattr(scan, "np", types.SimpleNamespace(empty=poisoned, zeros=np.zeros, ndarray=np.ndarray))
         if not compiled:
             interpret(patch)
         with applied(case.settings, case.threads):

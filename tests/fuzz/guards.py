@@ -9,7 +9,7 @@ from kernels.guarded import guarded, untouched
 import tinygrad_rnn as tg
 from fuzz.fuzzing import applied, recurrently_dropped
 from tinygrad_rnn.autograd import arrays, table
-from tinygrad_rnn.fusion import call, rows, short
+from tinygrad_rnn.fusion import rows, scan
 from tinygrad_rnn.kernels import elementwise, matmul
 from tinygrad_rnn.nn.cells.catalogue import ROWS
 
@@ -51,14 +51,15 @@ def guarding(end, made):
 
     numpy = Numpy(make)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (matmul, elementwise, arrays, table, short):
+        for module in (matmul, elementwise, arrays, table):
             patch.setattr(module, "np", numpy)
         patch.setattr(arrays, "staggered", numpy.empty)
         patch.setattr(matmul, "empty_lines", numpy.empty)
-        patch.setitem(call.FUNCTIONS, "empty", numpy.empty)
-        patch.setitem(call.FUNCTIONS, "zeros", numpy.zeros)
-        for name in ("ascontiguousarray", "concatenate", "asarray"):
-            patch.setitem(call.FUNCTIONS, name, wrapped(call.FUNCTIONS[name]))
+        patch.setattr(scan, "np", numpy)
+        patch.setattr(scan, "staggered", numpy.empty)
+        patch.setattr(scan, "staggered_zeros", numpy.zeros)
+        for name in ("copied", "plain"):
+            patch.setattr(scan, name, wrapped(getattr(scan, name)))
         for name in ("gathered", "ordered", "repeated", "running", "drawn"):
             for kind in (rows.Rows, rows.RaggedRows):
                 if name in vars(kind):
@@ -148,7 +149,7 @@ def check_cells(numbers, dtypes=("float32",), arounds=("bare",), threads=(1, 2),
         for around in arounds:
             for dtype in dtypes:
                 for n in threads:
-                    for settings in ([], ["long calls"]) if n == 1 else (["threads"], ["threads", "long calls"]):
+                    for settings in ([], ["pieces"]) if n == 1 else (["threads"], ["threads", "pieces"]):
                         for seed in seeds:
                             arguments = number, around, np.dtype(dtype), settings, n, seed
                             print(*arguments, flush=True)

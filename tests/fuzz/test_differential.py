@@ -68,7 +68,7 @@ def of_a_step(lines, ends, states, fields=(), **call):
     """A case by hand."""
     draft = Draft([4], states, list(fields), [], [Line(*line) for line in lines], list(ends))
     layer = "tg.nn.Recurrent(cell)"
-    made = Case(0, draft, "Drawn(dtype)", [], layer, settings=["long calls"], calls=[CALL | call])
+    made = Case(0, draft, "Drawn(dtype)", [], layer, settings=["pieces"], calls=[CALL | call])
     return made
 
 
@@ -99,13 +99,13 @@ def test_a_wrong_rule_is_found(monkeypatch):
     """In kernels; the tape keeps the right one."""
     from tinygrad_rnn.fusion import scan
 
-    add = scan.Scan.add
+    write = scan.Scan._write
 
-    def wrong(self, direction, text):
-        add(self, direction, text)
+    def wrong(self, direction, kernel):
+        write(self, direction, kernel)
         self.sources[direction] = self.sources[direction].replace("tanh(", "0.999 * tanh(")
 
-    monkeypatch.setattr(scan.Scan, "add", wrong)
+    monkeypatch.setattr(scan.Scan, "_write", wrong)
     monkeypatch.setenv("TINYGRAD_RNN_VALIDATE", "0")  # which finds it first
     drawn = of_a_step([("a", "tg.tanh(x)", 4)], ["a * 0.5 + h"], dict(h=4))
     with pytest.raises(judge.Mismatch) as error:

@@ -15,10 +15,10 @@ def check(name, dtype, around, I, H, T, B, lengths, reverse=False):
     """The bits of one thread, for two to four."""
     make = lambda: AROUND[around](ROWS[NAMES.index(name)][0](I, H))
     options = dtype, T, B, I, lengths, reverse, True, None
-    with applied(["long calls", "threads"], 1):
+    with applied(["threads"], 1):
         expected = results(make, *options)
     for threads in (2, 3, 4):
-        with applied(["long calls", "threads"], threads):
+        with applied(["threads"], threads):
             for ours, theirs in zip(results(make, *options), expected, strict=True):
                 np.testing.assert_array_equal(ours, theirs)
 

@@ -139,7 +139,7 @@ def copies_and_sums():
         library = products.products(dtype).library
         copy, total, product = (
             ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n)(library.address(name))
-            for name, n in (("copy", 8), ("sum_rows", 6), ("product", 13))
+            for name, n in (("copy", 8), ("sum_rows", 6), ("product", 15))
         )
         lanes = vector.HOST.bytes // np.dtype(dtype).itemsize
         room = guarded(np.zeros(products.ROOM_BYTES, np.uint8), end)
@@ -153,7 +153,7 @@ def copies_and_sums():
                 w = placed(OPERANDS[M % 8], rng.standard_normal((N, 19)).astype(dtype), end)
                 y = placed(RESULTS[N % 8], np.zeros((M, 19), dtype), end)
                 fields = (n for z in (x, w, y) for n in (z.ctypes.data, *z.strides))
-                product(*fields, M, 19, N, room.ctypes.data)
+                product(*fields, M, 19, N, 0, room.ctypes.data, 1)
                 check(y, x, w, 0)
             for lay in (rows, columns, upside_down, one_row):
                 x = placed(lay, rng.standard_normal((M, N)).astype(dtype), end)

@@ -34,7 +34,7 @@ def nowhere():
 
 def function(dtype, name):
     """A function of machine code of `products`, called with integers."""
-    parameters = {"multiply": 13, "product": 13, "fill_panels": 7, "copy": 8, "sum_rows": 6}[name]
+    parameters = {"multiply": 13, "product": 15, "fill_panels": 7, "copy": 8, "sum_rows": 6}[name]
     return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * parameters)(products.products(dtype).library.address(name))
 
 
@@ -46,8 +46,9 @@ def empty_products():
         for few, some, K in itertools.product(NONE, SOME, SOME + NONE):
             for M, N in (few, some), (some, few), (few, few):
                 for a, b, c in itertools.product(LAYOUTS, LAYOUTS[:4], LAYOUTS):
-                    for last in (0, 1) if name == "multiply" else (void,):
-                        call(void, *a, void, *b, void, *c, M, N, K, last)
+                    for accumulate in (0, 1):
+                        last = () if name == "multiply" else (void, 2)
+                        call(void, *a, void, *b, void, *c, M, N, K, accumulate, *last)
     print("nothing")
 
 
@@ -59,12 +60,12 @@ def products_over_nothing():
         for K, M, N in itertools.product(NONE, [1, 2, vector.ROWS + 1], [1, 5, 37, 200]):
             rows, turned, wide = np.zeros((M, N), dtype), np.zeros((N, M), dtype), np.zeros((2 * M, 3 * N), dtype)
             for c in (rows, turned.T, rows[::-1, ::-1], wide[::2, ::3]):
-                for end, accumulate in itertools.product(("after", "before"), (0, 1) if name == "multiply" else (0,)):
+                for end, accumulate in itertools.product(("after", "before"), (0, 1)):
                     y = guarded(c, end)
-                    last = accumulate if name == "multiply" else room
+                    last = () if name == "multiply" else (room, 2)
                     for a, b in itertools.product([(size, 8), (40, size), (40, 40)], repeat=2):
                         y[...] = 7
-                        call(void, *a, void, *b, y.ctypes.data, *y.strides, M, N, K, last)
+                        call(void, *a, void, *b, y.ctypes.data, *y.strides, M, N, K, accumulate, *last)
                         assert (y == (7 if accumulate else 0)).all() and untouched(y)
     print("zeros")
 
@@ -212,7 +213,8 @@ def intrinsics_with_no_counts():
             A, B, C = module.matrix(a), module.matrix(b), module.matrix(c)
             module.multiply(A, module.panels(panels), C, M, N, K, True)
             module.multiply(A, module.panels(panels), C, M, N, K, False)
-            module.product(A, B, C, M, N, K, room)
+            module.product(A, B, C, M, N, K, False, room, 1)
+            module.product(A, B, C, M, N, K, True, room, 3)
             module.fill_panels(B, module.panels(panels), M, N)
             module.copy(A, C, M, N)
             module.sum_rows(A, y, 0, M, N)

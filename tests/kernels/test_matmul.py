@@ -772,9 +772,12 @@ def test_compiled_code_finds_the_same_products_panels_copies_and_sums(dtype):
         return c
 
     @njit
-    def product(a, b, room):
+    def product(a, b, room, threads, twice):
         c = np.zeros((len(a), b.shape[1] + 1), a.dtype)
-        module.product(module.matrix(a), module.matrix(b), module.matrix(c), len(a), b.shape[1], len(b), room)
+        A, B, C = module.matrix(a), module.matrix(b), module.matrix(c)
+        module.product(A, B, C, len(a), b.shape[1], len(b), False, room, threads)
+        if twice:
+            module.product(A, B, C, len(a), b.shape[1], len(b), True, room, threads)
         return c
 
     @njit
@@ -790,11 +793,15 @@ def test_compiled_code_finds_the_same_products_panels_copies_and_sums(dtype):
         return y
 
     rng = np.random.default_rng(6)
-    for M, K, N in ((1, 1, 1), (1, 32, 96), (3, 5, 7), (33, 300, 70)):
+    module.team.start(2, products.ROOM_BYTES)
+    for M, K, N in ((1, 1, 1), (1, 32, 96), (3, 5, 7), (33, 300, 70), (150, 200, 170)):
         a, w = random(rng, M, K, dtype=dtype), random(rng, N, K, dtype=dtype)
         for x, b in ((a, w.T), (np.asfortranarray(a), w.T), (a, w.T.copy())):
-            c = product(x, b, module.room.address)
-            assert np.array_equal(c[:, :-1], matmul(x, b)) and not c[:, -1].any()
+            for count in (0, 1, 3):
+                c = product(x, b, module.room.address, count, False)
+                assert np.array_equal(c[:, :-1], matmul(x, b)) and not c[:, -1].any()
+                c = product(x, b, module.room.address, count, True)
+                assert np.array_equal(c[:, :-1], matmul(x, b, matmul(x, b), True)) and not c[:, -1].any()
             assert np.array_equal(packed(b, pack(b).panels), pack(b).panels)
             c = copied(x)
             assert np.array_equal(c[1:-1, :-1], x) and not c[0].any() and not c[-1].any() and not c[:, -1].any()

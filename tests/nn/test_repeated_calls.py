@@ -9,7 +9,7 @@ import pytest
 from fusion.comparing import EVERY_CELL
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.fusion import short
+from tinygrad_rnn.fusion import scan as scans
 from tinygrad_rnn.fusion.fused import FusedCell
 from tinygrad_rnn.nn import recurrent
 
@@ -292,12 +292,17 @@ class Joined(tg.nn.Cell):
         return z * h + (1 - z) * n, 0.5 * s + n
 
 
-def both_lengths(layer, x, monkeypatch):
-    """What a layer computes in a short call, and with the functions of long ones: all results, all gradients."""
+def both_ways(layer, x, monkeypatch):
+    """What a layer computes in one go, and stage by stage on three threads: all results, all gradients."""
     every = []
-    for work in (short.WORK, 0):
-        monkeypatch.setattr(short, "WORK", work)
-        layer._last = None  # which knows what to call
+    for threads in (1, 3):
+        monkeypatch.setattr(scans, "get_num_threads", lambda threads=threads: threads)
+        if threads > 1:
+            monkeypatch.setattr(scans, "WORK_PER_THREAD", 1)
+            monkeypatch.setattr(scans, "ROWS_PER_THREAD", 1)
+        layer._last = None
+        for known in layer._last_fused().scan.layouts.values():
+            known.clear()
         with tg.no_grad():
             y, final = layer(tg.from_numpy(x))
         found = [y, *(final if isinstance(final, tuple) else (final,))]
@@ -317,37 +322,22 @@ def both_lengths(layer, x, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [tg.nn.RNNCell, tg.nn.GRUCell, tg.nn.LSTMCell, tg.nn.cells.MGUCell, Joined, OneInput])
-def test_short_calls_have_the_bits_of_long_ones(kind, dtype, monkeypatch):
+def test_calls_in_stages_have_the_bits_of_those_in_one_go(kind, dtype, monkeypatch):
     tg.manual_seed(0)
     cell = kind(dtype) if kind in (Joined, OneInput) else kind(3, 5, dtype=dtype)
     for reverse in (False, True):
         layer = tg.nn.Recurrent(cell, reverse, fused="require")
         for T, B in ((1, 1), (4, 3), (7, 1), (1, 9), (140, 1)):
             x = tg.randn(T, B, 2 * cell.input_size, dtype=dtype).numpy()[:, :, ::2]
-            for one, other in zip(*both_lengths(layer, x, monkeypatch)):
+            for one, other in zip(*both_ways(layer, x, monkeypatch)):
                 np.testing.assert_array_equal(one, other)
-    assert "inference, short calls" in layer.explain()
-    if kind in (tg.nn.RNNCell, tg.nn.GRUCell, tg.nn.LSTMCell, Joined):
-        assert "forward, short calls" in layer.explain() and "backward, short calls" in layer.explain()
 
 
 @pytest.mark.parametrize("make", EVERY_CELL)
-def test_short_calls_of_every_cell_have_the_bits_of_long_ones(make, monkeypatch):
+def test_calls_of_every_cell_in_stages_have_the_bits_of_those_in_one_go(make, monkeypatch):
     tg.manual_seed(0)
     layer = tg.nn.Recurrent(make(6, 6), fused="require")
-    for one, other in zip(*both_lengths(layer, tg.randn(3, 2, 6).numpy(), monkeypatch)):
+    for one, other in zip(*both_ways(layer, tg.randn(3, 2, 6).numpy(), monkeypatch)):
         assert (one is None) == (other is None)
         if one is not None:
             np.testing.assert_array_equal(one, other)
-
-
-def test_what_is_not_short_or_not_simple_is_not_taken_to_be():
-    layer = tg.nn.Recurrent(tg.nn.LSTMCell(3, 4), fused="require")
-    with tg.no_grad():
-        layer(tg.zeros(2, 0, 3))
-        layer(tg.zeros(2, 5, 3), lengths=[2, 1, 0, 2, 2])
-        layer(tg.zeros(1 << 14, 1, 3))
-        assert "short" not in layer.explain()
-        noisy = tg.nn.Recurrent(tg.nn.Zoneout(tg.nn.LSTMCell(3, 4), 0.1), fused="require")
-        noisy(tg.zeros(1, 1, 3))
-        assert "short" not in noisy.explain()

@@ -4,9 +4,9 @@ In reading order: `refusal` (what is said of a step that cannot become a kernel)
 knows), `keys` (what is equal), `names` (for generated code), `frames` (where the user's code is), `watched` (tensors
 that a step may read) and `soundness` (what operations may do), of all of which `trace` makes the step a list of
 lines; `adjoint` (the lines of its gradient), `plan` (phases: product, loop, product, ...), `emit` (the phases as
-Numba source), `reuse` (memory that serves twice), `rows` (where sequences lie), `scan` (the compiled kernels), `call`
-(what happens around them, as Python source), `short` (the same compiled, for calls that are over sooner than Python
-could prepare them); `specification` (what kernels have to compute, on the tape), `judge`, `recorded` and `validate`
+Numba source), `reuse` (memory that serves twice), `kernel` (prologue and loop as one function), `epilogue` (that of the
+backward pass), `allocate` (where everything lies), `rows` (where sequences lie), `scan` (the compiled kernels);
+`specification` (what kernels have to compute, on the tape), `judge`, `recorded` and `validate`
 (whether they do), `fused` (all of it as one node of the tape). `held` has what cells hold for a sequence; `reads`,
 `parts` and `guards` know what a step read, and whether it is as it was. `compile` is where cells come in, `explain`
 says what became of them.

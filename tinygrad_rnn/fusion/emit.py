@@ -1,18 +1,16 @@
 """The phases of a step as Numba source that reads like the step.
 
 A `Block` is one direction of a planned step: lines, the places in memory where some of them are found, and those where
-others must be put. It becomes a driver, which runs over time and calls products and row functions in turn, and the row
+others must be put. It becomes the body of a loop over time, which calls products and row functions in turn, and the row
 functions, which hold the maths:
 
-    def forward(lo, hi, T, starts, H, ...):
-        for t in range(T):
-            old, new = ...                         # where the states before and after this step begin
-            multiply(...)                          # h_weight_hh_T[row] = h[old + row] @ weight_hh_T
-            for row in range(lo, top):
-                forward_1(H, x_weight_ih_T[now + row][0:H], ..., c[old + row], c[new + row], h[new + row])
+    multiply(...)                          # h_weight_hh_T[row] = h[old + row] @ weight_hh_T
+    for row in range(lo, top):
+        forward_1(H, x_weight_ih_T[now + row][0:H], ..., c[old + row], c[new + row], h[new + row])
 
-Rows of the batch never meet, so a driver can be given any range of them, and each thread gets one for the whole loop.
-Sequences may end at different steps: `top` is where the rows that are still running end, see `rows`.
+Rows of the batch never meet, so the loop can be given any range of them, and each thread gets one for all steps.
+Sequences may end at different steps: `top` is where the rows that are still running end, see `rows`. `kernel` has the
+rest of the function in which the loop stands.
 """
 
 import ast
@@ -30,16 +28,10 @@ from .names import IMPORTS, Names
 from .plan import Memory
 from .trace import Line, _columns, is_view, shown
 
-STEP = [
-    "old, new = starts[t], starts[t + 1]  # where the states before and after this step begin",
-    "now, top = new - starts[1], min(hi, starts[t + 2] - new)  # where it is in sequences; the end of running rows",
-    "if top <= lo:  # all of these rows have ended",
-    "    continue",
-]
 MAX_LINE = 120
+PANEL = "PANEL = ROW_BYTES // {}  # the width of a panel of packed weights"
 MOST_NODES = 240  # of an expression in one statement: Python reads nested ones only so far
 MOST_OPERATIONS = 40  # in an equation for the reader
-MOST_INLINE = 30  # arguments of a driver that Numba can inline: Python passes more of them another way
 
 Level = tuple[int, int]
 Loop = tuple[int, list[Line]]  # over how many columns, and what gets a name there: the rest is part of its expression
@@ -50,7 +42,7 @@ class Block:
     """One direction of a step.
 
     Args:
-        name: "forward" or "backward": of the driver, and the first part of the row functions' names.
+        name: "forward" or "backward": the first part of the row functions' names.
         lines: to compute, in an order in which they can be.
         places: where values that are not computed here are found.
         stores: where computed values go.
@@ -236,8 +228,8 @@ class Block:
         """A width or column as text, in terms of the named sizes."""
         return in_sizes(n, self.sizes)
 
-    def driver(self, descending: bool) -> tuple[str, list[str]]:
-        """The function over time, with the row functions before it, and the names of its arrays in order."""
+    def loop(self) -> tuple[list[str], list[str]]:
+        """The body of the loop over time, and the names of its arrays in order; the row functions lie beside it."""
         assert self.inside.issuperset(self.sums), "a line that no loop computes cannot be summed there"
         body: list[str] = []
         arrays: dict[str, None] = {}
@@ -261,21 +253,13 @@ class Block:
             call = self._row_function(maths, copied, arrays)
             if call:
                 body += ["for row in range(lo, top):", f"    {call}"]
-        steps = "range(T - 1, -1, -1)" if descending else "range(T)"
-        keep = ["keep"] if self.name == "backward" else []
-        parameters = ["lo", "hi", "T", "starts", *keep, *self.sizes.values(), *arrays]
-        inline = 'inline="always", ' if len(parameters) <= MOST_INLINE else ""
-        text = "# The loop over time, for rows [lo, hi) of the batch.\n"
-        text += "".join(wrapped(f"# {note}", "") for note in self.notes)
-        text += f"@njit(cache=CACHE, {inline}**JIT)\n" + wrapped(f"def {self.name}({', '.join(parameters)}):", "")
-        text += f"    for t in {steps}:\n" + "".join(wrapped(line, " " * 8) for line in [*STEP, *body])
-        return "\n\n".join([*self.row_functions, text]), list(arrays)
+        return body, list(arrays)
 
     def _product_call(self, line: Line, arrays: dict[str, None]) -> list[str]:
         left, result, weights = self.memory(line.inputs[0]), self.places[line], self.weights[line]
         assert left is not None
         arrays |= dict.fromkeys([left.array, weights, result.array])
-        rows = lambda m: f"shift(matrix({m.array}{_time(m.where)}), {_offset(m.where)}lo, {self.size(m.first)})"
+        rows = lambda m: f"shift(matrix({m.array}), {m.where.removesuffix('row')}lo, {self.size(m.first)})"
         n, k = self.size(line.width), self.size(line.inputs[0].width)
         sign = "+=" if line in self.adds_to else "="
         return [
@@ -526,11 +510,11 @@ def module(title: str, text: str, bits: int, functions: set[str]) -> str:
         f'"""{title}: generated from its step."""',
         "",
         "from numba import njit",
-        *imported("numpy", {"empty"}),
         "",
         *([f"from {kernels}.{maths} import f as real"] if "real(" in text else []),
         *imported(f"{kernels}.{maths}", functions),
         *(line for room, names in IMPORTS.items() for line in imported(f"{kernels}.{room}", names)),
+        *([f"from {kernels}.vector import ROW_BYTES", "", PANEL.format(bits // 8)] if "PANEL" in words else []),
         "",
         text,
     ]
@@ -585,16 +569,6 @@ def index_text(i: Any) -> str:
         ends = [i.start, i.stop, *([i.step] if i.step else [])]
         return ":".join("" if n is None else str(n) for n in ends)
     return "..." if i is ... else repr(i)
-
-
-def _time(index: str) -> str:
-    """The part of a row's index that says when."""
-    return f"[{index.rpartition(',')[0]}]" if "," in index else ""
-
-
-def _offset(index: str) -> str:
-    """What is added to the row in an index."""
-    return index.rpartition(",")[2].strip().removesuffix("row")
 
 
 def reached(lines: Iterable[Line], further: Callable[[Line], Iterable[Any]]) -> set[Line]:

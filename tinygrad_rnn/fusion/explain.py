@@ -129,9 +129,9 @@ def _kept(scan: Scan) -> list[str]:
     size = scan.dtype.itemsize
     one = lambda line: f"{line.name} {line.width * size}"
     states = [f"{one(state)}" for state in scan.plan.states]
-    total = sum(line.width for line in [*scan.kept, *scan.plan.states]) * size
+    total = sum(line.width for line in [*scan.residuals, *scan.plan.states]) * size
     return [
-        f"bytes for each step and row: {', '.join([*map(one, scan.kept), *states])}; together {total:,}",
+        f"bytes for each step and row: {', '.join([*map(one, scan.residuals), *states])}; together {total:,}",
         "and what was computed for all steps before the loop",
     ]
 
@@ -177,7 +177,5 @@ def _kernels(scan: Scan) -> list[str]:
     text = []
     for direction in dict.fromkeys([*scan.sources, *scan.built]):
         origin, seconds = scan.built.get(direction, ("", 0.0))
-        kind, _, name = direction.rpartition(" ")
-        name += ", short calls" if kind else ""
-        text.append(f"{name}: {origin}, {seconds:.2f} s" if origin else f"{name}: not needed so far")
+        text.append(f"{direction}: {origin}, {seconds:.2f} s" if origin else f"{direction}: not needed so far")
     return text

@@ -1,22 +1,27 @@
-"""A compiled cell as one operation of the tape: what comes before the loop, the loop, and the way back."""
+"""A compiled cell as one operation of the tape.
+
+What depends on parameters alone, and maths of the input that is no product with them, stays on the ordinary tape before
+that operation; see `kernel` for what happens inside.
+"""
 
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..autograd import table
 from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.shapes import cat, split
-from ..autograd.tape import Node, Value, enable_grad, mode
+from ..autograd.tape import Node, Value, enable_grad, mode, set_mode
 from ..autograd.tensor import Tensor, grad
 from ..kernels.locks import lazy
-from .call import Backward, Forward, Prelude
+from ..kernels.matmul import room
+from .kernel import Argument
 from .plan import Plan, make_plan
+from .recorded import as_rows
 from .rows import RaggedRows, Rows, full_rows
-from .scan import Scan
-from .short import ShortBackward, ShortForward, if_short
+from .scan import MOST_LAYOUTS, Scan, copied, plain
 from .trace import BATCH, Line, Unfusable, sized, step_line, trace_step
 from .validate import Report, is_on, validate
 
@@ -94,86 +99,63 @@ class _Output:
         return ()
 
 
-class Way:
-    """One way through a compiled cell: the functions that it takes forwards and, where that is asked for, back.
+class Way(NamedTuple):  # a tuple, so that it is found by one
+    """How a compiled cell is called: which leaves need a gradient, and whether somebody looks at what is inside."""
 
-    Attributes:
-        function: of the call.
-        asked: for which gradients; None in inference.
-        proved: the kinds of layouts for which it was compared with the tape.
-    """
-
-    def __init__(self, title: str, function: Callable[..., Any], asked: "Asked | None" = None, back: str = "") -> None:
-        self.title, self.function, self.asked, self.back = title, function, asked, back
-        self.proved: set[str] = set()
+    needs: tuple[bool, ...]
+    recorded: bool
 
     def __str__(self) -> str:
-        return self.title
+        if self.recorded:
+            return "training, recorded"
+        return "training" if True in self.needs else "inference"
 
-    def forward(self, rows: Rows, arrays: list[np.ndarray]) -> tuple[list[Any], list[Any], list[Any]]:
-        """Values after each step, final ones, and what the way back needs."""
-        if self.asked is None:
-            first, *finals = self.function(rows, *arrays)
-            return [first], finals, []
-        every, finals, *kept = self.function(rows, *arrays)
-        return every, finals, kept
 
-    def backward(self, rows: Rows, kept: list[Any], arrived: Any, retain: bool = False) -> Any:
-        """The gradients of the leaves that are asked for."""
-        back = getattr(self.asked, self.back).function
-        if self.back == "recorded_way_back":
-            return back(rows, rows.T + 1, True, *kept, *arrived)[0]
-        return back(rows, 2, retain, *kept, *arrived)
+INFERENCE = Way((), False)
+
+
+def _role(argument: Argument) -> str | None:
+    """The role of an argument whose gradient is not laid out as it is itself."""
+    as_it_is = argument.role == "matrix" or (argument.role == "vector" and len(argument.line.shape) == 1)
+    return None if as_it_is else argument.role
 
 
 class Asked:
-    """What follows from which leaves need a gradient.
+    """What follows from which operands need a gradient.
 
     Attributes:
-        places: their positions among all.
+        places: their positions among all, and those of states.
+        wanted: the arguments of the kernel that have one: the mask of its gradients.
+        gradients: (which of the kernel's, to which of `places` it belongs, the line and role of the argument if
+            its gradient is not laid out as it is).
         outputs: of the states that are watched, at every step, and of all at the end, those that depend on one of them:
             final values are the initial ones of a sequence without steps.
-        call: see `Forward`.
     """
 
-    _short: Way | None = None
-
-    def __init__(self, scan: Scan, prelude: Prelude, depends: list[set[Line]], needs: tuple[bool, ...]) -> None:
-        self.scan, self.prelude = scan, prelude
+    def __init__(self, fused: "FusedCell", needs: tuple[bool, ...]) -> None:
         self.places = [i for i, need in enumerate(needs) if need]
-        leaves = {prelude.leaves[i] for i in self.places}
-        reached = [not leaves.isdisjoint(each) for each in depends]
-        at_last = [r or state in leaves for r, state in zip(reached, scan.plan.states)]
-        every = reached[: len(scan.plan.gradient.dys)]
+        plan, lines = fused.plan, {fused.lines[i] for i in self.places}
+        reached = [not lines.isdisjoint(each) for each in fused.depends]
+        at_last = [r or state in lines for r, state in zip(reached, plan.states)]
+        every = reached[: len(plan.gradient.dys)]
         self.outputs = [_Output(k) if r else None for k, r in enumerate(every + at_last)]
-        self.needing, self.adjoints = prelude.adjoints(leaves)
-        self.call = Forward(scan, prelude, self.adjoints)
-        self.long = Way("training", self.call.function, self, "way_back")
-        self.recorded = Way("training, recorded", self.call.function, self, "recorded_way_back")
+        self.wanted = tuple(argument.line in lines for argument in fused.scan.backward.d)
+        place = {fused.lines[i]: k for k, i in enumerate(self.places)}
+        self.gradients = [
+            (i, place[argument.line], argument.line, _role(argument))
+            for i, argument in enumerate(fused.scan.backward.d) if argument.line in place
+        ]  # fmt: skip
+        self._results: dict[Any, Any] = {}
 
-    @lazy
-    def way_back(self) -> Backward:
-        """See `Backward`."""
-        return self._backward(recorded=False)
-
-    def short(self, call: ShortForward) -> Way:
-        """The way of a short call."""
-        if self._short is None:
-            self._short = Way("training, short calls", call.function, self, "short_way_back")
-        return self._short
-
-    @lazy
-    def short_way_back(self) -> ShortBackward:
-        """The same after a short call."""
-        return ShortBackward(self.scan, self.prelude, self.places)
-
-    @lazy
-    def recorded_way_back(self) -> Backward:
-        """The same for a run that is looked at."""
-        return self._backward(recorded=True)
-
-    def _backward(self, recorded: bool) -> Backward:
-        return Backward(self.scan, self.prelude, self.places, self.needing, self.adjoints, recorded)
+    def arrays(self, scan: Scan, rows: Rows) -> Any:
+        """The arrays for the gradients, see `Scan.gradients`."""
+        key = rows.T, rows.B, rows.total
+        found = self._results.get(key)
+        if found is None:
+            if len(self._results) >= MOST_LAYOUTS:
+                self._results.clear()
+            found = self._results[key] = scan.gradients(self.wanted, rows)
+        return found
 
 
 class Run:
@@ -181,30 +163,23 @@ class Run:
 
     Attributes:
         rows: the layout of the batch.
-        way: the one it took.
+        arrays: the arguments of the forward kernel.
+        every: the values of the states that are watched, [1 + T, B, width] with the initial ones first.
+        residuals: what the forward kernel left for the backward one.
         asked: for which gradients.
-        kept: what the function of the call returned for the gradient.
         recorded: whether somebody will look at what is inside: nothing is overwritten then.
-        backward, before: all arrays by name and the gradients of what comes before the loop, after the backward pass,
-            if recorded.
+        known: if recorded, the tensors of leaves, and of lines that the tape computed before.
+        backward: all arrays of the backward kernel by name, once it has run, if recorded.
     """
 
-    def __init__(self, rows: Rows, way: Way, kept: list[Any]) -> None:
-        self.rows, self.way, self.kept = rows, way, kept
-        assert way.asked is not None
-        self.asked, self.recorded = way.asked, way is way.asked.recorded
-        self.backward: dict[str, np.ndarray] | None = None
-        self.before: dict[str, np.ndarray] = {}
+    backward: dict[str, np.ndarray] | None = None
+    known: dict[Line, Any]
 
-    @property
-    def values(self) -> dict[str, np.ndarray]:
-        """The values of leaves and of the lines before the loop, by name; not those of a short call."""
-        return self.kept[0]
-
-    @property
-    def named(self) -> dict[str, np.ndarray]:
-        """The arrays of the kernel by name; likewise."""
-        return self.kept[2]
+    def __init__(
+        self, rows: Rows, arrays: list[Any], every: list[Any], residuals: Any, asked: Asked, recorded: bool
+    ) -> None:
+        self.rows, self.arrays, self.every, self.residuals = rows, arrays, every, residuals
+        self.asked, self.recorded = asked, recorded
 
 
 class FusedCell:
@@ -234,24 +209,30 @@ class FusedCell:
         self.drawn, self.given = trace.drawn, trace.given
         self.owners = [weakref.proxy(owner) for owner in trace.owners]
         arriving = [line for line in trace.lines if line.kind == "input"][: len(inputs)]
-        fixed = [line for line in trace.lines if line.kind in ("parameter", "constant")]
+        self.held = [line for line in trace.lines if line.kind in ("parameter", "constant")]
         self.plan: Plan = make_plan(trace, outputs, sequence.watched)
-        self.watched, self.lines = sequence.watched, fixed
-        self.leaves = [*arriving, *trace.given, *fixed, *self.plan.states]
-        values: list[Any] = [line.value for line in fixed]
+        self.watched = sequence.watched
+        self.leaves = [*arriving, *trace.given, *self.held, *self.plan.states]
+        values: list[Any] = [line.value for line in self.held]
         self.fixed: list[Any] = [x if isinstance(x, Value) else Value.tensor(x) for x in values]
         self.depends = self._dependencies()
-        self.scan = Scan(self.plan, type(cell).__name__)
-        self.prelude = Prelude(self.scan, self.leaves, [line for line, _ in self.drawn])
-        self.inference = Forward(self.scan, self.prelude, None)
-        self.short_inference = if_short(ShortForward, self.scan, self.prelude, "inference")
-        self.short_call: ShortForward | None = None
-        if if_short(ShortBackward, self.scan, self.prelude, range(len(self.leaves))):
-            self.short_call = if_short(ShortForward, self.scan, self.prelude, "forward")
+        noise = [line for line, _ in self.drawn]
+        every = [*arriving, *trace.given, *self.held, *noise]
+        self.scan = Scan(self.plan, type(cell).__name__, every, noise)
+        self.outside = self.scan.outside
+        self.lines = [*self.scan.operands, *self.plan.states]  # of the node, in order
+        sources = [*self.leaves, *noise, *self.outside]
+        source, place = ({line: i for i, line in enumerate(lines)} for lines in (sources, self.lines))
+        self._places = [source[line] for line in self.lines]
+        self._arguments = [place[argument.line] for argument in self.scan.forward.arguments]
+        self._some = self._places != list(range(len(self.leaves)))  # rather than all leaves
+        self._in_order = self._arguments == list(range(len(self.lines)))
+        self._find_preparations(enumerate(self.scan.forward.arguments))
+        # Whether the arrays of leaves are the arguments of the kernel, if they lie as it reads them.
+        self._plain_arrays = self._in_order and not (self.drawn or self.outside or self._some or self._reshaped)
         self._choices: dict[tuple[bool, ...], Asked] = {}
-        self._inference = Way("inference", self.inference.function)
-        short = self.short_inference
-        self._short_inference = Way("inference, short calls", short.function) if short else None
+        # The kinds of layouts for which a way was compared with the tape.
+        self.proved: dict[tuple[tuple[bool, ...], bool], set[str]] = {}
         self.reports: list[Report] = []  # of validations
         self._layout: list[Any] = []  # of parameters and constants in memory, when they were validated
 
@@ -290,7 +271,7 @@ class FusedCell:
 
     def fits(self) -> bool:
         """Whether parameters and constants have the shapes and dtypes that they had."""
-        return all(x.data.dtype == line.dtype and x.data.shape == line.shape for x, line in zip(self.fixed, self.lines))
+        return all(x.data.dtype == line.dtype and x.data.shape == line.shape for x, line in zip(self.fixed, self.held))
 
     def __call__(
         self, rows: Rows, inputs: States, states: States, watch: Callable[[Run], object] | None = None
@@ -304,7 +285,8 @@ class FusedCell:
         layout = [x.data.strides for x in self.fixed]
         if layout != self._layout:
             self._layout = layout
-            self._forget_proofs()
+            self.proved.clear()
+            self.reports.clear()
         if not self.given:
             tensors = [*inputs, *self.fixed, *states]
             return self.run(rows, tensors, [x.data for x in tensors], watch)
@@ -326,45 +308,134 @@ class FusedCell:
     ) -> tuple[States, States]:
         """The same for the leaves, `tensors`, and their arrays; not compared with the tape before if `proved`."""
         needs = tuple([x.node is not None for x in tensors]) if mode.level else ()
-        if self.watched == 1 and watch is None and True not in needs:
-            way = self.inference_way(rows)
-            if rows.kind not in way.proved:
-                self.prove(way, rows)
-            return self.infer(way.function, rows, arrays)
-        asked, short = self._asked(needs), self.short_call
-        if watch:
-            way = asked.recorded
-        else:
-            way = asked.short(short) if short and short.fits(rows) else asked.long
-        if rows.kind not in way.proved and not proved:
-            self.prove(way, rows)
-        if self.drawn:
-            arrays += self.draw(rows)
-        every, finals, *kept = way.function(rows, *arrays)
-        run = Run(rows, way, kept)
+        inference = self.watched == 1 and watch is None and True not in needs
+        if not proved:
+            way = () if inference else needs, watch is not None
+            if rows.kind not in self.proved.get(way, ()):
+                self.prove(Way(*way), rows)
+        if inference:
+            return self.infer(rows, tensors, arrays)
+        leaves = tensors
+        if self.drawn or self.outside:
+            known: dict[Line, Any] = {}
+            tensors = self._extended(rows, tensors, known, watch is not None)
+            tensors = [tensors[i] for i in self._places]
+            arrays = [x.data for x in tensors]
+            needs = tuple([x.node is not None for x in tensors]) if mode.level else ()
+        elif self._some:
+            tensors, arrays = [tensors[i] for i in self._places], [arrays[i] for i in self._places]
+            needs = tuple([x.node is not None for x in tensors]) if mode.level else ()
+        asked = self._choices.get(needs)
+        if asked is None:
+            asked = self._choices[needs] = Asked(self, needs)
+        given = self._given(rows, arrays)
+        made, residuals = self.scan.run("forward", rows, given)
+        every, finals = made[: self.watched], made[self.watched :]
+        run = Run(rows, given, every, residuals, asked, watch is not None)
         if watch is not None:
+            run.known = dict(zip(self.leaves, leaves))
+            if self.drawn or self.outside:
+                run.known |= known
             watch(run)
         nodes: list[Node | None] = [None] * (len(every) + len(finals))
         if asked.places:
             needing = [tensors[i] for i in asked.places]
-            places: Any = tuple([x.node for x in needing])
+            parents: Any = tuple([x.node for x in needing])
             shapes = tuple([x.data.shape for x in needing])
-            node = Node(self, places, shapes, (tensors, run))
-            parents = (node,)
-            nodes = [Node(output, parents, ((),), ()) if output else None for output in asked.outputs]
-        return tuple(map(Value.tensor, every, nodes)), tuple(map(Value.tensor, finals, nodes[len(every) :]))
+            node = Node(self, parents, shapes, (tensors, run))
+            nodes = [Node(output, (node,), ((),), ()) if output else None for output in asked.outputs]
+        results = [rows.after(x) for x in every]
+        if rows.ragged:
+            finals = [rows.unordered(x) for x in finals]
+        return tuple(map(Value.tensor, results, nodes)), tuple(map(Value.tensor, finals, nodes[len(every) :]))
 
-    def inference_way(self, rows: Rows) -> Way:
-        """That of a call without gradients."""
-        short = self.short_inference
-        return self._inference if short is None or not short.fits(rows) else self._short_inference  # type: ignore
+    def infer(self, rows: Rows, tensors: list[Tensor], arrays: list[np.ndarray]) -> tuple[States, States]:
+        """`run` without gradients, where one state is watched: `arrays` may be changed."""
+        layout, kernel = self.scan.layouts["inference"].get(rows), self.scan.compiled.get("inference")
+        if layout is None or layout.short is None or kernel is None or not self._plain_arrays:
+            return self._infer(rows, tensors, arrays)
+        if rows.flipped:
+            for i in self._gathered:
+                arrays[i] = rows.gathered(arrays[i])[None]
+        for i in self._plain:
+            if not arrays[i].flags.carray:
+                arrays[i] = arrays[i].copy()
+        dtype = self.scan.dtype
+        made = [make(shape, dtype) for make, shape in layout.results]
+        kernel(0, rows.B, room.address, *layout.short, *arrays, *made)
+        return (Value.tensor(rows.after(made[0])),), tuple([Value.tensor(x) for x in made[1:-1]])
 
-    def infer(self, function: Callable[..., Any], rows: Rows, arrays: list[np.ndarray]) -> tuple[States, States]:
-        """`run` by the function for inference, where one state is watched."""
-        if self.drawn:
-            arrays += self.draw(rows)
-        output, *finals = function(rows, *arrays)
-        return (Value.tensor(output),), tuple([Value.tensor(x) for x in finals])
+    def _infer(self, rows: Rows, tensors: list[Tensor], arrays: list[np.ndarray]) -> tuple[States, States]:
+        """The same for any call."""
+        if self.drawn or self.outside:
+            tensors = self._extended(rows, tensors, {}, False)
+            arrays = [tensors[i].data for i in self._places]
+        elif self._some:
+            arrays = [arrays[i] for i in self._places]
+        (output, *finals), _ = self.scan.run("inference", rows, self._given(rows, arrays))
+        if rows.ragged:
+            finals = [rows.unordered(x) for x in finals]
+        return (Value.tensor(rows.after(output)),), tuple([Value.tensor(x) for x in finals])
+
+    def _extended(self, rows: Rows, tensors: list[Tensor], known: dict[Line, Any], recorded: bool) -> list[Tensor]:
+        """Leaves, and behind them what is drawn, and what the tape computes of both: also in `known`, by lines."""
+        drawn = [Value.tensor(x) for x in self.draw(rows)]
+        known.update(zip((line for line, _ in self.drawn), drawn))
+        ready = {line: as_rows(line, x, rows) for line, x in zip(self.leaves, tensors) if line in self._read_outside}
+        ready |= {line: x for (line, _), x in zip(self.drawn, drawn)}
+        with set_mode("tracer", None):
+            for line in self.outside:
+                timed = line in self.plan.timed
+                operands = [ready[x] if isinstance(x, Line) else x for x in line.inputs]
+                for i, x in enumerate(line.inputs):
+                    if timed and isinstance(x, Line) and x.per_row and x not in self.plan.timed:
+                        operands[i] = rows.repeated(operands[i])
+                attributes = sized(line.attributes, rows.total if timed else rows.B)
+                assert line.row is not None
+                ready[line] = known[line] = y = line.row(*operands, **attributes)
+                if recorded and y.node is not None and mode.level:
+                    y.retain_grad()
+        return [*tensors, *drawn, *(ready[line] for line in self.outside)]
+
+    @lazy
+    def _read_outside(self) -> set[Line]:
+        return {x for line in self.outside for x in line.inputs if isinstance(x, Line)}
+
+    def _find_preparations(self, arguments: Iterable[tuple[int, Argument]]) -> None:
+        """Sort the arguments of the kernel by what becomes of arrays before they are."""
+        leaves = set(self.leaves)
+        self._gathered: list[int] = []
+        self._ordered: list[int] = []
+        self._plain: list[int] = []
+        self._reshaped: list[tuple[int, tuple[int, ...]]] = []
+        for i, (line, role, _) in arguments:
+            if role in ("steps", "rows", "each", "first"):
+                if role == "steps":
+                    self._gathered.append(i)
+                elif line in leaves:
+                    self._ordered.append(i)
+                self._plain.append(i)
+                if len(line.shape) == 1:
+                    self._reshaped.append((i, (-1, 1)))
+            elif role == "vector" and len(line.shape) != 1:
+                self._plain.append(i)
+                self._reshaped.append((i, (-1,)))
+
+    def _given(self, rows: Rows, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """The arguments of the forward kernel."""
+        given = arrays if self._in_order else [arrays[i] for i in self._arguments]
+        if rows.ragged or rows.flipped:
+            for i in self._gathered:
+                given[i] = rows.gathered(given[i])[None]
+            for i in self._ordered:
+                given[i] = rows.ordered(given[i])
+        for i in self._plain:
+            x = given[i]
+            if not x.flags.carray:
+                given[i] = x.copy()
+        for i, shape in self._reshaped:
+            given[i] = given[i].reshape(shape)
+        return given
 
     def prove(self, way: Way, rows: Rows) -> None:
         """Compare one way with the tape, before it is gone for the first time.
@@ -374,39 +445,24 @@ class FusedCell:
         """
         if is_on():
             self.reports.append(validate(self, way, rows))
-        way.proved.add(rows.kind)
+        self.proved.setdefault(way, set()).add(rows.kind)
 
-    def _forget_proofs(self) -> None:
-        ways = [self._inference, self._short_inference]
-        ways += [way for asked in self._choices.values() for way in (asked.long, asked.recorded, asked._short)]
-        for way in ways:
-            if way is not None:
-                way.proved.clear()
-        self.reports.clear()
+    def infers(self, rows: Rows) -> bool:
+        """Whether inference has been compared with the tape for such a layout, and one state is watched."""
+        return self.watched == 1 and rows.kind in self.proved.get(INFERENCE, ())
 
     def sequence(self, inputs: States, states: States, reverse: bool, lengths: np.ndarray | None) -> Sequence:
         """One that this cell can be run over."""
         return Sequence(inputs if self.several else inputs[0], states, reverse, lengths, self.watched)
 
-    def _asked(self, needs: tuple[bool, ...]) -> Asked:
-        """What follows if these leaves need a gradient; none if `needs` is empty."""
-        asked = self._choices.get(needs)
-        if asked is None:
-            asked = self._choices[needs] = Asked(self.scan, self.prelude, self.depends, needs)
-        return asked
-
     def source(self, direction: str) -> str:
-        """The kernel of a direction, and the function around it: as it is where everything needs a gradient."""
-        if direction == "inference":
-            around: Forward | Backward = self.inference
-        else:
-            asked = self._asked(tuple(line.kind != "constant" for line in self.leaves))
-            around = asked.call if direction == "forward" else asked.way_back
-        note = "# Once a call, around the loop; `rows` knows where the rows of each step lie."
-        return f"{self.scan.sources[direction]}\n\n{note}\n{around.source}"
+        """The kernel of a direction."""
+        return self.scan.sources[direction]
 
     def draw(self, rows: Rows) -> list[np.ndarray]:
         """Random numbers for all T steps, in the order in which the tape would draw them: step by step."""
+        if not self.drawn:
+            return []
         if len(self.drawn) == 1:  # numbers are drawn one by one: all at once are the same
             ((line, source),) = self.drawn
             every = [source((rows.padded * rows.B, line.width))]
@@ -423,12 +479,31 @@ class FusedCell:
             if isinstance(x, Value):
                 return self._gradients_on_tape(dy, saved)
         _, run = saved
-        arrived = map(dy.parts.get, range(len(run.asked.outputs)))
+        scan, rows, asked, residuals = self.scan, run.rows, run.asked, run.residuals
+        arrived = list(map(dy.parts.get, range(len(asked.outputs))))
+        if (mode.retain or run.recorded) and scan.overwritten:
+            residuals = copied(residuals)
+        arguments = rows, run.arrays, run.every, residuals, arrived, asked.arrays(scan, rows)
+        found, states, arena = scan.run_back(*arguments, rows.T + 1 if run.recorded else 2)
         if run.recorded:
-            keep, back = run.rows.T + 1, run.asked.recorded_way_back.function
-            found, run.before, run.backward = back(run.rows, keep, True, *run.kept, *arrived)
-            return found
-        return run.way.backward(run.rows, run.kept, arrived, mode.retain)
+            run.backward = scan.backward_views(rows, residuals, states, arena)
+        gradients: list[Any] = [None] * len(asked.places)
+        for i, k, line, role in asked.gradients:
+            dx = found[i]
+            if role is not None:
+                dx = self._as_given(line, role, rows, dx)
+            gradients[k] = dx if gradients[k] is None else gradients[k] + dx
+        return gradients
+
+    def _as_given(self, line: Line, role: str, rows: Rows, dx: np.ndarray) -> np.ndarray:
+        """The gradient of an operand, laid out as its value was."""
+        if len(line.shape) != dx.ndim:
+            dx = dx.reshape(line.shape if role == "vector" else -1)
+        if role == "vector":
+            return dx
+        if line.row is not None:
+            return dx
+        return plain(rows.scattered(dx)) if role == "steps" else rows.unordered(dx)
 
     @lazy
     def _places_read_again(self) -> list[int]:
@@ -440,7 +515,7 @@ class FusedCell:
                 names = traced.row.inputs * (len(traced.inputs) if traced.row.variadic else 1)
                 saves, handed_on = traced.row.adjoint(places).saves, line in read and _is_view(traced)
                 read.update(traced.inputs[i] for i in places if names[i] in saves or handed_on)
-        return [i for i, line in enumerate(self.leaves) if line in read]
+        return [i for i, line in enumerate(self.lines) if line in read]
 
     def read_again(self, saved: tuple[Any, ...]) -> list[np.ndarray]:
         """See `tape.Operation`."""
@@ -461,8 +536,8 @@ class FusedCell:
         rows, plan = run.rows, self.plan
         with enable_grad():
             inputs = [x.clone() for x in tensors]  # of its own each: one may be made of another, outside of the loop
-            known = {line: _as_rows(line, x, rows) for line, x in zip(self.leaves, inputs)}
-            known |= {line: Tensor(run.values[line.name]) for line, _ in self.drawn}
+            leaves = set(self.leaves)
+            known = {line: as_rows(line, x, rows) if line in leaves else x for line, x in zip(self.lines, inputs)}
             states = tuple(known[state] for state in plan.states)
             running = np.diff(rows.starts[1:]).tolist()
             steps = {line: split(x, running) for line, x in known.items() if line in plan.timed}
@@ -483,10 +558,23 @@ class FusedCell:
         found = grad([results[k] for k in ks], sources, [dy.parts[k] for k in ks], create_graph=True, allow_unused=True)
         return [Value.tensor(np.zeros(x.shape, x.dtype)) if g is None else g for x, g in zip(sources, found)]
 
+    @lazy
+    def _script_inside(self) -> list[tuple[Line, Line]]:
+        """The lines between the operands and the new states."""
+        script, needed, ahead = dict(self.plan.script), set(self.lines), list(self.plan.outputs)
+        while ahead:
+            line = ahead.pop()
+            if line not in needed:
+                needed.add(line)
+                ahead += [x for x in script[line].inputs if isinstance(x, Line)]
+        needed -= set(self.lines)
+        return [(line, traced) for line, traced in self.plan.script if line in needed]
+
     def _step_on_tape(self, known: dict[Line, Any], rows: int) -> States:
         """The new states from what is known at a step."""
-        for line, traced in self.plan.script:
-            if traced.row is not None and line not in known:
+        for line, traced in self._script_inside:
+            if line not in known:
+                assert traced.row is not None
                 operands = [known[x] if isinstance(x, Line) else x for x in traced.inputs]
                 known[line] = traced.row(*operands, **sized(traced.attributes, rows))
         return tuple(known[line] for line in self.plan.outputs)
@@ -519,10 +607,3 @@ def _differentiated(line: Line) -> list[Line]:
 
 def _is_view(line: Line) -> bool:
     return line.row in (table.part, table.permute, table.reshape, table.expand)
-
-
-def _as_rows(line: Line, x: Any, rows: Rows) -> Any:
-    """What a user gave for a leaf, in the order of rows: arrays, or tensors on the tape."""
-    if line.kind == "input":
-        return rows.gathered(x)
-    return rows.ordered(x) if line.per_row else x

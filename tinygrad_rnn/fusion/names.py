@@ -18,12 +18,15 @@ from ..autograd.primitive import ElementwisePrimitive
 # What the modules of kernels may import, by the modules of `kernels` where it is.
 IMPORTS = {
     "matmul": {"copy", "fill_panels", "matrix", "multiply", "panels", "product", "shift", "sum_rows"},
-    "memory": {"JIT", "REDUCE", "at", "contiguous", "distinct"},
-}
+    "memory": {
+        "JIT", "REDUCE", "at", "carve", "clear", "contiguous", "distinct", "first_line", "rows_of", "spaced",
+    },
+}  # fmt: skip
 BUILTINS = {"float", "len", "min", "range"}  # that they call
 OWN = {  # what they call their own
-    "CACHE", "H", "T", "backward", "concatenate", "dy", "empty", "forward", "hi", "j", "keep", "lo", "new", "njit",
-    "now", "old", "packed", "real", "row", "short_call", "starts", "t", "top",
+    "B", "CACHE", "H", "PANEL", "ROW_BYTES", "T", "arena", "arena_place", "backward", "dy", "ending", "first",
+    "forward", "going", "here", "hi", "j", "keep", "last", "lo", "new", "njit", "now", "old", "ragged", "real",
+    "residuals", "residuals_place", "room", "row", "stages", "starts", "t", "threads", "tile", "top", "total",
 }  # fmt: skip
 MATHS = {  # the functions of formulas
     name

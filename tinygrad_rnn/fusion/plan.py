@@ -3,8 +3,8 @@
 Of the lines of a step,
 
     parameters alone               are computed once a call, on the tape;
-    products of the input          are hoisted: one product over all T * B rows before the loop, on the tape too, so
-                                   that the gradients of the input and of these weights are one product each after it;
+    products of the input          are hoisted: one product over all T * B rows in the prologue, and one each for the
+                                   gradients of the input and of these weights in the epilogue;
     products of states             stay in the loop, those with a common left operand joined into one;
     everything else                is elementwise maths and row reductions between them.
 
@@ -65,6 +65,7 @@ class Plan(NamedTuple):
     Attributes:
         before: lines computed once a call on the tape, in order: functions of parameters, and of the input.
         timed: lines that have other values at every step.
+        hoisted: those of `before` that the kernel computes: products of the input.
         sequences: lines of `before`, and maybe the input itself, that the loop reads step by step.
         constants: those with a row for each sequence that is the same at all steps.
         vectors: lines of `before` that the loop reads at every step.
@@ -80,6 +81,7 @@ class Plan(NamedTuple):
 
     before: list[Line]
     timed: set[Line]
+    hoisted: dict[Line, None]
     sequences: list[Line]
     constants: list[Line]
     vectors: list[Line]
@@ -123,7 +125,9 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
     for line in forward:
         _check(line, per_step)
     products = _join(trace, forward)
-    _join(trace, [line for line in hoisted if line in needed], before_the_loop=True)
+    outside = {y for line in before for y in line.inputs if isinstance(y, Line)}
+    simple = [line for line in hoisted if line in needed and line not in outside and _is_simple(line, from_x)]
+    prologue = [product.result for product in _join(trace, simple, before_the_loop=True)]
     _flatten_parts(trace.lines)
 
     leaves: set[Line] = set()
@@ -154,6 +158,7 @@ def make_plan(trace: Trace, outputs: list[Line], watched: int = 1) -> Plan:
     return Plan(
         before=[line for line in made_of(wanted) if line.kind == "operation"],
         timed=timed,
+        hoisted={line: None for line in prologue if line in leaves},
         sequences=[line for line in leaves_in_order if line.per_row and line in timed],
         constants=[line for line in leaves_in_order if line.per_row and line not in timed],
         vectors=[line for line in leaves_in_order if not line.per_row],
@@ -177,6 +182,13 @@ def _reached(lines: list[Line], sources: list[Line]) -> set[Line]:
         if any(isinstance(y, Line) and y in reached for y in line.inputs):
             reached.add(line)
     return reached
+
+
+def _is_simple(line: Line, from_x: set[Line]) -> bool:
+    """Whether a product of the input is one of a matrix with parameters."""
+    left, right = line.inputs
+    simple = isinstance(left, Line) and isinstance(right, Line) and len(left.shape) == len(right.shape) == 2
+    return simple and left.per_row and not right.per_row and right not in from_x
 
 
 def _needed(outputs: Iterable[Line], stop: Any) -> set[Line]:

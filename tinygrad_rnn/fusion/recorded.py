@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd import table
+from ..autograd.tape import Value
 from .trace import Line, _columns, sized
 
 if TYPE_CHECKING:
     from .fused import FusedCell, Run
+    from .rows import Rows
 
 
 class Recorded:
@@ -28,6 +30,11 @@ class Recorded:
         operations = {line.name: line for line, traced in self.traced.items() if traced.row is not None and line.named}
         per_row = {name: line for name, line in operations.items() if line.per_row}
         self.named = {**per_row, **self.states}
+        whole = [state.name for state in fused.scan.forward.whole]
+        rows, residuals = run.rows, fused.scan.forward.residuals
+        self.named_arrays = residuals.views(run.residuals, rows.total, rows.B) | {
+            name: x.reshape(-1, x.shape[2]) for name, x in zip(whole, run.every)
+        }
         self._values: dict[Line, Any] = {}
         self._gradients: dict[Line, Any] = {}
 
@@ -60,8 +67,9 @@ class Recorded:
         gradient = self.plan.gradient
         found = gradient.of.get(line)
         total = None if found is None else self._gradient(found)
-        before = self.run.before.get(line.name)  # it may be computed in the loop and before it
-        if before is not None:
+        outside = self.run.known.get(line)  # it may be computed in the loop and before it
+        if outside is not None and outside.grad is not None:
+            before = outside.grad.data
             total = before if total is None else total + before
         if total is None and line in gradient.sequences:
             total = self._gradient(gradient.sequences[line])
@@ -87,7 +95,7 @@ class Recorded:
         return self._values[line]
 
     def _find(self, line: Line) -> Any:
-        rows, named, plan = self.run.rows, self.run.named, self.plan
+        rows, named, plan = self.run.rows, self.named_arrays, self.plan
         if line in plan.outputs:
             return named[plan.states[plan.outputs.index(line)].name][rows.B :]
         if line in plan.states:
@@ -98,8 +106,11 @@ class Recorded:
         if f"{line.name}_saved" in named:
             return named[f"{line.name}_saved"]
         traced = self.traced.get(line, line)
-        if traced.row is None:
-            value = self.run.values[line.name] if line.name in self.run.values else np.asarray(line.value)
+        if traced.row is None or line in self.run.known:
+            known = self.run.known.get(line, line.value)
+            value = np.asarray(known.data if isinstance(known, Value) else known)
+            if line in self.run.known and line in self.fused.leaves:
+                value = as_rows(line, value, rows)
             return rows.repeated(value) if line.per_row and line not in plan.timed else value
         return self._computed(traced, self._value)
 
@@ -112,7 +123,8 @@ class Recorded:
         """The gradient of the k-th state after each step: from outside, and from the next step."""
         rows, gradient, named = self.run.rows, self.plan.gradient, self.run.backward
         assert named is not None
-        d = rows.running(named[gradient.carries[k].name][1:])
+        carry = named[gradient.carries[k].name]
+        d = rows.running(carry.reshape(rows.T + 1, rows.B, carry.shape[1])[1:])
         return d + named[gradient.dys[k].name] if k < len(gradient.dys) else d
 
     def _gradient(self, line: Line) -> Any:
@@ -136,9 +148,16 @@ class Recorded:
             return np.zeros((self.run.rows.total, line.width), line.dtype)
         if line.kind == "weights":
             k = scan.transposed[f"{line.name}_packed"]
-            return np.concatenate([self.run.values[w.name] for w in self.plan.products[k].weights], axis=1).T
+            return np.concatenate([self._value(w) for w in self.plan.products[k].weights], axis=1).T
         if line not in gradient.lines:
             return self._value(line)
         if line.row is table.part:
             return self._gradient(line.inputs[0])[line.attributes["at"]]
         return self._computed(line, self._gradient)
+
+
+def as_rows(line: Line, x: Any, rows: "Rows") -> Any:
+    """What a user gave for a leaf, in the order of rows: arrays, or tensors on the tape."""
+    if line.kind == "input":
+        return rows.gathered(x)
+    return rows.ordered(x) if line.per_row else x

@@ -46,7 +46,7 @@ def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
         theirs = everybody.get(sequence, [])
         for first, last in sorted({(r.first, r.last) for r in theirs}):
             overlapping = [r for r in theirs if r.first < last and first < r.last]
-            place = Memory(sequence.name, "now + row", first, last - first)
+            place = block.places[sequence]._replace(first=first, width=last - first)
             if any(place.overlaps(memory) for memory in found.values()):
                 continue
             fitting = [x for x in saved if x.width == last - first and x not in found]
@@ -68,8 +68,7 @@ def spare_afterwards(block: Block, plan: Plan, kept: dict[Line, Memory]) -> dict
 
 def _sequences_of_our_own(plan: Plan) -> list[Line]:
     """Sequences that were computed before the loop and that only the loop reads."""
-    operands = {y for line in plan.before for y in line.inputs if isinstance(y, Line)}
-    return [x for x in plan.sequences if x.row in (table.matmul, table.add) and x not in operands]
+    return list(plan.hoisted)
 
 
 def _needed_after(plan: Plan) -> set[Line]:

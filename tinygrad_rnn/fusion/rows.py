@@ -16,9 +16,7 @@ import numpy as np
 
 from ..autograd import table
 
-# What is computed before the loop at a time, where nobody needs it afterwards: as much as stays in the cache, and rows
-# enough for the preparations of a product.
-PIECE_BYTES, PIECE_ROWS = 1 << 21, 1 << 10
+TILE_BYTES, TILE_ROWS = 1 << 21, 1 << 10  # as much as stays in the cache, and rows enough to prepare a product for
 
 
 class Rows:
@@ -32,6 +30,8 @@ class Rows:
         flipped: whether these are read from their last step.
         kind: what functions of a sequence may depend on besides its sizes.
     """
+
+    ragged = False  # whether sequences differ in length
 
     def __init__(self, T: int, B: int, flipped: bool = False) -> None:
         self.T, self.B, self.total, self.padded, self.flipped = T, B, T * B, T, flipped
@@ -51,6 +51,10 @@ class Rows:
         x = x.reshape((self.T, self.B, x.shape[1]))
         return table.flip(x, 0) if self.flipped else x
 
+    def after(self, states: Any) -> Any:
+        """The values after each step, [padded, B, W], from those of a kernel, [1 + T, B, W], that begin before them."""
+        return table.flip(states[1:], 0) if self.flipped else states[1:]
+
     def ordered(self, x: Any) -> Any:
         """[B, W] in the order of rows."""
         return x
@@ -61,13 +65,10 @@ class Rows:
 
     # ---- For kernels -------------------------------------------------------------------------------------------------
 
-    def repeated(self, x: np.ndarray) -> np.ndarray:
-        """A value for each sequence, [B, W], as one for each row: [total, W]."""
-        return np.broadcast_to(x, (self.T, *x.shape)).reshape(self.total, x.shape[1])
-
-    def summed(self, x: np.ndarray) -> np.ndarray:
-        """[total, W] summed over the steps of each sequence: [B, W]."""
-        return np.add.reduce(x.reshape(self.T, self.B, x.shape[1]), axis=0)
+    def repeated(self, x: Any) -> Any:
+        """A value for each sequence, [B, W], as one for each row, [total, W]: arrays, or tensors on the tape."""
+        whole = table.expand(x.reshape((1, *x.shape)), shape=(self.T, *x.shape))
+        return whole.reshape((self.total, *x.shape[1:]))
 
     def before(self, state: np.ndarray) -> np.ndarray:
         """[total, W], the values of a state before each step, from those [B + total, W] before and after."""
@@ -82,33 +83,28 @@ class Rows:
         return x
 
     def last(self, keep: int) -> Any:
-        """Of arrays [keep, B, W] that hold one step after the other, over and over: where each sequence ends."""
-        return self.T % keep
-
-    def final(self, state: np.ndarray) -> np.ndarray:
-        """The final values of a state from all of them, [B + total, W] -> [B, W]; a copy, in the user's order."""
-        return state[self.total :].copy()
+        """Of arrays [keep * B, W] that hold one step after the other, over and over: where each sequence ends."""
+        start = self.T % keep * self.B
+        return slice(start, start + self.B)
 
     def cut(self, chunks: int) -> list[int]:
         """The bounds of `chunks` ranges of sequences with about the same work."""
         return [self.B * i // chunks for i in range(chunks + 1)]
 
-    def pieces(self, row_bytes: int) -> list[tuple["Rows", int]]:
-        """Layouts of some steps each, an even number of them but for the last: with their first row among all.
+    def tile(self, row_bytes: int) -> int:
+        """How many steps to take at a time, of which something is computed before the loop that nobody needs after it.
 
-        What is computed for a piece before its loop stays in the cache until the loop reads it, and a long sequence
-        takes no more memory than its result.
+        Then it stays in the cache until the loop reads it, and a long sequence takes no more memory than its result.
         """
-        if self.total <= PIECE_ROWS:
-            return [(self, 0)]
-        steps = max(PIECE_BYTES // max(row_bytes, 1), PIECE_ROWS) // max(self.B, 1) // 2 * 2 + 2
-        if steps >= self.T:
-            return [(self, 0)]
-        return [(full_rows(min(steps, self.T - t), self.B), t * self.B) for t in range(0, self.T, steps)]
+        if self.total <= TILE_ROWS or not row_bytes:
+            return max(self.T, 1)
+        return max(TILE_BYTES // row_bytes, TILE_ROWS) // max(self.B, 1) + 1
 
 
 class RaggedRows(Rows):
     """The layout of sequences of given lengths in [padded, B, W], each read from its own end if `flipped`."""
+
+    ragged = True
 
     def __init__(self, padded: int, lengths: np.ndarray, flipped: bool) -> None:
         B, T = len(lengths), int(lengths.max(initial=0))
@@ -131,20 +127,17 @@ class RaggedRows(Rows):
         x = table.index_add(x, shape=(self.padded * self.B, W), at=(self.places,))
         return x.reshape((self.padded, self.B, W))
 
+    def after(self, states: Any) -> Any:
+        return self.scattered(states[0, self.B :])
+
     def ordered(self, x: Any) -> Any:
         return table.index(x, at=(self.order,))
 
     def unordered(self, x: Any) -> Any:
         return table.index(x, at=(np.argsort(self.order),))
 
-    def repeated(self, x: np.ndarray) -> np.ndarray:
-        return x[self.sequences]
-
-    def summed(self, x: np.ndarray) -> np.ndarray:
-        total = np.zeros((self.B, x.shape[1]), x.dtype)
-        for first, after in zip(self.starts[1:] - self.B, self.starts[2:] - self.B):
-            total[: after - first] += x[first:after]
-        return total
+    def repeated(self, x: Any) -> Any:
+        return table.index(x, at=(self.sequences,))
 
     def before(self, state: np.ndarray) -> np.ndarray:
         return state[self.starts[self.steps] + self.sequences]
@@ -157,18 +150,12 @@ class RaggedRows(Rows):
         return x[(self.padded - 1 - step if self.flipped else step) * self.B + sequence]
 
     def last(self, keep: int) -> Any:
-        return self.lengths % keep, np.arange(self.B)
-
-    def final(self, state: np.ndarray) -> np.ndarray:
-        return self.unordered(state[self.starts[self.lengths] + np.arange(self.B)])
+        return self.lengths % keep * self.B + np.arange(self.B)
 
     def cut(self, chunks: int) -> list[int]:
         work = np.cumsum(self.lengths)
         inner = np.searchsorted(work, self.total * np.arange(1, chunks) / chunks)
         return [0, *(int(i) for i in inner), self.B]
-
-    def pieces(self, row_bytes: int) -> list[tuple[Rows, int]]:
-        return [(self, 0)]
 
 
 full_rows = functools.lru_cache(maxsize=64)(Rows)

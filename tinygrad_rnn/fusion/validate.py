@@ -25,6 +25,7 @@ from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.primitive import FLOAT32, FLOAT64
 from ..autograd.table import matmul
 from ..autograd.tape import Value, no_grad, set_mode
+from ..autograd.tensor import grad
 from .judge import Judge
 from .recorded import Recorded
 from .rows import RaggedRows, Rows, full_rows
@@ -122,7 +123,7 @@ class _Trial:
 
     def __init__(self, fused: "FusedCell", way: "Way", rows: Rows, draw: int, moved: float) -> None:
         self.fused, self.way, self.draw, self.moved = fused, way, draw, moved
-        self.places = way.asked.places if way.asked else []
+        self.places = [i for i, need in enumerate(way.needs) if need]
         self.cell: Any = fused.cell()
         self.random = np.random.default_rng(draw)
         self.lengths = np.array(LENGTHS) if isinstance(rows, RaggedRows) else None
@@ -180,17 +181,27 @@ class _Trial:
 
     def _kernels(self) -> tuple[dict[str, np.ndarray], list[np.ndarray | None]]:
         """What the kernels give, by name; and the gradients, drawn, that went back from outputs and last states."""
-        fused, way, rows = self.fused, self.way, self.rows
-        arrays = [x.data for x in self.tensors]
-        arrays += fused.draw(rows) if fused.drawn else []
-        every, finals, kept = way.forward(rows, arrays)
-        found = dict(zip(self._names(len(every)), [*every, *finals]))
-        starts: list[np.ndarray | None] = []
-        if way.asked is not None and self.places:
-            for output, value in zip(way.asked.outputs, [*every, *finals]):
-                starts.append(None if output is None else self._drawn(value.shape, value.dtype).data)
-            gradients = way.backward(rows, kept, starts)
-            found |= zip([f"d{fused.leaves[i].name}" for i in self.places], gradients)
+        fused = self.fused
+        tensors = [Value.tensor(x.data) for x in self.tensors]
+        for i in self.places:
+            tensors[i].requires_grad_(True)
+        with set_mode("tracer", None), set_mode("anomaly", False), set_mode("grad", bool(self.places)):
+            arrays = [x.data for x in tensors]
+            watch = (lambda run: None) if self.way.recorded else None
+            every, finals = fused.run(self.rows, tensors, arrays, watch, proved=True)
+            results = [*every, *finals]
+            found = {name: x.data for name, x in zip(self._names(len(every)), results)}
+            starts: list[np.ndarray | None] = []
+            if self.places:
+                draw = lambda x: self._drawn(x.data.shape, x.data.dtype).data
+                starts = [None if x.node is None else draw(x) for x in results]
+                pairs = [(x, Value.tensor(dy)) for x, dy in zip(results, starts) if dy is not None]
+                sources = [tensors[i] for i in self.places]
+                outputs, dys = map(list, zip(*pairs)) if pairs else ([], [])
+                gradients = grad(outputs, sources, dys, allow_unused=True) if pairs else [None] * len(sources)
+                for i, dx in zip(self.places, gradients):
+                    shape = tensors[i].data.shape
+                    found[f"d{fused.leaves[i].name}"] = np.zeros(shape) if dx is None else dx.data
         return found, starts
 
     def _names(self, watched: int) -> list[str]:

@@ -44,12 +44,10 @@ from numba.extending import intrinsic
 
 from .memory import lines
 from .pool import empty_lines
-from .products import ACCUMULATE, ANYWAY, PACKED, REFUSED, ROOM_BYTES, WANTS_HELPERS, products
+from .products import ACCUMULATE, ANYWAY, ONE_THREAD, PACKED, REFUSED, ROOM_BYTES, WANTS_HELPERS, products
 from .team import team
 from .threads import get_num_threads, set_num_threads
 from .vector import ROW_BYTES, Matrix
-
-ONE_THREAD = 2_000_000  # multiply-adds below which a second thread does not pay: some 40 microseconds
 
 __all__ = [
     "Matrix", "Packed", "get_num_threads", "matmul", "matmul_packed", "matrix", "matrix_at", "multiply", "pack",
@@ -126,16 +124,19 @@ def multiply(typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, acc
 
 
 @intrinsic
-def product(typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, room: Any) -> Any:
-    """C[M, N] = A[M, K] @ B[K, N] for matrices of any strides; `room` is that of the thread, `room.address`.
+def product(
+    typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, accumulate: Any, room: Any, threads: Any
+) -> Any:
+    """C[M, N] (+)= A[M, K] @ B[K, N] for matrices of any strides; `room` is that of the thread, `room.address`.
 
-    If K <= 0, that is zero; if M <= 0 or N <= 0, nothing is done.
+    If K <= 0, the product is zero; if M <= 0 or N <= 0, nothing is done. It may use so many threads of the team, as far
+    as they have been started; none, and fewer, are one.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _call(context, builder, "product", A, args)
 
-    return types.void(A, B, C, *[types.int64] * 4), codegen
+    return types.void(A, B, C, *[types.int64] * 3, types.boolean, *[types.int64] * 2), codegen
 
 
 @intrinsic
@@ -227,7 +228,7 @@ class _Slot:
 
 _slots = {
     (function, dtype): _Slot(function, dtype, arguments)
-    for function, arguments in (("multiply", 13), ("product", 13), ("fill_panels", 7), ("copy", 8), ("sum_rows", 6))
+    for function, arguments in (("multiply", 13), ("product", 15), ("fill_panels", 7), ("copy", 8), ("sum_rows", 6))
     for dtype in ("float32", "float64")
 }
 

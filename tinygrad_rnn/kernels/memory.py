@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils, errors
 from numba.extending import intrinsic, overload
+from numba.np.arrayobj import populate_array
 
 # No fastmath flag that would reorder, drop a sign of zero or assume away NaN: rules are compensated sums at places.
 JIT: dict[str, Any] = dict(fastmath={"contract"}, error_model="numpy", nogil=True)
@@ -71,6 +72,94 @@ def at(typingctx: Any, array: Any, index: Any) -> Any:
 
     indices = types.UniTuple(types.intp, array.ndim)
     return types.CPointer(array.dtype)(array, indices), codegen
+
+
+# ---- An arena: many arrays in one ------------------------------------------------------------------------------------
+
+LINE, STAGGER = 16, 80  # numbers: 64 bytes of float32
+
+
+def spaced_by(count: int) -> int:
+    """How far behind an array of `count` numbers the next one of its arena begins.
+
+    At a cache line, and not at the same place of a page where this one began: see `pool.empty_lines`.
+    """
+    return (count + LINE - 1 & -LINE) + STAGGER
+
+
+@intrinsic
+def spaced(typingctx: Any, count: Any) -> Any:
+    """`spaced_by` in compiled code."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        number = lambda n: context.get_constant(types.intp, n)
+        return builder.add(builder.and_(builder.add(args[0], number(LINE - 1)), number(-LINE)), number(STAGGER))
+
+    return types.intp(types.intp), codegen
+
+
+@intrinsic
+def rows_of(typingctx: Any, array: Any) -> Any:
+    """A contiguous array [T, B, W] as [T * B, W]."""
+    flat = types.Array(array.dtype, 2, "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        whole = context.make_array(array)(context, builder, args[0])
+        T, B, W = cgutils.unpack_tuple(builder, whole.shape)
+        _, row, size = cgutils.unpack_tuple(builder, whole.strides)
+        part = context.make_array(flat)(context, builder)
+        populate_array(part, whole.data, [builder.mul(T, B), W], [row, size], size, None)
+        return part._getvalue()
+
+    return flat(array), codegen
+
+
+@intrinsic
+def first_line(typingctx: Any, arena: Any) -> Any:
+    """The first element of an array that lies at the beginning of a cache line."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = builder.ptrtoint(context.make_array(arena)(context, builder, args[0]).data, ir.IntType(64))
+        number = lambda n: ir.Constant(ir.IntType(64), n)
+        size = context.get_abi_sizeof(context.get_data_type(arena.dtype))
+        return builder.udiv(builder.and_(builder.neg(data), number(63)), number(size))
+
+    return types.intp(arena), codegen
+
+
+@intrinsic
+def clear(typingctx: Any, array: Any) -> Any:
+    """Make a contiguous array zero."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        whole = context.make_array(array)(context, builder, args[0])
+        size = builder.mul(whole.nitems, whole.itemsize)
+        cgutils.memset(builder, whole.data, size, 0)
+        return context.get_dummy_value()
+
+    return types.void(array), codegen
+
+
+@intrinsic
+def carve(typingctx: Any, arena: Any, place: Any, shape: Any) -> Any:
+    """The part of the array `arena` from element `place` on, as an array of this shape."""
+    array = types.Array(arena.dtype, len(shape), "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        whole = context.make_array(arena)(context, builder, args[0])
+        sizes = cgutils.unpack_tuple(builder, args[2])
+        size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(arena.dtype)))
+        strides: list[Any] = []
+        step = size
+        for n in reversed(sizes):
+            strides.insert(0, step)
+            step = builder.mul(step, n)
+        part = context.make_array(array)(context, builder)
+        data = cgutils.pointer_add(builder, whole.data, builder.mul(args[1], size))
+        populate_array(part, data, sizes, strides, size, None)
+        return part._getvalue()
+
+    return array(arena, types.intp, types.UniTuple(types.intp, len(shape))), codegen
 
 
 # ---- A formula for each element --------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ LENGTH = 4096  # of a vector that fits in the first-level cache
 ROOM_BYTES = (HEIGHT * 8 + GROUP * ROW_BYTES) * DEPTH  # for copies of a part of A, float64 at most, and of B
 NEAR = 1 << 16  # bytes of B that are read again for every few rows of A without harm
 RELEASE = 1 << 18  # multiply-adds for which the interpreter's lock is released
+ONE_THREAD = 2_000_000  # multiply-adds below which a second thread does not pay: some 40 microseconds
 
 # Flags of an entry, which sets the last one itself; the one before: without the helpers that there should be.
 ACCUMULATE, PACKED, ANYWAY, NARROW = 1, 2, 4, 8
@@ -80,10 +81,11 @@ def products(dtype: str) -> Products:
     fill = _write_fill(module, dtype, copy)
     multiply = _write_chained(module, dtype)
     _write_multiply(module, dtype, multiply)
-    product = _write_part(module, dtype, copy, fill, multiply)
-    _write_product(module, dtype, product)
+    part = _write_part(module, dtype, copy, fill, multiply)
+    spread = _write_spread(module, dtype, _write_chunk(module, dtype, part), write_share(module, write_work(module)))
+    _write_product(module, dtype, part, spread)
     _write_sum_rows(module, dtype)
-    _write_entry(module, dtype, _write_chunk(module, dtype, product), write_share(module, write_work(module)))
+    _write_entry(module, dtype, spread)
     _write_fill_entry(module, dtype, fill)
     library = Library(module)
     entry = _builtin("entry", library.address("entry"), (np.ndarray, np.dtype(dtype), team.address))
@@ -246,14 +248,22 @@ def _write_sum_rows(module: Any, dtype: str) -> None:
     f.give()
 
 
-def _write_product(module: Any, dtype: str, part: Function) -> None:
-    """product(A, B, C, M, N, K, room): C[M, N] = A[M, K] @ B[K, N] for matrices of any strides; see `_write_part`.
+def _write_product(module: Any, dtype: str, part: Function, spread: Function) -> None:
+    """product(A, B, C, M, N, K, accumulate, room, threads): C[M, N] (+)= A[M, K] @ B[K, N] for any strides.
 
-    If M or N is not above zero, nothing is done; K below zero is zero.
+    On so many threads, if they have been started and the work is worth it. If M or N is not above zero, nothing is
+    done; K below zero is zero; no threads, and fewer, are one.
     """
-    f = Function(module, "product", [*_MATRICES, "M", "N", "K", "room"])
-    (A, B, C), (M, N, K, room) = _of_arguments(f)
-    f.call(part, *A, *B, *C, M, N, K, _narrow(f, N, dtype), room)
+    f = Function(module, "product", [*_MATRICES, "M", "N", "K", "accumulate", "room", "threads"])
+    (A, B, C), (M, N, K, accumulate, room, threads) = _of_arguments(f)
+    f.need(M, N)
+    flags = f.pick(accumulate != 0, ACCUMULATE, 0) | _narrow(f, N, dtype)
+    with f.when((threads > 1) & (M * N * f.most(K, 0) >= ONE_THREAD)):
+        one = [1, 0, 0, 0]  # matrix, and steps to further ones
+        f.call(spread, *A, *B, *C, M, N, K, flags, *one, room, threads, ONE_THREAD, team.address)
+        f.give()
+        f.go_on()
+    f.call(part, *A, *B, *C, M, N, K, flags, room)
     f.give()
 
 
@@ -395,7 +405,43 @@ def _write_chunk(module: Any, dtype: str, product: Function) -> Function:
     return f
 
 
-def _write_entry(module: Any, dtype: str, chunk: Function, share: Function) -> Function:
+def _write_spread(module: Any, dtype: str, chunk: Function, share: Function) -> Function:
+    """spread(A, B, C, M, N, K, flags, count, a_step, b_step, c_step, room, threads, one_thread, team).
+
+    So many products, in parts, which the team shares: on `threads` of them at most, from `one_thread` multiply-adds on.
+    If M, N or count is not above zero, nothing is done; no threads, and fewer, are one; so are multiply-adds.
+    """
+    steps = ["count", "a_step", "b_step", "c_step"]
+    names = [*_MATRICES, "M", "N", "K", "flags", *steps, "room", "threads", "one_thread", "team"]
+    f = Function(module, "spread", names, local=True)
+    (A, B, C), (M, N, K, flags, count, a_step, b_step, c_step, room, threads, one_thread, team) = _of_arguments(f)
+    f.need(M, N, count)
+    width, one_thread = ROW_BYTES // Vectors(f, dtype).size, f.most(one_thread, 1)
+    work, started = M * N * count * f.most(K, 0), f.read(team + STARTED)
+    several = (work >= one_thread) & (threads > 1)
+    # A few parts for each thread: small ones balance better, and cost more.
+    pieces = f.pick(several, threads * f.least(4, work // (32 * one_thread) + 1), 1)
+    by_stack = count >= pieces
+    by_columns = N // width >= M // ROWS
+    axis = f.pick(by_stack, _STACK, f.pick(by_columns, _COLUMNS, _ROWS))
+    length = f.pick(by_stack, count, f.pick(by_columns, N, M))
+    unit = f.pick(by_stack, 1, f.pick(by_columns, width, ROWS))
+    pieces = f.most(1, f.least(pieces, length // unit))
+    job = f.stack(JOB_BYTES)
+    told = [*A, *B, *C, M, N, K, flags, count, a_step, b_step, c_step, axis, length, unit, pieces]
+    for n, number in enumerate(told):
+        f.write(job + 8 * n, number)
+    alone, helpers = f.variable(pieces), f.least(f.least(threads, pieces) - 1, started)
+    with f.when((pieces > 1) & (helpers > 0)):
+        shared = f.call(share, team, helpers, pieces, f.address_of(chunk), job, room)
+        alone.set(f.pick(shared == 1, 0, pieces))
+    with f.loop(0, alone.get()) as i:
+        f.call(chunk, job, i, room)
+    f.give()
+    return f
+
+
+def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
     """entry(a, b, c, flags, room, threads, one_thread) -> 1 if c (+)= a @ b has been done, else why it has not.
 
     It is called by the interpreter with its objects, `self` being (np.ndarray, the dtype, the address of the team). It
@@ -436,39 +482,20 @@ def _write_entry(module: Any, dtype: str, chunk: Function, share: Function) -> F
     for x_low, x_high in a.ends(), b.ends():
         require((K == 0) | (x_high <= low) | (high <= x_low) | (M * N * c.count == 0))
 
-    width, work = ROW_BYTES // v.size, M * N * c.count * K
+    work = M * N * c.count * K
     flags = flags | _narrow(f, N, dtype)
     several = (work >= one_thread) & (threads > 1)
     started = f.read(team + STARTED)
     with f.when(several & (started < threads - 1) & ((flags & ANYWAY) == 0)):
         f.give(f.call("PyLong_FromLongLong", WANTS_HELPERS))
         f.go_on()
-    # A few parts for each thread: small ones balance better, and cost more.
-    pieces = f.pick(several, threads * f.least(4, work // (32 * one_thread) + 1), 1)
-    by_stack = c.count >= pieces
-    by_columns = N // width >= M // ROWS
-    axis = f.pick(by_stack, _STACK, f.pick(by_columns, _COLUMNS, _ROWS))
-    length = f.pick(by_stack, c.count, f.pick(by_columns, N, M))
-    unit = f.pick(by_stack, 1, f.pick(by_columns, width, ROWS))
-    pieces = f.most(1, f.least(pieces, length // unit))
-    told = [
-        a.data, a.row, a.col, b.data, b.row, f.pick(packed, b.step, b.col), c.data, c.row, c.col, M, N, K, flags,
-        c.count, a.step, f.pick(packed, 0, b.step), c.step, axis, length, unit, pieces,
-    ]  # fmt: skip
-    job = f.stack(JOB_BYTES)
-    for n, number in enumerate(told):
-        f.write(job + 8 * n, number)
-
     release, state = work >= RELEASE, f.variable(0)
     with f.when(release):
         state.set(f.call("PyEval_SaveThread"))
-    alone = f.variable(f.pick(M * N * c.count == 0, 0, pieces))
-    helpers = f.least(f.least(threads, pieces) - 1, started)
-    with f.when((alone.get() > 1) & (helpers > 0)):
-        shared = f.call(share, team, helpers, pieces, f.address_of(chunk), job, room)
-        alone.set(f.pick(shared == 1, 0, pieces))
-    with f.loop(0, alone.get()) as i:
-        f.call(chunk, job, i, room)
+    b_matrix = b.data, b.row, f.pick(packed, b.step, b.col)
+    steps = a.step, f.pick(packed, 0, b.step), c.step
+    fields = [a.data, a.row, a.col, *b_matrix, c.data, c.row, c.col]
+    f.call(spread, *fields, M, N, K, flags, c.count, *steps, room, threads, one_thread, team)
     with f.when(release):
         f.call("PyEval_RestoreThread", state.get())
     f.give(f.call("PyLong_FromLongLong", 1))

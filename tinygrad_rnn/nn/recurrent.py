@@ -150,7 +150,7 @@ class Recurrent(Module):
     # ---- What the compiler made of the cell --------------------------------------------------------------------------
 
     def source(self, direction: str = "forward") -> str:
-        """The source of a compiled kernel and of what is done around it, once a call.
+        """The source of a compiled kernel.
 
         "forward", "backward" or "inference", the forward one that keeps nothing.
 
@@ -224,7 +224,7 @@ class _LastCall:
     def __init__(self, time: object, options: tuple[Any, ...], compiled: Compiled, sequence: Sequence) -> None:
         self.time, self.options, self.guards, self.fused = time, options, compiled.guards, compiled.cell()
         self.rows, self.watch_all = sequence.rows, sequence.watched > 1
-        self.inference = self._proved_inference()
+        self.infers = self.fused.infers(self.rows) and not self.watch_all
         self.shape, self.dtype = sequence.inputs[0].shape, sequence.inputs[0].dtype
         self.shapes = [state.shape for state in sequence.states]
         self.parameters = [each.data for each in self.fused.fixed]
@@ -267,17 +267,12 @@ class _LastCall:
         arrays = [each.data for each in tensors]
         if not all(map(is_, self.parameters, arrays[1:])):
             return None
-        if level == 0 and self.inference is not None:
-            return fused.infer(self.inference, self.rows, arrays)
+        if level == 0 and self.infers:
+            return fused.infer(self.rows, tensors, arrays)
         results = fused.run(self.rows, tensors, arrays)
         if level == 0:
-            self.inference = self._proved_inference()
+            self.infers = fused.infers(self.rows) and not self.watch_all
         return results
-
-    def _proved_inference(self) -> Any:
-        """The function for a call without gradients, once it was compared with the tape."""
-        way = self.fused.inference_way(self.rows)
-        return way.function if not self.watch_all and self.rows.kind in way.proved else None
 
     def __reduce__(self) -> Any:
         """Copies and pickles of a layer begin without."""

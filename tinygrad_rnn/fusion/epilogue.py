@@ -1,0 +1,254 @@
+"""The kernel of the backward pass: its loop, and the epilogue, which has the gradients of all that the loop read.
+
+A product of the loop, `left @ W`, has its gradient with respect to W there: one product over all steps. So has one of
+the prologue. A vector has a sum over rows, the input a product with the transposed weights.
+"""
+
+import math
+from typing import Any
+
+from .emit import Block
+from .kernel import (
+    BEGIN,
+    END,
+    LOOP,
+    OVER,
+    PARAMETERS,
+    STEP,
+    Arena,
+    Argument,
+    Forward,
+    Kernel,
+    columns_of,
+    shifted,
+    side_by_side,
+    turned,
+    view_of,
+)
+from .trace import Line
+
+
+class Backward(Kernel):
+    """The kernel of the backward pass.
+
+    Attributes:
+        gradients: of arguments of the forward kernel, by their number there, the shapes of which may be `wanted`.
+    """
+
+    def __init__(self, scan: Any, block: Block, forward: Forward) -> None:
+        super().__init__(scan, "backward", block)
+        plan, gradient, size = self.plan, self.plan.gradient, self.size
+        self.forward = forward
+        self.written: set[Argument] = set()  # those to whose gradients something has been
+        wanted = [a for a in forward.arguments if a.line not in scan.never and a.line.dtype.kind == "f"]
+        self.d = {a: self.names.new(f"d{a.name}") for a in wanted}
+        self.zeroed = self._added_to()
+        self.before: dict[str, str] = {}
+        for line in plan.sequences:
+            if line not in plan.hoisted and scan.argument_name(line) in self.arrays:
+                self.argument(line, "rows")
+        for role, lines in ("each", plan.constants), ("vector", plan.vectors):
+            for line in lines:
+                if scan.argument_name(line) in self.arrays:
+                    self.argument(line, role)
+        for name, width in scan.sum_widths.items():
+            self.arena.add(name, "B", width)
+            self.write(BEGIN, f"clear({name})")
+        for name in scan.stashes.values():
+            if name not in scan.overwritten:
+                self.arena.add(name, "total", scan.widths[name])
+        for name, width in block.buffers.items():
+            self.arena.add(name, "B", width)
+        for name, k in scan.transposed.items():
+            product = plan.products[k]
+            weights, copies = self.joined(f"{product.result.name}_weights", product.weights)
+            self.write(BEGIN, *copies)
+            self.pack(name, turned(weights), product.result.width, product.left.width)
+        steps = "for t in range(last - 1, first - 1, -1):"
+        self.write(LOOP, steps, *(f"    {line}" for line in [*STEP, *OVER, *self.body]))
+        self._sequences()
+        self._vectors()
+        for product, d in gradient.products:
+            left = self._left(product.left)
+            self._weights(product.weights, product.result.name, left, self._stash(d), product.left.width)
+        for line in plan.sequences:
+            if line in plan.hoisted and line in gradient.sequences:
+                self._hoisted(line, self._stash(gradient.sequences[line]))
+        for state, carry in zip(plan.states, gradient.carries):
+            a = self._of(state, "first")
+            copied = f"copy(matrix({carry.name}), matrix({self.d[a]}), B, {size(state.width)})"
+            self._into(a, [copied])
+        watched = [state.name for state in forward.whole if state.name in self.used | self.arrays]
+        self.inputs = [*(a.name for a in self.arguments), *watched]
+        self.watched = [state.name in watched for state in forward.whole]
+        self.zeroed |= self.d.keys() - self.written  # nothing arrives there
+        self.results = list(self.d.values())
+        self.used |= self.arrays | {name for name, _, _ in self.arena.entries}
+        residuals = Arena("residuals")
+        over = {there: name for name, there in scan.overwritten.items()}
+        for name, rows, row in scan.kept:
+            name = over.get(name, name)
+            residuals.add(name, rows, *row)
+        carved = [*residuals.text(size, self.used), *self.arena.text(size, self.used)]
+        parameters = [*PARAMETERS, "keep", *scan.sizes.values(), *self.inputs]
+        parameters += [*(dy.name for dy in gradient.dys), *(carry.name for carry in gradient.carries)]
+        parameters += [*self.results, "residuals", "arena"]
+        comments = {
+            BEGIN: "the weights of products in the loop, packed",
+            LOOP: "the loop over time, from the last step to the first, for sequences [lo, hi)",
+            END: "the epilogue: one product for each product, one sum for each vector, of all steps at once",
+        }
+        self.source = self.text(parameters, watched, carved, comments)
+
+    # ---- Gradients of arguments --------------------------------------------------------------------------------------
+
+    def _added_to(self) -> set[Argument]:
+        """Those whose gradients are written part by part."""
+        plan, found = self.plan, set()
+        known = self.forward.known
+        matrices = [w for product in plan.products for w in product.weights] + [h.inputs[1] for h in plan.hoisted]
+        for view in map(view_of, side_by_side(matrices)):
+            if view.cut:
+                found.add(known[view.leaf, "matrix"])
+        for line in plan.hoisted:
+            left, _ = columns_of(line.inputs[0])
+            if left is not line.inputs[0]:
+                found.add(self._of(left, "rows"))
+        return found | {known[v, "vector"] for v in plan.vectors} | {known[c, "each"] for c in plan.constants}
+
+    def _is_fresh(self, argument: Argument) -> bool:
+        """Whether its gradient holds nothing that counts."""
+        return argument not in self.zeroed and argument not in self.written
+
+    def _into(self, argument: Argument, lines: list[str]) -> None:
+        """Write what its gradient gets, if it has one and where that is wanted."""
+        if argument in self.d:
+            self.written.add(argument)
+            self.write(END, f"if len({self.d[argument]}):", *(f"    {line}" for line in lines))
+
+    def _of(self, line: Line, role: str) -> Argument:
+        return self.forward.known[line, self.scan.by_steps(line, role)]
+
+    def _stash(self, line: Line) -> tuple[str, int]:
+        """The gradient that the loop leaves of a line, at every step: an array, and its first column."""
+        return self.scan.stash_places[line]
+
+    def _sequences(self) -> None:
+        """The gradients of what the loop reads step by step, or for each sequence."""
+        gradient, size = self.plan.gradient, self.size
+        for line in (*self.plan.sequences, *self.plan.constants):
+            if line in self.plan.hoisted or line not in gradient.sequences:
+                continue
+            (name, first), W = self._stash(gradient.sequences[line]), size(line.width)
+            argument = self._of(line, "each" if line in self.plan.constants else "rows")
+            if argument not in self.d:
+                continue
+            self.used.add(name)
+            if line in self.plan.constants:
+                place, rows = f"{name}[starts[t + 1] - B + row, {first} + j]", "starts[t + 2] - starts[t + 1]"
+                self._into(argument, [
+                    "for t in range(T):", f"    for row in range({rows}):", f"        for j in range({W}):",
+                    f"            {self.d[argument]}[row, j] += {place}",
+                ])  # fmt: skip
+            elif self._is_fresh(argument):
+                source = shifted(name, "0", size(first))
+                self._into(argument, [f"copy({source}, matrix({self.d[argument]}), total, {W})"])
+            else:
+                total = f"{self.d[argument]}[row, j] += {name}[row, {first} + j]"
+                self._into(argument, ["for row in range(total):", f"    for j in range({W}):", f"        {total}"])
+
+    def _vectors(self) -> None:
+        """One sum over rows for each part of a vector."""
+        size = self.size
+        vectors: dict[Line, list[Any]] = {}
+        for vector, *part in self.scan.vector_sums:
+            vectors.setdefault(vector, []).append(part)
+        for vector, parts in vectors.items():
+            argument = self._of(vector, "vector")
+            if argument not in self.d:
+                continue
+            ends = [first + width for first, _, _, width in parts]
+            count = math.prod(vector.shape)
+            whole = [0, *ends] == [*(first for first, _, _, _ in parts), count]
+            if whole:
+                self.zeroed.discard(argument)
+            lines = []
+            for first, name, start, width in parts:
+                self.used.add(name)
+                rows, dv = "B" if name in self.scan.sum_widths else "total", self.d[argument]
+                if whole:
+                    source = shifted(name, "0", size(start))
+                    lines.append(f"sum_rows({source}, {dv}, {size(first)}, {rows}, {size(width)})")
+                else:
+                    lines += [f"for row in range({rows}):", f"    for j in range({size(width)}):",
+                              f"        {dv}[{size(first)} + j] += {name}[row, {size(start)} + j]"]  # fmt: skip
+            self._into(argument, lines)
+
+    def _weights(self, weights: list[Line], title: str, left: tuple[str, str, str], d: tuple[str, int], K: int) -> None:
+        """One product for the gradients of all weights of a product: left @ dy."""
+        size, parts = self.size, side_by_side(weights)
+        views = list(map(view_of, parts))
+        arguments, (name, first) = [self._of(view.leaf, "matrix") for view in views], d
+        self.used.add(name)
+        a, N = shifted(*left), sum(part.width for part in parts)
+        together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
+        if together and all(x in self.d and self._is_fresh(x) for x in arguments):
+            whole = self.scratch(f"d{title}_weights", str(K), N)
+            dy = shifted(name, "0", size(first))
+            some = " + ".join(f"len({self.d[x]})" for x in arguments)
+            product = f"product({a}, {dy}, matrix({whole}), {size(K)}, {size(N)}, total, False, room, threads)"
+            self.write(END, f"if {some}:", f"    {product}")
+            start = 0
+            for part, view, argument in zip(parts, views, arguments):
+                dw, W = self.d[argument], size(part.width)
+                self.written.add(argument)
+                shape, source = (f"len({dw}), {W}", shifted(whole, "0", size(start)))
+                if view.suffix:
+                    shape, source = f"len({dw}), {size(K)}", shifted(f"{whole}.T", size(start), "0")
+                self.write(END, f"    copy({source}, matrix({dw}), {shape})")
+                start += part.width
+            return
+        for part, view, argument in zip(parts, views, arguments):
+            if argument not in self.d:
+                first += part.width
+                continue
+            dy, target = shifted(name, "0", size(first)), f"{self.d[argument]}{view.suffix}"
+            shape = f"{size(K)}, {size(part.width)}, total"
+            add = not self._is_fresh(argument)
+            self._into(argument, [f"product({a}, {dy}, matrix({target}), {shape}, {add}, room, threads)"])
+            first += part.width
+
+    def _hoisted(self, line: Line, d: tuple[str, int]) -> None:
+        """The gradients of a product of the prologue."""
+        size, (x, w), (name, first) = self.size, line.inputs, d
+        self.used.add(name)
+        left, column = columns_of(x)
+        rows = self._of(left, "rows")
+        if rows in self.d:
+            (weights, copies), dy = self.joined(f"{line.name}_weights", [w]), shifted(name, "0", size(first))
+            target, shape = shifted(self.d[rows], "0", size(column)), f"total, {size(x.width)}, {size(line.width)}"
+            product = f"product({dy}, matrix({turned(weights)}), {target}, {shape}, "
+            self._into(rows, [*copies, f"{product}{not self._is_fresh(rows)}, room, threads)"])
+        self._weights([w], line.name, (f"{self.argument(left, 'rows')}.T", size(column), "0"), d, x.width)
+
+    def _left(self, line: Line) -> tuple[str, str, str]:
+        """The left operand of a product of the loop at every step, transposed: an array, and where it begins."""
+        line, column = columns_of(line)
+        name, size, plan = self.scan.array_of(line), self.size, self.plan
+        self.used.add(name)
+        if line in plan.sequences and line not in plan.hoisted:
+            name = self.argument(line, "rows")
+        if line in plan.states and line not in plan.sequences:
+            if name not in self.before:
+                W = size(line.width)
+                before = self.before[name] = self.names.new(f"{name}_before")
+                together = self.scratch(f"{name}_together", "ragged", line.width)
+                target = shifted(together, "starts[t + 1] - B", "0")
+                self.write(
+                    END, f"{before} = {name}  # the state before each step", "if total < T * B:  # some have ended",
+                    f"    {before} = {together}", "    for t in range(T):",
+                    f"        copy({shifted(name, 'starts[t]', '0')}, {target}, starts[t + 2] - starts[t + 1], {W})",
+                )  # fmt: skip
+            return f"{self.before[name]}.T", size(column), "0"
+        new = line in plan.outputs and line not in plan.states and line not in plan.sequences
+        return f"{name}.T", size(column), "B" if new else "0"

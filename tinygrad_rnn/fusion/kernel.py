@@ -1,0 +1,332 @@
+"""One function of machine code for each direction: the loop over time, and all that stands around it.
+
+    def forward(lo, hi, room, stages, first, last, threads, starts, H, x, weight_ih, weight_hh, ..., arena):
+        h_weight_hh_T_packed = carve(arena, ...)        # where everything lies: one arena for a call
+        if stages & BEGIN:                              # the first states, and the weights of the loop, packed
+        if stages & PROLOGUE:                           # products that need not wait for the loop, of all steps at once
+        if stages & LOOP:                               # steps [first, last) of sequences [lo, hi)
+        if stages & END:                                # the final states; of the backward pass the epilogue
+
+A call on one thread does all stages in one go. With more threads, each gets its sequences for the loop; the products
+before and after it share the helpers by themselves. Inference takes some steps at a time, a tile, where nobody needs
+what was computed before its loop: then that stays in the cache.
+
+The arguments are arrays; those that are wanted of the gradients are given room, the others none: `if len(dW)`.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ..autograd import table
+from ..kernels.memory import spaced_by
+from ..kernels.vector import ROW_BYTES
+from .emit import Block, index_text, wrapped
+from .names import RESERVED, Names
+from .trace import Line, _columns, is_view
+
+BEGIN, PROLOGUE, LOOP, END = 1, 2, 4, 8
+ALL = BEGIN | PROLOGUE | LOOP | END
+PARAMETERS = ["lo", "hi", "room", "stages", "first", "last", "threads", "starts"]
+STEP = [
+    "old, new = starts[t], starts[t + 1]  # where the states before and after this step begin",
+    "now, top = new - B, min(hi, starts[t + 2] - new)  # where it is in sequences; the end of running rows",
+]
+OVER = ["if top <= lo:  # all of these rows have ended", "    continue"]
+SPARE = 96  # numbers that `spaced` adds, at most
+KINDS = {  # of numbers of rows, as sums
+    "total": {"total": 1}, "ragged": {"ragged": 1}, "tile": {"tile": 1}, "B": {"B": 1}, "2 * B": {"B": 2},
+    "B + total": {"B": 1, "total": 1},
+}  # fmt: skip
+
+
+class Argument(NamedTuple):
+    """An array that a kernel is given.
+
+    Attributes:
+        line: whose value it is.
+        role: "steps" ([T, B, width], as the user has it), "rows" (the same as [T * B, width]), "each" (for each
+            sequence), "first" (the same, of a state), "vector", "matrix".
+        name: its own.
+    """
+
+    line: Line
+    role: str
+    name: str
+
+
+class View(NamedTuple):
+    """A matrix that is another one turned over or cut: `leaf` and what is written behind its name."""
+
+    leaf: Line
+    suffix: str
+
+    @property
+    def cut(self) -> bool:
+        """Whether it is a part."""
+        return "[" in self.suffix
+
+
+def view_of(line: Line) -> View:
+    """What a matrix is a view of, as far as kernels can read views."""
+    suffix = ""
+    while line.row in (table.permute, table.part) and len(line.shape) == len(line.inputs[0].shape) == 2:
+        if line.row is table.permute:
+            suffix = ".T" + suffix if line.attributes["dims"] == (1, 0) else suffix
+        elif all(isinstance(i, slice) and i.step in (None, 1) for i in line.attributes["at"]):
+            suffix = f"[{', '.join(map(index_text, line.attributes['at']))}]" + suffix
+        else:
+            break
+        line = line.inputs[0]
+    return View(line, suffix.replace(".T.T", ""))
+
+
+def side_by_side(lines: Iterable[Line]) -> list[Line]:
+    """The matrices that make one up."""
+    found: list[Line] = []
+    for line in lines:
+        together = line.row is table.cat and line.attributes["dim"] in (1, -1) and len(line.shape) == 2
+        found += side_by_side(line.inputs) if together else [line]
+    return found
+
+
+def columns_of(line: Line) -> tuple[Line, int]:
+    """What a line takes columns of, and the first of them."""
+    first = 0
+    while line.row is table.part and is_view(line.inputs[0], line.attributes["at"]):
+        first += _columns(line.inputs[0], line.attributes["at"])[0]
+        line = line.inputs[0]
+    return line, first
+
+
+class Arena:
+    """What lies in the memory of a call: (name, number of rows, what a row has: a width, or a matrix)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.entries: list[tuple[str, str, tuple[int, ...]]] = []
+        self.panels: dict[str, int] = {}  # packed weights, and how many columns they have
+
+    def add(self, name: str, rows: str, *row: int) -> None:
+        """`rows` is one of KINDS, "ragged" for as many as in total if some sequences end earlier; or a number."""
+        self.entries.append((name, rows, row))
+
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """How many numbers there are at most: for each of "total", "ragged", "tile" and "B" rows, and besides."""
+        found = {"total": 0, "ragged": 0, "tile": 0, "B": 0, "": SPARE}
+        for _, rows, row in self.entries:
+            width = math.prod(row)
+            found[""] += SPARE + (width * int(rows) if rows.isdigit() else 0)
+            for words, count in KINDS.get(rows, {}).items():
+                found[words] += count * width
+        return tuple(found.values())  # type: ignore[return-value]
+
+    def views(self, array: Any, total: int, B: int, ragged: bool = False) -> dict[str, Any]:
+        """The arrays by name, as `carve` makes them."""
+        found, place = {}, -array.ctypes.data % 64 // array.itemsize
+        counts = {"total": total, "ragged": total * ragged, "tile": total, "B": B}
+        for name, rows, row in self.entries:
+            n = int(rows) if rows.isdigit() else sum(k * counts[words] for words, k in KINDS[rows].items())
+            found[name] = array[place : place + n * math.prod(row)].reshape(n, *row)
+            place += spaced_by(n * math.prod(row))
+        return found
+
+    def text(self, size: Any, used: set[str]) -> list[str]:
+        """The lines that find these arrays in the arena."""
+        lines = []
+        entries = list(self.entries)
+        while entries and entries[-1][0] not in used:
+            entries.pop()
+        place = f"{self.name}_place"
+        if entries:
+            lines.append(f"{place} = first_line({self.name})")
+        for number, (name, rows, row) in enumerate(entries):
+            shape = [rows, *map(size, row)]
+            if name in self.panels:
+                shape = [f"({size(self.panels[name])} + PANEL - 1) // PANEL", size(row[0]), "PANEL"]
+            if name in used:
+                lines.append(f"{name} = carve({self.name}, {place}, ({', '.join(shape)}))")
+            if number + 1 < len(entries):
+                factors = " * ".join(f"({n})" if "+" in n else n for n in shape)
+                lines.append(f"{place} += spaced({factors})")
+        return lines
+
+
+class Kernel:
+    """A kernel on its way to text.
+
+    Args:
+        block: the loop.
+    """
+
+    source: str
+
+    def __init__(self, scan: Any, direction: str, block: Block) -> None:
+        self.scan, self.plan, self.direction = scan, scan.plan, direction
+        self.body, arrays = block.loop()
+        self.arrays = set(arrays)
+        self.names = Names(RESERVED, given=[*arrays, *scan.array_names])
+        self.arguments: list[Argument] = []
+        self.known: dict[tuple[Line, str], Argument] = {}  # the same by line and role
+        self.results: list[str] = []
+        self.used: set[str] = set(arrays)
+        self.stages: dict[int, list[str]] = {BEGIN: [], PROLOGUE: [], LOOP: [], END: []}
+        self.arena = Arena("arena")
+        self.size = scan.size
+
+    def write(self, stage: int, *lines: str) -> None:
+        self.stages[stage] += lines
+
+    def argument(self, line: Line, role: str) -> str:
+        """The name of an array that the kernel is given."""
+        role = self.scan.by_steps(line, role)
+        if (line, role) in self.known:
+            return self.known[line, role].name
+        name = self.scan.argument_name(line) if role in ("steps", "rows", "each", "vector") else self.names.new(
+            f"{line.name}_first" if role == "first" else line.name
+        )
+        self.known[line, role] = argument = Argument(line, role, name)
+        self.arguments.append(argument)
+        return name
+
+    def matrix(self, line: Line) -> str:
+        """A matrix of parameters, as an array."""
+        leaf, suffix = view_of(line)
+        return self.argument(leaf, "matrix") + suffix
+
+    def joined(self, name: str, lines: Iterable[Line]) -> tuple[str, list[str]]:
+        """Matrices side by side, as an array; and the lines that make it, if it is none of the arguments."""
+        parts = side_by_side(lines)
+        if len(parts) == 1:
+            return self.matrix(parts[0]), []
+        K, first, copies = parts[0].shape[0], 0, []
+        whole = self.scratch(name, str(K), sum(part.width for part in parts))
+        for part in parts:
+            target = shifted(whole, "0", self.size(first))
+            copies.append(f"copy(matrix({self.matrix(part)}), {target}, {self.size(K)}, {self.size(part.width)})")
+            first += part.width
+        return whole, copies
+
+    def scratch(self, name: str, rows: str, width: int) -> str:
+        """A new array in the arena."""
+        name = self.names.new(name)
+        self.arena.add(name, rows, width)
+        self.used.add(name)
+        return name
+
+    def pack(self, name: str, weights: str, K: int, N: int) -> None:
+        """Pack the weights of a product in the loop."""
+        columns = ROW_BYTES // self.scan.dtype.itemsize
+        self.arena.add(name, str(-(-N // columns)), K, columns)
+        self.arena.panels[name] = N
+        self.used.add(name)
+        self.write(BEGIN, f"fill_panels(matrix({weights}), panels({name}), {self.size(K)}, {self.size(N)})")
+
+    def text(self, parameters: list[str], by_steps: list[str], carved: list[str], comments: dict[int, str]) -> str:
+        """The source of the function, to which some arguments are given as [T, B, width]."""
+        by_steps = [*(a.name for a in self.arguments if a.role == "steps"), *by_steps]
+        vectors = [a.name for a in self.arguments if a.role == "vector"]
+        lines = ["T, B = len(starts) - 2, starts[1]", "total = starts[T + 1] - B"]
+        if any(rows == "ragged" for _, rows, _ in self.arena.entries):
+            lines.append("ragged = total if total < T * B else 0")
+        lines += carved
+        lines += [f"{name} = contiguous({name})" for name in vectors if name in self.arrays]
+        lines += [f"{name} = rows_of({name})" for name in by_steps]
+        for stage, body in self.stages.items():
+            if body:
+                lines += [f"if stages & {stage}:  # {comments[stage]}", *(f"    {line}" for line in body)]
+        head = wrapped(f"def {'backward' if self.direction == 'backward' else 'forward'}({', '.join(parameters)}):", "")
+        return f"@njit(cache=CACHE, **JIT)\n{head}" + "".join(wrapped(line, "    ") for line in lines)
+
+
+class Forward(Kernel):
+    """The kernel of a call, which keeps what the backward pass reads unless it is for inference.
+
+    Attributes:
+        whole: the states whose values are results, at all steps.
+        kept: what the backward kernel reads and is no argument: in the arena, before everything else.
+    """
+
+    def __init__(self, scan: Any, direction: str, block: Block) -> None:
+        super().__init__(scan, direction, block)
+        plan, training, size = self.plan, direction == "forward", self.size
+        self.whole = plan.states[: len(plan.gradient.dys) if training else 1]
+        hoisted = [line for line in plan.sequences if line in plan.hoisted]
+        for line in scan.operands:  # in the order of the cell's own
+            for role in scan.roles.get(line, ()):
+                self.argument(line, role)
+        for name, rows, row in scan.kept if training else ():
+            self.arena.add(name, rows, *row)
+            self.used.add(name)
+        self.residuals = Arena("arena")
+        self.residuals.entries = list(self.arena.entries)
+        self.begin()
+        for name, width in block.buffers.items():
+            self.arena.add(name, "B", width)
+        for state in [] if training else plan.states[1:]:
+            self.arena.add(state.name, "2 * B", state.width)
+        weights = {}
+        for line in hoisted:
+            weights[line], copies = self.joined(f"{line.name}_weights", [line.inputs[1]])
+            self.write(BEGIN, *copies)
+        for line in hoisted:
+            if not training:
+                self.arena.add(line.name, "tile", line.width)
+                self.used.add(line.name)
+            left, column = columns_of(line.inputs[0])
+            a = shifted(self.argument(left, "rows"), "0" if training else "starts[first + 1] - B", size(column))
+            shape = f"{'total' if training else 'tile'}, {size(line.width)}, {size(line.inputs[0].width)}"
+            b, y = f"matrix({weights[line]})", f"matrix({line.name})"
+            self.write(PROLOGUE, f"product({a}, {b}, {y}, {shape}, False, room, threads)")
+        here = [] if training or not hoisted else ["here = new - starts[first + 1]  # where it is in this tile"]
+        self.write(LOOP, "for t in range(first, last):", *(f"    {line}" for line in [*STEP, *here, *OVER, *self.body]))
+        self.end()
+        tile = ["tile = starts[last + 1] - starts[first + 1]"] if hoisted and not training else []
+        carved = self.arena.text(size, self.used)
+        self.results = [*(state.name for state in self.whole), *self.finals]
+        parameters = [*PARAMETERS, *scan.sizes.values()]
+        parameters += [*(a.name for a in self.arguments), *self.results, "arena"]
+        comments = {
+            BEGIN: "the initial states; the weights of products in the loop, packed",
+            PROLOGUE: "the prologue: products that need not wait for the loop",
+            LOOP: "the loop over time, for sequences [lo, hi)",
+            END: "the final states: where each sequence ends",
+        }
+        self.source = self.text(parameters, [state.name for state in self.whole], [*tile, *carved], comments)
+
+    def begin(self) -> None:
+        """What the loop starts from."""
+        for state in self.plan.states:
+            first = self.argument(state, "first")
+            self.write(BEGIN, f"copy(matrix({first}), matrix({state.name}), B, {self.size(state.width)})")
+            self.used.add(state.name)
+        for product in self.plan.products:
+            weights, copies = self.joined(f"{product.result.name}_weights", product.weights)
+            self.write(BEGIN, *copies)
+            self.pack(self.scan.weights[product.result], weights, product.left.width, product.result.width)
+
+    def end(self) -> None:
+        """The final values of the states."""
+        self.finals = [self.names.new(f"{state.name}_last") for state in self.plan.states]
+        lines = []
+        for state, final in zip(self.plan.states, self.finals):
+            brief = self.direction == "inference" and state not in self.whole
+            source = shifted(state.name, f"{'t % 2 * B' if brief else 'starts[t]'} + going", "0")
+            target = shifted(final, "going", "0")
+            lines.append(f"copy({source}, {target}, ending - going, {self.size(state.width)})")
+        self.write(
+            END, "for t in range(T + 1):",
+            "    going = starts[t + 2] - starts[t + 1] if t < T else 0  # how many go on",
+            "    ending = starts[t + 1] - starts[t]",
+            *(f"    {line}" for line in lines),
+        )  # fmt: skip
+
+
+def shifted(array: str, i: str, j: str) -> str:
+    """The matrix of an array from element [i, j] on."""
+    return f"matrix({array})" if i == j == "0" else f"shift(matrix({array}), {i}, {j})"
+
+
+def turned(matrix: str) -> str:
+    """A matrix transposed."""
+    return matrix.removesuffix(".T") if matrix.endswith(".T") else f"{matrix}.T"
