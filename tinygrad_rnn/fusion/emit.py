@@ -26,7 +26,7 @@ from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .names import IMPORTS, Names
 from .plan import Memory
-from .trace import Line, _columns, is_view, shown
+from .trace import Line, Number, _columns, is_view, shown
 
 MAX_LINE = 120
 PANEL = "PANEL = ROW_BYTES // {}  # the width of a panel of packed weights"
@@ -78,6 +78,7 @@ class Block:
         self.levels: dict[Line, Level] = {}
         self.equations = Equations()
         self.row_functions: list[str] = []
+        self.numbers: dict[str, float] = {}  # arguments that are no arrays
         self.notes: list[str] = []  # on what arrays hold, for the reader
         self.phases: list[tuple[str, list[Loop]]] = []  # what a driver calls, in order, and the loops in there
         self._place_concatenations()
@@ -281,8 +282,9 @@ class Block:
         for memory in row.arguments.values():
             index = f"{memory.where}, {self.size(memory.first)}" if memory.where else f"{self.size(memory.first)},"
             actual.append(f"at({memory.array}, ({index}))")
-        sizes = list(self.sizes.values())
-        return f"{self.name}_{len(self.row_functions)}({', '.join([*sizes, *actual])})"
+        self.numbers |= row.numbers
+        given = ", ".join([*self.sizes.values(), *row.numbers, *actual])
+        return f"{self.name}_{len(self.row_functions)}({given})"
 
 
 class _RowFunction:
@@ -304,6 +306,7 @@ class _RowFunction:
         self.functions: set[str] = set()
         self.body: list[str] = []
         self.loops: list[Loop] = []
+        self.numbers: dict[str, float] = {}  # arguments
         block = self.block
         loops: dict[tuple[int, int], tuple[list[Line], list[Line]]] = {}
         for x in self.lines:
@@ -320,7 +323,7 @@ class _RowFunction:
     def text(self, name: str) -> str:
         """The source of the function."""
         flags = "REDUCE" if any(_reduces(x) for x in self.lines) else "JIT"
-        parameters = ", ".join([*self.block.sizes.values(), *self.arguments])
+        parameters = ", ".join([*self.block.sizes.values(), *self.numbers, *self.arguments])
         lines = ["distinct()", *self.body]
         text = wrapped(
             f"# One row: {', '.join(dict.fromkeys(x.name for _, results in self.loops for x in results))}.", ""
@@ -373,7 +376,7 @@ class _RowFunction:
 
         def operand(y: Any) -> ast.expr:
             if not isinstance(y, Line):
-                return _parse(f"real({_number(y)})")
+                return self._constant(y)
             if y in inlined:
                 return inlined[y]
             if y.kind == "zeros":
@@ -452,6 +455,12 @@ class _RowFunction:
             return f"{self._argument(name, union)}[{' + '.join(terms) or 0}]"
         return f"{self._argument(name, memory)}[{'j' if width != 1 else '0'}]"
 
+    def _constant(self, x: Any) -> ast.expr:
+        """A number: as it stands in the step, or by the name of an argument."""
+        if isinstance(x, Number):
+            self.numbers[x.name] = x
+        return _parse(f"real({x.name if isinstance(x, Number) else _number(x)})")
+
     def _union_of(self, memory: Memory) -> Memory | None:
         """The last union that does not begin after a place; unions share no columns."""
         at = bisect.bisect_right(self.unions, (memory.array, memory.where, memory.first, math.inf))
@@ -472,7 +481,7 @@ class _RowFunction:
         assert row is not None
         values = {name: operand(y) for name, y in zip(row.inputs, x.inputs)}
         if isinstance(row, ElementwisePrimitive):
-            values |= {name: _parse(f"real({_number(value)})") for name, value in x.attributes.items()}
+            values |= {name: self._constant(value) for name, value in x.attributes.items()}
             formula = row.formula
         else:  # repeated or cast, or a reduction of one element
             formula = "real(x)" if row is table.cast else "x"
@@ -644,7 +653,7 @@ def _equation(line: Line, has_name: Callable[[Line], bool]) -> ast.expr:
     def operand(x: Any) -> ast.expr:
         if isinstance(x, Line):
             return _parse(x.name) if has_name(x) else _equation(x, has_name)
-        return _parse(_number(x))
+        return _parse(x.name if isinstance(x, Number) else _number(x))
 
     row = line.row
     assert row is not None

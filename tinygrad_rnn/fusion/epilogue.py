@@ -90,7 +90,7 @@ class Backward(Kernel):
             name = over.get(name, name)
             residuals.add(name, rows, *row)
         carved = [*residuals.text(size, self.used), *self.arena.text(size, self.used)]
-        parameters = [*PARAMETERS, "keep", *scan.sizes.values(), *self.inputs]
+        parameters = [*PARAMETERS, "keep", *scan.sizes.values(), *block.numbers, *self.inputs]
         parameters += [*(dy.name for dy in gradient.dys), *(carry.name for carry in gradient.carries)]
         parameters += [*self.results, "residuals", "arena"]
         comments = {

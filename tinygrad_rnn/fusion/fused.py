@@ -22,7 +22,7 @@ from .plan import Plan, make_plan
 from .recorded import as_rows
 from .rows import RaggedRows, Rows, full_rows
 from .scan import MOST_LAYOUTS, Scan, copied, plain
-from .trace import BATCH, Line, Unfusable, sized, step_line, trace_step
+from .trace import BATCH, Line, Unfusable, run_line, step_line, trace_step
 from .validate import Report, is_on, validate
 
 PACKAGE = __name__.partition(".")[0]
@@ -390,9 +390,7 @@ class FusedCell:
                 for i, x in enumerate(line.inputs):
                     if timed and isinstance(x, Line) and x.per_row and x not in self.plan.timed:
                         operands[i] = rows.repeated(operands[i])
-                attributes = sized(line.attributes, rows.total if timed else rows.B)
-                assert line.row is not None
-                ready[line] = known[line] = y = line.row(*operands, **attributes)
+                ready[line] = known[line] = y = run_line(line, operands, rows.total if timed else rows.B)
                 if recorded and y.node is not None and mode.level:
                     y.retain_grad()
         return [*tensors, *drawn, *(ready[line] for line in self.outside)]
@@ -574,9 +572,8 @@ class FusedCell:
         """The new states from what is known at a step."""
         for line, traced in self._script_inside:
             if line not in known:
-                assert traced.row is not None
                 operands = [known[x] if isinstance(x, Line) else x for x in traced.inputs]
-                known[line] = traced.row(*operands, **sized(traced.attributes, rows))
+                known[line] = run_line(traced, operands, rows)
         return tuple(known[line] for line in self.plan.outputs)
 
 

@@ -165,7 +165,7 @@ class Kernel:
         self.scan, self.plan, self.direction = scan, scan.plan, direction
         self.body, arrays = block.loop()
         self.arrays = set(arrays)
-        self.names = Names(RESERVED, given=[*arrays, *scan.array_names])
+        self.names = Names(RESERVED, given=[*arrays, *scan.array_names, *block.numbers])
         self.arguments: list[Argument] = []
         self.known: dict[tuple[Line, str], Argument] = {}  # the same by line and role
         self.results: list[str] = []
@@ -284,7 +284,7 @@ class Forward(Kernel):
         tile = ["tile = starts[last + 1] - starts[first + 1]"] if hoisted and not training else []
         carved = self.arena.text(size, self.used)
         self.results = [*(state.name for state in self.whole), *self.finals]
-        parameters = [*PARAMETERS, *scan.sizes.values()]
+        parameters = [*PARAMETERS, *scan.sizes.values(), *block.numbers]
         parameters += [*(a.name for a in self.arguments), *self.results, "arena"]
         comments = {
             BEGIN: "the initial states; the weights of products in the loop, packed",

@@ -15,4 +15,4 @@ def key_of(x: Any) -> Any:
         return tuple((name, key_of(value)) for name, value in x.items())
     if isinstance(x, (tuple, list)):
         return tuple(map(key_of, x))
-    return type(x), repr(x)
+    return type(x), repr(x), getattr(x, "name", "")  # that of a number which is an argument

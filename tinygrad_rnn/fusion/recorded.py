@@ -10,7 +10,7 @@ import numpy as np
 
 from ..autograd import table
 from ..autograd.tape import Value
-from .trace import Line, _columns, sized
+from .trace import Line, _columns, run_line
 
 if TYPE_CHECKING:
     from .fused import FusedCell, Run
@@ -117,7 +117,7 @@ class Recorded:
     def _computed(self, line: Line, value: Any) -> Any:
         assert line.row is not None
         operands = [value(x) if isinstance(x, Line) else x for x in line.inputs]
-        return np.asarray(line.row.forward(*operands, **sized(line.attributes, self.run.rows.total)))
+        return np.asarray(run_line(line, operands, self.run.rows.total, line.row.forward))
 
     def _arrived(self, k: int) -> np.ndarray:
         """The gradient of the k-th state after each step: from outside, and from the next step."""

@@ -173,7 +173,8 @@ class Scan(Allocation):
             results += [room_for((B, state.width)) for state in self.plan.states]
         results.append(room_for((self._arena_size(direction, rows, tile),)))
         short = total * (self.work + self.around) < 2 * WORK_PER_THREAD and steps >= rows.T
-        numbers = (rows.starts, *((keep,) if direction == "backward" else ()), *self.sizes)
+        kept = (keep,) if direction == "backward" else ()
+        numbers = (rows.starts, *kept, *self.sizes, *map(float, self.blocks[direction].numbers.values()))
         layout = Layout(results, steps, numbers, (ALL, 0, rows.T, 1, *numbers) if short else None)
         if not rows.ragged and keep == 2:
             known = self.layouts[direction]

@@ -13,6 +13,7 @@ Python decides before a symbol is touched, so loops over gates and `if self.bias
 themselves raises `Unfusable` with the line of user code.
 """
 
+import math
 import os
 import re
 import sys
@@ -39,8 +40,8 @@ from .soundness import COMPARISONS, dtype_of
 from .watched import functions_of, guarded, tensors_of, watched
 
 __all__ = [
-    "BATCH", "CompilerError", "Line", "Locals", "Shadow", "Symbol", "Trace", "Unfusable", "is_view", "shown", "sized",
-    "step_line", "trace_step",
+    "BATCH", "CompilerError", "Line", "Locals", "Number", "Shadow", "Symbol", "Trace", "Unfusable", "is_view",
+    "run_line", "shown", "step_line", "trace_step",
 ]  # fmt: skip
 
 HERE = str(Path(__file__).parent) + os.sep
@@ -56,6 +57,15 @@ def too_many(where: str) -> Unfusable:
         f"step has more than {MOST_OPERATIONS:,} operations, which would take minutes to compile ({where}): write "
         "fewer and wider ones, such as one product for all gates, or spread them over several steps of the sequence"
     )
+
+
+class Number(float):
+    """A number that the step read or computed, rather than one that stands in its code: an argument of kernels.
+
+    So another one, such as a rate that a schedule sets, needs no other machine code.
+    """
+
+    name: str
 
 
 class Line:
@@ -116,6 +126,14 @@ class Line:
         arguments = [x.name if isinstance(x, Line) else repr(x) for x in self.inputs]
         arguments += [f"{name}={value!r}" for name, value in self.attributes.items()]
         return f"{self.name}[{shape}] = {self.row.name}({', '.join(arguments)})"
+
+
+def run_line(line: Line, operands: Iterable[Any], rows: int, how: Callable[..., Any] | None = None) -> Any:
+    """The result of a line by its row on the tape, or by `how`, for so many rows in place of the batch."""
+    plain = lambda x: float(x) if isinstance(x, Number) else x
+    attributes = {name: plain(value) for name, value in sized(line.attributes, rows).items()}
+    assert line.row is not None
+    return (how or line.row)(*map(plain, operands), **attributes)
 
 
 def with_batch(shape: Shape) -> Shape:
@@ -207,11 +225,16 @@ class Trace:
         self.drawn: list[tuple[Line, Callable[[Shape], np.ndarray]]] = []  # random numbers, new ones for each step
         self.open = True  # while step runs
         self.codes: set[Any] = set()  # of steps
+        self._codes: dict[int, CodeType] = {}  # that has run; equal code is not the same, it has numbers of its own
+        self._literals: set[int] = set()  # what stands in there, by identity
+        self._numbers: dict[int, Number] = {}  # others, likewise
         self._frames: dict[int, tuple[int, FrameType]] = {}  # in which they run, with how many others they are inside
         self.where = ""  # the line of the user's code that is running
         self._names = Names(RESERVED, FORMS)
         self._known: dict[Any, Line] = {}
         self._parameter_names, self._held_as = names, held_as
+        self._held_numbers: dict[int, str] = {}  # numbers that the cell holds -> their names
+        self._alive: list[float] = []
 
     # ---- Where the user's code is ------------------------------------------------------------------------------------
 
@@ -224,6 +247,10 @@ class Trace:
                 where = line_of(frame)
             if frame.f_code in self.codes:
                 steps.append(frame)
+            if id(frame.f_code) not in self._codes:
+                self._codes[id(frame.f_code)] = frame.f_code
+                for x in frame.f_code.co_consts:
+                    self._literals.update(map(id, x if isinstance(x, tuple) else (x,)))
             frame = frame.f_back
         for depth, step in enumerate(reversed(steps)):
             self._frames.setdefault(id(step), (depth, step))
@@ -323,7 +350,7 @@ class Trace:
         if type(x) is Batch:
             self.size.__float__()  # which refuses
         if isinstance(x, (bool, int, float)):
-            return float(x) if isinstance(x, float) else x
+            return x if isinstance(x, Number) else float(x) if isinstance(x, float) else x
         array = x.data if isinstance(x, Value) else np.asarray(x)
         if array.dtype.kind not in "biuf":
             self.refuse(f"step computes with {type(x).__name__}", "write a float")
@@ -344,6 +371,19 @@ class Trace:
             name = self._parameter_names.get(key, kind)
             self._known[key] = self.leaf(name, kind, array.shape, array.dtype, value=x).line
         return self._known[key]
+
+    def number(self, x: float) -> float:
+        """A number as an operand: an argument of kernels, unless it stands in the code that runs or is none of ours."""
+        if isinstance(x, Number):
+            return x
+        if not self.open or type(x) is not float or id(x) in self._literals or x != x or abs(x) == math.inf:
+            return float(x)
+        if id(x) not in self._numbers:
+            name = self._held_numbers.get(id(x), "number")
+            number = self._numbers[id(x)] = Number(x)
+            number.name = self.unique(name)
+            self._alive.append(x)  # so that no other number gets its identity
+        return self._numbers[id(x)]
 
     def draw(self, source: Callable[[Shape], np.ndarray], shape: Any, dtype: Any) -> Symbol:
         """Called in place of drawing random numbers: a symbol for an input that is drawn for all steps at once."""
@@ -368,8 +408,11 @@ class Trace:
             lines = [self.line_of(x) for x in inputs]
             return Symbol(self.add(row, lines, attributes, self._shape(row, lines, attributes)))
         self.where = self._look_around()
-        lines = [self.line_of(x) for x in inputs]
+        lines = [x if type(x) is float else self.line_of(x) for x in inputs]
         attributes = {name: self._plain(name, value) for name, value in attributes.items()}
+        if isinstance(row, ElementwisePrimitive) and row not in (table.pow, table.clip_gradient):
+            lines = [self.number(x) if isinstance(x, float) else x for x in lines]
+            attributes = {name: self.number(x) if type(x) is float else x for name, x in attributes.items()}
         if row is table.part and isinstance(lines[0], Line) and lines[0].per_row:
             row, attributes = as_simple_part(lines[0].shape, attributes["at"])
         try:
@@ -568,7 +611,8 @@ class Trace:
             needed.update(found)
             ahead += found
         nameless = [line for line in self.lines if not line.named]
-        self._names = Names(RESERVED, FORMS, [line.name for line in self.lines if line.named])
+        taken = [line.name for line in self.lines if line.named] + [x.name for x in self._numbers.values()]
+        self._names = Names(RESERVED, FORMS, taken)
         for line in [*(x for x in nameless if x in needed), *(x for x in nameless if x not in needed)]:
             assert line.row is not None
             line.name = self._name(line.row, line.inputs, line.attributes)
@@ -652,6 +696,8 @@ def _trace_once(
     names = {id(p): name.replace(".", "_") for name, p in named}
     trace = Trace(names, {id(x): name for name, x in tensors}, batch, np.dtype(states[0][2]))
     trace.codes = step_codes(cell)
+    held_numbers = [(x, name) for module in cell.modules() for name, x in vars(module).items() if type(x) is float]
+    trace._held_numbers = {id(x): name for x, name in held_numbers}
     at = lambda shape: (batch, *shape[1:])
     xs = [trace.leaf("x" if single else f"x_{i}", "input", at(s), kind) for i, (s, kind) in enumerate(inputs, 1)]
     symbols = [trace.leaf(name, "state", at(shape), dtype) for name, shape, dtype in states]
