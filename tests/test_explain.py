@@ -8,6 +8,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.__main__ import main
+from tinygrad_rnn.fusion.stages import STAGES
 
 
 class MGU(tg.nn.Cell):
@@ -159,11 +160,30 @@ def test_a_changed_cell_is_told_anew():
     assert "tanh(" not in layer.source("forward")
 
 
+def test_every_stage_prints_the_program():
+    cell = MGU(3, 4)
+    cell.input_size = 3
+    layer, said = tg.nn.Recurrent(cell), {}
+    for stage in STAGES:
+        said[stage] = layer.explain(stage)
+    assert "f[B, 4] = sigmoid(" in said["trace"] and "dh_new" not in said["trace"]
+    assert "x_Wf_and_x_Wh[B, 8] = matmul(x, Wf_and_Wh)" in said["hoist"].partition("Loop")[0]
+    assert "f_h_Uh[B, 4] = matmul(f_h, Uh)" in said["hoist"].partition("Loop")[2]
+    assert "dUh from f_h and dv_4" in said["transpose"]
+    assert "f_h[B, 4]" in said["rematerialise"].partition("Computed")[0]
+    assert "f in place of x_Wf_and_x_Wh" in said["allocate"]
+    assert said["print"].startswith(layer.source("forward"))
+    with pytest.raises(ValueError, match="'joined'"):
+        layer.explain("joined")
+
+
 def test_command_line(capsys):
     assert main(["source", "gru", "backward"]) == 0
     assert capsys.readouterr().out.startswith('"""GRUCell, backward')
     assert main(["source", "lstm", "--hidden-size", "8"]) == 0
     assert "def backward(" in (out := capsys.readouterr().out) and "def forward(" in out
+    assert main(["explain", "gru", "--stage", "hoist"]) == 0
+    assert "GRUCell after hoist" in capsys.readouterr().out
     assert main(["explain", f"{__name__}:MGU", "--input-size", "5", "--hidden-size", "6"]) == 0
     assert capsys.readouterr().out.startswith("MGU: x [T, B, 5], states h [B, 6], float64")
 

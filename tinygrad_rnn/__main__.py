@@ -65,7 +65,7 @@ def tell(chosen: argparse.Namespace) -> int:
     try:
         layer = recurrent(chosen.cell, chosen.input_size, chosen.hidden_size)
         if chosen.command == "explain":
-            print(layer.explain())
+            print(layer.explain(chosen.stage))
         else:
             directions = [chosen.direction] if chosen.direction else ["forward", "backward"]
             print("\n\n".join(map(layer.source, directions)))
@@ -77,6 +77,8 @@ def tell(chosen: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    from .fusion.stages import STAGES
+
     parser = argparse.ArgumentParser(prog="tinygrad-rnn", description=__doc__, epilog="Without a command: a tour.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     table = commands.add_parser("ops", help="the table of primitives: equation, gradients, shapes")
@@ -87,7 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes.add_argument("--hidden-size", type=int, default=64, metavar="H", help="default: 64")
     source = commands.add_parser("source", parents=[sizes], help="the kernels that a cell is compiled to")
     source.add_argument("direction", nargs="?", choices=["forward", "backward", "inference"], help="default: both")
-    commands.add_parser("explain", parents=[sizes], help="what the compiler makes of a cell, in words")
+    explain = commands.add_parser("explain", parents=[sizes], help="what the compiler makes of a cell, in words")
+    explain.add_argument("--stage", choices=STAGES, help="the program after a pass (default: the whole story)")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command is None:

@@ -9,5 +9,5 @@ backward pass), `allocate` (where everything lies), `rows` (where sequences lie)
 `specification` (what kernels have to compute, on the tape), `judge`, `recorded` and `validate`
 (whether they do), `fused` (all of it as one node of the tape). `held` has what cells hold for a sequence; `reads`,
 `parts` and `guards` know what a step read, and whether it is as it was. `compile` is where cells come in, `explain`
-says what became of them.
+says what became of them, `stages` prints a step after each pass.
 """

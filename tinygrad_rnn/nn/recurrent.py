@@ -14,6 +14,7 @@ from ..fusion.compile import Compiled, Variants, clock, compiled_cell, fused_cel
 from ..fusion.explain import explain
 from ..fusion.fused import FusedCell, Run, Sequence
 from ..fusion.specification import TapeRecord, run_on_tape
+from ..fusion.stages import at_stage
 from ..fusion.trace import Unfusable
 from .cell import Cell, States
 from .module import Module
@@ -167,18 +168,22 @@ class Recurrent(Module):
         except Unfusable as error:
             raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {error}") from None
 
-    def explain(self) -> str:
+    def explain(self, stage: str | None = None) -> str:
         """What the compiler made of the cell, in words: or why it could make nothing of it.
 
         The traced step, products that left the loop and those that stay, phases, what is kept for the backward pass and
         what is computed again, the work for each step, and where the machine code came from. See `source`.
 
+        Args:
+            stage: print the program after this pass instead: "trace", "hoist", "transpose", "rematerialise", "allocate"
+                or "print".
+
         Raises:
-            ValueError: the width of the inputs is not known yet.
+            ValueError: the width of the inputs is not known yet, or there is no such pass.
         """
         try:
             fused = self._last_fused()
-            return explain(fused.scan, fused.reports)
+            return at_stage(fused.scan, stage) if stage else explain(fused.scan, fused.reports)
         except Unfusable as error:
             return f"{type(self.cell).__name__} runs on the tape, step by step: {error}"
 

@@ -160,10 +160,10 @@ class Stack(Module):
         self._prepare()
         return self._scans[layer][0].source(direction)
 
-    def explain(self) -> str:
+    def explain(self, stage: str | None = None) -> str:
         """What the compiler made of the cells of all layers' forward directions, see `Recurrent.explain`."""
         self._prepare()
-        texts = [layer[0].explain() for layer in self._scans]
+        texts = [layer[0].explain(stage) for layer in self._scans]
         if len(texts) == 1:
             return texts[0]
         return "\n\n".join(f"Layer {number}, {text}" for number, text in enumerate(texts))
