@@ -6,10 +6,12 @@ from typing import Any
 from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.tape import no_grad
 from ..kernels.locks import lock
-from .fused import FusedCell, Sequence
+from .frames import step_line
+from .fused import FusedCell
 from .guards import Watch, clock
 from .parts import HIDDEN
-from .trace import CompilerError, Unfusable, step_line
+from .refusal import CompilerError, Unfusable
+from .sequence import Sequence
 
 
 class Compiled:

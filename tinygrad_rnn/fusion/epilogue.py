@@ -5,9 +5,9 @@ the prologue. A vector has a sum over rows, the input a product with the transpo
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
-from .emit import Block
 from .kernel import (
     BEGIN,
     END,
@@ -19,13 +19,13 @@ from .kernel import (
     Argument,
     Forward,
     Kernel,
-    columns_of,
+    matrix_of,
     shifted,
     side_by_side,
     turned,
-    view_of,
 )
-from .trace import Line
+from .print import Block
+from .program import Value, view_of
 
 
 class Backward(Kernel):
@@ -37,17 +37,17 @@ class Backward(Kernel):
 
     def __init__(self, scan: Any, block: Block, forward: Forward) -> None:
         super().__init__(scan, "backward", block)
-        plan, gradient, size = self.plan, self.plan.gradient, self.size
+        program, gradient, size = self.program, self.program.gradient, self.size
         self.forward = forward
         self.written: set[Argument] = set()  # those to whose gradients something has been
         wanted = [a for a in forward.arguments if a.line not in scan.never and a.line.dtype.kind == "f"]
         self.d = {a: self.names.new(f"d{a.name}") for a in wanted}
         self.zeroed = self._added_to()
         self.before: dict[str, str] = {}
-        for line in plan.sequences:
-            if line not in plan.hoisted and scan.argument_name(line) in self.arrays:
+        for line in program.sequences:
+            if line not in program.hoisted and scan.argument_name(line) in self.arrays:
                 self.argument(line, "rows")
-        for role, lines in ("each", plan.constants), ("vector", plan.vectors):
+        for role, lines in ("each", program.constants), ("vector", program.vectors):
             for line in lines:
                 if scan.argument_name(line) in self.arrays:
                     self.argument(line, role)
@@ -60,7 +60,7 @@ class Backward(Kernel):
         for name, width in block.buffers.items():
             self.arena.add(name, "B", width)
         for name, k in scan.transposed.items():
-            product = plan.products[k]
+            product = program.products[k]
             weights, copies = self.joined(f"{product.result.name}_weights", product.weights)
             self.write(BEGIN, *copies)
             self.pack(name, turned(weights), product.result.width, product.left.width)
@@ -71,10 +71,10 @@ class Backward(Kernel):
         for product, d in gradient.products:
             left = self._left(product.left)
             self._weights(product.weights, product.result.name, left, self._stash(d), product.left.width)
-        for line in plan.sequences:
-            if line in plan.hoisted and line in gradient.sequences:
+        for line in program.sequences:
+            if line in program.hoisted and line in gradient.sequences:
                 self._hoisted(line, self._stash(gradient.sequences[line]))
-        for state, carry in zip(plan.states, gradient.carries):
+        for state, carry in zip(program.states, gradient.carries):
             a = self._of(state, "first")
             copied = f"copy(matrix({carry.name}), matrix({self.d[a]}), B, {size(state.width)})"
             self._into(a, [copied])
@@ -104,17 +104,17 @@ class Backward(Kernel):
 
     def _added_to(self) -> set[Argument]:
         """Those whose gradients are written part by part."""
-        plan, found = self.plan, set()
+        program, found = self.program, set()
         known = self.forward.known
-        matrices = [w for product in plan.products for w in product.weights] + [h.inputs[1] for h in plan.hoisted]
-        for view in map(view_of, side_by_side(matrices)):
+        matrices = [w for product in program.products for w in product.weights] + [h.inputs[1] for h in program.hoisted]
+        for view in map(matrix_of, side_by_side(matrices)):
             if view.cut:
                 found.add(known[view.leaf, "matrix"])
-        for line in plan.hoisted:
-            left, _ = columns_of(line.inputs[0])
+        for line in program.hoisted:
+            left, _ = view_of(line.inputs[0])
             if left is not line.inputs[0]:
                 found.add(self._of(left, "rows"))
-        return found | {known[v, "vector"] for v in plan.vectors} | {known[c, "each"] for c in plan.constants}
+        return found | {known[v, "vector"] for v in program.vectors} | {known[c, "each"] for c in program.constants}
 
     def _is_fresh(self, argument: Argument) -> bool:
         """Whether its gradient holds nothing that counts."""
@@ -126,25 +126,25 @@ class Backward(Kernel):
             self.written.add(argument)
             self.write(END, f"if len({self.d[argument]}):", *(f"    {line}" for line in lines))
 
-    def _of(self, line: Line, role: str) -> Argument:
+    def _of(self, line: Value, role: str) -> Argument:
         return self.forward.known[line, self.scan.by_steps(line, role)]
 
-    def _stash(self, line: Line) -> tuple[str, int]:
+    def _stash(self, line: Value) -> tuple[str, int]:
         """The gradient that the loop leaves of a line, at every step: an array, and its first column."""
         return self.scan.stash_places[line]
 
     def _sequences(self) -> None:
         """The gradients of what the loop reads step by step, or for each sequence."""
-        gradient, size = self.plan.gradient, self.size
-        for line in (*self.plan.sequences, *self.plan.constants):
-            if line in self.plan.hoisted or line not in gradient.sequences:
+        gradient, size = self.program.gradient, self.size
+        for line in (*self.program.sequences, *self.program.constants):
+            if line in self.program.hoisted or line not in gradient.sequences:
                 continue
             (name, first), W = self._stash(gradient.sequences[line]), size(line.width)
-            argument = self._of(line, "each" if line in self.plan.constants else "rows")
+            argument = self._of(line, "each" if line in self.program.constants else "rows")
             if argument not in self.d:
                 continue
             self.used.add(name)
-            if line in self.plan.constants:
+            if line in self.program.constants:
                 place, rows = f"{name}[starts[t + 1] - B + row, {first} + j]", "starts[t + 2] - starts[t + 1]"
                 self._into(argument, [
                     "for t in range(T):", f"    for row in range({rows}):", f"        for j in range({W}):",
@@ -160,7 +160,7 @@ class Backward(Kernel):
     def _vectors(self) -> None:
         """One sum over rows for each part of a vector."""
         size = self.size
-        vectors: dict[Line, list[Any]] = {}
+        vectors: dict[Value, list[Any]] = {}
         for vector, *part in self.scan.vector_sums:
             vectors.setdefault(vector, []).append(part)
         for vector, parts in vectors.items():
@@ -184,10 +184,12 @@ class Backward(Kernel):
                               f"        {dv}[{size(first)} + j] += {name}[row, {size(start)} + j]"]  # fmt: skip
             self._into(argument, lines)
 
-    def _weights(self, weights: list[Line], title: str, left: tuple[str, str, str], d: tuple[str, int], K: int) -> None:
+    def _weights(
+        self, weights: Iterable[Value], title: str, left: tuple[str, str, str], d: tuple[str, int], K: int
+    ) -> None:
         """One product for the gradients of all weights of a product: left @ dy."""
         size, parts = self.size, side_by_side(weights)
-        views = list(map(view_of, parts))
+        views = list(map(matrix_of, parts))
         arguments, (name, first) = [self._of(view.leaf, "matrix") for view in views], d
         self.used.add(name)
         a, N = shifted(*left), sum(part.width for part in parts)
@@ -218,11 +220,11 @@ class Backward(Kernel):
             self._into(argument, [f"product({a}, {dy}, matrix({target}), {shape}, {add}, room, threads)"])
             first += part.width
 
-    def _hoisted(self, line: Line, d: tuple[str, int]) -> None:
+    def _hoisted(self, line: Value, d: tuple[str, int]) -> None:
         """The gradients of a product of the prologue."""
         size, (x, w), (name, first) = self.size, line.inputs, d
         self.used.add(name)
-        left, column = columns_of(x)
+        left, column = view_of(x)
         rows = self._of(left, "rows")
         if rows in self.d:
             (weights, copies), dy = self.joined(f"{line.name}_weights", [w]), shifted(name, "0", size(first))
@@ -231,14 +233,14 @@ class Backward(Kernel):
             self._into(rows, [*copies, f"{product}{not self._is_fresh(rows)}, room, threads)"])
         self._weights([w], line.name, (f"{self.argument(left, 'rows')}.T", size(column), "0"), d, x.width)
 
-    def _left(self, line: Line) -> tuple[str, str, str]:
+    def _left(self, line: Value) -> tuple[str, str, str]:
         """The left operand of a product of the loop at every step, transposed: an array, and where it begins."""
-        line, column = columns_of(line)
-        name, size, plan = self.scan.array_of(line), self.size, self.plan
+        line, column = view_of(line)
+        name, size, program = self.scan.array_of(line), self.size, self.program
         self.used.add(name)
-        if line in plan.sequences and line not in plan.hoisted:
+        if line in program.sequences and line not in program.hoisted:
             name = self.argument(line, "rows")
-        if line in plan.states and line not in plan.sequences:
+        if line in program.states and line not in program.sequences:
             if name not in self.before:
                 W = size(line.width)
                 before = self.before[name] = self.names.new(f"{name}_before")
@@ -250,5 +252,5 @@ class Backward(Kernel):
                     f"        copy({shifted(name, 'starts[t]', '0')}, {target}, starts[t + 2] - starts[t + 1], {W})",
                 )  # fmt: skip
             return f"{self.before[name]}.T", size(column), "0"
-        new = line in plan.outputs and line not in plan.states and line not in plan.sequences
+        new = line in program.outputs and line not in program.states and line not in program.sequences
         return f"{name}.T", size(column), "B" if new else "0"

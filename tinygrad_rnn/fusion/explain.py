@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
-from .emit import Equations, Loop
-from .plan import made_of
+from .equations import Equations
+from .print import Loop
+from .program import Value, leaf, made_of
 from .scan import Scan
-from .trace import Line
 from .validate import SWITCH, is_on
 
 WIDTH = 110
@@ -16,9 +16,9 @@ WIDTH = 110
 
 def explain(scan: Scan, compared: Iterable[object] = ()) -> str:
     """A report on a compiled step, in the order in which things happen; `compared` are those of its validations."""
-    plan = scan.plan
-    inputs = ", ".join(f"{x.name} [T, B, {x.width}]" for _, x in plan.script if x.kind == "input")
-    states = ", ".join(f"{state.name} [B, {state.width}]" for state in plan.states)
+    program = scan.program
+    inputs = ", ".join(f"{x.name} [T, B, {x.width}]" for x in program.inputs)
+    states = ", ".join(f"{state.name} [B, {state.width}]" for state in program.states)
     sections = {
         f"{scan.title}: {inputs}, states {states}, {scan.dtype.name}": [],
         "The step, as traced": _step(scan),
@@ -43,13 +43,13 @@ def explain(scan: Scan, compared: Iterable[object] = ()) -> str:
 
 def _step(scan: Scan) -> list[str]:
     """The traced step as equations. Equal parts of one value are told in one line."""
-    equations = Equations()
-    by_name = {line.name: line for _, line in scan.plan.script}
-    needed = {line.name for line in made_of(scan.plan.outputs)}
+    equations, traced = Equations(), scan.program.traced
+    assert traced is not None
+    needed = set(made_of(traced.outputs))
     parts: dict[str, list[str]] = {}
     text = []
-    for line in by_name.values():
-        if line.row is None or not equations.has_name(line) or line.name not in needed:
+    for line in traced.values:
+        if line.row is None or not equations.has_name(line) or line not in needed:
             continue
         if line.row is table.part:
             base = line.inputs[0].name
@@ -60,29 +60,29 @@ def _step(scan: Scan) -> list[str]:
         else:
             text.append(equations.describe(line))
     text = [f"{', '.join(parts[line])} = parts of {line}" if line in parts else line for line in text]
-    return [*text, f"returns {', '.join(line.name for line in scan.plan.outputs)}"]
+    return [*text, f"returns {', '.join(line.name for line in traced.outputs)}"]
 
 
-def _shapes(line: Line, rows: str) -> str:
+def _shapes(line: Value, rows: str) -> str:
     """The shapes of a product, such as "[B, 64] @ [64, 128]"."""
     return f"[{rows}, {line.inputs[0].width}] @ [{line.inputs[0].width}, {line.width}]"
 
 
-def _hoisted(scan: Scan) -> list[Line]:
+def _hoisted(scan: Scan) -> list[Value]:
     """The products of the input, which need not wait for the loop."""
-    lines = made_of([*scan.plan.sequences, *scan.plan.vectors])
+    lines = made_of([*scan.program.sequences, *scan.program.vectors])
     return [line for line in lines if line.row is table.matmul and line.per_row]
 
 
-def _weights(product: Line) -> list[Line]:
+def _weights(product: Value) -> list[Value]:
     """The right operands of a hoisted product, one by one."""
     right = product.inputs[1]
     return right.inputs if right.row is table.cat else [right]
 
 
 def _before(scan: Scan) -> list[str]:
-    plan = scan.plan
-    leaves = [*plan.sequences, *plan.vectors, *(w for product in plan.products for w in product.weights)]
+    program = scan.program
+    leaves = [*program.sequences, *program.vectors, *(w for product in program.products for w in product.weights)]
     text, equations = [], Equations()
     for line in made_of(leaves):
         if line.row is table.matmul and line.per_row:
@@ -92,7 +92,7 @@ def _before(scan: Scan) -> list[str]:
             text.append(f"{equations.describe(line)}: hoisted, one product {shapes} for all steps{joined}")
         elif line.row not in (None, table.part, table.cat) and equations.has_name(line):
             text.append(equations.describe(line) + (": for all steps" if line.per_row else ""))
-    for product in plan.products:
+    for product in program.products:
         names = ", ".join(weights.name for weights in product.weights)
         text.append(f"{names}: packed for the products in the loop")
     return text or ["nothing"]
@@ -109,14 +109,14 @@ def _phases(phases: list[tuple[str, list[Loop]]]) -> Iterator[str]:
             yield f"{number}. {name}, for each row: " + "; then ".join(_loop(*loop) for loop in loops if loop[1])
 
 
-def _product(line: Line) -> str:
+def _product(line: Value) -> str:
     right = line.inputs[1]
     if right.kind == "weights":  # of the backward pass, transposed
         return f"{line.name} = {line.inputs[0].name} @ ({right.name.removesuffix('_weights_T')}'s weights).T"
     return Equations().describe(line)
 
 
-def _loop(width: int, lines: list[Line]) -> str:
+def _loop(width: int, lines: list[Value]) -> str:
     names = ", ".join(dict.fromkeys(line.name for line in lines))
     if width == 1:
         return names
@@ -128,8 +128,8 @@ def _loop(width: int, lines: list[Line]) -> str:
 def _kept(scan: Scan) -> list[str]:
     size = scan.dtype.itemsize
     one = lambda line: f"{line.name} {line.width * size}"
-    states = [f"{one(state)}" for state in scan.plan.states]
-    total = sum(line.width for line in [*scan.residuals, *scan.plan.states]) * size
+    states = [f"{one(state)}" for state in scan.program.states]
+    total = sum(line.width for line in [*scan.residuals, *scan.program.states]) * size
     return [
         f"bytes for each step and row: {', '.join([*map(one, scan.residuals), *states])}; together {total:,}",
         "and what was computed for all steps before the loop",
@@ -137,13 +137,13 @@ def _kept(scan: Scan) -> list[str]:
 
 
 def _recomputed(scan: Scan) -> list[str]:
-    gradient = set(scan.plan.gradient.lines)
-    again = [x for x in scan.plan.backward if x not in gradient and x.row is not table.part]
+    gradient = set(scan.program.gradient.values)
+    again = [x for x in scan.program.backward if x not in gradient and x.row is not table.part]
     return [f"computed again rather than kept: {', '.join(map(Equations().describe, again))}"] if again else []
 
 
 def _after(scan: Scan) -> list[str]:
-    gradient, text = scan.plan.gradient, []
+    gradient, text = scan.program.gradient, []
     for product, d in gradient.products:
         names = ", ".join(f"d{weights.name}" for weights in product.weights)
         rows, k = "T * B", product.left.width
@@ -153,7 +153,7 @@ def _after(scan: Scan) -> list[str]:
         text.append(f"d{vector.name} = sum of {', '.join(name for _, name in found)} over all T * B rows")
     for line in _hoisted(scan):
         left, weights = line.inputs[0], _weights(line)
-        d = gradient.sequences.get(line, Line(f"d{line.name}", "gradient", line.shape, line.dtype))
+        d = gradient.sequences.get(line, leaf(f"d{line.name}", "gradient", line.shape, line.dtype))
         names = ", ".join(f"d{each.name}" for each in weights)
         text.append(f"{names} = {left.name}.T @ {d.name}, and d{left.name} where x wants a gradient: one product each")
     return text or ["nothing"]
@@ -162,14 +162,14 @@ def _after(scan: Scan) -> list[str]:
 def _work(scan: Scan) -> list[str]:
     flops = lambda lines: sum(2 * line.inputs[0].width * line.width for line in lines if line.row is table.matmul)
     maths = lambda lines: sum(line.width for line in lines if isinstance(line.row, ElementwisePrimitive))
-    plan = scan.plan
-    hoisted, forward, backward = flops(_hoisted(scan)), flops(plan.forward), flops(plan.backward)
-    deferred = sum(2 * product.left.width * d.width for product, d in plan.gradient.products)
+    program = scan.program
+    hoisted, forward, backward = flops(_hoisted(scan)), flops(program.loop), flops(program.backward)
+    deferred = sum(2 * product.left.width * d.width for product, d in program.gradient.products)
     return [
-        f"forward: {hoisted:,} flops in hoisted products, {forward:,} in products of the loop, {maths(plan.forward):,} "
+        f"forward: {hoisted:,} flops in hoisted products, {forward:,} in products of the loop, {maths(program.loop):,} "
         "elementwise operations",
         f"backward: {backward:,} flops in products of the loop, {deferred + hoisted:,} in products after it (twice "
-        f"the hoisted ones if x wants a gradient), {maths(plan.backward):,} elementwise operations",
+        f"the hoisted ones if x wants a gradient), {maths(program.backward):,} elementwise operations",
     ]
 
 

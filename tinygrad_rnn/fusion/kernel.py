@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 from ..autograd import table
 from ..kernels.memory import spaced_by
 from ..kernels.vector import ROW_BYTES
-from .emit import Block, index_text, wrapped
+from .equations import index_text, wrapped
 from .names import RESERVED, Names
-from .trace import Line, _columns, is_view
+from .print import Block
+from .program import Value, view_of
 
 BEGIN, PROLOGUE, LOOP, END = 1, 2, 4, 8
 ALL = BEGIN | PROLOGUE | LOOP | END
@@ -50,15 +51,15 @@ class Argument(NamedTuple):
         name: its own.
     """
 
-    line: Line
+    line: Value
     role: str
     name: str
 
 
-class View(NamedTuple):
+class Matrix(NamedTuple):
     """A matrix that is another one turned over or cut: `leaf` and what is written behind its name."""
 
-    leaf: Line
+    leaf: Value
     suffix: str
 
     @property
@@ -67,7 +68,7 @@ class View(NamedTuple):
         return "[" in self.suffix
 
 
-def view_of(line: Line) -> View:
+def matrix_of(line: Value) -> Matrix:
     """What a matrix is a view of, as far as kernels can read views."""
     suffix = ""
     while line.row in (table.permute, table.part) and len(line.shape) == len(line.inputs[0].shape) == 2:
@@ -78,25 +79,16 @@ def view_of(line: Line) -> View:
         else:
             break
         line = line.inputs[0]
-    return View(line, suffix.replace(".T.T", ""))
+    return Matrix(line, suffix.replace(".T.T", ""))
 
 
-def side_by_side(lines: Iterable[Line]) -> list[Line]:
+def side_by_side(lines: Iterable[Value]) -> list[Value]:
     """The matrices that make one up."""
-    found: list[Line] = []
+    found: list[Value] = []
     for line in lines:
         together = line.row is table.cat and line.attributes["dim"] in (1, -1) and len(line.shape) == 2
         found += side_by_side(line.inputs) if together else [line]
     return found
-
-
-def columns_of(line: Line) -> tuple[Line, int]:
-    """What a line takes columns of, and the first of them."""
-    first = 0
-    while line.row is table.part and is_view(line.inputs[0], line.attributes["at"]):
-        first += _columns(line.inputs[0], line.attributes["at"])[0]
-        line = line.inputs[0]
-    return line, first
 
 
 class Arena:
@@ -162,12 +154,12 @@ class Kernel:
     source: str
 
     def __init__(self, scan: Any, direction: str, block: Block) -> None:
-        self.scan, self.plan, self.direction = scan, scan.plan, direction
+        self.scan, self.program, self.direction = scan, scan.program, direction
         self.body, arrays = block.loop()
         self.arrays = set(arrays)
         self.names = Names(RESERVED, given=[*arrays, *scan.array_names, *block.numbers])
         self.arguments: list[Argument] = []
-        self.known: dict[tuple[Line, str], Argument] = {}  # the same by line and role
+        self.known: dict[tuple[Value, str], Argument] = {}  # the same by line and role
         self.results: list[str] = []
         self.used: set[str] = set(arrays)
         self.stages: dict[int, list[str]] = {BEGIN: [], PROLOGUE: [], LOOP: [], END: []}
@@ -177,7 +169,7 @@ class Kernel:
     def write(self, stage: int, *lines: str) -> None:
         self.stages[stage] += lines
 
-    def argument(self, line: Line, role: str) -> str:
+    def argument(self, line: Value, role: str) -> str:
         """The name of an array that the kernel is given."""
         role = self.scan.by_steps(line, role)
         if (line, role) in self.known:
@@ -189,12 +181,12 @@ class Kernel:
         self.arguments.append(argument)
         return name
 
-    def matrix(self, line: Line) -> str:
+    def matrix(self, line: Value) -> str:
         """A matrix of parameters, as an array."""
-        leaf, suffix = view_of(line)
+        leaf, suffix = matrix_of(line)
         return self.argument(leaf, "matrix") + suffix
 
-    def joined(self, name: str, lines: Iterable[Line]) -> tuple[str, list[str]]:
+    def joined(self, name: str, lines: Iterable[Value]) -> tuple[str, list[str]]:
         """Matrices side by side, as an array; and the lines that make it, if it is none of the arguments."""
         parts = side_by_side(lines)
         if len(parts) == 1:
@@ -249,9 +241,9 @@ class Forward(Kernel):
 
     def __init__(self, scan: Any, direction: str, block: Block) -> None:
         super().__init__(scan, direction, block)
-        plan, training, size = self.plan, direction == "forward", self.size
-        self.whole = plan.states[: len(plan.gradient.dys) if training else 1]
-        hoisted = [line for line in plan.sequences if line in plan.hoisted]
+        program, training, size = self.program, direction == "forward", self.size
+        self.whole = program.states[: len(program.gradient.dys) if training else 1]
+        hoisted = [line for line in program.sequences if line in program.hoisted]
         for line in scan.operands:  # in the order of the cell's own
             for role in scan.roles.get(line, ()):
                 self.argument(line, role)
@@ -263,7 +255,7 @@ class Forward(Kernel):
         self.begin()
         for name, width in block.buffers.items():
             self.arena.add(name, "B", width)
-        for state in [] if training else plan.states[1:]:
+        for state in [] if training else program.states[1:]:
             self.arena.add(state.name, "2 * B", state.width)
         weights = {}
         for line in hoisted:
@@ -273,7 +265,7 @@ class Forward(Kernel):
             if not training:
                 self.arena.add(line.name, "tile", line.width)
                 self.used.add(line.name)
-            left, column = columns_of(line.inputs[0])
+            left, column = view_of(line.inputs[0])
             a = shifted(self.argument(left, "rows"), "0" if training else "starts[first + 1] - B", size(column))
             shape = f"{'total' if training else 'tile'}, {size(line.width)}, {size(line.inputs[0].width)}"
             b, y = f"matrix({weights[line]})", f"matrix({line.name})"
@@ -296,20 +288,20 @@ class Forward(Kernel):
 
     def begin(self) -> None:
         """What the loop starts from."""
-        for state in self.plan.states:
+        for state in self.program.states:
             first = self.argument(state, "first")
             self.write(BEGIN, f"copy(matrix({first}), matrix({state.name}), B, {self.size(state.width)})")
             self.used.add(state.name)
-        for product in self.plan.products:
+        for product in self.program.products:
             weights, copies = self.joined(f"{product.result.name}_weights", product.weights)
             self.write(BEGIN, *copies)
             self.pack(self.scan.weights[product.result], weights, product.left.width, product.result.width)
 
     def end(self) -> None:
         """The final values of the states."""
-        self.finals = [self.names.new(f"{state.name}_last") for state in self.plan.states]
+        self.finals = [self.names.new(f"{state.name}_last") for state in self.program.states]
         lines = []
-        for state, final in zip(self.plan.states, self.finals):
+        for state, final in zip(self.program.states, self.finals):
             brief = self.direction == "inference" and state not in self.whole
             source = shifted(state.name, f"{'t % 2 * B' if brief else 'starts[t]'} + going", "0")
             target = shifted(final, "going", "0")

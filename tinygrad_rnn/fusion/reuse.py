@@ -11,15 +11,14 @@ from typing import NamedTuple
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
-from .emit import Block, lines_in, reached, readers_of
-from .plan import Memory, Plan, _base, _read
-from .trace import Line, _columns, is_view
+from .program import Program, Value, base_of, columns, is_view, reached, readers_of, sources_of
+from .schedule import Memory, Schedule, loop_width
 
 
 class Reader(NamedTuple):
-    """A line that reads columns [first, last) of an array, and when; see `_order`."""
+    """A value that reads columns [first, last) of an array, and when; see `_order`."""
 
-    line: Line
+    value: Value
     first: int
     last: int
     order: tuple[int, ...]
@@ -32,102 +31,102 @@ class Reader(NamedTuple):
         return self.order < order or (self.order == order and (self.first, self.last) == (first, last))
 
 
-def kept_in_place(block: Block, plan: Plan) -> dict[Line, Memory]:
+def kept_in_place(schedule: Schedule, program: Program) -> dict[Value, Memory]:
     """Places in sequences for what the forward kernel keeps."""
-    needed_again = {y for line in plan.backward for y in _read(line)}
-    needed_after = _needed_after(plan)
-    found: dict[Line, Memory] = {}
-    free = block.inside - needed_after
-    saved = [x for x in plan.saved if isinstance(x.row, ElementwisePrimitive) and x in free]
-    everybody, users = readers(block), readers_of(block.lines)
-    for sequence in _sequences_of_our_own(plan):
-        if sequence in needed_again or sequence in block.stores or sequence in plan.outputs:
+    needed_again = {y for value in program.backward for y in sources_of(value)}
+    needed_after = _needed_after(program)
+    found: dict[Value, Memory] = {}
+    free = schedule.inside - needed_after
+    saved = [x for x in program.residuals if isinstance(x.row, ElementwisePrimitive) and x in free]
+    everybody, users = readers(schedule), readers_of(schedule.values)
+    for sequence in _sequences_of_our_own(program):
+        if sequence in needed_again or sequence in schedule.stores or sequence in program.outputs:
             continue
         theirs = everybody.get(sequence, [])
         for first, last in sorted({(r.first, r.last) for r in theirs}):
             overlapping = [r for r in theirs if r.first < last and first < r.last]
-            place = block.places[sequence]._replace(first=first, width=last - first)
+            place = schedule.places[sequence]._replace(first=first, width=last - first)
             if any(place.overlaps(memory) for memory in found.values()):
                 continue
             fitting = [x for x in saved if x.width == last - first and x not in found]
-            fitting = [x for x in fitting if all(r.is_done(first, last, _order(block, x)) for r in overlapping)]
+            fitting = [x for x in fitting if all(r.is_done(first, last, _order(schedule, x)) for r in overlapping)]
             # By choice a value that was computed from what was there: the gate i in place of its pre-activation.
-            made_of_it = reached([r.line for r in overlapping], lambda x: users.get(x, ()))
-            for line in sorted(fitting, key=lambda x: x not in made_of_it)[:1]:
-                found[line] = place
+            made_of_it = reached([r.value for r in overlapping], lambda x: users.get(x, ()))
+            for value in sorted(fitting, key=lambda x: x not in made_of_it)[:1]:
+                found[value] = place
     return found
 
 
-def spare_afterwards(block: Block, plan: Plan, kept: dict[Line, Memory]) -> dict[Line, Memory]:
+def spare_afterwards(schedule: Schedule, program: Program, kept: dict[Value, Memory]) -> dict[Value, Memory]:
     """What nobody reads after the backward kernel; besides what is `kept` in place."""
-    candidates = [*_sequences_of_our_own(plan), *plan.saved]
-    taken, needed = {memory.array for memory in kept.values()}, _needed_after(plan)
-    found = {line: block.places[line] for line in candidates if line in block.places and line not in kept}
-    return {line: m for line, m in found.items() if line not in needed and m.array not in taken}
+    candidates = [*_sequences_of_our_own(program), *program.residuals]
+    taken, needed = {memory.array for memory in kept.values()}, _needed_after(program)
+    found = {value: schedule.places[value] for value in candidates if value in schedule.places and value not in kept}
+    return {value: m for value, m in found.items() if value not in needed and m.array not in taken}
 
 
-def _sequences_of_our_own(plan: Plan) -> list[Line]:
+def _sequences_of_our_own(program: Program) -> list[Value]:
     """Sequences that were computed before the loop and that only the loop reads."""
-    return list(plan.hoisted)
+    return list(program.hoisted)
 
 
-def _needed_after(plan: Plan) -> set[Line]:
+def _needed_after(program: Program) -> set[Value]:
     """What is read after the loop, for the gradients of weights."""
-    return {_base(product.left) for product in plan.products}
+    return {base_of(product.left) for product in program.products}
 
 
 def gradients_in_place(
-    block: Block, kept: dict[Line, Memory], stashed: dict[Line, int], everybody: dict[Line, list[Reader]]
+    schedule: Schedule, kept: dict[Value, Memory], stashed: dict[Value, int], everybody: dict[Value, list[Reader]]
 ) -> str | None:
-    """The array in which the gradients `stashed` (line -> its first column) may be kept, if there is one.
+    """The array in which the gradients `stashed` (value -> its first column) may be kept, if there is one.
 
     Args:
         kept: values that the backward kernel reads, and where: in arrays as wide as that of the gradients.
-        everybody: the `readers` of the block.
+        everybody: the `readers` of the schedule.
     """
     for name in dict.fromkeys(memory.array for memory in kept.values()):
-        values = {line: memory for line, memory in kept.items() if memory.array == name}
-        if all(_may_take(block, line, first, values, everybody) for line, first in stashed.items()):
+        values = {value: memory for value, memory in kept.items() if memory.array == name}
+        if all(_may_take(schedule, value, first, values, everybody) for value, first in stashed.items()):
             return name
     return None
 
 
 def _may_take(
-    block: Block, line: Line, first: int, values: dict[Line, Memory], everybody: dict[Line, list[Reader]]
+    schedule: Schedule, d: Value, first: int, kept: dict[Value, Memory], everybody: dict[Value, list[Reader]]
 ) -> bool:
     """Whether a gradient may be written over the values in its columns."""
-    if not isinstance(line.row, ElementwisePrimitive) or line not in block.inside:
+    if not isinstance(d.row, ElementwisePrimitive) or d not in schedule.inside:
         return False
-    for value, memory in values.items():
-        if memory.overlaps(memory._replace(first=first, width=line.width)):
-            same_columns = (memory.first, memory.width) == (first, line.width)
+    for value, memory in kept.items():
+        if memory.overlaps(memory._replace(first=first, width=d.width)):
+            same_columns = (memory.first, memory.width) == (first, d.width)
             for reader in everybody.get(value, ()):
-                if not same_columns or not reader.is_done(0, value.width, _order(block, line)):
+                if not same_columns or not reader.is_done(0, value.width, _order(schedule, d)):
                     return False
     return True
 
 
-def readers(block: Block) -> dict[Line, list[Reader]]:
-    """Who reads the lines that a block finds in memory, directly or through their parts."""
-    found: dict[Line, list[Reader]] = {}
+def readers(schedule: Schedule) -> dict[Value, list[Reader]]:
+    """Who reads the values that a schedule finds in memory, directly or through their parts."""
+    found: dict[Value, list[Reader]] = {}
 
-    def add(line: Line, y: Line, order: tuple[int, ...]) -> None:
-        found.setdefault(y, []).append(Reader(line, 0, y.width, order))
-        if y.row is table.part and is_view(y.inputs[0], y.attributes["at"]):
+    def add(value: Value, y: Value, order: tuple[int, ...]) -> None:
+        found.setdefault(y, []).append(Reader(value, 0, y.width, order))
+        if is_view(y):
             source = y.inputs[0]
-            found.setdefault(source, []).append(Reader(line, *_columns(source, y.attributes["at"]), order))
+            found.setdefault(source, []).append(Reader(value, *columns(y), order))
 
-    for line in block.lines:
-        for y in () if line.row is table.part else lines_in(line):
-            add(line, y, _order(block, line))
-    for line in block.copied():
-        add(line, line, (*block.copy_level(line), line.width, 1))  # at the end of its loop
+    for value in schedule.values:
+        for y in () if value.row is table.part else value.operands:
+            add(value, y, _order(schedule, value))
+    for value in schedule.copied():
+        add(value, value, (*schedule.copy_level(value), value.width, 1))  # at the end of its loop
     return found
 
 
-def _order(block: Block, line: Line) -> tuple[int, ...]:
-    """When the loop runs that computes a line: phase, loop in the phase, and loops of one kind by width.
+def _order(schedule: Schedule, value: Value) -> tuple[int, ...]:
+    """When the loop runs that computes a value: phase, loop in the phase, and loops of one kind by width.
 
     The products of a phase come before its loops.
     """
-    return (*block.levels[line], 0 if line.row is table.matmul else block._loop_width(line), 0)
+    return (*schedule.levels[value], 0 if value.row is table.matmul else loop_width(value), 0)

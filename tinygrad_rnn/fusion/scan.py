@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -18,13 +18,12 @@ from ..kernels.sharing import Shared
 from ..kernels.team import team
 from ..kernels.threads import get_num_threads
 from .allocate import Allocation
-from .emit import Loop, module
 from .epilogue import Backward
 from .kernel import ALL, BEGIN, END, LOOP, PROLOGUE, Forward
 from .names import printable
-from .plan import Plan
+from .print import Loop, module
+from .program import Program
 from .rows import Rows
-from .trace import Line
 
 ROWS_PER_THREAD = 4  # fewer rows than this are not worth a thread
 WORK_PER_THREAD = 1_100_000  # multiply-adds of the loop below which a thread does not pay: some 20 microseconds
@@ -64,8 +63,8 @@ class Scan(Allocation):
         work, around: multiply-adds of the loop and of hoisted products, for a row and step, roughly.
     """
 
-    def __init__(self, plan: Plan, title: str, leaves: list[Line], noise: Iterable[Line] = ()) -> None:
-        super().__init__(plan, leaves, noise)
+    def __init__(self, program: Program, title: str) -> None:
+        super().__init__(program)
         self.title = printable(title)
         self.sources: dict[str, str] = {}
         self.phases: dict[str, list[tuple[str, list[Loop]]]] = {}  # see Block
@@ -73,9 +72,9 @@ class Scan(Allocation):
         self.built: dict[str, tuple[str, float]] = {}
         self.shared: dict[str, Shared] = {}
         self.layouts: dict[str, dict[Rows, Layout]] = {"forward": {}, "inference": {}, "backward": {}}
-        self.work = sum(p.left.width * p.result.width for p in plan.products)
-        self.work += 16 * sum(state.width for state in plan.states)
-        self.around = sum(line.inputs[0].width * line.width for line in plan.hoisted)
+        self.work = sum(p.left.width * p.result.width for p in program.products)
+        self.work += 16 * sum(state.width for state in program.states)
+        self.around = sum(line.inputs[0].width * line.width for line in program.hoisted)
         self.forward = Forward(self, "forward", self.blocks["forward"])
         self.inference = Forward(self, "inference", self.blocks["inference"])
         self.backward = Backward(self, self.blocks["backward"], self.forward)
@@ -86,9 +85,9 @@ class Scan(Allocation):
         number = {known: i for i, known in enumerate(self.forward.known)}
         self.read_again = [number[known] for known in self.backward.known]
         self.watched_again = [k for k, read in enumerate(self.backward.watched) if read]
-        gradient = plan.gradient
+        gradient = program.gradient
         self.arriving = [(x.width, False) for x in gradient.dys] + [(x.width, True) for x in gradient.carries]
-        self.row_bytes = sum(line.width for line in plan.hoisted) * self.dtype.itemsize
+        self.row_bytes = sum(line.width for line in program.hoisted) * self.dtype.itemsize
 
     def _write(self, direction: str, kernel: str) -> None:
         block = self.blocks[direction]
@@ -170,7 +169,7 @@ class Scan(Allocation):
             kernel = self.inference if direction == "inference" else self.forward
             whole = (1, B + total) if rows.ragged else (rows.T + 1, B)
             results = [room_for((*whole, state.width)) for state in kernel.whole]
-            results += [room_for((B, state.width)) for state in self.plan.states]
+            results += [room_for((B, state.width)) for state in self.program.states]
         results.append(room_for((self._arena_size(direction, rows, tile),)))
         short = total * (self.work + self.around) < 2 * WORK_PER_THREAD and steps >= rows.T
         kept = (keep,) if direction == "backward" else ()
@@ -218,8 +217,8 @@ class Scan(Allocation):
         arrived: list[Any],
         gradients: tuple[list[Any], list[tuple[int, Any, Any]]],
         keep: int = 2,
-    ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-        """The backward pass: the gradients of the arguments; those of the states, and the arena.
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The backward pass: the gradients of the arguments; those of the states.
 
         Args:
             arrays, every, residuals: of the call; the last are overwritten.
@@ -249,18 +248,7 @@ class Scan(Allocation):
         read = [arrays[i] for i in self.read_again]
         read += [every[k] for k in self.watched_again]
         self.launch("backward", rows, layout, [*read, *states, *found, residuals, arena])
-        return found, states, arena
-
-    def backward_views(
-        self, rows: Rows, residuals: np.ndarray, states: list[np.ndarray], arena: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """The arrays that the backward kernel found and left in memory, by name."""
-        named = dict(zip((x.name for x in (*self.plan.gradient.dys, *self.plan.gradient.carries)), states))
-        ragged = rows.total < rows.T * rows.B
-        found = self.forward.residuals.views(residuals, rows.total, rows.B)
-        for name, array in self.overwritten.items():
-            found[name] = found.pop(array)
-        return named | found | self.backward.arena.views(arena, rows.total, rows.B, ragged)
+        return found, states
 
 
 def copied(arena: np.ndarray) -> np.ndarray:

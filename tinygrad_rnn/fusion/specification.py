@@ -13,7 +13,7 @@ from ..autograd.tensor import Tensor
 from .trace import Locals
 
 if TYPE_CHECKING:
-    from .fused import Sequence
+    from .sequence import Sequence
 
 States = tuple[Tensor, ...]
 

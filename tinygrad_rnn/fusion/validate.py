@@ -33,7 +33,8 @@ from .specification import TapeRecord, run_on_tape
 from .trace import Unfusable
 
 if TYPE_CHECKING:
-    from .fused import FusedCell, Way
+    from .fused import FusedCell
+    from .node import Way
 
 T, B, LENGTHS = 4, 3, (2, 4, 1)  # of the batch
 DRAWS = 3
@@ -92,7 +93,7 @@ def validate(fused: "FusedCell", way: "Way", rows: Rows) -> Report:
     Raises:
         Mismatch: they differ, whatever was drawn; or the step fails on such a batch.
     """
-    number = np.zeros((1, 1), fused.plan.states[0].dtype)
+    number = np.zeros((1, 1), fused.program.states[0].dtype)
     matmul.forward(number, number)  # whose machine code is made once a process, for everybody
     start, random_state = time.perf_counter(), get_rng_state()
     compiling = fused.scan.seconds_compiling()
@@ -128,16 +129,16 @@ class _Trial:
         self.random = np.random.default_rng(draw)
         self.lengths = np.array(LENGTHS) if isinstance(rows, RaggedRows) else None
         self.rows = full_rows(T, B, rows.flipped) if self.lengths is None else RaggedRows(T, self.lengths, rows.flipped)
-        plan, leaves = fused.plan, fused.leaves
+        program, leaves = fused.program, fused.leaves
         self._restart()
         with no_grad():
             self.held = self.cell.values_of_sequence(B)
         self.after_held = get_rng_state()
         held = [value for _, values in self.held for value in values.values()]
         inputs: Any = [self._drawn((T, B, *line.shape[1:]), line.dtype) for line in leaves[: fused.inputs]]
-        self.tensors: list[Any] = [*inputs, *held, *fused.fixed, *self._states(plan.states)]
+        self.tensors: list[Any] = [*inputs, *held, *fused.fixed, *self._states(program.states)]
         self.sequence = fused.sequence(
-            tuple(inputs), tuple(self.tensors[-len(plan.states) :]), rows.flipped, self.lengths
+            tuple(inputs), tuple(self.tensors[-len(program.states) :]), rows.flipped, self.lengths
         )
 
     def _restart(self) -> None:
@@ -205,7 +206,7 @@ class _Trial:
         return found, starts
 
     def _names(self, watched: int) -> list[str]:
-        names = [state.name for state in self.fused.plan.states]
+        names = [state.name for state in self.fused.program.states]
         return [*(f"{name} after every step" for name in names[:watched]), *(f"the last {name}" for name in names)]
 
     def _tape(self, starts: list[np.ndarray | None], precise: bool) -> dict[str, np.ndarray]:
@@ -233,7 +234,7 @@ class _Trial:
         """The step, run by a judge."""
         set_rng_state(self.after_held)
         judge, places = Judge(rounded), set(self.places)
-        fixed = range(self.fused.inputs, len(self.tensors) - len(self.fused.plan.states))
+        fixed = range(self.fused.inputs, len(self.tensors) - len(self.fused.program.states))
         for i, x in enumerate(self.tensors):
             judge.leaf(x, i in places, i in fixed)
         with set_mode("grad", bool(places)), set_mode("tracer", judge):

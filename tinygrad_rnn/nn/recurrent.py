@@ -12,7 +12,9 @@ from ..autograd.tape import mode, no_grad
 from ..autograd.tensor import Tensor
 from ..fusion.compile import Compiled, Variants, clock, compiled_cell, fused_cell, last_fused_cell
 from ..fusion.explain import explain
-from ..fusion.fused import FusedCell, Run, Sequence
+from ..fusion.fused import FusedCell
+from ..fusion.node import Run
+from ..fusion.sequence import Sequence
 from ..fusion.specification import TapeRecord, run_on_tape
 from ..fusion.stages import at_stage
 from ..fusion.trace import Unfusable
@@ -183,7 +185,7 @@ class Recurrent(Module):
         """
         try:
             fused = self._last_fused()
-            return at_stage(fused.scan, stage) if stage else explain(fused.scan, fused.reports)
+            return at_stage(fused.stages, fused.scan, stage) if stage else explain(fused.scan, fused.reports)
         except Unfusable as error:
             return f"{type(self.cell).__name__} runs on the tape, step by step: {error}"
 

@@ -304,8 +304,8 @@ SATURATES = frozenset("tanh sigmoid sin cos sign softmax erf phi clamp eq ne lt 
 def _handed_on(new: Tensor, seen: States) -> set[int]:
     """Which states a new state has in it as they are, or times something: not by way of weights, nor bounded."""
     symbols = isinstance(new, Symbol)
-    start = new.line if isinstance(new, Symbol) else new.node
-    sources = [s.line if isinstance(s, Symbol) else s.node for s in seen]
+    start = new.value if isinstance(new, Symbol) else new.node
+    sources = [s.value if isinstance(s, Symbol) else s.node for s in seen]
     ahead, met, found = [start], set(), set()
     while ahead:
         here: Any = ahead.pop()

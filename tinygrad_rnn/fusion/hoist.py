@@ -1,0 +1,117 @@
+"""Hoist: what does not wait for the loop over time leaves it.
+
+    maths of parameters alone           is computed once a call, on the tape
+    products of the input               go to the prologue, as one product over all T * B rows each
+    maths of the input that a product   is computed on the tape, for all steps at once
+    there is made of
+    products of states                  stay in the loop
+    everything else                     is elementwise maths and row reductions between them
+"""
+
+from collections.abc import Callable
+
+from ..autograd import table
+from ..autograd.primitive import ElementwisePrimitive
+from .builder import too_many
+from .program import MOST_OPERATIONS, Program, Value, base_of, depending, needed_for, sources_of
+from .refusal import Unfusable
+
+# Rows that are not computed both before the loop and in it: the first two are made of other values there, and what the
+# last one clips is the gradient of all uses together.
+ONCE = (table.softmax, table.log_softmax, table.clip_gradient)
+
+
+def hoist(program: Program) -> Program:
+    """The program with its values sorted: what the loop computes, what it reads, and the products before it.
+
+    Raises:
+        Unfusable: an operation that has no place in a kernel.
+    """
+    noise_and_inputs = (*program.inputs, *program.noise)
+    from_x, from_state = depending(program.values, noise_and_inputs), depending(program.values, program.states)
+    at_each_step = lambda value: value in from_x or value in from_state
+    products = {x for x in from_x - from_state if x.row is table.matmul}
+    before = needed_for(products, lambda value: False)
+    # Other operands of products are computed twice.
+    ready = {*products, *(value for value in before if value.row in ONCE)}
+    stop = lambda value: value in ready or not at_each_step(value)
+    needed = needed_for(program.outputs, stop)
+    inside = [value for value in program.values if value in needed and not stop(value)]
+    loop = [value for value in inside if value.kind == "operation"]
+    if len(loop) > MOST_OPERATIONS:
+        raise too_many(f"{len(loop):,} in the loop over time")
+    for value in loop:
+        _check(value, at_each_step)
+    made_of_others = {y for value in before for y in value.operands}
+    simple = lambda value: value in products and value in needed and value not in made_of_others
+    hoisted = [value for value in program.values if simple(value) and _is_simple(value, from_x)]
+    return with_leaves(program._replace(hoisted=tuple(hoisted), loop=tuple(loop)))
+
+
+def with_leaves(program: Program) -> Program:
+    """The program with what its loop reads."""
+    inside = {*program.loop, *program.states}
+    leaves: set[Value] = set()
+    for value in [*program.loop, *program.outputs]:
+        # Of a product only what it multiplies: its weights are packed before the loop.
+        read = [base_of(value.inputs[0])] if value.row is table.matmul else sources_of(value)
+        leaves |= {y for y in read if y.kind not in ("zeros", "weights") and y not in inside}
+    leaves |= {base_of(output) for output in program.outputs} - inside
+    for leaf in leaves:
+        if leaf.per_row and len(leaf.shape) > 2:
+            raise no_place(leaf)
+    ordered = [value for value in program.values if value in leaves]
+    assert len(ordered) == len(leaves), "the loop reads a value that nobody computes"
+    of_rate = lambda rate: tuple(value for value in ordered if value.rate == rate)
+    return program._replace(sequences=of_rate("step"), constants=of_rate("sequence"), vectors=of_rate("fixed"))
+
+
+def _is_simple(value: Value, from_x: set[Value]) -> bool:
+    """Whether a product of the input is one of a matrix with parameters."""
+    left, right = value.inputs
+    simple = isinstance(left, Value) and isinstance(right, Value) and len(left.shape) == len(right.shape) == 2
+    return simple and left.per_row and not right.per_row and right not in from_x
+
+
+def _check(value: Value, at_each_step: Callable[[Value], bool]) -> None:
+    """Refuse what has no place in a kernel."""
+    row = value.row
+    assert row is not None
+    if isinstance(row, ElementwisePrimitive) or row in (table.part, table.cat, table.cast):
+        fits = value.per_row and len(value.shape) <= 2
+    elif row is table.expand:
+        fits = value.per_row and len(value.shape) == 2
+    elif row is table.reshape:
+        fits = value.per_row and value.width == 1 and value.inputs[0].width == 1
+    elif row in (table.sum, table.amax, table.amin):
+        fits = value.attributes["dim"] == (1,) and len(value.inputs[0].shape) == 2
+    elif row in (table.softmax, table.log_softmax):
+        fits = value.attributes["dim"] == 1 and len(value.shape) == 2
+    elif row is table.matmul:
+        left, right = value.inputs
+        fits = isinstance(left, Value) and at_each_step(left) and len(left.shape) == 2 and not at_each_step(right)
+    else:
+        fits = False
+    if not fits:
+        raise no_place(value)
+
+
+def no_place(value: Value) -> Unfusable:
+    """What to say of a value that has no place in a kernel: what to write instead."""
+    row, operands = value.row, value.operands
+    if max(len(x.shape) for x in [value, *operands] if x.per_row or x is value) > 2:
+        lead = "write values of shape [B, width], with tg.cat([a, b], -1) and h[:, first:last] for several in one"
+    elif row is table.matmul and operands[-1].timed:
+        lead = "write (a * b).sum(-1, keepdim=True) for the product of two values of a row"
+    elif row is table.matmul:
+        lead = "write h @ W, with the weights on the right"
+    elif row is table.index:
+        lead = "write tg.cat([h[:, 1:2], h[:, 0:1]], -1), or let the columns of a weight have that order"
+    elif row is table.cumsum:
+        lead = "write h @ tg.triu(tg.ones(h.shape[1], h.shape[1], dtype=h.dtype)) for tg.cumsum(h, -1)"
+    elif row is table.sum_to:
+        lead = "write sum(-1, keepdim=True)"
+    else:
+        lead = "write it with elementwise maths, sums over the columns and products with weights"
+    assert row is not None
+    return Unfusable(f"a kernel has no place for {row.name} of such a kind: {lead} ({value.where})")

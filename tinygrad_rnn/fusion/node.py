@@ -1,0 +1,156 @@
+"""A run of a compiled cell as it stands on the tape: several outputs, and the gradients that are wanted."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..autograd.tape import Node
+from .kernel import Argument
+from .program import Program, Value
+from .rows import Rows
+from .scan import MOST_LAYOUTS, Scan
+
+
+class Cotangents:
+    """The gradients of a scan's several outputs, on their way through a tape whose values have one."""
+
+    shape: tuple[()] = ()
+    base = None
+
+    def __init__(self, parts: dict[int, Any]) -> None:
+        self.parts = parts
+
+    def __add__(self, other: "Cotangents") -> "Cotangents":
+        both = dict(self.parts)
+        for k, gradient in other.parts.items():
+            both[k] = both[k] + gradient if k in both else gradient
+        return Cotangents(both)
+
+    __iadd__ = __add__
+
+
+class Output:
+    """The tape's operation between a scan and its k-th output."""
+
+    name = "scan"
+    fresh = False
+    scatter = None
+
+    def __init__(self, k: int) -> None:
+        self.k = k
+
+    def gradients(self, dy: Any, saved: tuple[Any, ...]) -> list[Any]:
+        return [Cotangents({self.k: dy})]
+
+    def rewrap(self, node: Node) -> tuple[Any, ...]:
+        return ()
+
+
+class Way(NamedTuple):  # a tuple, so that it is found by one
+    """How a compiled cell is called: which leaves need a gradient, and whether somebody looks at what is inside."""
+
+    needs: tuple[bool, ...]
+    recorded: bool
+
+    def __str__(self) -> str:
+        if self.recorded:
+            return "training, recorded"
+        return "training" if True in self.needs else "inference"
+
+
+INFERENCE = Way((), False)
+
+
+class Mask:
+    """The gradient mask of a call: what follows from which operands of the node need a gradient.
+
+    Args:
+        operands: of the node.
+        needs: which of them do.
+
+    Attributes:
+        places: their positions.
+        wanted: for each gradient that the kernel has, whether it is computed.
+        gradients: (which of the kernel's, to which of `places` it belongs, the value and role of the argument if
+            its gradient is not laid out as it is).
+        outputs: of the states that are watched, at every step, and of all at the end, those that depend on one of them:
+            final values are the initial ones of a sequence without steps.
+    """
+
+    def __init__(
+        self, program: Program, watched: int, scan: Scan, operands: list[Value], needs: tuple[bool, ...]
+    ) -> None:
+        self.places = [i for i, need in enumerate(needs) if need]
+        place = {operands[i]: k for k, i in enumerate(self.places)}
+        reached = depending_states(program, place)
+        at_last = [r or state in place for r, state in zip(reached, program.states)]
+        every = reached[:watched]
+        self.outputs = [Output(k) if r else None for k, r in enumerate(every + at_last)]
+        self.wanted = tuple(argument.line in place for argument in scan.backward.d)
+        self.gradients = [
+            (i, place[argument.line], argument.line, _role(argument))
+            for i, argument in enumerate(scan.backward.d) if argument.line in place
+        ]  # fmt: skip
+        self._arrays: dict[Any, Any] = {}
+
+    def arrays(self, scan: Scan, rows: Rows) -> Any:
+        """The arrays for the gradients, see `Scan.gradients`."""
+        key = rows.T, rows.B, rows.total
+        found = self._arrays.get(key)
+        if found is None:
+            if len(self._arrays) >= MOST_LAYOUTS:
+                self._arrays.clear()
+            found = self._arrays[key] = scan.gradients(self.wanted, rows)
+        return found
+
+
+def _role(argument: Argument) -> str | None:
+    """The role of an argument whose gradient is not laid out as it is itself."""
+    as_it_is = argument.role == "matrix" or (argument.role == "vector" and len(argument.line.shape) == 1)
+    return None if as_it_is else argument.role
+
+
+def depending_states(program: Program, sources: Any) -> list[bool]:
+    """For each state, whether a gradient of its values reaches a source, over any number of steps but none."""
+    reached = set(sources)
+    for _ in program.states:  # what one state reaches, another one may at the next step
+        before = len(reached)
+        for value in program.values:
+            if value.row is not None and any(x in reached for x in differentiated(value)):
+                reached.add(value)
+        reached |= {state for state, new in zip(program.states, program.outputs) if new in reached}
+        if len(reached) == before:
+            break
+    return [new in reached for new in program.outputs]
+
+
+def differentiated(value: Value) -> list[Value]:
+    """The operands that a gradient of the value reaches."""
+    assert value.row is not None
+    places = tuple(i for i, x in enumerate(value.inputs) if isinstance(x, Value))
+    return [value.inputs[i] for i in value.row.adjoint(places).wanted]
+
+
+class Run:
+    """One run of a compiled cell: what its gradient needs.
+
+    Attributes:
+        rows: the layout of the batch.
+        arrays: the arguments of the forward kernel.
+        every: the values of the states that are watched, [1 + T, B, width] with the initial ones first.
+        residuals: what the forward kernel left for the backward one.
+        mask: for which gradients.
+        recorded: whether somebody will look at what is inside: nothing is overwritten then.
+        leaves, noise: if so, the arrays of leaves as they were given, and what was drawn.
+        arrived: if so, the gradients of states that the backward kernel found, and carried from step to step.
+    """
+
+    leaves: list[np.ndarray]
+    noise: list[np.ndarray]
+    arrived: list[np.ndarray] | None = None
+
+    def __init__(
+        self, rows: Rows, arrays: list[Any], every: list[Any], residuals: Any, mask: Mask, recorded: bool
+    ) -> None:
+        self.rows, self.arrays, self.every, self.residuals = rows, arrays, every, residuals
+        self.mask, self.recorded = mask, recorded

@@ -1,0 +1,349 @@
+"""Print: a schedule as Numba source that reads like the step.
+
+It becomes the body of a loop over time, which calls products and row functions in turn, and the row functions, which
+hold the maths:
+
+    multiply(...)                          # h_weight_hh_T[row] = h[old + row] @ weight_hh_T
+    for row in range(lo, top):
+        forward_1(H, x_weight_ih_T[now + row][0:H], ..., c[old + row], c[new + row], h[new + row])
+
+Rows of the batch never meet, so the loop can be given any range of them, and each thread gets one for all steps.
+Sequences may end at different steps: `top` is where the rows that are still running end, see `rows`. `kernel` has the
+rest of the function in which the loop stands.
+"""
+
+import ast
+import bisect
+import functools
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from ..autograd import table
+from ..autograd.primitive import ElementwisePrimitive
+from .equations import Equations, in_sizes, number_text, parse, wrapped
+from .names import IMPORTS, Names
+from .program import Number, Value, reached, readers_of
+from .schedule import Loops, Memory, Schedule, reduces
+
+PANEL = "PANEL = ROW_BYTES // {}  # the width of a panel of packed weights"
+MOST_NODES = 240  # of an expression in one statement: Python reads nested ones only so far
+
+Loop = tuple[int, list[Value]]  # over how many columns, and what gets a name there: the rest is part of its expression
+
+
+class Block:
+    """The loop of one direction, on its way to text.
+
+    Args:
+        name: "forward" or "backward": the first part of the row functions' names.
+        schedule: what is computed when, and where.
+        weights: product -> the name of its packed right operand.
+        sizes: names of widths.
+        origin: value -> the forward value it is the gradient of, for comments.
+        towards: value -> the forward value it is a part of the gradient of.
+        notes: on what arrays hold, for the reader.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schedule: Schedule,
+        weights: dict[Value, str],
+        sizes: dict[int, str],
+        origin: dict[Value, Value],
+        towards: dict[Value, Value],
+        notes: list[str],
+    ) -> None:
+        self.name, self.schedule, self.weights, self.sizes = name, schedule, weights, sizes
+        self.origin, self.towards, self.notes = origin, towards, notes
+        self.buffers = schedule.buffers
+        self.names = {x.name for value in schedule.values for x in (value, *value.operands)}
+        self.functions: set[str] = set()
+        self.equations = Equations()
+        self.row_functions: list[str] = []
+        self.numbers: dict[str, float] = {}  # arguments that are no arrays
+        self.phases: list[tuple[str, list[Loop]]] = []  # what is called, in order, and the loops in there
+
+    def size(self, n: int) -> str:
+        """A width or column as text, in terms of the named sizes."""
+        return in_sizes(n, self.sizes)
+
+    def loop(self) -> tuple[list[str], list[str]]:
+        """The body of the loop over time, and the names of its arrays in order; the row functions lie beside it."""
+        body: list[str] = []
+        arrays: dict[str, None] = {}
+        for products, loops in self.schedule.phases:
+            for product in products:
+                self.phases.append(("multiply", [(product.width, [product])]))
+                body += self._product_call(product, arrays)
+            if loops:
+                body += ["for row in range(lo, top):", f"    {self._row_function(loops, arrays)}"]
+        return body, list(arrays)
+
+    def _product_call(self, product: Value, arrays: dict[str, None]) -> list[str]:
+        schedule, weights, adds = self.schedule, self.weights[product], product in self.schedule.adds_to
+        left, result = schedule.memory(product.inputs[0]), schedule.places[product]
+        assert left is not None
+        arrays |= dict.fromkeys([left.array, weights, result.array])
+        rows = lambda m: f"shift(matrix({m.array}), {m.where.removesuffix('row')}lo, {self.size(m.first)})"
+        n, k = self.size(product.width), self.size(product.inputs[0].width)
+        return [
+            f"# {result.array}[{result.where}] {'+=' if adds else '='} {left.array}[{left.where}] @ {weights}",
+            f"multiply({rows(left)}, panels({weights}), {rows(result)}, top - lo, {n}, {k}, {adds})",
+        ]
+
+    def _row_function(self, loops: Loops, arrays: dict[str, None]) -> str:
+        """Emit the function of one phase; returns the call."""
+        row = RowFunction(self, loops)
+        name = f"{self.name}_{len(self.row_functions) + 1}"
+        self.row_functions.append(row.text(name))
+        self.phases.append((name, row.loops))
+        self.functions |= row.functions
+        self.numbers |= row.numbers
+        arrays |= dict.fromkeys(memory.array for memory in row.arguments.values())
+        actual = []
+        for memory in row.arguments.values():
+            index = f"{memory.where}, {self.size(memory.first)}" if memory.where else f"{self.size(memory.first)},"
+            actual.append(f"at({memory.array}, ({index}))")
+        return f"{name}({', '.join([*self.sizes.values(), *row.numbers, *actual])})"
+
+
+class RowFunction:
+    """The maths of one phase for one row of the batch: scalars, and loops over columns."""
+
+    def __init__(self, block: Block, loops: Loops) -> None:
+        self.block, self.schedule, self._loops = block, block.schedule, loops
+        self.values = {value: None for values, _ in loops.values() for value in values}
+        loop_of = {value: number for number, (values, _) in loops.items() for value in values}
+        # Read by another loop than the one that computes it.
+        self.leaving = {y for x in self.values for y in x.operands if loop_of.get(y) != loop_of[x]}
+        self.unions: list[Memory] = []  # places that are passed as one, since columns of theirs are read or written
+        self._write()
+        overlapping = [union for union, places in self._together() if len(places) > 1]
+        if overlapping:  # the compiler could not be told that arguments are distinct
+            self.unions = overlapping
+            self._write()
+
+    def _write(self) -> None:
+        """Emit the loops."""
+        self.arguments: dict[str, Memory] = {}
+        self.passed: dict[Memory, str] = {}  # the other way round
+        self.names = Names(given=self.block.names)
+        self.functions: set[str] = set()
+        self.body: list[str] = []
+        self.loops: list[Loop] = []
+        self.numbers: dict[str, float] = {}  # arguments
+        for (_, width), (values, copies) in self._loops.items():
+            self.body += _Statements(self, width, values, copies).lines()
+
+    def text(self, name: str) -> str:
+        """The source of the function."""
+        flags = "REDUCE" if any(map(reduces, self.values)) else "JIT"
+        parameters = ", ".join([*self.block.sizes.values(), *self.numbers, *self.arguments])
+        computed = dict.fromkeys(x.name for _, results in self.loops for x in results)
+        text = wrapped(f"# One row: {', '.join(computed)}.", "") + f"@njit(**{flags})\n"
+        text += wrapped(f"def {name}({parameters}):", "")
+        return text + "".join(wrapped(x, "    ") for x in ["distinct()", *self.body])
+
+    def _together(self) -> list[tuple[Memory, list[Memory]]]:
+        """Arguments that share columns, directly or by way of others, with the smallest place that holds them."""
+        found: list[tuple[Memory, list[Memory]]] = []
+        for place in sorted(self.arguments.values()):
+            if found and found[-1][0].overlaps(place):
+                union, places = found[-1]
+                end = max(union.first + union.width, place.first + place.width)
+                found[-1] = union._replace(width=end - union.first), [*places, place]
+            else:
+                found.append((place, [place]))
+        return found
+
+    # ---- Elements and formulas ---------------------------------------------------------------------------------------
+
+    def element(self, name: str, memory: Memory, width: int) -> str:
+        """An element of a place in memory, at column j unless there is but one."""
+        union = self._union_of(memory)
+        if union is not None:
+            start = memory.first - union.first
+            terms = [self.block.size(start)] * (start > 0) + ["j"] * (width != 1)
+            return f"{self._argument(name, union)}[{' + '.join(terms) or 0}]"
+        return f"{self._argument(name, memory)}[{'j' if width != 1 else '0'}]"
+
+    def constant(self, x: Any) -> ast.expr:
+        """A number: as it stands in the step, or by the name of an argument."""
+        if isinstance(x, Number):
+            self.numbers[x.name] = x
+        return parse(f"real({x.name if isinstance(x, Number) else number_text(x)})")
+
+    def _union_of(self, memory: Memory) -> Memory | None:
+        """The last union that does not begin after a place; unions share no columns."""
+        at = bisect.bisect_right(self.unions, (memory.array, memory.where, memory.first, math.inf))
+        return self.unions[at - 1] if at and self.unions[at - 1].overlaps(memory) else None
+
+    def _argument(self, name: str, memory: Memory) -> str:
+        """The parameter that stands for a place in memory; the same place is passed once."""
+        if memory in self.passed:
+            return self.passed[memory]
+        while name in self.arguments:
+            name = self.names.new(name)
+        self.arguments[name], self.passed[memory] = memory, name
+        return name
+
+    def expression(self, x: Value, operand: Callable[[Any], ast.expr]) -> ast.expr:
+        """The formula of a value's row with its operands in place of the names."""
+        row = x.row
+        assert row is not None
+        values = {name: operand(y) for name, y in zip(row.inputs, x.inputs)}
+        if isinstance(row, ElementwisePrimitive):
+            values |= {name: self.constant(value) for name, value in x.attributes.items()}
+            formula = row.formula
+        else:  # repeated or cast, or a reduction of one element
+            formula = "real(x)" if row is table.cast else "x"
+            values = {"x": operand(x.inputs[0])}
+        functions = self.functions
+
+        class Fill(ast.NodeTransformer):
+            def visit_Name(self, node: ast.Name) -> ast.AST:
+                return values.get(node.id, node)
+
+            def visit_Call(self, node: ast.Call) -> ast.AST:
+                assert isinstance(node.func, ast.Name)
+                if node.func.id != "real":
+                    functions.add(node.func.id)
+                node.args = [self.visit(argument) for argument in node.args]
+                return node
+
+            def visit_Constant(self, node: ast.Constant) -> ast.AST:
+                return parse(f"real({node.value!r})")
+
+        return Fill().visit(parse(formula))
+
+
+class _Statements:
+    """One loop over `width` columns; statements without a loop if it is 1."""
+
+    def __init__(self, row: RowFunction, width: int, values: list[Value], copies: dict[Value, list[Memory]]) -> None:
+        self.row, self.width, self.values, self.copies = row, width, values, copies
+        self.block, self.schedule = row.block, row.schedule
+        self.group = set(values)
+        self.users = readers_of(values)
+        self.inlined: dict[Value, ast.expr] = {}
+        self.before: list[str] = []
+        self.inside: list[str] = []
+        self.after: list[str] = []
+        self.results: list[Value] = []
+        row.loops.append((width, self.results))
+        # What somebody else reads than the value that takes its place is read before.
+        self.written = {memory: x for x in values for memory in self.schedule.stores.get(x, [])}
+        self.read_first: dict[Value, tuple[str, Memory]] = {}
+        ancestors = functools.cache(lambda x: reached([x], lambda y: y.inputs if y in self.group else ()))
+        for x in values:
+            for y in x.operands:
+                memory = None if y in self.group else self.schedule.memory(y)
+                if memory in self.written and x not in ancestors(self.written[memory]):
+                    self.read_first[y] = (f"{y.name}_j" if y.name in row.arguments else y.name, memory)
+
+    def lines(self) -> list[str]:
+        """The text."""
+        for x in self.values:
+            (self._reduction if reduces(x) and self.width != 1 else self._maths)(x)
+        for x, places in self.copies.items():
+            for place in self._places(f"{x.name}_copy", places, self.width):
+                self.inside.append(f"{place} = {ast.unparse(self._operand(x))}")
+            self.results.append(x)
+        first = [
+            f"{name} = {self.row.element(name, memory, self.width)}  # {self.written[memory].name} will take its place"
+            for name, memory in self.read_first.values()
+        ]
+        inside = [*first, *self.inside]
+        if self.width != 1 and inside:
+            inside = [f"for j in range({self.block.size(self.width)}):", *(f"    {x}" for x in inside)]
+        return [*self.before, *inside, *self.after]
+
+    def _maths(self, x: Value) -> None:
+        """A statement, or a part of the only one that reads it."""
+        expression = self.row.expression(x, self._operand)
+        places = self.schedule.stores.get(x, [])
+        named = x.named or any(x in which for which in (self.row.leaving, self.block.origin, self.schedule.sums))
+        if len(self.users.get(x, ())) == 1 and not named and not places and _count(expression) <= MOST_NODES:
+            self.inlined[x] = expression
+            return
+        self.results.append(x)
+        self.inside.append(f"{x.name} = {ast.unparse(expression)}{self._comment(x)}")
+        self.inside += [f"{place} = {x.name}" for place in self._places(f"{x.name}_out", places, self.width)]
+        self._add_up(x, self.inside, self.width)
+
+    def _reduction(self, x: Value) -> None:
+        """A sum or an extreme over the loop."""
+        self.results.append(x)
+        value, comment = ast.unparse(self._operand(x.inputs[0])), self._comment(x)
+        if x.row is table.sum:
+            self.before.append(f"{x.name} = real(0){comment}")
+            self.inside.append(f"{x.name} += {value}")
+        else:
+            sign = ">" if x.row is table.amax else "<"
+            self.before.append(f"{x.name} = real({'-' if sign == '>' else ''}1e400){comment}")
+            self.inside.append(f"{x.name} = {value} if {value} {sign} {x.name} or {value} != {value} else {x.name}")
+        places = self.schedule.stores.get(x, [])
+        self.after += [f"{self.row.element(f'{x.name}_out', memory, 1)} = {x.name}" for memory in places]
+        self._add_up(x, self.after, 1)
+
+    def _add_up(self, x: Value, lines: list[str], width: int) -> None:
+        if x in self.schedule.sums:
+            lines.append(f"{self.row.element(f'{x.name}_sum', self.schedule.sums[x], width)} += {x.name}")
+
+    def _places(self, name: str, places: list[Memory], width: int) -> list[str]:
+        numbered = [name, *(f"{name}_{i}" for i in range(2, len(places) + 1))]
+        return [self.row.element(each, memory, width) for each, memory in zip(numbered, places)]
+
+    def _comment(self, x: Value) -> str:
+        if x in self.block.origin:
+            return f"  # gradient of: {self.block.equations.describe(self.block.origin[x])}"
+        return f"  # a part of the gradient of {self.block.towards[x].name}" if x in self.block.towards else ""
+
+    def _operand(self, y: Any) -> ast.expr:
+        """What stands for an operand in an expression."""
+        if not isinstance(y, Value):
+            return self.row.constant(y)
+        if y in self.inlined:
+            return self.inlined[y]
+        if y.kind == "zeros":
+            return parse("real(0)")
+        memory = self.schedule.memory(y)
+        scalar = y.width == 1 and (y in self.row.values or (y in self.schedule.inside and memory is None))
+        if y in self.group or scalar:
+            return parse(y.name)
+        if y in self.read_first:
+            return parse(self.read_first[y][0])
+        assert memory is not None, f"{y!r} is nowhere"
+        return parse(self.row.element(y.name, memory, y.width))
+
+
+def _count(expression: ast.expr) -> int:
+    """The number of nodes of an expression, those that it holds several times counted as often."""
+    return sum(1 for _ in ast.walk(expression))
+
+
+def module(title: str, text: str, bits: int, functions: set[str]) -> str:
+    """Generated functions with their imports; `functions` are those of `maths` that they may call."""
+    words = set(re.findall(r"\w+", text))
+
+    def imported(room: str, names: set[str]) -> list[str]:
+        used = sorted(names & words)
+        return [f"from {room} import {', '.join(used)}"] if used else []
+
+    kernels, maths = "tinygrad_rnn.kernels", f"maths{bits}"
+    lines = [
+        f'"""{title}: generated from its step."""',
+        "",
+        "from numba import njit",
+        "",
+        *([f"from {kernels}.{maths} import f as real"] if "real(" in text else []),
+        *imported(f"{kernels}.{maths}", functions),
+        *(line for room, names in IMPORTS.items() for line in imported(f"{kernels}.{room}", names)),
+        *([f"from {kernels}.vector import ROW_BYTES", "", PANEL.format(bits // 8)] if "PANEL" in words else []),
+        "",
+        text,
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,86 @@
+"""Rematerialise: what the backward pass reads is saved, or computed once more where that is cheaper.
+
+Saved, as residuals, is what its values name and what cannot be had back from that by a few cheap operations.
+"""
+
+from ..autograd import table
+from .batch import BATCH
+from .program import Program, Value, base_of, needed_for, operation, sources_of
+
+CHEAP = (
+    table.add, table.sub, table.mul, table.neg, table.square, table.relu, table.where, table.part, table.expand,
+    table.eq, table.ne, table.lt, table.le, table.gt, table.ge, table.logical_and, table.logical_or,
+    table.logical_not, table.cast, table.maximum, table.minimum, table.abs, table.sign, table.reshape,
+)  # fmt: skip
+DEPTH = 3  # of cheap operations in a row
+
+
+def rematerialise(program: Program) -> Program:
+    """The program with its residuals, and with the backward step as it is computed."""
+    gradient = program.gradient
+    at_hand = {
+        *program.states, *program.outputs, *program.sequences, *program.constants, *program.vectors,
+        *gradient.carries, *gradient.dys,
+    }  # fmt: skip
+    roots = [d for d in gradient.states if d is not None]
+    roots += [*gradient.sequences.values(), *(d for _, d in gradient.products), *(d for *_, d in gradient.vectors)]
+    used = needed_for(roots, lambda value: value.kind != "operation")
+    values = [value for value in gradient.values if value in used]
+    inside = set(program.loop)
+    read = {y for value in [*values, *roots] for y in sources_of(value) if y in inside}
+    read |= inside.intersection(roots)
+    saved: set[Value] = set()
+
+    def is_cheap(value: Value, depth: int) -> bool:
+        """Whether a value can be had from memory by at most `depth` cheap operations in a row."""
+        if value in at_hand or value in saved or value.kind in ("zeros", "constant"):
+            return True
+        if value not in inside or not depth:
+            return False
+        if value.row in (table.tanh, table.sigmoid):  # of a state, say: as fast as to write and read it again
+            return value.inputs[0] in at_hand
+        return value.row in CHEAP and all(is_cheap(base_of(y), depth - 1) for y in value.operands)
+
+    for value in program.loop:
+        if value in read and value not in at_hand and not is_cheap(value, DEPTH):
+            saved.add(value)
+    again: set[Value] = set()
+    ahead = [value for value in program.loop if value in read]
+    while ahead:
+        value = ahead.pop()
+        if value in inside and value not in at_hand and value not in saved and value not in again:
+            again.add(value)
+            for y in value.operands:
+                if y not in at_hand:  # a slice may be, of what is not
+                    ahead += [y, base_of(y)]
+    again |= {y for value in values for y in value.operands if y in inside and y.row is table.part}
+    in_order = lambda some: [value for value in program.loop if value in some]
+    return program._replace(residuals=tuple(in_order(saved)), backward=(*in_order(again), *values))
+
+
+def lower(program: Program) -> Program:
+    """The program with every softmax of the forward step as elementwise maths and reductions of a row."""
+
+    def change(value: Value, inputs: tuple[Value, ...]) -> list[Value]:
+        if value.row not in (table.softmax, table.log_softmax) or value not in loop:
+            return []
+        made: list[Value] = []
+
+        def make(name: str, row: table.Primitive, *operands: Value, width: int = 1, **attributes: object) -> Value:
+            name = program.names.new(f"{name}_{value.name}")
+            made.append(operation(name, row, operands, attributes, (BATCH, width), value.dtype, value.where))
+            return made[-1]
+
+        x, width = inputs[0], value.width
+        top = make("max", table.amax, x, dim=(1,), keepdim=True)
+        below = make("below", table.sub, x, top, width=width)
+        e = make("exp", table.exp, below, width=width)
+        total = make("sum", table.sum, e, dim=(1,), keepdim=True)
+        row, operands = table.div, (e, total)
+        if value.row is table.log_softmax:
+            row, operands = table.sub, (below, make("log", table.log, total))
+        made.append(operation(value.name, row, operands, {}, value.shape, value.dtype, value.where, value.named))
+        return made
+
+    loop = set(program.loop)
+    return program.rebuilt(change)

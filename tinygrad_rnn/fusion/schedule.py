@@ -1,0 +1,254 @@
+"""Schedule: the values of one direction in phases, and a place in memory for those that leave their loop.
+
+A phase is products, and then a function of one row of the batch: loops over its columns, one after the other where a
+reduction ends or the width changes. A value that only its own loop reads is a local variable there; any other has a
+place in memory. A value is computed as late as it can be where that saves it one.
+"""
+
+from typing import NamedTuple
+
+from ..autograd import table
+from ..autograd.primitive import ElementwisePrimitive
+from .program import Value, base_of, columns, reached, readers_of
+
+Level = tuple[int, int]  # the phase, and the loop in it
+
+
+class Memory(NamedTuple):
+    """Columns [first, first + width) of the rows of an array.
+
+    Attributes:
+        array: its name.
+        where: how a row is found, such as "now + row"; empty for a vector that all rows share.
+    """
+
+    array: str
+    where: str
+    first: int
+    width: int
+
+    def overlaps(self, other: "Memory") -> bool:
+        """Whether two places have columns in common."""
+        if (self.array, self.where) != (other.array, other.where):
+            return False
+        return self.first < other.first + other.width and other.first < self.first + self.width
+
+    def columns(self, first: int, width: int) -> "Memory":
+        """Some of its columns."""
+        return self._replace(first=self.first + first, width=width)
+
+
+Stores = dict[Value, list[Memory]]
+Loops = dict[tuple[int, int], tuple[list[Value], Stores]]  # (when, width) -> what is computed, and what is copied where
+
+
+class Phase(NamedTuple):
+    """Products, and loops over the columns of a row."""
+
+    products: list[Value]
+    loops: Loops
+
+
+class Schedule:
+    """When and where the values of one direction are computed.
+
+    Args:
+        values: to compute, operands before results.
+        places: where values that are not computed here are found.
+        stores: where computed values go.
+        sums: value -> where its values are added up over all steps.
+
+    Attributes:
+        buffers: the arrays that only this loop uses -> their widths.
+        adds_to: products that add to what their memory holds.
+        phases: what happens when.
+    """
+
+    def __init__(
+        self, values: list[Value], places: dict[Value, Memory], stores: Stores, sums: dict[Value, Memory]
+    ) -> None:
+        self.places, self.sums = dict(places), sums
+        self.stores: Stores = {value: list(memories) for value, memories in stores.items()}
+        self.values = list(values)
+        self.inside = set(self.values)
+        self.buffers: dict[str, int] = {}
+        self.adds_to: set[Value] = set()
+        self._same: dict[Value, Value] = {}  # a sum -> the product that adds to the rest of it
+        self._place_concatenations()
+        self._place_products()
+        self._stored_in: dict[Memory, list[Value]] = {}
+        for value, memories in self.stores.items():
+            for memory in memories:
+                self._stored_in.setdefault(memory, []).append(value)
+        self.levels: dict[Value, Level] = {}
+        for value in self.values:
+            self.levels[value] = self._level(value)
+        self._sink()
+        self._place_what_leaves_its_loop()
+        assert self.inside.issuperset(sums), "a value that no loop computes cannot be summed there"
+        self.phases = self._phases()
+
+    # ---- Where values live -------------------------------------------------------------------------------------------
+
+    def memory(self, value: Value) -> Memory | None:
+        """Where a value can be read, if it is in memory at all."""
+        if value in self.places:
+            return self.places[value]
+        if value.row is table.part:
+            whole = self.memory(value.inputs[0])
+            return None if whole is None else whole.columns(columns(value)[0], value.width)
+        return self.stores[value][0] if value in self.stores else None
+
+    def _buffer(self, value: Value) -> Memory:
+        """New memory for a value: one row for each row of the batch."""
+        name = f"{value.name}_buffer"
+        self.buffers[name] = value.width
+        return Memory(name, "row", 0, value.width)
+
+    def _store(self, value: Value) -> None:
+        """See to it that a value is in memory."""
+        if self.memory(value) is None:
+            base = base_of(value)
+            self.stores.setdefault(base, []).append(self._buffer(base))
+
+    def _place_concatenations(self) -> None:
+        """A concatenation is memory that its pieces are written to."""
+        for value in reversed(self.values):
+            if value.row is table.cat:
+                self._store(value)
+                homes = self.stores.pop(value)
+                for home in homes:
+                    first = 0
+                    for piece in value.inputs:
+                        self.stores.setdefault(piece, []).append(home.columns(first, piece.width))
+                        first += piece.width
+                self.places[value] = homes[0]
+
+    def _place_products(self) -> None:
+        """Give products and their left operands memory; where x + product is wanted there, let the product add to x."""
+        readers, position = readers_of(self.values), {value: i for i, value in enumerate(self.values)}
+        for product in [value for value in self.values if value.row is table.matmul]:
+            self._store(product.inputs[0])
+            homes, total = self.stores.get(product), None
+            if homes is None and len(readers.get(product, ())) == 1:
+                total = self._sum_of(product, readers, position)
+            if total is None:
+                self.places[product] = homes[0] if homes else self._buffer(product)
+                continue
+            (other,) = [y for y in total.inputs if y is not product]
+            home, *copies = self.stores.pop(total)
+            self.stores.setdefault(other, []).insert(0, home)
+            self.places[product] = self.places[total] = home
+            if copies:
+                self.stores[product] = [home, *copies]
+            self.adds_to.add(product)
+            self._same[total] = product
+            self.inside.discard(total)
+        self.values = [value for value in self.values if value in self.inside]
+
+    def _sum_of(
+        self, product: Value, readers: dict[Value, list[Value]], position: dict[Value, int]
+    ) -> Value | None:
+        """The sum that a product can add itself to: it goes to memory, and the rest of it can be there first."""
+        (total,) = readers[product]
+        if total.row is not table.add or total not in self.stores or total in self.sums:  # whose terms a loop needs
+            return None
+        others = [y for y in total.inputs if y is not product]
+        other = others[0] if others else None
+        if not isinstance(other, Value) or not other.shape == total.shape == product.shape:
+            return None
+        if other.row in (table.matmul, table.cat):
+            return None
+        if other in self.inside and (readers[other] != [total] or other in self.stores):
+            return None
+        after = lambda x: position.get(x, -1) >= position[product]  # who comes before is not made of it
+        waits = after(other) and product in reached([other], lambda x: filter(after, x.operands))
+        return None if waits else total
+
+    def _place_what_leaves_its_loop(self) -> None:
+        for value in self.values:
+            for y in value.operands:
+                if y not in self.inside or self.memory(y) is not None:
+                    continue
+                same_loop = self.levels[y] == self.levels[value] and loop_width(y) == loop_width(value)
+                scalar = y.width == 1 and self.levels[y][0] == self.levels[value][0]
+                if not same_loop and not scalar and value.row is not table.cat:
+                    self.stores.setdefault(y, []).append(self._buffer(y))
+
+    # ---- When values are computed ------------------------------------------------------------------------------------
+
+    def _level(self, value: Value) -> Level:
+        """(phase, loop within the phase) in which a value is computed or, for a product, can first be read."""
+        if value.row is table.matmul:
+            waits_for = [self._level_of(value.inputs[0])]
+            if value in self.adds_to:
+                waits_for += [self._level_of(y) for y in self._stored_in[self.places[value]] if y is not value]
+            return max(phase for phase, _ in waits_for) + 1, 0
+        return max((self._readable(value, y) for y in value.operands), default=(0, 0))
+
+    def _level_of(self, value: Value) -> Level:
+        value = self._same.get(value, value)
+        if value in self.inside:
+            return self.levels[value] if value in self.levels else self._level(value)
+        return self._level_of(value.inputs[0]) if value.row is table.part else (0, 0)
+
+    def _readable(self, reader: Value, y: Value) -> Level:
+        """The level at which `reader` can read `y`: that of y, or the next loop if y must be complete."""
+        phase, loop = self._level_of(y)
+        base = y.inputs[0] if y.row is table.part else y
+        base = self._same.get(base, base)
+        if base not in self.inside or base.row is table.matmul:
+            return phase, loop
+        other_width = y.width != 1 and loop_width(reader) != y.width
+        complete = reduces(base) or base.row is table.cat or base is not y or other_width
+        return (phase, loop + 1) if complete and reader.row is not table.cat else (phase, loop)
+
+    def copied(self) -> dict[Value, list[Memory]]:
+        """The values that are copied to places in memory from another one, rather than computed there."""
+        copies = {x: places for x, places in self.stores.items() if x not in self.inside or x.row is table.part}
+        products = {x: places[1:] for x, places in self.stores.items() if x.row is table.matmul and x in self.inside}
+        return copies | {x: places for x, places in products.items() if places}
+
+    def copy_level(self, value: Value) -> Level:
+        """The level at which a value can be copied: that of a slice, when all of what it is taken from is there."""
+        return self._readable(value, value)
+
+    def _sink(self) -> None:
+        """Move values down to the first loop that reads them, where that saves them a place in memory."""
+        readers = readers_of(self.values)
+        can_move: set[Value] = set()
+        for value in self.values:
+            placed = value in self.stores or value in self.places or value in self.sums
+            # Columns that are copied are read from memory.
+            copied = any(y.row is table.part and y in self.stores for y in readers.get(value, ()))
+            if isinstance(value.row, ElementwisePrimitive) and not placed and not copied:
+                if all(y in can_move for y in value.operands if y in self.inside and self.memory(y) is None):
+                    can_move.add(value)
+        for value in reversed(self.values):
+            if value in readers and value in can_move:
+                self.levels[value] = max(self.levels[value], min(self.levels[reader] for reader in readers[value]))
+
+    def _phases(self) -> list[Phase]:
+        last = max([phase for phase, _ in self.levels.values()], default=0)
+        phases = [Phase([], {}) for _ in range(last + 1)]
+        for value in self.values:
+            phase, loop = self.levels[value]
+            if value.row is table.matmul:
+                phases[phase].products.append(value)
+            elif value.row not in (table.part, table.cat):
+                phases[phase].loops.setdefault((loop, loop_width(value)), ([], {}))[0].append(value)
+        for value, places in self.copied().items():
+            phase, loop = self.copy_level(value)
+            phases[phase].loops.setdefault((loop, value.width), ([], {}))[1][value] = places
+        return [Phase(products, dict(sorted(loops.items()))) for products, loops in phases]
+
+
+def reduces(value: Value) -> bool:
+    """Whether a value is a reduction of a row."""
+    return value.row in (table.sum, table.amax, table.amin)
+
+
+def loop_width(value: Value) -> int:
+    """Over how many columns the loop runs that computes a value."""
+    width: int = (value.inputs[0] if reduces(value) else value).width
+    return width

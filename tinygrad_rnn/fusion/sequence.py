@@ -1,0 +1,46 @@
+"""What a cell is run over."""
+
+from typing import Any
+
+import numpy as np
+
+from ..autograd.tensor import Tensor
+from ..kernels.locks import lazy
+from .rows import RaggedRows, Rows, full_rows
+
+States = tuple[Tensor, ...]
+
+
+class Sequence:
+    """What a cell is run over.
+
+    Args:
+        x: [T, B, I], or a tuple of inputs [T, B, ...] that a step gets as a tuple.
+        states: the initial ones.
+        reverse: start at the end.
+        lengths: [B], of the sequences; None if all have T steps.
+        watched: of how many states, from the first, the values at every step are wanted.
+    """
+
+    def __init__(
+        self, x: Any, states: States, reverse: bool = False, lengths: np.ndarray | None = None, watched: int = 1
+    ) -> None:
+        self.several = isinstance(x, tuple)
+        self.inputs: States = x if self.several else (x,)
+        self.T: int = self.inputs[0].shape[0]
+        self.B: int = self.inputs[0].shape[1]
+        self.states, self.reverse, self.lengths, self.watched = states, reverse, lengths, watched
+
+    @lazy
+    def rows(self) -> Rows:
+        """The layout of the batch."""
+        if self.lengths is None:
+            return full_rows(self.T, self.B, self.reverse)
+        return RaggedRows(self.T, self.lengths, self.reverse)
+
+    @property
+    def kind(self) -> Any:
+        """What a compiled cell depends on."""
+        inputs, states = [x.data for x in self.inputs], [x.data for x in self.states]
+        kinds = [(x.shape[2:], x.dtype.char) for x in inputs] + [(x.shape[1:], x.dtype.char) for x in states]
+        return (self.several, self.watched, *kinds)
