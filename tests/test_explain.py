@@ -167,10 +167,11 @@ def test_every_stage_prints_the_program():
     for stage in STAGES:
         said[stage] = layer.explain(stage)
     assert "f[B, 4] = sigmoid(" in said["trace"] and "dh_new" not in said["trace"]
-    assert "x_Wf_and_x_Wh[B, 8] = matmul(x, Wf_and_Wh)" in said["hoist"].partition("Loop")[0]
+    assert "x_Wf_and_x_Wh[B, 8] = matmul(x, Wf_and_Wh)" in said["join"].partition("Loop")[0]
+    assert "x_Wf[B, 4] = matmul(x, Wf)" in said["hoist"].partition("Loop")[0]
     assert "f_h_Uh[B, 4] = matmul(f_h, Uh)" in said["hoist"].partition("Loop")[2]
     assert "dUh from f_h and dv_4" in said["transpose"]
-    assert "f_h[B, 4]" in said["rematerialise"].partition("Computed")[0]
+    assert "f_h[B, 4]" in said["rematerialise"].partition("Rematerialised")[0]
     assert "f in place of x_Wf_and_x_Wh" in said["allocate"]
     assert said["print"].startswith(layer.source("forward"))
     with pytest.raises(ValueError, match="'joined'"):

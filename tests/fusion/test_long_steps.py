@@ -8,8 +8,10 @@ import pytest
 import tinygrad_rnn as tg
 from fusion.comparing import assert_engines_agree, interpret, parameter
 from tinygrad_rnn.fusion.explain import explain
-from tinygrad_rnn.fusion.fused import FusedCell, Sequence
-from tinygrad_rnn.fusion.trace import MOST_OPERATIONS, Unfusable
+from tinygrad_rnn.fusion.fused import FusedCell
+from tinygrad_rnn.fusion.program import MOST_OPERATIONS
+from tinygrad_rnn.fusion.refusal import Unfusable
+from tinygrad_rnn.fusion.sequence import Sequence
 
 H = 2
 SHAPES = {}

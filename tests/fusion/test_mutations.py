@@ -14,7 +14,7 @@ import tinygrad_rnn as tg
 from fusion.comparing import STAND_INS, interpret, parameter
 from tinygrad_rnn.autograd import table
 from tinygrad_rnn.autograd.tape import Value
-from tinygrad_rnn.fusion import adjoint, reuse, rows, scan, trace
+from tinygrad_rnn.fusion import reuse, rows, scan, trace, transpose
 
 H = 4
 
@@ -174,10 +174,7 @@ def _always(answer):
 
 
 def _overwriting(real):
-    def add(self, x, dx):
-        self.d[x] = dx
-
-    return add
+    return lambda self, x, before, dx: real(self, x, None, dx)
 
 
 def _untransposed(real):
@@ -187,12 +184,12 @@ def _untransposed(real):
 def _frozen(real):
     """A vector of parameters is read once, when the step is traced."""
 
-    def line_of(self, x):
+    def value_of(self, x):
         if isinstance(x, tg.nn.Parameter) and x.ndim == 1:
             return real(self, self.__dict__.setdefault("frozen", {}).setdefault(id(x), Value.data.__get__(x).copy()))
         return real(self, x)
 
-    return line_of
+    return value_of
 
 
 MUTATIONS = {
@@ -232,9 +229,9 @@ MUTATIONS = {
     # The tracer.
     "the tracer swaps operands": (Gates, function(trace.Trace, "record", _swapped)),
     "the tracer takes two lines for one": (Gates, function(trace.Trace, "add", _merged)),
-    "the tracer freezes a parameter": (Gates, function(trace.Trace, "line_of", _frozen)),
+    "the tracer freezes a parameter": (Gates, function(trace.Trace, "value_of", _frozen)),
     # The gradient.
-    "one of several gradients is kept": (Gates, function(adjoint._Reverse, "add", _overwriting)),
+    "one of several gradients is kept": (Gates, function(transpose.Adjoint, "add_up", _overwriting)),
     # The planner.
     "what is kept lies where something is still read": (Variant, function(reuse, "_order", _always((0, 0, 0)))),
     "gradients lie where something is still read": (Variant, function(reuse, "_may_take", _always(True))),

@@ -134,7 +134,7 @@ def test_a_line_is_named():
         both_engines(cell(branches), tg.randn(3, 2, I, dtype=np.float64), "require")
 
 
-@pytest.mark.parametrize("name", ["make_plan", "Scan", "trace_step"])
+@pytest.mark.parametrize("name", ["compiled", "Scan", "trace_step"])
 def test_a_fault_of_the_compiler_is_not_blamed_on_the_step(name, monkeypatch):
     """It says whose it is and what to report, and the tape runs."""
 

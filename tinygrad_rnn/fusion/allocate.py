@@ -24,7 +24,6 @@ class Allocation:
         operands: the values that kernels are given, leaves and values that the tape computes before; and their `roles`.
         outside: those values, and what they are made of, in order.
         never: leaves that have no gradient.
-        residuals: forward values that the backward kernel reads, besides the states.
         kept: where they are, and the states that nobody watches, in the arena of the forward kernel: see `Arena`.
         kept_in: those that lie in place of hoisted products.
         overwritten: array of gradients -> of these values, whose place they take.
@@ -37,7 +36,6 @@ class Allocation:
         self.never = {*program.noise} | {value for value in leaves if value.kind == "constant"}
         self.dtype = program.states[0].dtype
         self.sizes = self._size_names()
-        self.residuals = list(program.residuals)
         self.transposed: dict[str, int] = {}
         transposed = {f"{product.result.name}_weights_T": k for k, product in enumerate(program.products)}
         for value in program.backward:
@@ -54,7 +52,7 @@ class Allocation:
         self.inputs = set(program.inputs)
         self._find_operands(leaves)
         self.blocks = {direction: self._block(direction) for direction in ("forward", "inference", "backward")}
-        watched, kept = len(program.gradient.dys), [x for x in self.residuals if x not in self.kept_in]
+        watched, kept = len(program.gradient.dys), [x for x in program.residuals if x not in self.kept_in]
         self.kept: list[tuple[str, str, tuple[int, ...]]] = [
             *((state.name, "B + total", (state.width,)) for state in program.states[watched:]),
             *((value.name, "total", (value.width,)) for value in program.hoisted),
@@ -223,26 +221,25 @@ class Allocation:
         return places, ends
 
     def _forward_memory(self, direction: str) -> tuple[dict[Value, Memory], Stores]:
-        program, stores = self.program, {}
+        program, stores = self.program, Stores()
         places, ends = self._given_memory(direction)
         put = lambda value, memory: stores.setdefault(value, []).append(memory)
         for output, end in zip(program.outputs, ends):
             put(output, end)
         if direction == "forward":
-            lefts = [base_of(product.left) for product in program.products]
-            free = [x for x in dict.fromkeys(lefts) if x not in places and x not in program.outputs]
-            self.residuals += [x for x in free if x not in self.residuals]
-            for value in self.residuals:
+            for value in program.residuals:
                 put(value, Memory(f"{value.name}_saved", "now + row", 0, value.width))
         return places, stores
 
     def _backward_memory(self) -> tuple[dict[Value, Memory], Stores]:
-        program, gradient, stores = self.program, self.program.gradient, {}
+        program, gradient, stores = self.program, self.program.gradient, Stores()
         places, ends = self._given_memory("backward")
         put = lambda value, memory: stores.setdefault(value, []).append(memory)
         for output, end in zip(program.outputs, ends):
             places.setdefault(output, end)
-        places |= {x: Memory(f"{x.name}_saved", "now + row", 0, x.width) for x in program.residuals}
+        again = set(program.backward)
+        saved = [x for x in program.residuals if x not in again]
+        places |= {x: Memory(f"{x.name}_saved", "now + row", 0, x.width) for x in saved}
         places |= {dy: Memory(dy.name, "now + row", 0, dy.width) for dy in gradient.dys}
         for carry, d in zip(gradient.carries, gradient.states):
             places[carry] = Memory(carry.name, "(t + 1) % keep * B + row", 0, carry.width)

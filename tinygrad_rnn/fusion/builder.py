@@ -45,7 +45,7 @@ class Builder:
         if key not in self._known or row is table.clip_gradient:  # which clips what comes back to each call by itself
             if len(self.values) >= self.most:
                 raise too_many(user_line())
-            name, dtype = name_of(self.names, row, inputs, attributes), dtype_of(row, inputs, attributes)
+            name, dtype = name_of(self.names, row, inputs, attributes), dtype_of(row, [*inputs], attributes)
             self._known[key] = value = operation(name, row, inputs, attributes, shape, dtype, self.where)
             self.values.append(value)
         return self._known[key]

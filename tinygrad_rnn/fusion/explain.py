@@ -53,6 +53,8 @@ def _step(scan: Scan) -> list[str]:
             continue
         if line.row is table.part:
             base = line.inputs[0].name
+            if not equations.has_name(line.inputs[0]):
+                base = equations.describe(line.inputs[0]).partition(" = ")[2]
             if base not in parts:
                 parts[base] = []
                 text.append(base)  # to be filled in below
@@ -129,9 +131,9 @@ def _kept(scan: Scan) -> list[str]:
     size = scan.dtype.itemsize
     one = lambda line: f"{line.name} {line.width * size}"
     states = [f"{one(state)}" for state in scan.program.states]
-    total = sum(line.width for line in [*scan.residuals, *scan.program.states]) * size
+    total = sum(line.width for line in [*scan.program.residuals, *scan.program.states]) * size
     return [
-        f"bytes for each step and row: {', '.join([*map(one, scan.residuals), *states])}; together {total:,}",
+        f"bytes for each step and row: {', '.join([*map(one, scan.program.residuals), *states])}; together {total:,}",
         "and what was computed for all steps before the loop",
     ]
 

@@ -147,7 +147,7 @@ class FusedCell:
                 self.prove(Way(*way), rows)
         if inference:
             return self.infer(rows, tensors, arrays)
-        leaves, extended = arrays, tensors
+        leaves = extended = tensors
         if self.noise or self.outside:
             extended = self._extended(rows, tensors)
         if self._some:
@@ -162,7 +162,8 @@ class FusedCell:
         every, finals = made[: self.watched], made[self.watched :]
         run = Run(rows, given, every, residuals, mask, watch is not None)
         if watch is not None:
-            run.leaves, run.noise = leaves, [x.data for x in extended[len(leaves) : len(leaves) + len(self.noise)]]
+            run.leaves, beside = [x.data for x in leaves], extended[len(leaves) :]
+            run.noise = [x.data for x in beside[: len(self.noise)]]
             watch(run)
         nodes: list[Node | None] = [None] * (len(every) + len(finals))
         if mask.places:

@@ -331,7 +331,7 @@ class Program(NamedTuple):
         products: of the loop.
         gradient: the backward step.
         backward: its values, and those of the forward step that are rematerialised there.
-        residuals: forward values that are saved for the backward pass.
+        residuals: forward values that are saved for the backward pass: its loop, and its epilogue.
     """
 
     names: Names

@@ -55,7 +55,10 @@ def rematerialise(program: Program) -> Program:
                     ahead += [y, base_of(y)]
     again |= {y for value in values for y in value.operands if y in inside and y.row is table.part}
     in_order = lambda some: [value for value in program.loop if value in some]
-    return program._replace(residuals=tuple(in_order(saved)), backward=(*in_order(again), *values))
+    # What products multiply is read by the epilogue, though the loop may rather compute it again.
+    lefts = dict.fromkeys(base_of(product.left) for product in program.products)
+    multiplied = [x for x in lefts if x in inside and x not in at_hand and x not in saved]
+    return program._replace(residuals=(*in_order(saved), *multiplied), backward=(*in_order(again), *values))
 
 
 def lower(program: Program) -> Program:

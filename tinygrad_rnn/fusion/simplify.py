@@ -72,8 +72,8 @@ class Simplified:
                         self._ask(x, (0, x.width))
                 continue
             for at, name in asked.items():
-                for x in self._operands(value, at) or ():
-                    self._ask(*x, name if value.row in (table.part, table.cat) else None)
+                for x, of_x in self._operands(value, at) or ():
+                    self._ask(x, of_x, name if value.row in (table.part, table.cat) else None)
 
     def _ask(self, value: Value, at: Columns, name: Value | None = None) -> None:
         asked = self._asked.setdefault(value, {})

@@ -23,9 +23,9 @@ class Shadow(np.ndarray):
         mode.tracer.refuse_numbers(self)
         raise AssertionError("refused")
 
-    __array_ufunc__ = __array_function__ = _refuse  # type: ignore[assignment]
-    __bool__ = __float__ = __int__ = __index__ = __iter__ = __getitem__ = _refuse  # type: ignore[assignment]
-    item = tolist = astype = sum = max = min = any = all = argmax = argmin = copy = __array__ = _refuse  # type: ignore[assignment]
+    __array_ufunc__ = __array_function__ = _refuse
+    __bool__ = __float__ = __int__ = __index__ = __iter__ = __getitem__ = _refuse
+    item = tolist = astype = sum = max = min = any = all = argmax = argmin = copy = __array__ = _refuse
 
     @staticmethod
     def of(shape: Shape, dtype: np.dtype) -> "Shadow":

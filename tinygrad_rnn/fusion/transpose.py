@@ -40,9 +40,11 @@ class Adjoint(Builder):
         self.origin: dict[Value, Value] = {}
         self.towards: dict[Value, Value] = {}
 
-    def record(self, row: Primitive, inputs: Sequence[Any], attributes: dict[str, Any]) -> Symbol:
+    def record(self, row: Primitive, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
         """Called in place of an operation of a rule: a symbol for its result."""
         operands = [x.value if isinstance(x, Symbol) else x for x in inputs]
+        if not any(isinstance(x, Value) for x in operands):
+            return row.forward(*inputs, **attributes)
         shape = row.shape(*(x.shape if isinstance(x, Value) else () for x in operands), **attributes)
         return Symbol(self.add(row, operands, attributes, shape))
 
@@ -131,8 +133,8 @@ def transpose(program: Program, watched: int = 1) -> Program:
     by_result = {product.result: product for product in program.products}
     products = []
     with set_mode("tracer", work):
-        for output, dy in zip(program.outputs, [*incoming, *carries[watched:]]):
-            work.arrive(output, dy)
+        for output, new in zip(program.outputs, [*incoming, *carries[watched:]]):
+            work.arrive(output, new)
         for value in reversed(program.loop):
             dy = work.of(value)
             if dy is None:

@@ -136,7 +136,7 @@ class _Trial:
         self.after_held = get_rng_state()
         held = [value for _, values in self.held for value in values.values()]
         inputs: Any = [self._drawn((T, B, *line.shape[1:]), line.dtype) for line in leaves[: fused.inputs]]
-        self.tensors: list[Any] = [*inputs, *held, *fused.fixed, *self._states(program.states)]
+        self.tensors: list[Any] = [*inputs, *held, *fused.fixed, *self._states([*program.states])]
         self.sequence = fused.sequence(
             tuple(inputs), tuple(self.tensors[-len(program.states) :]), rows.flipped, self.lengths
         )
