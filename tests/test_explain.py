@@ -68,7 +68,7 @@ def test_explain_tells_the_whole_story():
         "1. product h_Uf = h @ Uf, [B, 4] @ [4, 4]",
         "2. forward_1, for each row: a loop over 4 columns: f, f_h",
         "f 32, n 32, f_h 32, h 32; together 128",  # four values of four float64 each
-        "computed again rather than kept: v_5 = 1 - f",
+        "rematerialised rather than saved: v_5 = 1 - f",
         "dUh = f_h.T @ dv_4: one product [4, T * B] @ [T * B, 4]",
         "dbh = sum of dv_4 over all T * B rows",
         "forward: 80 flops in hoisted products, 64 in products of the loop",  # 2 * 5 * 8 and 2 * (2 * 4 * 4)
@@ -81,7 +81,7 @@ def test_explain_tells_the_whole_story():
 def test_explain_tells_joined_products_and_reductions():
     text = explained(tg.nn.GRUCell(3, 4), 3)
     assert "1. product h_weight_hh_T = h @ weight_hh_T, [B, 4] @ [4, 12]" in text
-    assert "parts of h_weight_hh_T" in text
+    assert "slices of h_weight_hh_T" in text
     assert re.search(r"\(sum\w* over the row\)", explained(Normed(3, 4), 3))
 
 

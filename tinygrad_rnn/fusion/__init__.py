@@ -1,13 +1,18 @@
 """From a cell's `step` to two kernels over time.
 
-In reading order: `refusal` (what is said of a step that cannot become a kernel), `batch` (the size that nobody
-knows), `keys` (what is equal), `names` (for generated code), `frames` (where the user's code is), `watched` (tensors
-that a step may read) and `soundness` (what operations may do), of all of which `trace` makes the step a list of
-lines; `adjoint` (the lines of its gradient), `plan` (phases: product, loop, product, ...), `emit` (the phases as
-Numba source), `reuse` (memory that serves twice), `kernel` (prologue and loop as one function), `epilogue` (that of the
-backward pass), `allocate` (where everything lies), `rows` (where sequences lie), `scan` (the compiled kernels);
-`specification` (what kernels have to compute, on the tape), `judge`, `recorded` and `validate`
-(whether they do), `fused` (all of it as one node of the tape). `held` has what cells hold for a sequence; `reads`,
-`parts` and `guards` know what a step read, and whether it is as it was. `compile` is where cells come in, `explain`
-says what became of them, `stages` prints a step after each pass.
+In reading order: `refusal` (what is said of a step that cannot become a kernel), `batch` (the size that nobody knows),
+`keys` (what is equal), `names` (for generated code) and `program`: a step as values that never change, and the passes'
+view of them. `soundness` (what operations may do), `builder` (where values are made), `frames` (where the user's code
+is), `watched` and `symbols` (what a step may see while it is traced) and `again` (whether it does the same each time)
+serve `trace`, the first of the passes. The others take a program and return one: `simplify`, `hoist`, `join`,
+`transpose`, `rematerialise`; `passes` has them in order.
+
+From there to machine code: `schedule` (phases, and what is in memory), `equations` and `print` (both as text), `kernel`
+and `epilogue` (all that stands around the loop), `reuse` (memory that serves twice), `allocate` (where everything
+lies), `rows` (where sequences lie) and `scan` (the compiled kernels). `sequence`, `evaluate` (a program on the tape)
+and `node` are for the tape. `specification` (what kernels have to compute), `judge`, `recorded` and `validate` (whether
+they do) come before `fused`: all of it as one operation.
+
+`held` has what cells hold for a sequence; `reads`, `parts` and `guards` know what a step read, and whether it is as it
+was. `compile` is where cells come in, `explain` says what became of them, `stages` prints the program after each pass.
 """

@@ -12,7 +12,7 @@ from .equations import in_sizes
 from .kernel import matrix_of, side_by_side
 from .names import Names
 from .print import Block
-from .program import Program, Value, base_of, leaf, made_of, sources_of, view_of
+from .program import Program, Value, leaf, made_of, sources_of, view_of
 from .reuse import gradients_in_place, kept_in_place, readers, spare_afterwards
 from .schedule import Memory, Schedule, Stores
 

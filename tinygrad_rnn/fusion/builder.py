@@ -14,7 +14,7 @@ from .keys import key_of
 from .names import Names
 from .program import MOST_OPERATIONS, Value, columns_at, in_place, operation
 from .refusal import Unfusable
-from .soundness import dtype_of
+from .soundness import dtype_of, takes_all_rows
 
 LONGEST_NAME = 80  # of a value that the user gave none: it tells what it is made of
 MOST_VALUES = 2_000, 20_000  # of a step, and of its gradient
@@ -65,6 +65,21 @@ def is_nothing(row: Primitive, inputs: tuple[Any, ...], attributes: dict[str, An
     if row is table.permute:
         return bool(attributes["dims"] == tuple(range(len(x.shape))))
     return row is table.cast and attributes["dtype"] == x.dtype
+
+
+def plain_slice(shape: Shape, at: Any) -> tuple[Primitive, dict[str, Any]]:
+    """An index of ints and slices into rows as an operation: with an entry for each dimension, or as another shape."""
+    whole = slice(None)
+    if len([i for i in at if i is not None and i is not ...]) > len(shape):
+        return table.part, {"at": at}
+    if all(i is None or i is ... or i == whole for i in at):
+        return table.reshape, {"shape": table.part.shape(shape, at=at)}
+    if None in at:
+        return table.part, {"at": at}
+    front = at.index(...) if ... in at else len(at)
+    behind = at[front + 1 :]
+    at = (*at[:front], *[whole] * (len(shape) - front - len(behind)), *behind)
+    return table.part, {"at": (whole, *at[1:]) if takes_all_rows(at, shape) else at}
 
 
 def too_many(where: str) -> Unfusable:

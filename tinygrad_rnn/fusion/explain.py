@@ -1,4 +1,4 @@
-"""What became of a step, in words: what runs before the loop over time, in its phases, and after it."""
+"""What became of a step, in words: its prologue, the phases of its loop over time, and its epilogue."""
 
 import textwrap
 from collections.abc import Iterable, Iterator
@@ -22,11 +22,13 @@ def explain(scan: Scan, compared: Iterable[object] = ()) -> str:
     sections = {
         f"{scan.title}: {inputs}, states {states}, {scan.dtype.name}": [],
         "The step, as traced": _step(scan),
-        "Once a call, before the loop over time": _before(scan),
+        "Prologue, once a call": _prologue(scan),
         "Forward, at every step": list(_phases(scan.phases["forward"])),
-        "Kept for the backward pass": _kept(scan),
-        "Backward, at every step from the last to the first": [*_recomputed(scan), *_phases(scan.phases["backward"])],
-        "Once a call, after the backward loop": _after(scan),
+        "Residuals, saved for the backward pass": _residuals(scan),
+        "Backward, at every step from the last to the first": [
+            *_rematerialised(scan), *_phases(scan.phases["backward"]),
+        ],
+        "Epilogue, once a call": _epilogue(scan),
         "Work for each step and row of the batch": _work(scan),
         "Kernels": _kernels(scan),
         "Compared with the tape, in float64, where it first ran": list(map(str, compared))
@@ -42,7 +44,7 @@ def explain(scan: Scan, compared: Iterable[object] = ()) -> str:
 
 
 def _step(scan: Scan) -> list[str]:
-    """The traced step as equations. Equal parts of one value are told in one line."""
+    """The traced step as equations. Slices of one value are told in one line."""
     equations, traced = Equations(), scan.program.traced
     assert traced is not None
     needed = set(made_of(traced.outputs))
@@ -61,7 +63,7 @@ def _step(scan: Scan) -> list[str]:
             parts[base].append(line.name)
         else:
             text.append(equations.describe(line))
-    text = [f"{', '.join(parts[line])} = parts of {line}" if line in parts else line for line in text]
+    text = [f"{', '.join(parts[line])} = slices of {line}" if line in parts else line for line in text]
     return [*text, f"returns {', '.join(line.name for line in traced.outputs)}"]
 
 
@@ -82,7 +84,7 @@ def _weights(product: Value) -> list[Value]:
     return right.inputs if right.row is table.cat else [right]
 
 
-def _before(scan: Scan) -> list[str]:
+def _prologue(scan: Scan) -> list[str]:
     program = scan.program
     leaves = [*program.sequences, *program.vectors, *(w for product in program.products for w in product.weights)]
     text, equations = [], Equations()
@@ -127,24 +129,24 @@ def _loop(width: int, lines: list[Value]) -> str:
     return f"a loop over {width} columns: {names}{note}"
 
 
-def _kept(scan: Scan) -> list[str]:
+def _residuals(scan: Scan) -> list[str]:
     size = scan.dtype.itemsize
     one = lambda line: f"{line.name} {line.width * size}"
     states = [f"{one(state)}" for state in scan.program.states]
     total = sum(line.width for line in [*scan.program.residuals, *scan.program.states]) * size
     return [
         f"bytes for each step and row: {', '.join([*map(one, scan.program.residuals), *states])}; together {total:,}",
-        "and what was computed for all steps before the loop",
+        "and the results of the prologue",
     ]
 
 
-def _recomputed(scan: Scan) -> list[str]:
+def _rematerialised(scan: Scan) -> list[str]:
     gradient = set(scan.program.gradient.values)
     again = [x for x in scan.program.backward if x not in gradient and x.row is not table.part]
-    return [f"computed again rather than kept: {', '.join(map(Equations().describe, again))}"] if again else []
+    return [f"rematerialised rather than saved: {', '.join(map(Equations().describe, again))}"] if again else []
 
 
-def _after(scan: Scan) -> list[str]:
+def _epilogue(scan: Scan) -> list[str]:
     gradient, text = scan.program.gradient, []
     for product, d in gradient.products:
         names = ", ".join(f"d{weights.name}" for weights in product.weights)
@@ -170,8 +172,8 @@ def _work(scan: Scan) -> list[str]:
     return [
         f"forward: {hoisted:,} flops in hoisted products, {forward:,} in products of the loop, {maths(program.loop):,} "
         "elementwise operations",
-        f"backward: {backward:,} flops in products of the loop, {deferred + hoisted:,} in products after it (twice "
-        f"the hoisted ones if x wants a gradient), {maths(program.backward):,} elementwise operations",
+        f"backward: {backward:,} flops in products of the loop, {deferred + hoisted:,} in products of the epilogue "
+        f"(twice the hoisted ones if x wants a gradient), {maths(program.backward):,} elementwise operations",
     ]
 
 

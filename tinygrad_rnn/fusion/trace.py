@@ -23,10 +23,10 @@ from ..autograd.operands import aligned
 from ..autograd.primitive import FLOAT32, ElementwisePrimitive, Primitive, Shape
 from ..autograd.tape import line_of, ours, passed_over, set_mode, user_frame, user_line
 from . import soundness
+from .again import compare
 from .batch import BATCH, Batch, stand_ins
-from .builder import MOST_VALUES, Builder, name_of
+from .builder import MOST_VALUES, Builder, name_of, plain_slice
 from .frames import Locals, called, latching, listener, step_codes, step_line
-from .keys import key_of
 from .names import FORMS, RESERVED, Names
 from .program import Number, Program, Value, columns_at, leaf, needed_for
 from .refusal import CompilerError, Unfusable, innermost
@@ -241,7 +241,7 @@ class Trace(Builder):
             operands = [self.number(x) if isinstance(x, float) else x for x in operands]
             attributes = {name: self.number(x) if type(x) is float else x for name, x in attributes.items()}
         if row is table.part and isinstance(operands[0], Value) and operands[0].per_row:
-            row, attributes = as_simple_part(operands[0].shape, attributes["at"])
+            row, attributes = plain_slice(operands[0].shape, attributes["at"])
         try:
             shape = row.shape(*(x.shape if isinstance(x, Value) else () for x in operands), **attributes)
         except Exception as error:  # which is no reason for another way through the step: it may fit another batch
@@ -445,54 +445,3 @@ def _returned(returned: Any, states: list[Symbol], where: str, trace: Trace) -> 
     if len(outputs) != len(states) or len(new) != len(outputs):
         raise Unfusable(f"step returns {len(new)} states and takes {len(states)}: return {names} ({where})")
     return outputs
-
-
-def compare(program: Program, again: Program) -> None:
-    """Whether a step does the same for batches of two sizes, and each time it runs.
-
-    Raises:
-        Unfusable: it does not.
-    """
-    for value, other in zip(program.values, again.values):
-        where = f"({value.where or other.where or 'in step'})"
-        if value.held is not other.held and value.held is not None and _content(value) != _content(other):
-            raise Unfusable(
-                "step makes another constant each time it runs: draw numbers by tg.rand(h.shape), and let what counts "
-                f"or changes be a state {where}"
-            )
-        if _signature(value) != _signature(other):
-            numbers = lambda x: [y for y in x.inputs if not isinstance(y, Value)]
-            what = "step does not do the same each time it runs, or computes with the size of the batch"
-            lead = "let what counts or changes be a state"
-            if value.row is other.row and list(map(key_of, numbers(value))) != list(map(key_of, numbers(other))):
-                what = "step computes with another number each time it runs, or with the size of the batch"
-            raise Unfusable(f"{what}: {lead} {where}")
-    if len(program.values) != len(again.values):
-        longer = max(program.values, again.values, key=len)
-        where = longer[min(len(program.values), len(again.values))].where or "in step"
-        raise Unfusable(f"step does not do the same each time it runs: let what it decides by be a state ({where})")
-
-
-def _content(value: Value) -> Any:
-    return key_of(value.held.data if isinstance(value.held, tape.Value) else np.asarray(value.held))
-
-
-def _signature(value: Value) -> Any:
-    """All that a value says."""
-    operands = [x.name if isinstance(x, Value) else key_of(x) for x in value.inputs]
-    return value.name, value.kind, value.row, value.shape, value.dtype, value.rate, operands, key_of(value.attributes)
-
-
-def as_simple_part(shape: Shape, at: Any) -> tuple[Primitive, dict[str, Any]]:
-    """An index of ints and slices into rows as an operation: with an entry for each dimension, or as another shape."""
-    whole = slice(None)
-    if len([i for i in at if i is not None and i is not ...]) > len(shape):
-        return table.part, {"at": at}
-    if all(i is None or i is ... or i == whole for i in at):
-        return table.reshape, {"shape": table.part.shape(shape, at=at)}
-    if None in at:
-        return table.part, {"at": at}
-    front = at.index(...) if ... in at else len(at)
-    behind = at[front + 1 :]
-    at = (*at[:front], *[whole] * (len(shape) - front - len(behind)), *behind)
-    return table.part, {"at": (whole, *at[1:]) if soundness.takes_all_rows(at, shape) else at}

@@ -173,12 +173,12 @@ class Recurrent(Module):
     def explain(self, stage: str | None = None) -> str:
         """What the compiler made of the cell, in words: or why it could make nothing of it.
 
-        The traced step, products that left the loop and those that stay, phases, what is kept for the backward pass and
-        what is computed again, the work for each step, and where the machine code came from. See `source`.
+        The traced step, prologue and epilogue, phases, the residuals that are saved for the backward pass and
+        what is rematerialised, the work for each step, and where the machine code came from. See `source`.
 
         Args:
-            stage: print the program after this pass instead: "trace", "hoist", "transpose", "rematerialise", "allocate"
-                or "print".
+            stage: print the program after this pass instead: "trace", "simplify", "hoist", "join", "transpose",
+                "rematerialise", "lower", "allocate" or "print".
 
         Raises:
             ValueError: the width of the inputs is not known yet, or there is no such pass.
