@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..autograd import table
-from .program import Number, Value, columns, is_view
+from .program import Number, Value, columns, index_text, is_view
 
 MAX_LINE = 120
 MOST_OPERATIONS = 40  # in an equation for the reader
@@ -84,14 +84,6 @@ def number_text(x: Any) -> str:
     if abs(x) == math.inf:
         return "1e400" if x > 0 else "-1e400"
     return str(int(x)) if x == int(x) and abs(x) < 1e9 and not (x == 0 and math.copysign(1, x) < 0) else repr(float(x))
-
-
-def index_text(i: Any) -> str:
-    """An element of an index as it is written in brackets."""
-    if isinstance(i, slice):
-        ends = [i.start, i.stop, *([i.step] if i.step else [])]
-        return ":".join("" if n is None else str(n) for n in ends)
-    return "..." if i is ... else repr(i)
 
 
 def in_sizes(n: int, sizes: dict[int, str]) -> str:

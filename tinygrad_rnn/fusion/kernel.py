@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 from ..autograd import table
 from ..kernels.memory import spaced_by
 from ..kernels.vector import ROW_BYTES
-from .equations import index_text, wrapped
+from .equations import wrapped
 from .names import RESERVED, Names
 from .print import Block
-from .program import Value, view_of
+from .program import Value, index_text, view_of
 
 BEGIN, PROLOGUE, LOOP, END = 1, 2, 4, 8
 ALL = BEGIN | PROLOGUE | LOOP | END

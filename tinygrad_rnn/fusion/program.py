@@ -106,9 +106,19 @@ class Value:
         shape = ", ".join(map(str, self.shape))
         if self.row is None:
             return f"{self.name}[{shape}]: {self.kind}"
+        if self.row is table.part:
+            return f"{self.name}[{shape}] = {self.inputs[0].name}[{', '.join(map(index_text, self.attributes['at']))}]"
         arguments = [x.name if isinstance(x, Value) else repr(x) for x in self.inputs]
         arguments += [f"{name}={value!r}" for name, value in self.attributes.items()]
         return f"{self.name}[{shape}] = {self.row.name}({', '.join(arguments)})"
+
+
+def index_text(i: Any) -> str:
+    """An element of an index as it is written in brackets."""
+    if isinstance(i, slice):
+        ends = [i.start, i.stop, *([i.step] if i.step else [])]
+        return ":".join("" if n is None else str(n) for n in ends)
+    return "..." if i is ... else repr(i)
 
 
 def leaf(name: str, kind: str, shape: Shape, dtype: Any, held: Any = None, rate: str = "", where: str = "") -> Value:
