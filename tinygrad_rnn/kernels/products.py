@@ -27,9 +27,9 @@ import functools
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 
-from .machine import I32, I64, Function, Int, Library
+from .machine import I8, I32, I64, Function, Int, Library
 from .team import JOB_BYTES, STARTED, team, write_share, write_work
 from .vector import (
     BLOCK_BYTES,
@@ -62,6 +62,9 @@ ONE_THREAD = 2_000_000  # multiply-adds below which a second thread does not pay
 # Flags of an entry, which sets the last one itself; the one before: without the helpers that there should be.
 ACCUMULATE, PACKED, ANYWAY, NARROW = 1, 2, 4, 8
 REFUSED, WANTS_HELPERS = 0, 2  # what it may return besides 1
+
+TEAM = "tinygrad_rnn_team"  # machine code finds it by name: what is kept on the disk holds no address
+binding.add_symbol(TEAM, team.address)
 
 _MATRICES = [f"{matrix}_{field}" for matrix in "abc" for field in Matrix._fields]
 
@@ -260,7 +263,8 @@ def _write_product(module: Any, dtype: str, part: Function, spread: Function) ->
     flags = f.pick(accumulate != 0, ACCUMULATE, 0) | _narrow(f, N, dtype)
     with f.when((threads > 1) & (M * N * f.most(K, 0) >= ONE_THREAD)):
         one = [1, 0, 0, 0]  # matrix, and steps to further ones
-        f.call(spread, *A, *B, *C, M, N, K, flags, *one, room, threads, ONE_THREAD, team.address)
+        there = Int(f.builder, f.builder.ptrtoint(ir.GlobalVariable(module, I8, TEAM), I64))
+        f.call(spread, *A, *B, *C, M, N, K, flags, *one, room, threads, ONE_THREAD, there)
         f.give()
         f.go_on()
     f.call(part, *A, *B, *C, M, N, K, flags, room)
