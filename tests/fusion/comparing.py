@@ -136,11 +136,15 @@ def _product(a, b, c, rows, columns, depth, accumulate, room, threads):
     c[:rows, :columns] = c[:rows, :columns] + product if accumulate else product
 
 
-def _carve(arena, place, shape):
+def _carve(arena, shapes):
     """What `kernels.memory.carve` does; an arena that is too small is not."""
-    end = place + math.prod(shape)
-    assert end <= len(arena), "an arena is too small"
-    return arena[place:end].reshape(shape)
+    found, place = [], -arena.ctypes.data % 64 // arena.itemsize
+    for shape in shapes:
+        end = place + math.prod(shape)
+        assert end <= len(arena), "an arena is too small"
+        found.append(arena[place:end].reshape(shape))
+        place += memory.spaced_by(math.prod(shape))
+    return found
 
 
 def _clear(array):
@@ -164,16 +168,14 @@ STAND_INS = {
     "njit": lambda **options: lambda function: function,
     "CACHE": False,
     "JIT": {},
+    "KERNEL": {},
     "REDUCE": {},
     "at": lambda array, index: array[(*index[:-1], slice(index[-1], None))],
     "ROW_BYTES": ROW_BYTES,
     "carve": _carve,
     "clear": _clear,
-    "contiguous": lambda array: array,
     "rows_of": lambda array: array.reshape(-1, array.shape[2]),
-    "spaced": memory.spaced_by,
     "distinct": lambda: None,
-    "first_line": lambda arena: -arena.ctypes.data % 64 // arena.itemsize,
     "matrix": lambda array: array,
     "panels": lambda array: array,
     "shift": lambda array, row, column: array[row:, column:],

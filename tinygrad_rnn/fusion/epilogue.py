@@ -44,6 +44,7 @@ class Backward(Kernel):
         self.d = {a: self.names.new(f"d{a.name}") for a in wanted}
         self.zeroed = self._added_to()
         self.before: dict[str, str] = {}
+        self.finals: list[str] = []  # the gradients of the final states
         for line in program.sequences:
             if line not in program.hoisted and scan.argument_name(line) in self.arrays:
                 self.argument(line, "rows")
@@ -51,6 +52,8 @@ class Backward(Kernel):
             for line in lines:
                 if scan.argument_name(line) in self.arrays:
                     self.argument(line, role)
+        for carry in gradient.carries:
+            self._begin(carry)
         for name, width in scan.sum_widths.items():
             self.arena.add(name, "B", width)
             self.write(BEGIN, f"clear({name})")
@@ -91,7 +94,7 @@ class Backward(Kernel):
             residuals.add(name, rows, *row)
         carved = [*residuals.text(size, self.used), *self.arena.text(size, self.used)]
         parameters = [*PARAMETERS, "keep", *scan.sizes.values(), *block.numbers, *self.inputs]
-        parameters += [*(dy.name for dy in gradient.dys), *(carry.name for carry in gradient.carries)]
+        parameters += [*(dy.name for dy in gradient.dys), *self.finals]
         parameters += [*self.results, "residuals", "arena"]
         comments = {
             BEGIN: "the weights of products in the loop, packed",
@@ -99,6 +102,21 @@ class Backward(Kernel):
             END: "the epilogue: one product for each product, one sum for each vector, of all steps at once",
         }
         self.source = self.text(parameters, watched, carved, comments)
+
+    def _begin(self, carry: Value) -> None:
+        """The gradient of a state, of `keep` steps at a time, begins with that of its final values, if one arrives.
+
+        It may begin at any of these steps: whatever step is a sequence's last one, none has been there before.
+        """
+        name, final = carry.name, self.names.new(f"{carry.name}_last")
+        self.finals.append(final)
+        self.arena.add(name, "keep * B", carry.width)
+        self.used.add(name)
+        target = shifted(name, "t * B", "0")
+        self.write(
+            BEGIN, f"clear({name})", f"for t in range(keep if len({final}) else 0):",
+            f"    copy(matrix({final}), {target}, B, {self.size(carry.width)})",
+        )  # fmt: skip
 
     # ---- Gradients of arguments --------------------------------------------------------------------------------------
 

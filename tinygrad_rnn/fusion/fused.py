@@ -119,6 +119,7 @@ class FusedCell:
             self._layout = layout
             self.proved.clear()
             self.reports.clear()
+            self._plain = self._always_plain + [i for i, k in self._vectors if not self.fixed[k].data.flags.carray]
         if not self.given:
             tensors = [*inputs, *self.fixed, *states]
             return self.run(rows, tensors, [x.data for x in tensors], watch)
@@ -222,7 +223,9 @@ class FusedCell:
         leaves = set(self.leaves)
         self._gathered: list[int] = []
         self._ordered: list[int] = []
-        self._plain: list[int] = []
+        self._always_plain: list[int] = []  # unless they are already
+        self._vectors: list[tuple[int, int]] = []  # (argument, which of those that are held) that only seldom are not
+        held = {line: k for k, line in enumerate(self.program.held)}
         self._reshaped: list[tuple[int, tuple[int, ...]]] = []
         for i, (line, role, _) in arguments:
             if role in ("steps", "rows", "each", "first"):
@@ -230,12 +233,15 @@ class FusedCell:
                     self._gathered.append(i)
                 elif line in leaves:
                     self._ordered.append(i)
-                self._plain.append(i)
+                self._always_plain.append(i)
                 if len(line.shape) == 1:
                     self._reshaped.append((i, (-1, 1)))
-            elif role == "vector" and len(line.shape) != 1:
-                self._plain.append(i)
-                self._reshaped.append((i, (-1,)))
+            elif role == "vector" and len(line.shape) == 1 and line in held:
+                self._vectors.append((i, held[line]))
+            elif role == "vector":
+                self._always_plain.append(i)
+                self._reshaped += [(i, (-1,))] if len(line.shape) != 1 else []
+        self._plain = self._always_plain
 
     def _given(self, rows: Rows, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """The arguments of the forward kernel."""
@@ -297,10 +303,11 @@ class FusedCell:
         arrived = list(map(dy.parts.get, range(len(mask.outputs))))
         if (mode.retain or run.recorded) and scan.overwritten:
             residuals = copied(residuals)
-        arguments = rows, run.arrays, run.every, residuals, arrived, mask.arrays(scan, rows)
-        found, states = scan.run_back(*arguments, rows.T + 1 if run.recorded else 2)
+        keep = rows.T + 1  # of the gradients of states, if somebody looks at them
+        layout = scan.backward_layout(mask.wanted, rows, keep) if run.recorded else mask.layout(scan, rows)
+        found, given, arena = scan.run_back(rows, run.arrays, run.every, residuals, arrived, layout)
         if run.recorded:
-            run.arrived = states
+            run.arrived = scan.arrived(rows, given, arena, keep)
         gradients: list[Any] = [None] * len(mask.places)
         for i, k, value, role in mask.gradients:
             dx = found[i]

@@ -1,7 +1,7 @@
 """One function of machine code for each direction: the loop over time, and all that stands around it.
 
     def forward(lo, hi, room, stages, first, last, threads, starts, H, x, weight_ih, weight_hh, ..., arena):
-        h_weight_hh_T_packed = carve(arena, ...)        # where everything lies: one arena for a call
+        c, h_weight_hh_T_packed, ... = carve(arena, ...)  # where everything lies: one arena for a call
         if stages & BEGIN:                              # the first states, and the weights of the loop, packed
         if stages & PROLOGUE:                           # products that need not wait for the loop, of all steps at once
         if stages & LOOP:                               # steps [first, last) of sequences [lo, hi)
@@ -37,7 +37,7 @@ OVER = ["if top <= lo:  # all of these rows have ended", "    continue"]
 SPARE = 96  # numbers that `spaced` adds, at most
 KINDS = {  # of numbers of rows, as sums
     "total": {"total": 1}, "ragged": {"ragged": 1}, "tile": {"tile": 1}, "B": {"B": 1}, "2 * B": {"B": 2},
-    "B + total": {"B": 1, "total": 1},
+    "B + total": {"B": 1, "total": 1}, "keep * B": {"keep": 1},
 }  # fmt: skip
 
 
@@ -103,20 +103,20 @@ class Arena:
         """`rows` is one of KINDS, "ragged" for as many as in total if some sequences end earlier; or a number."""
         self.entries.append((name, rows, row))
 
-    def sizes(self) -> tuple[int, int, int, int, int]:
-        """How many numbers there are at most: for each of "total", "ragged", "tile" and "B" rows, and besides."""
-        found = {"total": 0, "ragged": 0, "tile": 0, "B": 0, "": SPARE}
+    def sizes(self) -> tuple[int, ...]:
+        """How many numbers there are at most: for each of "total", "ragged", "tile", "B", "keep" rows, and besides."""
+        found = {"total": 0, "ragged": 0, "tile": 0, "B": 0, "keep": 0, "": SPARE}
         for _, rows, row in self.entries:
             width = math.prod(row)
             found[""] += SPARE + (width * int(rows) if rows.isdigit() else 0)
             for words, count in KINDS.get(rows, {}).items():
                 found[words] += count * width
-        return tuple(found.values())  # type: ignore[return-value]
+        return tuple(found.values())
 
-    def views(self, array: Any, total: int, B: int, ragged: bool = False) -> dict[str, Any]:
+    def views(self, array: Any, total: int, B: int, ragged: bool = False, keep: int = 0) -> dict[str, Any]:
         """The arrays by name, as `carve` makes them."""
         found, place = {}, -array.ctypes.data % 64 // array.itemsize
-        counts = {"total": total, "ragged": total * ragged, "tile": total, "B": B}
+        counts = {"total": total, "ragged": total * ragged, "tile": total, "B": B, "keep": keep * B}
         for name, rows, row in self.entries:
             n = int(rows) if rows.isdigit() else sum(k * counts[words] for words, k in KINDS[rows].items())
             found[name] = array[place : place + n * math.prod(row)].reshape(n, *row)
@@ -124,24 +124,17 @@ class Arena:
         return found
 
     def text(self, size: Any, used: set[str]) -> list[str]:
-        """The lines that find these arrays in the arena."""
-        lines = []
-        entries = list(self.entries)
-        while entries and entries[-1][0] not in used:
-            entries.pop()
-        place = f"{self.name}_place"
-        if entries:
-            lines.append(f"{place} = first_line({self.name})")
-        for number, (name, rows, row) in enumerate(entries):
+        """The line that finds these arrays in the arena."""
+        last = max((n for n, (name, _, _) in enumerate(self.entries) if name in used), default=-1)
+        names, shapes = "", ""
+        for name, rows, row in self.entries[: last + 1]:
             shape = [rows, *map(size, row)]
             if name in self.panels:
                 shape = [f"({size(self.panels[name])} + PANEL - 1) // PANEL", size(row[0]), "PANEL"]
-            if name in used:
-                lines.append(f"{name} = carve({self.name}, {place}, ({', '.join(shape)}))")
-            if number + 1 < len(entries):
-                factors = " * ".join(f"({n})" if "+" in n else n for n in shape)
-                lines.append(f"{place} += spaced({factors})")
-        return lines
+            names += f"{name if name in used else '_'}, "
+            shapes += f"({', '.join(shape)}), "
+        names, shapes = (text.removesuffix(" " if last == 0 else ", ") for text in (names, shapes))
+        return [f"{names} = carve({self.name}, ({shapes}))"] if names else []
 
 
 class Kernel:
@@ -217,18 +210,16 @@ class Kernel:
     def text(self, parameters: list[str], by_steps: list[str], carved: list[str], comments: dict[int, str]) -> str:
         """The source of the function, to which some arguments are given as [T, B, width]."""
         by_steps = [*(a.name for a in self.arguments if a.role == "steps"), *by_steps]
-        vectors = [a.name for a in self.arguments if a.role == "vector"]
         lines = ["T, B = len(starts) - 2, starts[1]", "total = starts[T + 1] - B"]
         if any(rows == "ragged" for _, rows, _ in self.arena.entries):
             lines.append("ragged = total if total < T * B else 0")
         lines += carved
-        lines += [f"{name} = contiguous({name})" for name in vectors if name in self.arrays]
         lines += [f"{name} = rows_of({name})" for name in by_steps]
         for stage, body in self.stages.items():
             if body:
                 lines += [f"if stages & {stage}:  # {comments[stage]}", *(f"    {line}" for line in body)]
         head = wrapped(f"def {'backward' if self.direction == 'backward' else 'forward'}({', '.join(parameters)}):", "")
-        return f"@njit(cache=CACHE, **JIT)\n{head}" + "".join(wrapped(line, "    ") for line in lines)
+        return f"@njit(cache=CACHE, **KERNEL)\n{head}" + "".join(wrapped(line, "    ") for line in lines)
 
 
 class Forward(Kernel):
@@ -305,12 +296,11 @@ class Forward(Kernel):
             brief = self.direction == "inference" and state not in self.whole
             source = shifted(state.name, f"{'t % 2 * B' if brief else 'starts[t]'} + going", "0")
             target = shifted(final, "going", "0")
-            lines.append(f"copy({source}, {target}, ending - going, {self.size(state.width)})")
+            lines.append(f"copy({source}, {target}, ending, {self.size(state.width)})")
         self.write(
-            END, "for t in range(T + 1):",
+            END, "for t in range(0 if total < T * B else T, T + 1):",
             "    going = starts[t + 2] - starts[t + 1] if t < T else 0  # how many go on",
-            "    ending = starts[t + 1] - starts[t]",
-            *(f"    {line}" for line in lines),
+            "    ending = starts[t + 1] - starts[t] - going", *(f"    {line}" for line in lines),
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from ..autograd.tape import Node
 from .kernel import Argument
 from .program import Program, Value
 from .rows import Rows
-from .scan import MOST_LAYOUTS, Scan
+from .scan import MOST_LAYOUTS, BackwardLayout, Scan
 
 
 class Cotangents:
@@ -91,16 +91,17 @@ class Mask:
             (i, place[argument.line], argument.line, _role(argument))
             for i, argument in enumerate(scan.backward.d) if argument.line in place
         ]  # fmt: skip
-        self._arrays: dict[Any, Any] = {}
+        self._layouts: dict[Rows, BackwardLayout] = {}
 
-    def arrays(self, scan: Scan, rows: Rows) -> Any:
-        """The arrays for the gradients, see `Scan.gradients`."""
-        key = rows.T, rows.B, rows.total
-        found = self._arrays.get(key)
+    def layout(self, scan: Scan, rows: Rows) -> BackwardLayout:
+        """How the backward pass is done; remembered if it may come again."""
+        found = self._layouts.get(rows)
         if found is None:
-            if len(self._arrays) >= MOST_LAYOUTS:
-                self._arrays.clear()
-            found = self._arrays[key] = scan.gradients(self.wanted, rows)
+            found = scan.backward_layout(self.wanted, rows)
+            if not rows.ragged:
+                if len(self._layouts) >= MOST_LAYOUTS:
+                    self._layouts.clear()
+                self._layouts[rows] = found
         return found
 
 

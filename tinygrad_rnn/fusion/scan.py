@@ -48,6 +48,23 @@ class Layout(NamedTuple):
     short: tuple[Any, ...] | None
 
 
+class BackwardLayout(NamedTuple):
+    """How a backward pass is done.
+
+    Attributes:
+        nothing: for each gradient an array without elements, as the kernel gets it for what nobody wants.
+        makers: how to make the others: their numbers, functions, shapes.
+        make, size: the same of the arena.
+        kernel: how the kernel is launched.
+    """
+
+    nothing: list[np.ndarray]
+    makers: list[tuple[int, Any, tuple[int, ...]]]
+    make: Any
+    size: tuple[int, ...]
+    kernel: Layout
+
+
 def room_for(shape: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
     """How to make an array, and its shape."""
     return np.empty if math.prod(shape) <= SMALL else staggered, shape
@@ -85,8 +102,7 @@ class Scan(Allocation):
         number = {known: i for i, known in enumerate(self.forward.known)}
         self.read_again = [number[known] for known in self.backward.known]
         self.watched_again = [k for k, read in enumerate(self.backward.watched) if read]
-        gradient = program.gradient
-        self.arriving = [(x.width, False) for x in gradient.dys] + [(x.width, True) for x in gradient.carries]
+        self.nothing = np.empty((0, 0), self.dtype), np.empty(0, self.dtype)
         self.row_bytes = sum(line.width for line in program.hoisted) * self.dtype.itemsize
 
     def _write(self, direction: str, kernel: str) -> None:
@@ -151,11 +167,11 @@ class Scan(Allocation):
             if stages & END:
                 kernel(0, B, address, END, *options)
 
-    def _arena_size(self, direction: str, rows: Rows, tile: int = 0) -> int:
+    def _arena_size(self, direction: str, rows: Rows, tile: int, keep: int) -> int:
         """How many numbers the memory of a call has."""
-        total, ragged, of_tile, B, rest = self.arena_sizes[direction]
+        total, ragged, of_tile, B, of_keep, rest = self.arena_sizes[direction]
         ended = rows.total < rows.T * rows.B
-        return total * rows.total + ragged * rows.total * ended + of_tile * tile + B * rows.B + rest
+        return total * rows.total + ragged * rows.total * ended + of_tile * tile + (B + of_keep * keep) * rows.B + rest
 
     def _layout(self, direction: str, rows: Rows, keep: int = 2) -> Layout:
         """Of a call; remembered if it may come again."""
@@ -170,7 +186,7 @@ class Scan(Allocation):
             whole = (1, B + total) if rows.ragged else (rows.T + 1, B)
             results = [room_for((*whole, state.width)) for state in kernel.whole]
             results += [room_for((B, state.width)) for state in self.program.states]
-        results.append(room_for((self._arena_size(direction, rows, tile),)))
+        results.append(room_for((self._arena_size(direction, rows, tile, keep),)))
         short = total * (self.work + self.around) < 2 * WORK_PER_THREAD and steps >= rows.T
         kept = (keep,) if direction == "backward" else ()
         numbers = (rows.starts, *kept, *self.sizes, *map(float, self.blocks[direction].numbers.values()))
@@ -194,19 +210,25 @@ class Scan(Allocation):
             self.launch(direction, rows, layout, [*arrays, *made])
         return made, made.pop()
 
-    def gradients(self, wanted: tuple[bool, ...], rows: Rows) -> tuple[list[Any], list[tuple[int, Any, Any]]]:
-        """Arrays for the gradients of arguments: empty ones for all, and how to make the n-th of those `wanted`."""
-        nothing, makers = [], []
+    def backward_layout(self, wanted: tuple[bool, ...], rows: Rows, keep: int = 2) -> BackwardLayout:
+        """Of the backward pass of a call, where those arguments have a gradient that are `wanted`.
+
+        Args:
+            keep: of how many steps the gradients of the states are kept, at least 2.
+        """
+        found, makers = [], []
         for i, (argument, want) in enumerate(zip(self.backward.d, wanted)):
             line, role, _ = argument
-            nothing.append(np.empty((0,) * (1 if role == "vector" else 2), self.dtype))
+            found.append(self.nothing[role == "vector"])
             if want:
                 shape: tuple[int, ...] = rows.total if role in ("steps", "rows") else rows.B, line.width
                 if role in ("vector", "matrix"):
                     shape = line.shape if role == "matrix" else (math.prod(line.shape),)
                 zero = argument in self.backward.zeroed or not rows.total
                 makers.append((i, *((staggered_zeros, shape) if zero else room_for(shape))))
-        return nothing, makers
+        layout = self.layouts["backward"].get(rows) if keep == 2 else None
+        layout = layout or self._layout("backward", rows, keep)
+        return BackwardLayout(found, makers, *layout.results[0], layout)
 
     def run_back(
         self,
@@ -215,40 +237,41 @@ class Scan(Allocation):
         every: list[np.ndarray],
         residuals: np.ndarray,
         arrived: list[Any],
-        gradients: tuple[list[Any], list[tuple[int, Any, Any]]],
-        keep: int = 2,
-    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The backward pass: the gradients of the arguments; those of the states.
+        layout: BackwardLayout,
+    ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+        """The backward pass: the gradients of the arguments; those that arrived, as the kernel reads them; the arena.
 
         Args:
             arrays, every, residuals: of the call; the last are overwritten.
             arrived: the gradients of the values of states at all steps, and of final values; None for zero.
-            gradients: the arrays for the first results, as the method of that name has them.
-            keep: of how many steps the gradients of the states are kept, at least 2.
         """
-        B, dtype = rows.B, self.dtype
-        states = []
-        for dy, (width, carried) in zip(arrived, self.arriving):
-            if carried:
-                states.append(d := np.zeros((keep * B, width), dtype))
-                if dy is not None:
-                    d[rows.last(keep)] = rows.ordered(dy)
-            elif dy is None:
-                states.append(staggered_zeros((rows.total, width), dtype))
+        dtype, given = self.dtype, []
+        watched = len(every)
+        for k, dy in enumerate(arrived):
+            if dy is not None:
+                dy = plain(rows.gathered(dy) if k < watched else rows.ordered(dy))
+            elif k < watched:
+                dy = staggered_zeros((rows.total, self.program.states[k].width), dtype)
             else:
-                states.append(plain(rows.gathered(dy)))
-        nothing, makers = gradients
-        found = nothing[:]
-        for i, make, shape in makers:
-            found[i] = make(shape, dtype)
-        layout = self.layouts["backward"].get(rows) if keep == 2 else None
-        layout = layout or self._layout("backward", rows, keep)
-        ((make, size),) = layout.results
+                dy = self.nothing[0]
+            given.append(dy)
+        found, makers, make, size, kernel = layout
+        found = found[:]
+        for i, new, shape in makers:
+            found[i] = new(shape, dtype)
         arena = make(size, dtype)
         read = [arrays[i] for i in self.read_again]
         read += [every[k] for k in self.watched_again]
-        self.launch("backward", rows, layout, [*read, *states, *found, residuals, arena])
-        return found, states
+        read += given
+        read += found
+        self.launch("backward", rows, kernel, [*read, residuals, arena])
+        return found, given, arena
+
+    def arrived(self, rows: Rows, given: list[np.ndarray], arena: np.ndarray, keep: int) -> list[np.ndarray]:
+        """The gradients of states: those that came from outside, and those that went from step to step."""
+        gradient, ragged = self.program.gradient, rows.total < rows.T * rows.B
+        views = self.backward.arena.views(arena, rows.total, rows.B, ragged, keep)
+        return [*given[: len(gradient.dys)], *(views[carry.name] for carry in gradient.carries)]
 
 
 def copied(arena: np.ndarray) -> np.ndarray:

@@ -10,11 +10,14 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, errors
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
 # No fastmath flag that would reorder, drop a sign of zero or assume away NaN: rules are compensated sums at places.
 JIT: dict[str, Any] = dict(fastmath={"contract"}, error_model="numpy", nogil=True)
+
+# What makes no arrays: those that it is given are not counted either, which takes time to do and more to compile.
+KERNEL = JIT | dict(_nrt=False, no_cfunc_wrapper=True)
 
 # Where a row is summed: the order of the sum may be the compiler's choice, or it would not be vector code. The rules
 # that are called from there keep their own flags.
@@ -42,18 +45,6 @@ def distinct(typingctx: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), codegen
-
-
-def contiguous(array: np.ndarray) -> np.ndarray:
-    """The array, or a copy of it whose elements lie side by side."""
-    return np.ascontiguousarray(array)
-
-
-@overload(contiguous, inline="always", strict=False)
-def _contiguous(array: Any) -> Any:
-    if array.layout == "C":
-        return lambda array: array
-    return lambda array: np.ascontiguousarray(array)
 
 
 @intrinsic
@@ -88,17 +79,6 @@ def spaced_by(count: int) -> int:
 
 
 @intrinsic
-def spaced(typingctx: Any, count: Any) -> Any:
-    """`spaced_by` in compiled code."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        number = lambda n: context.get_constant(types.intp, n)
-        return builder.add(builder.and_(builder.add(args[0], number(LINE - 1)), number(-LINE)), number(STAGGER))
-
-    return types.intp(types.intp), codegen
-
-
-@intrinsic
 def rows_of(typingctx: Any, array: Any) -> Any:
     """A contiguous array [T, B, W] as [T * B, W]."""
     flat = types.Array(array.dtype, 2, "C")
@@ -115,19 +95,6 @@ def rows_of(typingctx: Any, array: Any) -> Any:
 
 
 @intrinsic
-def first_line(typingctx: Any, arena: Any) -> Any:
-    """The first element of an array that lies at the beginning of a cache line."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = builder.ptrtoint(context.make_array(arena)(context, builder, args[0]).data, ir.IntType(64))
-        number = lambda n: ir.Constant(ir.IntType(64), n)
-        size = context.get_abi_sizeof(context.get_data_type(arena.dtype))
-        return builder.udiv(builder.and_(builder.neg(data), number(63)), number(size))
-
-    return types.intp(arena), codegen
-
-
-@intrinsic
 def clear(typingctx: Any, array: Any) -> Any:
     """Make a contiguous array zero."""
 
@@ -141,25 +108,30 @@ def clear(typingctx: Any, array: Any) -> Any:
 
 
 @intrinsic
-def carve(typingctx: Any, arena: Any, place: Any, shape: Any) -> Any:
-    """The part of the array `arena` from element `place` on, as an array of this shape."""
-    array = types.Array(arena.dtype, len(shape), "C")
+def carve(typingctx: Any, arena: Any, shapes: Any) -> Any:
+    """The arrays of these shapes that lie in an arena, one after the other from a cache line on: see `spaced_by`."""
+    arrays = types.Tuple([types.Array(arena.dtype, len(shape), "C") for shape in shapes])
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        whole = context.make_array(arena)(context, builder, args[0])
-        sizes = cgutils.unpack_tuple(builder, args[2])
-        size = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(arena.dtype)))
-        strides: list[Any] = []
-        step = size
-        for n in reversed(sizes):
-            strides.insert(0, step)
-            step = builder.mul(step, n)
-        part = context.make_array(array)(context, builder)
-        data = cgutils.pointer_add(builder, whole.data, builder.mul(args[1], size))
-        populate_array(part, data, sizes, strides, size, None)
-        return part._getvalue()
+        number = lambda n: context.get_constant(types.intp, n)
+        width = context.get_abi_sizeof(context.get_data_type(arena.dtype))
+        data, found = context.make_array(arena)(context, builder, args[0]).data, []
+        skipped = builder.and_(builder.neg(builder.ptrtoint(data, ir.IntType(64))), number(63))
+        data = cgutils.pointer_add(builder, data, builder.and_(skipped, number(-width)))
+        for array, given in zip(arrays.types, cgutils.unpack_tuple(builder, args[1])):
+            shape, size = cgutils.unpack_tuple(builder, given), number(width)
+            strides: list[Any] = []
+            for n in reversed(shape):
+                strides.insert(0, size)
+                size = builder.mul(size, n)
+            part = context.make_array(array)(context, builder)
+            populate_array(part, data, shape, strides, number(width), None)
+            found.append(part._getvalue())
+            size = builder.and_(builder.add(size, number((LINE - 1) * width)), number(-LINE * width))
+            data = cgutils.pointer_add(builder, data, builder.add(size, number(STAGGER * width)))
+        return context.make_tuple(builder, arrays, found)
 
-    return array(arena, types.intp, types.UniTuple(types.intp, len(shape))), codegen
+    return arrays(arena, types.Tuple([types.UniTuple(types.intp, len(shape)) for shape in shapes])), codegen
 
 
 # ---- A formula for each element --------------------------------------------------------------------------------------
