@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.fusion import guards
+from tinygrad_rnn.fusion import walk
 from tinygrad_rnn.fusion.compile import Variants
 from tinygrad_rnn.fusion.fused import FusedCell
 
@@ -374,7 +374,7 @@ def test_a_step_that_catches_errors_is_guarded_by_what_it_tries(made):
 
 
 def test_more_than_can_be_looked_at_is_refused_by_name(monkeypatch):
-    monkeypatch.setattr(guards, "LIMIT", 50)
+    monkeypatch.setattr(walk, "LIMIT", 50)
     cell = world_of(("", "self.k = [[float(i)] for i in range(1000)]", "len(self.k[0]) * 2.0", ""))["cell"]
     with pytest.raises(NotImplementedError, match=r"more than 50 objects, by way of self.k \(world.py:\d+, in step\)"):
         tg.nn.Recurrent(cell, fused="require")(tg.randn(2, 1, 3))

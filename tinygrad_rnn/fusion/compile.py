@@ -8,8 +8,8 @@ from ..autograd.tape import no_grad
 from ..kernels.locks import lock
 from .frames import step_line
 from .fused import FusedCell
-from .guards import Watch, clock
-from .parts import HIDDEN
+from .guards import Guards, Watch, clock
+from .reads import HIDDEN
 from .refusal import CompilerError, Unfusable
 from .sequence import Sequence
 
@@ -30,7 +30,7 @@ class Compiled:
         try:
             with no_grad(), watch:
                 self.fused = FusedCell(cell, sequence)
-            self.guards = watch.guards()
+            self.guards = Guards(watch)
         except Unfusable as error:
             self.reason = str(error)
         except Exception as error:  # what step raises is `Unfusable` by now
@@ -39,7 +39,7 @@ class Compiled:
             set_rng_state(random_state)
         if self.reason:
             settled = self.reason == refused[0] and (watch.changes or refused[1] >= PATIENCE)
-            self.fused, self.guards = None, watch.guards(refused=True, code_only=settled)
+            self.fused, self.guards = None, Guards(watch, refused=True, code_only=settled)
 
     def holds(self) -> bool:
         """Whether nothing has changed since: what the step read, nor the shapes and dtypes of parameters."""

@@ -1,162 +1,348 @@
-"""What code can read: whose code it is, which attributes and globals it names, and what ran while somebody listened."""
+"""Reads: values that a step can read, each with where it lies, what the user calls it, and what it was.
 
-import dis
+Objects are told apart by identity and arrays by their bytes, never by `==`. One read serves three times:
+
+    changed       after a trace: whether the step has changed it; such a step is refused,
+    put_back      and finds on the tape what it found in the trace
+    conditions    before each call: its guard, what must not be true if kernels are still what the step says
+"""
+
+import array
+import collections
+import contextlib
+import ctypes
 import functools
-import os
-import sys
-import sysconfig
+import gc
+import random
 import types
-from pathlib import Path
-from typing import Any, NamedTuple
+import weakref
+from collections.abc import Callable, Iterable, Set
+from contextvars import Context, ContextVar, copy_context
+from operator import is_
+from typing import Any
 
-from ..autograd.tensor import Tensor
-from .frames import listener
+import numpy as np
 
-# ---- Whose code it is ------------------------------------------------------------------------------------------------
+from .held import Held
+from .keys import key_of
+from .trace import Symbol
 
-PACKAGE = __name__.partition(".")[0]
-_OURS = str(Path(__file__).parent.parent) + os.sep
-CELLS, _FUSION = _OURS + "nn" + os.sep, _OURS + "fusion" + os.sep
-_LIBRARIES = tuple({os.path.normpath(sysconfig.get_path(each)) + os.sep for each in ("stdlib", "platstdlib")})
-
-
-@functools.lru_cache(maxsize=4096)
-def _users_file(name: str) -> bool:
-    """Whether a file is neither this library's, nor NumPy's, Numba's or Python's."""
-    if name.startswith(("<frozen", _OURS)) or any(f"{os.sep}{each}{os.sep}" in name for each in ("numpy", "numba")):
-        return False
-    return not name.startswith(_LIBRARIES) or "-packages" + os.sep in name
+MISSING: Any = type("Missing", (), {"__repr__": lambda self: "nothing"})()
+HIDDEN = "_compiled"  # the attribute of a cell under which this process remembers what it made of it
+VIEWS: tuple[Any, ...] = (types.MappingProxyType, type({}.keys()), type({}.values()), type({}.items()))
+Variable = Callable[..., str]  # gives a value, known by its identity or by a key, a variable of the guards
 
 
-def is_users(thing: Any) -> bool:
-    """The same of a class, a module or code."""
-    if isinstance(thing, types.CodeType):
-        return _users_file(thing.co_filename)
-    if isinstance(thing, type) and thing.__module__ == "builtins":  # or of code that runs in no module
-        return bool(thing.__flags__ & 1 << 9)  # Py_TPFLAGS_HEAPTYPE: made by a class statement
-    module = thing if isinstance(thing, types.ModuleType) else sys.modules.get(thing.__module__)
-    file = getattr(module, "__file__", None)
-    if file is None:  # built in, frozen, or typed at a prompt
-        return getattr(getattr(module, "__spec__", None), "origin", None) not in ("built-in", "frozen")
-    return _users_file(file)
-
-
-# ---- What code names -------------------------------------------------------------------------------------------------
-
-DYNAMIC = frozenset(
-    "getattr hasattr setattr delattr vars dir eval exec globals attrgetter methodcaller __dict__ __getattribute__ "
-    "__setattr__ __import__ import_module modules children parameters buffers named_modules named_children "
-    "named_parameters named_buffers state_dict".split()
-)
-ALWAYS = frozenset("step sequence_values initial_state hidden_size".split())
-_READS = frozenset(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM"))
-
-
-class Names(NamedTuple):
-    """What code can reach: attributes it names, those of them that it sets, globals, modules it imports; and those
-    that it may do without, since it catches errors."""
-
-    attributes: frozenset[str]
-    stores: frozenset[str]
-    globals: frozenset[str]
-    imports: frozenset[str]
-    tried: frozenset[str]
-
-
-@functools.lru_cache(maxsize=1024)
-def names_in(code: types.CodeType) -> Names:
-    """What code and the functions inside it can reach."""
-    attributes, stores, known, imports = set(), set(), set(), set()
-    catches, before = False, ""
-    for instruction in dis.get_instructions(code):
-        name, op = instruction.argval, instruction.opname
-        if op in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"):
-            known.add(name)
-        elif op in _READS or op in ("STORE_ATTR", "DELETE_ATTR"):
-            attributes.add(name)
-        elif op == "IMPORT_NAME":
-            imports.add(name)
-        if op in ("STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL"):
-            stores.add(name)
-        catches |= op == "SETUP_FINALLY" or (before == "PUSH_EXC_INFO" and op != "WITH_EXCEPT_START")
-        before = op
-    tried = set(attributes) if catches else set()
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            inner = names_in(constant)
-            attributes |= inner.attributes
-            stores |= inner.stores
-            known |= inner.globals
-            imports |= inner.imports
-            tried |= inner.tried
-    if not DYNAMIC.isdisjoint(attributes | known):  # a name may be in a string then
-        for text in (each for each in code.co_consts if isinstance(each, str)):
-            words = {word for word in text.replace(".", " ").split() if word.isidentifier()}
-            attributes |= words
-            imports |= words
-            known |= words if not known.isdisjoint(("eval", "exec", "globals")) else set()
-    return Names(frozenset(attributes), frozenset(stores), frozenset(known), frozenset(imports), frozenset(tried))
-
-
-def is_dynamic(code: types.CodeType) -> bool:
-    """Whether the user's code reaches attributes of which it does not say the names."""
-    names = names_in(code)
-    return is_users(code) and not DYNAMIC.isdisjoint(names.attributes | names.globals)
-
-
-_NUMBERS = {
-    f.__code__
-    for name in ("numpy", "item", "tolist", "__array__", "__float__", "__int__", "__bool__", "__index__", "__iter__")
-    if isinstance(f := getattr(Tensor, name, None), types.FunctionType)
-}
-
-
-class Ran:
-    """What ran while it listened.
+class Read:
+    """One value that a step can read.
 
     Attributes:
-        codes: the user's code, and that of the library's cells, with its globals.
-        read: tensors of which somebody asked for the numbers.
-        handed: what the user's code handed to functions of Python's own library, which may read all of it.
+        holder: where it lies; `name`: under which name, if it has one.
+        path: what the user calls it, such as `self.log`.
+        was: what it was when it was looked at.
     """
 
-    def __init__(self) -> None:
-        self.codes: dict[tuple[int, int], tuple[types.CodeType, dict[str, Any]]] = {}
-        self.read: list[Any] = []
-        self.handed: list[Any] = []
+    def __init__(self, holder: Any, path: str, name: Any = "") -> None:
+        self.holder, self.path, self.name = holder, path, name
+        self.was = self.get()
 
-    def __enter__(self) -> "Ran":
-        self.before, listener.called = listener.called, self.called
-        return self
+    def get(self) -> Any:
+        """What it is now."""
+        raise NotImplementedError
 
-    def __exit__(self, *error: object) -> None:
-        listener.called = self.before
+    def same(self, now: Any) -> bool:
+        return now is self.was
 
-    def called(self, frame: types.FrameType) -> None:
-        """Told of every call."""
-        code, file = frame.f_code, frame.f_code.co_filename
-        if _users_file(file) or (file.startswith(CELLS) and not _runs_cells(code)):
-            key = id(code), id(frame.f_globals)
-            if key not in self.codes and not _in_other_layer(frame):
-                self.codes[key] = code, frame.f_globals
-        elif code in _NUMBERS:
-            self.read.append(frame.f_locals["self"])
-        elif not file.startswith(_OURS) and frame.f_back is not None and is_users(frame.f_back.f_code):
-            self.handed += frame.f_locals.values()
+    def holds(self) -> bool:
+        """Whether it is what it was."""
+        return self.same(self.get())
 
+    def changed(self, stores: Set[str] | None) -> str | None:
+        """What the user calls that which the step has changed here; None if there is nothing.
 
-@functools.lru_cache(maxsize=1024)
-def _runs_cells(code: types.CodeType) -> bool:
-    """Whether code is what the library's cells are run by, rather than what they read in a step."""
-    name = code.co_filename.removeprefix(CELLS)
-    in_cell = ("candidate", "masked", "recurrent_dropout")
-    return name in ("module.py", "recurrent.py", "stacked.py") or (name == "cell.py" and code.co_name not in in_cell)
+        Args:
+            stores: names that code of the step sets, for others may be at work on the same objects; None for any name.
+        """
+        return None if self.holds() else self.path
+
+    def put_back(self) -> None:
+        """Let it be what it was."""
+
+    def conditions(self, variable: Variable) -> list[str]:
+        """Expressions of which one is true if it has changed."""
+        return [f"not {variable(self.holds)}()"]
 
 
-def _in_other_layer(frame: types.FrameType | None) -> bool:
-    """Whether a call belongs to a layer within the cell, which has guards of its own."""
-    while frame is not None and frame.f_code.co_name != "_trace_once":
-        if frame.f_code.co_filename.startswith(_FUSION):
-            return True
-        frame = frame.f_back
+# ---- Under a name ----------------------------------------------------------------------------------------------------
+
+
+class Attribute(Read):
+    """What has a place of its own: a slot, the class of an object, the code of a function, the content of a cell."""
+
+    def get(self) -> Any:
+        try:
+            return getattr(self.holder, self.name)
+        except (AttributeError, ValueError):  # the latter of an empty cell
+            return MISSING
+
+    def changed(self, stores: Set[str] | None) -> str | None:
+        now = self.get()
+        if now is self.was or not (_sets(stores, self.name) or holds_symbol(now)):
+            return None
+        return self.path
+
+    def put_back(self) -> None:
+        with contextlib.suppress(AttributeError, TypeError):  # of what nobody can set
+            if self.was is MISSING:
+                object.__delattr__(self.holder, self.name)
+            else:
+                object.__setattr__(self.holder, self.name, self.was)
+
+    def conditions(self, variable: Variable) -> list[str]:
+        if self.was is MISSING:
+            return super().conditions(variable)
+        return [f"{variable(self.holder)}.{self.name} is not {variable(self.was)}"]
+
+
+class OfTensor(Attribute):
+    """The array, the gradient or the node of a tensor, which others may go on training meanwhile."""
+
+    def changed(self, stores: Set[str] | None) -> str | None:
+        return super().changed(frozenset() if stores is None else stores)
+
+
+class Entry(Attribute):
+    """What a dictionary has under a name, such as that of an object or of a module, or what a class defines."""
+
+    def get(self) -> Any:
+        return entry(mapping_of(self.holder), self.name)
+
+    def put_back(self) -> None:
+        if isinstance(self.holder, type):
+            setattr(self.holder, self.name, self.was)
+        else:
+            self.holder[self.name] = self.was
+
+    def conditions(self, variable: Variable) -> list[str]:
+        return [f"{_where(self.holder, variable)}[{self.name!r}] is not {variable(self.was)}"]
+
+
+class Keys(Read):
+    """Which names lie in a dictionary, or are defined by a class: others may come.
+
+    Args:
+        names: those that matter; None for all.
+        hiding: of these, those that would hide something else, and so matter to kernels.
+    """
+
+    def __init__(self, holder: Any, path: str, names: Set[str] | None, hiding: Set[str] = frozenset()) -> None:
+        self.names, self.hiding = names, hiding
+        super().__init__(holder, path, (names is None, frozenset(hiding)))
+
+    def get(self) -> set[str]:
+        mapping = mapping_of(self.holder)
+        names = [*mapping] if self.names is None else self.names
+        return {name for name in names if entry(mapping, name) is not MISSING and name != HIDDEN}
+
+    def same(self, now: set[str]) -> bool:
+        return now <= self.was
+
+    def changed(self, stores: Set[str] | None) -> str | None:
+        came = ((name, entry(mapping_of(self.holder), name)) for name in self.get() - self.was)
+        name = next((name for name, value in came if _sets(stores, name) or holds_symbol(value)), None)
+        return None if name is None else dotted(self.path, name)
+
+    def put_back(self) -> None:
+        for name in self.get() - self.was:
+            delattr(self.holder, name) if isinstance(self.holder, type) else self.holder.pop(name, None)
+
+    def conditions(self, variable: Variable) -> list[str]:
+        where = _where(self.holder, variable)
+        if self.names is None:
+            return [f"len({where}) != {len(mapping_of(self.holder))}"]
+        return [f"{name!r} in {where}" for name in self.hiding - self.was]
+
+
+def mapping_of(holder: Any) -> Any:
+    """A dictionary, or that of a class."""
+    return vars(holder) if isinstance(holder, type) else holder
+
+
+def _where(holder: Any, variable: Variable) -> str:
+    return variable(mapping_of(holder), ("dictionary of", id(holder)))  # a class makes another one each time
+
+
+def entry(mapping: Any, name: str) -> Any:
+    """What a dictionary has under a name, but for what a call holds there for a while."""
+    value = mapping.get(name, MISSING)
+    return MISSING if isinstance(value, Held) else value
+
+
+def dotted(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _sets(stores: Set[str] | None, name: str) -> bool:
+    return stores is None or name in stores
+
+
+# ---- The content of a value ------------------------------------------------------------------------------------------
+
+
+class Content(Read):
+    """What is in a value of one of these `kinds`."""
+
+    kinds: tuple[Any, ...] = ()
+
+    def inside(self) -> Iterable[Any]:
+        """What leads on from there."""
+        return ()
+
+
+class Items(Content):
+    """The items of a container, one by one."""
+
+    kinds = (list, dict, set, collections.deque, *VIEWS)
+
+    def get(self) -> list[Any]:
+        if isinstance(self.holder, (dict, types.MappingProxyType)):
+            copied = dict(self.holder)
+            return [*copied, *copied.values()]
+        if isinstance(self.holder, VIEWS):  # of items: pairs that are made anew each time
+            return [each for pair in [*self.holder] for each in (pair if type(pair) is tuple else (pair,))]
+        return list(self.holder)
+
+    def same(self, now: list[Any]) -> bool:
+        return len(now) == len(self.was) and all(map(is_, now, self.was))
+
+    def inside(self) -> list[Any]:
+        return self.was
+
+    def put_back(self) -> None:
+        holder, was = self.holder, self.was
+        if isinstance(holder, VIEWS):
+            return  # what they show is put back by itself, if it can be reached
+        holder.clear()
+        if isinstance(holder, dict):
+            half = len(was) // 2
+            put = collections.OrderedDict if isinstance(holder, collections.OrderedDict) else dict
+            for key, value in zip(was[:half], was[half:]):  # a counter's `update` would add
+                put.__setitem__(holder, key, value)
+        elif isinstance(holder, set):
+            holder.update(was)
+        else:
+            holder.extend(was)
+
+
+class Bytes(Content):
+    """The numbers in an array or a buffer."""
+
+    kinds = (np.ndarray, bytearray, memoryview, array.array, ctypes._SimpleCData, ctypes.Array, ctypes.Structure)
+
+    def get(self) -> Any:
+        if isinstance(self.holder, np.ndarray):
+            return (self.holder.shape, self.holder.dtype, self.holder.tobytes())
+        return bytes(self.holder)
+
+    def same(self, now: Any) -> bool:
+        return now == self.was
+
+    def inside(self) -> list[Any]:
+        objects = isinstance(self.holder, np.ndarray) and self.holder.dtype.hasobject
+        return self.holder.ravel().tolist() if objects else []
+
+    def put_back(self) -> None:
+        if isinstance(self.holder, np.ndarray):
+            shape, dtype, numbers = self.was
+            if shape != self.holder.shape and self.holder.flags.owndata:
+                self.holder.resize(shape, refcheck=False)
+            if (shape, dtype) == (self.holder.shape, self.holder.dtype):
+                self.holder[...] = np.frombuffer(numbers, dtype).reshape(shape)
+        elif isinstance(self.holder, bytearray):
+            self.holder[:] = self.was
+        elif isinstance(self.holder, array.array):
+            self.holder[:] = array.array(self.holder.typecode, self.was)
+        else:
+            memoryview(self.holder).cast("B")[:] = self.was
+
+
+class Referent(Content):
+    """What a weak reference leads to, or what a context variable is set to."""
+
+    kinds = (weakref.ref, ContextVar)
+
+    def get(self) -> Any:
+        if not isinstance(self.holder, ContextVar):
+            return self.holder()
+        return self.holder.get() if self.holder in copy_context() else MISSING
+
+    def inside(self) -> tuple[Any]:
+        return (self.was,)
+
+    def put_back(self) -> None:
+        if isinstance(self.holder, ContextVar) and self.was is not MISSING:
+            self.holder.set(self.was)
+        elif isinstance(self.holder, ContextVar):
+            with contextlib.suppress(LookupError):
+                self.holder.set(Context().run(self.holder.get))  # the default
+
+
+class Cache(Content):
+    """What `functools.lru_cache` keeps of the results of a function: no matter, unless these are symbols."""
+
+    kinds = (type(functools.lru_cache(lambda: None)),)
+
+    def get(self) -> None:
+        """Nobody asks for what is in it."""
+
+    def inside(self) -> tuple[Any]:
+        return (self.holder.__wrapped__,)
+
+    def changed(self, stores: Set[str] | None) -> str | None:
+        results = gc.get_referents(self.holder)  # or links to them, and tables of those
+        return self.path if any(holds_symbol(each) for each in [*results, *gc.get_referents(*results)]) else None
+
+    def put_back(self) -> None:
+        self.holder.cache_clear()
+
+    def conditions(self, variable: Variable) -> list[str]:
+        return []  # a function that gives other results is another function, or reads something else
+
+
+class Random(Content):
+    """The state of a generator of random numbers: one that a trace draws from must give the same to the tape."""
+
+    kinds = (np.random.Generator, np.random.RandomState, random.Random)
+
+    def get(self) -> Any:
+        holder = self.holder
+        if isinstance(holder, np.random.Generator):
+            return holder.bit_generator.state
+        return holder.get_state() if hasattr(holder, "get_state") else holder.getstate()
+
+    def same(self, now: Any) -> bool:
+        return key_of(now) == key_of(self.was)
+
+    def put_back(self) -> None:
+        if isinstance(self.holder, np.random.Generator):
+            self.holder.bit_generator.state = self.was
+        else:
+            put = getattr(self.holder, "set_state", None) or self.holder.setstate
+            put(self.was)
+
+    def conditions(self, variable: Variable) -> list[str]:
+        return []  # where a generator stands is no matter of a kernel that did not draw from it
+
+
+CONTENTS: tuple[type[Content], ...] = (Items, Bytes, Referent, Cache, Random)
+
+
+def holds_symbol(value: Any, depth: int = 3) -> bool:
+    """Whether a value is a symbol of a trace, or has one inside."""
+    if isinstance(value, Symbol):
+        return True
+    if depth and isinstance(value, dict):
+        return any(holds_symbol(each, depth - 1) for each in [*value.values()][:1000])
+    if depth and isinstance(value, (list, tuple, set, collections.deque)):
+        return any(holds_symbol(each, depth - 1) for each in [*value][:1000])
     return False

@@ -1,0 +1,275 @@
+"""A walk from a cell to all that its step can read.
+
+The code that runs names the attributes and globals that it can have read. The walk goes from the cell along those
+names, and no others, and notes a `Read` of each thing that lies there and may change.
+"""
+
+import collections
+import functools
+import inspect
+import operator
+import os
+import queue
+import random
+import sys
+import types
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..autograd.tape import Value
+from .code import ALWAYS, CELLS, PACKAGE, Names, Ran, is_dynamic, is_users, names_in
+from .reads import CONTENTS, MISSING, Attribute, Bytes, Entry, Keys, OfTensor, Random, Read, dotted
+from .trace import Symbol
+
+_ATOMS = (
+    bool, int, float, complex, str, bytes, range, slice, type(None), type(...), type(NotImplemented), np.dtype,
+    types.CodeType, type(MISSING), np.ufunc,
+)  # fmt: skip
+# What leads on from values that are never changed.
+_THROUGH: dict[Any, tuple[str, ...]] = {
+    types.MethodType: ("__func__", "__self__"),
+    types.BuiltinFunctionType: ("__self__",),
+    types.MethodWrapperType: ("__self__",),
+    functools.partial: ("func", "args", "keywords"),
+    functools.partialmethod: ("func", "args", "keywords"),
+    staticmethod: ("__func__",),
+    classmethod: ("__func__",),
+    property: ("fget",),
+    functools.cached_property: ("func",),
+    functools.singledispatchmethod: ("dispatcher",),
+}
+# Where a tensor keeps what its attributes tell.
+_OF_TENSORS = {
+    "data": frozenset("shape size dtype ndim dim numel data".split()),
+    "node": frozenset("requires_grad is_leaf node".split()),
+    "grad": frozenset(("grad",)),
+}
+R = TypeVar("R", bound=Read)
+LIMIT = 100_000  # objects that a walk looks at: a cell that knows the whole program must not stop it
+
+
+class Walk:
+    """What lies on the ways from a cell that code can go.
+
+    Args:
+        ran: the code, after a trace; None, before it, for all that can be reached from the cell's `step`.
+        earlier: the walk before the trace, which tells what things were then.
+
+    Attributes:
+        reads: with whether only the library's modules, and so the clock of the guards, know of a change.
+        draws: iterators on the way.
+        symbols: where symbols were found.
+        ahead: what was not looked at any more.
+    """
+
+    def __init__(self, cell: Any, ran: Ran | None = None, earlier: "Walk | None" = None) -> None:
+        self.ran = ran
+        known = earlier.reads.items() if earlier else ()
+        # Names that came though no code sets them, such as that of a cached property, are there for good.
+        self.earlier = {key: read.was for key, (read, _) in known if not isinstance(read, Keys)}
+        self.names = Names.none()
+        self.names.attributes.update(ALWAYS)
+        self.users: set[str] = set()  # attributes that the user's code names
+        self.codes: dict[int, types.CodeType] = {}
+        self.everything = False  # whether the user's code reaches attributes that it does not name
+        self.handed = {id(each) for each in ran.handed} if ran else set()
+        self.read = {id(each) for each in ran.read} if ran else set()
+        if ran:
+            for code, _ in ran.codes.values():
+                self._learn(code)
+        self.whole = self.everything and ran is not None
+        before = -1
+        while before != len(self.names.attributes):  # what is found may be code that names more
+            before = len(self.names.attributes)
+            self._go_from(cell)
+
+    def _go_from(self, cell: Any) -> None:
+        self.reads: dict[Any, tuple[Read, bool]] = {}
+        self.draws: list[str] = []
+        self.symbols: list[str] = []
+        self.seen: dict[int, Any] = {}
+        self.ahead: collections.deque[tuple[Any, str]] = collections.deque([(cell, "self")])
+        for code, known in self.ran.codes.values() if self.ran else ():
+            if is_users(code):
+                self._globals(names_in(code), known)
+        while self.ahead and len(self.seen) < LIMIT:
+            self._visit(*self.ahead.popleft())
+        if "random" in self.names.attributes | self.names.globals:
+            self._note(Random(np.random, "numpy.random"))
+            self._note(Random(random, "random"))
+
+    def _learn(self, code: types.CodeType) -> Names:
+        """Take over the names of code that runs."""
+        names = names_in(code)
+        self.codes[id(code)] = code
+        self.names.add(names)
+        self.names.attributes.add(code.co_name)
+        self.users |= names.attributes if is_users(code) else set()
+        self.everything |= is_dynamic(code)
+        return names
+
+    def _go(self, values: Iterable[Any], path: str) -> None:
+        self.ahead.extend((value, path) for value in values if type(value) not in _ATOMS)
+
+    def _note(self, read: R, timed: bool = False) -> R:
+        """Note a read, with what it was before the trace if it was looked at then."""
+        key = type(read), id(read.holder), read.name
+        if self.earlier.get(key, MISSING) is not MISSING:
+            read.was = self.earlier[key]
+        self.reads.setdefault(key, (read, timed))
+        return read
+
+    def _note_each(self, kind: type[Read], holder: Any, path: str, names: Iterable[str], timed: bool = False) -> None:
+        """Note what lies under names, and go on from there."""
+        for name in names:
+            read = self._note(kind(holder, dotted(path, name), name), timed)
+            self._go((read.was,), read.path)
+
+    def _entries(
+        self, holder: Any, path: str, names: Set[str] | None, hiding: Set[str] = frozenset(), timed: bool = False
+    ) -> None:
+        """Note what lies in a dictionary, or is defined by a class, under names; all of it if they are None."""
+        keys = self._note(Keys(holder, path, names, hiding), timed)
+        gone = {name for name in names or () if (Entry, id(holder), name) in self.earlier}
+        self._note_each(Entry, holder, path, keys.was | gone, timed)
+
+    # ---- Values ------------------------------------------------------------------------------------------------------
+
+    def _visit(self, value: Any, path: str) -> None:
+        kind = type(value)
+        if kind in _ATOMS or id(value) in self.seen or isinstance(value, np.generic):
+            return
+        self.seen[id(value)] = value  # alive, so that nothing else gets its id
+        content = next((each for each in CONTENTS if isinstance(value, each.kinds)), None)
+        through = next((names for each, names in _THROUGH.items() if isinstance(value, each)), None)
+        if isinstance(value, Symbol):
+            self.symbols.append(path)
+        elif isinstance(value, Value):
+            self._tensor(value, path)
+        elif content is not None:
+            self._go(self._note(content(value, path)).inside(), path)
+        elif isinstance(value, (tuple, frozenset)):
+            self._go(value, path)
+        elif through is not None:
+            self._go([getattr(value, name, None) for name in through], path)
+        elif kind is types.FunctionType:
+            self._function(value, path)
+        elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
+            names = (each.split(".") for each in value.__reduce__()[1] if isinstance(each, str))
+            self.names.attributes.update(*names)
+        elif isinstance(value, type):
+            self._class(value)
+        elif kind is types.ModuleType:
+            self._module(value, path)
+        elif hasattr(kind, "__next__") and not is_users(kind):
+            self.draws.append(path)
+        else:
+            self._object(value, path)
+        if isinstance(value, (list, dict, set, collections.deque, tuple, frozenset)) and is_users(kind):
+            self._object(value, path)
+
+    def _tensor(self, value: Any, path: str) -> None:
+        asked = {field for field, names in _OF_TENSORS.items() if not names.isdisjoint(self.users)}
+        for name in asked:
+            self._note(OfTensor(value, dotted(path, name), name))
+        written = self.names.attributes & {"data", "numpy"} if self.ran is None else id(value) in self.read
+        if (written or "data" in self.users) and value.data.nbytes <= 1 << 20:
+            self._note(Bytes(value.data, path))
+
+    def _function(self, value: types.FunctionType, path: str) -> None:
+        self._go((vars(value).get("__wrapped__"), vars(value).get("registry")), path)  # of functools
+        code = value.__code__
+        runs = is_users(code) and ("-packages" + os.sep not in code.co_filename)  # which seldom ends where it begins
+        if self.ran is not None:
+            runs = is_users(code) and id(code) in self.codes
+        elif runs or code.co_filename.startswith(CELLS):
+            self._learn(code)
+        if not runs:
+            return
+        if self.ran is None:
+            self._globals(names_in(code), value.__globals__)
+        for name in ("__code__", "__defaults__", "__kwdefaults__"):
+            self._note(Attribute(value, dotted(path, name), name))
+        self._go((value.__defaults__, value.__kwdefaults__), path)
+        for name, cell in zip(code.co_freevars, value.__closure__ or ()):
+            self._go((self._note(Attribute(cell, name, "cell_contents")).was,), name)
+        self._entries(value.__dict__, path, self.names.attributes, self.names.tried)
+
+    def _globals(self, names: Names, known: dict[str, Any]) -> None:
+        whole = "globals" in names.globals and self.ran is not None
+        self._entries(known, "", None if whole else names.globals, names.globals)
+        self._go((sys.modules.get(name) for name in names.imports), "")
+        if self.ran is not None and names.imports:
+            may_come = names.tried or "modules" in names.attributes
+            self._entries(sys.modules, "sys.modules", names.imports, names.imports if may_come else set())
+
+    def _module(self, value: types.ModuleType, path: str) -> None:
+        own, attributes = vars(value), self.names.attributes
+        if value is os and not attributes.isdisjoint(("environ", "getenv")):
+            self._go((vars(os.environ)["_data"],), "os.environ")
+        if is_users(value):
+            self._entries(own, path, None if self.whole else attributes, self.names.tried)
+            return
+        named = {name: own[name] for name in attributes & own.keys()}
+        self._entries(own, value.__name__, {name for name in named if _may_be_users(named[name])})
+        self._go([each for each in named.values() if type(each) is types.ModuleType], path)
+
+    def _class(self, value: type) -> None:
+        """What a class and those that it inherits from define."""
+        if is_users(value):
+            self._note(Attribute(value, value.__name__, "__mro__"))
+            self._visit(type(value), type(value).__name__)
+        attributes = self.names.attributes
+        step = next((kind for kind in value.__mro__ if "step" in vars(kind)), None)
+        later: set[str] = set()
+        for kind in reversed(value.__mro__):
+            own = vars(kind)
+            if is_users(kind):
+                dunder = {name for name in own if name[:2] == "__" == name[-2:]} if self.ran is None else set()
+                names = attributes | (own.keys() if self.everything else dunder)
+                hiding = attributes & later | self.names.tried
+                self._entries(kind, kind.__name__, None if self.whole else names, hiding)
+            elif kind.__module__.startswith(f"{PACKAGE}.nn"):
+                if kind is step:
+                    self._entries(kind, kind.__name__, {"step"})
+                self._go([own[name] for name in attributes & own.keys()], kind.__name__)
+            later |= own.keys()
+
+    def _object(self, value: Any, path: str) -> None:
+        kind, attributes = type(value), self.names.attributes
+        users, ours, module = is_users(kind), kind.__module__.startswith(PACKAGE), hasattr(kind, "named_modules")
+        inherited: set[str] = set()
+        if users or ours:
+            self._visit(kind, kind.__name__)
+            inherited = {name for each in kind.__mro__ for name in vars(each)}
+        if ours and not module:
+            return
+        own = getattr(value, "__dict__", None)
+        there = own.keys() if isinstance(own, dict) else set()
+        slots = _slots_of(kind)
+        whole = module and self.everything
+        if users or isinstance(value, (types.SimpleNamespace, queue.Queue, Mapping, Sequence, Set)):
+            # Nothing in it that is named: it is read some other way, if at all.
+            unnamed = not module and attributes.isdisjoint(there | slots)
+            whole = self.everything or id(value) in self.handed or unnamed
+        if isinstance(own, dict):
+            self._note(Attribute(value, path, "__class__"), timed=module)
+            self._note(Attribute(value, path, "__dict__"), timed=module)
+            hiding = attributes & inherited | self.names.tried
+            self._entries(own, path, None if whole else attributes, hiding, timed=ours)
+        self._note_each(Attribute, value, path, slots if whole else slots & attributes)
+
+
+def _may_be_users(value: Any) -> bool:
+    """Whether a value in somebody else's module is a number, a text or a function of the user's."""
+    return isinstance(value, (bool, int, float, str)) or (
+        type(value) is types.FunctionType and is_users(value.__code__)
+    )
+
+
+def _slots_of(kind: type) -> set[str]:
+    """The names of the slots that the instances of a class have, but for those that this library keeps for itself."""
+    kinds = (each for each in kind.__mro__ if not each.__module__.startswith(PACKAGE))
+    return {name for each in kinds for name, member in vars(each).items() if inspect.ismemberdescriptor(member)}
