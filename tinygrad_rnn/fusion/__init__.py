@@ -13,7 +13,7 @@ lies), `rows` (where sequences lie) and `scan` (the compiled kernels). `sequence
 and `node` are for the tape. `specification` (what kernels have to compute), `judge`, `recorded` and `validate` (whether
 they do) come before `fused`: all of it as one operation.
 
-`held` has what cells hold for a sequence; `code` (what code names, and what ran), `reads` (values that a step can read),
+`held` has what cells hold for a sequence; `code` (what code names, and what ran), `reads` (what a step can read),
 `walk` (all of them, from the cell on) and `guards` know what a step read, and whether it is as it was. `compile` is
 where cells come in, `explain` says what became of them, `stages` prints the program after each pass.
 """
