@@ -42,7 +42,7 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .memory import lines
+from .memory import lines, place_of
 from .pool import empty_lines
 from .products import ACCUMULATE, ANYWAY, ONE_THREAD, PACKED, REFUSED, ROOM_BYTES, WANTS_HELPERS, products
 from .team import team
@@ -66,9 +66,8 @@ def _view(array: Any, row: int, col: int) -> Any:
     """The Matrix of an array with the strides of its axes `row` and `col`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        view = context.make_array(array)(context, builder, args[0])
-        strides = cgutils.unpack_tuple(builder, view.strides, array.ndim)
-        return context.make_tuple(builder, signature.return_type, [view.data, strides[row], strides[col]])
+        data, _, strides = place_of(context, builder, array, args[0])
+        return context.make_tuple(builder, signature.return_type, [data, strides[row], strides[col]])
 
     return _matrix_of(array.dtype)(array), codegen
 
@@ -158,7 +157,8 @@ def sum_rows(typingctx: Any, A: Any, y: Any, first: Any, M: Any, N: Any) -> Any:
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = builder.gep(context.make_array(y)(context, builder, args[1]).data, [args[2]])
+        data, _, _ = place_of(context, builder, y, args[1])
+        place = builder.gep(data, [args[2]])
         return _call(context, builder, "sum_rows", A, [args[0], place, *args[3:]])
 
     return types.void(A, y, types.int64, types.int64, types.int64), codegen
