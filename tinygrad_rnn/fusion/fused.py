@@ -189,10 +189,13 @@ class FusedCell:
         for i in self._plain:
             if not arrays[i].flags.carray:
                 arrays[i] = arrays[i].copy()
-        dtype = self.scan.dtype
+        scan = self.scan
+        dtype, arena = scan.dtype, scan.borrow(layout)
         made = [make(shape, dtype) for make, shape in layout.results]
-        kernel(0, rows.B, room.address, *layout.short, *arrays, *made)
-        return (Leaf.tensor(rows.after(made[0])),), tuple([Leaf.tensor(x) for x in made[1:-1]])
+        kernel(0, rows.B, room.address, *layout.short, *arrays, *made, arena)
+        if layout.lent:
+            scan.spare[arena.shape] = arena
+        return (Leaf.tensor(rows.after(made[0])),), tuple([Leaf.tensor(x) for x in made[1:]])
 
     def _infer(self, rows: Rows, tensors: list[Tensor], arrays: list[np.ndarray]) -> tuple[States, States]:
         """The same for any call."""

@@ -29,6 +29,7 @@ ROWS_PER_THREAD = 4  # fewer rows than this are not worth a thread
 WORK_PER_THREAD = 1_100_000  # multiply-adds of the loop below which a thread does not pay: some 20 microseconds
 
 SMALL = 1 << 14  # numbers of an array that the system's allocator has at hand
+LENT = 1 << 19  # numbers of an arena that is not given back to the pool
 MOST_LAYOUTS = 256  # of calls that are remembered
 
 
@@ -36,13 +37,17 @@ class Layout(NamedTuple):
     """How a call is done.
 
     Attributes:
-        results: how to make the arrays that the kernel writes, the last of which is the arena: functions and shapes.
+        results: how to make the arrays that the kernel writes: functions and shapes.
+        arena: the same of that one.
+        lent: whether it may be another call's afterwards, if nobody looks at it.
         steps: how many are taken at a time.
         numbers: arguments of the kernel besides arrays.
         short: the same with those before them, if all is done at once and on one thread.
     """
 
     results: list[tuple[Any, tuple[int, ...]]]
+    arena: tuple[Any, tuple[int, ...]]
+    lent: bool
     steps: int
     numbers: tuple[Any, ...]
     short: tuple[Any, ...] | None
@@ -54,14 +59,11 @@ class BackwardLayout(NamedTuple):
     Attributes:
         nothing: for each gradient an array without elements, as the kernel gets it for what nobody wants.
         makers: how to make the others: their numbers, functions, shapes.
-        make, size: the same of the arena.
-        kernel: how the kernel is launched.
+        kernel: how the kernel is called.
     """
 
     nothing: list[np.ndarray]
     makers: list[tuple[int, Any, tuple[int, ...]]]
-    make: Any
-    size: tuple[int, ...]
     kernel: Layout
 
 
@@ -88,6 +90,7 @@ class Scan(Allocation):
         self.compiled: dict[str, Callable[..., Any]] = {}
         self.built: dict[str, tuple[str, float]] = {}
         self.shared: dict[str, Shared] = {}
+        self.spare: dict[tuple[int, ...], np.ndarray] = {}  # arenas that nobody uses, by their shapes
         self.layouts: dict[str, dict[Rows, Layout]] = {"forward": {}, "inference": {}, "backward": {}}
         self.work = sum(p.left.width * p.result.width for p in program.products)
         self.work += 16 * sum(state.width for state in program.states)
@@ -186,11 +189,12 @@ class Scan(Allocation):
             whole = (1, B + total) if rows.ragged else (rows.T + 1, B)
             results = [room_for((*whole, state.width)) for state in kernel.whole]
             results += [room_for((B, state.width)) for state in self.program.states]
-        results.append(room_for((self._arena_size(direction, rows, tile, keep),)))
+        arena = room_for((self._arena_size(direction, rows, tile, keep),))
         short = total * (self.work + self.around) < 2 * WORK_PER_THREAD and steps >= rows.T
         kept = (keep,) if direction == "backward" else ()
         numbers = (rows.starts, *kept, *self.sizes, *map(float, self.blocks[direction].numbers.values()))
-        layout = Layout(results, steps, numbers, (ALL, 0, rows.T, 1, *numbers) if short else None)
+        lent = direction != "forward" and keep == 2 and arena[1][0] <= LENT
+        layout = Layout(results, arena, lent, steps, numbers, (ALL, 0, rows.T, 1, *numbers) if short else None)
         if not rows.ragged and keep == 2:
             known = self.layouts[direction]
             if len(known) >= MOST_LAYOUTS:
@@ -198,17 +202,28 @@ class Scan(Allocation):
             known[rows] = layout
         return layout
 
+    def borrow(self, layout: Layout) -> np.ndarray:
+        """The arena of a call, the last one's if that was as large: the cache knows it, and the pool takes its time."""
+        make, shape = layout.arena
+        arena = self.spare.pop(shape, None)
+        if arena is None:
+            self.spare.clear()
+            arena = make(shape, self.dtype)
+        return arena
+
     def run(self, direction: str, rows: Rows, arrays: list[np.ndarray]) -> tuple[list[Any], Any]:
         """A call: the states at all steps and before, [1 + T, B, W], and the final values of all; the arena."""
         dtype = self.dtype
         layout = self.layouts[direction].get(rows) or self._layout(direction, rows)
         made = [make(shape, dtype) for make, shape in layout.results]
+        make, shape = layout.arena
+        arena = make(shape, dtype)
         kernel = self.compiled.get(direction)
         if kernel is not None and layout.short is not None:
-            kernel(0, rows.B, room.address, *layout.short, *arrays, *made)
+            kernel(0, rows.B, room.address, *layout.short, *arrays, *made, arena)
         else:
-            self.launch(direction, rows, layout, [*arrays, *made])
-        return made, made.pop()
+            self.launch(direction, rows, layout, [*arrays, *made, arena])
+        return made, arena
 
     def backward_layout(self, wanted: tuple[bool, ...], rows: Rows, keep: int = 2) -> BackwardLayout:
         """Of the backward pass of a call, where those arguments have a gradient that are `wanted`.
@@ -228,7 +243,7 @@ class Scan(Allocation):
                 makers.append((i, *((staggered_zeros, shape) if zero else room_for(shape))))
         layout = self.layouts["backward"].get(rows) if keep == 2 else None
         layout = layout or self._layout("backward", rows, keep)
-        return BackwardLayout(found, makers, *layout.results[0], layout)
+        return BackwardLayout(found, makers, layout)
 
     def run_back(
         self,
@@ -255,16 +270,18 @@ class Scan(Allocation):
             else:
                 dy = self.nothing[0]
             given.append(dy)
-        found, makers, make, size, kernel = layout
+        found, makers, kernel = layout
         found = found[:]
         for i, new, shape in makers:
             found[i] = new(shape, dtype)
-        arena = make(size, dtype)
+        arena = self.borrow(kernel)
         read = [arrays[i] for i in self.read_again]
         read += [every[k] for k in self.watched_again]
         read += given
         read += found
         self.launch("backward", rows, kernel, [*read, residuals, arena])
+        if kernel.lent:
+            self.spare[arena.shape] = arena
         return found, given, arena
 
     def arrived(self, rows: Rows, given: list[np.ndarray], arena: np.ndarray, keep: int) -> list[np.ndarray]:
