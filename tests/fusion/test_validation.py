@@ -79,11 +79,11 @@ def test_numpy_and_the_table_agree(row):
         with set_mode("tracer", judge):
             judged = row(*inputs, **sample.attributes)
         y = row(*inputs, **sample.attributes)
-        np.testing.assert_allclose(judge.entry(judged).wide, y.numpy(), rtol=1e-12, atol=1e-13, err_msg=str(sample))
+        np.testing.assert_allclose(judge.entry(judged).value, y.numpy(), rtol=1e-12, atol=1e-13, err_msg=str(sample))
         if y.requires_grad and y.numpy().size:
             dy = np.random.default_rng(0).standard_normal(y.shape)
             expected = tg.grad(y, [inputs[i] for i in places], [dy], allow_unused=True)
-            found = judge.gradients([(judged, dy)], precise=True)
+            found = judge.gradients([(judged, dy)])
             for i, dx in zip(places, expected):
                 nothing = np.zeros(inputs[i].shape)
                 found_dx, dx = found.get(judge.entry(inputs[i]), nothing), nothing if dx is None else dx.numpy()
@@ -100,32 +100,37 @@ def test_numbers_among_the_operands(row, dtype):
         for k in range(len(sample.inputs)):
             inputs = [Tensor(np.asarray(x, dtype)) if i == k else 1.7 for i, x in enumerate(sample.inputs)]
             inputs[k].requires_grad_(True)
-            judge = judging.Judge()
-            judge.leaf(inputs[k], True)
-            with set_mode("tracer", judge):
-                judged = row(*inputs, **sample.attributes)
             y = row(*inputs, **sample.attributes)
-            assert judge.entry(judged).own.dtype == y.dtype
-            if y.requires_grad and y.numpy().size:
-                dy = np.ones(y.shape, dtype)
-                (expected,) = tg.grad(y, [inputs[k]], [dy])
-                for precise in (False, True):
-                    found = judge.gradients([(judged, dy)], precise)[judge.entry(inputs[k])]
-                    assert found.dtype == (np.float64 if precise else dtype)
+            dy = np.ones(y.shape, dtype)
+            expected = tg.grad(y, [inputs[k]], [dy]) if y.requires_grad and y.numpy().size else None
+            for precise in (False, True):
+                judge = judging.Judge(precise)
+                judge.leaf(inputs[k], True)
+                with set_mode("tracer", judge):
+                    judged = row(*inputs, **sample.attributes)
+                kind = np.float64 if precise and y.dtype.kind == "f" else y.dtype
+                assert judged.dtype == y.dtype and judge.entry(judged).value.dtype == kind
+                if expected is not None:
+                    found = judge.gradients([(judged, dy)])[judge.entry(inputs[k])]
+                    assert found.dtype == kind
                     tolerance = 1e-12 if dtype == np.float64 else 1e-5
-                    np.testing.assert_allclose(found, expected.numpy(), rtol=tolerance, atol=tolerance)
+                    np.testing.assert_allclose(found, expected[0].numpy(), rtol=tolerance, atol=tolerance)
 
 
 def test_a_judge_runs_a_step_in_both_precisions():
     a, b = np.float32(1) / np.float32(3), np.linspace(0, 1, 5, dtype=np.float32)
-    judge = judging.Judge()
-    with set_mode("tracer", judge):
-        y = tg.tanh(Tensor(b) * float(a)) + 1
-    entry = judge.entry(y)
-    assert entry.own.dtype == np.float32 and entry.wide.dtype == np.float64
-    np.testing.assert_allclose(entry.wide, np.tanh(b.astype(np.float64) * float(a)) + 1, rtol=1e-15)
-    np.testing.assert_allclose(entry.own, entry.wide, rtol=1e-6)
-    assert (entry.own != entry.wide).any()
+    found = []
+    for precise in (False, True):
+        judge = judging.Judge(precise)
+        with set_mode("tracer", judge):
+            y = tg.tanh(Tensor(b) * float(a)) + 1
+        assert y.dtype == np.float32
+        found.append(judge.entry(y).value)
+    own, wide = found
+    assert own.dtype == np.float32 and wide.dtype == np.float64
+    np.testing.assert_allclose(wide, np.tanh(b.astype(np.float64) * float(a)) + 1, rtol=1e-15)
+    np.testing.assert_allclose(own, wide, rtol=1e-6)
+    assert (own != wide).any()
 
 
 def test_a_gradient_that_is_clipped_at_each_step_is_not_taken_for_one():
@@ -134,7 +139,7 @@ def test_a_gradient_that_is_clipped_at_each_step_is_not_taken_for_one():
     judge = judging.Judge()
     with set_mode("tracer", judge):
         y = tg.clip_gradient(p, 0.5) + tg.clip_gradient(p, 0.5)
-    (dp,) = judge.gradients([(y, np.array([2.0], np.float32))], precise=True).values()
+    (dp,) = judge.gradients([(y, np.array([2.0], np.float32))]).values()
     assert dp == [1.0]
 
 

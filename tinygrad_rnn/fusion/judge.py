@@ -1,15 +1,15 @@
-"""The tape run by NumPy, in two precisions at once: what the kernels of a cell are compared with.
+"""The tape run by NumPy, in float64 or in the dtype of the cell: what the kernels of a cell are compared with.
 
-A `Judge` listens where a `Trace` does, but its tensors have numbers. It carries every operation of a step out twice, in
-the dtype of the cell and in float64, and remembers it for the way back:
+A `Judge` listens where a `Trace` does, but its tensors have numbers. It carries every operation of a step out, and
+remembers it for the backward pass:
 
-    f = sigmoid(x @ self.Wf + h @ self.Uf)      ->      own   float32, what the tape would compute
-                                                        wide  float64, what the maths means
+    f = sigmoid(x @ self.Wf + h @ self.Uf)      ->      precise       float64, what the maths means
+                                                        otherwise     float32, what the tape would compute
 
 It reads the same table as everything else: formulas and gradient rules are text, which NumPy evaluates as well as
 Numba compiles it. So nothing is compiled here, and no line of the compiler is used to judge the compiler.
 
-`own` says how far rounding alone leads away from `wide`. Kernels that are a few times farther away are wrong.
+The second says how far rounding alone leads away from the first. Kernels that are a few times farther away are wrong.
 """
 
 import functools
@@ -22,6 +22,7 @@ import numpy as np
 from ..autograd import table
 from ..autograd.primitive import FLOAT32, FLOAT64, Adjoint, ElementwisePrimitive, Primitive, Shape
 from ..autograd.tape import Value, mode, unbroadcast
+from .keys import key_of
 
 Array = np.ndarray
 SHARED = 1 << 18  # multiply-adds above which OpenBLAS shares a product among threads
@@ -63,14 +64,11 @@ def _product(a: Array, b: Array) -> Array:
     """a @ b, in parts that OpenBLAS does not share among threads: on a busy machine these wait for each other."""
     if a.ndim != 2 or b.ndim != 2 or a.size * b.shape[1] <= SHARED:
         return a @ b
-    (M, K), N = a.shape, b.shape[1]
-    y = np.empty((M, N), a.dtype)
-    if M < N:
-        for j in range(0, N, step := max(1, SHARED // (M * K))):
-            y[:, j : j + step] = a @ b[:, j : j + step]
-    else:
-        for i in range(0, M, step := max(1, SHARED // (K * N))):
-            np.matmul(a[i : i + step], b, out=y[i : i + step])
+    if a.shape[0] > b.shape[1]:
+        return _product(b.T, a.T).T
+    y, columns = np.empty((a.shape[0], b.shape[1]), a.dtype), max(1, SHARED // a.size)
+    for j in range(0, b.shape[1], columns):
+        y[:, j : j + columns] = a @ b[:, j : j + columns]
     return y
 
 
@@ -124,15 +122,14 @@ class Entry:
     """One operation that ran, or a leaf.
 
     Attributes:
-        own, wide: its value in the dtype of the cell and in float64, the same array where they are the same.
         fixed: whether it is the same at every step.
         wanted: whether its gradient is.
     """
 
-    __slots__ = ("attributes", "fixed", "operands", "own", "row", "wanted", "wide")
+    __slots__ = ("attributes", "fixed", "operands", "row", "value", "wanted")
 
-    def __init__(self, own: Array, wide: Array, fixed: bool, wanted: bool) -> None:
-        self.own, self.wide, self.fixed, self.wanted = own, wide, fixed, wanted
+    def __init__(self, value: Array, fixed: bool, wanted: bool) -> None:
+        self.value, self.fixed, self.wanted = value, fixed, wanted and value.dtype.kind == "f"
         self.row: Primitive | None = None
         self.operands: list[Any] = []
         self.attributes: dict[str, Any] = {}
@@ -142,20 +139,18 @@ class Judge:
     """Runs operations for the `tracer` of the tape's mode; afterwards it knows their values and gradients.
 
     Args:
-        rounded: take float64 values, rounded, for those in the dtype of the cell. That is half the work, and enough
-            where nobody asks how far rounding errors lead.
+        precise: compute in float64. What the step sees are these values in the dtype of the cell.
     """
 
-    def __init__(self, rounded: bool = False) -> None:
-        self.rounded = rounded
+    def __init__(self, precise: bool = True) -> None:
+        self.precise = precise
         self.entries: list[Entry] = []
         self._of: dict[int, tuple[Any, Entry]] = {}  # by identity of the tensor, which is kept alive
         self._known: dict[Any, Any] = {}  # results that are the same at every step
 
     def leaf(self, x: Value, wanted: bool, fixed: bool = False) -> Entry:
         """Make a tensor known that operations will read."""
-        entry = Entry(x.data, _wide(x.data), fixed, wanted and x.data.dtype.kind == "f")
-        return self._remember(x, entry)
+        return self._remember(x, Entry(self._exact(x.data), fixed, wanted))
 
     def _remember(self, x: Value, entry: Entry) -> Entry:
         self.entries.append(entry)
@@ -171,6 +166,17 @@ class Judge:
         """The tensors that no operation made."""
         return [(x, entry) for x, entry in self._of.values() if entry.row is None]
 
+    def _exact(self, x: Any) -> Any:
+        """The value of an operand as it is computed with; of attributes, the dtype that they ask for likewise."""
+        if isinstance(x, Entry):
+            return x.value
+        if isinstance(x, dict):
+            dtype = x.get("dtype")
+            wide = self.precise and dtype is not None and np.dtype(dtype).kind == "f"
+            return x | {"dtype": FLOAT64} if wide else x
+        wide = self.precise and isinstance(x, np.ndarray) and x.dtype.kind == "f"
+        return x.astype(FLOAT64, copy=False) if wide else x
+
     def record(self, row: Primitive, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
         """Called in place of an operation: runs it."""
         operands = [self.entry(x) if isinstance(x, Value) else x for x in inputs]
@@ -178,23 +184,20 @@ class Judge:
         if not entries:
             return evaluate(row, inputs, attributes)
         # What clips the gradient of one step must not be taken for what clips that of another.
-        fixed = row is not table.clip_gradient and all(x.fixed for x in entries) and not _has_array(operands)
-        key = _key(row, operands, attributes) if fixed else None
+        fixed = row is not table.clip_gradient and all(x.fixed for x in entries)
+        key: Any = None
+        if fixed:
+            key = row, *(id(x) if isinstance(x, Entry) else key_of(x) for x in operands), key_of(attributes), mode.grad
         if key in self._known:
             return self._known[key]
         with np.errstate(all="ignore"):
-            wide = evaluate(row, [_wide_of(x) for x in operands], _widened(attributes))
-            dtype = _own_dtype(row, operands, attributes)
-            if wide.dtype.kind != "f" or (dtype == FLOAT64 and all(x.own is x.wide for x in entries)):
-                own = wide
-            else:
-                own = wide.astype(dtype) if self.rounded else evaluate(row, [_own(x) for x in operands], attributes)
-        wanted = bool(row.rules) and mode.grad and own.dtype.kind == "f" and any(x.wanted for x in entries)
-        entry = Entry(own, wide, fixed and key is not None, wanted)
+            value = evaluate(row, [self._exact(x) for x in operands], self._exact(attributes))
+        entry = Entry(value, fixed, bool(row.rules) and mode.grad and any(x.wanted for x in entries))
         entry.row, entry.operands, entry.attributes = row, operands, attributes
-        y = Value.tensor(own)
+        dtype = _dtype(row, inputs, attributes) if value.dtype.kind == "f" else value.dtype
+        y = Value.tensor(value.astype(dtype, copy=False))
         self._remember(y, entry)
-        if key is not None:
+        if fixed:
             self._known[key] = y
         return y
 
@@ -209,48 +212,41 @@ class Judge:
 
     refuse = refuse_numbers = refuse_gradients = refuse_draws = has_rows = _allow
 
-    # ---- Backwards ---------------------------------------------------------------------------------------------------
+    # ---- The backward pass -------------------------------------------------------------------------------------------
 
-    def gradients(self, starts: Iterable[tuple[Value, Array]], precise: bool) -> dict[Entry, Array]:
-        """The gradients of all leaves that want one, and that one reaches, from those of some results.
-
-        Args:
-            precise: in float64, rather than in the dtype of the cell.
-        """
-        value = _wide_of if precise else _own
+    def gradients(self, starts: Iterable[tuple[Value, Array]]) -> dict[Entry, Array]:
+        """The gradients of all leaves that want one, and that one reaches, from those of some results."""
         arrived: dict[Entry, Array] = {}
         # Left operands and gradients of products with the same matrix: of all steps one product, as after a loop.
         products: dict[Entry, list[tuple[Array, Array]]] = {}
         found: dict[Entry, Array] = {}
 
         def arrive(entry: Entry, d: Array) -> None:
-            d = d if d.shape == entry.own.shape else unbroadcast(d, entry.own.shape)
+            d = d if d.shape == entry.value.shape else unbroadcast(d, entry.value.shape)
             arrived[entry] = arrived[entry] + d if entry in arrived else d
 
         for x, dy in starts:
-            arrive(self.entry(x), _wide(dy) if precise else dy)
+            arrive(self.entry(x), self._exact(dy))
         for entry in reversed(self.entries):
-            if not entry.wanted:
-                continue
             if entry in products:
                 lefts, ds = zip(*products.pop(entry))
                 arrive(entry, _product(np.concatenate(lefts).T, np.concatenate(ds)))
-            if entry not in arrived:
+            if entry not in arrived or not entry.wanted:
                 continue
             dy = arrived.pop(entry)
             if entry.row is None:
                 found[entry] = dy
             elif entry.row is table.matmul and _is_matrix(entry.operands[1]):
                 left, right = entry.operands
-                a = value(left)
+                a = self._exact(left)
                 products.setdefault(right, []).append((a.reshape(-1, a.shape[-1]), dy.reshape(-1, dy.shape[-1])))
                 if isinstance(left, Entry) and left.wanted:
-                    arrive(left, _product(dy, value(right).T))
+                    arrive(left, _product(dy, right.value.T))
             else:
                 places = [i for i, x in enumerate(entry.operands) if isinstance(x, Entry) and x.wanted]
                 adjoint = entry.row.adjoint(tuple(places))
-                attributes = _widened(entry.attributes) if precise else entry.attributes
-                saved = adjoint.save(value(entry), *map(value, entry.operands), **attributes)
+                attributes = self._exact(entry.attributes)
+                saved = adjoint.save(entry.value, *map(self._exact, entry.operands), **attributes)
                 for i, d in zip(adjoint.wanted, _gradients(adjoint, dy, saved)):
                     arrive(entry.operands[i], d)
         return found
@@ -258,54 +254,12 @@ class Judge:
 
 def _is_matrix(x: Any) -> bool:
     """Whether an operand is a matrix that is the same at every step, and wants a gradient."""
-    return isinstance(x, Entry) and x.fixed and x.wanted and x.own.ndim == 2
+    return isinstance(x, Entry) and x.fixed and x.wanted and x.value.ndim == 2
 
 
-def _own(x: Any) -> Any:
-    return x.own if isinstance(x, Entry) else x
-
-
-def _wide_of(x: Any) -> Any:
-    return x.wide if isinstance(x, Entry) else _wide(x) if isinstance(x, np.ndarray) else x
-
-
-def _wide(x: Array) -> Array:
-    return x.astype(FLOAT64, copy=False) if x.dtype.kind == "f" else x
-
-
-def _own_dtype(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]) -> np.dtype:
-    """The dtype of an operation's result, if that is a float."""
+def _dtype(row: Primitive, inputs: Sequence[Any], attributes: dict[str, Any]) -> np.dtype:
+    """The dtype on the tape of an operation's result, if that is a float."""
     if row is table.cast:
         return np.dtype(attributes["dtype"])
-    kinds = [getattr(_own(x), "dtype", None) for x in operands]
-    floats = [kind for kind in kinds if kind is not None and kind.kind == "f"]
+    floats = [x.dtype for x in inputs if hasattr(x, "dtype") and x.dtype.kind == "f"]
     return np.result_type(*floats) if floats else FLOAT32
-
-
-def _widened(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Attributes of an operation on float64 values: what is cast to a float stays one of these."""
-    dtype = attributes.get("dtype")
-    return attributes if dtype is None or np.dtype(dtype).kind != "f" else attributes | {"dtype": FLOAT64}
-
-
-def _has_array(operands: Sequence[Any]) -> bool:
-    return any(isinstance(x, np.ndarray) for x in operands)
-
-
-def _key(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]) -> Any:
-    """What an operation on fixed values is known by; None if that cannot be told."""
-    key = (
-        row.name,
-        tuple(id(x) if isinstance(x, Entry) else (type(x), repr(x)) for x in operands),
-        tuple((name, repr(value)) for name, value in attributes.items() if not isinstance(value, np.ndarray)),
-        mode.grad,
-    )
-    plain = all(_is_plain(value) for value in attributes.values())
-    return key if plain else None
-
-
-def _is_plain(attribute: Any) -> bool:
-    """Whether an attribute is what its text says: an index may have arrays in it, which are abbreviated."""
-    if isinstance(attribute, (tuple, list)):
-        return all(map(_is_plain, attribute))
-    return isinstance(attribute, (int, float, str, slice, type(None), type(...), np.dtype, type))

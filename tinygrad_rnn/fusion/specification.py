@@ -43,15 +43,16 @@ class TapeRecord:
 
     def value(self, name: str) -> np.ndarray:
         """[T, B, W]."""
-        return self._stacked(name, lambda x: x.data)
+        return self.stacked(name, lambda x: x.data)
 
     def gradient(self, name: str) -> np.ndarray | None:
         """[T, B, W]; None if nothing has reached it."""
         if all(x is None or x.grad is None for x in self.named[name]):
             return None
-        return self._stacked(name, lambda x: np.zeros_like(x.data) if x.grad is None else x.grad.data)
+        return self.stacked(name, lambda x: np.zeros_like(x.data) if x.grad is None else x.grad.data)
 
-    def _stacked(self, name: str, of: Callable[[Tensor], np.ndarray]) -> np.ndarray:
+    def stacked(self, name: str, of: Callable[[Tensor], np.ndarray]) -> np.ndarray:
+        """What there is of a value at each step, and zeros after the end of a sequence."""
         values = np.stack([of(x) for x in self.named[name] if x is not None])
         if self.sequence.lengths is not None:
             values[np.arange(len(values))[:, None] >= self.sequence.lengths] = 0

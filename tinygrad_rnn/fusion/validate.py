@@ -16,7 +16,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -43,7 +43,6 @@ FACTOR = 16  # times the rounding errors of the tape
 FLOOR = {FLOAT32: 2e-5, FLOAT64: 1e-10}  # of the largest element
 CANCELLED = {FLOAT32: 1e-6, FLOAT64: 1e-13}  # of the largest element of all results, where rounding decides
 BLOCK = 96  # rows and columns of a matrix that are compared at a time
-NOTHING = np.zeros(1)
 SWITCH = "TINYGRAD_RNN_VALIDATE"
 
 
@@ -166,44 +165,39 @@ class _Trial:
         kernels, starts = self._kernels()
         with np.errstate(all="ignore"):
             expected = self._tape(starts, precise=True)
-            for name in set(expected).difference(kernels):  # a tensor that step reads, and the kernels do not
-                kernels[name] = np.zeros_like(expected[name])
-            found = [_difference(name, kernels[name], wide, None) for name, wide in expected.items()]
-            if any(each is not None and each.share > 1 for each in found):  # by more than what rounding may do always
-                own, values = self._tape(starts, precise=False), self._names(len(kernels))
-                largest = {True: 0.0, False: 0.0}  # of values, of gradients
-                for name, wide in expected.items():
-                    largest[name in values] = max(largest[name in values], _size(wide))
-                found = [
-                    _difference(name, kernels[name], wide, own[name], largest[name in values])
-                    for name, wide in expected.items()
-                ]
-        return max((each for each in found if each is not None), key=lambda each: each.share, default=None)
+            worst = _worst(_difference(name, kernels.get(name), wide) for name, wide in expected.items())
+            if worst is None or worst.share <= 1:
+                return worst
+            # By more than what rounding may do always: how far does it lead this step?
+            rounded, values = self._tape(starts, precise=False), self._names(len(expected))
+            beside = {True: 0.0, False: 0.0}  # the largest element of all values, and of all gradients
+            for name, wide in expected.items():
+                beside[name in values] = max(beside[name in values], _size(wide))
+            return _worst(
+                _difference(name, kernels.get(name), wide, rounded[name], beside[name in values])
+                for name, wide in expected.items()
+            )
 
     def _kernels(self) -> tuple[dict[str, np.ndarray], list[np.ndarray | None]]:
         """What the kernels give, by name; and the gradients, drawn, that went back from outputs and last states."""
-        fused = self.fused
+        fused, places = self.fused, self.places
         tensors = [Value.tensor(x.data) for x in self.tensors]
-        for i in self.places:
+        for i in places:
             tensors[i].requires_grad_(True)
-        with set_mode("tracer", None), set_mode("anomaly", False), set_mode("grad", bool(self.places)):
-            arrays = [x.data for x in tensors]
+        with set_mode("tracer", None), set_mode("anomaly", False), set_mode("grad", bool(places)):
             watch = (lambda run: None) if self.way.recorded else None
-            every, finals = fused.run(self.rows, tensors, arrays, watch, proved=True)
+            every, finals = fused.run(self.rows, tensors, [x.data for x in tensors], watch, proved=True)
             results = [*every, *finals]
             found = {name: x.data for name, x in zip(self._names(len(every)), results)}
-            starts: list[np.ndarray | None] = []
-            if self.places:
-                draw = lambda x: self._drawn(x.data.shape, x.data.dtype).data
-                starts = [None if x.node is None else draw(x) for x in results]
-                pairs = [(x, Value.tensor(dy)) for x, dy in zip(results, starts) if dy is not None]
-                sources = [tensors[i] for i in self.places]
-                outputs, dys = map(list, zip(*pairs)) if pairs else ([], [])
-                gradients = grad(outputs, sources, dys, allow_unused=True) if pairs else [None] * len(sources)
-                for i, dx in zip(self.places, gradients):
-                    shape = tensors[i].data.shape
-                    found[f"d{fused.leaves[i].name}"] = np.zeros(shape) if dx is None else dx.data
-        return found, starts
+            if not places:
+                return found, []
+            starts = [None if x.node is None else self._drawn(x.data.shape, x.data.dtype).data for x in results]
+            pairs = [(x, Value.tensor(dy)) for x, dy in zip(results, starts) if dy is not None]
+            if pairs:
+                outputs, dys = map(list, zip(*pairs))
+                gradients = grad(outputs, [tensors[i] for i in places], dys, allow_unused=True)
+                found |= {f"d{fused.leaves[i].name}": dx.data for i, dx in zip(places, gradients) if dx is not None}
+            return found, starts
 
     def _names(self, watched: int) -> list[str]:
         names = [state.name for state in self.fused.program.states]
@@ -211,29 +205,26 @@ class _Trial:
 
     def _tape(self, starts: list[np.ndarray | None], precise: bool) -> dict[str, np.ndarray]:
         """The same from the step itself, in float64 or in the dtype of the cell."""
-        judge, (every, finals) = self._judged(None, rounded=precise)
-        value = lambda entry: entry.wide if precise else entry.own
-        results = [value(judge.entry(x)) for x in (*every, *finals)]
-        expected = dict(zip(self._names(len(every)), results))
+        judge, (every, finals) = self._judged(None, precise)
+        results = [*every, *finals]
+        expected = {name: judge.entry(x).value for name, x in zip(self._names(len(every)), results)}
         if not starts:
             return expected
-        gradients = judge.gradients(
-            [(x, dy) for x, dy in zip((*every, *finals), starts) if dy is not None], precise
-        )
+        gradients = judge.gradients([(x, dy) for x, dy in zip(results, starts) if dy is not None])
         for i in self.places:
             entry = judge.entry(self.tensors[i])
             found = gradients.pop(entry, None)
-            expected[f"d{self.fused.leaves[i].name}"] = np.zeros_like(value(entry)) if found is None else found
+            expected[f"d{self.fused.leaves[i].name}"] = np.zeros_like(entry.value) if found is None else found
         return expected | {f"d{self._name_of(x)}": gradients[y] for x, y in judge.leaves() if y in gradients}
 
     def _name_of(self, x: Any) -> str:
         """What the cell calls a tensor of which the kernels know nothing."""
         return next((name for name, p in self.cell.named_parameters() if p is x), "a tensor that step reads")
 
-    def _judged(self, record: TapeRecord | None, rounded: bool) -> tuple[Judge, Any]:
+    def _judged(self, record: TapeRecord | None, precise: bool) -> tuple[Judge, Any]:
         """The step, run by a judge."""
         set_rng_state(self.after_held)
-        judge, places = Judge(rounded), set(self.places)
+        judge, places = Judge(precise), set(self.places)
         fixed = range(self.fused.inputs, len(self.tensors) - len(self.fused.program.states))
         for i, x in enumerate(self.tensors):
             judge.leaf(x, i in places, i in fixed)
@@ -257,23 +248,23 @@ class _Trial:
 
     def _named_differences(self) -> Iterator[tuple[str, Difference]]:
         """The named values of the step that differ, in the order of its lines."""
-        fused, rows = self.fused, self.rows
         runs: list[Any] = []
         set_rng_state(self.after_held)
         with no_grad():
-            fused.run(rows, self.tensors, [x.data for x in self.tensors], runs.append, proved=True)
-        recorded, record = Recorded(fused, runs[0]), TapeRecord(self.cell, self.sequence)
-        judge, _ = self._judged(record, rounded=False)
+            self.fused.run(self.rows, self.tensors, [x.data for x in self.tensors], runs.append, proved=True)
+        recorded, wide, own = Recorded(self.fused, runs[0]), self._named(True), self._named(False)
         for name, line in recorded.named.items():
-            steps = [judge.entry(x) for x in record.named.get(name, ()) if x is not None]
-            if len(steps) == T:
-                own, wide = np.stack([y.own for y in steps]), np.stack([y.wide for y in steps])
-                if self.lengths is not None:
-                    own[np.arange(T)[:, None] >= self.lengths] = wide[np.arange(T)[:, None] >= self.lengths] = 0
-                difference = _difference(name, recorded.value(name), wide, own)
+            if name in wide:
+                difference = _difference(name, recorded.value(name), wide[name], own[name])
                 if difference is not None and difference.share > 1:
-                    where = line.where
-                    yield f"{name} ({where})" if where else name, difference
+                    yield f"{name} ({line.where})" if line.where else name, difference
+
+    def _named(self, precise: bool) -> dict[str, np.ndarray]:
+        """The values of the step at each step of the sequence that have a name, [T, B, W]."""
+        record = TapeRecord(self.cell, self.sequence)
+        judge, _ = self._judged(record, precise)
+        every = [name for name, values in record.named.items() if all(x is not None for x in values)]
+        return {name: record.stacked(name, lambda x: judge.entry(x).value) for name in every}
 
 
 def _size(x: np.ndarray) -> float:
@@ -281,35 +272,41 @@ def _size(x: np.ndarray) -> float:
     return float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
 
 
+def _worst(differences: Iterable[Difference | None]) -> Difference | None:
+    """The one that is least allowed; None if there is none."""
+    return max((each for each in differences if each is not None), key=lambda each: each.share, default=None)
+
+
 def _difference(
-    name: str, kernels: np.ndarray, wide: np.ndarray, own: np.ndarray | None, beside: float = 0.0
+    name: str, kernels: np.ndarray | None, wide: np.ndarray, own: np.ndarray | None = None, beside: float = 0.0
 ) -> Difference | None:
     """Of one result; None where the tape has no finite numbers to compare with.
 
     Args:
+        kernels: what they say; None, which is zero, of the gradient of a tensor of which they know nothing.
         own: what the tape has in the dtype of the cell; None to allow for no rounding errors but those of the result.
         beside: the largest element of all results of its kind: where terms cancel, what is left are rounding errors of
             such numbers.
     """
+    kernels = np.zeros_like(wide) if kernels is None else kernels
     if kernels.shape != wide.shape:
         return Difference(name, float("inf"), 0.0, (), float("nan"), float("nan"))
-    k, w, t = (x.reshape(1) if x.ndim == 0 else x for x in (kernels, wide, wide if own is None else own))
-    place: tuple[int, ...] = (0,)
-    worst, rounding, scale = -1.0, 0.0, 0.0
+    k, w, t = map(np.atleast_1d, (kernels, wide, wide if own is None else own))
+    worst, place, rounding, scale = -1.0, (0,) * w.ndim, 0.0, 0.0
     for start in itertools.product(*(range(0, n, BLOCK) for n in w.shape)):  # blocks, which stay in the cache
         some = tuple(slice(i, i + BLOCK) for i in start)
         error, size = np.abs(k[some] - w[some]), np.abs(w[some])
-        apart = NOTHING if own is None else np.abs(t[some] - w[some])
+        apart = size if own is None else np.abs(t[some] - w[some])
         if not np.isfinite(error.max() + apart.max() + size.max()):
             known = np.isfinite(t[some]) & np.isfinite(w[some])
             error[np.isnan(error)] = np.inf
             error, apart, size = (np.where(known, each, -1) for each in (error, apart, size))
-        largest = error.max()
-        if largest > worst:
-            inside = np.unravel_index(int(error.argmax()), error.shape)
-            worst, place = float(largest), tuple(i + int(j) for i, j in zip(start, inside))
+        if error.max() > worst:
+            worst = float(error.max())
+            place = tuple(i + int(j) for i, j in zip(start, np.unravel_index(error.argmax(), error.shape)))
         rounding, scale = max(rounding, float(apart.max())), max(scale, float(size.max()))
     if worst < 0:
         return None
+    rounding = 0.0 if own is None else rounding
     allowed = FACTOR * rounding + FLOOR[kernels.dtype] * scale + CANCELLED[kernels.dtype] * beside
     return Difference(name, worst, allowed, place[: wide.ndim], float(k[place]), float(w[place]))
