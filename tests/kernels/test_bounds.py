@@ -24,7 +24,7 @@ pytestmark = [
 
 DTYPES = ["float32", "float64"]
 ENDS = ["after", "before"]
-ROWS, DEPTH = vector.ROWS, products.DEPTH
+ROWS, DEPTH = vector.MR, products.KC
 
 
 def around(*sizes):
@@ -35,7 +35,7 @@ def widths(dtype):
     """Around the registers, a panel, and the panels that are filled together."""
     lanes = vector.HOST.bytes // np.dtype(dtype).itemsize
     panel = vector.ROW_BYTES // np.dtype(dtype).itemsize
-    return around(1, lanes, panel, 2 * panel, products.SIDE_BY_SIDE * panel)
+    return around(1, lanes, panel, 2 * panel, products.PANELS * panel)
 
 
 # How an operand may lie: each takes a shape and makes zeros of that shape with other strides.
@@ -101,7 +101,7 @@ def one_product(rng, M, K, N, dtype, lays, end):
 
 
 def sizes_at_random(rng, dtype):
-    M = rng.choice([*around(1, ROWS, 2 * ROWS), vector.HALF_ROWS, 40, products.HEIGHT + 1])
+    M = rng.choice([*around(1, ROWS, 2 * ROWS), vector.HALF_MR, 40, products.MC + 1])
     K = rng.choice([*range(1, 10), *around(vector.CHAINS * products.SHORTEST, DEPTH), 40, 2 * DEPTH + 3])
     N = rng.choice([*widths(dtype), 5, 90])
     return int(M), int(K), int(N)
@@ -122,7 +122,7 @@ def products_of_every_shape():
     """Every height and width around the registers, every way to lie, one after the other."""
     rng = np.random.default_rng(0)
     for dtype, end in itertools.product(DTYPES, ENDS):
-        for M, N in itertools.product([*around(1, ROWS, 2 * ROWS), vector.HALF_ROWS], widths(dtype)):
+        for M, N in itertools.product([*around(1, ROWS, 2 * ROWS), vector.HALF_MR], widths(dtype)):
             for K in (1, 3, vector.CHAINS * products.SHORTEST + 1, DEPTH + 1):
                 for lays in itertools.product((rows, turned, backwards, columns), repeat=2):
                     one_product(rng, M, K, N, dtype, (*lays, RESULTS[(M + N + K) % len(RESULTS)]), end)
@@ -142,7 +142,7 @@ def copies_and_sums():
             for name, n in (("copy", 8), ("sum_rows", 6), ("product", 15))
         )
         lanes = vector.HOST.bytes // np.dtype(dtype).itemsize
-        room = guarded(np.zeros(products.ROOM_BYTES, np.uint8), end)
+        room = guarded(np.zeros(products.WORKSPACE_BYTES, np.uint8), end)
         for M, N in itertools.product(around(1, lanes), around(1, lanes, 2 * lanes)):
             for lay in OPERANDS:
                 x = placed(lay, rng.standard_normal((M, N)).astype(dtype), end)

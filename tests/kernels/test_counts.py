@@ -15,15 +15,15 @@ from tinygrad_rnn.kernels.elementwise import Elementwise
 from tinygrad_rnn.kernels.inner_loop import inner_loop
 from tinygrad_rnn.kernels.machine import Function, Library
 from tinygrad_rnn.kernels.sharing import Shared
-from tinygrad_rnn.kernels.vector import Matrix, Vectors
+from tinygrad_rnn.kernels.vector import Matrix, Shape, Vectors
 
 pytestmark = [
     needs_guards, pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled"),
 ]  # fmt: skip
 
 DTYPES = ["float32", "float64"]
-NONE = [0, -1, -vector.ROWS, -17, -257, -(1 << 40), -(1 << 62)]
-SOME = [1, vector.ROWS + 1, 300]
+NONE = [0, -1, -vector.MR, -17, -257, -(1 << 40), -(1 << 62)]
+SOME = [1, vector.MR + 1, 300]
 LAYOUTS = [(4000, 8), (8, 4000), (16, 4000), (4, 4000), (0, 0), (-8, -4000)]  # strides of rows and columns, in bytes
 
 
@@ -57,7 +57,7 @@ def products_over_nothing():
     void, room = nowhere(), module.room.address
     for dtype, name in itertools.product(DTYPES, ["multiply", "product"]):
         call, size = function(dtype, name), np.dtype(dtype).itemsize
-        for K, M, N in itertools.product(NONE, [1, 2, vector.ROWS + 1], [1, 5, 37, 200]):
+        for K, M, N in itertools.product(NONE, [1, 2, vector.MR + 1], [1, 5, 37, 200]):
             rows, turned, wide = np.zeros((M, N), dtype), np.zeros((N, M), dtype), np.zeros((2 * M, 3 * N), dtype)
             for c in (rows, turned.T, rows[::-1, ::-1], wide[::2, ::3]):
                 for end, accumulate in itertools.product(("after", "before"), (0, 1)):
@@ -102,22 +102,23 @@ def pieces_of_registers():
             body(Vectors(f, dtype), matrix, *counts)
             f.give()
 
-        write("tile", lambda v, m, live, cols, K: vector.tile(
-            v, vector.ROWS, vector.VECTORS, live, m, m, m, cols, K, yes(v)))  # fmt: skip
-        write("chained_row", lambda v, m, live, cols, K: vector.chained_row(v, m, m, m, cols, K, live, yes(v)))
+        write("micro_kernel", lambda v, m, live, cols, K: vector.micro_kernel(
+            v, Shape(vector.MR, vector.VECTORS), live, m, m, m, cols, K, yes(v)))  # fmt: skip
+        write("chained", lambda v, m, chain, cols, K: vector.micro_kernel(
+            v, Shape(1, vector.VECTORS, vector.CHAINS), 1, m, m, m, cols, K, yes(v), chain))  # fmt: skip
         write("inner_products", lambda v, m, live, cols, K: vector.inner_products(
-            v, vector.ROWS, live, m, m, m, K, yes(v)))  # fmt: skip
+            v, vector.MR, live, m, m, m, K, yes(v)))  # fmt: skip
         library = Library(built)
         tile, row, inner = (
             ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(library.address(name))
-            for name in ("tile", "chained_row", "inner_products")
+            for name in ("micro_kernel", "chained", "inner_products")
         )
         for few, some, K in itertools.product(NONE, SOME, SOME + NONE):
             tile(void, few, some, K)
             tile(void, some, few, K)
             inner(void, few, 0, K)
             row(void, 9, few, K)
-        block = np.full((vector.ROWS, vector.ROW_BYTES // size), 7, dtype)
+        block = np.full((vector.MR, vector.ROW_BYTES // size), 7, dtype)
         for K in NONE:  # added to: 7 stays
             y = guarded(block)
             at = y.ctypes.data

@@ -406,19 +406,19 @@ def test_a_block_fits_in_the_registers(kind):
     registers = {"avx512": 32, "neon": 32}.get(kind.name, 16)
     spare = 0 if kind.fma else 1  # for the product, before it is added
     assert kind.rows * kind.vectors + kind.vectors + 1 + spare <= registers
-    assert products.HEIGHT % vector.ROWS == 0
+    assert products.MC % vector.MR == 0
 
 
 @compiled
 @pytest.mark.skipif(vector.HOST.name not in ("avx512", "avx2"), reason="knows the instructions of x86 only")
 def test_the_inner_loop_is_made_of_vector_instructions():
-    """The loop over k of a whole block: a multiply-add in every accumulator, and no sum that is kept in memory."""
+    """The loops over k of a whole block: multiply-adds in every accumulator, and no sum that is kept in memory."""
     loops = products.products("float32").library.assembly().split("\n.LBB")
     register = {"avx512": "zmm", "avx2": "ymm"}[vector.HOST.name]
     fused = [[line for line in loop.splitlines() if re.search(rf"vfmadd.*ps.*%{register}", line)] for loop in loops]
-    assert vector.ROWS * vector.VECTORS in map(len, fused)
-    block = loops[list(map(len, fused)).index(vector.ROWS * vector.VECTORS)]
-    assert not re.search(rf"vmovups\s+%{register}\d+, ", block)
+    for unroll in (products.UNROLL_PANELS, products.UNROLL_ROWS):
+        blocks = [loop for loop, found in zip(loops, fused) if len(found) == unroll * vector.MR * vector.VECTORS]
+        assert blocks and not any(re.search(rf"vmovups\s+%{register}\d+, ", block) for block in blocks)
 
 
 @compiled
@@ -539,7 +539,7 @@ def test_bits_of_products_at_random_do_not_depend_on_the_number_of_threads(count
     for n in range(count):
         dtype = DTYPES[n % 2]
         panel = vector.ROW_BYTES // np.dtype(dtype).itemsize
-        M = rng.choice([1, 2, vector.ROWS + 1, rng.integers(1, 40), rng.integers(1, 400)])
+        M = rng.choice([1, 2, vector.MR + 1, rng.integers(1, 40), rng.integers(1, 400)])
         N = rng.choice([1, panel, panel + 1, 3 * panel + 1, rng.integers(1, panel), rng.integers(1, 400)])
         K = rng.choice([1, 127, 128, 129, 256, 257, rng.integers(1, 300), rng.integers(1, 1100)])
         lay_a, lay_b, lay_c = (LAYOUTS[k] for k in rng.integers(len(LAYOUTS), size=3))
@@ -793,7 +793,7 @@ def test_compiled_code_finds_the_same_products_panels_copies_and_sums(dtype):
         return y
 
     rng = np.random.default_rng(6)
-    module.team.start(2, products.ROOM_BYTES)
+    module.team.start(2, products.WORKSPACE_BYTES)
     for M, K, N in ((1, 1, 1), (1, 32, 96), (3, 5, 7), (33, 300, 70), (150, 200, 170)):
         a, w = random(rng, M, K, dtype=dtype), random(rng, N, K, dtype=dtype)
         for x, b in ((a, w.T), (np.asfortranarray(a), w.T), (a, w.T.copy())):

@@ -13,7 +13,7 @@ from ..kernels import cache
 from ..kernels.matmul import room
 from ..kernels.memory import LINE
 from ..kernels.pool import staggered, staggered_zeros
-from ..kernels.products import ROOM_BYTES, products
+from ..kernels.products import WORKSPACE_BYTES, products
 from ..kernels.sharing import Shared
 from ..kernels.team import team
 from ..kernels.threads import get_num_threads
@@ -154,7 +154,7 @@ class Scan(Allocation):
             threads = max(1, min(threads, rows.total * (self.work + self.around) // WORK_PER_THREAD))
         threads = 1 if config.DISABLE_JIT else threads
         if len(team.helpers) < threads - 1:
-            team.start(threads - 1, ROOM_BYTES)
+            team.start(threads - 1, WORKSPACE_BYTES)
         in_loop = min(threads, B // ROWS_PER_THREAD, rows.total * self.work // WORK_PER_THREAD)
         for first in range(0, T or 1, layout.steps):
             last = min(first + layout.steps, T)

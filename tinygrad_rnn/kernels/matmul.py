@@ -44,7 +44,7 @@ from numba.extending import intrinsic
 
 from .memory import lines, place_of
 from .pool import empty_lines
-from .products import ACCUMULATE, ANYWAY, ONE_THREAD, PACKED, REFUSED, ROOM_BYTES, WANTS_HELPERS, products
+from .products import ACCUMULATE, ANYWAY, ONE_THREAD, PACKED, REFUSED, WANTS_HELPERS, WORKSPACE_BYTES, products
 from .team import team
 from .threads import get_num_threads, set_num_threads
 from .vector import ROW_BYTES, Matrix
@@ -285,7 +285,7 @@ class _Lease:
         try:
             self.array = self.spare.pop()
         except IndexError:
-            self.array = lines(ROOM_BYTES)
+            self.array = lines(WORKSPACE_BYTES)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.array))
 
     def __del__(self) -> None:
@@ -296,7 +296,7 @@ class _Room(threading.local):
     """Memory of a thread for copies of parts of the operands, kept: fresh pages would cost as much as the product.
 
     Attributes:
-        address: of its ROOM_BYTES.
+        address: of its WORKSPACE_BYTES.
     """
 
     def __init__(self) -> None:
@@ -436,6 +436,6 @@ def _done(a: np.ndarray, b: np.ndarray, c: np.ndarray, flags: int) -> bool:
     entry, n = _entries[a.dtype], get_num_threads()
     done = entry(a, b, c, flags, room.address, n, ONE_THREAD)
     if done == WANTS_HELPERS:
-        team.start(n - 1, ROOM_BYTES)
+        team.start(n - 1, WORKSPACE_BYTES)
         done = entry(a, b, c, flags | ANYWAY, room.address, n, ONE_THREAD)
     return bool(done)

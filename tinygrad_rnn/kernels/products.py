@@ -1,22 +1,26 @@
 """The machine code of matrix products, of one dtype: written here, called from `matmul` and from generated kernels.
 
-Loops around one tile (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", 2008):
+Loops around a micro-kernel of MR x NR (Goto and van de Geijn, "Anatomy of high-performance matrix multiplication",
+2008), where NR is the width of a panel, ROW_BYTES:
 
-    for k in parts of K:                 # DEPTH rows of a panel of B fit in the first-level cache
-        for j in parts of N:             # copy B to panels, ROW_BYTES wide, whose rows are contiguous ...
-            for i in parts of M:         # ... and A, unless its rows are contiguous as they are: HEIGHT rows of it
-                for panel in part of N:  # `multiply`                       fit in the second-level cache
-                    for rows in part of M:
-                        tile             # a block of C is held in registers while k runs
+    for k in range(0, K, KC):              # KC rows of a panel of B fit in the first-level cache
+        for i in range(0, M, MC):          # copy A to panels of MR rows, unless its rows are contiguous: MC rows of it
+            for j in range(0, N, NC):      #                                          fit in the second-level cache
+                                           # copy B to panels, whose rows are contiguous
+                for panel in NC columns:   # `multiply_rows` or `multiply_panels`
+                    for rows in MC rows:
+                        micro_kernel       # a block of C is held in registers while k runs
 
-A transposed operand costs nothing but another way to copy it. What would be read only once is not copied at all.
+A transposed operand costs nothing but another way to copy it. What would be read only once is not copied at all. While
+a micro-kernel runs, it fetches what will be copied next to the second-level cache: else a core would stand still for a
+tenth of the time of a product whose operands come from farther away.
 
-Every element of C is the same sum in the same order - chains of at most DEPTH multiply-adds along k, the chains added
-one by one - wherever it lies and however rows and columns are cut. So results do not depend on the number of threads,
-nor on the other rows of a batch, to the last bit. (Products of a row and a column that are both contiguous along k
-are summed lane by lane: there they depend on the shape, but not on threads.) Where C has but one panel of columns, a
-chain is a quarter of K up to DEPTH: a single row of C is then a few vectors, and the processor, which can add to each
-only when the addition before is over, would stand still most of the time if it had no other chain to go on with.
+Every element of C is the same sum in the same order - chains of at most KC multiply-adds along k, the chains added one
+by one - wherever it lies and however rows and columns are cut. So results do not depend on the number of threads, nor
+on the other rows of a batch, to the last bit. (Products of a row and a column that are both contiguous along k are
+summed lane by lane: there they depend on the shape, but not on threads.) Where C has but one panel of columns, a chain
+is a quarter of K up to KC: a single row of C is then a few vectors, and the processor, which can add to each only when
+the addition before is over, would stand still most of the time if it had no other chain to go on with.
 
 Counts may be zero or below, as they are for a thread whose rows have all ended: less than one row or column is nothing
 to do, and a product over K <= 0 is zero. So do all functions here see it, each for itself.
@@ -34,27 +38,30 @@ from .team import JOB_BYTES, STARTED, team, write_share, write_work
 from .vector import (
     BLOCK_BYTES,
     CHAINS,
-    HALF_ROWS,
-    HOST,
+    HALF_MR,
+    LINE,
+    MR,
     ROW_BYTES,
-    ROWS,
     VECTORS,
     WIDE,
     Matrix,
+    Shape,
     Vectors,
-    chained_row,
     inner_products,
-    tile,
+    micro_kernel,
     transpose_square,
 )  # fmt: skip
 
-DEPTH = 256  # rows of a panel of B, which then fits in the first-level cache
+KC = 256  # rows of a panel of B, which then fits in the first-level cache
 SHORTEST = 32  # multiply-adds for which it pays to load and store a block of C once more
-HEIGHT = 128 // ROWS * ROWS  # rows of A that fit in the second-level cache ...
-GROUP = 16  # ... beside this many panels
-SIDE_BY_SIDE = 4  # panels that are filled together
+MC_BYTES = 1 << 19  # of A in panels, half of a second-level cache of 1 MB ...
+MC = 256 // MR * MR  # ... and rows of A that are read where they lie
+PANELS = 4  # of B that are copied side by side; NC is their width
 LENGTH = 4096  # of a vector that fits in the first-level cache
-ROOM_BYTES = (HEIGHT * 8 + GROUP * ROW_BYTES) * DEPTH  # for copies of a part of A, float64 at most, and of B
+A_BYTES = MC_BYTES + MC_BYTES // (KC * MR * 4) * LINE  # of the workspace, with a line more for each panel:
+B_BYTES = PANELS * (KC * ROW_BYTES + LINE)  # else the same row of all panels would fall in the same set of the cache
+WORKSPACE_BYTES = A_BYTES + B_BYTES
+UNROLL_PANELS, UNROLL_ROWS = 4, 8  # rows of A take more registers, which must be loaded again between
 NEAR = 1 << 16  # bytes of B that are read again for every few rows of A without harm
 RELEASE = 1 << 18  # multiply-adds for which the interpreter's lock is released
 ONE_THREAD = 2_000_000  # multiply-adds below which a second thread does not pay: some 40 microseconds
@@ -73,23 +80,26 @@ class Products(NamedTuple):
     """The machine code for one dtype."""
 
     library: Library  # multiply, product, fill_panels, copy, sum_rows for compiled code: see `_write_multiply` etc.
-    entry: Any  # entry(a, b, c, flags, room) -> whether c (+)= a @ b has been done: see `_write_entry`
-    fill: Any  # fill(b, panels): see `_write_fill`
+    entry: Any  # entry(a, b, c, flags, workspace) -> whether c (+)= a @ b has been done: see `_write_entry`
+    fill: Any  # fill(b, panels): see `_write_fill_entry`
 
 
 @functools.cache
 def products(dtype: str) -> Products:
     module = ir.Module(f"products_{dtype}")
-    copy = _write_copy(module, dtype)
-    fill = _write_fill(module, dtype, copy)
-    multiply = _write_chained(module, dtype)
-    _write_multiply(module, dtype, multiply)
-    part = _write_part(module, dtype, copy, fill, multiply)
-    spread = _write_spread(module, dtype, _write_chunk(module, dtype, part), write_share(module, write_work(module)))
-    _write_product(module, dtype, part, spread)
-    _write_sum_rows(module, dtype)
+    size = np.dtype(dtype).itemsize
+    _write_copy(module, dtype)
+    _write_fill(module, dtype, "fill_panels", ROW_BYTES // size)
+    _write_fill(module, dtype, "fill_rows", MR, local=True)
+    for padded in False, True:
+        _write_macro_kernel(module, dtype, padded)
+    for write in _write_multiply, _write_dots, _write_part, _write_sum_rows:
+        write(module, dtype)
+    chunk, share = _write_chunk(module, dtype), write_share(module, write_work(module))
+    spread = _write_spread(module, dtype, chunk, share)
+    _write_product(module, dtype)
     _write_entry(module, dtype, spread)
-    _write_fill_entry(module, dtype, fill)
+    _write_fill_entry(module, dtype)
     library = Library(module)
     entry = _builtin("entry", library.address("entry"), (np.ndarray, np.dtype(dtype), team.address))
     fill_entry = _builtin("fill", library.address("fill"), ())
@@ -101,85 +111,123 @@ def _of_arguments(f: Function) -> tuple[list[Matrix], list[Int]]:
     return [Matrix(*f.arguments[i : i + 3]) for i in (0, 3, 6)], f.arguments[9:]
 
 
+def _pick(f: Function, condition: Int, x: Matrix, y: Matrix) -> Matrix:
+    """`x` if the condition holds, else `y`."""
+    return Matrix(*(f.pick(condition, p, q) for p, q in zip(x, y)))
+
+
 def _cut(f: Function, K: Int, narrow: Int) -> tuple[Int, Int]:
-    """The number of rows of B to take at a time, K cut into equal parts of at most DEPTH; and the length of a chain."""
-    parts = f.most(1, (K + (DEPTH - 1)) // DEPTH)
+    """The number of rows of B to take at a time, K cut into equal parts of at most KC; and the length of a chain."""
+    parts = f.most(1, (K + (KC - 1)) // KC)
     depth = f.most(1, (K + parts - 1) // parts)
-    several = narrow & (K >= CHAINS * SHORTEST) & (K <= DEPTH)
+    several = narrow & (K >= CHAINS * SHORTEST) & (K <= KC)
     return depth, f.pick(several, (K + (CHAINS - 1)) // CHAINS, depth)
 
 
-def _write_multiply(module: Any, dtype: str, chained: Function) -> None:
+def _write_multiply(module: Any, dtype: str) -> None:
     """multiply(A, B, C, M, N, K, accumulate): C[M, N] (+)= A[M, K] @ B[K, N], where B is packed.
 
+    A and C have any strides; C must not overlap the operands. Without `accumulate`, C is overwritten, whatever it held.
     If M or N is not above zero, nothing is done; K below zero is zero.
     """
     f = Function(module, "multiply", [*_MATRICES, "M", "N", "K", "accumulate"])
     (A, B, C), (M, N, K, accumulate) = _of_arguments(f)
     f.need(M, N)
-    K = f.most(K, 0)
-    _, chain = _cut(f, K, _narrow(f, N, dtype) != 0)
-    f.call(chained, *A, *B, *C, M, N, K, accumulate, chain)
+    K, size = f.most(K, 0), np.dtype(dtype).itemsize
+    depth, chain = _cut(f, K, _narrow(f, N, dtype) != 0)
+    with f.either(A.col == size) as (in_place, else_on_the_stack):
+        with in_place:
+            f.call("multiply_rows", *A, *B, *C, M, N, K, accumulate, chain, 0, 0)
+        with else_on_the_stack, f.loop(0, f.most(K, 1), depth) as k, f.loop(0, M, MR) as i:
+            panel, rows, part = f.stack(KC * MR * size), f.least(MR, M - i), f.least(depth, K - k)
+            f.call("fill_rows", *A.rest(i, k).transposed(), panel, 0, part, rows)
+            b, c, add = B.rest(k, 0), C.rest(i, 0), accumulate | f.pick(k > 0, 1, 0)
+            f.call("multiply_panels", panel, 0, 0, *b, *c, rows, N, part, add, chain, 0, 0)
     f.give()
 
 
-def _write_chained(module: Any, dtype: str) -> Function:
-    """chained(A, B, C, M, N, K, accumulate, chain): the same with chains of a given length.
+def _write_macro_kernel(module: Any, dtype: str, padded: bool) -> None:
+    """multiply_rows(A, B, C, M, N, K, accumulate, chain, ahead, ahead_row): the same, if the rows of A are contiguous;
+    multiply_panels(...): if A has been copied to panels of MR rows, `A.row` apart.
 
-    A and C have any strides; C must not overlap the operands. Without `accumulate`, C is overwritten, whatever it
-    held. Where its rows are not contiguous, blocks are computed on the stack. If M or N is not above zero, nothing is
-    done; K below zero is zero; `chain` is at least 1.
+    Where the rows of C are not contiguous, blocks are computed on the stack. If M or N is not above zero, nothing is
+    done; K below zero is zero; `chain`, the length of one, is at least 1. Rows at address `ahead`, and so many bytes
+    apart, will be needed next: by default (0) those after each panel.
     """
-    f = Function(module, "chained", [*_MATRICES, "M", "N", "K", "accumulate", "chain"], local=True)
-    (A, B, C), (M, N, K, accumulate, chain) = _of_arguments(f)
+    names = [*_MATRICES, "M", "N", "K", "accumulate", "chain", "ahead", "ahead_row"]
+    f = Function(module, "multiply_panels" if padded else "multiply_rows", names, local=True)
+    (A, B, C), (M, N, K, accumulate, chain, ahead, ahead_row) = _of_arguments(f)
     f.need(M, N)
-    K = f.most(K, 0)
-    v = Vectors(f, dtype)
-    width = ROW_BYTES // v.size
-    spare = Matrix(f.stack(BLOCK_BYTES), ROW_BYTES, v.size)
-    contiguous = C.col == v.size
-    with f.when((M == 1) & contiguous & (N <= width) & (chain < K)):
-        with f.loop(0, K, chain * CHAINS) as k:
-            chained_row(v, A.rest(0, k), B.rest(k, 0), C, N, K - k, chain, (accumulate != 0) | (k > 0))
-        f.give()
-        f.go_on()
-    wide = f.pick((M == 1) & contiguous, N // (4 * width) * (4 * width), 0)
-    with f.loop(0, wide, 4 * width) as j, f.loop(0, f.most(K, 1), chain) as k:
-        part, add = f.least(chain, K - k), (accumulate != 0) | (k > 0)
-        b = B.rest(k, j // width)
-        tile(v, 1, WIDE, 1, A.rest(0, k), b, C.rest(0, j), 4 * width, part, add)
+    K, v = f.most(K, 0), Vectors(f, dtype)
+    width, unroll = ROW_BYTES // v.size, UNROLL_PANELS if padded else UNROLL_ROWS
+    below = A.row if padded else A.row * MR  # from one block of rows to the next
+    A = Matrix(A.data, f.number(v.size), f.number(MR * v.size)) if padded else A._replace(col=f.number(v.size))
+    wide = f.number(0) if padded else _write_one_row(v, A, B, C, M, N, K, accumulate, chain)
     # Where all of B stays close at hand, C is written in the order of its rows.
-    blocks, columns = (M + (ROWS - 1)) // ROWS, (N - wide + (width - 1)) // width
+    blocks, columns = (M + (MR - 1)) // MR, (N - wide + (width - 1)) // width
     rowwise = K * N * v.size <= NEAR
     outer, inner = f.pick(rowwise, blocks, columns), f.pick(rowwise, columns, blocks)
     with f.loop(0, outer) as far, f.loop(0, f.most(K, 1), chain) as k, f.loop(0, inner) as near:
-        i = f.pick(rowwise, far, near) * ROWS
-        j = f.pick(rowwise, near, far) * width + wide
-        live, cols, part = f.least(ROWS, M - i), f.least(width, N - j), f.least(chain, K - k)
-        add = (accumulate != 0) | (k > 0)
-        a, b, c = A.rest(i, k), B.rest(k, j // width), C.rest(i, j)
-        block = Matrix(f.pick(contiguous, c.data, spare.data), f.pick(contiguous, c.row, ROW_BYTES), v.size)
-        operands = live, a, b, block, cols, part, add & contiguous
-        with f.either(live <= HALF_ROWS) as (low, high):
-            with low:
-                tile(v, HALF_ROWS, VECTORS, *operands)
-            with high, f.either((cols * 2 <= width) & (VECTORS > 1)) as (narrow, wide_enough):
-                with narrow:
-                    tile(v, ROWS, 1, *operands)
-                with wide_enough:
-                    tile(v, ROWS, VECTORS, *operands)
-        with f.when(~contiguous), f.loop(0, live) as r, f.loop(0, cols) as s:
-            place, total = c.rest(r, s).data, v.load(spare.rest(r, s).data, v.element)
-            with f.either(add) as (more, first):
-                with more:
-                    v.store(v.add(v.load(place, v.element), total), place)
-                with first:
-                    v.store(total, place)
+        block, j = f.pick(rowwise, far, near), f.pick(rowwise, near, far) * width + wide
+        a, b, c = A.rest(0, k), B.rest(k, j // width), C.rest(block * MR, j)
+        a, part = a._replace(data=a.data + below * block), f.least(chain, K - k)
+        # The first blocks of rows fetch all rows of what comes next.
+        step = f.pick(block < unroll, f.pick(ahead == 0, B.row, ahead_row), 0)
+        start = f.pick(ahead == 0, b.data + B.row * part, ahead + j * v.size) + step * (block * (part // unroll))
+        _write_block(
+            v, a, b, c, f.least(MR, M - block * MR), f.least(width, N - j), part,
+            (accumulate != 0) | (k > 0), padded, (start, step),
+        )  # fmt: skip
     f.give()
-    return f
 
 
-def _write_copy(module: Any, dtype: str) -> Function:
+def _write_one_row(
+    v: Vectors, A: Matrix, B: Matrix, C: Matrix, M: Int, N: Int, K: Int, accumulate: Int, chain: Int
+) -> Int:
+    """The same where M is 1, by micro-kernels for one row; the number of columns that are then done."""
+    f, width, one = v.f, ROW_BYTES // v.size, (M == 1) & (C.col == v.size)
+    with f.when(one & (N <= width) & (chain < K)):
+        with f.loop(0, K, chain * CHAINS) as k:
+            operands, add = (A.rest(0, k), B.rest(k, 0), C, N, K - k), (accumulate != 0) | (k > 0)
+            micro_kernel(v, Shape(1, VECTORS, CHAINS), 1, *operands, add, chain)
+        f.give()
+        f.go_on()
+    wide = f.pick(one, N // (4 * width) * (4 * width), 0)
+    with f.loop(0, wide, 4 * width) as j, f.loop(0, f.most(K, 1), chain) as k:
+        part, add = f.least(chain, K - k), (accumulate != 0) | (k > 0)
+        micro_kernel(v, Shape(1, WIDE), 1, A.rest(0, k), B.rest(k, j // width), C.rest(0, j), 4 * width, part, add)
+    return wide
+
+
+def _write_block(
+    v: Vectors, A: Matrix, B: Matrix, C: Matrix, live: Int, cols: Int, K: Int, add: Int, padded: bool, ahead: Any
+) -> None:
+    """C[live, cols] (+)= A @ B for one block, by the micro-kernel that suits it. C has any strides."""
+    f, size, contiguous = v.f, v.size, C.col == v.size
+    spare = Matrix(f.stack(BLOCK_BYTES), ROW_BYTES, size)
+    target = Matrix(f.pick(contiguous, C.data, spare.data), f.pick(contiguous, C.row, ROW_BYTES), size)
+    operands = live, A, B, target, cols, K, add & contiguous
+    if padded:
+        micro_kernel(v, Shape(MR, VECTORS), *operands, unroll=UNROLL_PANELS, padded=True, ahead=ahead)
+    else:
+        with f.either(live <= HALF_MR) as (low, high):
+            with low:
+                micro_kernel(v, Shape(HALF_MR, VECTORS), *operands, unroll=UNROLL_ROWS // 2)
+            with high, f.either((cols * 2 <= ROW_BYTES // size) & (VECTORS > 1)) as (narrow, wide_enough):
+                with narrow:
+                    micro_kernel(v, Shape(MR, 1), *operands)
+                with wide_enough:
+                    micro_kernel(v, Shape(MR, VECTORS), *operands, unroll=UNROLL_ROWS, ahead=ahead)
+    with f.when(~contiguous), f.loop(0, live) as r, f.loop(0, cols) as s:
+        place, total = C.rest(r, s).data, v.load(spare.rest(r, s).data, v.element)
+        with f.either(add) as (more, first):
+            with more:
+                v.store(v.add(v.load(place, v.element), total), place)
+            with first:
+                v.store(total, place)
+
+
+def _write_copy(module: Any, dtype: str) -> None:
     """copy(source, target, M, N): target[M, N] = source[M, N], where the rows of `target` are contiguous.
 
     If M or N is not above zero, nothing is done.
@@ -202,32 +250,32 @@ def _write_copy(module: Any, dtype: str) -> Function:
     with f.loop(0, M) as i, f.loop(f.pick(i < rows, columns, 0), N) as j:
         v.copy(source.rest(i, j).data, target.rest(i, j).data)
     f.give()
-    return f
 
 
-def _write_fill(module: Any, dtype: str, copy: Function) -> Function:
-    """fill_panels(B, panels, K, N): copy B[K, N] to contiguous panels at address `panels`, `K` rows each.
+def _write_fill(module: Any, dtype: str, name: str, width: int, local: bool = False) -> None:
+    """fill_panels(B, panels, step, K, N): copy B[K, N] to panels of `width` columns, `K` rows each, `step` bytes apart.
 
     There are zeros where the last one has no columns: garbage may be slow to multiply. If K or N is not above zero,
-    nothing is done.
+    nothing is done. (`fill_rows` does so with A transposed, whose rows are then the columns of panels.)
     """
-    f = Function(module, "fill_panels", ["b_data", "b_row", "b_col", "panels", "step", "K", "N"])
+    f = Function(module, name, ["b_data", "b_row", "b_col", "panels", "step", "K", "N"], local)
     B, (panels, step, K, N) = Matrix(*f.arguments[:3]), f.arguments[3:]
     f.need(K, N)
-    v = Vectors(f, dtype)
-    width = ROW_BYTES // v.size
+    v = Vectors(f, dtype, width)
+    row = width * v.size
     # Rows that are contiguous are read through several panels, for the sake of the processor's look-ahead.
     whole = f.pick(B.col == v.size, N // width, 0)
-    with f.loop(0, whole, SIDE_BY_SIDE) as start, f.loop(0, K) as k:
-        with f.loop(start, f.least(whole, start + SIDE_BY_SIDE)) as n, f.loop(0, ROW_BYTES, HOST.bytes) as part:
-            v.store(v.load(B.rest(k, 0).data + n * ROW_BYTES + part), panels + step * n + k * ROW_BYTES + part)
+    several = whole // PANELS * PANELS
+    for first, last, count in (0, several, PANELS), (several, whole, 1):
+        with f.loop(first, last, count) as start, f.loop(0, K) as k:
+            for n in range(count):
+                v.store(v.load(B.rest(k, (start + n) * width).data), panels + step * (start + n) + k * row)
     with f.loop(whole * width, N, width) as j:
-        panel = Matrix(panels + step * (j // width), f.number(ROW_BYTES), f.number(v.size))
-        with f.when(N - j < width), f.loop(0, K) as k, f.loop(0, ROW_BYTES, HOST.bytes) as n:
-            v.store(v.zero, panel.data + k * ROW_BYTES + n)
-        f.call(copy, *B.rest(0, j), *panel, K, f.least(width, N - j))
+        panel = Matrix(panels + step * (j // width), f.number(row), f.number(v.size))
+        with f.when(N - j < width), f.loop(0, K) as k:
+            v.store(v.zero, panel.data + k * row)
+        f.call("copy", *B.rest(0, j), *panel, K, f.least(width, N - j))
     f.give()
-    return f
 
 
 def _write_sum_rows(module: Any, dtype: str) -> None:
@@ -251,93 +299,105 @@ def _write_sum_rows(module: Any, dtype: str) -> None:
     f.give()
 
 
-def _write_product(module: Any, dtype: str, part: Function, spread: Function) -> None:
-    """product(A, B, C, M, N, K, accumulate, room, threads): C[M, N] (+)= A[M, K] @ B[K, N] for any strides.
+def _write_product(module: Any, dtype: str) -> None:
+    """product(A, B, C, M, N, K, accumulate, workspace, threads): C[M, N] (+)= A[M, K] @ B[K, N] for any strides.
 
     On so many threads, if they have been started and the work is worth it. If M or N is not above zero, nothing is
     done; K below zero is zero; no threads, and fewer, are one.
     """
-    f = Function(module, "product", [*_MATRICES, "M", "N", "K", "accumulate", "room", "threads"])
-    (A, B, C), (M, N, K, accumulate, room, threads) = _of_arguments(f)
-    f.need(M, N)
+    f = Function(module, "product", [*_MATRICES, "M", "N", "K", "accumulate", "workspace", "threads"])
+    (A, B, C), (M, N, K, accumulate, workspace, threads) = _of_arguments(f)
     flags = f.pick(accumulate != 0, ACCUMULATE, 0) | _narrow(f, N, dtype)
-    with f.when((threads > 1) & (M * N * f.most(K, 0) >= ONE_THREAD)):
-        one = [1, 0, 0, 0]  # matrix, and steps to further ones
-        there = Int(f.builder, f.builder.ptrtoint(ir.GlobalVariable(module, I8, TEAM), I64))
-        f.call(spread, *A, *B, *C, M, N, K, flags, *one, room, threads, ONE_THREAD, there)
-        f.give()
-        f.go_on()
-    f.call(part, *A, *B, *C, M, N, K, flags, room)
+    one = [1, 0, 0, 0]  # matrix, and steps to further ones
+    there = Int(f.builder, f.builder.ptrtoint(ir.GlobalVariable(module, I8, TEAM), I64))
+    f.call("spread", *A, *B, *C, M, N, K, flags, *one, workspace, threads, ONE_THREAD, there)
     f.give()
 
 
 def _narrow(f: Function, N: Int, dtype: str) -> Int:
     """The flag of a product that has no more columns than a panel."""
-    return f.pick(N <= ROW_BYTES // Vectors(f, dtype).size, NARROW, 0)
+    return f.pick(N <= ROW_BYTES // np.dtype(dtype).itemsize, NARROW, 0)
 
 
-def _write_part(
-    module: Any, dtype: str, copy: Function, fill: Function, multiply: Function
-) -> Function:
-    """part(A, B, C, M, N, K, flags, room): C[M, N] (+)= A[M, K] @ B[K, N] for matrices of any strides, or B packed.
+def _write_dots(module: Any, dtype: str) -> None:
+    """dots(A, B, C, M, N, K, accumulate, workspace): C[1, N] (+)= A[1, K] @ B[K, N]; the columns of B are contiguous.
 
-    `room` is the address of ROOM_BYTES of memory. This may be a part of the rows and columns of a product, and the flag
+    `M` is not looked at. If N is not above zero, nothing is done; K below zero is zero.
+    """
+    f = Function(module, "dots", [*_MATRICES, "M", "N", "K", "accumulate", "workspace"], local=True)
+    (A, B, C), (_, N, K, accumulate, workspace) = _of_arguments(f)
+    f.need(N)
+    v, K = Vectors(f, dtype), f.most(K, 0)
+    copied, x = A.col != v.size, Matrix(workspace, f.number(0), f.number(v.size))
+    with f.loop(0, f.most(K, 1), LENGTH) as k:
+        part, add = f.least(LENGTH, K - k), (accumulate != 0) | (k > 0)
+        with f.when(copied):
+            f.call("copy", *A.rest(0, k), *x, 1, part)
+        with f.loop(0, N, MR) as j:
+            columns = B.rest(k, j).transposed()
+            x_k = _pick(f, copied, x, A.rest(0, k))
+            inner_products(v, MR, f.least(MR, N - j), columns, x_k, C.rest(0, j), part, add)
+    f.give()
+
+
+def _write_part(module: Any, dtype: str) -> None:
+    """part(A, B, C, M, N, K, flags, workspace): C[M, N] (+)= A[M, K] @ B[K, N] for any strides, or for a packed B.
+
+    `workspace` is the address of WORKSPACE_BYTES. This may be a part of the rows and columns of a product, and the flag
     NARROW says what `_narrow` says of all of it. If M or N is not above zero, nothing is done; K below zero is zero.
     """
-    f = Function(module, "part", [*_MATRICES, "M", "N", "K", "flags", "room"], local=True)
-    v = Vectors(f, dtype)
-    (A, B, C), (M, N, K, flags, room) = _of_arguments(f)
+    f = Function(module, "part", [*_MATRICES, "M", "N", "K", "flags", "workspace"], local=True)
+    size = np.dtype(dtype).itemsize
+    (A, B, C), (M, N, K, flags, workspace) = _of_arguments(f)
     f.need(M, N)
     K = f.most(K, 0)
-    width, (depth, chain) = ROW_BYTES // v.size, _cut(f, K, (flags & NARROW) != 0)
+    width, (depth, chain) = ROW_BYTES // size, _cut(f, K, (flags & NARROW) != 0)
     packed, accumulate = (flags & PACKED) != 0, flags & ACCUMULATE
-    room_a = Matrix(room, f.number(DEPTH * v.size), f.number(v.size))
-    room_b = Matrix(room + HEIGHT * DEPTH * v.size, f.number(ROW_BYTES), f.number(DEPTH * ROW_BYTES))
 
     def turn(condition: Int) -> None:  # C.T = B.T @ A.T
         nonlocal A, B, C, M, N
-        pick = lambda x, y: Matrix(*(f.pick(condition, p, q) for p, q in zip(x, y)))
-        A, B, C = pick(B.transposed(), A), pick(A.transposed(), B), pick(C.transposed(), C)
+        A, B, C = (_pick(f, condition, x.transposed(), y) for x, y in ((B, A), (A, B), (C, C)))
         M, N = f.pick(condition, N, M), f.pick(condition, M, N)
 
     turn((N == 1) & ~packed)
-    with f.when((M == 1) & (B.row == v.size) & ~packed):  # both operands are contiguous along k, or can be made so
-        with f.loop(0, f.most(K, 1), LENGTH) as k:
-            part, add = f.least(LENGTH, K - k), (accumulate != 0) | (k > 0)
-            copied = A.col != v.size
-            with f.when(copied):
-                f.call(copy, *A.rest(0, k), *room_a, 1, part)
-            x = Matrix(f.pick(copied, room_a.data, A.rest(0, k).data), A.row, A.col)
-            with f.loop(0, N, ROWS) as j:
-                columns = B.rest(k, j).transposed()
-                inner_products(v, ROWS, f.least(ROWS, N - j), columns, x, C.rest(0, j), part, add)
+    with f.when((M == 1) & (B.row == size) & ~packed):  # both operands are contiguous along k, or can be made so
+        f.call("dots", *A, *B, *C, M, N, K, accumulate, workspace)
         f.give()
         f.go_on()
-    turn((C.col != v.size) & (C.row == v.size) & (M > 1) & ~packed)  # so that C is written by rows
+    turn((C.col != size) & (C.row == size) & (M > 1) & ~packed)  # so that C is written by rows
 
-    def rows(k: Int, b: Matrix, j: Any, cols: Int) -> None:
-        part, add = f.least(depth, K - k), accumulate | f.pick(k > 0, 1, 0)
-        with f.loop(0, M, HEIGHT) as i:
-            height, a = f.least(HEIGHT, M - i), A.rest(i, k)
-            with f.when(copy_a):
-                f.call(copy, *a, *room_a, height, part)
-            a = Matrix(*(f.pick(copy_a, p, q) for p, q in zip(room_a, a)))
-            f.call(multiply, *a, *b, *C.rest(i, j), height, cols, part, add, chain)
-
-    copy_a = (A.col != v.size) & (N > width) & (K > 1)
-    direct = (M <= ROWS) & (B.col == v.size) & ~packed  # a copy of B would be read only once
+    a_panels = Matrix(workspace, f.number(KC * MR * size + LINE), f.number(0))
+    b_panels = Matrix(workspace + A_BYTES, f.number(ROW_BYTES), f.number(KC * ROW_BYTES + LINE))
+    copied = A.col != size
+    direct = (M <= MR) & (B.col == size) & ~packed  # a copy of B would be read only once
     ready = f.pick(packed, N, f.pick(direct, N // width * width, 0))  # columns of B that need no copy
     ready_col = f.pick(packed, B.col, ROW_BYTES)
-    group = f.pick((M > HEIGHT) | copy_a, GROUP * width, SIDE_BY_SIDE * width)
-    with f.loop(0, f.most(K, 1), depth) as k:
+    rows = f.pick(copied, MC_BYTES // (KC * size) // MR * MR, M)
+    with f.loop(0, f.most(K, 1), depth) as k, f.loop(0, M, rows) as i:
+        height, part, add = f.least(rows, M - i), f.least(depth, K - k), accumulate | f.pick(k > 0, 1, 0)
+
+        def multiply(j: Any, cols: Int, b: Matrix, *ahead: Any) -> None:
+            """Columns j : j + cols of these rows."""
+            with f.either(copied) as (panels, in_place):
+                with panels:
+                    a, c = a_panels, C.rest(i, j)
+                    f.call("multiply_panels", *a, *b, *c, height, cols, part, add, chain, *ahead)
+                with in_place, f.loop(0, height, MC) as n:
+                    a, c, some = A.rest(n, k), C.rest(n, j), f.least(MC, height - n)
+                    f.call("multiply_rows", *a, *b, *c, some, cols, part, add, chain, *ahead)
+
+        with f.when(copied):
+            f.call("fill_rows", *A.rest(i, k).transposed(), *a_panels[:2], part, height)
         with f.when(ready > 0):
-            rows(k, Matrix(B.rest(k, 0).data, B.row, ready_col), 0, ready)
-        with f.loop(ready, N, group) as j:
-            cols = f.least(group, N - j)
-            f.call(fill, *B.rest(k, j), room_b.data, room_b.col, f.least(depth, K - k), cols)
-            rows(k, room_b, j, cols)
+            multiply(0, ready, Matrix(B.rest(k, 0).data, B.row, ready_col), 0, 0)
+        with f.loop(ready, N, PANELS * width) as j:
+            cols = f.least(PANELS * width, N - j)
+            f.call("fill_panels", *B.rest(k, j), b_panels.data, b_panels.col, part, cols)
+            more = N - j > PANELS * width
+            ahead = B.rest(f.pick(more, k, k + depth), f.pick(more, j + PANELS * width, ready))
+            wanted = (B.col == size) & (more | (k + depth < K))
+            multiply(j, cols, b_panels, f.pick(wanted, ahead.data, 0), ahead.row)
     f.give()
-    return f
 
 
 # ---- From Python -----------------------------------------------------------------------------------------------------
@@ -381,13 +441,13 @@ _JOB = [
 _STACK, _COLUMNS, _ROWS = range(3)  # the axis that is cut
 
 
-def _write_chunk(module: Any, dtype: str, product: Function) -> Function:
-    """chunk(job, i, room): compute part `i` of the products that `job` describes.
+def _write_chunk(module: Any, dtype: str) -> Function:
+    """chunk(job, i, workspace): compute part `i` of the products that `job` describes.
 
     A job of no pieces, or of pieces of no length, is nothing to do; so are products of counts that are not above zero.
     """
-    f = Function(module, "chunk", ["job", "i", "room"])
-    job, i, room = f.arguments
+    f = Function(module, "chunk", ["job", "i", "workspace"])
+    job, i, workspace = f.arguments
     told = {name: f.read(job + 8 * n) for n, name in enumerate(_JOB)}
     f.need(told["pieces"], told["unit"])
     fields = [told[name] for name in _MATRICES]
@@ -404,21 +464,21 @@ def _write_chunk(module: Any, dtype: str, product: Function) -> Function:
     A, B, C = A.rest(i, 0), B.rest(0, f.pick(packed, j // width, j)), C.rest(i, j)
     with f.loop(first, last) as n:
         moved = [x._replace(data=x.data + told[step] * n) for x, step in zip((A, B, C), ("a_step", "b_step", "c_step"))]
-        f.call(product, *moved[0], *moved[1], *moved[2], i_end - i, j_end - j, told["K"], told["flags"], room)
+        f.call("part", *moved[0], *moved[1], *moved[2], i_end - i, j_end - j, told["K"], told["flags"], workspace)
     f.give()
     return f
 
 
 def _write_spread(module: Any, dtype: str, chunk: Function, share: Function) -> Function:
-    """spread(A, B, C, M, N, K, flags, count, a_step, b_step, c_step, room, threads, one_thread, team).
+    """spread(A, B, C, M, N, K, flags, count, a_step, b_step, c_step, workspace, threads, one_thread, team).
 
     So many products, in parts, which the team shares: on `threads` of them at most, from `one_thread` multiply-adds on.
     If M, N or count is not above zero, nothing is done; no threads, and fewer, are one; so are multiply-adds.
     """
     steps = ["count", "a_step", "b_step", "c_step"]
-    names = [*_MATRICES, "M", "N", "K", "flags", *steps, "room", "threads", "one_thread", "team"]
+    names = [*_MATRICES, "M", "N", "K", "flags", *steps, "workspace", "threads", "one_thread", "team"]
     f = Function(module, "spread", names, local=True)
-    (A, B, C), (M, N, K, flags, count, a_step, b_step, c_step, room, threads, one_thread, team) = _of_arguments(f)
+    (A, B, C), (M, N, K, flags, count, a_step, b_step, c_step, workspace, threads, one_thread, team) = _of_arguments(f)
     f.need(M, N, count)
     width, one_thread = ROW_BYTES // Vectors(f, dtype).size, f.most(one_thread, 1)
     work, started = M * N * count * f.most(K, 0), f.read(team + STARTED)
@@ -426,10 +486,10 @@ def _write_spread(module: Any, dtype: str, chunk: Function, share: Function) -> 
     # A few parts for each thread: small ones balance better, and cost more.
     pieces = f.pick(several, threads * f.least(4, work // (32 * one_thread) + 1), 1)
     by_stack = count >= pieces
-    by_columns = N // width >= M // ROWS
+    by_columns = N // width >= M // MR
     axis = f.pick(by_stack, _STACK, f.pick(by_columns, _COLUMNS, _ROWS))
     length = f.pick(by_stack, count, f.pick(by_columns, N, M))
-    unit = f.pick(by_stack, 1, f.pick(by_columns, width, ROWS))
+    unit = f.pick(by_stack, 1, f.pick(by_columns, width, MR))
     pieces = f.most(1, f.least(pieces, length // unit))
     job = f.stack(JOB_BYTES)
     told = [*A, *B, *C, M, N, K, flags, count, a_step, b_step, c_step, axis, length, unit, pieces]
@@ -437,16 +497,16 @@ def _write_spread(module: Any, dtype: str, chunk: Function, share: Function) -> 
         f.write(job + 8 * n, number)
     alone, helpers = f.variable(pieces), f.least(f.least(threads, pieces) - 1, started)
     with f.when((pieces > 1) & (helpers > 0)):
-        shared = f.call(share, team, helpers, pieces, f.address_of(chunk), job, room)
+        shared = f.call(share, team, helpers, pieces, f.address_of(chunk), job, workspace)
         alone.set(f.pick(shared == 1, 0, pieces))
     with f.loop(0, alone.get()) as i:
-        f.call(chunk, job, i, room)
+        f.call(chunk, job, i, workspace)
     f.give()
     return f
 
 
 def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
-    """entry(a, b, c, flags, room, threads, one_thread) -> 1 if c (+)= a @ b has been done, else why it has not.
+    """entry(a, b, c, flags, workspace, threads, one_thread) -> 1 if c (+)= a @ b has been done, else why it has not.
 
     It is called by the interpreter with its objects, `self` being (np.ndarray, the dtype, the address of the team). It
     refuses, before anything is changed, what is no array of the dtype with two axes or three (the first for stacks of
@@ -470,7 +530,7 @@ def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
         ndim = f.read(x + _NDIM, I32)
         require((f.read(x + _DTYPE) == element) & ((ndim == 2) | (ndim == 3)))
     a, b, c = (_Array(f, v.size, x) for x in objects[:3])
-    flags, room, threads, one_thread, team = (f.call("PyLong_AsLongLong", x) for x in (*objects[3:], team))
+    flags, workspace, threads, one_thread, team = (f.call("PyLong_AsLongLong", x) for x in (*objects[3:], team))
     packed, one_thread = (flags & PACKED) != 0, f.most(one_thread, 1)
     M, K, N = a.rows, a.cols, c.cols
     require((f.read(objects[2] + _FLAGS, I32) & _WRITEABLE) != 0)
@@ -499,7 +559,7 @@ def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
     b_matrix = b.data, b.row, f.pick(packed, b.step, b.col)
     steps = a.step, f.pick(packed, 0, b.step), c.step
     fields = [a.data, a.row, a.col, *b_matrix, c.data, c.row, c.col]
-    f.call(spread, *fields, M, N, K, flags, c.count, *steps, room, threads, one_thread, team)
+    f.call(spread, *fields, M, N, K, flags, c.count, *steps, workspace, threads, one_thread, team)
     with f.when(release):
         f.call("PyEval_RestoreThread", state.get())
     f.give(f.call("PyLong_FromLongLong", 1))
@@ -508,11 +568,11 @@ def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
     return f
 
 
-def _write_fill_entry(module: Any, dtype: str, fill: Function) -> None:
+def _write_fill_entry(module: Any, dtype: str) -> None:
     """fill(b, panels): `fill_panels` for the interpreter, which gives two arrays that fit, empty ones too."""
     f = Function(module, "fill", ["self", "arguments", "count"], gives=I64)
     b, panels = (_Array(f, Vectors(f, dtype).size, f.read(f.arguments[1] + 8 * n)) for n in range(2))
-    f.call(fill, b.data, b.row, b.col, panels.data, panels.step, b.rows, b.cols)
+    f.call("fill_panels", b.data, b.row, b.col, panels.data, panels.step, b.rows, b.cols)
     f.give(f.call("PyLong_FromLongLong", 1))
 
 

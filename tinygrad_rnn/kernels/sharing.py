@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 
 from . import cache
 from .matmul import room
-from .products import ROOM_BYTES
+from .products import WORKSPACE_BYTES
 from .team import JOB_BYTES, team
 
 SOURCE = '''"""A kernel on several threads."""
@@ -57,7 +57,7 @@ class Shared:
     def __call__(self, bounds: list[int], arguments: tuple[Any, ...]) -> None:
         helpers = len(bounds) - 2
         if len(team.helpers) < helpers:
-            team.start(helpers, ROOM_BYTES)
+            team.start(helpers, WORKSPACE_BYTES)
         helpers = min(helpers, len(team.helpers))
         self.function(self.address, self._addresses(), helpers, np.array(bounds, np.int64), arguments)
 

@@ -70,12 +70,14 @@ def _host() -> Registers:
 
 
 HOST = _host()
-ROWS, VECTORS = HOST.rows, HOST.vectors  # of the block of C
-HALF_ROWS = ROWS // 2
+MR, VECTORS = HOST.rows, HOST.vectors  # of the block of C
+HALF_MR = MR // 2
 WIDE = 4 * VECTORS  # vectors of a single row that fill the registers likewise
-CHAINS = 4  # that do so for a row of VECTORS vectors
+UNROLL = 4
+CHAINS = 4  # of a row of VECTORS vectors, that do so
+LINE = 64  # bytes of a cache line
 ROW_BYTES = VECTORS * HOST.bytes  # of the block of C, and of the panel of B that it is computed from
-BLOCK_BYTES = ROWS * ROW_BYTES
+BLOCK_BYTES = MR * ROW_BYTES
 
 
 class Matrix(NamedTuple):
@@ -151,6 +153,10 @@ class Vectors:
     def add(self, x: Any, y: Any) -> Any:
         return self.builder.fadd(x, y)
 
+    def increase(self, variable: Any, x: Any) -> None:
+        """variable += x."""
+        self.builder.store(self.add(x, self.value(variable)), variable)
+
     def broadcast(self, scalar: Any) -> Any:
         return self._repeat(scalar, self.vector)
 
@@ -164,13 +170,13 @@ class Vectors:
             x, y, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), lanes)
         )
 
-    def prefetch(self, address: Int) -> None:
-        """Fetch the cache line of an address that will be written. No address faults."""
+    def prefetch(self, address: Int, to_write: bool = False) -> None:
+        """Fetch a cache line: to the first level if it is to be written soon, else to the second. No address faults."""
         pointer = self.f.pointer(address, ir.IntType(8))
         kinds = [pointer.type] + [ir.IntType(32)] * 3
-        to_write, keep_close, data = (ir.Constant(ir.IntType(32), n) for n in (1, 3, 1))
+        hints = [ir.Constant(ir.IntType(32), n) for n in (int(to_write), 3 if to_write else 2, 1)]
         prefetch = self._intrinsic("llvm.prefetch.p0", ir.VoidType(), kinds)
-        self.builder.call(prefetch, [pointer, to_write, keep_close, data])
+        self.builder.call(prefetch, [pointer, *hints])
 
     def multiply_add(self, x: Any, y: Any, variable: Any) -> None:
         """variable += x * y."""
@@ -199,89 +205,92 @@ class Vectors:
         return self.builder.fadd(even, odd)
 
 
-def tile(
-    v: Vectors, rows: int, vectors: int, live: Any, A: Matrix, B: Matrix, C: Matrix, cols: Any, K: Int, add: Int
-) -> None:
+class Shape(NamedTuple):
+    """Of a micro-kernel: `rows` rows of `vectors` vectors of C, summed in so many `chains` along k side by side."""
+
+    rows: int
+    vectors: int
+    chains: int = 1
+
+
+def micro_kernel(
+    v: Vectors, shape: Shape, live: Any, A: Matrix, B: Matrix, C: Matrix, cols: Any, K: Int, add: Int,
+    chain: Any = 0, unroll: int = 1, padded: bool = False, ahead: tuple[Int, Int] | None = None,
+) -> None:  # fmt: skip
     """C (+)= A[rows, K] @ B[K, vectors * lanes] with C in registers meanwhile: K outer products, each a fused
     multiply-add per vector of C.
 
     Args:
-        rows, vectors: of the block. The registers must hold their product, and `vectors` more.
-        live, cols: the rows of A and the columns of C that exist; nothing is done unless both are above zero. The last
-            row is computed, and written, in place of those that do not; nothing is read or written in place of the
-            columns that do not.
+        shape: the registers must hold that block of C, once for each chain, and `vectors` more.
+        live, cols: the rows of A and the columns of C that exist; nothing is done unless both are above zero. In place
+            of the rows that do not, the last one is computed, or what is there if A is `padded`; nothing is read or
+            written in place of the columns that do not.
         B: rows of panels, VECTORS contiguous vectors each; `col` leads from one panel to the next.
         C: its rows are contiguous.
         add: add to C; otherwise it is overwritten, whatever it held.
+        chain: the length of each chain, if there are several. K may be less than all of them: then the last ones are
+            shorter, or empty. The bits are those of one chain after the other.
+        unroll: how many outer products there are between two looks for the end.
+        padded: A can be read in place of the rows that do not exist.
+        ahead: an address and a distance. As many bytes as a row of B has are fetched to the second-level cache there,
+            and again at that distance, for every `unroll` outer products.
     """
-    f = v.f
+    (rows, vectors, chains), f = shape, v.f
     with f.when((f.number(live) > 0) & (f.number(cols) > 0)):
-        row = [f.least(i, f.number(live) - 1) if i else f.number(0) for i in range(rows)]
-        a_rows = [A.data + A.row * i for i in row]
-        b_columns = [B.data + B.col * (j // VECTORS) + j % VECTORS * HOST.bytes for j in range(vectors)]
-        c_blocks = {(i, j): C.data + C.row * row[i] + j * HOST.bytes for i in range(rows) for j in range(vectors)}
-        sums = {place: v.variable() for place in c_blocks}
-        for address in c_blocks.values():
-            v.prefetch(address)
-        with f.loop(0, K) as k:
-            b_k = [v.load(b + B.row * k) for b in b_columns]
+        there = [f.least(i, f.number(live) - 1) if i else f.number(0) for i in range(rows)]
+        block = {(i, j): C.rest(there[i], 0).data + j * HOST.bytes for i in range(rows) for j in range(vectors)}
+        for address in block.values():
+            v.prefetch(address, to_write=True)
+        a = [[A.rest(i if padded else there[i], chain * c).data for i in range(rows)] for c in range(chains)]
+        b = [[B.rest(chain * c, j // VECTORS).data + j % VECTORS * HOST.bytes for j in range(vectors)]
+             for c in range(chains)]  # fmt: skip
+        sums = [{place: v.variable() for place in block} for _ in range(chains)]
+        lengths = [f.most(0, f.least(chain, K - chain * c)) for c in range(chains)] if chains > 1 else [f.most(K, 0)]
+
+        def outer_product(c: int, k: Int, more: int = 0) -> None:
+            b_k = [v.load(column + B.row * k + B.row * more) for column in b[c]]
             for i in range(rows):
-                a_ik = v.broadcast(v.load(a_rows[i] + A.col * k, v.element))
+                a_ik = v.broadcast(v.load(a[c][i] + A.col * k + A.col * more, v.element))
                 for j in range(vectors):
-                    v.multiply_add(a_ik, b_k[j], sums[i, j])
+                    v.multiply_add(a_ik, b_k[j], sums[c][i, j])
 
-        def deliver(load: Any, store: Any) -> None:
-            with f.when(add):  # all rows before any is written: one may stand for others
-                for (i, j), address in c_blocks.items():
-                    v.builder.store(v.add(load(j, address), v.value(sums[i, j])), sums[i, j])
-            for (i, j), address in c_blocks.items():
-                store(j, v.value(sums[i, j]), address)
-
-        with f.either(f.number(cols) >= vectors * v.lanes) as (whole, part):
-            with whole:
-                deliver(lambda j, address: v.load(address), lambda j, value, address: v.store(value, address))
-            with part:
-                masks = [v.first_lanes(f.number(cols) - j * v.lanes) for j in range(vectors)]
-                deliver(
-                    lambda j, address: v.load_where(masks[j], address),
-                    lambda j, value, address: v.store_where(masks[j], value, address),
-                )
+        rounds, (start, distance) = lengths[-1] // unroll, ahead or (f.number(0), f.number(0))
+        with f.loop(0, rounds) as n:
+            for line in range(0, vectors * HOST.bytes, LINE) if ahead else ():
+                v.prefetch(start + distance * n + line)
+            for more in range(unroll):
+                for c in range(chains):
+                    outer_product(c, n * unroll, more)
+        for c in range(chains if unroll > 1 else chains - 1):
+            with f.loop(rounds * unroll, lengths[c]) as k:
+                outer_product(c, k)
+        _deliver(v, block, sums, lengths, cols, add)
 
 
-def chained_row(v: Vectors, A: Matrix, B: Matrix, C: Matrix, cols: Int, K: Int, chain: Int, add: Int) -> None:
-    """C (+)= A[1, K] @ B[K, cols], the first CHAINS chains along k side by side: the bits of one `tile` after another.
+def _deliver(v: Vectors, block: dict[Any, Int], sums: list[Any], lengths: list[Int], cols: Any, add: Int) -> None:
+    """C (+)= the sums of a block, chain by chain, without columns that do not exist."""
+    f, vectors = v.f, 1 + max(j for _, j in block)
 
-    Args:
-        cols: at most those of a panel; nothing is done unless they are above zero.
-        K: what is left of it; there may be fewer chains, and less of the last.
-        chain: how many multiply-adds it has.
-    """
-    f, vectors = v.f, range(VECTORS)
-    with f.when(cols > 0):
-        left = [f.most(0, f.least(chain, K - chain * c)) for c in range(CHAINS)]
-        rows = [(A.rest(0, chain * c), B.rest(chain * c, 0)) for c in range(CHAINS)]
-        sums = [[v.variable() for _ in vectors] for _ in range(CHAINS)]
+    def deliver(load: Any, store: Any) -> None:
+        with f.when(add):  # all rows before any is written: one may stand for others
+            for (i, j), address in block.items():
+                v.increase(sums[0][i, j], load(j, address))
+        for chain, length in zip(sums[1:], lengths[1:]):
+            with f.when(length > 0):
+                for place, total in chain.items():
+                    v.increase(sums[0][place], v.value(total))
+        for (i, j), address in reversed(block.items()):  # so what stands for others is written before the last row
+            store(j, v.value(sums[0][i, j]), address)
 
-        def go(k: Int, c: int) -> None:
-            a, b = rows[c]
-            a_k = v.broadcast(v.load(a.rest(0, k).data, v.element))
-            for j in vectors:
-                v.multiply_add(a_k, v.load(b.rest(k, 0).data + j * HOST.bytes), sums[c][j])
-
-        with f.loop(0, left[-1]) as k:
-            for c in range(CHAINS):
-                go(k, c)
-        for c in range(CHAINS - 1):
-            with f.loop(left[-1], left[c]) as k:
-                go(k, c)
-        for j in vectors:
-            mask, address = v.first_lanes(cols - j * v.lanes), C.data + j * HOST.bytes
-            with f.when(add):
-                v.builder.store(v.add(v.load_where(mask, address), v.value(sums[0][j])), sums[0][j])
-            for c in range(1, CHAINS):
-                with f.when(left[c] > 0):
-                    v.builder.store(v.add(v.value(sums[0][j]), v.value(sums[c][j])), sums[0][j])
-            v.store_where(mask, v.value(sums[0][j]), address)
+    with f.either(f.number(cols) >= vectors * v.lanes) as (whole, part):
+        with whole:
+            deliver(lambda j, address: v.load(address), lambda j, value, address: v.store(value, address))
+        with part:
+            masks = [v.first_lanes(f.number(cols) - j * v.lanes) for j in range(vectors)]
+            deliver(
+                lambda j, address: v.load_where(masks[j], address),
+                lambda j, value, address: v.store_where(masks[j], value, address),
+            )
 
 
 def inner_products(v: Vectors, rows: int, live: Int, A: Matrix, x: Matrix, y: Matrix, K: Int, add: Int) -> None:
@@ -334,10 +343,10 @@ def transpose_square(v: Vectors, source: Matrix, target: Matrix) -> None:
 
 @functools.cache
 def _peak_kernel(dtype: str) -> Any:
-    """Machine code for some rounds of ROWS * VECTORS multiply-adds that wait for nothing but themselves."""
+    """Machine code for some rounds of MR * VECTORS multiply-adds that wait for nothing but themselves."""
     f = Function(ir.Module("peak"), "rounds", ["times", "result"])
     v, (times, result) = Vectors(f, dtype), f.arguments
-    sums = [v.variable() for _ in range(ROWS * VECTORS)]
+    sums = [v.variable() for _ in range(MR * VECTORS)]
     factor = v.load(result)
     with f.loop(0, times):
         for x in sums:
@@ -357,4 +366,4 @@ def measure_fma_peak(dtype: Any, rounds: int = 20) -> float:
         start = time.perf_counter()
         kernel(times, result.ctypes.data)
         seconds.append(time.perf_counter() - start)
-    return 2 * ROWS * VECTORS * HOST.bytes // dtype.itemsize * times / min(seconds)
+    return 2 * MR * VECTORS * HOST.bytes // dtype.itemsize * times / min(seconds)
