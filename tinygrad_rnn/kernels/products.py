@@ -64,7 +64,7 @@ WORKSPACE_BYTES = A_BYTES + B_BYTES
 UNROLL_PANELS, UNROLL_ROWS = 4, 8  # rows of A take more registers, which must be loaded again between
 NEAR = 1 << 16  # bytes of B that are read again for every few rows of A without harm
 RELEASE = 1 << 18  # multiply-adds for which the interpreter's lock is released
-ONE_THREAD = 2_000_000  # multiply-adds below which a second thread does not pay: some 40 microseconds
+ONE_THREAD = 2_000_000  # multiply-adds below which a second thread does not pay: some 20 to 40 microseconds
 
 # Flags of an entry, which sets the last one itself; the one before: without the helpers that there should be.
 ACCUMULATE, PACKED, ANYWAY, NARROW = 1, 2, 4, 8
