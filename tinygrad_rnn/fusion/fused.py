@@ -303,14 +303,17 @@ class FusedCell:
                 return self._gradients_on_tape(dy, saved)
         _, run = saved
         scan, rows, mask, residuals = self.scan, run.rows, run.mask, run.residuals
-        arrived = list(map(dy.parts.get, range(len(mask.outputs))))
         if (mode.retain or run.recorded) and scan.overwritten:
             residuals = copied(residuals)
-        keep = rows.T + 1  # of the gradients of states, if somebody looks at them
-        layout = scan.backward_layout(mask.wanted, rows, keep) if run.recorded else mask.layout(scan, rows)
-        found, given, arena = scan.run_back(rows, run.arrays, run.every, residuals, arrived, layout)
+        arguments = rows, run.arrays, run.every, residuals, dy.parts
         if run.recorded:
+            keep = rows.T + 1  # of the gradients of states, for who looks at them
+            found, given, arena = scan.run_back(*arguments, scan.backward_layout(mask.wanted, rows, keep))
             run.arrived = scan.arrived(rows, given, arena, keep)
+        else:
+            found, _, _ = scan.run_back(*arguments, mask.layout(scan, rows))
+        if mask.as_found is not None:
+            return [found[i] for i in mask.as_found]
         gradients: list[Any] = [None] * len(mask.places)
         for i, k, value, role in mask.gradients:
             dx = found[i]

@@ -73,6 +73,7 @@ class Mask:
         wanted: for each gradient that the kernel has, whether it is computed.
         gradients: (which of the kernel's, to which of `places` it belongs, the value and role of the argument if
             its gradient is not laid out as it is).
+        as_found: the first of these in the order of `places`, if they are what is asked for: one for each, laid out so.
         outputs: of the states that are watched, at every step, and of all at the end, those that depend on one of them:
             final values are the initial ones of a sequence without steps.
     """
@@ -91,6 +92,9 @@ class Mask:
             (i, place[argument.line], argument.line, _role(argument))
             for i, argument in enumerate(scan.backward.d) if argument.line in place
         ]  # fmt: skip
+        order = sorted(self.gradients, key=lambda each: each[1])
+        simple = [k for _, k, _, role in order if role is None] == list(range(len(self.places)))
+        self.as_found = [i for i, _, _, _ in order] if simple and len(order) == len(self.places) else None
         self._layouts: dict[Rows, BackwardLayout] = {}
 
     def layout(self, scan: Scan, rows: Rows) -> BackwardLayout:

@@ -59,11 +59,13 @@ class BackwardLayout(NamedTuple):
     Attributes:
         nothing: for each gradient an array without elements, as the kernel gets it for what nobody wants.
         makers: how to make the others: their numbers, functions, shapes.
+        arrived: what the kernel gets for the gradients of results, if none arrive; those at all steps are missing.
         kernel: how the kernel is called.
     """
 
     nothing: list[np.ndarray]
     makers: list[tuple[int, Any, tuple[int, ...]]]
+    arrived: list[Any]
     kernel: Layout
 
 
@@ -231,7 +233,8 @@ class Scan(Allocation):
         Args:
             keep: of how many steps the gradients of the states are kept, at least 2.
         """
-        found, makers = [], []
+        found: list[Any] = []
+        makers = []
         for i, (argument, want) in enumerate(zip(self.backward.d, wanted)):
             line, role, _ = argument
             found.append(self.nothing[role == "vector"])
@@ -243,7 +246,8 @@ class Scan(Allocation):
                 makers.append((i, *((staggered_zeros, shape) if zero else room_for(shape))))
         layout = self.layouts["backward"].get(rows) if keep == 2 else None
         layout = layout or self._layout("backward", rows, keep)
-        return BackwardLayout(found, makers, layout)
+        arrived = [None] * len(self.program.gradient.dys) + [self.nothing[0]] * len(self.program.states)
+        return BackwardLayout(found, makers, arrived, layout)
 
     def run_back(
         self,
@@ -251,36 +255,33 @@ class Scan(Allocation):
         arrays: list[np.ndarray],
         every: list[np.ndarray],
         residuals: np.ndarray,
-        arrived: list[Any],
+        arrived: dict[int, Any],
         layout: BackwardLayout,
     ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
         """The backward pass: the gradients of the arguments; those that arrived, as the kernel reads them; the arena.
 
         Args:
             arrays, every, residuals: of the call; the last are overwritten.
-            arrived: the gradients of the values of states at all steps, and of final values; None for zero.
+            arrived: the gradients of results by their numbers, first those of states at all steps; others are zero.
         """
-        dtype, given = self.dtype, []
-        watched = len(every)
-        for k, dy in enumerate(arrived):
-            if dy is not None:
-                dy = plain(rows.gathered(dy) if k < watched else rows.ordered(dy))
-            elif k < watched:
-                dy = staggered_zeros((rows.total, self.program.states[k].width), dtype)
-            else:
-                dy = self.nothing[0]
-            given.append(dy)
-        found, makers, kernel = layout
-        found = found[:]
-        for i, new, shape in makers:
-            found[i] = new(shape, dtype)
-        arena = self.borrow(kernel)
+        found, makers, given, layout_of_kernel = layout
+        dtype, found, given, watched = self.dtype, found[:], given[:], len(every)
+        for k, dy in arrived.items():
+            dy = rows.gathered(dy) if k < watched else rows.ordered(dy)
+            given[k] = dy if dy.flags.carray else dy.copy()
+        for k in range(watched):
+            if k not in arrived:
+                given[k] = staggered_zeros((rows.total, self.program.states[k].width), dtype)
+        for i, make, shape in makers:
+            found[i] = make(shape, dtype)
+        arena, kernel, short = self.borrow(layout_of_kernel), self.compiled.get("backward"), layout_of_kernel.short
         read = [arrays[i] for i in self.read_again]
         read += [every[k] for k in self.watched_again]
-        read += given
-        read += found
-        self.launch("backward", rows, kernel, [*read, residuals, arena])
-        if kernel.lent:
+        if kernel is not None and short is not None:
+            kernel(0, rows.B, room.address, *short, *read, *given, *found, residuals, arena)
+        else:
+            self.launch("backward", rows, layout_of_kernel, [*read, *given, *found, residuals, arena])
+        if layout_of_kernel.lent:
             self.spare[arena.shape] = arena
         return found, given, arena
 
