@@ -7,6 +7,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from ..autograd.tape import OUR_FILES, line_of, ours
+from .refusal import innermost
 
 
 def called(otherwise: str) -> str:
@@ -50,16 +51,11 @@ class latching:
         return self._watch
 
     def _watch(self, frame: FrameType, event: str, value: Any) -> Any:
-        if event == "exception" and isinstance(value[1], Exception) and OUR_FILES[innermost_code(value[2]).co_filename]:
-            self.trace.latch(self.trace.untraced(value[1], line_of(frame)))
+        if event == "exception" and isinstance(value[1], Exception):
+            file, _, _ = innermost(value[1], value[2]).rpartition(":")
+            if OUR_FILES[file]:
+                self.trace.latch(self.trace.untraced(value[1], line_of(frame)))
         return self._watch
-
-
-def innermost_code(trace: Any) -> CodeType:
-    """The code in which an error was raised."""
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace.tb_frame.f_code
 
 
 def step_codes(cell: Any) -> set[Any]:

@@ -7,6 +7,7 @@ is saved and what an optimiser writes to stays as it is.
         cell.mask is m
 """
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,7 +15,6 @@ from types import MappingProxyType
 from typing import Any
 
 Values = Sequence[tuple[Any, dict[str, Any]]]
-_MISSING = object()
 # By owner and name: the value, and the names that were asked for since it is held. Never changed, only replaced.
 _held: ContextVar[Mapping[tuple[int, str], tuple[Any, set[str]]]] = ContextVar("held", default=MappingProxyType({}))
 
@@ -22,27 +22,22 @@ _held: ContextVar[Mapping[tuple[int, str], tuple[Any, set[str]]]] = ContextVar("
 class Held:
     """The attribute of a class by which its instances are asked for what is held, then for what is theirs."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, kind: type, name: str) -> None:
+        self.kind, self.name = kind, name
+        setattr(kind, name, self)
 
-    def __get__(self, owner: Any, kind: type | None = None) -> Any:
-        if owner is not None:
-            found = _held.get().get((id(owner), self.name))
-            if found is not None:
-                found[1].add(self.name)
-                return found[0]
-            if self.name in vars(owner):
-                return vars(owner)[self.name]
-        return self._of_class(owner, kind or type(owner))
-
-    def _of_class(self, owner: Any, kind: type) -> Any:
-        """What there would be without this."""
-        for each in kind.__mro__:
-            value = vars(each).get(self.name, self)
-            if not isinstance(value, Held):
-                return value.__get__(owner, kind) if hasattr(value, "__get__") else value
-        name = f"type object {kind.__name__!r}" if owner is None else f"{kind.__name__!r} object"
-        raise AttributeError(f"{name} has no attribute {self.name!r}", name=self.name, obj=owner)
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        found = _held.get().get((id(owner), self.name))
+        if found is not None:
+            found[1].add(self.name)
+            return found[0]
+        if owner is not None and self.name in vars(owner):
+            return vars(owner)[self.name]
+        try:
+            return getattr(super(self.kind, kind if owner is None else owner), self.name)  # what there is without this
+        except AttributeError:
+            whose = f"type object {kind.__name__!r}" if owner is None else f"{type(owner).__name__!r} object"
+            raise AttributeError(f"{whose} has no attribute {self.name!r}", name=self.name, obj=owner) from None
 
     def __set__(self, owner: Any, value: Any) -> None:
         vars(owner)[self.name] = value
@@ -61,8 +56,8 @@ def held(owner: Any, name: str) -> Any:
 
 def has(owner: Any, name: str) -> bool:
     """Whether an object has an attribute whatever is held."""
-    kinds = (vars(kind).get(name, _MISSING) for kind in type(owner).__mro__)
-    return name in vars(owner) or any(value is not _MISSING and not isinstance(value, Held) for value in kinds)
+    defined = [vars(kind)[name] for kind in type(owner).__mro__ if name in vars(kind)]
+    return name in vars(owner) or not all(isinstance(value, Held) for value in defined)
 
 
 @contextmanager
@@ -71,9 +66,9 @@ def holding(values: Values) -> Iterator[set[str]]:
     for owner, named in values:
         for name in named:
             kind = type(owner)
-            first = next((vars(each)[name] for each in kind.__mro__ if name in vars(each)), None)
+            first = inspect.getattr_static(kind, name, None)
             if first is None:
-                setattr(kind, name, Held(name))
+                Held(kind, name)
             elif not isinstance(first, Held):
                 raise ValueError(f"{kind.__name__}: {name} is an attribute of the class")
     before, asked = _held.get(), set[str]()

@@ -1,5 +1,7 @@
 """Why a cell has no kernel: because of its step, which the tape can run all the same, or because of a fault of ours."""
 
+from types import TracebackType
+
 
 class Unfusable(Exception):
     """A step that cannot become a kernel; the message says where, why, and what to write instead."""
@@ -17,9 +19,9 @@ class CompilerError(Unfusable):
         )
 
 
-def innermost(error: BaseException) -> str:
+def innermost(error: BaseException, trace: TracebackType | None = None) -> str:
     """The place where an error was raised, as `file:line`."""
-    trace = error.__traceback__
+    trace = trace or error.__traceback__
     if trace is None:
         return "an unknown place"
     while trace.tb_next is not None:

@@ -129,7 +129,7 @@ class _Trial:
         self.lengths = np.array(LENGTHS) if isinstance(rows, RaggedRows) else None
         self.rows = full_rows(T, B, rows.flipped) if self.lengths is None else RaggedRows(T, self.lengths, rows.flipped)
         program, leaves = fused.program, fused.leaves
-        self._restart()
+        set_rng_state(np.random.default_rng(draw).bit_generator.state)  # type: ignore[arg-type]
         with no_grad():
             self.held = self.cell.values_of_sequence(B)
         self.after_held = get_rng_state()
@@ -139,10 +139,6 @@ class _Trial:
         self.sequence = fused.sequence(
             tuple(inputs), tuple(self.tensors[-len(program.states) :]), rows.flipped, self.lengths
         )
-
-    def _restart(self) -> None:
-        """Let both sides draw the same numbers."""
-        set_rng_state(np.random.default_rng(self.draw).bit_generator.state)  # type: ignore[arg-type]
 
     def _drawn(self, shape: tuple[int, ...], dtype: np.dtype) -> Value:
         return Value.tensor(self.random.standard_normal(shape).astype(dtype))

@@ -8,7 +8,7 @@ time of a trace, the tensors that a cell holds are of a class in which these are
 import functools
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FunctionType
 from typing import Any
 
@@ -23,61 +23,40 @@ def guarded(name: str) -> property:
     """An attribute of tensors that only this library may read and write while a step is traced."""
     slot: Any = vars(Value)[name]
 
-    def refuse(tensor: Any) -> None:
-        if mode.tracer is not None:
+    def check(tensor: Any) -> None:
+        if mode.tracer is not None and not _may_read(sys._getframe(2).f_code.co_filename):
             if name == "data":
                 mode.tracer.refuse_numbers(tensor)
             mode.tracer.refuse_gradients("grad_fn" if name == "node" else f"{name} of a tensor")
 
     def get(tensor: Any) -> Any:
-        if not _READERS[sys._getframe(1).f_code.co_filename]:
-            refuse(tensor)
-        return read(tensor)
+        check(tensor)
+        return slot.__get__(tensor)
 
     def put(tensor: Any, value: Any) -> None:
-        if not _READERS[sys._getframe(1).f_code.co_filename]:
-            refuse(tensor)
+        check(tensor)
         slot.__set__(tensor, value)
 
-    read = slot.__get__
     return property(get, put)
 
 
-class _Readers(dict[str, bool]):
+@functools.cache
+def _may_read(file: str) -> bool:
     """Whether code of a file may see the arrays of tensors: this library's, but for what copies or fills models."""
-
-    def __missing__(self, name: str) -> bool:
-        self[name] = OUR_FILES[name] and not name.endswith(("module.py", "init.py", "checkpoint.py"))
-        return self[name]
-
-
-_READERS = _Readers()
+    return OUR_FILES[file] and not file.endswith(("module.py", "init.py", "checkpoint.py"))
 
 
 @functools.cache
-def _guarding(kind: Any) -> type[Tensor] | None:
-    """A class like this one whose tensors are watched; None if there can be none."""
+def _guarding(kind: Any) -> type[Tensor]:
+    """A class like this one whose tensors are watched."""
 
     def reduce(self: Any) -> Any:
         """As one of the class itself: another thread may make a copy meanwhile."""
         made, (first, *rest) = kind.__reduce__(self)
         return (made, (kind, *rest)) if first is type(self) else (kind, (first, *rest))
 
-    try:
-        return type(
-            kind.__name__,
-            (kind,),
-            {
-                "__slots__": (),
-                "__module__": kind.__module__,
-                "__reduce__": reduce,
-                "data": guarded("data"),
-                "grad": guarded("grad"),
-                "node": guarded("node"),
-            },
-        )
-    except TypeError:
-        return None
+    own: dict[str, Any] = {"__slots__": (), "__module__": kind.__module__, "__reduce__": reduce}
+    return type(kind.__name__, (kind,), own | {name: guarded(name) for name in ("data", "grad", "node")})
 
 
 _lock = lock("watching")
@@ -87,34 +66,26 @@ _watchers: dict[int, tuple[int, type[Tensor]]] = {}  # tensor -> how many traces
 @contextmanager
 def watched(tensors: list[Any]) -> Iterator[None]:
     """While a step is traced: its tensors refuse to show their numbers."""
-    taken = []
-    try:
+    with ExitStack() as taken:
         for tensor in tensors:
             if isinstance(tensor, Tensor) and _watch(tensor):
-                taken.append(tensor)
+                taken.callback(_leave, tensor)
         yield
-    finally:
-        for tensor in taken:
-            _leave(tensor)
 
 
-def _watch(tensor: Tensor) -> bool:
+def _watch(tensor: Any) -> bool:
     with _lock:
-        kind: Any
         count, kind = _watchers.get(id(tensor), (0, type(tensor)))
-        guarding = _guarding(kind)
-        if guarding is None:
-            return False
         if not count:
             try:
-                tensor.__class__ = guarding
-            except TypeError:  # another layout
+                tensor.__class__ = _guarding(kind)
+            except TypeError:  # of a class that nothing inherits from, or of another layout
                 return False
         _watchers[id(tensor)] = count + 1, kind
         return True
 
 
-def _leave(tensor: Tensor) -> None:
+def _leave(tensor: Any) -> None:
     with _lock:
         count, kind = _watchers.pop(id(tensor))
         if count > 1:
