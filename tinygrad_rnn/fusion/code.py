@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..autograd.tensor import Tensor
-from .frames import listener
 
 # ---- Whose code it is ------------------------------------------------------------------------------------------------
 
@@ -129,13 +128,6 @@ class Ran:
         self.codes: dict[tuple[int, int], tuple[types.CodeType, dict[str, Any]]] = {}
         self.read: list[Any] = []
         self.handed: list[Any] = []
-
-    def __enter__(self) -> "Ran":
-        self.before, listener.called = listener.called, self.called
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        listener.called = self.before
 
     def called(self, frame: types.FrameType) -> None:
         """Told of every call."""

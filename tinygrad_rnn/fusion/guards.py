@@ -17,7 +17,7 @@ from typing import Any
 
 from .code import Ran, is_dynamic, is_users, names_in
 from .frames import listener
-from .reads import Attribute, Cache, Random, Read
+from .reads import Attribute, Read
 from .trace import Unfusable
 from .walk import Walk
 
@@ -57,8 +57,8 @@ class Watch:
                 f"step draws from {path}, which gives something else each time{self.where(path)}: pass what it gives "
                 "as an input"
             )
-        self.ran.__enter__()
-        self.between, listener.between = listener.between, self._between
+        self.outer = listener.called, listener.between
+        listener.called, listener.between = self.ran.called, self._between
         return self
 
     def _between(self) -> None:
@@ -74,29 +74,15 @@ class Watch:
         return [(read, path) for read, _ in self.before.reads.values() if (path := read.changed(stores)) is not None]
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self.ran.__exit__()
-        listener.between = self.between
+        listener.called, listener.between = self.outer
         found = self._found()
         for read, _ in found:
             read.put_back()
         if found:
             self.changes = True
             if error is None or isinstance(error, Exception):
-                raise Unfusable(self._told(*found[0])) from None
-
-    def _told(self, read: Read, path: str) -> str:
-        where = self.where(path)
-        if isinstance(read, Random):
-            return f"step draws random numbers from {path}{where}: write tg.rand(h.shape)"
-        if isinstance(read, Cache):
-            return (
-                f"step keeps what it computes in the cache of {path}{where}: leave functools.lru_cache out, what is "
-                "the same at every step is computed once"
-            )
-        return (
-            f"step changes {path}{where}: a step that is compiled runs once, not at every step of a sequence; return "
-            "what is to be kept as a state instead"
-        )
+                read, path = found[0]
+                raise Unfusable(read.told.format(path + self.where(path))) from None
 
     def where(self, path: str) -> str:
         """The line that sets something, or else one that names it."""

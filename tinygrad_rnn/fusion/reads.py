@@ -40,7 +40,13 @@ class Read:
         holder: where it lies; `name`: under which name, if it has one.
         path: what the user calls it, such as `self.log`.
         was: what it was when it was looked at.
+        told: what is said of a step that changes it.
     """
+
+    told = (
+        "step changes {}: a step that is compiled runs once, not at every step of a sequence; return what is to be "
+        "kept as a state instead"
+    )
 
     def __init__(self, holder: Any, path: str, name: Any = "") -> None:
         self.holder, self.path, self.name = holder, path, name
@@ -291,6 +297,10 @@ class Cache(Content):
     """What `functools.lru_cache` keeps of the results of a function: no matter, unless these are symbols."""
 
     kinds = (type(functools.lru_cache(lambda: None)),)
+    told = (
+        "step keeps what it computes in the cache of {}: leave functools.lru_cache out, what is the same at every step "
+        "is computed once"
+    )
 
     def get(self) -> None:
         """Nobody asks for what is in it."""
@@ -313,6 +323,7 @@ class Random(Content):
     """The state of a generator of random numbers: one that a trace draws from must give the same to the tape."""
 
     kinds = (np.random.Generator, np.random.RandomState, random.Random)
+    told = "step draws random numbers from {}: write tg.rand(h.shape)"
 
     def get(self) -> Any:
         holder = self.holder

@@ -44,10 +44,9 @@ def rows_apart(
     if not per_row:
         if not places:
             return None
+        what = "expand" if row is table.expand else "batch's dimension"
         return "step makes a row for each of the batch from none", (
-            "leave the expand out and write h * b, one row serves the whole batch"
-            if row is table.expand
-            else "leave the batch's dimension out and write h * b, one row serves the whole batch"
+            f"leave the {what} out and write h * b, one row serves the whole batch"
         )
     along = attributes.get("dim", ())
     if 0 in (along if isinstance(along, tuple) else (along,)) and row in (*_SUMS, *_ALONG):
@@ -91,8 +90,7 @@ def dtype_of(row: Primitive, operands: list[Any], attributes: dict[str, Any]) ->
         return np.dtype(attributes["dtype"])
     if row in COMPARISONS or row in _LOGIC:
         return np.dtype(np.bool_)
-    lines = [x for x in operands if hasattr(x, "dtype")]
-    kinds = [x.dtype for x in (lines[1:] if row is table.where and lines[0] is operands[0] else lines)]
+    kinds = [x.dtype for x in (operands[1:] if row is table.where else operands) if hasattr(x, "dtype")]
     floats = [kind for kind in kinds if kind.kind == "f"]
     if floats:
         return np.result_type(*floats)
@@ -113,17 +111,13 @@ def one_dtype(
     Args:
         shown: what the user calls a line, and how it is turned into the dtype of the states.
     """
-    kinds = [x.dtype for x in operands if hasattr(x, "dtype")]
-    truths = [kind.kind == "b" for kind in kinds]
     if row is table.cast:
         return _cast(operands[0], np.dtype(attributes["dtype"]), dtype, shown)
-    if row in _LOGIC or row in _MOVES or (row in COMPARISONS and all(truths)):
-        others = [x for x in operands if hasattr(x, "dtype") and x.dtype.kind != "b"]
-    elif row is table.where:
-        others = [x for x in operands[1:] if hasattr(x, "dtype")]
-    else:
-        others = [x for x in operands if hasattr(x, "dtype")]
-    for x in others:
+    lines = [x for x in (operands[1:] if row is table.where else operands) if hasattr(x, "dtype")]
+    only_truths = all(x.dtype.kind == "b" for x in lines)
+    if row in _LOGIC or row in _MOVES or (row in COMPARISONS and only_truths):
+        lines = [x for x in lines if x.dtype.kind != "b"]
+    for x in lines:
         if x.dtype.kind == "b":
             return f"step computes with truth values in {row.name}", f"write {shown(x)[1]} first"
         exact = x.dtype == FLOAT32 and dtype == FLOAT64 and row in (*COMPARISONS, *_MOVES, table.where)
