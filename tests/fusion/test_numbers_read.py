@@ -4,6 +4,7 @@ A kernel would have the numbers of the trace for good. A step that catches the r
 """
 
 import copy
+import functools
 import io
 import math
 import pickle
@@ -174,6 +175,22 @@ LATCHED = {
 @pytest.mark.parametrize(("kind", "of"), LATCHED.values(), ids=LATCHED)
 def test_a_refusal_that_is_caught_stands(kind, of):
     assert refusal(step(caught(kind, of)))
+
+
+KEPT = {
+    "attribute": (lambda f: f, lambda kept: kept),
+    "list": (lambda f: [f], lambda kept: kept[0]),
+    "dictionary in a tuple": (lambda f: ({"f": f},), lambda kept: kept[0]["f"]),
+    "partial": (lambda f: functools.partial(f), lambda kept: kept),
+    "object": (lambda f: type("O", (), {"f": staticmethod(f)})(), lambda kept: kept.f),
+    "closure": (lambda f: lambda *given: f(*given), lambda kept: kept),
+}
+
+
+@pytest.mark.parametrize(("keep", "get"), KEPT.values(), ids=KEPT)
+def test_wherever_the_function_lies_that_catches_it(keep, get):
+    kept = keep(caught(*LATCHED["parts that fit some batches"]))
+    assert refusal(step(lambda self, x, h: get(self.kept)(self, x, h)), kept=kept)
 
 
 def test_errors_of_its_own_that_a_step_catches_are_its_own():

@@ -24,6 +24,21 @@ def step_line(cell: Any) -> str:
     return f"{code.co_filename}:{code.co_firstlineno}, in {code.co_name}" if code else type(cell).__name__
 
 
+class _Listener(threading.local):
+    """Who is told of every function that a step calls while it is traced, and when it has run once of two times.
+
+    Attributes:
+        codes: the user's code that the step can reach.
+    """
+
+    called: Callable[[FrameType], None] | None = None
+    between: Callable[[], None] | None = None
+    codes: frozenset[CodeType] = frozenset()
+
+
+listener = _Listener()
+
+
 class latching:
     """While a step runs: what this library raises is a refusal, though the step may catch it and go another way.
 
@@ -31,7 +46,8 @@ class latching:
     """
 
     def __init__(self, trace: Any, codes: set[CodeType]) -> None:
-        self.trace, self.codes = trace, {code for code in codes if getattr(code, "co_exceptiontable", True)}
+        self.trace = trace
+        self.codes = {code for code in codes | listener.codes if getattr(code, "co_exceptiontable", True)}
 
     def __enter__(self) -> None:
         self.before = sys.gettrace()
@@ -62,16 +78,6 @@ def step_codes(cell: Any) -> set[Any]:
     """The code of the `step` of a cell, and of cells inside it."""
     steps = [getattr(type(module), "step", None) for module in cell.modules()]
     return {getattr(step, "__code__", None) for step in steps}
-
-
-class _Listener(threading.local):
-    """Who is told of every function that a step calls while it is traced, and when it has run once of two times."""
-
-    called: Callable[[FrameType], None] | None = None
-    between: Callable[[], None] | None = None
-
-
-listener = _Listener()
 
 
 class Locals:

@@ -57,8 +57,9 @@ class Watch:
                 f"step draws from {path}, which gives something else each time{self.where(path)}: pass what it gives "
                 "as an input"
             )
-        self.outer = listener.called, listener.between
+        self.outer = listener.called, listener.between, listener.codes
         listener.called, listener.between = self.ran.called, self._between
+        listener.codes = frozenset(filter(is_users, self.before.codes.values()))
         return self
 
     def _between(self) -> None:
@@ -74,7 +75,7 @@ class Watch:
         return [(read, path) for read, _ in self.before.reads.values() if (path := read.changed(stores)) is not None]
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        listener.called, listener.between = self.outer
+        listener.called, listener.between, listener.codes = self.outer
         found = self._found()
         for read, _ in found:
             read.put_back()
