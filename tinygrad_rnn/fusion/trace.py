@@ -32,7 +32,7 @@ from .program import Number, Program, Value, columns_at, leaf, needed_for
 from .refusal import CompilerError, Unfusable, innermost
 from .soundness import COMPARISONS
 from .symbols import Shadow, Symbol
-from .watched import functions_of, tensors_of, watched
+from .watched import reach_of, watched
 
 __all__ = ["CompilerError", "Locals", "Shadow", "Symbol", "Trace", "Traced", "Unfusable", "step_line", "trace_step"]
 
@@ -351,8 +351,7 @@ def trace_step(
         Unfusable: the step cannot become a kernel.
         CompilerError: tracing failed, which is no fault of the step.
     """
-    functions = functions_of(cell)
-    tensors, codes = tensors_of(cell, functions), {function.__code__ for function in functions}
+    tensors, codes = reach_of(cell)
     known = {n for _, x in tensors for n in x.shape} | {n for shape, _ in inputs for n in shape[1:]}
     known |= {n for _, shape, _ in states for n in shape[1:]}
     sizes = stand_ins(known)

@@ -9,7 +9,7 @@ import functools
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from types import FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -94,50 +94,42 @@ def _leave(tensor: Any) -> None:
             tensor.__class__ = kind
 
 
-def tensors_of(cell: Any, functions: list[FunctionType]) -> list[tuple[str, Any]]:
-    """The tensors and arrays that a step may read, with their names: what the cell holds, and its code refers to."""
-    found: dict[int, tuple[str, Any]] = {}
-
-    def look(name: str, value: Any, depth: int) -> None:
-        if isinstance(value, (Tensor, np.ndarray)):
-            found.setdefault(id(value), (name, value))
-        elif isinstance(value, dict) and depth:
-            for key, each in list(value.items()):
-                look(f"{name}[{key!r}]" if name else str(key), each, depth - 1)
-        elif isinstance(value, (list, tuple)) and depth:
-            for i, each in enumerate(value):
-                look(f"{name}[{i}]", each, depth - 1)
-
+def reach_of(cell: Any) -> tuple[list[tuple[str, Any]], set[CodeType]]:
+    """The tensors and arrays that a step may read, with their names, and the code outside this library that it may run:
+    what the cell holds, its methods, and what these refer to by name."""
+    ahead: list[tuple[str, Any, int]] = []  # with how many containers deep to look
     for path, module in cell.named_modules():
-        for name, value in list(vars(module).items()):
-            look(f"self.{path}.{name}" if path else f"self.{name}", value, 2)
-    for function in functions:
-        for name, value in reached(function).items():
-            look(name, value, 1)
-    return list(found.values())
+        ahead += [(f"self.{path}.{name}" if path else f"self.{name}", x, 2) for name, x in list(vars(module).items())]
+    kinds = {kind: None for module in cell.modules() for kind in type(module).__mro__}
+    ahead += [("", function, 0) for kind in kinds for function in map(_function, list(vars(kind).values()))]
+    tensors: dict[int, tuple[str, Any]] = {}
+    functions: dict[int, FunctionType] = {}
+    for name, value, depth in ahead:  # which grows on the way
+        function = _function(value)
+        if isinstance(value, (Tensor, np.ndarray)):
+            tensors.setdefault(id(value), (name, value))
+        elif isinstance(value, dict) and depth:
+            ahead += [(f"{name}[{key!r}]", each, depth - 1) for key, each in list(value.items())]
+        elif isinstance(value, (list, tuple)) and depth:
+            ahead += [(f"{name}[{i}]", each, depth - 1) for i, each in enumerate(value)]
+        elif function is not None and id(function) not in functions:
+            functions[id(function)] = function
+            ahead += [(name, each, 1) for name, each in _named_in(function)]
+    return list(tensors.values()), {function.__code__ for function in functions.values()}
 
 
-def functions_of(cell: Any) -> list[FunctionType]:
-    """The functions outside this library that a step may call: methods, and what these refer to by name."""
-    kinds = {base: None for module in cell.modules() for base in type(module).__mro__}
-    functions = [f for kind in kinds for f in map(_function, vars(kind).values()) if f]
-    for function in functions:  # which grows on the way
-        functions += [f for f in map(_function, reached(function).values()) if f and f not in functions]
-    return functions
-
-
-def reached(function: FunctionType) -> dict[str, Any]:
+def _named_in(function: FunctionType) -> Iterator[tuple[str, Any]]:
     """What a function refers to by name: globals, and variables around it."""
-    code = function.__code__
-    found = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
+    code, known = function.__code__, function.__globals__
+    yield from ((name, known[name]) for name in code.co_names if name in known)
     for name, closed in zip(code.co_freevars, function.__closure__ or ()):
         with suppress(ValueError):  # still empty
-            found[name] = closed.cell_contents
-    return found
+            yield name, closed.cell_contents
 
 
 def _function(value: Any) -> FunctionType | None:
     """A user's function, also one that is a property or a static method."""
-    value = getattr(value, "__func__", getattr(value, "fget", value))
-    ours = isinstance(value, FunctionType) and OUR_FILES[value.__code__.co_filename]
-    return value if isinstance(value, FunctionType) and not ours else None
+    if isinstance(value, (staticmethod, classmethod, MethodType, property)):
+        value = value.fget if isinstance(value, property) else value.__func__
+    users = isinstance(value, FunctionType) and not OUR_FILES[value.__code__.co_filename]
+    return value if users else None
