@@ -378,3 +378,18 @@ def test_more_than_can_be_looked_at_is_refused_by_name(monkeypatch):
     cell = world_of(("", "self.k = [[float(i)] for i in range(1000)]", "len(self.k[0]) * 2.0", ""))["cell"]
     with pytest.raises(NotImplementedError, match=r"more than 50 objects, by way of self.k \(world.py:\d+, in step\)"):
         tg.nn.Recurrent(cell, fused="require")(tg.randn(2, 1, 3))
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    ["class P: __class__ = property(lambda self: 1 / 0)", "class P:\n    def __getattribute__(self, name): 1 / 0"],
+    ids=["class", "attributes"],
+)
+def test_what_cannot_be_looked_at_is_refused_by_name(proxy):
+    """Such as the request of a web server, between two of them: the tape runs what does not touch it."""
+    world = world_of((f"{proxy}\nproxy = P()", "pass", "2.0 if proxy is not None else 3.0", ""))
+    layer, x = tg.nn.Recurrent(world["cell"]), tg.randn(2, 1, 3)
+    told = r"step can read proxy, which raises ZeroDivisionError .*world.py:\d+, in step"
+    with pytest.warns(UserWarning, match=told):
+        layer(x)
+    both(layer, x)

@@ -51,12 +51,9 @@ class Watch:
         self.changes = False
 
     def __enter__(self) -> "Watch":
-        if self.before.draws:
-            path = self.before.draws[0]
-            raise Unfusable(
-                f"step draws from {path}, which gives something else each time{self.where(path)}: pass what it gives "
-                "as an input"
-            )
+        if self.before.obstacles:
+            path, told = self.before.obstacles[0]
+            raise Unfusable(told.format(path, self.where(path)))
         self.outer = listener.called, listener.between, listener.codes
         listener.called, listener.between = self.ran.called, self._between
         listener.codes = frozenset(filter(is_users, self.before.codes.values()))

@@ -181,7 +181,7 @@ def _where(holder: Any, variable: Variable) -> str:
 def entry(mapping: Any, name: str) -> Any:
     """What a dictionary has under a name, but for what a call holds there for a while."""
     value = mapping.get(name, MISSING)
-    return MISSING if isinstance(value, Held) else value
+    return MISSING if type(value) is Held else value
 
 
 def dotted(path: str, name: str) -> str:

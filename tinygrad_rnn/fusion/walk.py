@@ -47,6 +47,8 @@ _OF_TENSORS = {
     "grad": frozenset(("grad",)),
 }
 R = TypeVar("R", bound=Read)
+DRAWS = "step draws from {}, which gives something else each time{}: pass what it gives as an input"
+OPAQUE = "step can read {}, which raises an error when it is looked at{}: keep it out of reach of the step"
 LIMIT = 100_000  # objects that a walk looks at: a cell that knows the whole program must not stop it
 
 
@@ -59,7 +61,7 @@ class Walk:
 
     Attributes:
         reads: with whether only the library's modules, and so the clock of the guards, know of a change.
-        draws: iterators on the way.
+        obstacles: what no compiled cell can be right about, and what to say of it.
         symbols: where symbols were found.
         ahead: what was not looked at any more.
     """
@@ -87,7 +89,7 @@ class Walk:
 
     def _go_from(self, cell: Any) -> None:
         self.reads: dict[Any, tuple[Read, bool]] = {}
-        self.draws: list[str] = []
+        self.obstacles: list[tuple[str, str]] = []
         self.symbols: list[str] = []
         self.seen: dict[int, Any] = {}
         self.ahead: collections.deque[tuple[Any, str]] = collections.deque([(cell, "self")])
@@ -95,7 +97,11 @@ class Walk:
             if is_users(code):
                 self._globals(names_in(code), known)
         while self.ahead and len(self.seen) < LIMIT:
-            self._visit(*self.ahead.popleft())
+            value, path = self.ahead.popleft()
+            try:
+                self._visit(value, path)
+            except Exception as error:  # of a property such as `__class__`
+                self.obstacles.append((path, OPAQUE.replace("an error", type(error).__name__)))
         if "random" in self.names.attributes | self.names.globals:
             self._note(Random(np.random, "numpy.random"))
             self._note(Random(random, "random"))
@@ -164,7 +170,7 @@ class Walk:
         elif kind is types.ModuleType:
             self._module(value, path)
         elif hasattr(kind, "__next__") and not is_users(kind):
-            self.draws.append(path)
+            self.obstacles.append((path, DRAWS))
         else:
             self._object(value, path)
         if isinstance(value, (list, dict, set, collections.deque, tuple, frozenset)) and is_users(kind):
