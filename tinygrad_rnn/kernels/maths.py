@@ -140,13 +140,10 @@ def polynomial(f: Any, coefficients: Series) -> Callable[..., Any]:
 # ------------------------------------------------------------------------------------------------------- the rules
 
 
-def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
-    """The functions of float type `f`, whose bits are read as integers of type `i`."""
-    mantissa, bias, tiny = np.finfo(f).nmant, np.finfo(f).maxexp - 1, np.finfo(f).tiny
-    zero, half, one, two, inf, nan = map(f, (0, 0.5, 1, 2, math.inf, math.nan))
-
-    # ------------------------------------------------------------------------------------------------------- tools
-
+def make_tools(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
+    """What rules of float type `f`, whose bits are read as integers of type `i`, are made of: all names below."""
+    zero, half, one, two = map(f, (0, 0.5, 1, 2))
+    mantissa, bias = np.finfo(f).nmant, np.finfo(f).maxexp - 1
     bits, from_bits = reinterpreted(f, i), reinterpreted(i, f)
 
     # Adding 1.5 * 2^mantissa rounds x to a whole number n and leaves that in the lowest bits. The bias of the exponent
@@ -164,10 +161,17 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
         """x with the lower half of its mantissa cleared: the product of two such numbers is exact."""
         return from_bits(bits(x) & upper_half)
 
-    # ------------------------------------------------------------------------------------------------ exponentials
+    scale, unscale, scaled_magic = f(2.0**numbers.shift), f(2.0**-numbers.shift), magic + f(numbers.shift)
+    (log2_hi, log2_lo), inv_log2 = map(f, numbers.log2), f(1 / math.log(2))
+    gate_q = polynomial(f, numbers.gate_q)
+    return SimpleNamespace(**locals())
 
-    log2_hi, log2_lo = map(f, numbers.log2)
-    inv_log2, half_inv_log2, two_inv_log2 = (f(k / math.log(2)) for k in (1, 0.5, 2))
+
+def exponentials(t: SimpleNamespace) -> tuple[Callable[..., Any], ...]:
+    """exp, expm1, tanh"""
+    f, i, numbers, half, one, two, log2_hi, log2_lo = t.f, t.i, t.numbers, t.half, t.one, t.two, t.log2_hi, t.log2_lo
+    bits, from_bits, magic, power_of_two = t.bits, t.from_bits, t.magic, t.power_of_two
+    half_inv_log2, two_inv_log2 = (f(k / math.log(2)) for k in (0.5, 2))
     two_log2_hi, two_log2_lo, half_log2 = two * log2_hi, two * log2_lo, half * f(math.log(2))
     exp_q, (exp_low, exp_high) = polynomial(f, numbers.exp_q), map(f, numbers.exp_range)
 
@@ -187,7 +191,7 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
         c, m = split_exp(x)
         return (c + c * m) * c
 
-    expm1_low, bits_of_one_squared = f(numbers.expm1_low), i(2 * bias << mantissa)
+    expm1_low, bits_of_one_squared = f(numbers.expm1_low), i(2 * t.bias << t.mantissa)
 
     @inlined
     def expm1(x):
@@ -198,9 +202,29 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
         inverse = from_bits(bits_of_one_squared - bits(c))
         return np.copysign((c * m + (c - inverse)) * c, x)
 
-    gate_q, (gate_low, gate_high) = polynomial(f, numbers.gate_q), map(f, numbers.gate_range)
-    scale, unscale, scaled_magic = f(2.0**numbers.shift), f(2.0**-numbers.shift), magic + f(numbers.shift)
+    tanh_near, tanh_high = f(numbers.tanh_near), f(numbers.tanh_high)
+    tanh_r, tanh_p = polynomial(f, numbers.tanh_r), polynomial(f, numbers.tanh_p)
 
+    @inlined
+    def tanh(x):
+        u = abs(x)
+        u = tanh_high if u > tanh_high else u
+        z = u * u
+        near = u + u * z * tanh_r(z)
+        shifted = u * two_inv_log2 + magic
+        r = u - (shifted - magic) * half_log2
+        far = one - one / (power_of_two(shifted) * tanh_p(r) + half)
+        return np.copysign(far if u >= tanh_near else near, x)
+
+    return exp, expm1, tanh
+
+
+def gates(t: SimpleNamespace) -> tuple[Callable[..., Any], ...]:
+    """sigmoid, silu, gelu_tanh"""
+    f, i, numbers, zero, one, upper_half, upper = t.f, t.i, t.numbers, t.zero, t.one, t.upper_half, t.upper
+    power_of_two, scale, scaled_magic, gate_q = t.power_of_two, t.scale, t.scaled_magic, t.gate_q
+    log2_hi, log2_lo, inv_log2 = t.log2_hi, t.log2_lo, t.inv_log2
+    gate_low, gate_high = map(f, numbers.gate_range)
     none = -zero  # a `lo` that LLVM leaves out: adding -0 changes no number, adding 0 would change -0
 
     @inlined
@@ -228,22 +252,38 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
         """x sigmoid(x)"""
         return gate(gate_low if x < gate_low else x, x, none)
 
-    tanh_near, tanh_high = f(numbers.tanh_near), f(numbers.tanh_high)
-    tanh_r, tanh_p = polynomial(f, numbers.tanh_r), polynomial(f, numbers.tanh_p)
+    gelu_tanh_high = f(numbers.gelu_tanh_high)
+    alpha = Decimal("1.59576912160573071175978423973752748")  # 2 sqrt(2 / pi)
+    beta = alpha * Decimal("0.044715")
+    alpha_hi, beta_hi = f(alpha), (f(beta).view(i) & upper_half).view(f)
+    alpha_lo, beta_lo = f(alpha - Decimal(float(alpha_hi))), f(beta - Decimal(float(beta_hi)))
 
     @inlined
-    def tanh(x):
-        u = abs(x)
-        u = tanh_high if u > tanh_high else u
-        z = u * u
-        near = u + u * z * tanh_r(z)
-        shifted = u * two_inv_log2 + magic
-        r = u - (shifted - magic) * half_log2
-        far = one - one / (power_of_two(shifted) * tanh_p(r) + half)
-        return np.copysign(far if u >= tanh_near else near, x)
+    def gelu_tanh(x):
+        """x (1 + tanh(v / 2)) / 2 = x sigmoid(v), v = x (alpha + beta x^2), with v in two parts: half an ulp of it
+        would be hundreds of ulp of e^v."""
+        y = -gelu_tanh_high if x < -gelu_tanh_high else x
+        u = gelu_tanh_high if y > gelu_tanh_high else y
+        u_hi = upper(u)
+        u_lo = u - u_hi
+        square, rest = u_hi * u_hi, u_lo * (u + u_hi)
+        square_hi = upper(square)
+        term = beta_hi * square_hi
+        w = term + alpha_hi
+        back = w - term
+        w_lo = (term - (w - back)) + (alpha_hi - back)  # what the sum lost
+        w_lo = w_lo + (beta_hi * ((square - square_hi) + rest) + beta_lo * (square + rest) + alpha_lo)
+        w_hi = upper(w)
+        return gate(y, u_hi * w_hi, u_hi * ((w - w_hi) + w_lo) + u_lo * (w + w_lo))
 
-    # -------------------------------------------------------------------------------------------------- logarithms
+    return sigmoid, silu, gelu_tanh
 
+
+def logarithms(t: SimpleNamespace, exp: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    """log, log1p, softplus, log_sigmoid"""
+    f, i, numbers, zero, half, one, two = t.f, t.i, t.numbers, t.zero, t.half, t.one, t.two
+    mantissa, bias, bits, from_bits, log2_hi, log2_lo = t.mantissa, t.bias, t.bits, t.from_bits, t.log2_hi, t.log2_lo
+    tiny, inf, nan = np.finfo(f).tiny, f(math.inf), f(math.nan)
     log_r = polynomial(f, numbers.log_r)
     bits_of_sqrt_half = f(math.sqrt(0.5)).view(i)
     denormal_shift, denormal_scale = f(mantissa + 2), f(2.0 ** (mantissa + 2))
@@ -298,8 +338,14 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
         """log sigmoid(x) = -softplus(-x)"""
         return -softplus(-x)
 
-    # ------------------------------------------------------------------------------------- the normal distribution
+    return log, log1p, softplus, log_sigmoid
 
+
+def normal_distribution(t: SimpleNamespace) -> tuple[Callable[..., Any], ...]:
+    """erf, phi, gelu"""
+    f, numbers, zero, half, one, two, none = t.f, t.numbers, t.zero, t.half, t.one, t.two, -t.zero
+    power_of_two, upper, unscale, scaled_magic = t.power_of_two, t.upper, t.unscale, t.scaled_magic
+    gate_q, log2_hi, log2_lo, inv_log2 = t.gate_q, t.log2_hi, t.log2_lo, t.inv_log2
     tail_a, tail_b = polynomial(f, numbers.tail_a), polynomial(f, numbers.tail_b)
     log_density = f(-math.log(2 * math.pi) / 2)  # at 0
 
@@ -355,92 +401,35 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
         far = x - w if x > zero else -w
         return x * (half + x * phi_s(x * x)) if t < phi_near else far
 
-    gelu_tanh_high = f(numbers.gelu_tanh_high)
-    alpha = Decimal("1.59576912160573071175978423973752748")  # 2 sqrt(2 / pi)
-    beta = alpha * Decimal("0.044715")
-    alpha_hi, beta_hi = f(alpha), (f(beta).view(i) & upper_half).view(f)
-    alpha_lo, beta_lo = f(alpha - Decimal(float(alpha_hi))), f(beta - Decimal(float(beta_hi)))
+    return erf, phi, gelu
 
-    @inlined
-    def gelu_tanh(x):
-        """x (1 + tanh(v / 2)) / 2 = x sigmoid(v), v = x (alpha + beta x^2), with v in two parts: half an ulp of it
-        would be hundreds of ulp of e^v."""
-        y = -gelu_tanh_high if x < -gelu_tanh_high else x
-        u = gelu_tanh_high if y > gelu_tanh_high else y
-        u_hi = upper(u)
-        u_lo = u - u_hi
-        square, rest = u_hi * u_hi, u_lo * (u + u_hi)
-        square_hi = upper(square)
-        term = beta_hi * square_hi
-        w = term + alpha_hi
-        back = w - term
-        w_lo = (term - (w - back)) + (alpha_hi - back)  # what the sum lost
-        w_lo = w_lo + (beta_hi * ((square - square_hi) + rest) + beta_lo * (square + rest) + alpha_lo)
-        w_hi = upper(w)
-        return gate(y, u_hi * w_hi, u_hi * ((w - w_hi) + w_lo) + u_lo * (w + w_lo))
 
-    # ------------------------------------------------------------------------------------------------------- plain
-
-    @njit(**JIT)
-    def sqrt(x):
-        return np.sqrt(x)
-
-    @njit(**JIT)
-    def rsqrt(x):
-        """1 / sqrt(x)"""
-        return one / np.sqrt(x)
-
-    @njit(**JIT)
-    def reciprocal(x):
-        return one / x
-
-    @njit(**JIT)
-    def absolute(x):
-        return abs(x)
-
-    @njit(**JIT)
-    def sign(x):
-        """Zeros and NaN are returned as they are."""
-        return one if x > zero else (-one if x < zero else x)
-
-    @njit(**JIT)
-    def maximum(x, y):
-        """NaN if either is."""
-        return x if x > y else (y if x == x else x)
-
-    @njit(**JIT)
-    def minimum(x, y):
-        """NaN if either is."""
-        return x if x < y else (y if x == x else x)
-
-    @njit(**JIT)
-    def where(condition, x, y):
-        return x if condition else y
-
-    @njit(**JIT)
-    def floor(x):
-        return np.floor(x)
-
-    @njit(**JIT)
-    def isnan(x):
-        return x != x
-
-    # libm's own: a loop over these three stays scalar
-
-    @njit(**JIT)
-    def sin(x):
-        return f(np.sin(x))
-
-    @njit(**JIT)
-    def cos(x):
-        return f(np.cos(x))
-
-    @njit(**JIT)
-    def pow(x, y):
-        return f(x**y)
-
-    vectorised = exp, expm1, log, log1p, tanh, sigmoid, log_sigmoid, softplus, silu, erf, phi, gelu, gelu_tanh
-    plain = sqrt, rsqrt, reciprocal, absolute, sign, maximum, minimum, where, floor, isnan, sin, cos, pow
-    return SimpleNamespace(
-        **{rule.__name__: widened(rule) for rule in vectorised}, **{rule.__name__: rule for rule in plain}
+def plain(f: Any) -> dict[str, Callable[..., Any]]:
+    """What needs no thought. A loop over the last three, which are libm's own, stays scalar."""
+    zero, one = f(0), f(1)
+    rules = dict(
+        sqrt=lambda x: np.sqrt(x),
+        rsqrt=lambda x: one / np.sqrt(x),
+        reciprocal=lambda x: one / x,
+        abs=lambda x: abs(x),
+        sign=lambda x: one if x > zero else (-one if x < zero else x),  # zeros and NaN are returned as they are
+        maximum=lambda x, y: x if x > y else (y if x == x else x),  # NaN if either is
+        minimum=lambda x, y: x if x < y else (y if x == x else x),
+        where=lambda condition, x, y: x if condition else y,
+        floor=lambda x: np.floor(x),
+        isnan=lambda x: x != x,
+        sin=lambda x: f(np.sin(x)),
+        cos=lambda x: f(np.cos(x)),
+        pow=lambda x, y: f(x**y),
     )
+    for name, rule in rules.items():
+        rule.__name__ = rule.__qualname__ = name  # by which machine code that is linked knows it
+    return {name: njit(**JIT)(rule) for name, rule in rules.items()}
+
+
+def build_rules(f: Any, i: Any, numbers: Numbers) -> dict[str, Any]:
+    """The functions of float type `f`, whose bits are read as integers of type `i`, by name; and `f` itself."""
+    t = make_tools(f, i, numbers)
+    exp, *others = exponentials(t)
+    vectorised = [exp, *others, *gates(t), *logarithms(t, exp), *normal_distribution(t)]
+    return {"f": f} | {rule.__name__: widened(rule) for rule in vectorised} | plain(f)
