@@ -82,9 +82,9 @@ def one_product(rng, M, K, N, dtype, lays, end):
     old = rng.standard_normal((M, N)).astype(dtype)
     plain, packed = matmul.matmul(a.copy(), b.copy()), pack(b)
     panels = guarded(packed.panels, end)
-    fill = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 7)(products.products(dtype).library.address("fill_panels"))
+    fill = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 8)(products.products(dtype).library.address("fill_panels"))
     panels[...] = 7
-    fill(b.ctypes.data, *b.strides, panels.ctypes.data, panels.strides[0], K, N)
+    fill(b.ctypes.data, *b.strides, panels.ctypes.data, panels.strides[1], panels.strides[0], K, N)
     assert np.array_equal(panels, packed.panels)
     packed = Packed(panels, (K, N))
     for accumulate in (False, True):
@@ -139,7 +139,7 @@ def copies_and_sums():
         library = products.products(dtype).library
         copy, total, product = (
             ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n)(library.address(name))
-            for name, n in (("copy", 8), ("sum_rows", 6), ("product", 15))
+            for name, n in (("copy", 8), ("sum_rows", 7), ("product", 15))
         )
         lanes = vector.HOST.bytes // np.dtype(dtype).itemsize
         room = guarded(np.zeros(products.WORKSPACE_BYTES, np.uint8), end)
@@ -158,7 +158,7 @@ def copies_and_sums():
             for lay in (rows, columns, upside_down, one_row):
                 x = placed(lay, rng.standard_normal((M, N)).astype(dtype), end)
                 y = guarded(np.full(N, np.nan, dtype), end)
-                total(x.ctypes.data, *x.strides, y.ctypes.data, M, N)
+                total(x.ctypes.data, *x.strides, y.ctypes.data, 0, M, N)
                 assert np.array_equal(y, functools.reduce(np.add, x)) and untouched(y)
     print("in bounds")
 

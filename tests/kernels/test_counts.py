@@ -34,7 +34,7 @@ def nowhere():
 
 def function(dtype, name):
     """A function of machine code of `products`, called with integers."""
-    parameters = {"multiply": 13, "product": 15, "fill_panels": 7, "copy": 8, "sum_rows": 6}[name]
+    parameters = {"multiply": 13, "product": 15, "fill_panels": 8, "copy": 8, "sum_rows": 7}[name]
     return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * parameters)(products.products(dtype).library.address(name))
 
 
@@ -79,8 +79,8 @@ def empty_copies_and_sums():
             for M, N in (few, some), (some, few):
                 for strides in [*LAYOUTS, (4000, size), (size, 4000)]:
                     copy(void, *strides, void, 4000, size, M, N)
-                    fill(void, *strides, void, 4096, M, N)
-                total(void, 4000, size, void, M, N)
+                    fill(void, *strides, void, 128, 4096, M, N)
+                total(void, 4000, size, void, 0, M, N)
     print("nothing")
 
 

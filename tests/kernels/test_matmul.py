@@ -20,7 +20,7 @@ from kernels.guarded import guarded, in_child, needs_guards
 from tinygrad_rnn.kernels import matmul as module
 from tinygrad_rnn.kernels import products, threads, vector
 from tinygrad_rnn.kernels import team as team_module
-from tinygrad_rnn.kernels.matmul import matmul, matmul_packed, matrix, matrix_at, multiply, pack, panels, shift
+from tinygrad_rnn.kernels.matmul import matmul, matmul_packed, matrix, multiply, pack, panels, shift
 from tinygrad_rnn.kernels.memory import JIT
 from tinygrad_rnn.kernels.team import team
 
@@ -431,26 +431,22 @@ def test_peak_is_a_rate(dtype):
 
 
 @functools.cache
-def callers(real):
-    """Compiled functions that use `multiply`: on some rows of arrays, and on raw addresses."""
+def caller():
+    """A compiled function that uses `multiply`, on some rows of arrays."""
 
     @njit(**JIT)
     def some_rows(a, b, c, lo, hi, accumulate):
         N, K = c.shape[1], a.shape[1]
         multiply(shift(matrix(a), lo, 0), panels(b), shift(matrix(c), lo, 0), hi - lo, N, K, accumulate)
 
-    @njit(**JIT)
-    def by_address(a, a_row, a_col, b, c, c_row, c_col, M, N, K):
-        multiply(matrix_at(real, a, a_row, a_col), panels(b), matrix_at(real, c, c_row, c_col), M, N, K, True)
-
-    return some_rows, by_address
+    return some_rows
 
 
 @compiled
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 40, 200), (7, 65, 130), (33, 300, 70), (4, 0, 9)], ids=str)
 def test_multiply_inside_compiled_code(shape, dtype):
-    some_rows, by_address = callers(dtype)
+    some_rows = caller()
     M, K, N = shape
     rng = np.random.default_rng(8)
     a, b = np.empty((2 * M, 3 * K), dtype)[::2, ::3], random(rng, K, N, dtype=dtype)
@@ -462,13 +458,13 @@ def test_multiply_inside_compiled_code(shape, dtype):
             some_rows(a, packed.panels, c, lo, hi, False)
         assert np.array_equal(c, matmul_packed(a, packed))
         before = c.copy()
-        by_address(a.ctypes.data, *a.strides, packed.panels, c.ctypes.data, *c.strides, M, N, K)
+        some_rows(a, packed.panels, c, 0, M, True)
         assert np.array_equal(c, matmul_packed(a, packed, before, accumulate=True))
 
 
 def multiply_before_anything_is_packed():
     """`multiply` is made when it is first called, which may be in code without the interpreter's lock."""
-    some_rows, _ = callers(np.float32)
+    some_rows = caller()
     a, c = np.eye(5, dtype=np.float32), np.empty((5, 3), np.float32)
     b = np.zeros((1, 5, vector.ROW_BYTES // 4), np.float32)
     b[0, :, :3] = np.arange(15).reshape(5, 3)

@@ -110,23 +110,20 @@ class Elementwise:
     def _interpreted(self, dtype: type[np.floating[Any]]) -> Callable[..., Any]:
         """The same formulas run by Python, an element at a time: for NUMBA_DISABLE_JIT=1, debuggers and coverage."""
         body, functions = self._body()
-        maths = importlib.import_module(f"tinygrad_rnn.kernels.maths{np.dtype(dtype).itemsize * 8}")
-        names = {name: getattr(maths, name) for name in [*functions, "f"]}
-        lines = "\n    ".join([*body, f"return {', '.join(self.outputs)},"])
-        exec(f"def rule({', '.join(self.inputs)}):\n    {lines}", names)
+        maths = vars(importlib.import_module(f"tinygrad_rnn.kernels.maths{np.dtype(dtype).itemsize * 8}"))
+        text = "\n    ".join([*body, f"return {', '.join(self.outputs)}"])
+        names = {name: maths[name] for name in [*functions, "f"]}
+        exec(f"def rule({', '.join(self.inputs)}):\n    {text}", names)
+        each = np.vectorize(lambda *numbers: names["rule"](*map(dtype, numbers)), [dtype] * len(self.outputs))
 
         def run(*operands: Any, out: Any = None) -> Any:
-            arrays = np.broadcast_arrays(*(np.asarray(x, dtype) for x in operands))
-            results = [np.empty(arrays[0].shape, dtype) for _ in self.outputs]
             with np.errstate(all="ignore"):
-                for index in np.ndindex(arrays[0].shape):
-                    for result, value in zip(results, names["rule"](*(x[index] for x in arrays))):
-                        result[index] = value
-            if out is not None:
-                for place, result in zip(out if isinstance(out, tuple) else (out,), results):
-                    place[...] = result
-                return out
-            return results[0] if len(results) == 1 else tuple(results)
+                results = each(*(np.asarray(x, dtype) for x in operands))
+            if out is None:
+                return results
+            for place, result in zip(out, results) if isinstance(out, tuple) else [(out, results)]:
+                place[...] = result
+            return out
 
         return run
 

@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 from llvmlite.binding import ffi
 from numba.core.compiler_lock import global_compiler_lock
@@ -50,12 +50,9 @@ def _take() -> None:
         _held.append(stack)
 
 
-def _open() -> None:
-    _held.pop().close()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_take, after_in_parent=_open, after_in_child=_open)
+    open_all = lambda: _held.pop().close()
+    os.register_at_fork(before=_take, after_in_parent=open_all, after_in_child=open_all)
 
 
 T = TypeVar("T")
@@ -74,11 +71,7 @@ class lazy(Generic[T]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    @overload
-    def __get__(self, instance: None, owner: Any = None) -> "lazy[T]": ...
-
-    @overload
-    def __get__(self, instance: Any, owner: Any = None) -> T: ...
-
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
-        return self if instance is None else vars(instance).setdefault(self.name, self.compute(instance))
+    def __get__(self, instance: Any, owner: Any = None) -> T:
+        if instance is None:
+            return self  # type: ignore[return-value]
+        return vars(instance).setdefault(self.name, self.compute(instance))

@@ -16,7 +16,7 @@ this takes a tenth of that, because there is nothing to infer, and the next proc
 
 import contextlib
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from llvmlite import binding, ir
@@ -29,6 +29,17 @@ I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 ALIGNMENT = 64  # of memory on the stack: a cache line
 
 
+def _operator(instruction: str, *condition: str, turned: bool = False) -> Callable[[Any, Any], Any]:
+    """A method of `Int` that appends this instruction; `turned` has the other operand first."""
+
+    def append(self: Any, other: Any) -> Any:
+        x, y = self.value, other.value if isinstance(other, Int) else ir.Constant(self.value.type, other)
+        x, y = (y, x) if turned else (x, y)
+        return Int(self.builder, getattr(self.builder, instruction)(*condition, x, y))
+
+    return append
+
+
 class Int:
     """An integer or a truth in a function that is being written: operators append instructions."""
 
@@ -37,55 +48,17 @@ class Int:
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.value = builder, value
 
-    def _append(self, instruction: str, other: Any, *condition: str, turned: bool = False) -> "Int":
-        x, y = self.value, other.value if isinstance(other, Int) else ir.Constant(self.value.type, other)
-        x, y = (y, x) if turned else (x, y)
-        return Int(self.builder, getattr(self.builder, instruction)(*condition, x, y))
-
-    def __add__(self, other: Any) -> "Int":
-        return self._append("add", other)
-
-    def __sub__(self, other: Any) -> "Int":
-        return self._append("sub", other)
-
-    def __rsub__(self, other: Any) -> "Int":
-        return self._append("sub", other, turned=True)
-
-    def __mul__(self, other: Any) -> "Int":
-        return self._append("mul", other)
-
-    __radd__, __rmul__ = __add__, __mul__
-
-    def __floordiv__(self, other: Any) -> "Int":
-        """Neither side may be negative."""
-        return self._append("udiv", other)
-
-    def __and__(self, other: Any) -> "Int":
-        return self._append("and_", other)
-
-    def __or__(self, other: Any) -> "Int":
-        return self._append("or_", other)
+    __add__ = __radd__ = _operator("add")
+    __sub__, __rsub__ = _operator("sub"), _operator("sub", turned=True)
+    __mul__ = __rmul__ = _operator("mul")
+    __floordiv__ = _operator("udiv")  # neither side may be negative
+    __and__, __or__ = _operator("and_"), _operator("or_")
+    __lt__, __le__ = _operator("icmp_signed", "<"), _operator("icmp_signed", "<=")
+    __gt__, __ge__ = _operator("icmp_signed", ">"), _operator("icmp_signed", ">=")
+    __eq__, __ne__ = _operator("icmp_signed", "=="), _operator("icmp_signed", "!=")
 
     def __invert__(self) -> "Int":
         return Int(self.builder, self.builder.not_(self.value))
-
-    def __lt__(self, other: Any) -> "Int":
-        return self._append("icmp_signed", other, "<")
-
-    def __le__(self, other: Any) -> "Int":
-        return self._append("icmp_signed", other, "<=")
-
-    def __gt__(self, other: Any) -> "Int":
-        return self._append("icmp_signed", other, ">")
-
-    def __ge__(self, other: Any) -> "Int":
-        return self._append("icmp_signed", other, ">=")
-
-    def __eq__(self, other: Any) -> "Int":  # type: ignore[override]
-        return self._append("icmp_signed", other, "==")
-
-    def __ne__(self, other: Any) -> "Int":  # type: ignore[override]
-        return self._append("icmp_signed", other, "!=")
 
 
 class Variable:

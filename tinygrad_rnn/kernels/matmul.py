@@ -15,11 +15,18 @@ Inside compiled code:
     def some_rows(h, packed, y, lo, hi, N, K):    # arrays h [M, K], y [M, N]; packed is pack(b).panels
         multiply(shift(matrix(h), lo, 0), panels(packed), shift(matrix(y), lo, 0), hi - lo, N, K, True)  # y += h @ b
 
-`matrix_at(np.float32, address, row, col)` makes a Matrix of a raw address and two strides in bytes. The bits are those
-of `matmul_packed`; no memory is allocated; a few hundred rows at a time keep A in the cache. `multiply` is not compiled
-into its callers: they call one copy, which is made in a tenth of a second when the first of them is compiled; whoever
-loads them from the disk calls `products` before. The same holds for `product`, the `matmul` of compiled code, for
-`fill_panels`, its `pack`, and for `copy` and `sum_rows`.
+    multiply(A, B, C, M, N, K, accumulate)        # C[M, N] (+)= A[M, K] @ B[K, N], B being `panels(pack(b).panels)`
+    product(A, B, C, M, N, K, accumulate, workspace, threads)     # the same for any B, on so many threads of the team
+    fill_panels(B, panels, K, N)                  # pack B[K, N]: `panels` are those of an array [panels, K, width]
+    copy(A, C, M, N)                              # C[M, N] = A[M, N]; the rows of C are contiguous
+    sum_rows(A, y, first, M, N)                   # array y[first : first + N] = the sum of the rows of A[M, N], which
+                                                  # are contiguous, one after the other
+
+A and C are Matrix tuples of any strides; C must not overlap the operands. Without `accumulate`, C is overwritten,
+whatever it held. The workspace is that of the thread, `room.address`; threads that have not been started are not
+waited for. The bits are those of `matmul` and `matmul_packed`; no memory is allocated; a few hundred rows at a time
+keep A in the cache. None of these is compiled into its callers: they call one copy, which is made in a tenth of a
+second when the first of them is compiled. Whoever loads them from the disk calls `products` before.
 
 A thread whose rows have all ended may ask for fewer than no rows. For each of these, counts of rows and columns that
 are not above zero are nothing to do, and a product over K <= 0 is zero.
@@ -28,30 +35,29 @@ are not above zero are nothing to do, and a product over K <= 0 is zero.
 # Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
 # mypy: disable-error-code="call-arg,unreachable,var-annotated"
 
-import _thread
 import ctypes
+import inspect
 import math
-import os
 import threading
-import traceback
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .machine import I64
 from .memory import lines, place_of
 from .pool import empty_lines
-from .products import ACCUMULATE, ANYWAY, ONE_THREAD, PACKED, REFUSED, WANTS_HELPERS, WORKSPACE_BYTES, products
+from .products import ACCUMULATE, ANYWAY, ONE_THREAD, PACKED, REFUSED, WANTS_HELPERS, WORKSPACE_BYTES, products, symbol
 from .team import team
 from .threads import get_num_threads, set_num_threads
 from .vector import ROW_BYTES, Matrix
 
 __all__ = [
-    "Matrix", "Packed", "get_num_threads", "matmul", "matmul_packed", "matrix", "matrix_at", "multiply", "pack",
-    "panels", "panels_of", "set_num_threads", "shift",
+    "Matrix", "Packed", "copy", "fill_panels", "get_num_threads", "matmul", "matmul_packed", "matrix", "multiply",
+    "pack", "panels", "panels_of", "product", "set_num_threads", "shift", "sum_rows",
 ]  # fmt: skip
 
 
@@ -85,18 +91,6 @@ def panels(typingctx: Any, array: Any) -> Any:
 
 
 @intrinsic
-def matrix_at(typingctx: Any, dtype: Any, address: Any, row: Any, col: Any) -> Any:
-    """The `Matrix` of numbers of type `dtype`, such as np.float32, from its address and its strides in bytes."""
-    pointer = types.CPointer(dtype.dtype)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = builder.inttoptr(args[1], context.get_value_type(pointer))
-        return context.make_tuple(builder, signature.return_type, [data, *args[2:]])
-
-    return _matrix_of(dtype.dtype)(dtype, types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
 def shift(typingctx: Any, x: Any, i: Any, j: Any) -> Any:
     """The rest of the matrix from element [i, j] on."""
 
@@ -108,153 +102,59 @@ def shift(typingctx: Any, x: Any, i: Any, j: Any) -> Any:
     return x(x, types.int64, types.int64), codegen
 
 
-@intrinsic
-def multiply(typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, accumulate: Any) -> Any:
-    """C[M, N] (+)= A[M, K] @ B[K, N], where B is packed: `panels(pack(b).panels)`.
+def _of_products(function: str, parameters: str) -> Any:
+    """What compiled code calls of `products`, for the dtype of the first parameter."""
 
-    A and C are Matrix tuples of any strides; C must not overlap the operands. With accumulate=False, C is overwritten,
-    whatever it held: by zeros if K <= 0. If M <= 0 or N <= 0, nothing is done.
-    """
+    def typed(typingctx: Any, *arguments: Any) -> Any:
+        kinds = [x if isinstance(x, (types.NamedTuple, types.Array)) else types.int64 for x in arguments]
+        dtype = kinds[0].types[0].dtype.name
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _call(context, builder, "multiply", A, args)
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            numbers = []
+            for kind, x in zip(kinds, args):
+                if isinstance(kind, types.Array):
+                    x = place_of(context, builder, kind, x)[0]
+                fields = cgutils.unpack_tuple(builder, x, 3) if isinstance(kind, types.NamedTuple) else [x]
+                numbers += [builder.ptrtoint(z, I64) if isinstance(z.type, ir.PointerType) else z for z in fields]
+            products(dtype)  # here, where an error or Ctrl-C ends what is under way
+            kind = ir.FunctionType(ir.VoidType(), [I64] * len(numbers))
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, symbol(function, dtype)), numbers)
+            return context.get_dummy_value()
 
-    return types.void(A, B, C, types.int64, types.int64, types.int64, types.boolean), codegen
+        return types.void(*kinds), codegen
 
-
-@intrinsic
-def product(
-    typingctx: Any, A: Any, B: Any, C: Any, M: Any, N: Any, K: Any, accumulate: Any, room: Any, threads: Any
-) -> Any:
-    """C[M, N] (+)= A[M, K] @ B[K, N] for matrices of any strides; `room` is that of the thread, `room.address`.
-
-    If K <= 0, the product is zero; if M <= 0 or N <= 0, nothing is done. It may use so many threads of the team, as far
-    as they have been started; none, and fewer, are one.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _call(context, builder, "product", A, args)
-
-    return types.void(A, B, C, *[types.int64] * 3, types.boolean, *[types.int64] * 2), codegen
+    typed.__name__, names = function, ["typingctx", *parameters.split()]
+    usual = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    typed.__signature__ = inspect.Signature([inspect.Parameter(x, usual) for x in names])  # type: ignore[attr-defined]
+    return intrinsic(typed)
 
 
-@intrinsic
-def fill_panels(typingctx: Any, B: Any, target: Any, K: Any, N: Any) -> Any:
-    """Pack B[K, N]: `target` are the `panels` of an array [panels, K, width]. If K <= 0 or N <= 0, nothing is done."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data, _, step = cgutils.unpack_tuple(builder, args[1], 3)
-        return _call(context, builder, "fill_panels", B, [args[0], data, step, *args[2:]])
-
-    return types.void(B, target, types.int64, types.int64), codegen
-
-
-@intrinsic
-def sum_rows(typingctx: Any, A: Any, y: Any, first: Any, M: Any, N: Any) -> Any:
-    """Array y[first : first + N] = the sum of the rows of A[M, N], one after the other; rows and y are contiguous.
-
-    If M <= 0 or N <= 0, nothing is done.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data, _, _ = place_of(context, builder, y, args[1])
-        place = builder.gep(data, [args[2]])
-        return _call(context, builder, "sum_rows", A, [args[0], place, *args[3:]])
-
-    return types.void(A, y, types.int64, types.int64, types.int64), codegen
-
-
-@intrinsic
-def copy(typingctx: Any, A: Any, C: Any, M: Any, N: Any) -> Any:
-    """C[M, N] = A[M, N]; the rows of C are contiguous. If M <= 0 or N <= 0, nothing is done."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _call(context, builder, "copy", A, args)
-
-    return types.void(A, C, types.int64, types.int64), codegen
-
-
-def _call(context: Any, builder: Any, function: str, matrix: Any, arguments: Any) -> Any:
-    """Call a function of `products` for the dtype of a matrix."""
-    numbers = []
-    for argument in arguments:
-        is_matrix = isinstance(argument.type, ir.BaseStructType)
-        fields = cgutils.unpack_tuple(builder, argument, 3) if is_matrix else [argument]
-        numbers += [builder.ptrtoint(z, _i64) if isinstance(z.type, ir.PointerType) else z for z in fields]
-    numbers = [z if z.type == _i64 else builder.zext(z, _i64) for z in numbers]
-    kind = ir.FunctionType(ir.VoidType(), [_i64] * len(numbers)).as_pointer()
-    dtype = matrix.types[0].dtype.name
-    products(dtype)  # here, where an error or Ctrl-C ends what is under way
-    # The address is looked up whenever it is called: machine code from the disk cache cannot know it.
-    name = _slots[function, dtype].name
-    place = builder.module.globals.get(name) or ir.GlobalVariable(builder.module, kind, name)
-    builder.call(builder.load(place), numbers)
-    return context.get_dummy_value()
-
-
-_i64 = ir.IntType(64)
-
-
-class _Slot:
-    """Where machine code finds the address of a function: at first that of one that makes it and calls it."""
-
-    def __init__(self, function: str, dtype: str, arguments: int) -> None:
-        self.function, self.dtype, self.name = function, dtype, f"tinygrad_rnn_{function}_{dtype}"
-        self.kind = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)
-        self.first = self.kind(self._make_and_call)
-        self.address = ctypes.c_void_p(ctypes.cast(self.first, ctypes.c_void_p).value)
-        binding.add_symbol(self.name, ctypes.addressof(self.address))
-
-    def _make_and_call(self, *arguments: int) -> None:
-        """For machine code from the disk whose caller has not made the products.
-
-        No exception leaves a function that machine code calls: it would go on without the product. So Ctrl-C waits
-        until that is done, and what cannot be made ends the process.
-        """
-        interrupted = False
-        while True:
-            try:
-                self.address.value = products(self.dtype).library.address(self.function)
-                break
-            except KeyboardInterrupt:
-                interrupted = True
-            except BaseException:
-                traceback.print_exc()
-                os.abort()
-        self.kind(self.address.value)(*arguments)
-        if interrupted:  # again, when this has returned
-            threading.Timer(0.1, _thread.interrupt_main).start()
-
-
-_slots = {
-    (function, dtype): _Slot(function, dtype, arguments)
-    for function, arguments in (("multiply", 13), ("product", 15), ("fill_panels", 7), ("copy", 8), ("sum_rows", 6))
-    for dtype in ("float32", "float64")
-}
+multiply = _of_products("multiply", "A B C M N K accumulate")
+product = _of_products("product", "A B C M N K accumulate workspace threads")
+fill_panels = _of_products("fill_panels", "B panels K N")
+copy = _of_products("copy", "A C M N")
+sum_rows = _of_products("sum_rows", "A y first M N")
 
 
 # ---- From Python -----------------------------------------------------------------------------------------------------
 
-def _interpreted_entry(a, b, c, flags, room, threads, one_thread):
+def _interpreted_entry(a, b, c, flags, *others):
     """The entry in NumPy, for NUMBA_DISABLE_JIT=1: summed in another order, so the last bits differ."""
     overlap = any(np.may_share_memory(c, x) for x in (a, b))
     if flags & PACKED:
         panels, K, width = b.shape
         b = b.transpose(1, 0, 2).reshape(K, panels * width)[:, : c.shape[-1]]
-    same_kind = a.dtype == b.dtype == c.dtype and a.ndim == b.ndim == c.ndim and c.flags.writeable
-    rows, columns = a.shape[:-1], b.shape[-1:]
-    if overlap or not same_kind or b.shape[:-1] != (*a.shape[:-2], a.shape[-1]) or c.shape != rows + columns:
+    alike = a.dtype == b.dtype == c.dtype and a.ndim == b.ndim == c.ndim and c.flags.writeable
+    if overlap or not alike or b.shape[:-1] != (*a.shape[:-2], a.shape[-1]) or c.shape != a.shape[:-1] + b.shape[-1:]:
         return REFUSED
-    product = np.matmul(a, b)
-    c[...] = c + product if flags & ACCUMULATE else product
+    c[...] = c + np.matmul(a, b) if flags & ACCUMULATE else np.matmul(a, b)
     return 1
 
 
 def _interpreted_fill(b, panels):
     """Likewise for panels, which have a few columns each and zeros beyond the last column of b."""
     count, K, width = panels.shape
-    whole = np.zeros((K, count * width), b.dtype)
-    whole[:, : b.shape[1]] = b
+    whole = np.pad(b, ((0, 0), (0, count * width - b.shape[1])))
     panels[...] = whole.reshape(K, count, width).transpose(1, 0, 2)
 
 
@@ -274,14 +174,14 @@ class _OfDtype(dict[np.dtype[Any], Any]):
 _entries, _fills = _OfDtype("entry", _interpreted_entry), _OfDtype("fill", _interpreted_fill)
 
 
-_spare_rooms: list[np.ndarray] = []  # of threads that have ended
+_spare: list[np.ndarray] = []  # workspaces of threads that have ended
 
 
 class _Lease:
-    """A room until the thread ends. None is ever freed: at the end of the process one may still be written to."""
+    """A workspace until the thread ends. None is ever freed: at the end of the process one may still be written to."""
 
     def __init__(self) -> None:
-        self.spare = _spare_rooms  # at the end of the process the name is gone before the last thread
+        self.spare = _spare  # at the end of the process the name is gone before the last thread
         try:
             self.array = self.spare.pop()
         except IndexError:
@@ -292,7 +192,7 @@ class _Lease:
         self.spare.append(self.array)
 
 
-class _Room(threading.local):
+class _Workspace(threading.local):
     """Memory of a thread for copies of parts of the operands, kept: fresh pages would cost as much as the product.
 
     Attributes:
@@ -304,7 +204,7 @@ class _Room(threading.local):
         self.address = self.lease.array.ctypes.data
 
 
-room = _Room()
+room = _Workspace()
 
 
 class Packed(NamedTuple):
@@ -336,10 +236,7 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, accumula
     # The entry refuses what is not simple, which costs it less than it would cost Python to look.
     if c is not None and _done(a, b, c, accumulate):
         return c
-    if b.dtype != a.dtype:
-        raise TypeError(f"matmul(a, b): dtypes differ: a is {a.dtype}, b is {b.dtype}")
-    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
-        raise ValueError(f"matmul(a, b): inner dimensions differ: a is {list(a.shape)}, b is {list(b.shape)}")
+    _check("matmul", a, b, b.shape, a.ndim > 1 < b.ndim and a.shape[-1] == b.shape[-2])
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2]) if a.ndim > 2 or b.ndim > 2 else ()
     a, b = _plain(a), _plain(b)
     out, c = _target(out, (*batch, a.shape[-2], b.shape[-1]), a.dtype, accumulate, a, b)
@@ -376,10 +273,7 @@ def matmul_packed(
     c = np.empty((len(a), N), a.dtype) if out is None and not accumulate and a.ndim == 2 else out
     if c is not None and c.shape[-1] == N and _done(a, panels, c, accumulate | PACKED):
         return c
-    if panels.dtype != a.dtype:
-        raise TypeError(f"matmul_packed(a, b): dtypes differ: a is {a.dtype}, b is {panels.dtype}")
-    if a.ndim != 2 or a.shape[1] != K:
-        raise ValueError(f"matmul_packed(a, b): inner dimensions differ: a is {list(a.shape)}, b is {[K, N]}")
+    _check("matmul_packed", a, panels, (K, N), a.ndim == 2 and a.shape[1] == K)
     a = _plain(a)
     out, c = _target(out, (a.shape[0], N), a.dtype, accumulate, a)
     if c.size:
@@ -387,6 +281,13 @@ def matmul_packed(
     if c is not out:
         out[...] = c
     return out
+
+
+def _check(function: str, a: np.ndarray, b: np.ndarray, shape: tuple[int, ...], fits: bool) -> None:
+    if b.dtype != a.dtype:
+        raise TypeError(f"{function}(a, b): dtypes differ: a is {a.dtype}, b is {b.dtype}")
+    if not fits:
+        raise ValueError(f"{function}(a, b): inner dimensions differ: a is {list(a.shape)}, b is {list(shape)}")
 
 
 def _plain(x: np.ndarray) -> np.ndarray:

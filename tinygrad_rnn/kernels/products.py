@@ -101,9 +101,16 @@ def products(dtype: str) -> Products:
     _write_entry(module, dtype, spread)
     _write_fill_entry(module, dtype)
     library = Library(module)
+    for function in "multiply", "product", "fill_panels", "copy", "sum_rows":
+        binding.add_symbol(symbol(function, dtype), library.address(function))
     entry = _builtin("entry", library.address("entry"), (np.ndarray, np.dtype(dtype), team.address))
     fill_entry = _builtin("fill", library.address("fill"), ())
     return Products(library, entry, fill_entry)
+
+
+def symbol(function: str, dtype: str) -> str:
+    """By which compiled code finds a function when it is linked: it may have been compiled in another process."""
+    return f"tinygrad_rnn_{function}_{dtype}"
 
 
 def _of_arguments(f: Function) -> tuple[list[Matrix], list[Int]]:
@@ -140,7 +147,7 @@ def _write_multiply(module: Any, dtype: str) -> None:
             f.call("multiply_rows", *A, *B, *C, M, N, K, accumulate, chain, 0, 0)
         with else_on_the_stack, f.loop(0, f.most(K, 1), depth) as k, f.loop(0, M, MR) as i:
             panel, rows, part = f.stack(KC * MR * size), f.least(MR, M - i), f.least(depth, K - k)
-            f.call("fill_rows", *A.rest(i, k).transposed(), panel, 0, part, rows)
+            f.call("fill_rows", *A.rest(i, k).transposed(), panel, 0, 0, part, rows)
             b, c, add = B.rest(k, 0), C.rest(i, 0), accumulate | f.pick(k > 0, 1, 0)
             f.call("multiply_panels", panel, 0, 0, *b, *c, rows, N, part, add, chain, 0, 0)
     f.give()
@@ -148,7 +155,7 @@ def _write_multiply(module: Any, dtype: str) -> None:
 
 def _write_macro_kernel(module: Any, dtype: str, padded: bool) -> None:
     """multiply_rows(A, B, C, M, N, K, accumulate, chain, ahead, ahead_row): the same, if the rows of A are contiguous;
-    multiply_panels(...): if A has been copied to panels of MR rows, `A.row` apart.
+    multiply_panels(...): if A has been copied to panels of MR rows, `A.col` apart.
 
     Where the rows of C are not contiguous, blocks are computed on the stack. If M or N is not above zero, nothing is
     done; K below zero is zero; `chain`, the length of one, is at least 1. Rows at address `ahead`, and so many bytes
@@ -160,7 +167,7 @@ def _write_macro_kernel(module: Any, dtype: str, padded: bool) -> None:
     f.need(M, N)
     K, v = f.most(K, 0), Vectors(f, dtype)
     width, unroll = ROW_BYTES // v.size, UNROLL_PANELS if padded else UNROLL_ROWS
-    below = A.row if padded else A.row * MR  # from one block of rows to the next
+    below = A.col if padded else A.row * MR  # from one block of rows to the next
     A = Matrix(A.data, f.number(v.size), f.number(MR * v.size)) if padded else A._replace(col=f.number(v.size))
     wide = f.number(0) if padded else _write_one_row(v, A, B, C, M, N, K, accumulate, chain)
     # Where all of B stays close at hand, C is written in the order of its rows.
@@ -253,13 +260,14 @@ def _write_copy(module: Any, dtype: str) -> None:
 
 
 def _write_fill(module: Any, dtype: str, name: str, width: int, local: bool = False) -> None:
-    """fill_panels(B, panels, step, K, N): copy B[K, N] to panels of `width` columns, `K` rows each, `step` bytes apart.
+    """fill_panels(B, panels, K, N): copy B[K, N] to panels of `width` columns, `K` contiguous rows each.
 
+    Of the Matrix `panels`, `col` leads from one to the next.
     There are zeros where the last one has no columns: garbage may be slow to multiply. If K or N is not above zero,
     nothing is done. (`fill_rows` does so with A transposed, whose rows are then the columns of panels.)
     """
-    f = Function(module, name, ["b_data", "b_row", "b_col", "panels", "step", "K", "N"], local)
-    B, (panels, step, K, N) = Matrix(*f.arguments[:3]), f.arguments[3:]
+    f = Function(module, name, [*_MATRICES[:6], "K", "N"], local)
+    B, (panels, _, step), (K, N) = Matrix(*f.arguments[:3]), f.arguments[3:6], f.arguments[6:]
     f.need(K, N)
     v = Vectors(f, dtype, width)
     row = width * v.size
@@ -279,12 +287,12 @@ def _write_fill(module: Any, dtype: str, name: str, width: int, local: bool = Fa
 
 
 def _write_sum_rows(module: Any, dtype: str) -> None:
-    """sum_rows(A, y, M, N): y[N] = the sum of the rows of A[M, N], one after the other; both contiguous along N.
+    """sum_rows(A, y, first, M, N): y[first : first + N] = the sum of the rows of A[M, N], one after the other.
 
-    If M or N is not above zero, nothing is done: y stays as it is.
+    Both are contiguous along N. If M or N is not above zero, nothing is done: y stays as it is.
     """
-    f = Function(module, "sum_rows", [*_MATRICES[:3], "y", "M", "N"])
-    A, (y, M, N) = Matrix(*f.arguments[:3]), f.arguments[3:]
+    f = Function(module, "sum_rows", [*_MATRICES[:3], "y", "first", "M", "N"])
+    A, (y, first, M, N) = Matrix(*f.arguments[:3]), f.arguments[3:]
     f.need(M, N)
     v, single = Vectors(f, dtype), Vectors(f, dtype, lanes=1)
     whole = N // v.lanes * v.lanes
@@ -293,9 +301,8 @@ def _write_sum_rows(module: Any, dtype: str) -> None:
             total, column = vectors.variable(), A.rest(0, j)
             vectors.builder.store(vectors.load(column.data), total)
             with f.loop(1, M) as i:
-                row = vectors.load(column.rest(i, 0).data)
-                vectors.builder.store(vectors.add(vectors.value(total), row), total)
-            vectors.store(vectors.value(total), y + j * v.size)
+                vectors.increase(total, vectors.load(column.rest(i, 0).data))
+            vectors.store(vectors.value(total), y + (first + j) * v.size)
     f.give()
 
 
@@ -366,7 +373,7 @@ def _write_part(module: Any, dtype: str) -> None:
         f.go_on()
     turn((C.col != size) & (C.row == size) & (M > 1) & ~packed)  # so that C is written by rows
 
-    a_panels = Matrix(workspace, f.number(KC * MR * size + LINE), f.number(0))
+    a_panels = Matrix(workspace, f.number(MR * size), f.number(KC * MR * size + LINE))
     b_panels = Matrix(workspace + A_BYTES, f.number(ROW_BYTES), f.number(KC * ROW_BYTES + LINE))
     copied = A.col != size
     direct = (M <= MR) & (B.col == size) & ~packed  # a copy of B would be read only once
@@ -387,12 +394,12 @@ def _write_part(module: Any, dtype: str) -> None:
                     f.call("multiply_rows", *a, *b, *c, some, cols, part, add, chain, *ahead)
 
         with f.when(copied):
-            f.call("fill_rows", *A.rest(i, k).transposed(), *a_panels[:2], part, height)
+            f.call("fill_rows", *A.rest(i, k).transposed(), *a_panels, part, height)
         with f.when(ready > 0):
             multiply(0, ready, Matrix(B.rest(k, 0).data, B.row, ready_col), 0, 0)
         with f.loop(ready, N, PANELS * width) as j:
             cols = f.least(PANELS * width, N - j)
-            f.call("fill_panels", *B.rest(k, j), b_panels.data, b_panels.col, part, cols)
+            f.call("fill_panels", *B.rest(k, j), *b_panels, part, cols)
             more = N - j > PANELS * width
             ahead = B.rest(f.pick(more, k, k + depth), f.pick(more, j + PANELS * width, ready))
             wanted = (B.col == size) & (more | (k + depth < K))
@@ -572,7 +579,7 @@ def _write_fill_entry(module: Any, dtype: str) -> None:
     """fill(b, panels): `fill_panels` for the interpreter, which gives two arrays that fit, empty ones too."""
     f = Function(module, "fill", ["self", "arguments", "count"], gives=I64)
     b, panels = (_Array(f, Vectors(f, dtype).size, f.read(f.arguments[1] + 8 * n)) for n in range(2))
-    f.call("fill_panels", b.data, b.row, b.col, panels.data, panels.step, b.rows, b.cols)
+    f.call("fill_panels", b.data, b.row, b.col, panels.data, panels.row, panels.step, b.rows, b.cols)
     f.give(f.call("PyLong_FromLongLong", 1))
 
 

@@ -18,6 +18,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import cache
+from .machine import I64, Function
 from .matmul import room
 from .products import WORKSPACE_BYTES
 from .team import JOB_BYTES, team
@@ -34,8 +35,6 @@ from tinygrad_rnn.kernels.sharing import share
 def shared(kernel, addresses, helpers, bounds, arguments):
     share(kernel, addresses, helpers, bounds, arguments)
 '''
-
-_WORD = ir.IntType(64)
 
 
 class Shared:
@@ -69,49 +68,39 @@ class Shared:
 def share(typingctx: Any, kernel: Any, addresses: Any, helpers: Any, bounds: Any, arguments: Any) -> Any:
     """Have the team do all ranges, or do them alone if it is busy. One bound, and none, is nothing to do.
 
-    `kernel` and `addresses` are addresses, the latter of `team.write_share`'s function, the team and a room.
+    `kernel` and `addresses` are addresses, the latter of `team.write_share`'s function, the team and a workspace.
     """
     kinds = [types.int64, types.int64, *arguments.types]
 
-    def write_chunk(context: Any, module: Any, tuple_type: Any) -> Any:
-        """chunk(job, i, room), where the job is the addresses of the kernel, its arguments and the bounds."""
-        name = module.get_unique_name("chunk")
-        chunk = ir.Function(module, ir.FunctionType(ir.VoidType(), [_WORD] * 3), name)
-        chunk.linkage = "internal"
-        builder = ir.IRBuilder(chunk.append_basic_block())
-        address, held, first = (_read(builder, chunk.args[0], n) for n in range(3))
-        row = builder.add(first, builder.mul(chunk.args[1], ir.Constant(_WORD, 8)))
-        rest = builder.load(builder.inttoptr(held, tuple_type.as_pointer()))
-        values = [_read(builder, row, 0), _read(builder, row, 1), *cgutils.unpack_tuple(builder, rest)]
+    def write_chunk(context: Any, module: Any, tuple_type: Any) -> Function:
+        """chunk(job, i, workspace), where the job is the addresses of the kernel, its arguments and the bounds."""
+        f = Function(module, module.get_unique_name("chunk"), ["job", "i", "workspace"], local=True)
+        job, i, _ = f.arguments
+        address, held, first = (f.read(job + 8 * n) for n in range(3))
+        bounds = [f.read(first + i * 8 + 8 * n).value for n in range(2)]
+        rest = cgutils.unpack_tuple(f.builder, f.builder.load(f.pointer(held, tuple_type)))
         kind = context.call_conv.get_function_type(types.none, kinds)
-        unused = [builder.bitcast(builder.alloca(_WORD), place) for place in kind.args[:2]]  # a result, an exception
-        passed = context.get_arg_packer(kinds).as_arguments(builder, values)
-        builder.call(builder.inttoptr(address, kind.as_pointer()), [*unused, *passed])
-        builder.ret_void()
-        return chunk
+        unused = [f.builder.bitcast(f.builder.alloca(I64), place) for place in kind.args[:2]]  # a result, an exception
+        passed = context.get_arg_packer(kinds).as_arguments(f.builder, [*bounds, *rest])
+        f.builder.call(f.pointer(address, kind), [*unused, *passed])
+        f.give()
+        return f
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kernel, addresses, helpers, rows, held = args
-        function, team, room = cgutils.unpack_tuple(builder, addresses)
+        function, team, workspace = cgutils.unpack_tuple(builder, addresses)
         view = context.make_array(bounds)(context, builder, rows)
-        count = builder.sub(view.nitems, ir.Constant(_WORD, 1))
-        job = cgutils.alloca_once(builder, _WORD, size=JOB_BYTES // 8)
-        there = builder.ptrtoint(cgutils.alloca_once_value(builder, held), _WORD)
-        for n, word in enumerate((kernel, there, builder.ptrtoint(view.data, _WORD))):
-            builder.store(word, builder.gep(job, [ir.Constant(_WORD, n)]))
-        chunk = write_chunk(context, builder.module, held.type)
-        told = builder.ptrtoint(job, _WORD)
-        kind = ir.FunctionType(_WORD, [_WORD] * 6).as_pointer()
-        given = [team, helpers, count, builder.ptrtoint(chunk, _WORD), told, room]
+        count = builder.sub(view.nitems, I64(1))
+        job = cgutils.alloca_once(builder, I64, size=JOB_BYTES // 8)
+        there = builder.ptrtoint(cgutils.alloca_once_value(builder, held), I64)
+        for n, word in enumerate((kernel, there, builder.ptrtoint(view.data, I64))):
+            builder.store(word, builder.gep(job, [I64(n)]))
+        chunk, told = write_chunk(context, builder.module, held.type).function, builder.ptrtoint(job, I64)
+        kind = ir.FunctionType(I64, [I64] * 6).as_pointer()
+        given = [team, helpers, count, builder.ptrtoint(chunk, I64), told, workspace]
         done = builder.call(builder.inttoptr(function, kind), given)
-        with builder.if_then(builder.icmp_signed("==", done, ir.Constant(_WORD, 0))):
-            with cgutils.for_range(builder, count) as loop:
-                builder.call(chunk, [told, loop.index, room])
+        with builder.if_then(builder.icmp_signed("==", done, I64(0))), cgutils.for_range(builder, count) as loop:
+            builder.call(chunk, [told, loop.index, workspace])
         return context.get_dummy_value()
 
     return types.void(kernel, addresses, helpers, bounds, arguments), codegen
-
-
-def _read(builder: Any, address: Any, n: int) -> Any:
-    """Word n from an address on."""
-    return builder.load(builder.gep(builder.inttoptr(address, _WORD.as_pointer()), [ir.Constant(_WORD, n)]))

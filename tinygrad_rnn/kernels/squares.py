@@ -26,7 +26,6 @@ def entry(x):
     return total
 '''
 LARGE = 1 << 15  # elements from which a pass over memory costs more than NumPy's calls
-BLOCK = 8192  # elements whose float64 copy stays in the cache while NumPy sums it
 
 
 def sum_of_squares(x: np.ndarray) -> float:
@@ -34,12 +33,9 @@ def sum_of_squares(x: np.ndarray) -> float:
     flat = np.ascontiguousarray(x).reshape(-1)
     if flat.size >= LARGE and flat.dtype in (np.float32, np.float64) and not config.DISABLE_JIT:
         return _compiled(flat.dtype)(flat)
-    total = 0.0
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        for start in range(0, flat.size, BLOCK):
-            block = flat[start : start + BLOCK].astype(np.float64)
-            total += float(block @ block)
-    return total
+        wide = flat.astype(np.float64)
+        return float(wide @ wide)
 
 
 @functools.cache
