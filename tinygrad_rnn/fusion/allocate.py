@@ -113,7 +113,7 @@ class Allocation:
         return sequence_array(value)
 
     def array_of(self, value: Value) -> str:
-        """The array of the forward kernel that has the values of a value at every step."""
+        """The array of the forward kernel that has a value at every step."""
         if value in self.program.states or value in self.program.sequences:  # even if it is a new state as well
             return sequence_array(value)
         if value in self.program.outputs:

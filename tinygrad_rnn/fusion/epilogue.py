@@ -40,18 +40,18 @@ class Backward(Kernel):
         program, gradient, size = self.program, self.program.gradient, self.size
         self.forward = forward
         self.written: set[Argument] = set()  # those to whose gradients something has been
-        wanted = [a for a in forward.arguments if a.line not in scan.never and a.line.dtype.kind == "f"]
+        wanted = [a for a in forward.arguments if a.value not in scan.never and a.value.dtype.kind == "f"]
         self.d = {a: self.names.new(f"d{a.name}") for a in wanted}
         self.zeroed = self._added_to()
         self.before: dict[str, str] = {}
         self.finals: list[str] = []  # the gradients of the final states
-        for line in program.sequences:
-            if line not in program.hoisted and scan.argument_name(line) in self.arrays:
-                self.argument(line, "rows")
-        for role, lines in ("each", program.constants), ("vector", program.vectors):
-            for line in lines:
-                if scan.argument_name(line) in self.arrays:
-                    self.argument(line, role)
+        for value in program.sequences:
+            if value not in program.hoisted and scan.argument_name(value) in self.arrays:
+                self.argument(value, "rows")
+        for role, values in ("each", program.constants), ("vector", program.vectors):
+            for value in values:
+                if scan.argument_name(value) in self.arrays:
+                    self.argument(value, role)
         for carry in gradient.carries:
             self._begin(carry)
         for name, width in scan.sum_widths.items():
@@ -74,9 +74,9 @@ class Backward(Kernel):
         for product, d in gradient.products:
             left = self._left(product.left)
             self._weights(product.weights, product.result.name, left, self._stash(d), product.left.width)
-        for line in program.sequences:
-            if line in program.hoisted and line in gradient.sequences:
-                self._hoisted(line, self._stash(gradient.sequences[line]))
+        for value in program.sequences:
+            if value in program.hoisted and value in gradient.sequences:
+                self._hoisted(value, self._stash(gradient.sequences[value]))
         for state, carry in zip(program.states, gradient.carries):
             a = self._of(state, "first")
             copied = f"copy(matrix({carry.name}), matrix({self.d[a]}), B, {size(state.width)})"
@@ -128,9 +128,9 @@ class Backward(Kernel):
         for view in map(matrix_of, side_by_side(matrices)):
             if view.cut:
                 found.add(known[view.leaf, "matrix"])
-        for line in program.hoisted:
-            left, _ = view_of(line.inputs[0])
-            if left is not line.inputs[0]:
+        for value in program.hoisted:
+            left, _ = view_of(value.inputs[0])
+            if left is not value.inputs[0]:
                 found.add(self._of(left, "rows"))
         return found | {known[v, "vector"] for v in program.vectors} | {known[c, "each"] for c in program.constants}
 
@@ -144,25 +144,25 @@ class Backward(Kernel):
             self.written.add(argument)
             self.write(END, f"if len({self.d[argument]}):", *(f"    {line}" for line in lines))
 
-    def _of(self, line: Value, role: str) -> Argument:
-        return self.forward.known[line, self.scan.by_steps(line, role)]
+    def _of(self, value: Value, role: str) -> Argument:
+        return self.forward.known[value, self.scan.by_steps(value, role)]
 
-    def _stash(self, line: Value) -> tuple[str, int]:
-        """The gradient that the loop leaves of a line, at every step: an array, and its first column."""
-        return self.scan.stash_places[line]
+    def _stash(self, value: Value) -> tuple[str, int]:
+        """The gradient that the loop leaves of a value, at every step: an array, and its first column."""
+        return self.scan.stash_places[value]
 
     def _sequences(self) -> None:
         """The gradients of what the loop reads step by step, or for each sequence."""
         gradient, size = self.program.gradient, self.size
-        for line in (*self.program.sequences, *self.program.constants):
-            if line in self.program.hoisted or line not in gradient.sequences:
+        for value in (*self.program.sequences, *self.program.constants):
+            if value in self.program.hoisted or value not in gradient.sequences:
                 continue
-            (name, first), W = self._stash(gradient.sequences[line]), size(line.width)
-            argument = self._of(line, "each" if line in self.program.constants else "rows")
+            (name, first), W = self._stash(gradient.sequences[value]), size(value.width)
+            argument = self._of(value, "each" if value in self.program.constants else "rows")
             if argument not in self.d:
                 continue
             self.used.add(name)
-            if line in self.program.constants:
+            if value in self.program.constants:
                 place, rows = f"{name}[starts[t + 1] - B + row, {first} + j]", "starts[t + 2] - starts[t + 1]"
                 self._into(argument, [
                     "for t in range(T):", f"    for row in range({rows}):", f"        for j in range({W}):",
@@ -238,31 +238,31 @@ class Backward(Kernel):
             self._into(argument, [f"product({a}, {dy}, matrix({target}), {shape}, {add}, room, threads)"])
             first += part.width
 
-    def _hoisted(self, line: Value, d: tuple[str, int]) -> None:
+    def _hoisted(self, value: Value, d: tuple[str, int]) -> None:
         """The gradients of a product of the prologue."""
-        size, (x, w), (name, first) = self.size, line.inputs, d
+        size, (x, w), (name, first) = self.size, value.inputs, d
         self.used.add(name)
         left, column = view_of(x)
         rows = self._of(left, "rows")
         if rows in self.d:
-            (weights, copies), dy = self.joined(f"{line.name}_weights", [w]), shifted(name, "0", size(first))
-            target, shape = shifted(self.d[rows], "0", size(column)), f"total, {size(x.width)}, {size(line.width)}"
+            (weights, copies), dy = self.joined(f"{value.name}_weights", [w]), shifted(name, "0", size(first))
+            target, shape = shifted(self.d[rows], "0", size(column)), f"total, {size(x.width)}, {size(value.width)}"
             product = f"product({dy}, matrix({turned(weights)}), {target}, {shape}, "
             self._into(rows, [*copies, f"{product}{not self._is_fresh(rows)}, room, threads)"])
-        self._weights([w], line.name, (f"{self.argument(left, 'rows')}.T", size(column), "0"), d, x.width)
+        self._weights([w], value.name, (f"{self.argument(left, 'rows')}.T", size(column), "0"), d, x.width)
 
-    def _left(self, line: Value) -> tuple[str, str, str]:
+    def _left(self, value: Value) -> tuple[str, str, str]:
         """The left operand of a product of the loop at every step, transposed: an array, and where it begins."""
-        line, column = view_of(line)
-        name, size, program = self.scan.array_of(line), self.size, self.program
+        value, column = view_of(value)
+        name, size, program = self.scan.array_of(value), self.size, self.program
         self.used.add(name)
-        if line in program.sequences and line not in program.hoisted:
-            name = self.argument(line, "rows")
-        if line in program.states and line not in program.sequences:
+        if value in program.sequences and value not in program.hoisted:
+            name = self.argument(value, "rows")
+        if value in program.states and value not in program.sequences:
             if name not in self.before:
-                W = size(line.width)
+                W = size(value.width)
                 before = self.before[name] = self.names.new(f"{name}_before")
-                together = self.scratch(f"{name}_together", "ragged", line.width)
+                together = self.scratch(f"{name}_together", "ragged", value.width)
                 target = shifted(together, "starts[t + 1] - B", "0")
                 self.write(
                     END, f"{before} = {name}  # the state before each step", "if total < T * B:  # some have ended",
@@ -270,5 +270,5 @@ class Backward(Kernel):
                     f"        copy({shifted(name, 'starts[t]', '0')}, {target}, starts[t + 2] - starts[t + 1], {W})",
                 )  # fmt: skip
             return f"{self.before[name]}.T", size(column), "0"
-        new = line in program.outputs and line not in program.states and line not in program.sequences
+        new = value in program.outputs and value not in program.states and value not in program.sequences
         return f"{name}.T", size(column), "B" if new else "0"

@@ -50,32 +50,32 @@ def _step(scan: Scan) -> list[str]:
     needed = set(made_of(traced.outputs))
     parts: dict[str, list[str]] = {}
     text = []
-    for line in traced.values:
-        if line.row is None or not equations.has_name(line) or line not in needed:
+    for value in traced.values:
+        if value.row is None or not equations.has_name(value) or value not in needed:
             continue
-        if line.row is table.part:
-            base = line.inputs[0].name
-            if not equations.has_name(line.inputs[0]):
-                base = equations.describe(line.inputs[0]).partition(" = ")[2]
+        if value.row is table.part:
+            base = value.inputs[0].name
+            if not equations.has_name(value.inputs[0]):
+                base = equations.describe(value.inputs[0]).partition(" = ")[2]
             if base not in parts:
                 parts[base] = []
                 text.append(base)  # to be filled in below
-            parts[base].append(line.name)
+            parts[base].append(value.name)
         else:
-            text.append(equations.describe(line))
+            text.append(equations.describe(value))
     text = [f"{', '.join(parts[line])} = slices of {line}" if line in parts else line for line in text]
-    return [*text, f"returns {', '.join(line.name for line in traced.outputs)}"]
+    return [*text, f"returns {', '.join(value.name for value in traced.outputs)}"]
 
 
-def _shapes(line: Value, rows: str) -> str:
+def _shapes(value: Value, rows: str) -> str:
     """The shapes of a product, such as "[B, 64] @ [64, 128]"."""
-    return f"[{rows}, {line.inputs[0].width}] @ [{line.inputs[0].width}, {line.width}]"
+    return f"[{rows}, {value.inputs[0].width}] @ [{value.inputs[0].width}, {value.width}]"
 
 
 def _hoisted(scan: Scan) -> list[Value]:
     """The products of the input, which need not wait for the loop."""
-    lines = made_of([*scan.program.sequences, *scan.program.vectors])
-    return [line for line in lines if line.row is table.matmul and line.per_row]
+    values = made_of([*scan.program.sequences, *scan.program.vectors])
+    return [value for value in values if value.row is table.matmul and value.per_row]
 
 
 def _weights(product: Value) -> list[Value]:
@@ -88,14 +88,14 @@ def _prologue(scan: Scan) -> list[str]:
     program = scan.program
     leaves = [*program.sequences, *program.vectors, *(w for product in program.products for w in product.weights)]
     text, equations = [], Equations()
-    for line in made_of(leaves):
-        if line.row is table.matmul and line.per_row:
-            members = len(_weights(line))
-            joined = f", {members} products of {line.inputs[0].name} in one" if members > 1 else ""
-            shapes = _shapes(line, "T * B")
-            text.append(f"{equations.describe(line)}: hoisted, one product {shapes} for all steps{joined}")
-        elif line.row not in (None, table.part, table.cat) and equations.has_name(line):
-            text.append(equations.describe(line) + (": for all steps" if line.per_row else ""))
+    for value in made_of(leaves):
+        if value.row is table.matmul and value.per_row:
+            members = len(_weights(value))
+            joined = f", {members} products of {value.inputs[0].name} in one" if members > 1 else ""
+            shapes = _shapes(value, "T * B")
+            text.append(f"{equations.describe(value)}: hoisted, one product {shapes} for all steps{joined}")
+        elif value.row not in (None, table.part, table.cat) and equations.has_name(value):
+            text.append(equations.describe(value) + (": for all steps" if value.per_row else ""))
     for product in program.products:
         names = ", ".join(weights.name for weights in product.weights)
         text.append(f"{names}: packed for the products in the loop")
@@ -105,35 +105,35 @@ def _prologue(scan: Scan) -> list[str]:
 def _phases(phases: list[tuple[str, list[Loop]]]) -> Iterator[str]:
     for number, (name, loops) in enumerate(phases, 1):
         if name == "multiply":
-            ((_, (line,)),) = loops
-            members = len(line.inputs) - 1
-            joined = f", {members} products of {line.inputs[0].name} in one" if members > 1 else ""
-            yield f"{number}. product {_product(line)}, {_shapes(line, 'B')}{joined}"
+            ((_, (value,)),) = loops
+            members = len(value.inputs) - 1
+            joined = f", {members} products of {value.inputs[0].name} in one" if members > 1 else ""
+            yield f"{number}. product {_product(value)}, {_shapes(value, 'B')}{joined}"
         else:
             yield f"{number}. {name}, for each row: " + "; then ".join(_loop(*loop) for loop in loops if loop[1])
 
 
-def _product(line: Value) -> str:
-    right = line.inputs[1]
+def _product(value: Value) -> str:
+    right = value.inputs[1]
     if right.kind == "weights":  # of the backward pass, transposed
-        return f"{line.name} = {line.inputs[0].name} @ ({right.name.removesuffix('_weights_T')}'s weights).T"
-    return Equations().describe(line)
+        return f"{value.name} = {value.inputs[0].name} @ ({right.name.removesuffix('_weights_T')}'s weights).T"
+    return Equations().describe(value)
 
 
-def _loop(width: int, lines: list[Value]) -> str:
-    names = ", ".join(dict.fromkeys(line.name for line in lines))
+def _loop(width: int, values: list[Value]) -> str:
+    names = ", ".join(dict.fromkeys(value.name for value in values))
     if width == 1:
         return names
-    reductions = [line.name for line in lines if line.row in (table.sum, table.amax, table.amin)]
+    reductions = [value.name for value in values if value.row in (table.sum, table.amax, table.amin)]
     note = f" ({', '.join(reductions)} over the row)" if reductions else ""
     return f"a loop over {width} columns: {names}{note}"
 
 
 def _residuals(scan: Scan) -> list[str]:
     size = scan.dtype.itemsize
-    one = lambda line: f"{line.name} {line.width * size}"
+    one = lambda value: f"{value.name} {value.width * size}"
     states = [f"{one(state)}" for state in scan.program.states]
-    total = sum(line.width for line in [*scan.program.residuals, *scan.program.states]) * size
+    total = sum(value.width for value in [*scan.program.residuals, *scan.program.states]) * size
     return [
         f"bytes for each step and row: {', '.join([*map(one, scan.program.residuals), *states])}; together {total:,}",
         "and the results of the prologue",
@@ -155,17 +155,17 @@ def _epilogue(scan: Scan) -> list[str]:
     for vector in dict.fromkeys(vector for vector, _, _ in gradient.vectors):
         found = sorted((first, d.name) for each, first, d in gradient.vectors if each is vector)
         text.append(f"d{vector.name} = sum of {', '.join(name for _, name in found)} over all T * B rows")
-    for line in _hoisted(scan):
-        left, weights = line.inputs[0], _weights(line)
-        d = gradient.sequences.get(line, leaf(f"d{line.name}", "gradient", line.shape, line.dtype))
+    for value in _hoisted(scan):
+        left, weights = value.inputs[0], _weights(value)
+        d = gradient.sequences.get(value, leaf(f"d{value.name}", "gradient", value.shape, value.dtype))
         names = ", ".join(f"d{each.name}" for each in weights)
         text.append(f"{names} = {left.name}.T @ {d.name}, and d{left.name} where x wants a gradient: one product each")
     return text or ["nothing"]
 
 
 def _work(scan: Scan) -> list[str]:
-    flops = lambda lines: sum(2 * line.inputs[0].width * line.width for line in lines if line.row is table.matmul)
-    maths = lambda lines: sum(line.width for line in lines if isinstance(line.row, ElementwisePrimitive))
+    flops = lambda values: sum(2 * value.inputs[0].width * value.width for value in values if value.row is table.matmul)
+    maths = lambda values: sum(value.width for value in values if isinstance(value.row, ElementwisePrimitive))
     program = scan.program
     hoisted, forward, backward = flops(_hoisted(scan)), flops(program.loop), flops(program.backward)
     deferred = sum(2 * product.left.width * d.width for product, d in program.gradient.products)

@@ -73,7 +73,7 @@ class FusedCell:
         sources = [*self.leaves, *self.noise, *self.outside]
         source, place = ({x: i for i, x in enumerate(values)} for values in (sources, self.operands))
         self._places = [source[x] for x in self.operands]
-        self._arguments = [place[argument.line] for argument in self.scan.forward.arguments]
+        self._arguments = [place[argument.value] for argument in self.scan.forward.arguments]
         self._some = self._places != list(range(len(self.leaves)))  # rather than all leaves and nothing else
         self._in_order = self._arguments == list(range(len(self.operands)))
         self._find_preparations(enumerate(self.scan.forward.arguments))
@@ -90,14 +90,14 @@ class FusedCell:
         held = [tensor for cell in self.owners for tensor in cell.sequence_values(B).values()]
         if len(held) != len(self.given):
             raise ValueError(f"sequence_values returned {len(held)} values, and {len(self.given)} when it was compiled")
-        for line, x in zip(self.given, held):
-            expected = (B, *line.shape[1:]) if line.per_row else line.shape
+        for value, x in zip(self.given, held):
+            expected = (B, *value.shape[1:]) if value.per_row else value.shape
             if x.shape != expected:
                 raise ValueError(
-                    f"sequence_values: {line.name} has shape {list(x.shape)}, expected {list(expected)}"
+                    f"sequence_values: {value.name} has shape {list(x.shape)}, expected {list(expected)}"
                 )
-            if x.dtype != line.dtype:
-                raise ValueError(f"sequence_values: {line.name} is {x.dtype}, and was {line.dtype} when compiled")
+            if x.dtype != value.dtype:
+                raise ValueError(f"sequence_values: {value.name} is {x.dtype}, and was {value.dtype} when compiled")
         return held
 
     def fits(self) -> bool:
@@ -228,22 +228,22 @@ class FusedCell:
         self._ordered: list[int] = []
         self._always_plain: list[int] = []  # unless they are already
         self._vectors: list[tuple[int, int]] = []  # (argument, which of those that are held) that only seldom are not
-        held = {line: k for k, line in enumerate(self.program.held)}
+        held = {value: k for k, value in enumerate(self.program.held)}
         self._reshaped: list[tuple[int, tuple[int, ...]]] = []
-        for i, (line, role, _) in arguments:
+        for i, (value, role, _) in arguments:
             if role in ("steps", "rows", "each", "first"):
                 if role == "steps":
                     self._gathered.append(i)
-                elif line in leaves:
+                elif value in leaves:
                     self._ordered.append(i)
                 self._always_plain.append(i)
-                if len(line.shape) == 1:
+                if len(value.shape) == 1:
                     self._reshaped.append((i, (-1, 1)))
-            elif role == "vector" and len(line.shape) == 1 and line in held:
-                self._vectors.append((i, held[line]))
+            elif role == "vector" and len(value.shape) == 1 and value in held:
+                self._vectors.append((i, held[value]))
             elif role == "vector":
                 self._always_plain.append(i)
-                self._reshaped += [(i, (-1,))] if len(line.shape) != 1 else []
+                self._reshaped += [(i, (-1,))] if len(value.shape) != 1 else []
         self._plain = self._always_plain
 
     def _given(self, rows: Rows, arrays: list[np.ndarray]) -> list[np.ndarray]:

@@ -15,13 +15,14 @@ The arguments are arrays; those that are wanted of the gradients are given room,
 """
 
 import math
+import textwrap
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..autograd import table
 from ..kernels.memory import spaced_by
 from ..kernels.vector import ROW_BYTES
-from .equations import wrapped
+from .equations import MAX_LINE, wrapped
 from .names import RESERVED, Names
 from .print import Block
 from .program import Value, index_text, view_of
@@ -45,13 +46,13 @@ class Argument(NamedTuple):
     """An array that a kernel is given.
 
     Attributes:
-        line: whose value it is.
+        value: whose value it is.
         role: "steps" ([T, B, width], as the user has it), "rows" (the same as [T * B, width]), "each" (for each
             sequence), "first" (the same, of a state), "vector", "matrix".
         name: its own.
     """
 
-    line: Value
+    value: Value
     role: str
     name: str
 
@@ -68,26 +69,26 @@ class Matrix(NamedTuple):
         return "[" in self.suffix
 
 
-def matrix_of(line: Value) -> Matrix:
+def matrix_of(value: Value) -> Matrix:
     """What a matrix is a view of, as far as kernels can read views."""
     suffix = ""
-    while line.row in (table.permute, table.part) and len(line.shape) == len(line.inputs[0].shape) == 2:
-        if line.row is table.permute:
-            suffix = ".T" + suffix if line.attributes["dims"] == (1, 0) else suffix
-        elif all(isinstance(i, slice) and i.step in (None, 1) for i in line.attributes["at"]):
-            suffix = f"[{', '.join(map(index_text, line.attributes['at']))}]" + suffix
+    while value.row in (table.permute, table.part) and len(value.shape) == len(value.inputs[0].shape) == 2:
+        if value.row is table.permute:
+            suffix = ".T" + suffix if value.attributes["dims"] == (1, 0) else suffix
+        elif all(isinstance(i, slice) and i.step in (None, 1) for i in value.attributes["at"]):
+            suffix = f"[{', '.join(map(index_text, value.attributes['at']))}]" + suffix
         else:
             break
-        line = line.inputs[0]
-    return Matrix(line, suffix.replace(".T.T", ""))
+        value = value.inputs[0]
+    return Matrix(value, suffix.replace(".T.T", ""))
 
 
-def side_by_side(lines: Iterable[Value]) -> list[Value]:
+def side_by_side(values: Iterable[Value]) -> list[Value]:
     """The matrices that make one up."""
     found: list[Value] = []
-    for line in lines:
-        together = line.row is table.cat and line.attributes["dim"] in (1, -1) and len(line.shape) == 2
-        found += side_by_side(line.inputs) if together else [line]
+    for value in values:
+        together = value.row is table.cat and value.attributes["dim"] in (1, -1) and len(value.shape) == 2
+        found += side_by_side(value.inputs) if together else [value]
     return found
 
 
@@ -124,17 +125,29 @@ class Arena:
         return found
 
     def text(self, size: Any, used: set[str]) -> list[str]:
-        """The line that finds these arrays in the arena."""
+        """The lines that find these arrays in the arena."""
         last = max((n for n, (name, _, _) in enumerate(self.entries) if name in used), default=-1)
-        names, shapes = "", ""
+        names, shapes = [], []
         for name, rows, row in self.entries[: last + 1]:
             shape = [rows, *map(size, row)]
             if name in self.panels:
                 shape = [f"({size(self.panels[name])} + PANEL - 1) // PANEL", size(row[0]), "PANEL"]
-            names += f"{name if name in used else '_'}, "
-            shapes += f"({', '.join(shape)}), "
-        names, shapes = (text.removesuffix(" " if last == 0 else ", ") for text in (names, shapes))
-        return [f"{names} = carve({self.name}, ({shapes}))"] if names else []
+            names.append(name if name in used else "_")
+            shapes.append(f"({', '.join(shape)})")
+        if not names:
+            return []
+        comma = "," if last == 0 else ""
+        whole = f"{', '.join(names)}{comma} = carve({self.name}, ({', '.join(shapes)}{comma}))"
+        if len(whole) <= MAX_LINE - 4:
+            return [whole]
+        return ["(", *_filled(names), f") = carve({self.name}, (", *_filled(shapes), "))"]
+
+
+def _filled(words: list[str]) -> list[str]:
+    """Lines of a list, indented, as long as a page has them."""
+    text = ", ".join(word.replace(" ", "\0") for word in words) + ","
+    lines = textwrap.wrap(text, MAX_LINE - 8, break_long_words=False, break_on_hyphens=False)
+    return [f"    {line}".replace("\0", " ") for line in lines]
 
 
 class Kernel:
@@ -152,7 +165,7 @@ class Kernel:
         self.arrays = set(arrays)
         self.names = Names(RESERVED, given=[*arrays, *scan.array_names, *block.numbers])
         self.arguments: list[Argument] = []
-        self.known: dict[tuple[Value, str], Argument] = {}  # the same by line and role
+        self.known: dict[tuple[Value, str], Argument] = {}  # the same by value and role
         self.results: list[str] = []
         self.used: set[str] = set(arrays)
         self.stages: dict[int, list[str]] = {BEGIN: [], PROLOGUE: [], LOOP: [], END: []}
@@ -162,26 +175,26 @@ class Kernel:
     def write(self, stage: int, *lines: str) -> None:
         self.stages[stage] += lines
 
-    def argument(self, line: Value, role: str) -> str:
+    def argument(self, value: Value, role: str) -> str:
         """The name of an array that the kernel is given."""
-        role = self.scan.by_steps(line, role)
-        if (line, role) in self.known:
-            return self.known[line, role].name
-        name = self.scan.argument_name(line) if role in ("steps", "rows", "each", "vector") else self.names.new(
-            f"{line.name}_first" if role == "first" else line.name
+        role = self.scan.by_steps(value, role)
+        if (value, role) in self.known:
+            return self.known[value, role].name
+        name = self.scan.argument_name(value) if role in ("steps", "rows", "each", "vector") else self.names.new(
+            f"{value.name}_first" if role == "first" else value.name
         )
-        self.known[line, role] = argument = Argument(line, role, name)
+        self.known[value, role] = argument = Argument(value, role, name)
         self.arguments.append(argument)
         return name
 
-    def matrix(self, line: Value) -> str:
+    def matrix(self, value: Value) -> str:
         """A matrix of parameters, as an array."""
-        leaf, suffix = matrix_of(line)
+        leaf, suffix = matrix_of(value)
         return self.argument(leaf, "matrix") + suffix
 
-    def joined(self, name: str, lines: Iterable[Value]) -> tuple[str, list[str]]:
+    def joined(self, name: str, values: Iterable[Value]) -> tuple[str, list[str]]:
         """Matrices side by side, as an array; and the lines that make it, if it is none of the arguments."""
-        parts = side_by_side(lines)
+        parts = side_by_side(values)
         if len(parts) == 1:
             return self.matrix(parts[0]), []
         K, first, copies = parts[0].shape[0], 0, []
@@ -234,10 +247,10 @@ class Forward(Kernel):
         super().__init__(scan, direction, block)
         program, training, size = self.program, direction == "forward", self.size
         self.whole = program.states[: len(program.gradient.dys) if training else 1]
-        hoisted = [line for line in program.sequences if line in program.hoisted]
-        for line in scan.operands:  # in the order of the cell's own
-            for role in scan.roles.get(line, ()):
-                self.argument(line, role)
+        hoisted = [value for value in program.sequences if value in program.hoisted]
+        for value in scan.operands:  # in the order of the cell's own
+            for role in scan.roles.get(value, ()):
+                self.argument(value, role)
         for name, rows, row in scan.kept if training else ():
             self.arena.add(name, rows, *row)
             self.used.add(name)
@@ -249,17 +262,17 @@ class Forward(Kernel):
         for state in [] if training else program.states[1:]:
             self.arena.add(state.name, "2 * B", state.width)
         weights = {}
-        for line in hoisted:
-            weights[line], copies = self.joined(f"{line.name}_weights", [line.inputs[1]])
+        for value in hoisted:
+            weights[value], copies = self.joined(f"{value.name}_weights", [value.inputs[1]])
             self.write(BEGIN, *copies)
-        for line in hoisted:
+        for value in hoisted:
             if not training:
-                self.arena.add(line.name, "tile", line.width)
-                self.used.add(line.name)
-            left, column = view_of(line.inputs[0])
+                self.arena.add(value.name, "tile", value.width)
+                self.used.add(value.name)
+            left, column = view_of(value.inputs[0])
             a = shifted(self.argument(left, "rows"), "0" if training else "starts[first + 1] - B", size(column))
-            shape = f"{'total' if training else 'tile'}, {size(line.width)}, {size(line.inputs[0].width)}"
-            b, y = f"matrix({weights[line]})", f"matrix({line.name})"
+            shape = f"{'total' if training else 'tile'}, {size(value.width)}, {size(value.inputs[0].width)}"
+            b, y = f"matrix({weights[value]})", f"matrix({value.name})"
             self.write(PROLOGUE, f"product({a}, {b}, {y}, {shape}, False, room, threads)")
         here = [] if training or not hoisted else ["here = new - starts[first + 1]  # where it is in this tile"]
         self.write(LOOP, "for t in range(first, last):", *(f"    {line}" for line in [*STEP, *here, *OVER, *self.body]))

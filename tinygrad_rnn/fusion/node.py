@@ -87,10 +87,10 @@ class Mask:
         at_last = [r or state in place for r, state in zip(reached, program.states)]
         every = reached[:watched]
         self.outputs = [Output(k) if r else None for k, r in enumerate(every + at_last)]
-        self.wanted = tuple(argument.line in place for argument in scan.backward.d)
+        self.wanted = tuple(argument.value in place for argument in scan.backward.d)
         self.gradients = [
-            (i, place[argument.line], argument.line, _role(argument))
-            for i, argument in enumerate(scan.backward.d) if argument.line in place
+            (i, place[argument.value], argument.value, _role(argument))
+            for i, argument in enumerate(scan.backward.d) if argument.value in place
         ]  # fmt: skip
         order = sorted(self.gradients, key=lambda each: each[1])
         simple = [k for _, k, _, role in order if role is None] == list(range(len(self.places)))
@@ -111,7 +111,7 @@ class Mask:
 
 def _role(argument: Argument) -> str | None:
     """The role of an argument whose gradient is not laid out as it is itself."""
-    as_it_is = argument.role == "matrix" or (argument.role == "vector" and len(argument.line.shape) == 1)
+    as_it_is = argument.role == "matrix" or (argument.role == "vector" and len(argument.value.shape) == 1)
     return None if as_it_is else argument.role
 
 

@@ -96,7 +96,7 @@ class Scan(Allocation):
         self.layouts: dict[str, dict[Rows, Layout]] = {"forward": {}, "inference": {}, "backward": {}}
         self.work = sum(p.left.width * p.result.width for p in program.products)
         self.work += 16 * sum(state.width for state in program.states)
-        self.around = sum(line.inputs[0].width * line.width for line in program.hoisted)
+        self.around = sum(value.inputs[0].width * value.width for value in program.hoisted)
         self.forward = Forward(self, "forward", self.blocks["forward"])
         self.inference = Forward(self, "inference", self.blocks["inference"])
         self.backward = Backward(self, self.blocks["backward"], self.forward)
@@ -108,7 +108,7 @@ class Scan(Allocation):
         self.read_again = [number[known] for known in self.backward.known]
         self.watched_again = [k for k, read in enumerate(self.backward.watched) if read]
         self.nothing = np.empty((0, 0), self.dtype), np.empty(0, self.dtype)
-        self.row_bytes = sum(line.width for line in program.hoisted) * self.dtype.itemsize
+        self.row_bytes = sum(value.width for value in program.hoisted) * self.dtype.itemsize
 
     def _write(self, direction: str, kernel: str) -> None:
         block = self.blocks[direction]
@@ -236,12 +236,12 @@ class Scan(Allocation):
         found: list[Any] = []
         makers = []
         for i, (argument, want) in enumerate(zip(self.backward.d, wanted)):
-            line, role, _ = argument
+            value, role, _ = argument
             found.append(self.nothing[role == "vector"])
             if want:
-                shape: tuple[int, ...] = rows.total if role in ("steps", "rows") else rows.B, line.width
+                shape: tuple[int, ...] = rows.total if role in ("steps", "rows") else rows.B, value.width
                 if role in ("vector", "matrix"):
-                    shape = line.shape if role == "matrix" else (math.prod(line.shape),)
+                    shape = value.shape if role == "matrix" else (math.prod(value.shape),)
                 zero = argument in self.backward.zeroed or not rows.total
                 makers.append((i, *((staggered_zeros, shape) if zero else room_for(shape))))
         layout = self.layouts["backward"].get(rows) if keep == 2 else None
@@ -293,7 +293,7 @@ class Scan(Allocation):
 
 
 def copied(arena: np.ndarray) -> np.ndarray:
-    """A copy of an arena that begins as far from a cache line: see `memory.first_line`."""
+    """A copy of an arena that begins as far from a cache value: see `memory.first_line`."""
     whole = np.empty(arena.size + LINE, arena.dtype)
     start = (arena.ctypes.data - whole.ctypes.data) // arena.itemsize % (64 // arena.itemsize)
     copy = whole[start : start + arena.size]
