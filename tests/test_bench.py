@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from numba import config
 
 BENCH = Path(__file__).parent.parent / "demos" / "bench"
 
@@ -38,6 +39,13 @@ def no_torch(tmp_path):
     for name in ("torch", "jax", "onnxruntime"):
         (tmp_path / f"{name}.py").write_text("raise ImportError('not installed')\n")
     return {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)}
+
+
+@pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_peak_is_a_rate(dtype, monkeypatch):
+    monkeypatch.syspath_prepend(BENCH)
+    assert 1e8 < importlib.import_module("peak").measure_fma_peak(dtype, rounds=2) < 1e13
 
 
 @pytest.mark.parametrize(("table", "fewest"), [("kernels", 4), ("cells", 6), ("toolbox", 3)])

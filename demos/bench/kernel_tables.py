@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from maths import lstm
 from pairs import Group, Row, Settings, forget, installed, leaves, random
+from peak import measure_fma_peak
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.autograd.table import TABLE
 from tinygrad_rnn.kernels.matmul import matmul, matmul_packed, pack
-from tinygrad_rnn.kernels.vector import measure_fma_peak
 
 PRODUCTS = [(1, 64, 256), (32, 128, 512), (1000, 37, 65), (256, 256, 256), (64, 512, 2048), (1024, 1024, 1024)]
 PACKED = [(B, H, 4 * H) for H in (128, 256, 512) for B in (32, 64)]

@@ -13,7 +13,7 @@ import pytest
 from numba import config
 
 from kernels.guarded import guarded, in_child, needs_guards, untouched
-from tinygrad_rnn.kernels import matmul, products, threads, vector
+from tinygrad_rnn.kernels import macro_kernel, matmul, products, threads, vector
 from tinygrad_rnn.kernels.elementwise import Elementwise
 from tinygrad_rnn.kernels.matmul import Packed, pack
 from tinygrad_rnn.kernels.squares import sum_of_squares
@@ -24,7 +24,7 @@ pytestmark = [
 
 DTYPES = ["float32", "float64"]
 ENDS = ["after", "before"]
-ROWS, DEPTH = vector.MR, products.KC
+ROWS, DEPTH = vector.MR, macro_kernel.KC
 
 
 def around(*sizes):
@@ -35,7 +35,7 @@ def widths(dtype):
     """Around the registers, a panel, and the panels that are filled together."""
     lanes = vector.HOST.bytes // np.dtype(dtype).itemsize
     panel = vector.ROW_BYTES // np.dtype(dtype).itemsize
-    return around(1, lanes, panel, 2 * panel, products.PANELS * panel)
+    return around(1, lanes, panel, 2 * panel, macro_kernel.PANELS * panel)
 
 
 # How an operand may lie: each takes a shape and makes zeros of that shape with other strides.
@@ -101,8 +101,8 @@ def one_product(rng, M, K, N, dtype, lays, end):
 
 
 def sizes_at_random(rng, dtype):
-    M = rng.choice([*around(1, ROWS, 2 * ROWS), vector.HALF_MR, 40, products.MC + 1])
-    K = rng.choice([*range(1, 10), *around(vector.CHAINS * products.SHORTEST, DEPTH), 40, 2 * DEPTH + 3])
+    M = rng.choice([*around(1, ROWS, 2 * ROWS), vector.HALF_MR, 40, macro_kernel.MC + 1])
+    K = rng.choice([*range(1, 10), *around(vector.CHAINS * macro_kernel.SHORTEST, DEPTH), 40, 2 * DEPTH + 3])
     N = rng.choice([*widths(dtype), 5, 90])
     return int(M), int(K), int(N)
 
@@ -123,7 +123,7 @@ def products_of_every_shape():
     rng = np.random.default_rng(0)
     for dtype, end in itertools.product(DTYPES, ENDS):
         for M, N in itertools.product([*around(1, ROWS, 2 * ROWS), vector.HALF_MR], widths(dtype)):
-            for K in (1, 3, vector.CHAINS * products.SHORTEST + 1, DEPTH + 1):
+            for K in (1, 3, vector.CHAINS * macro_kernel.SHORTEST + 1, DEPTH + 1):
                 for lays in itertools.product((rows, turned, backwards, columns), repeat=2):
                     one_product(rng, M, K, N, dtype, (*lays, RESULTS[(M + N + K) % len(RESULTS)]), end)
         for lays in itertools.product(OPERANDS, OPERANDS, RESULTS):

@@ -90,19 +90,19 @@ def walk(module, callers, helpers, patience=0):
     return Walk(program, memory, scripts, act).check()
 
 
-def sleep_once(f, place, condition):
-    """How callers slept once: they took it for granted that the job was over when somebody roused them."""
+def park_once(f, team_address, place, condition):
+    """How callers parked once: they took it for granted that the job was over when somebody unparked them."""
     with f.when(~condition()):
-        team._sleep(f, place, condition)
+        team._park(f, place, condition)
 
 
-def sleep_at_once(f, place, unless):
+def park_at_once(f, place, unless):
     """Without a look whether there is a reason not to, after the mark is set."""
     team._Atomic(f).set(place, 1)
     f.call("PyThread_acquire_lock", f.read(place + 8), 1)
 
 
-def rouse_twice(f, place):
+def unpark_twice(f, place):
     """Two threads that see the mark at once both open the lock."""
     with f.when(team._Atomic(f).get(place) == 1):
         team._Atomic(f).set(place, 0)
@@ -120,10 +120,10 @@ def take_what_is_taken(atomic, address, before, after):
     if (before, after) == (team.FREE, team.TAKEN):
         atomic.set(address, after)
         return atomic.f.number(0) == 0
-    return turn(atomic, address, before, after)
+    return compare_and_swap(atomic, address, before, after)
 
 
-turn = team._Atomic.turn
+compare_and_swap = team._Atomic.compare_and_swap
 TWO, ONE_EACH, MIXED = [[2, 2]], [[2, 1], [2]], [[2, 1], [1]]  # callers, and how many chunks each of their jobs has
 
 
@@ -144,11 +144,11 @@ def test_every_order_of_steps_is_right(callers, helpers, patience, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "broken", "callers", "fault"),
     [
-        ("_sleep_until", sleep_once, TWO, "job 1 is over before its chunks are"),
-        ("_sleep", sleep_at_once, TWO, "never comes to its end"),
-        ("_rouse", rouse_twice, TWO, "a lock is opened that is open|never comes to its end"),
+        ("_wait", park_once, TWO, "job 1 is over before its chunks are"),
+        ("_park", park_at_once, TWO, "never comes to its end"),
+        ("_unpark", unpark_twice, TWO, "a lock is opened that is open|never comes to its end"),
         ("_Atomic.add", add_in_two_steps, TWO, "is done twice, or is none of them"),
-        ("_Atomic.turn", take_what_is_taken, ONE_EACH, "is told of job|done twice|is over before"),
+        ("_Atomic.compare_and_swap", take_what_is_taken, ONE_EACH, "is told of job|done twice|is over before"),
     ],
     ids=lambda x: x.__name__ if callable(x) else "",
 )
@@ -192,17 +192,17 @@ class Lingering(team._Atomic):
         self._linger(one_in=4)
         return before
 
-    def turn(self, address, before, after):
+    def compare_and_swap(self, address, before, after):
         self._linger()
-        done = super().turn(address, before, after)
+        done = super().compare_and_swap(address, before, after)
         self._linger()
         return done
 
 
-def many_jobs(jobs, sleep_until=None):
+def many_jobs(jobs, wait=None):
     """Products and kernels on 3 to 8 threads whose machine code lingers: as many as differ from those of one thread."""
     team._Atomic = Lingering
-    team._sleep_until = sleep_until or team._sleep_until
+    team._wait = wait or team._wait
     config.NUMBA_NUM_THREADS, matmul.ONE_THREAD = 8, 1
     rng = np.random.default_rng(0)
     shapes = [(40, 16, 64), (64, 8, 16), (9, 20, 130), (1, 30, 500), (200, 5, 7)]
@@ -250,4 +250,4 @@ def test_jobs_of_threads_that_linger(jobs):
 def test_lingering_finds_who_sleeps_once():
     """After some to some thousands of jobs: wrong numbers, a lock that nobody opens, or a read of freed arrays."""
     with pytest.raises((pytest.fail.Exception, AssertionError), match=r"no end within|wrong|exit code -1[01]"):
-        assert in_child(__file__, "many_jobs(600, sleep_once)", timeout=60) == "0 wrong"
+        assert in_child(__file__, "many_jobs(600, park_once)", timeout=60) == "0 wrong"

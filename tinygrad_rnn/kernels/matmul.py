@@ -48,9 +48,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .machine import I64
+from .macro_kernel import ACCUMULATE, PACKED, WORKSPACE_BYTES
 from .memory import lines, place_of
 from .pool import empty_lines
-from .products import ACCUMULATE, ANYWAY, ONE_THREAD, PACKED, REFUSED, WANTS_HELPERS, WORKSPACE_BYTES, products, symbol
+from .products import ANYWAY, ONE_THREAD, REFUSED, WANTS_HELPERS, products, symbol
 from .team import team
 from .threads import get_num_threads, set_num_threads
 from .vector import ROW_BYTES, Matrix

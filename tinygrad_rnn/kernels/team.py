@@ -4,20 +4,20 @@ Why not Numba's `prange`? Its workqueue layer aborts the process when two Python
 a forked child, and both wait for every thread: while the system keeps a helper off the processor, the caller stands
 still. And why not threads that run Python? To wake one through the interpreter takes some 50 microseconds, and a matrix
 product may be over by then. So these helpers never enter the interpreter: they wait inside machine code, look at a
-counter for a few tens of microseconds after a job, and then sleep until somebody rouses them.
+counter for a few tens of microseconds after a job, and then park until somebody unparks them.
 
-A job is a function of machine code `chunk(job, i, room)` and a number of chunks. The caller works too and takes every
-chunk that no helper has begun, so a helper that comes late or never costs nothing but its share. There is one job at a
-time: who finds the team busy - a second Python thread, or a chunk that calls in turn - does its chunks alone. A forked
-child starts helpers of its own, and at the end of the process they are told to stop.
+A job is a function of machine code `chunk(job, i, workspace)` and a number of chunks. The caller works too and takes
+every chunk that no helper has begun, so a helper that comes late or never costs nothing but its share. There is one job
+at a time: who finds the team busy - a second Python thread, or a chunk that calls in turn - does its chunks alone. A
+forked child starts helpers of its own, and at the end of the process they are told to stop.
 
 The state is a block of memory with a cache line for each number that several threads write. Any thread may read LEFT
 at any time; what it takes from there is a chunk of the job that is under way then, which cannot end before that chunk.
 So a helper that was looking at an earlier job may take part in a later one that wants fewer.
 
-To be roused means nothing but to look again: whoever did the last chunk of a job may be late, and rouse the caller of
-the next one. That no order of steps makes `share` return early, do a chunk twice or hang is not argued here but tried:
-a test walks all of them, taking the steps from the instructions that are written below.
+To be unparked means nothing but to look again: whoever did the last chunk of a job may be late, and unpark the caller
+of the next one. That no order of steps makes `share` return early, do a chunk twice or hang is not argued here but
+tried: a test walks all of them, taking the steps from the instructions that are written below.
 """
 
 import atexit
@@ -32,12 +32,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
+from numba.core import cgutils
 
 from .locks import lock
-from .machine import I64, Function, Int, Library
+from .machine import I32, I64, Function, Int, Library
 from .memory import lines
 
-LEFT, DONE, BUSY, CALLER, STOP = (64 * n for n in range(5))  # CALLER and the helpers: (asleep, the lock to sleep on)
+LEFT, DONE, BUSY, CALLER, STOP = (64 * n for n in range(5))  # CALLER and the helpers: (parked, the lock to sleep on)
 THREAD, AVOIDED = 16, 24  # and of helpers besides: the system's number, the processor they keep away from, plus one
 GIVEN = 32  # ... and the address of the set of processors that they were given
 STARTED, PATIENT = 320, 328  # how many helpers there are, and turns that a thread looks for work before it sleeps
@@ -69,7 +70,7 @@ class _Atomic:
         place, step = self.f.pointer(address, I64), self.f.number(value).value
         return Int(self.builder, self.builder.atomic_rmw("add", place, step, "seq_cst"))
 
-    def turn(self, address: Int, before: int, after: int) -> Int:
+    def compare_and_swap(self, address: Int, before: int, after: int) -> Int:
         """Change the number from `before` to `after`; false if it was another one."""
         place, values = self.f.pointer(address, I64), [self.f.number(n).value for n in (before, after)]
         pair = self.builder.cmpxchg(place, *values, "seq_cst", "seq_cst")
@@ -80,41 +81,45 @@ def _pause(f: Function) -> None:
     """Tell the processor that this thread waits, where there is a way to."""
     machine = binding.get_process_triple()
     if machine.startswith(("x86", "i686", "amd64")):
-        name, kinds, values = "llvm.x86.sse2.pause", [], []
+        name, values = "llvm.x86.sse2.pause", []
     elif machine.startswith(("aarch64", "arm64")):
-        name, kinds, values = "llvm.aarch64.hint", [ir.IntType(32)], [ir.Constant(ir.IntType(32), 1)]
+        name, values = "llvm.aarch64.hint", [I32(1)]
     else:
         return
-    known = f.module.globals.get(name)
-    f.builder.call(known or ir.Function(f.module, ir.FunctionType(ir.VoidType(), kinds), name), values)
+    kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+    f.builder.call(cgutils.get_or_insert_function(f.module, kind, name), values)
 
 
-def _sleep(f: Function, place: Int, unless: Callable[[], Int]) -> None:
-    """Sleep until another thread rouses the one that sleeps at `place`, unless there is a reason not to.
+def _park(f: Function, place: Int, unless: Callable[[], Int]) -> None:
+    """Sleep until another thread unparks the one that is parked at `place`, unless there is a reason not to.
 
-    There may be none afterwards either: who rouses may have had an earlier reason. Look again.
+    There may be none afterwards either: who unparks may have had an earlier reason. Look again.
     """
     atomic = _Atomic(f)
     awake = f.variable(0)
     atomic.set(place, 1)
     with f.when(unless()):  # looked up after the mark is set: who gives a reason later sees the mark
-        with f.when(atomic.turn(place, 1, 0)):  # if it is gone already, somebody is about to open the lock
+        with f.when(atomic.compare_and_swap(place, 1, 0)):  # if it is gone, somebody is about to open the lock
             awake.set(f.number(1))
     with f.when(awake.get() == 0):
         f.call("PyThread_acquire_lock", f.read(place + 8), 1)
 
 
-def _sleep_until(f: Function, place: Int, condition: Callable[[], Int]) -> None:
-    """Sleep at `place`, however often it is roused, until the condition holds."""
+def _wait(f: Function, team: Int, place: Int, condition: Callable[[], Int]) -> None:
+    """Look again and again whether the condition holds; after some time, park at `place` until it does."""
+    turns = f.variable(0)
     with f.endless_loop() as leave_unless:
         leave_unless(~condition())
-        _sleep(f, place, condition)
+        _pause(f)
+        turns.set(turns.get() + 1)
+        with f.when(turns.get() > f.read(team + PATIENT)):
+            _park(f, place, condition)
 
 
-def _rouse(f: Function, place: Int) -> None:
-    """Open the lock of the thread that sleeps at `place`, if one does."""
+def _unpark(f: Function, place: Int) -> None:
+    """Open the lock of the thread that is parked at `place`, if one is."""
     atomic = _Atomic(f)
-    with f.when(atomic.get(place) == 1), f.when(atomic.turn(place, 1, 0)):
+    with f.when(atomic.get(place) == 1), f.when(atomic.compare_and_swap(place, 1, 0)):
         f.call("PyThread_release_lock", f.read(place + 8))
 
 
@@ -149,9 +154,9 @@ def _equal(f: Function, a: Int, b: Int) -> Int:
 
 
 def write_work(module: Any) -> Function:
-    """work(team, room): do chunks until none is left to begin."""
-    f = Function(module, "work", ["team", "room"], local=True)
-    atomic, (team, room) = _Atomic(f), f.arguments
+    """work(team, workspace): do chunks until none is left to begin."""
+    f = Function(module, "work", ["team", "workspace"], local=True)
+    atomic, (team, workspace) = _Atomic(f), f.arguments
     chunk = ir.FunctionType(ir.VoidType(), [I64] * 3)
     with f.endless_loop() as leave_unless:
         leave_unless(atomic.get(team + LEFT) > 0)
@@ -159,25 +164,25 @@ def write_work(module: Any) -> Function:
         leave_unless(i >= 0)
         count = f.read(team + COUNT)  # now: the job may be over as soon as this chunk is counted
         function = f.pointer(f.read(team + CHUNK), chunk)
-        f.builder.call(function, [(team + JOB).value, i.value, room.value])
+        f.builder.call(function, [(team + JOB).value, i.value, workspace.value])
         with f.when(atomic.add(team + DONE, 1) + 1 == count):
-            _rouse(f, team + CALLER)
+            _unpark(f, team + CALLER)
     f.give()
     return f
 
 
 def write_share(module: Any, work: Function, local: bool = True) -> Function:
-    """share(team, helpers, count, chunk, job, room) -> 1 if all chunks have been done, 0 if the team is busy.
+    """share(team, helpers, count, chunk, job, workspace) -> 1 if all chunks have been done, 0 if the team is busy.
 
     If `count` is not above zero, all have been done; no helpers, and fewer, are none.
     """
-    f = Function(module, "share", ["team", "helpers", "count", "chunk", "job", "room"], local, gives=I64)
-    atomic, (team, helpers, count, chunk, job, room) = _Atomic(f), f.arguments
+    f = Function(module, "share", ["team", "helpers", "count", "chunk", "job", "workspace"], local, gives=I64)
+    atomic, (team, helpers, count, chunk, job, workspace) = _Atomic(f), f.arguments
     helpers = f.least(helpers, MOST_HELPERS)
     with f.when(count <= 0):
         f.give(1)
         f.go_on()
-    with f.when(~atomic.turn(team + BUSY, FREE, TAKEN)):
+    with f.when(~atomic.compare_and_swap(team + BUSY, FREE, TAKEN)):
         f.give(0)
         f.go_on()
     for place, value in (COUNT, count), (CHUNK, chunk):
@@ -191,39 +196,24 @@ def write_share(module: Any, work: Function, local: bool = True) -> Function:
         helper = team + FIRST_HELPER + k * 64
         if PLACED:
             _send_away(f, team, helper)
-        _rouse(f, helper)
-    f.call(work, team, room)
-    finished = lambda: atomic.get(team + DONE) == count
-    turns, patience = f.variable(0), f.read(team + PATIENT)
-    with f.endless_loop() as leave_unless:
-        leave_unless(~finished() & (turns.get() < patience))
-        _pause(f)
-        turns.set(turns.get() + 1)
-    _sleep_until(f, team + CALLER, finished)
+        _unpark(f, helper)
+    f.call(work, team, workspace)
+    _wait(f, team, team + CALLER, lambda: atomic.get(team + DONE) == count)
     atomic.set(team + BUSY, FREE)
     f.give(1)
     return f
 
 
 def _write_serve(module: Any, work: Function) -> None:
-    """serve(team, me, room): what a helper does until the team stops."""
-    f = Function(module, "serve", ["team", "me", "room"])
-    atomic, (team, me, room) = _Atomic(f), f.arguments
+    """serve(team, me, workspace): what a helper does until the team stops."""
+    f = Function(module, "serve", ["team", "me", "workspace"])
+    atomic, (team, me, workspace) = _Atomic(f), f.arguments
     wanted = lambda: (atomic.get(team + LEFT) > 0) & (atomic.get(team + HELPERS) > me)
     stopped = lambda: atomic.get(team + STOP) != 0
-    turns = f.variable(0)
     with f.endless_loop() as leave_unless:
+        _wait(f, team, team + FIRST_HELPER + me * 64, lambda: wanted() | stopped())
         leave_unless(~stopped())
-        with f.either(wanted()) as (now, later):
-            with now:
-                f.call(work, team, room)
-                turns.set(f.number(0))
-            with later:
-                turns.set(turns.get() + 1)
-                _pause(f)
-                with f.when(turns.get() > f.read(team + PATIENT)):
-                    _sleep(f, team + FIRST_HELPER + me * 64, lambda: wanted() | stopped())
-                    turns.set(f.number(0))
+        f.call(work, team, workspace)
     f.give()
 
 
@@ -233,7 +223,7 @@ def _write_stop(module: Any) -> None:
     team, helpers = f.arguments
     _Atomic(f).set(team + STOP, 1)
     with f.loop(0, helpers) as k:
-        _rouse(f, team + FIRST_HELPER + k * 64)
+        _unpark(f, team + FIRST_HELPER + k * 64)
     f.give()
 
 
@@ -269,15 +259,14 @@ class Team:
         ctypes.c_int64.from_address(self.address + place).value = value
 
     def _add_lock(self, place: int) -> None:
-        new, acquire = ctypes.pythonapi.PyThread_allocate_lock, ctypes.pythonapi.PyThread_acquire_lock
-        new.restype, acquire.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int]
         if not self._read(place + 8):
-            lock = new()
+            new, acquire = ctypes.pythonapi.PyThread_allocate_lock, ctypes.pythonapi.PyThread_acquire_lock
+            new.restype, acquire.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int]
+            self._write(place + 8, lock := new())
             acquire(lock, 1)  # who acquires it again sleeps
-            self._write(place + 8, lock)
 
-    def start(self, helpers: int, room_bytes: int) -> None:
-        """Have at least so many helpers, if that is possible, each with room for its job of so many bytes."""
+    def start(self, helpers: int, workspace_bytes: int) -> None:
+        """Have at least so many helpers, if that is possible, each with a workspace of so many bytes."""
         machine = _machine()
         # A thread may be refused: by a limit of the system, or because the interpreter is shutting down.
         with self.starting, contextlib.suppress(RuntimeError):
@@ -295,7 +284,7 @@ class Team:
                 me = len(self.helpers)
                 self._add_lock(FIRST_HELPER + 64 * me)
                 helper = threading.Thread(
-                    target=_serve, args=(machine, self.address, me, room_bytes), daemon=True,
+                    target=_serve, args=(machine, self.address, me, workspace_bytes), daemon=True,
                     name="tinygrad_rnn product helper",
                 )  # fmt: skip
                 helper.start()
@@ -310,8 +299,8 @@ class Team:
         """The address of `write_share`'s function."""
         return int(_machine()["share"])
 
-    def asleep(self) -> list[bool]:
-        """Which helpers sleep."""
+    def parked(self) -> list[bool]:
+        """Which helpers are."""
         return [self._read(FIRST_HELPER + 64 * k) == 1 for k in range(len(self.helpers))]
 
     def stop(self) -> None:
@@ -339,9 +328,9 @@ def _machine() -> dict[str, Any]:
     return {name: function(name, n) for name, n in parameters.items()} | {"share": library.address("share")}
 
 
-def _serve(machine: dict[str, Any], address: int, me: int, room_bytes: int) -> None:
-    room = lines(room_bytes)
-    machine["serve"](address, me, room.ctypes.data)
+def _serve(machine: dict[str, Any], address: int, me: int, workspace_bytes: int) -> None:
+    workspace = lines(workspace_bytes)
+    machine["serve"](address, me, workspace.ctypes.data)
 
 
 def _sets_without_one() -> np.ndarray:

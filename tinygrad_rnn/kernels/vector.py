@@ -8,17 +8,14 @@ A matrix in memory is a `Matrix`: an address and two strides in bytes. Nothing h
 below are nothing to do; sums over none are zero.
 """
 
-import ctypes
-import functools
 import os
 import re
-import time
 from typing import Any, NamedTuple
 
-import numpy as np
 from llvmlite import ir
+from numba.core import cgutils
 
-from .machine import Function, Int, Library
+from .machine import Function, Int
 from .processor import assembly
 
 
@@ -137,8 +134,7 @@ class Vectors:
         self.builder.call(store, [value, pointer, ir.Constant(kinds[2], 1), mask])
 
     def _intrinsic(self, name: str, result: Any, kinds: list[Any]) -> Any:
-        known = self.f.module.globals.get(name)
-        return known if known is not None else ir.Function(self.f.module, ir.FunctionType(result, kinds), name)
+        return cgutils.get_or_insert_function(self.f.module, ir.FunctionType(result, kinds), name)
 
     def variable(self) -> Any:
         """A vector variable, zero whenever this place is passed. LLVM keeps it in a register."""
@@ -339,31 +335,3 @@ def transpose_square(v: Vectors, source: Matrix, target: Matrix) -> None:
         step *= 2
     for i in lanes:
         v.store(rows[i], target.data + target.row * i)
-
-
-@functools.cache
-def _peak_kernel(dtype: str) -> Any:
-    """Machine code for some rounds of MR * VECTORS multiply-adds that wait for nothing but themselves."""
-    f = Function(ir.Module("peak"), "rounds", ["times", "result"])
-    v, (times, result) = Vectors(f, dtype), f.arguments
-    sums = [v.variable() for _ in range(MR * VECTORS)]
-    factor = v.load(result)
-    with f.loop(0, times):
-        for x in sums:
-            v.multiply_add(factor, factor, x)
-    for x in sums:
-        v.store(v.add(v.load(result), v.value(x)), result)
-    f.give()
-    return ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(Library(f.module).address("rounds"))
-
-
-def measure_fma_peak(dtype: Any, rounds: int = 20) -> float:
-    """The best rate of multiply-adds on one core now, in operations (two for each multiply-add) a second."""
-    dtype, times = np.dtype(dtype), 200_000
-    kernel, result, seconds = _peak_kernel(dtype.name), np.zeros(HOST.bytes, np.uint8), []
-    kernel(1, result.ctypes.data)
-    for _ in range(rounds):
-        start = time.perf_counter()
-        kernel(times, result.ctypes.data)
-        seconds.append(time.perf_counter() - start)
-    return 2 * MR * VECTORS * HOST.bytes // dtype.itemsize * times / min(seconds)
