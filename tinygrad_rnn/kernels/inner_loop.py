@@ -16,7 +16,7 @@ from typing import Any
 
 from llvmlite import binding, ir
 
-from .machine import ALIGNMENT, I8, I32, I64, Function, Int, Library
+from .machine import ALIGNMENT, I8, I32, I64, VOID, Function, Int, Library
 
 BLOCK = 512  # elements: a few blocks fit in the first-level cache beside each other
 
@@ -105,10 +105,8 @@ def _forget_float_errors(f: Function) -> None:
         flags = 0x3F  # the lowest bits of the control register of the vector unit
         with f.builder.goto_entry_block():
             place = f.builder.alloca(I32)
-        access = ir.FunctionType(ir.VoidType(), [place.type])
-        f.builder.call(ir.Function(f.module, access, "llvm.x86.sse.stmxcsr"), [place])
-        f.builder.store(f.builder.and_(f.builder.load(place), ir.Constant(I32, ~flags)), place)
-        f.builder.call(ir.Function(f.module, access, "llvm.x86.sse.ldmxcsr"), [place])
+        f.intrinsic("llvm.x86.sse.stmxcsr", VOID, place)
+        f.builder.store(f.builder.and_(f.builder.load(place), I32(~flags)), place)
+        f.intrinsic("llvm.x86.sse.ldmxcsr", VOID, place)
     elif binding.address_of_symbol("feclearexcept"):
-        clear = ir.Function(f.module, ir.FunctionType(I32, [I32]), "feclearexcept")
-        f.builder.call(clear, [ir.Constant(I32, 0x3D)])  # FE_ALL_EXCEPT
+        f.intrinsic("feclearexcept", I32, I32(0x3D))  # FE_ALL_EXCEPT

@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from llvmlite import binding, ir
+from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
 
 from . import cache
 from .processor import compiler, processor, target
 
-I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I8, I32, I64, VOID = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.VoidType()
 ALIGNMENT = 64  # of memory on the stack: a cache line
 
 
@@ -78,7 +79,7 @@ class Function:
     """A C function of 64-bit integers that is being written; `local` ones can only be called from their module."""
 
     def __init__(self, module: Any, name: str, parameters: Sequence[str], local: bool = False, gives: Any = None):
-        kind = ir.FunctionType(gives or ir.VoidType(), [I64] * len(parameters))
+        kind = ir.FunctionType(gives or VOID, [I64] * len(parameters))
         self.module, self.function = module, ir.Function(module, kind, name)
         self.function.linkage = "internal" if local else "external"
         self.builder = ir.IRBuilder(self.function.append_basic_block())
@@ -168,14 +169,16 @@ class Function:
         self.builder.store(self.number(value).value, self.pointer(address, I64))
 
     def call(self, function: Any, *arguments: Any) -> Int:
-        """Call a `Function`, or a C function named by a string that takes and returns 64-bit integers."""
+        """Call a `Function`, or one named by a string: of this module, or a C function of 64-bit integers."""
+        values = [self.number(x).value for x in arguments]
         if isinstance(function, str):
-            kind = ir.FunctionType(I64, [I64] * len(arguments))
-            known = self.module.globals.get(function)
-            target = known if known is not None else ir.Function(self.module, kind, function)
-        else:
-            target = function.function
-        return Int(self.builder, self.builder.call(target, [self.number(x).value for x in arguments]))
+            return Int(self.builder, self.intrinsic(function, I64, *values))
+        return Int(self.builder, self.builder.call(function.function, values))
+
+    def intrinsic(self, name: str, result: Any, *values: Any) -> Any:
+        """Call one of LLVM's own functions, with values of whatever types it takes."""
+        kind = ir.FunctionType(result, [x.type for x in values])
+        return self.builder.call(cgutils.get_or_insert_function(self.module, kind, name), values)
 
     def give(self, value: Any = None) -> None:
         """Return from the function."""

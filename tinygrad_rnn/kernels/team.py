@@ -32,10 +32,9 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba.core import cgutils
 
 from .locks import lock
-from .machine import I32, I64, Function, Int, Library
+from .machine import I32, I64, VOID, Function, Int, Library
 from .memory import lines
 
 LEFT, DONE, BUSY, CALLER, STOP = (64 * n for n in range(5))  # CALLER and the helpers: (parked, the lock to sleep on)
@@ -81,13 +80,9 @@ def _pause(f: Function) -> None:
     """Tell the processor that this thread waits, where there is a way to."""
     machine = binding.get_process_triple()
     if machine.startswith(("x86", "i686", "amd64")):
-        name, values = "llvm.x86.sse2.pause", []
+        f.intrinsic("llvm.x86.sse2.pause", VOID)
     elif machine.startswith(("aarch64", "arm64")):
-        name, values = "llvm.aarch64.hint", [I32(1)]
-    else:
-        return
-    kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-    f.builder.call(cgutils.get_or_insert_function(f.module, kind, name), values)
+        f.intrinsic("llvm.aarch64.hint", VOID, I32(1))
 
 
 def _park(f: Function, place: Int, unless: Callable[[], Int]) -> None:

@@ -13,9 +13,8 @@ import re
 from typing import Any, NamedTuple
 
 from llvmlite import ir
-from numba.core import cgutils
 
-from .machine import Function, Int
+from .machine import I8, I32, I64, VOID, Function, Int
 from .processor import assembly
 
 
@@ -70,7 +69,6 @@ HOST = _host()
 MR, VECTORS = HOST.rows, HOST.vectors  # of the block of C
 HALF_MR = MR // 2
 WIDE = 4 * VECTORS  # vectors of a single row that fill the registers likewise
-UNROLL = 4
 CHAINS = 4  # of a row of VECTORS vectors, that do so
 LINE = 64  # bytes of a cache line
 ROW_BYTES = VECTORS * HOST.bytes  # of the block of C, and of the panel of B that it is computed from
@@ -102,8 +100,6 @@ class Vectors:
         self.lanes = lanes or HOST.bytes // self.size
         self.vector = ir.VectorType(self.element, self.lanes)
         self.zero = ir.Constant(self.vector, None)
-        self.undefined = ir.Constant(self.vector, ir.Undefined)
-        self.mask = ir.VectorType(ir.IntType(1), self.lanes)
 
     def load(self, address: Int, kind: Any = None) -> Any:
         return self.builder.load(self.f.pointer(address, kind or self.vector), align=1)
@@ -117,24 +113,17 @@ class Vectors:
 
     def first_lanes(self, n: Int) -> Any:
         """A mask that is true in the first `n` lanes: in none of them if n is zero or below."""
-        numbers = ir.Constant(ir.VectorType(ir.IntType(64), self.lanes), list(range(self.lanes)))
+        numbers = ir.Constant(ir.VectorType(I64, self.lanes), list(range(self.lanes)))
         return self.builder.icmp_signed("<", numbers, self._repeat(n.value, numbers.type))
 
     def load_where(self, mask: Any, address: Int) -> Any:
         """A vector, zero where the mask is false: that memory is not touched."""
-        pointer = self.f.pointer(address, self.vector)
-        kinds = [pointer.type, ir.IntType(32), self.mask, self.vector]
-        load = self._intrinsic(f"llvm.masked.load.v{self.lanes}{self.name}.p0", self.vector, kinds)
-        return self.builder.call(load, [pointer, ir.Constant(kinds[1], 1), mask, self.zero])
+        name, pointer = f"llvm.masked.load.v{self.lanes}{self.name}.p0", self.f.pointer(address, self.vector)
+        return self.f.intrinsic(name, self.vector, pointer, I32(1), mask, self.zero)
 
     def store_where(self, mask: Any, value: Any, address: Int) -> None:
-        pointer = self.f.pointer(address, self.vector)
-        kinds = [self.vector, pointer.type, ir.IntType(32), self.mask]
-        store = self._intrinsic(f"llvm.masked.store.v{self.lanes}{self.name}.p0", ir.VoidType(), kinds)
-        self.builder.call(store, [value, pointer, ir.Constant(kinds[2], 1), mask])
-
-    def _intrinsic(self, name: str, result: Any, kinds: list[Any]) -> Any:
-        return cgutils.get_or_insert_function(self.f.module, ir.FunctionType(result, kinds), name)
+        name, pointer = f"llvm.masked.store.v{self.lanes}{self.name}.p0", self.f.pointer(address, self.vector)
+        self.f.intrinsic(name, VOID, value, pointer, I32(1), mask)
 
     def variable(self) -> Any:
         """A vector variable, zero whenever this place is passed. LLVM keeps it in a register."""
@@ -158,30 +147,23 @@ class Vectors:
 
     def _repeat(self, scalar: Any, kind: Any) -> Any:
         undefined = ir.Constant(kind, ir.Undefined)
-        first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-        return self.shuffle(first, undefined, [0] * self.lanes)
+        return self.shuffle(self.builder.insert_element(undefined, scalar, I32(0)), undefined, [0] * self.lanes)
 
     def shuffle(self, x: Any, y: Any, lanes: list[int]) -> Any:
-        return self.builder.shuffle_vector(
-            x, y, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), lanes)
-        )
+        return self.builder.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, self.lanes), lanes))
 
     def prefetch(self, address: Int, to_write: bool = False) -> None:
         """Fetch a cache line: to the first level if it is to be written soon, else to the second. No address faults."""
-        pointer = self.f.pointer(address, ir.IntType(8))
-        kinds = [pointer.type] + [ir.IntType(32)] * 3
-        hints = [ir.Constant(ir.IntType(32), n) for n in (int(to_write), 3 if to_write else 2, 1)]
-        prefetch = self._intrinsic("llvm.prefetch.p0", ir.VoidType(), kinds)
-        self.builder.call(prefetch, [pointer, *hints])
+        hints = map(I32, (int(to_write), 3 if to_write else 2, 1))
+        self.f.intrinsic("llvm.prefetch.p0", VOID, self.f.pointer(address, I8), *hints)
 
     def multiply_add(self, x: Any, y: Any, variable: Any) -> None:
         """variable += x * y."""
         if HOST.fma:
-            fma = self._intrinsic(f"llvm.fma.v{self.lanes}{self.name}", self.vector, [self.vector] * 3)
-            total = self.builder.call(fma, [x, y, self.value(variable)])
+            name = f"llvm.fma.v{self.lanes}{self.name}"
+            self.builder.store(self.f.intrinsic(name, self.vector, x, y, self.value(variable)), variable)
         else:
-            total = self.builder.fadd(self.value(variable), self.builder.fmul(x, y))
-        self.builder.store(total, variable)
+            self.increase(variable, self.builder.fmul(x, y))
 
     def sums(self, vectors: list[Any]) -> list[Any]:
         """The sums over the lanes of each of the vectors. Every round adds neighbours, of two vectors at a time."""
@@ -191,9 +173,7 @@ class Vectors:
             left = batch + [self.zero] * (self.lanes - len(batch))
             while len(left) > 1:
                 left = [self._neighbours(x, y) for x, y in zip(left[::2], left[1::2])]
-            totals += [
-                self.builder.extract_element(left[0], ir.Constant(ir.IntType(32), i)) for i in range(len(batch))
-            ]
+            totals += [self.builder.extract_element(left[0], I32(i)) for i in range(len(batch))]
         return totals
 
     def _neighbours(self, x: Any, y: Any) -> Any:
@@ -238,13 +218,13 @@ def micro_kernel(
         for address in block.values():
             v.prefetch(address, to_write=True)
         a = [[A.rest(i if padded else there[i], chain * c).data for i in range(rows)] for c in range(chains)]
-        b = [[B.rest(chain * c, j // VECTORS).data + j % VECTORS * HOST.bytes for j in range(vectors)]
-             for c in range(chains)]  # fmt: skip
+        column = lambda c, j: B.rest(chain * c, j // VECTORS).data + j % VECTORS * HOST.bytes
+        b = [[column(c, j) for j in range(vectors)] for c in range(chains)]
         sums = [{place: v.variable() for place in block} for _ in range(chains)]
         lengths = [f.most(0, f.least(chain, K - chain * c)) for c in range(chains)] if chains > 1 else [f.most(K, 0)]
 
         def outer_product(c: int, k: Int, more: int = 0) -> None:
-            b_k = [v.load(column + B.row * k + B.row * more) for column in b[c]]
+            b_k = [v.load(first + B.row * k + B.row * more) for first in b[c]]
             for i in range(rows):
                 a_ik = v.broadcast(v.load(a[c][i] + A.col * k + A.col * more, v.element))
                 for j in range(vectors):
