@@ -563,9 +563,14 @@ def product_and_its_value(n=150):
     return a, b, expected
 
 
-def until_helpers_sleep():
+def parked():
+    """Which helpers are."""
+    return [team._read(team_module.FIRST_HELPER + 64 * k) == 1 for k in range(len(team.helpers))]
+
+
+def until_helpers_park():
     deadline = time.monotonic() + 30
-    while not all(team.parked()):
+    while not all(parked()):
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -605,10 +610,10 @@ def test_helpers_sleep_soon_after_a_product_and_wake_for_the_next():
     a, b, expected = product_and_its_value()
     for _ in range(5):
         assert np.array_equal(matmul(a, b), expected)
-        until_helpers_sleep()
+        until_helpers_park()
         before = time.process_time()
         time.sleep(0.02)
-        assert all(team.parked()) and time.process_time() - before < 0.02
+        assert all(parked()) and time.process_time() - before < 0.02
 
 
 @compiled
@@ -624,7 +629,7 @@ def test_helpers_are_woken_on_other_processors_than_the_callers():
             for k, helper in enumerate(team.helpers):  # as if just started: where they are may be {here}, see below
                 os.sched_setaffinity(helper.native_id, everywhere)
                 team._write(team_module.FIRST_HELPER + 64 * k + team_module.AVOIDED, 0)
-            until_helpers_sleep()
+            until_helpers_park()
             assert np.array_equal(matmul(a, b), expected)
             for helper in team.helpers:
                 assert os.sched_getaffinity(helper.native_id) == (everywhere - {here} or everywhere)
@@ -646,14 +651,14 @@ def test_helpers_stay_where_somebody_else_has_put_them(who):
         for there in [*sorted(everywhere)[:2]] * 2:
             for before in sorted(everywhere)[:2]:  # where they were sent from here may be where they are put
                 os.sched_setaffinity(0, {before})
-                until_helpers_sleep()
+                until_helpers_park()
                 assert np.array_equal(matmul(a, b), expected)
                 put = team.helpers if who == "all threads" else team.helpers[:1]
                 for helper in put:
                     os.sched_setaffinity(helper.native_id, {there})
                 for here in [there] if who == "all threads" else sorted(everywhere)[:3]:
                     os.sched_setaffinity(0, {here})
-                    until_helpers_sleep()
+                    until_helpers_park()
                     assert np.array_equal(matmul(a, b), expected)
                     assert [os.sched_getaffinity(helper.native_id) for helper in put] == [{there}] * len(put)
     finally:

@@ -11,6 +11,21 @@ chain of operations that are each monotone is safe; and so is `exact + small`, b
 less than one step of the exact one. Hence e^r = 1 + (r + r^2 q(r)), and 1 - 2 / (e^2x + 1) instead of a ratio of two
 polynomials, whose noise shows wherever the curve is flat.
 
+What the rules must be told about a float type are `Numbers`. Names that end in a letter are polynomials, by their
+coefficients, highest power first; the others are ranges, and say where a result stops changing or leaves the type:
+
+    log2                log 2 in two parts; the first ends in zeros, so that a whole number times it is exact
+    exp_q, exp_range, expm1_low     q = (e^r - 1 - r) / r^2 for |r| <= log 2
+    gate_q, gate_range  the same for |r| <= log(2) / 2
+    shift               2^shift times e^gate_range is a normal number
+    tanh_near           up to here x + x^3 r(x^2), beyond by e^2x, until tanh_high; p = e^2r / 2 for |r| <= log(2) / 4
+    log_r               log((1 + s) / (1 - s)) = 2 s + s z r(z), z = s^2, for 1 + s over 1 - s in [sqrt(1/2), sqrt(2)]
+    softplus_high
+    erf_near            up to here x + x s(x^2), then 27/32 + m(x - 1) up to 1, beyond by `tail`, until erf_high
+    phi_near            up to here 1/2 + x s(x^2), beyond by `tail`, until phi_high
+    tail_a, tail_b      see `tail`
+    gelu_tanh_high
+
 The one fastmath flag is `contract`: leave to reorder a sum would undo the two-step range reductions and lose the sign
 of zero. All of this holds without a fused multiply-add, too (phi is then within 5 ulp), so the rules also run as plain
 Python on NumPy scalars when NUMBA_DISABLE_JIT=1.
@@ -20,45 +35,16 @@ import math
 from collections.abc import Callable
 from decimal import Decimal
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numba import config, njit, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-Series = tuple[float, ...]  # the coefficients of a polynomial, highest power first
-
+Numbers = SimpleNamespace  # see above
 JIT = dict(error_model="numpy", fastmath={"contract"}, forceinline=True)
 inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **JIT)  # only called by other rules: compiles faster
-
-
-class Numbers(NamedTuple):
-    """What the rules must be told about a float type. Ranges say where a result stops changing or leaves the type."""
-
-    log2: tuple[float, float]  # log 2 in two parts; the first ends in zeros, so that a whole number times it is exact
-    exp_q: Series  # (e^r - 1 - r) / r^2 for |r| <= log 2
-    exp_range: tuple[float, float]
-    expm1_low: float
-    gate_q: Series  # the same for |r| <= log(2) / 2
-    gate_range: tuple[float, float]
-    shift: int  # 2^shift times e^gate_range is a normal number
-    tanh_near: float  # up to here x + x^3 r(x^2), beyond by e^2x
-    tanh_r: Series
-    tanh_p: Series  # e^2r / 2 for |r| <= log(2) / 4
-    tanh_high: float
-    log_r: Series  # log((1 + s) / (1 - s)) = 2 s + s z r(z), z = s^2, for 1 + s over 1 - s in [sqrt(1/2), sqrt(2)]
-    softplus_high: float
-    erf_near: float  # up to here x + x s(x^2), then 27/32 + m(x - 1) up to 1, beyond by `tail`
-    erf_s: Series
-    erf_m: Series
-    erf_high: float
-    phi_near: float  # up to here 1/2 + x s(x^2), beyond by `tail`
-    phi_s: Series
-    phi_high: float
-    tail_a: Series  # see `tail`
-    tail_b: Series
-    gelu_tanh_high: float
 
 
 # ---------------------------------------------------------------------- emitted on the spot, or run as plain Python
@@ -110,7 +96,7 @@ def reinterpreted(source: Any, target: Any) -> Callable[..., Any]:
     return read
 
 
-def polynomial(f: Any, coefficients: Series) -> Callable[..., Any]:
+def polynomial(f: Any, coefficients: tuple[float, ...]) -> Callable[..., Any]:
     """The polynomial with these coefficients, in float type `f`, by Horner's rule."""
     leading, *others = map(f, coefficients)
 

@@ -108,7 +108,7 @@ class _Array:
 
 # What a chunk is told, a number each.
 _JOB = [
-    *MATRICES, "M", "N", "K", "flags", "count", "a_step", "b_step", "c_step", "axis", "length", "unit", "pieces",
+    *MATRICES, "M", "N", "K", "flags", "count", "a_step", "b_step", "c_step", "axis", "length", "unit", "tiles",
 ]  # fmt: skip
 _STACK, _COLUMNS, _ROWS = range(3)  # the axis that is cut
 
@@ -116,16 +116,16 @@ _STACK, _COLUMNS, _ROWS = range(3)  # the axis that is cut
 def _write_chunk(module: Any, dtype: str) -> Function:
     """chunk(job, i, workspace): compute part `i` of the products that `job` describes.
 
-    A job of no pieces, or of pieces of no length, is nothing to do; so are products of counts that are not above zero.
+    A job of no tiles, or of tiles of no length, is nothing to do; so are products of counts that are not above zero.
     """
     f = Function(module, "chunk", ["job", "i", "workspace"])
     job, i, workspace = f.arguments
     told = {name: f.read(job + 8 * n) for n, name in enumerate(_JOB)}
-    f.need(told["pieces"], told["unit"])
+    f.need(told["tiles"], told["unit"])
     fields = [told[name] for name in MATRICES]
     A, B, C = (Matrix(*fields[n : n + 3]) for n in (0, 3, 6))
-    start = lambda n: told["length"] * n // told["pieces"] // told["unit"] * told["unit"]
-    low, high = start(i), f.pick(i + 1 == told["pieces"], told["length"], start(i + 1))
+    start = lambda n: told["length"] * n // told["tiles"] // told["unit"] * told["unit"]
+    low, high = start(i), f.pick(i + 1 == told["tiles"], told["length"], start(i + 1))
     ranges = [  # begin at 0 where the axis is not cut
         (f.pick(told["axis"] == axis, low, 0), f.pick(told["axis"] == axis, high, told[name]))
         for axis, name in ((_STACK, "count"), (_COLUMNS, "N"), (_ROWS, "M"))
@@ -156,21 +156,21 @@ def _write_spread(module: Any, dtype: str, chunk: Function, share: Function) -> 
     work, started = M * N * count * f.most(K, 0), f.read(team + STARTED)
     several = (work >= one_thread) & (threads > 1)
     # A few parts for each thread: small ones balance better, and cost more.
-    pieces = f.pick(several, threads * f.least(4, work // (32 * one_thread) + 1), 1)
-    by_stack = count >= pieces
+    tiles = f.pick(several, threads * f.least(4, work // (32 * one_thread) + 1), 1)
+    by_stack = count >= tiles
     by_columns = N // width >= M // MR
     axis = f.pick(by_stack, _STACK, f.pick(by_columns, _COLUMNS, _ROWS))
     length = f.pick(by_stack, count, f.pick(by_columns, N, M))
     unit = f.pick(by_stack, 1, f.pick(by_columns, width, MR))
-    pieces = f.most(1, f.least(pieces, length // unit))
+    tiles = f.most(1, f.least(tiles, length // unit))
     job = f.stack(JOB_BYTES)
-    told = [*A, *B, *C, M, N, K, flags, count, a_step, b_step, c_step, axis, length, unit, pieces]
+    told = [*A, *B, *C, M, N, K, flags, count, a_step, b_step, c_step, axis, length, unit, tiles]
     for n, number in enumerate(told):
         f.write(job + 8 * n, number)
-    alone, helpers = f.variable(pieces), f.least(f.least(threads, pieces) - 1, started)
-    with f.when((pieces > 1) & (helpers > 0)):
-        shared = f.call(share, team, helpers, pieces, f.address_of(chunk), job, workspace)
-        alone.set(f.pick(shared == 1, 0, pieces))
+    alone, helpers = f.variable(tiles), f.least(f.least(threads, tiles) - 1, started)
+    with f.when((tiles > 1) & (helpers > 0)):
+        shared = f.call(share, team, helpers, tiles, f.address_of(chunk), job, workspace)
+        alone.set(f.pick(shared == 1, 0, tiles))
     with f.loop(0, alone.get()) as i:
         f.call(chunk, job, i, workspace)
     f.give()

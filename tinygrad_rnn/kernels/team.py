@@ -294,10 +294,6 @@ class Team:
         """The address of `write_share`'s function."""
         return int(_machine()["share"])
 
-    def parked(self) -> list[bool]:
-        """Which helpers are."""
-        return [self._read(FIRST_HELPER + 64 * k) == 1 for k in range(len(self.helpers))]
-
     def stop(self) -> None:
         """Have the helpers end. Who shares a job with them does the rest alone; later ones may start others."""
         with self.starting:

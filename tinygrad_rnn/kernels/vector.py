@@ -1,7 +1,7 @@
 """Vector registers in machine code: which ones this machine has, and the loops that must stay inside them.
 
 Everything here writes its instructions into a `machine.Function`. LLVM vectorises simple loops by itself, but it does
-not keep a block of a matrix product in registers; `tile`, which does, is where nearly all of the time of a matrix
+not keep a block of a matrix product in registers; `micro_kernel`, which does, is where nearly all of the time of a
 product goes.
 
 A matrix in memory is a `Matrix`: an address and two strides in bytes. Nothing here checks bounds. Counts of zero and
