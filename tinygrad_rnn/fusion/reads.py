@@ -141,14 +141,14 @@ class Keys(Read):
         hiding: of these, those that would hide something else, and so matter to kernels.
     """
 
-    def __init__(self, holder: Any, path: str, names: Set[str] | None, hiding: Set[str] = frozenset()) -> None:
+    def __init__(self, holder: Any, path: str, names: set[str] | None, hiding: Set[str] = frozenset()) -> None:
         self.names, self.hiding = names, hiding
         super().__init__(holder, path, (names is None, frozenset(hiding)))
 
     def get(self) -> set[str]:
         mapping = mapping_of(self.holder)
-        names = [*mapping] if self.names is None else self.names
-        return {name for name in names if entry(mapping, name) is not MISSING and name != HIDDEN}
+        names = set(mapping) if self.names is None else self.names.intersection(mapping)
+        return {name for name in names if name != HIDDEN and entry(mapping, name) is not MISSING}
 
     def same(self, now: set[str]) -> bool:
         return now <= self.was
@@ -345,7 +345,10 @@ class Random(Content):
         return []  # where a generator stands is no matter of a kernel that did not draw from it
 
 
-CONTENTS: tuple[type[Content], ...] = (Items, Bytes, Referent, Cache, Random)
+def content_of(value: Any, path: str) -> Content | None:
+    """A read of what is in a value; None if that is no container, nor anything else of the kinds above."""
+    kind = next((each for each in (Items, Bytes, Referent, Cache, Random) if isinstance(value, each.kinds)), None)
+    return None if kind is None else kind(value, path)
 
 
 def holds_symbol(value: Any, depth: int = 3) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..autograd.tape import Value
 from .code import ALWAYS, CELLS, PACKAGE, Names, Ran, is_dynamic, is_users, names_in
-from .reads import CONTENTS, MISSING, Attribute, Bytes, Entry, Keys, OfTensor, Random, Read, dotted
+from .reads import MISSING, Attribute, Bytes, Entry, Keys, OfTensor, Random, Read, content_of, dotted
 from .trace import Symbol
 
 _ATOMS = (
@@ -134,11 +134,12 @@ class Walk:
             self._go((read.was,), read.path)
 
     def _entries(
-        self, holder: Any, path: str, names: Set[str] | None, hiding: Set[str] = frozenset(), timed: bool = False
+        self, holder: Any, path: str, names: set[str] | None, hiding: Set[str] = frozenset(), timed: bool = False
     ) -> None:
         """Note what lies in a dictionary, or is defined by a class, under names; all of it if they are None."""
         keys = self._note(Keys(holder, path, names, hiding), timed)
-        gone = {name for name in names or () if (Entry, id(holder), name) in self.earlier}
+        asked = names if names and self.earlier else ()
+        gone = {name for name in asked if (Entry, id(holder), name) in self.earlier}
         self._note_each(Entry, holder, path, keys.was | gone, timed)
 
     # ---- Values ------------------------------------------------------------------------------------------------------
@@ -148,23 +149,22 @@ class Walk:
         if kind in _ATOMS or id(value) in self.seen or isinstance(value, np.generic):
             return
         self.seen[id(value)] = value  # alive, so that nothing else gets its id
-        content = next((each for each in CONTENTS if isinstance(value, each.kinds)), None)
-        through = next((names for each, names in _THROUGH.items() if isinstance(value, each)), None)
         if isinstance(value, Symbol):
             self.symbols.append(path)
         elif isinstance(value, Value):
             self._tensor(value, path)
-        elif content is not None:
-            self._go(self._note(content(value, path)).inside(), path)
-        elif isinstance(value, (tuple, frozenset)):
-            self._go(value, path)
-        elif through is not None:
-            self._go([getattr(value, name, None) for name in through], path)
         elif kind is types.FunctionType:
             self._function(value, path)
+        elif (content := content_of(value, path)) is not None:
+            self._go(self._note(content).inside(), path)
+        elif isinstance(value, (tuple, frozenset)):
+            self._go(value, path)
+        elif isinstance(value, (*_THROUGH,)):
+            names = next(names for each, names in _THROUGH.items() if isinstance(value, each))
+            self._go([getattr(value, name, None) for name in names], path)
         elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
-            names = (each.split(".") for each in value.__reduce__()[1] if isinstance(each, str))
-            self.names.attributes.update(*names)
+            asked = (each.split(".") for each in value.__reduce__()[1] if isinstance(each, str))
+            self.names.attributes.update(*asked)
         elif isinstance(value, type):
             self._class(value)
         elif kind is types.ModuleType:
