@@ -81,6 +81,14 @@ ROWS = {
                           "cell.f.tell()", "self.f"),
     "context variable": ("from contextvars import ContextVar\nV = ContextVar('V', default=0)", "pass",
                          "V.set(V.get() + 1)", "V.get()", "V"),
+    "new attribute of the class": ("", "pass", "setattr(type(self), 't', getattr(type(self), 't', 0) + 1)", "cell.t",
+                                   "C.t"),
+    "new attribute of a helper": ("def tick(): tick.t = getattr(tick, 't', 0) + 1", "pass", "tick()", "tick.t",
+                                  "tick.t"),
+    "new attribute of a module of Python's": ("import math; vars(math).pop('stale_t', 0)", "pass",
+                                              "math.stale_t = getattr(math, 'stale_t', 0) + 1", "math.stale_t",
+                                              "math.stale_t"),
+    "global in exec": ("T = 0", "pass", "exec('global T; T+=1', globals())", "T", "T"),
     "parameter": ("", "pass", "self.W = tg.nn.Parameter(self.W.data * 0.5)", "cell.W.numpy()", "self.W"),
 }  # fmt: skip
 

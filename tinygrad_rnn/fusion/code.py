@@ -3,6 +3,7 @@
 import dis
 import functools
 import os
+import re
 import sys
 import sysconfig
 import types
@@ -94,7 +95,7 @@ def names_in(code: types.CodeType) -> Names:
             names.add(names_in(constant))
     if not DYNAMIC.isdisjoint(names.attributes | names.globals):  # a name may be in a string then
         texts = [each for each in code.co_consts if isinstance(each, str)]
-        words = {word for text in texts for word in text.replace(".", " ").split() if word.isidentifier()}
+        words = {word for text in texts for word in re.findall(r"[^\W\d]\w*", text)}
         names.attributes.update(words)
         names.imports.update(words)
         if not names.globals.isdisjoint(("eval", "exec", "globals")):

@@ -86,6 +86,7 @@ class Watch:
         """The line that sets something, or else one that names it."""
         name = path.rpartition(".")[2]
         codes = [*filter(is_users, [code for code, _ in self.ran.codes.values()] or self.before.codes.values())]
+        codes = [code for code in codes if code.co_filename != "<string>"] or codes  # rather than what exec runs
         lines: list[tuple[bool, str]] = []
         for code in codes:
             line = code.co_firstlineno

@@ -219,7 +219,8 @@ class Walk:
             self._entries(own, path, None if self.whole else attributes, self.names.tried)
             return
         named = {name: own[name] for name in attributes & own.keys()}
-        self._entries(own, value.__name__, {name for name in named if _may_be_users(named[name])})
+        put_there = {name for name in named if _may_be_users(named[name])} | self.names.stores - own.keys()
+        self._entries(own, value.__name__, put_there)
         self._go([each for each in named.values() if type(each) is types.ModuleType], path)
 
     def _class(self, value: type) -> None:
