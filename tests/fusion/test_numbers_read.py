@@ -193,6 +193,29 @@ def test_wherever_the_function_lies_that_catches_it(keep, get):
     assert refusal(step(lambda self, x, h: get(self.kept)(self, x, h)), kept=kept)
 
 
+def inner_function(self, x, h):
+    def careful(h):
+        try:
+            return tg.split(h, [1, 2], 0)[0].sum(0)
+        except ValueError:
+            return 0.5 * h
+
+    return careful(h)
+
+
+def method_of_an_inner_class(self, x, h):
+    class Careful:
+        def __call__(self, h):
+            return inner_function(self, x, h)
+
+    return Careful()(h)
+
+
+@pytest.mark.parametrize("of", [inner_function, method_of_an_inner_class])
+def test_functions_inside_of_functions_catch_it_neither(of):
+    assert refusal(step(of))
+
+
 def test_errors_of_its_own_that_a_step_catches_are_its_own():
     def careful(self, x, h):
         try:

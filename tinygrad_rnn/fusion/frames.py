@@ -47,7 +47,10 @@ class latching:
 
     def __init__(self, trace: Any, codes: set[CodeType]) -> None:
         self.trace = trace
-        self.codes = {code for code in codes | listener.codes if getattr(code, "co_exceptiontable", True)}
+        reached = [*codes, *listener.codes]
+        for code in reached:  # which grows on the way, by the functions inside
+            reached += [each for each in code.co_consts if isinstance(each, CodeType)]
+        self.codes = {code for code in reached if getattr(code, "co_exceptiontable", True)}
 
     def __enter__(self) -> None:
         self.before = sys.gettrace()

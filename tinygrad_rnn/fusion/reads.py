@@ -163,10 +163,9 @@ class Keys(Read):
             delattr(self.holder, name) if isinstance(self.holder, type) else self.holder.pop(name, None)
 
     def conditions(self, variable: Variable) -> list[str]:
-        where = _where(self.holder, variable)
         if self.names is None:
-            return [f"len({where}) != {len(mapping_of(self.holder))}"]
-        return [f"{name!r} in {where}" for name in self.hiding - self.was]
+            return [f"len({_where(self.holder, variable)}) != {len(mapping_of(self.holder))}"]
+        return [f"{name!r} in {_where(self.holder, variable)}" for name in self.hiding - self.was]
 
 
 def mapping_of(holder: Any) -> Any:

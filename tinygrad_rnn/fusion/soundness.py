@@ -4,7 +4,7 @@ Kernels take the rows of a batch one by one, in numbers of one dtype, and carry 
 arrives. Each check returns None, or what is wrong with an operation and what to write instead.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -145,22 +145,12 @@ def _cast(x: Any, to: np.dtype, dtype: np.dtype, shown: Shown) -> Wrong:
 
 def foreign(x: Any, dtype: np.dtype, shown: Shown) -> Wrong:
     """What to say of a line of another dtype: who brought it in."""
-    leaf = next((y for y in leaves_of(x) if y.dtype != dtype), x)
+    made_of = [x]
+    for y in made_of:  # which grows on the way
+        made_of += [z for z in y.inputs if hasattr(z, "inputs") and z not in made_of]
+    leaf = next((y for y in made_of if y.row is None and y.dtype != dtype), x)
     name, conversion = shown(leaf)
     return f"{name} is {leaf.dtype}, and the states are {dtype}", f"write {conversion}"
-
-
-def leaves_of(line: Any) -> Iterator[Any]:
-    """What a line is made of in the end."""
-    ahead, seen = [line], {line}
-    while ahead:
-        x = ahead.pop()
-        if x.row is None:
-            yield x
-        for y in x.inputs:
-            if hasattr(y, "inputs") and y not in seen:
-                seen.add(y)
-                ahead.append(y)
 
 
 # ---- Gradients -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ The code that runs names the attributes and globals that it can have read. The w
 names, and no others, and notes a `Read` of each thing that lies there and may change.
 """
 
+import builtins
 import collections
 import functools
 import inspect
@@ -27,25 +28,20 @@ _ATOMS = (
     bool, int, float, complex, str, bytes, range, slice, type(None), type(...), type(NotImplemented), np.dtype,
     types.CodeType, type(MISSING), np.ufunc,
 )  # fmt: skip
-# What leads on from values that are never changed.
-_THROUGH: dict[Any, tuple[str, ...]] = {
-    types.MethodType: ("__func__", "__self__"),
-    types.BuiltinFunctionType: ("__self__",),
-    types.MethodWrapperType: ("__self__",),
-    functools.partial: ("func", "args", "keywords"),
-    functools.partialmethod: ("func", "args", "keywords"),
-    staticmethod: ("__func__",),
-    classmethod: ("__func__",),
-    property: ("fget",),
-    functools.cached_property: ("func",),
-    functools.singledispatchmethod: ("dispatcher",),
-}
+_CONTAINERS = (list, dict, set, tuple, frozenset, collections.deque)  # subclasses have attributes, too
+# Values that are never changed, and by which attributes they lead on.
+_WRAPPERS = (
+    types.MethodType, types.BuiltinFunctionType, types.MethodWrapperType, functools.partial, functools.partialmethod,
+    staticmethod, classmethod, property, functools.cached_property, functools.singledispatchmethod,
+)  # fmt: skip
+_WRAPPED = ("__func__", "__self__", "func", "args", "keywords", "fget", "dispatcher")
 # Where a tensor keeps what its attributes tell.
 _OF_TENSORS = {
     "data": frozenset("shape size dtype ndim dim numel data".split()),
     "node": frozenset("requires_grad is_leaf node".split()),
     "grad": frozenset(("grad",)),
 }
+_NAMES = frozenset(("__name__", "__qualname__", "__doc__"))  # of functions and classes
 R = TypeVar("R", bound=Read)
 DRAWS = "step draws from {}, which gives something else each time{}: pass what it gives as an input"
 OPAQUE = "step can read {}, which raises an error when it is looked at{}: keep it out of reach of the step"
@@ -106,7 +102,7 @@ class Walk:
             self._note(Random(np.random, "numpy.random"))
             self._note(Random(random, "random"))
 
-    def _learn(self, code: types.CodeType) -> Names:
+    def _learn(self, code: types.CodeType) -> None:
         """Take over the names of code that runs."""
         names = names_in(code)
         self.codes[id(code)] = code
@@ -114,7 +110,6 @@ class Walk:
         self.names.attributes.add(code.co_name)
         self.users |= names.attributes if is_users(code) else set()
         self.everything |= is_dynamic(code)
-        return names
 
     def _go(self, values: Iterable[Any], path: str) -> None:
         self.ahead.extend((value, path) for value in values if type(value) not in _ATOMS)
@@ -159,9 +154,8 @@ class Walk:
             self._go(self._note(content).inside(), path)
         elif isinstance(value, (tuple, frozenset)):
             self._go(value, path)
-        elif isinstance(value, (*_THROUGH,)):
-            names = next(names for each, names in _THROUGH.items() if isinstance(value, each))
-            self._go([getattr(value, name, None) for name in names], path)
+        elif isinstance(value, _WRAPPERS):
+            self._go([getattr(value, name, None) for name in _WRAPPED], path)
         elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
             asked = (each.split(".") for each in value.__reduce__()[1] if isinstance(each, str))
             self.names.attributes.update(*asked)
@@ -173,7 +167,7 @@ class Walk:
             self.obstacles.append((path, DRAWS))
         else:
             self._object(value, path)
-        if isinstance(value, (list, dict, set, collections.deque, tuple, frozenset)) and is_users(kind):
+        if isinstance(value, _CONTAINERS) and kind not in _CONTAINERS:
             self._object(value, path)
 
     def _tensor(self, value: Any, path: str) -> None:
@@ -185,14 +179,14 @@ class Walk:
             self._note(Bytes(value.data, path))
 
     def _function(self, value: types.FunctionType, path: str) -> None:
+        self._note_each(Attribute, value, path, self.users & _NAMES)
         self._go((vars(value).get("__wrapped__"), vars(value).get("registry")), path)  # of functools
         code = value.__code__
-        runs = is_users(code) and ("-packages" + os.sep not in code.co_filename)  # which seldom ends where it begins
-        if self.ran is not None:
-            runs = is_users(code) and id(code) in self.codes
-        elif runs or code.co_filename.startswith(CELLS):
-            self._learn(code)
-        if not runs:
+        if self.ran is None:
+            installed = "-packages" + os.sep in code.co_filename  # which seldom ends where it begins
+            if (is_users(code) and not installed) or code.co_filename.startswith(CELLS):
+                self._learn(code)
+        if not is_users(code) or id(code) not in self.codes:
             return
         if self.ran is None:
             self._globals(names_in(code), value.__globals__)
@@ -206,6 +200,8 @@ class Walk:
     def _globals(self, names: Names, known: dict[str, Any]) -> None:
         whole = "globals" in names.globals and self.ran is not None
         self._entries(known, "", None if whole else names.globals, names.globals)
+        beyond = names.globals - known.keys()  # which somebody may have put among the builtins
+        self._entries(vars(builtins), "", {n for n in beyond if _may_be_users(vars(builtins).get(n))})
         self._go((sys.modules.get(name) for name in names.imports), "")
         if self.ran is not None and names.imports:
             may_come = names.tried or "modules" in names.attributes
@@ -227,6 +223,7 @@ class Walk:
         """What a class and those that it inherits from define."""
         if is_users(value):
             self._note(Attribute(value, value.__name__, "__mro__"))
+            self._note_each(Attribute, value, value.__name__, self.users & _NAMES)
             self._visit(type(value), type(value).__name__)
         attributes = self.names.attributes
         step = next((kind for kind in value.__mro__ if "step" in vars(kind)), None)
