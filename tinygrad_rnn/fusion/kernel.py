@@ -32,7 +32,8 @@ ALL = BEGIN | PROLOGUE | LOOP | END
 PARAMETERS = ["lo", "hi", "room", "stages", "first", "last", "threads", "starts"]
 STEP = [
     "old, new = starts[t], starts[t + 1]  # where the states before and after this step begin",
-    "now, top = new - B, min(hi, starts[t + 2] - new)  # where it is in sequences; the end of running rows",
+    "now, top = new - B, starts[t + 2] - new  # where it is in sequences; the end of running rows",
+    "top = hi if hi < top else top",
 ]
 OVER = ["if top <= lo:  # all of these rows have ended", "    continue"]
 SPARE = 96  # numbers that `spaced` adds, at most

@@ -1,8 +1,10 @@
 """The compiled kernels of a planned step: their source, and how they are launched."""
 
+import contextlib
+import gc
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -31,6 +33,19 @@ WORK_PER_THREAD = 1_100_000  # multiply-adds of the loop below which a thread do
 SMALL = 1 << 14  # numbers of an array that the system's allocator has at hand
 LENT = 1 << 19  # numbers of an arena that is not given back to the pool
 MOST_LAYOUTS = 256  # of calls that are remembered
+
+
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Meanwhile nobody looks for garbage: a compiler makes little, and of objects so many that to look takes a tenth
+    of its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Layout(NamedTuple):
@@ -130,7 +145,8 @@ class Scan(Allocation):
                     known = bool(getattr(getattr(module, function), "signatures", ()))  # of a twin of this layer
                 getattr(module, function)(*arguments)
 
-            module = cache.load(self.sources[direction], f"scan_{direction}_{self.dtype.name}", compile_kernel)
+            with no_collection():
+                module = cache.load(self.sources[direction], f"scan_{direction}_{self.dtype.name}", compile_kernel)
             kernel = getattr(module, function)
             found = known or bool(getattr(getattr(kernel, "stats", None), "cache_hits", ()))
             origin = "had been loaded" if known else "from the cache" if found else "compiled"
