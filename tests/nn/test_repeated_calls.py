@@ -1,6 +1,8 @@
 """A layer that is called again asks little: but whatever has changed meanwhile must be seen."""
 
+import contextlib
 import copy
+import gc
 import pickle
 import threading
 
@@ -175,6 +177,38 @@ def test_results_belong_to_the_user(kind):
         assert np.array_equal(layer(x)[0].numpy(), kept)
 
 
+@pytest.mark.parametrize("lengths", [None, [5, 2, 3]])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_and_final_states_lie_in_no_memory_that_a_later_call_has(kind, lengths):
+    """Calls lend each other what they compute in; nothing that anybody holds may be there."""
+    tg.manual_seed(0)
+    layer = kind(3, 4)
+    layer.fused = "require"
+
+    def call(x, wants_gradient):
+        x = tg.tensor(x, requires_grad=wants_gradient)
+        y, final = layer(x, lengths=lengths)
+        finals = final if isinstance(final, tuple) else (final,)
+        if not wants_gradient:
+            return [y, *finals]
+        return [y, *finals, *tg.grad(sum((z * z).sum() for z in (y, *finals)), [x, *layer.parameters()])]
+
+    random = np.random.default_rng(0)
+    inputs = [random.normal(size=(5, 3, 3)).astype(np.float32) for _ in range(3)]
+    for wants_gradient in (True, False):
+        with contextlib.nullcontext() if wants_gradient else tg.no_grad():
+            found = [call(x, wants_gradient) for x in inputs]
+            held = [[z.numpy().copy() for z in each] for each in found]
+            for x in inputs[::-1]:
+                call(x, wants_gradient)
+            for each, copies in zip(found, held):
+                for z, before in zip(each, copies):
+                    np.testing.assert_array_equal(z.numpy(), before)
+            again = call(inputs[0], wants_gradient)
+            for z, before in zip(again, held[0]):
+                np.testing.assert_array_equal(z.numpy(), before)
+
+
 def test_initial_states_of_a_cells_own_are_asked_for_every_time():
     class Learned(Leaky):
         def initial_state(self, batch_size):
@@ -264,6 +298,19 @@ def test_recording_and_the_tape_are_not_passed_by():
 
 
 # ---- Short calls -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_compiling_leaves_the_garbage_collector_as_it_was(enabled):
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with contextlib.suppress(KeyError), scans.no_collection():
+            assert not gc.isenabled()
+            raise KeyError
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
 
 
 class OneInput(tg.nn.Cell):
