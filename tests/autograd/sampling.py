@@ -285,12 +285,12 @@ WHOLE = {
         ],
         refused=[([(3,)], dict(shape=(2,))), ([(2,)], dict(shape=(2, 1)))],
     ),
-    "part": Whole(
+    "slice": Whole(
         taken=[([shape], dict(at=at)) for shape, at, _ in PARTS],
         refused=[([(3, 2)], dict(at=(3,))), ([(3,)], dict(at=(0, 0))), ([(3, 2)], dict(at=(slice(None), -3)))],
         exact=True,
     ),
-    "put": Whole([([part], dict(shape=shape, at=at)) for shape, at, part in PARTS], exact=True),
+    "slice_scatter": Whole([([part], dict(shape=shape, at=at)) for shape, at, part in PARTS], exact=True),
     "index": Whole(
         taken=[([shape], dict(at=at)) for shape, at, _ in ELEMENTS],
         refused=[([(3, 2)], dict(at=(np.array([True, False]),))), ([(3, 2)], dict(at=(slice(None), np.array([0, 2]))))],

@@ -85,7 +85,7 @@ ERRORS = [
     (lambda: X.softmax(0.5), TypeError, "softmax: dim must be an integer, not float"),
     (lambda: tg.zeros(0, 3).amax(0), ValueError, "amax(x): shape [0, 3] has nothing along dim (0,)"),
     (lambda: tg.tensor([1, 2]).mean(), TypeError, "mean: expected a tensor of floats, got int64; pass dtype=float32"),
-    (lambda: X[2], IndexError, "part(x): shape [2, 3]: index 2 is out of bounds for axis 0 with size 2"),
+    (lambda: X[2], IndexError, "slice(x): shape [2, 3]: index 2 is out of bounds for axis 0 with size 2"),
     (lambda: X[:, np.array([3])], IndexError, "index(x): shape [2, 3]: index 3 is out of bounds"),
     (lambda: X[np.array([0.5])], IndexError, "indexed by integers, slices and boolean masks, not by float64"),
     (

@@ -119,6 +119,11 @@ def along(dim: int, at: Any) -> tuple[Any, ...]:
     return (slice(None),) * dim + (at,)
 
 
+def between(dim: int, start: int | None, end: int | None, step: int | None = None) -> tuple[Any, ...]:
+    """The index that takes the elements from `start` to `end` in dimension `dim`."""
+    return along(dim, slice(start, end, step))
+
+
 def reshaped(x: Shape, shape: Shape) -> Shape:
     if math.prod(x) != math.prod(shape):
         raise ValueError(f"shape {list(x)} has {math.prod(x)} elements and {list(shape)} has {math.prod(shape)}")
@@ -143,7 +148,7 @@ def indexed(x: Shape, at: Any) -> Shape:
         raise IndexError(f"shape {list(x)}: {error}") from None
 
 
-def add_to_part(total: np.ndarray, dy: np.ndarray, at: Any) -> None:
+def add_to_slice(total: np.ndarray, dy: np.ndarray, at: Any) -> None:
     """total[at] += dy for ints and slices."""
     view = total[at]
     if view.__class__ is np.ndarray:
@@ -152,7 +157,7 @@ def add_to_part(total: np.ndarray, dy: np.ndarray, at: Any) -> None:
         total[at] += dy
 
 
-def put(x: np.ndarray, shape: Shape, at: Any) -> np.ndarray:
+def slice_scatter(x: np.ndarray, shape: Shape, at: Any) -> np.ndarray:
     total = np.zeros(shape, x.dtype)
     total[at] = x
     return total

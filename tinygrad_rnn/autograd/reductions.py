@@ -91,7 +91,7 @@ def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: An
         x = table.reshape(x, shape=(x.data.size,))
     if x.data.shape[axis] == 0:
         return table.reshape(table.sum(x, dim=(axis,), keepdim=True), shape=result) + 1
-    take = lambda x, piece: table.part(x, at=along(axis, piece))
+    take = lambda x, piece: table.slice(x, at=along(axis, piece))
     while (n := x.data.shape[axis]) > 1:
         product = take(x, slice(0, n // 2)) * take(x, slice(n // 2, n // 2 * 2))
         x = table.cat(product, take(x, slice(n - 1, n)), dim=axis) if n % 2 else product

@@ -116,7 +116,7 @@ def flip(input: Any, dims: Any, *more: int) -> "Tensor":
     x = as_tensor(input)
     wanted = sizes("flip", (dims, *more))
     backwards = all_dims("flip", wanted, x.data.ndim) if wanted else ()
-    return table.part(x, at=tuple([slice(None, None, -1 if i in backwards else None) for i in range(x.data.ndim)]))
+    return table.slice(x, at=tuple([slice(None, None, -1 if i in backwards else None) for i in range(x.data.ndim)]))
 
 
 def roll(input: Any, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] | None = None) -> "Tensor":
@@ -181,7 +181,7 @@ def _pad_with_value(x: "Tensor", borders: list[tuple[int, int, int]], value: flo
             raise ValueError(f"pad: cutting {(before, after)} leaves less than nothing of shape {list(x.shape)}")
         taken[dim] = slice(max(-before, 0), n - max(-after, 0))
         inner[dim] = slice(max(before, 0), shape[dim] - max(after, 0))
-    padded = table.put(table.part(x, at=tuple(taken)), shape=tuple(shape), at=tuple(inner))
+    padded = table.slice_scatter(table.slice(x, at=tuple(taken)), shape=tuple(shape), at=tuple(inner))
     if not value:
         return padded
     border = np.ones(shape, np.bool_)
@@ -250,7 +250,7 @@ def _pieces(x: "Tensor", axis: int, parts: Sequence[int]) -> tuple["Tensor", ...
 
 
 def _narrow(x: "Tensor", axis: int, start: int, stop: int) -> "Tensor":
-    return table.part(x, at=along(axis, slice(start, stop)))
+    return table.slice(x, at=along(axis, slice(start, stop)))
 
 
 def narrow(input: Any, dim: int, start: int, length: int) -> "Tensor":
@@ -273,7 +273,7 @@ def chunk(input: Any, chunks: int, dim: int = 0) -> tuple["Tensor", ...]:
 def unbind(input: Any, dim: int = 0) -> tuple["Tensor", ...]:
     """The slices along `dim`, without that dimension. Their gradients are gathered in one array."""
     x, axis, n = _divided("unbind", input, dim)
-    return tuple([table.part(x, at=along(axis, i)) for i in range(n)])
+    return tuple([table.slice(x, at=along(axis, i)) for i in range(n)])
 
 
 def _divided(name: str, input: Any, dim: int) -> tuple["Tensor", int, int]:
@@ -295,7 +295,7 @@ def getitem(x: "Tensor", index: Any) -> "Tensor":
     """
     parts = index if isinstance(index, tuple) else (index,)
     at = tuple([i if i.__class__ in _BASIC else _plain(i, x.node is not None) for i in parts])
-    row = table.part if all(i.__class__ in _BASIC for i in at) else table.index
+    row = table.slice if all(i.__class__ in _BASIC for i in at) else table.index
     return row(x, at=at)
 
 
@@ -347,7 +347,7 @@ def gather(input: Any, dim: int, index: Any) -> "Tensor":
     if places.ndim != x.data.ndim and places.size:
         raise ValueError(f"gather: index has shape {list(places.shape)}, the input {list(x.shape)}: dimensions differ")
     if not places.size:
-        return reshape(table.part(reshape(x, -1), at=(slice(0, 0),)), places.shape)
+        return reshape(table.slice(reshape(x, -1), at=(slice(0, 0),)), places.shape)
     if any(n > m for i, (n, m) in enumerate(zip(places.shape, x.data.shape)) if i != axis):
         raise ValueError(f"gather: index of shape {list(places.shape)} exceeds the input's {list(x.shape)}")
     _in_range("gather", places, x.data.shape[axis], dim)

@@ -151,12 +151,12 @@ expand = tensor("expand(x, *, shape)", "y = x repeated to shape", "[...] -> shap
 sum_to = tensor("sum_to(x, *, shape)", "y = x summed where shape has ones", "[...] -> shape",
                 unbroadcast, arrays.summed_to,
                 dx="expand(dy, shape=x_shape)")
-part = tensor("part(x, *, at)", "y = x[at], at of ints and slices", "[...] -> as NumPy has it",
-              lambda x, at: x[at], arrays.indexed, onnx="Slice", scatter=arrays.add_to_part,
-              dx="put(dy, shape=x_shape, at=at)")
-put = tensor("put(x, *, shape, at)", "y = 0, then y[at] = x, at of ints and slices", "[...] -> shape",
-             arrays.put, lambda x, shape, at: shape,
-             dx="part(dy, at=at)")
+slice = tensor("slice(x, *, at)", "y = x[at], at of ints and slices", "[...] -> as NumPy has it",
+               lambda x, at: x[at], arrays.indexed, onnx="Slice", scatter=arrays.add_to_slice,
+               dx="slice_scatter(dy, shape=x_shape, at=at)")
+slice_scatter = tensor("slice_scatter(x, *, shape, at)", "y = 0, then y[at] = x, at of ints and slices",
+                       "[...] -> shape", arrays.slice_scatter, lambda x, shape, at: shape,
+                       dx="slice(dy, at=at)")
 index = tensor("index(x, *, at)", "y = x[at], at with arrays in it", "[...] -> as NumPy has it",
                lambda x, at: x[at], arrays.indexed, onnx="GatherND", scatter=arrays.add_to_elements,
                dx="index_add(dy, shape=x_shape, at=at)")
@@ -198,7 +198,7 @@ def spread(dy: Any, x_shape: Shape, dim: tuple[int, ...]) -> Any:
 
 def flip(x: Any, dim: int) -> Any:
     """x backwards along dim."""
-    return part(x, at=arrays.along(dim, slice(None, None, -1)))
+    return slice(x, at=arrays.between(dim, None, None, -1))
 
 
 def mT(x: Any) -> Any:
@@ -216,7 +216,8 @@ def inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
 def portions(dy: Any, shapes: Sequence[Shape], dim: int) -> list[Any]:
     """What each input contributed to a concatenation."""
     ends = np.cumsum([shape[dim] for shape in shapes]).tolist()
-    return [part(dy, at=arrays.along(dim, slice(end - shape[dim], end))) for end, shape in zip(ends, shapes)]
+    pieces = (arrays.between(dim, end - shape[dim], end) for end, shape in zip(ends, shapes))
+    return [slice(dy, at=at) for at in pieces]
 
 
 _HELPERS = (kept, spread, tied, flip, mT, inverse, portions)

@@ -144,7 +144,7 @@ class Allocation:
         self.sums: dict[Value, tuple[str, int]] = {}
         self.sum_widths: dict[str, int] = {}
         for _, _, d in self.vectors:
-            if d.kind == "operation" and d.row not in (table.matmul, table.part):
+            if d.kind == "operation" and d.row not in (table.matmul, table.slice):
                 whole, start = wholes.get(d, (d, 0))
                 self.sums[d] = f"{whole.name}_sum", start
                 self.sum_widths[f"{whole.name}_sum"] = whole.width

@@ -60,7 +60,7 @@ def is_nothing(row: Primitive, inputs: tuple[Any, ...], attributes: dict[str, An
     x = inputs[0]
     if not isinstance(x, Value):
         return False
-    if row is table.reshape or (row is table.part and x.per_row):
+    if row is table.reshape or (row is table.slice and x.per_row):
         return x.per_row and shape == x.shape
     if row is table.permute:
         return bool(attributes["dims"] == tuple(range(len(x.shape))))
@@ -71,15 +71,15 @@ def plain_slice(shape: Shape, at: Any) -> tuple[Primitive, dict[str, Any]]:
     """An index of ints and slices into rows as an operation: with an entry for each dimension, or as another shape."""
     whole = slice(None)
     if len([i for i in at if i is not None and i is not ...]) > len(shape):
-        return table.part, {"at": at}
+        return table.slice, {"at": at}
     if all(i is None or i is ... or i == whole for i in at):
-        return table.reshape, {"shape": table.part.shape(shape, at=at)}
+        return table.reshape, {"shape": table.slice.shape(shape, at=at)}
     if None in at:
-        return table.part, {"at": at}
+        return table.slice, {"at": at}
     front = at.index(...) if ... in at else len(at)
     behind = at[front + 1 :]
     at = (*at[:front], *[whole] * (len(shape) - front - len(behind)), *behind)
-    return table.part, {"at": (whole, *at[1:]) if takes_all_rows(at, shape) else at}
+    return table.slice, {"at": (whole, *at[1:]) if takes_all_rows(at, shape) else at}
 
 
 def too_many(where: str) -> Unfusable:
@@ -104,7 +104,7 @@ def _words(row: Primitive, inputs: tuple[Any, ...], attributes: dict[str, Any]) 
         return "_".join(names)
     if row is table.mul and len(names) == 2 and len("".join(names)) <= 8:
         return "v" if any(x.nameless for x in inputs) else "_".join(names)
-    if row is table.part and in_place(inputs[0], attributes["at"]):
+    if row is table.slice and in_place(inputs[0], attributes["at"]):
         first, last = columns_at(inputs[0].shape, attributes["at"])
         return f"{names[0]}_{first // max(last - first, 1)}"
     return f"{row.name}_{names[0]}" if len(inputs) == 1 else "v"

@@ -37,7 +37,6 @@ class Backward(Kernel):
 
     def __init__(self, scan: Any, block: Block, forward: Forward) -> None:
         super().__init__(scan, "backward", block)
-        program, gradient, size = self.program, self.program.gradient, self.size
         self.forward = forward
         self.written: set[Argument] = set()  # those to whose gradients something has been
         wanted = [a for a in forward.arguments if a.value not in scan.never and a.value.dtype.kind == "f"]
@@ -45,14 +44,32 @@ class Backward(Kernel):
         self.zeroed = self._added_to()
         self.before: dict[str, str] = {}
         self.finals: list[str] = []  # the gradients of the final states
-        for value in program.sequences:
-            if value not in program.hoisted and scan.argument_name(value) in self.arrays:
-                self.argument(value, "rows")
-        for role, values in ("each", program.constants), ("vector", program.vectors):
+        self._read()
+        self._prepare(block)
+        steps = "for t in range(last - 1, first - 1, -1):"
+        self.write(LOOP, steps, *(f"    {line}" for line in [*STEP, *OVER, *self.body]))
+        self._finish()
+        self.zeroed |= self.d.keys() - self.written  # nothing arrives there
+        self.results = list(self.d.values())
+        watched = [state.name for state in forward.whole if state.name in self.used | self.arrays]
+        self.inputs = [*(a.name for a in self.arguments), *watched]
+        self.watched = [state.name in watched for state in forward.whole]
+        self.source = self._source(block, watched)
+
+    def _read(self) -> None:
+        """The arguments that the loop reads."""
+        program, scan = self.program, self.scan
+        roles = [("rows", [x for x in program.sequences if x not in program.hoisted])]
+        roles += [("each", [*program.constants]), ("vector", [*program.vectors])]
+        for role, values in roles:
             for value in values:
                 if scan.argument_name(value) in self.arrays:
                     self.argument(value, role)
-        for carry in gradient.carries:
+
+    def _prepare(self, block: Block) -> None:
+        """What lies in the arena, and what it begins with."""
+        program, scan = self.program, self.scan
+        for carry in program.gradient.carries:
             self._begin(carry)
         for name, width in scan.sum_widths.items():
             self.arena.add(name, "B", width)
@@ -67,8 +84,10 @@ class Backward(Kernel):
             weights, copies = self.joined(f"{product.result.name}_weights", product.weights)
             self.write(BEGIN, *copies)
             self.pack(name, turned(weights), product.result.width, product.left.width)
-        steps = "for t in range(last - 1, first - 1, -1):"
-        self.write(LOOP, steps, *(f"    {line}" for line in [*STEP, *OVER, *self.body]))
+
+    def _finish(self) -> None:
+        """The epilogue."""
+        program, gradient = self.program, self.program.gradient
         self._sequences()
         self._vectors()
         for product, d in gradient.products:
@@ -79,29 +98,25 @@ class Backward(Kernel):
                 self._hoisted(value, self._stash(gradient.sequences[value]))
         for state, carry in zip(program.states, gradient.carries):
             a = self._of(state, "first")
-            copied = f"copy(matrix({carry.name}), matrix({self.d[a]}), B, {size(state.width)})"
-            self._into(a, [copied])
-        watched = [state.name for state in forward.whole if state.name in self.used | self.arrays]
-        self.inputs = [*(a.name for a in self.arguments), *watched]
-        self.watched = [state.name in watched for state in forward.whole]
-        self.zeroed |= self.d.keys() - self.written  # nothing arrives there
-        self.results = list(self.d.values())
+            self._into(a, [f"copy(matrix({carry.name}), matrix({self.d[a]}), B, {self.size(state.width)})"])
+
+    def _source(self, block: Block, watched: list[str]) -> str:
+        """The text of the function."""
+        scan, size = self.scan, self.size
         self.used |= self.arrays | {name for name, _, _ in self.arena.entries}
         residuals = Arena("residuals")
         over = {there: name for name, there in scan.overwritten.items()}
         for name, rows, row in scan.kept:
-            name = over.get(name, name)
-            residuals.add(name, rows, *row)
+            residuals.add(over.get(name, name), rows, *row)
         carved = [*residuals.text(size, self.used), *self.arena.text(size, self.used)]
         parameters = [*PARAMETERS, "keep", *scan.sizes.values(), *block.numbers, *self.inputs]
-        parameters += [*(dy.name for dy in gradient.dys), *self.finals]
-        parameters += [*self.results, "residuals", "arena"]
+        parameters += [*(dy.name for dy in self.program.gradient.dys), *self.finals]
         comments = {
             BEGIN: "the weights of products in the loop, packed",
             LOOP: "the loop over time, from the last step to the first, for sequences [lo, hi)",
             END: "the epilogue: one product for each product, one sum for each vector, of all steps at once",
         }
-        self.source = self.text(parameters, watched, carved, comments)
+        return self.text([*parameters, *self.results, "residuals", "arena"], watched, carved, comments)
 
     def _begin(self, carry: Value) -> None:
         """The gradient of a state, of `keep` steps at a time, begins with that of its final values, if one arrives.

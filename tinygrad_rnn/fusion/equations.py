@@ -50,7 +50,7 @@ def _equation(value: Value, has_name: Callable[[Value], bool]) -> ast.expr:
     row = value.row
     assert row is not None
     operands = [operand(x) for x in value.inputs]
-    if row is table.part:
+    if row is table.slice:
         at = [index_text(i) for i in value.attributes["at"]]
         if is_view(value):
             at[-1] = "{}:{}".format(*columns(value))

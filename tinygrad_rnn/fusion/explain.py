@@ -53,7 +53,7 @@ def _step(scan: Scan) -> list[str]:
     for value in traced.values:
         if value.row is None or not equations.has_name(value) or value not in needed:
             continue
-        if value.row is table.part:
+        if value.row is table.slice:
             base = value.inputs[0].name
             if not equations.has_name(value.inputs[0]):
                 base = equations.describe(value.inputs[0]).partition(" = ")[2]
@@ -94,7 +94,7 @@ def _prologue(scan: Scan) -> list[str]:
             joined = f", {members} products of {value.inputs[0].name} in one" if members > 1 else ""
             shapes = _shapes(value, "T * B")
             text.append(f"{equations.describe(value)}: hoisted, one product {shapes} for all steps{joined}")
-        elif value.row not in (None, table.part, table.cat) and equations.has_name(value):
+        elif value.row not in (None, table.slice, table.cat) and equations.has_name(value):
             text.append(equations.describe(value) + (": for all steps" if value.per_row else ""))
     for product in program.products:
         names = ", ".join(weights.name for weights in product.weights)
@@ -142,7 +142,7 @@ def _residuals(scan: Scan) -> list[str]:
 
 def _rematerialised(scan: Scan) -> list[str]:
     gradient = set(scan.program.gradient.values)
-    again = [x for x in scan.program.backward if x not in gradient and x.row is not table.part]
+    again = [x for x in scan.program.backward if x not in gradient and x.row is not table.slice]
     return [f"rematerialised rather than saved: {', '.join(map(Equations().describe, again))}"] if again else []
 
 

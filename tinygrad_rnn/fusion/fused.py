@@ -32,7 +32,7 @@ from .sequence import Sequence, States
 from .trace import trace_step
 from .validate import Report, is_on, validate
 
-VIEWS = (table.part, table.permute, table.reshape, table.expand)
+VIEWS = (table.slice, table.permute, table.reshape, table.expand)
 PACKAGE = __name__.partition(".")[0]
 
 

@@ -77,7 +77,7 @@ def _check(value: Value, at_each_step: Callable[[Value], bool]) -> None:
     """Refuse what has no place in a kernel."""
     row = value.row
     assert row is not None
-    if isinstance(row, ElementwisePrimitive) or row in (table.part, table.cat, table.cast):
+    if isinstance(row, ElementwisePrimitive) or row in (table.slice, table.cat, table.cast):
         fits = value.per_row and len(value.shape) <= 2
     elif row is table.expand:
         fits = value.per_row and len(value.shape) == 2

@@ -73,7 +73,7 @@ class Matrix(NamedTuple):
 def matrix_of(value: Value) -> Matrix:
     """What a matrix is a view of, as far as kernels can read views."""
     suffix = ""
-    while value.row in (table.permute, table.part) and len(value.shape) == len(value.inputs[0].shape) == 2:
+    while value.row in (table.permute, table.slice) and len(value.shape) == len(value.inputs[0].shape) == 2:
         if value.row is table.permute:
             suffix = ".T" + suffix if value.attributes["dims"] == (1, 0) else suffix
         elif all(isinstance(i, slice) and i.step in (None, 1) for i in value.attributes["at"]):

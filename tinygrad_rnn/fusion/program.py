@@ -106,7 +106,7 @@ class Value:
         shape = ", ".join(map(str, self.shape))
         if self.row is None:
             return f"{self.name}[{shape}]: {self.kind}"
-        if self.row is table.part:
+        if self.row is table.slice:
             return f"{self.name}[{shape}] = {self.inputs[0].name}[{', '.join(map(index_text, self.attributes['at']))}]"
         arguments = [x.name if isinstance(x, Value) else repr(x) for x in self.inputs]
         arguments += [f"{name}={value!r}" for name, value in self.attributes.items()]
@@ -172,12 +172,12 @@ def cut(whole: Value, first: int, last: int, name: str, where: str = "", named: 
     """Columns [first, last) of a value."""
     at = (*[slice(None)] * (len(whole.shape) - 1), slice(first, last))
     shape = (*whole.shape[:-1], last - first)
-    return operation(name, table.part, (whole,), {"at": at}, shape, whole.dtype, where, named)
+    return operation(name, table.slice, (whole,), {"at": at}, shape, whole.dtype, where, named)
 
 
 def is_view(value: Value) -> bool:
     """Whether it is a slice that a kernel reads in place. Other slices, of parameters, are computed once a call."""
-    return value.row is table.part and in_place(value.inputs[0], value.attributes["at"])
+    return value.row is table.slice and in_place(value.inputs[0], value.attributes["at"])
 
 
 def in_place(x: Value, at: Any) -> bool:

@@ -8,7 +8,7 @@ from .batch import BATCH
 from .program import Program, Value, base_of, needed_for, operation, sources_of
 
 CHEAP = (
-    table.add, table.sub, table.mul, table.neg, table.square, table.relu, table.where, table.part, table.expand,
+    table.add, table.sub, table.mul, table.neg, table.square, table.relu, table.where, table.slice, table.expand,
     table.eq, table.ne, table.lt, table.le, table.gt, table.ge, table.logical_and, table.logical_or,
     table.logical_not, table.cast, table.maximum, table.minimum, table.abs, table.sign, table.reshape,
 )  # fmt: skip
@@ -53,7 +53,7 @@ def rematerialise(program: Program) -> Program:
             for y in value.operands:
                 if y not in at_hand:  # a slice may be, of what is not
                     ahead += [y, base_of(y)]
-    again |= {y for value in values for y in value.operands if y in inside and y.row is table.part}
+    again |= {y for value in values for y in value.operands if y in inside and y.row is table.slice}
     in_order = lambda some: [value for value in program.loop if value in some]
     # What products multiply is read by the epilogue, though the loop may rather compute it again.
     lefts = dict.fromkeys(base_of(product.left) for product in program.products)

@@ -117,7 +117,7 @@ def readers(schedule: Schedule) -> dict[Value, list[Reader]]:
             found.setdefault(source, []).append(Reader(value, *columns(y), order))
 
     for value in schedule.values:
-        for y in () if value.row is table.part else value.operands:
+        for y in () if value.row is table.slice else value.operands:
             add(value, y, _order(schedule, value))
     for value in schedule.copied():
         add(value, value, (*schedule.copy_level(value), value.width, 1))  # at the end of its loop

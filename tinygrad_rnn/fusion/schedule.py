@@ -94,7 +94,7 @@ class Schedule:
         """Where a value can be read, if it is in memory at all."""
         if value in self.places:
             return self.places[value]
-        if value.row is table.part:
+        if value.row is table.slice:
             whole = self.memory(value.inputs[0])
             return None if whole is None else whole.columns(columns(value)[0], value.width)
         return self.stores[value][0] if value in self.stores else None
@@ -190,12 +190,12 @@ class Schedule:
         value = self._same.get(value, value)
         if value in self.inside:
             return self.levels[value] if value in self.levels else self._level(value)
-        return self._level_of(value.inputs[0]) if value.row is table.part else (0, 0)
+        return self._level_of(value.inputs[0]) if value.row is table.slice else (0, 0)
 
     def _readable(self, reader: Value, y: Value) -> Level:
         """The level at which `reader` can read `y`: that of y, or the next loop if y must be complete."""
         phase, loop = self._level_of(y)
-        base = y.inputs[0] if y.row is table.part else y
+        base = y.inputs[0] if y.row is table.slice else y
         base = self._same.get(base, base)
         if base not in self.inside or base.row is table.matmul:
             return phase, loop
@@ -205,7 +205,7 @@ class Schedule:
 
     def copied(self) -> dict[Value, list[Memory]]:
         """The values that are copied to places in memory from another one, rather than computed there."""
-        copies = {x: places for x, places in self.stores.items() if x not in self.inside or x.row is table.part}
+        copies = {x: places for x, places in self.stores.items() if x not in self.inside or x.row is table.slice}
         products = {x: places[1:] for x, places in self.stores.items() if x.row is table.matmul and x in self.inside}
         return copies | {x: places for x, places in products.items() if places}
 
@@ -220,7 +220,7 @@ class Schedule:
         for value in self.values:
             placed = value in self.stores or value in self.places or value in self.sums
             # Columns that are copied are read from memory.
-            copied = any(y.row is table.part and y in self.stores for y in readers.get(value, ()))
+            copied = any(y.row is table.slice and y in self.stores for y in readers.get(value, ()))
             if isinstance(value.row, ElementwisePrimitive) and not placed and not copied:
                 if all(y in can_move for y in value.operands if y in self.inside and self.memory(y) is None):
                     can_move.add(value)
@@ -235,7 +235,7 @@ class Schedule:
             phase, loop = self.levels[value]
             if value.row is table.matmul:
                 phases[phase].products.append(value)
-            elif value.row not in (table.part, table.cat):
+            elif value.row not in (table.slice, table.cat):
                 phases[phase].loops.setdefault((loop, loop_width(value)), ([], {}))[0].append(value)
         for value, places in self.copied().items():
             phase, loop = self.copy_level(value)

@@ -65,7 +65,7 @@ class Simplified:
                 continue
             if (0, value.width) in asked or any(self._operands(value, at) is None for at in asked):
                 asked.setdefault((0, value.width), None)
-                if value.row is table.part and value.per_row:
+                if value.row is table.slice and value.per_row:
                     self._ask(value.inputs[0], columns(value), value)
                 else:
                     for x in value.operands:
@@ -73,7 +73,7 @@ class Simplified:
                 continue
             for at, name in asked.items():
                 for x, of_x in self._operands(value, at) or ():
-                    self._ask(x, of_x, name if value.row in (table.part, table.cat) else None)
+                    self._ask(x, of_x, name if value.row in (table.slice, table.cat) else None)
 
     def _ask(self, value: Value, at: Columns, name: Value | None = None) -> None:
         asked = self._asked.setdefault(value, {})
@@ -84,7 +84,7 @@ class Simplified:
         first, last = at
         if value not in self.inside or not value.per_row:
             return None
-        if value.row is table.part:
+        if value.row is table.slice:
             start = columns(value)[0]
             return [(value.inputs[0], (start + first, start + last))]
         if value.row is table.cat:
@@ -112,7 +112,7 @@ class Simplified:
                 operands = None if whole in asked else self._operands(value, at)
                 if operands is None:
                     self._slice(value, at, name)
-                elif value.row in (table.part, table.cat):
+                elif value.row in (table.slice, table.cat):
                     self._at[value, at] = self._slice(*operands[0], name)
                 else:
                     self._at[value, at] = self._in_slices(value, at, operands, name)
@@ -122,7 +122,7 @@ class Simplified:
         return value
 
     def _as_a_whole(self, value: Value) -> Value:
-        if value.row is table.part and value.per_row:
+        if value.row is table.slice and value.per_row:
             return self._slice(value.inputs[0], columns(value), value)
         inputs = tuple([self.whole(x) if isinstance(x, Value) else x for x in value.inputs])
         if value.named or value.row is None:

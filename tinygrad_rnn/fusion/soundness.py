@@ -19,7 +19,7 @@ MEET = "the rows of the batch meet"
 _SUMS = (table.sum, table.amax, table.amin)
 _ALONG = (table.softmax, table.log_softmax, table.cumsum)
 _MOVES = (
-    table.part, table.put, table.index, table.reshape, table.permute, table.expand, table.cat, table.sum_to,
+    table.slice, table.slice_scatter, table.index, table.reshape, table.permute, table.expand, table.cat, table.sum_to,
     table.detach,
 )  # fmt: skip
 COMPARISONS = (table.eq, table.ne, table.lt, table.le, table.gt, table.ge)
@@ -51,8 +51,9 @@ def rows_apart(
     along = attributes.get("dim", ())
     if 0 in (along if isinstance(along, tuple) else (along,)) and row in (*_SUMS, *_ALONG):
         return f"{MEET} in {called} over dim 0", "write dim=-1, over the columns of each row"
-    if row in (table.part, table.put, table.index) and not takes_all_rows(attributes["at"], per_row[0].shape):
-        what = "an index" if called in ("part", "index") else called
+    indexed = row in (table.slice, table.slice_scatter, table.index)
+    if indexed and not takes_all_rows(attributes["at"], per_row[0].shape):
+        what = "an index" if called in ("slice", "index") else called
         return f"{MEET}: {what} picks some of them, or puts them in another order", "write h[:, first:last]"
     if row is table.cat and along == 0:
         return f"{MEET}: {called} puts them below each other", "write tg.cat([a, b], -1)"

@@ -240,7 +240,7 @@ class Trace(Builder):
         if isinstance(row, ElementwisePrimitive) and row not in (table.pow, table.clip_gradient):
             operands = [self.number(x) if isinstance(x, float) else x for x in operands]
             attributes = {name: self.number(x) if type(x) is float else x for name, x in attributes.items()}
-        if row is table.part and isinstance(operands[0], Value) and operands[0].per_row:
+        if row is table.slice and isinstance(operands[0], Value) and operands[0].per_row:
             row, attributes = plain_slice(operands[0].shape, attributes["at"])
         try:
             shape = row.shape(*(x.shape if isinstance(x, Value) else () for x in operands), **attributes)
@@ -279,7 +279,7 @@ class Trace(Builder):
                 wrong = self._promoted_by(np.dtype(attributes["dtype"])) or wrong
         if wrong is not None:
             self.refuse(*wrong)
-        if row is table.part and operands[0].per_row:
+        if row is table.slice and operands[0].per_row:
             columns_at(operands[0].shape, attributes["at"])  # which refuses others
 
     def _promoted_by(self, dtype: np.dtype) -> tuple[str, str] | None:

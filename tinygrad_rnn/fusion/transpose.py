@@ -85,7 +85,7 @@ class Adjoint(Builder):
         return pieces[0] if len(pieces) == 1 else self.add(table.cat, pieces, {"dim": 1}, (BATCH, value.width))
 
     def _columns(self, dx: Value, first: int, last: int) -> Value:
-        return self.add(table.part, [dx], {"at": (slice(None), slice(first, last))}, (BATCH, last - first))
+        return self.add(table.slice, [dx], {"at": (slice(None), slice(first, last))}, (BATCH, last - first))
 
     def through(self, value: Value, dy: Value) -> list[tuple[Value, Value]]:
         """The gradients of the operands of one value, by the rules of its row."""
