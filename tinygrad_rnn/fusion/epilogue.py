@@ -244,13 +244,15 @@ class Backward(Kernel):
                 start += part.width
             return
         for part, view, argument in zip(parts, views, arguments):
-            if argument not in self.d:
-                first += part.width
-                continue
-            dy, target = shifted(name, "0", size(first)), f"{self.d[argument]}{view.suffix}"
-            shape = f"{size(K)}, {size(part.width)}, total"
-            add = not self._is_fresh(argument)
-            self._into(argument, [f"product({a}, {dy}, matrix({target}), {shape}, {add}, room, threads)"])
+            if argument in self.d:
+                factors = [a, shifted(name, "0", size(first)), f"matrix({self.d[argument]}{view.suffix})"]
+                factors += [size(K), size(part.width)]
+                if view.suffix == ".T":  # by the rows of the result, so that threads can share them well
+                    array, i, j = left
+                    factors = [shifted(f"{name}.T", size(first), "0"), shifted(turned(array), j, i)]
+                    factors += [f"matrix({self.d[argument]})", size(part.width), size(K)]
+                add = not self._is_fresh(argument)
+                self._into(argument, [f"product({', '.join(factors)}, total, {add}, room, threads)"])
             first += part.width
 
     def _hoisted(self, value: Value, d: tuple[str, int]) -> None:
