@@ -6,17 +6,31 @@ from typing import Any
 
 import numpy as np
 from maths import lstm
+from numba import njit
 from pairs import Group, Row, Settings, forget, installed, leaves, random
 from peak import measure_fma_peak
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.autograd.table import TABLE
-from tinygrad_rnn.kernels.matmul import matmul, matmul_packed, pack
+from tinygrad_rnn.kernels.matmul import fill_panels, matmul, matrix, multiply, panels
+from tinygrad_rnn.kernels.memory import JIT
+from tinygrad_rnn.kernels.vector import ROW_BYTES
 
 PRODUCTS = [(1, 64, 256), (32, 128, 512), (1000, 37, 65), (256, 256, 256), (64, 512, 2048), (1024, 1024, 1024)]
 PACKED = [(B, H, 4 * H) for H in (128, 256, 512) for B in (32, 64)]
 SIZES = [10**3, 10**4, 10**5, 10**6]
 STEPS = [(B, H) for H in (32, 128, 256) for B in (1, 8, 32)]
+
+
+@njit(**JIT)
+def pack(b, place):
+    fill_panels(matrix(b), panels(place), b.shape[0], b.shape[1])
+
+
+@njit(**JIT)
+def multiply_packed(a, packed, c):
+    """As generated kernels do it."""
+    multiply(matrix(a), panels(packed), matrix(c), a.shape[0], c.shape[1], a.shape[1], False)
 
 
 def kernel_groups(settings: Settings) -> Iterator[Group]:
@@ -51,8 +65,13 @@ def product(size: tuple[int, int, int], dtype: str, peak: float, packed: bool = 
     M, K, N = size
     a, b = random(M, K, dtype=dtype), random(K, N, dtype=dtype)
     c, d = np.empty((M, N), dtype), np.empty((M, N), dtype)
-    prepared = pack(b) if packed else None
-    ours = (lambda: matmul_packed(a, prepared, out=c)) if prepared else (lambda: matmul(a, b, out=c))
+    if packed:
+        width = ROW_BYTES // b.itemsize
+        place = np.empty((-(-N // width), K, width), dtype)
+        pack(b, place)
+        ours = lambda: multiply_packed(a, place, c)
+    else:
+        ours = lambda: matmul(a, b, out=c)
     return Row(f"{M}, {K}, {N}", ours, lambda: np.matmul(a, b, out=d), 2 * M * K * N, peak)
 
 

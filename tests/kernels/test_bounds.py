@@ -13,9 +13,9 @@ import pytest
 from numba import config
 
 from kernels.guarded import guarded, in_child, needs_guards, untouched
+from kernels.packed import Packed, fill, matmul_packed, pack
 from tinygrad_rnn.kernels import macro_kernel, matmul, products, threads, vector
 from tinygrad_rnn.kernels.elementwise import Elementwise
-from tinygrad_rnn.kernels.matmul import Packed, pack
 from tinygrad_rnn.kernels.squares import sum_of_squares
 
 pytestmark = [
@@ -82,9 +82,8 @@ def one_product(rng, M, K, N, dtype, lays, end):
     old = rng.standard_normal((M, N)).astype(dtype)
     plain, packed = matmul.matmul(a.copy(), b.copy()), pack(b)
     panels = guarded(packed.panels, end)
-    fill = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 8)(products.products(dtype).library.address("fill_panels"))
     panels[...] = 7
-    fill(b.ctypes.data, *b.strides, panels.ctypes.data, panels.strides[1], panels.strides[0], K, N)
+    fill(b, panels)
     assert np.array_equal(panels, packed.panels)
     packed = Packed(panels, (K, N))
     for accumulate in (False, True):
@@ -95,7 +94,7 @@ def one_product(rng, M, K, N, dtype, lays, end):
         if not accumulate and 1 not in (M, N):
             assert np.array_equal(c, plain)
         c[...] = old if accumulate else np.nan
-        matmul.matmul_packed(a, packed, c, accumulate)
+        matmul_packed(a, packed, c, accumulate)
         check(c, a, b, before)
     return c
 

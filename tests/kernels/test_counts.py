@@ -260,7 +260,7 @@ def test_parts_of_a_product_that_has_none():
         chunk = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(products.products(dtype).library.address("chunk"))
         for pieces, unit in itertools.product([*NONE, 1], NONE):
             job = (ctypes.c_int64 * len(products._JOB))()
-            job[products._JOB.index("pieces")], job[products._JOB.index("unit")] = pieces, unit
+            job[products._JOB.index("tiles")], job[products._JOB.index("unit")] = pieces, unit
             chunk(ctypes.addressof(job), 0, 0)
-            job[products._JOB.index("pieces")], job[products._JOB.index("unit")] = unit, pieces
+            job[products._JOB.index("tiles")], job[products._JOB.index("unit")] = unit, pieces
             chunk(ctypes.addressof(job), 0, 0)

@@ -209,7 +209,7 @@ def interrupt_while_products_are_made(use):
         return stored(name, key, make)
 
     cache.stored = interrupting
-    uses = {"short": short_call, "sequence": sequence, "product": product, "pack": packed, "compiled": compiled_by_user}
+    uses = {"short": short_call, "sequence": sequence, "product": product, "compiled": compiled_by_user}
     got = None
     try:
         got = uses[use]()
@@ -245,11 +245,6 @@ def product():
     return np.array_equal(tg.kernels.matmul.matmul(a, a.T), a @ a.T)
 
 
-def packed():
-    a = np.arange(12, dtype=np.float32).reshape(3, 4)
-    return np.array_equal(tg.kernels.matmul.pack(a).panels[0, :, :4], a)
-
-
 def compiled_by_user():
     from numba import njit
 
@@ -268,7 +263,7 @@ def compiled_by_user():
 
 @pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
-@pytest.mark.parametrize("use", ["short", "sequence", "product", "pack", "compiled"])
+@pytest.mark.parametrize("use", ["short", "sequence", "product", "compiled"])
 def test_ctrl_c_while_the_first_product_is_made(use):
     with_signal = "signal.signal(signal.SIGINT, signal.default_int_handler)"
     printed = in_child(__file__, f"{with_signal}; interrupt_while_products_are_made({use!r})")

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from numba import config, njit
 
 from kernels.guarded import guarded, in_child, needs_guards
+from kernels.packed import matmul_packed, pack
 from tinygrad_rnn.kernels import macro_kernel, products, threads, vector
 from tinygrad_rnn.kernels import matmul as module
 from tinygrad_rnn.kernels import team as team_module
-from tinygrad_rnn.kernels.matmul import matmul, matmul_packed, matrix, multiply, pack, panels, shift
+from tinygrad_rnn.kernels.matmul import matmul, matrix, multiply, panels, shift
 from tinygrad_rnn.kernels.memory import JIT
 from tinygrad_rnn.kernels.team import team
 
@@ -211,9 +212,6 @@ def test_out_may_overlap_the_operands(dtype):
     first, last = room[:40], room[10:]
     expected = matmul(first, b)
     assert np.array_equal(matmul(first, b, last), expected)
-    packed = pack(b)
-    x = a.copy()
-    assert np.array_equal(matmul_packed(x, packed, x), matmul_packed(a, packed))
 
 
 @compiled
@@ -266,7 +264,6 @@ def test_arrays_of_other_kinds(tmp_path):
     out = np.zeros((6, 40), np.float32).view(np.memmap)
     for x, y in ((mapped, b), (a, marked), (mapped, marked)):
         assert np.array_equal(matmul(x, y), expected)
-        assert np.array_equal(matmul_packed(x, pack(y)), expected)
         assert matmul(x, y, out) is out and np.array_equal(out, expected)
     stack = np.stack([a, a])
     assert np.array_equal(matmul(stack, marked), np.stack([expected, expected]))
@@ -280,16 +277,10 @@ def test_errors_name_what_is_wrong():
         matmul(np.ones((2, 2), np.int64), np.ones((2, 2), np.int64))
     with pytest.raises(TypeError, match=r"got [<>]f4"):
         matmul(a.astype(a.dtype.newbyteorder()), b.astype(b.dtype.newbyteorder()))
-    with pytest.raises(TypeError, match="expected float32 or float64"):
-        pack(np.ones((2, 2), np.float16))
-    with pytest.raises(TypeError, match="dtypes differ"):
-        matmul_packed(a, pack(b.astype(np.float64)))
     with pytest.raises(ValueError, match=r"inner dimensions differ: a is \[3, 4\], b is \[3, 4\]"):
         matmul(a, a)
     with pytest.raises(ValueError, match=r"inner dimensions differ: a is \[4\]"):
         matmul(a[0], b)
-    with pytest.raises(ValueError, match=r"inner dimensions differ: a is \[4, 5\], b is \[4, 5\]"):
-        matmul_packed(b, pack(b))
     with pytest.raises(ValueError, match="nothing to add to"):
         matmul(a, b, accumulate=True)
     read_only = np.ones((3, 5), np.float32)
@@ -514,7 +505,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(shape, dtype):
         results = []
         for n in (1, 2, 3, 4):
             threads.set_num_threads(n)
-            results.append((matmul(a, b), matmul_packed(a, pack(b)), matmul(batch_a, b)))
+            results.append((matmul(a, b), matmul(batch_a, b)))
         for other in results[1:]:
             assert all(np.array_equal(x, y) for x, y in zip(results[0], other))
 
@@ -534,14 +525,13 @@ def test_bits_of_products_at_random_do_not_depend_on_the_number_of_threads(count
         K = rng.choice([1, 127, 128, 129, 256, 257, rng.integers(1, 300), rng.integers(1, 1100)])
         lay_a, lay_b, lay_c = (LAYOUTS[k] for k in rng.integers(len(LAYOUTS), size=3))
         a, b = lay_a(random(rng, M, K, dtype=dtype)), lay_b(random(rng, K, N, dtype=dtype))
-        c, packed, add = random(rng, M, N, dtype=dtype), pack(b), bool(n // 2 % 2)
+        c, add = random(rng, M, N, dtype=dtype), bool(n // 2 % 2)
         results = []
         for several in (1, int(rng.integers(2, 10)), int(rng.integers(2, 10))):
             threads.set_num_threads(several)
-            results.append((matmul(a, b, lay_c(c), add), matmul_packed(a, packed, lay_c(c), add)))
+            results.append(matmul(a, b, lay_c(c), add))
         for other in results[1:]:
-            for x, y in zip(results[0], other):
-                assert np.array_equal(x, y), (M, K, N, dtype, lay_a, lay_b, lay_c, add)
+            assert np.array_equal(results[0], other), (M, K, N, dtype, lay_a, lay_b, lay_c, add)
 
 
 @pytest.mark.usefixtures("four_threads")
@@ -582,7 +572,7 @@ def test_products_do_not_wait_for_helpers_that_never_come(monkeypatch):
     monkeypatch.setattr(team_module, "team", crew := team_module.Team())
     monkeypatch.setattr(module, "team", crew)
     products.products.cache_clear()  # machine code of this team
-    monkeypatch.setattr(module, "_entries", module._OfDtype("entry", None))
+    monkeypatch.setattr(module, "_entries", module._Entries())
     monkeypatch.setattr(products, "team", crew)
     monkeypatch.setattr(team_module, "_serve", lambda *arguments: None)  # started, and gone
     for _ in range(3):

@@ -58,7 +58,7 @@ B_BYTES = PANELS * (KC * ROW_BYTES + LINE)  # else the same row of all panels wo
 WORKSPACE_BYTES = A_BYTES + B_BYTES
 UNROLL_PANELS, UNROLL_ROWS = 4, 8  # rows of A take more registers, which must be loaded again between
 NEAR = 1 << 16  # bytes of B that are read again for every few rows of A without harm
-ACCUMULATE, PACKED, NARROW = 1, 2, 4  # flags: the last says what `narrow` says of the whole of a product
+ACCUMULATE, NARROW = 1, 2  # flags: the last says what `narrow` says of the whole of a product
 
 MATRICES = [f"{matrix}_{field}" for matrix in "abc" for field in Matrix._fields]
 
@@ -294,7 +294,7 @@ def _write_dots(module: Any, dtype: str) -> None:
 
 
 def _write_part(module: Any, dtype: str) -> None:
-    """part(A, B, C, M, N, K, flags, workspace): C[M, N] (+)= A[M, K] @ B[K, N] for any strides, or for a packed B.
+    """part(A, B, C, M, N, K, flags, workspace): C[M, N] (+)= A[M, K] @ B[K, N] for any strides.
 
     `workspace` is the address of WORKSPACE_BYTES. This may be a part of the rows and columns of a product, and the flag
     NARROW says what `narrow` says of all of it. If M or N is not above zero, nothing is done; K below zero is zero.
@@ -305,26 +305,25 @@ def _write_part(module: Any, dtype: str) -> None:
     f.need(M, N)
     K = f.most(K, 0)
     width, (depth, chain) = ROW_BYTES // size, _cut(f, K, (flags & NARROW) != 0)
-    packed, accumulate = (flags & PACKED) != 0, flags & ACCUMULATE
+    accumulate = flags & ACCUMULATE
 
     def turn(condition: Int) -> None:  # C.T = B.T @ A.T
         nonlocal A, B, C, M, N
         A, B, C = (_pick(f, condition, x.transposed(), y) for x, y in ((B, A), (A, B), (C, C)))
         M, N = f.pick(condition, N, M), f.pick(condition, M, N)
 
-    turn((N == 1) & ~packed)
-    with f.when((M == 1) & (B.row == size) & ~packed):  # both operands are contiguous along k, or can be made so
+    turn(N == 1)
+    with f.when((M == 1) & (B.row == size)):  # both operands are contiguous along k, or can be made so
         f.call("dots", *A, *B, *C, M, N, K, accumulate, workspace)
         f.give()
         f.go_on()
-    turn((C.col != size) & (C.row == size) & (M > 1) & ~packed)  # so that C is written by rows
+    turn((C.col != size) & (C.row == size) & (M > 1))  # so that C is written by rows
 
     a_panels = Matrix(workspace, f.number(MR * size), f.number(KC * MR * size + LINE))
     b_panels = Matrix(workspace + A_BYTES, f.number(ROW_BYTES), f.number(KC * ROW_BYTES + LINE))
     copied = A.col != size
-    direct = (M <= MR) & (B.col == size) & ~packed  # a copy of B would be read only once
-    ready = f.pick(packed, N, f.pick(direct, N // width * width, 0))  # columns of B that need no copy
-    ready_col = f.pick(packed, B.col, ROW_BYTES)
+    direct = (M <= MR) & (B.col == size)  # a copy of B would be read only once
+    ready = f.pick(direct, N // width * width, 0)  # columns of B that need no copy
     rows = f.pick(copied, MC_BYTES // (KC * size) // MR * MR, M)
     with f.loop(0, f.most(K, 1), depth) as k, f.loop(0, M, rows) as i:
         height, part, add = f.least(rows, M - i), f.least(depth, K - k), accumulate | f.pick(k > 0, 1, 0)
@@ -342,7 +341,7 @@ def _write_part(module: Any, dtype: str) -> None:
         with f.when(copied):
             f.call("fill_rows", *A.rest(i, k).transposed(), *a_panels, part, height)
         with f.when(ready > 0):
-            multiply(0, ready, Matrix(B.rest(k, 0).data, B.row, ready_col), 0, 0)
+            multiply(0, ready, Matrix(B.rest(k, 0).data, B.row, f.number(ROW_BYTES)), 0, 0)
         with f.loop(ready, N, PANELS * width) as j:
             cols = f.least(PANELS * width, N - j)
             f.call("fill_panels", *B.rest(k, j), *b_panels, part, cols)

@@ -1,8 +1,6 @@
 """Matrix products: C = A @ B or C += A @ B, for float32 and float64 arrays of any shape and strides.
 
     matmul(a, b)                     # as NumPy's, with `out=` and `accumulate=`
-    packed = pack(b)                 # once ...
-    matmul_packed(a, packed)         # ... for many products with the same right operand
 
 How they are computed is the matter of `products`. Results do not depend on the number of threads, nor (unless the
 operands are a row and columns that are contiguous) on the other rows of a batch, to the last bit.
@@ -12,19 +10,20 @@ Inside compiled code:
     from tinygrad_rnn.kernels.matmul import matrix, multiply, panels, shift
 
     @njit(**JIT)
-    def some_rows(h, packed, y, lo, hi, N, K):    # arrays h [M, K], y [M, N]; packed is pack(b).panels
+    def some_rows(h, packed, y, lo, hi, N, K):    # arrays h [M, K], y [M, N]; packed [panels, K, width] from b
         multiply(shift(matrix(h), lo, 0), panels(packed), shift(matrix(y), lo, 0), hi - lo, N, K, True)  # y += h @ b
 
-    multiply(A, B, C, M, N, K, accumulate)        # C[M, N] (+)= A[M, K] @ B[K, N], B being `panels(pack(b).panels)`
+    multiply(A, B, C, M, N, K, accumulate)        # C[M, N] (+)= A[M, K] @ B[K, N], where B is packed
     product(A, B, C, M, N, K, accumulate, workspace, threads)     # the same for any B, on so many threads of the team
-    fill_panels(B, panels, K, N)                  # pack B[K, N]: `panels` are those of an array [panels, K, width]
+    fill_panels(B, panels, K, N)                  # pack B[K, N]: `panels` are those of an array [panels, K, width],
+                                                  # the width being ROW_BYTES; columns that do not exist are zeros
     copy(A, C, M, N)                              # C[M, N] = A[M, N]; the rows of C are contiguous
     sum_rows(A, y, first, M, N)                   # array y[first : first + N] = the sum of the rows of A[M, N], which
                                                   # are contiguous, one after the other
 
 A and C are Matrix tuples of any strides; C must not overlap the operands. Without `accumulate`, C is overwritten,
 whatever it held. The workspace is that of the thread, `room.address`; threads that have not been started are not
-waited for. The bits are those of `matmul` and `matmul_packed`; no memory is allocated; a few hundred rows at a time
+waited for. The bits are those of `matmul`; no memory is allocated; a few hundred rows at a time
 keep A in the cache. None of these is compiled into its callers: they call one copy, which is made in a tenth of a
 second when the first of them is compiled. Whoever loads them from the disk calls `products` before.
 
@@ -39,7 +38,7 @@ import ctypes
 import inspect
 import math
 import threading
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from llvmlite import ir
@@ -48,17 +47,16 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .machine import I64
-from .macro_kernel import ACCUMULATE, PACKED, WORKSPACE_BYTES
+from .macro_kernel import ACCUMULATE, WORKSPACE_BYTES
 from .memory import lines, place_of
-from .pool import empty_lines
 from .products import ANYWAY, ONE_THREAD, REFUSED, WANTS_HELPERS, products, symbol
 from .team import team
 from .threads import get_num_threads, set_num_threads
-from .vector import ROW_BYTES, Matrix
+from .vector import Matrix
 
 __all__ = [
-    "Matrix", "Packed", "copy", "fill_panels", "get_num_threads", "matmul", "matmul_packed", "matrix", "multiply",
-    "pack", "panels", "panels_of", "product", "set_num_threads", "shift", "sum_rows",
+    "Matrix", "copy", "fill_panels", "get_num_threads", "matmul", "matrix", "multiply", "panels", "product",
+    "set_num_threads", "shift", "sum_rows",
 ]  # fmt: skip
 
 
@@ -139,42 +137,27 @@ sum_rows = _of_products("sum_rows", "A y first M N")
 
 # ---- From Python -----------------------------------------------------------------------------------------------------
 
-def _interpreted_entry(a, b, c, flags, *others):
+def _interpreted(a, b, c, flags, *others):
     """The entry in NumPy, for NUMBA_DISABLE_JIT=1: summed in another order, so the last bits differ."""
-    overlap = any(np.may_share_memory(c, x) for x in (a, b))
-    if flags & PACKED:
-        panels, K, width = b.shape
-        b = b.transpose(1, 0, 2).reshape(K, panels * width)[:, : c.shape[-1]]
     alike = a.dtype == b.dtype == c.dtype and a.ndim == b.ndim == c.ndim and c.flags.writeable
-    if overlap or not alike or b.shape[:-1] != (*a.shape[:-2], a.shape[-1]) or c.shape != a.shape[:-1] + b.shape[-1:]:
+    fits = b.shape[:-1] == (*a.shape[:-2], a.shape[-1]) and c.shape == a.shape[:-1] + b.shape[-1:]
+    if not alike or not fits or any(np.may_share_memory(c, x) for x in (a, b)):
         return REFUSED
     c[...] = c + np.matmul(a, b) if flags & ACCUMULATE else np.matmul(a, b)
     return 1
 
 
-def _interpreted_fill(b, panels):
-    """Likewise for panels, which have a few columns each and zeros beyond the last column of b."""
-    count, K, width = panels.shape
-    whole = np.pad(b, ((0, 0), (0, count * width - b.shape[1])))
-    panels[...] = whole.reshape(K, count, width).transpose(1, 0, 2)
-
-
-class _OfDtype(dict[np.dtype[Any], Any]):
-    """dtype -> a function of its `products`, or the interpreted one, made at the first use of the dtype."""
-
-    def __init__(self, name: str, interpreted: Any) -> None:
-        self.name, self.interpreted = name, interpreted
+class _Entries(dict[np.dtype[Any], Any]):
+    """dtype -> the entry of its `products`, or the interpreted one, made at the first use of the dtype."""
 
     def __missing__(self, dtype: np.dtype[Any]) -> Any:
         if dtype not in (np.float32, np.float64) or not dtype.isnative:
             raise TypeError(f"matmul: expected float32 or float64 arrays, got {dtype}")
-        self[dtype] = found = self.interpreted if config.DISABLE_JIT else getattr(products(dtype.name), self.name)
+        self[dtype] = found = _interpreted if config.DISABLE_JIT else products(dtype.name).entry
         return found
 
 
-_entries, _fills = _OfDtype("entry", _interpreted_entry), _OfDtype("fill", _interpreted_fill)
-
-
+_entries = _Entries()
 _spare: list[np.ndarray] = []  # workspaces of threads that have ended
 
 
@@ -208,16 +191,6 @@ class _Workspace(threading.local):
 room = _Workspace()
 
 
-class Packed(NamedTuple):
-    """The right operand [K, N] of a product, cut into panels with contiguous rows: `panels` is [panels, K, width].
-
-    The last panel is filled up with zeros. In compiled code: `panels(packed.panels)`.
-    """
-
-    panels: np.ndarray
-    shape: tuple[int, int]
-
-
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, accumulate: bool = False) -> np.ndarray:
     """out (+)= a @ b.
 
@@ -237,7 +210,10 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, accumula
     # The entry refuses what is not simple, which costs it less than it would cost Python to look.
     if c is not None and _done(a, b, c, accumulate):
         return c
-    _check("matmul", a, b, b.shape, a.ndim > 1 < b.ndim and a.shape[-1] == b.shape[-2])
+    if b.dtype != a.dtype:
+        raise TypeError(f"matmul(a, b): dtypes differ: a is {a.dtype}, b is {b.dtype}")
+    if a.ndim < 2 or b.ndim < 2 or a.shape[-1] != b.shape[-2]:
+        raise ValueError(f"matmul(a, b): inner dimensions differ: a is {list(a.shape)}, b is {list(b.shape)}")
     batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2]) if a.ndim > 2 or b.ndim > 2 else ()
     a, b = _plain(a), _plain(b)
     out, c = _target(out, (*batch, a.shape[-2], b.shape[-1]), a.dtype, accumulate, a, b)
@@ -246,49 +222,6 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, accumula
     if c is not out:
         out[...] = c
     return out
-
-
-def pack(b: np.ndarray) -> Packed:
-    """Prepare `b` [K, N], of any strides, to be the right operand of many products; `pack(w.T)` costs no more.
-
-    Raises:
-        TypeError: `b` is neither float32 nor float64.
-    """
-    return Packed(panels_of(b), b.shape)
-
-
-def panels_of(b: np.ndarray) -> np.ndarray:
-    """`pack(b).panels`."""
-    dtype, (K, N) = b.dtype, b.shape
-    fill, width = _fills[dtype], ROW_BYTES // dtype.itemsize
-    panels = empty_lines((-(-N // width), K, width), dtype)
-    fill(b, panels)
-    return panels
-
-
-def matmul_packed(
-    a: np.ndarray, packed: Packed, out: np.ndarray | None = None, accumulate: bool = False
-) -> np.ndarray:
-    """out (+)= a @ b, where `packed` is `pack(b)` and `a` is [M, K]. For arguments and errors see `matmul`."""
-    panels, (K, N) = packed
-    c = np.empty((len(a), N), a.dtype) if out is None and not accumulate and a.ndim == 2 else out
-    if c is not None and c.shape[-1] == N and _done(a, panels, c, accumulate | PACKED):
-        return c
-    _check("matmul_packed", a, panels, (K, N), a.ndim == 2 and a.shape[1] == K)
-    a = _plain(a)
-    out, c = _target(out, (a.shape[0], N), a.dtype, accumulate, a)
-    if c.size:
-        _run(a, panels, c, accumulate | PACKED)
-    if c is not out:
-        out[...] = c
-    return out
-
-
-def _check(function: str, a: np.ndarray, b: np.ndarray, shape: tuple[int, ...], fits: bool) -> None:
-    if b.dtype != a.dtype:
-        raise TypeError(f"{function}(a, b): dtypes differ: a is {a.dtype}, b is {b.dtype}")
-    if not fits:
-        raise ValueError(f"{function}(a, b): inner dimensions differ: a is {list(a.shape)}, b is {list(shape)}")
 
 
 def _plain(x: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from llvmlite import binding, ir
 
 from .machine import I8, I32, I64, Function, Int, Library
-from .macro_kernel import ACCUMULATE, MATRICES, PACKED, narrow, of_arguments, write_part
+from .macro_kernel import ACCUMULATE, MATRICES, narrow, of_arguments, write_part
 from .macro_kernel import WORKSPACE_BYTES as WORKSPACE_BYTES
 from .team import JOB_BYTES, STARTED, team, write_share, write_work
 from .vector import MR, ROW_BYTES, Matrix, Vectors
@@ -20,7 +20,7 @@ from .vector import MR, ROW_BYTES, Matrix, Vectors
 RELEASE = 1 << 18  # multiply-adds for which the interpreter's lock is released
 ONE_THREAD = 2_000_000  # multiply-adds below which a second thread does not pay: some 20 to 40 microseconds
 
-ANYWAY = 8  # a flag of an entry: without the helpers that there should be
+ANYWAY = 4  # a flag of an entry: without the helpers that there should be
 REFUSED, WANTS_HELPERS = 0, 2  # what it may return besides 1
 
 TEAM = "tinygrad_rnn_team"  # machine code finds it by name: what is kept on the disk holds no address
@@ -32,7 +32,6 @@ class Products(NamedTuple):
 
     library: Library  # multiply, product, fill_panels, copy, sum_rows for compiled code: see `_write_multiply` etc.
     entry: Any  # entry(a, b, c, flags, workspace) -> whether c (+)= a @ b has been done: see `_write_entry`
-    fill: Any  # fill(b, panels): see `_write_fill_entry`
 
 
 @functools.cache
@@ -43,13 +42,11 @@ def products(dtype: str) -> Products:
     spread = _write_spread(module, dtype, chunk, share)
     _write_product(module, dtype)
     _write_entry(module, dtype, spread)
-    _write_fill_entry(module, dtype)
     library = Library(module)
     for function in "multiply", "product", "fill_panels", "copy", "sum_rows":
         binding.add_symbol(symbol(function, dtype), library.address(function))
     entry = _builtin("entry", library.address("entry"), (np.ndarray, np.dtype(dtype), team.address))
-    fill_entry = _builtin("fill", library.address("fill"), ())
-    return Products(library, entry, fill_entry)
+    return Products(library, entry)
 
 
 def symbol(function: str, dtype: str) -> str:
@@ -131,9 +128,7 @@ def _write_chunk(module: Any, dtype: str) -> Function:
         for axis, name in ((_STACK, "count"), (_COLUMNS, "N"), (_ROWS, "M"))
     ]
     (first, last), (j, j_end), (i, i_end) = ranges
-    packed = (told["flags"] & PACKED) != 0
-    width = ROW_BYTES // Vectors(f, dtype).size
-    A, B, C = A.rest(i, 0), B.rest(0, f.pick(packed, j // width, j)), C.rest(i, j)
+    A, B, C = A.rest(i, 0), B.rest(0, j), C.rest(i, j)
     with f.loop(first, last) as n:
         moved = [x._replace(data=x.data + told[step] * n) for x, step in zip((A, B, C), ("a_step", "b_step", "c_step"))]
         f.call("part", *moved[0], *moved[1], *moved[2], i_end - i, j_end - j, told["K"], told["flags"], workspace)
@@ -182,9 +177,8 @@ def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
 
     It is called by the interpreter with its objects, `self` being (np.ndarray, the dtype, the address of the team). It
     refuses, before anything is changed, what is no array of the dtype with two axes or three (the first for stacks of
-    matrices), what does not fit, and a `c` that is read-only or may overlap an operand. Where the flag PACKED is set,
-    `b` is [panels, K, width]. The number of `threads` counts from `one_thread` multiply-adds on. No threads, and
-    fewer, are one; so are multiply-adds.
+    matrices), what does not fit, and a `c` that is read-only or may overlap an operand. The number of `threads` counts
+    from `one_thread` multiply-adds on. No threads, and fewer, are one; so are multiply-adds.
     """
     f = Function(module, "entry", ["self", "arguments", "count"], gives=I64)
     v, (known, arguments, _) = Vectors(f, dtype), f.arguments
@@ -203,17 +197,10 @@ def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
         require((f.read(x + _DTYPE) == element) & ((ndim == 2) | (ndim == 3)))
     a, b, c = (_Array(f, v.size, x) for x in objects[:3])
     flags, workspace, threads, one_thread, team = (f.call("PyLong_AsLongLong", x) for x in (*objects[3:], team))
-    packed, one_thread = (flags & PACKED) != 0, f.most(one_thread, 1)
-    M, K, N = a.rows, a.cols, c.cols
+    one_thread, M, K, N = f.most(one_thread, 1), a.rows, a.cols, c.cols
     require((f.read(objects[2] + _FLAGS, I32) & _WRITEABLE) != 0)
-    require((c.rows == M) & (b.rows == K))
-    with f.either(packed) as (panels, matrices):
-        with panels:
-            require((b.count * b.cols >= N) & (b.cols * v.size == ROW_BYTES) & (a.ndim == 2) & (c.ndim == 2))
-            require((b.ndim == 3) & (b.col == v.size) & ((b.row == ROW_BYTES) | (K == 0)))
-        with matrices:
-            require((b.cols == N) & (a.ndim == c.ndim) & (b.ndim == c.ndim))
-            require((a.count == c.count) & (b.count == c.count))
+    require((c.rows == M) & (b.rows == K) & (b.cols == N) & (a.ndim == c.ndim) & (b.ndim == c.ndim))
+    require((a.count == c.count) & (b.count == c.count))
     low, high = c.ends()
     for x_low, x_high in a.ends(), b.ends():
         require((K == 0) | (x_high <= low) | (high <= x_low) | (M * N * c.count == 0))
@@ -228,24 +215,14 @@ def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
     release, state = work >= RELEASE, f.variable(0)
     with f.when(release):
         state.set(f.call("PyEval_SaveThread"))
-    b_matrix = b.data, b.row, f.pick(packed, b.step, b.col)
-    steps = a.step, f.pick(packed, 0, b.step), c.step
-    fields = [a.data, a.row, a.col, *b_matrix, c.data, c.row, c.col]
-    f.call(spread, *fields, M, N, K, flags, c.count, *steps, workspace, threads, one_thread, team)
+    fields = [y for x in (a, b, c) for y in (x.data, x.row, x.col)]
+    f.call(spread, *fields, M, N, K, flags, c.count, a.step, b.step, c.step, workspace, threads, one_thread, team)
     with f.when(release):
         f.call("PyEval_RestoreThread", state.get())
     f.give(f.call("PyLong_FromLongLong", 1))
     f.builder.position_at_end(refuse)
     f.give(f.call("PyLong_FromLongLong", REFUSED))
     return f
-
-
-def _write_fill_entry(module: Any, dtype: str) -> None:
-    """fill(b, panels): `fill_panels` for the interpreter, which gives two arrays that fit, empty ones too."""
-    f = Function(module, "fill", ["self", "arguments", "count"], gives=I64)
-    b, panels = (_Array(f, Vectors(f, dtype).size, f.read(f.arguments[1] + 8 * n)) for n in range(2))
-    f.call("fill_panels", b.data, b.row, b.col, panels.data, panels.row, panels.step, b.rows, b.cols)
-    f.give(f.call("PyLong_FromLongLong", 1))
 
 
 class _MethodDef(ctypes.Structure):
