@@ -54,7 +54,6 @@ def guarding(end, made):
         for module in (matmul, elementwise, arrays, table):
             patch.setattr(module, "np", numpy)
         patch.setattr(arrays, "staggered", numpy.empty)
-        patch.setattr(matmul, "empty_lines", numpy.empty)
         patch.setattr(scan, "np", numpy)
         patch.setattr(scan, "staggered", numpy.empty)
         patch.setattr(scan, "staggered_zeros", numpy.zeros)
