@@ -12,8 +12,8 @@ from peak import measure_fma_peak
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.autograd.table import TABLE
+from tinygrad_rnn.kernels.intrinsics import JIT
 from tinygrad_rnn.kernels.matmul import fill_panels, matmul, matrix, multiply, panels
-from tinygrad_rnn.kernels.memory import JIT
 from tinygrad_rnn.kernels.vector import ROW_BYTES
 
 PRODUCTS = [(1, 64, 256), (32, 128, 512), (1000, 37, 65), (256, 256, 256), (64, 512, 2048), (1024, 1024, 1024)]

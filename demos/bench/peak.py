@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from tinygrad_rnn.kernels.machine import Function, Library
+from tinygrad_rnn.kernels.assembler import Function, Library
 from tinygrad_rnn.kernels.vector import HOST, MR, VECTORS, Vectors
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.fusion import scan
-from tinygrad_rnn.kernels import memory
+from tinygrad_rnn.kernels import intrinsics
 from tinygrad_rnn.kernels.vector import ROW_BYTES
 from tinygrad_rnn.nn.cells import catalogue
 
@@ -137,18 +137,18 @@ def _product(a, b, c, rows, columns, depth, accumulate, room, threads):
 
 
 def _carve(arena, shapes):
-    """What `kernels.memory.carve` does; an arena that is too small is not."""
+    """What `kernels.intrinsics.carve` does; an arena that is too small is not."""
     found, place = [], -arena.ctypes.data % 64 // arena.itemsize
     for shape in shapes:
         end = place + math.prod(shape)
         assert end <= len(arena), "an arena is too small"
         found.append(arena[place:end].reshape(shape))
-        place += memory.spaced_by(math.prod(shape))
+        place += intrinsics.spaced_by(math.prod(shape))
     return found
 
 
 def _clear(array):
-    """What `kernels.memory.clear` does."""
+    """What `kernels.intrinsics.clear` does."""
     array[...] = 0
 
 
@@ -185,7 +185,7 @@ STAND_INS = {
     "fill_panels": _fill_panels,
     "copy": _copy,
 }
-REPLACED = re.compile(r"^from (numba|tinygrad_rnn\.kernels\.(memory|matmul|vector)) import .*$", flags=re.MULTILINE)
+REPLACED = re.compile(r"^from (numba|tinygrad_rnn\.kernels\.(intrinsics|matmul|vector)) import .*$", flags=re.MULTILINE)
 
 
 def _interpreted(self, direction, arguments):

@@ -1,6 +1,6 @@
 """All orders in which threads can take their steps: a walk over what is written for LLVM, instruction by instruction.
 
-    program = Program(module, ...)              # functions as `machine.Function` writes them, before they are optimised
+    program = Program(module, ...)  # functions as an `assembler.Function` writes them: not yet optimised
     scripts = [[("serve", 0, 7)], ...]          # what each thread calls, one function after the other
     Walk(program, memory, scripts, act).check()
 

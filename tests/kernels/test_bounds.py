@@ -132,7 +132,7 @@ def products_of_every_shape():
 
 
 def copies_and_sums():
-    """`copy` and `sum_rows` of machine code, and `product`, which works in the room of the thread."""
+    """`copy` and `sum_rows` of machine code, and `product`, which works in the workspace of the thread."""
     rng = np.random.default_rng(1)
     for dtype, end in itertools.product(DTYPES, ENDS):
         library = products.products(dtype).library

@@ -485,7 +485,7 @@ from numba.core import event
 from llvmlite import ir
 from tinygrad_rnn.kernels import cache
 from tinygrad_rnn.kernels.elementwise import Elementwise
-from tinygrad_rnn.kernels.machine import Function, Library
+from tinygrad_rnn.kernels.assembler import Function, Library
 import ctypes
 
 numbers, folder = random.Random(int(sys.argv[1])), cache.cache_directory()
@@ -601,7 +601,7 @@ def place():
     return cache.load(SOURCE, "twice").__file__
 
 
-@pytest.mark.parametrize("name", ["memory.py", "maths.py", "maths32.py", "cache.py"])
+@pytest.mark.parametrize("name", ["intrinsics.py", "maths.py", "maths32.py", "cache.py"])
 def test_an_edited_helper_is_compiled_in_anew(folder, sources, name):
     """Kernels inline helpers from other files, whose edits Numba's own cache does not notice."""
     before = place()

@@ -11,9 +11,9 @@ from numba import config, njit
 from kernels.guarded import guarded, in_child, needs_guards, untouched
 from tinygrad_rnn.kernels import matmul as module
 from tinygrad_rnn.kernels import products, team, vector
+from tinygrad_rnn.kernels.assembler import Function, Library
 from tinygrad_rnn.kernels.elementwise import Elementwise
 from tinygrad_rnn.kernels.inner_loop import inner_loop
-from tinygrad_rnn.kernels.machine import Function, Library
 from tinygrad_rnn.kernels.sharing import Shared
 from tinygrad_rnn.kernels.vector import Matrix, Shape, Vectors
 
@@ -39,7 +39,7 @@ def function(dtype, name):
 
 
 def empty_products():
-    """No rows or columns: no operand is there, nor the result, nor the room."""
+    """No rows or columns: no operand is there, nor the result, nor the workspace."""
     void = nowhere()
     for dtype, name in itertools.product(DTYPES, ["multiply", "product"]):
         call = function(dtype, name)
@@ -54,7 +54,7 @@ def empty_products():
 
 def products_over_nothing():
     """K of zero and below: the result is zero, or what it was; the operands are not there."""
-    void, room = nowhere(), module.room.address
+    void, room = nowhere(), module.workspace.address
     for dtype, name in itertools.product(DTYPES, ["multiply", "product"]):
         call, size = function(dtype, name), np.dtype(dtype).itemsize
         for K, M, N in itertools.product(NONE, [1, 2, vector.MR + 1], [1, 5, 37, 200]):
@@ -219,7 +219,7 @@ def intrinsics_with_no_counts():
         nothing = [guarded(np.zeros(shape, dtype)) for shape in ((0, 5), (5, 0), (0, 0), (0, 5, 16), (0,))]
         for few, some in itertools.product(NONE, SOME):
             for M, N, K in (few, some, some), (some, few, some), (few, few, few):
-                call(*nothing, module.room.address, M, N, K)
+                call(*nothing, module.workspace.address, M, N, K)
     print("nothing")
 
 
@@ -231,12 +231,12 @@ def entries_with_few_threads():
         a, b = rng.standard_normal((40, 30)).astype(dtype), rng.standard_normal((30, 50)).astype(dtype)
         for threads, least in itertools.product([*NONE, 1, 3], [*NONE, 1]):
             c = guarded(np.full((40, 50), np.nan, dtype))
-            assert entry(a, b, c, products.ANYWAY, module.room.address, threads, least) == 1
+            assert entry(a, b, c, products.ANYWAY, module.workspace.address, threads, least) == 1
             np.testing.assert_allclose(c, a @ b, atol=1e-4)
             for shape in ((0, 30, 50), (40, 0, 50), (40, 30, 0), (0, 0, 0)):
                 M, K, N = shape
                 x, y, z = (guarded(np.full(s, 3, dtype)) for s in ((M, K), (K, N), (M, N)))
-                assert entry(x, y, z, products.ANYWAY, module.room.address, threads, least) == 1
+                assert entry(x, y, z, products.ANYWAY, module.workspace.address, threads, least) == 1
                 assert not z.any()
     print("as one")
 

@@ -248,7 +248,7 @@ def product():
 def compiled_by_user():
     from numba import njit
 
-    from tinygrad_rnn.kernels.matmul import matrix, room, sum_rows
+    from tinygrad_rnn.kernels.matmul import matrix, sum_rows, workspace
     from tinygrad_rnn.kernels.matmul import product as in_compiled_code
 
     @njit
@@ -257,7 +257,7 @@ def compiled_by_user():
         sum_rows(matrix(a), y, 0, 3, 3)
 
     a, c, y = np.arange(9.0).reshape(3, 3), np.zeros((3, 3)), np.zeros(3)
-    both(a, a, c, y, room.address)
+    both(a, a, c, y, workspace.address)
     return np.array_equal(c, a @ a) and np.array_equal(y, a.sum(0))
 
 

@@ -21,8 +21,8 @@ from kernels.packed import matmul_packed, pack
 from tinygrad_rnn.kernels import macro_kernel, products, threads, vector
 from tinygrad_rnn.kernels import matmul as module
 from tinygrad_rnn.kernels import team as team_module
+from tinygrad_rnn.kernels.intrinsics import JIT
 from tinygrad_rnn.kernels.matmul import matmul, matrix, multiply, panels, shift
-from tinygrad_rnn.kernels.memory import JIT
 from tinygrad_rnn.kernels.team import team
 
 compiled = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
@@ -695,14 +695,14 @@ def multiply_until_the_end():
 def test_threads_hand_their_rooms_on():
     def work():
         matmul(np.eye(4), np.eye(4))
-        rooms.append(module.room.address)
+        rooms.append(module.workspace.address)
 
     rooms = []
     for _ in range(3):
         worker = threading.Thread(target=work)
         worker.start()
         worker.join()
-    assert len(set(rooms)) == 1 and rooms[0] != module.room.address
+    assert len(set(rooms)) == 1 and rooms[0] != module.workspace.address
 
 
 @compiled
@@ -783,9 +783,9 @@ def test_compiled_code_finds_the_same_products_panels_copies_and_sums(dtype):
         a, w = random(rng, M, K, dtype=dtype), random(rng, N, K, dtype=dtype)
         for x, b in ((a, w.T), (np.asfortranarray(a), w.T), (a, w.T.copy())):
             for count in (0, 1, 3):
-                c = product(x, b, module.room.address, count, False)
+                c = product(x, b, module.workspace.address, count, False)
                 assert np.array_equal(c[:, :-1], matmul(x, b)) and not c[:, -1].any()
-                c = product(x, b, module.room.address, count, True)
+                c = product(x, b, module.workspace.address, count, True)
                 assert np.array_equal(c[:, :-1], matmul(x, b, matmul(x, b), True)) and not c[:, -1].any()
             assert np.array_equal(packed(b, pack(b).panels), pack(b).panels)
             c = copied(x)

@@ -16,7 +16,7 @@ import tinygrad_rnn
 from tinygrad_rnn.kernels import pool
 
 SHAPE, FLOAT32, BYTES = (123, 456), np.dtype(np.float32), np.dtype(np.uint8)
-KINDS = [pool.empty_lines, pool.staggered, pool.staggered_zeros]
+KINDS = [pool.empty_aligned, pool.staggered, pool.staggered_zeros]
 MB = 10**6
 
 
@@ -60,7 +60,7 @@ def test_arrays_begin_at_lines_and_side_by_side_at_different_ones():
     arrays = [pool.staggered(SHAPE, FLOAT32) for _ in range(6)]
     places = [address(x) % pool.PAGE for x in arrays]
     assert len(set(places)) == 6
-    for place in (*places, address(pool.empty_lines((3, 5), FLOAT32))):
+    for place in (*places, address(pool.empty_aligned((3, 5), FLOAT32))):
         assert place % 64 == 0
 
 
@@ -154,7 +154,7 @@ def test_threads_never_get_the_same_memory():
         numbers, mine = random.Random(me), []
         start.wait()
         for turn in range(1500):
-            array = pool.empty_lines((numbers.choice([3000, 3300, 40_000, 100_000]),), np.dtype(np.int64))
+            array = pool.empty_aligned((numbers.choice([3000, 3300, 40_000, 100_000]),), np.dtype(np.int64))
             array[:: len(array) - 1] = me * 10_000 + turn
             mine.append((me * 10_000 + turn, array))
             if len(mine) > 5:

@@ -7,7 +7,7 @@ import pytest
 from numba import config, njit
 
 from tinygrad_rnn.kernels import squares
-from tinygrad_rnn.kernels.memory import REDUCE
+from tinygrad_rnn.kernels.intrinsics import REDUCE
 from tinygrad_rnn.kernels.squares import LARGE, sum_of_squares
 
 RANDOM = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from numba import config, njit
 from kernels.guarded import in_child
 from kernels.interleavings import Program, Walk, Wrong
 from tinygrad_rnn.kernels import matmul, team, threads
-from tinygrad_rnn.kernels.machine import I64, Function, Int
+from tinygrad_rnn.kernels.assembler import I64, Function, Int
 from tinygrad_rnn.kernels.sharing import Shared
 
 JOB_AT, CHUNK_AT, LOCK_AT = 100_000, 200_000, 300_000  # where jobs, their functions and locks are

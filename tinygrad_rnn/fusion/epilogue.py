@@ -231,7 +231,7 @@ class Backward(Kernel):
             whole = self.scratch(f"d{title}_weights", str(K), N)
             dy = shifted(name, "0", size(first))
             some = " + ".join(f"len({self.d[x]})" for x in arguments)
-            product = f"product({a}, {dy}, matrix({whole}), {size(K)}, {size(N)}, total, False, room, threads)"
+            product = f"product({a}, {dy}, matrix({whole}), {size(K)}, {size(N)}, total, False, workspace, threads)"
             self.write(END, f"if {some}:", f"    {product}")
             start = 0
             for part, view, argument in zip(parts, views, arguments):
@@ -252,7 +252,7 @@ class Backward(Kernel):
                     factors = [shifted(f"{name}.T", size(first), "0"), shifted(turned(array), j, i)]
                     factors += [f"matrix({self.d[argument]})", size(part.width), size(K)]
                 add = not self._is_fresh(argument)
-                self._into(argument, [f"product({', '.join(factors)}, total, {add}, room, threads)"])
+                self._into(argument, [f"product({', '.join(factors)}, total, {add}, workspace, threads)"])
             first += part.width
 
     def _hoisted(self, value: Value, d: tuple[str, int]) -> None:
@@ -265,7 +265,7 @@ class Backward(Kernel):
             (weights, copies), dy = self.joined(f"{value.name}_weights", [w]), shifted(name, "0", size(first))
             target, shape = shifted(self.d[rows], "0", size(column)), f"total, {size(x.width)}, {size(value.width)}"
             product = f"product({dy}, matrix({turned(weights)}), {target}, {shape}, "
-            self._into(rows, [*copies, f"{product}{not self._is_fresh(rows)}, room, threads)"])
+            self._into(rows, [*copies, f"{product}{not self._is_fresh(rows)}, workspace, threads)"])
         self._weights([w], value.name, (f"{self.argument(left, 'rows')}.T", size(column), "0"), d, x.width)
 
     def _left(self, value: Value) -> tuple[str, str, str]:

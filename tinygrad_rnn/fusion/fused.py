@@ -17,7 +17,7 @@ from ..autograd.tape import Node, enable_grad, mode, set_mode
 from ..autograd.tape import Value as Leaf
 from ..autograd.tensor import Tensor, grad
 from ..kernels.locks import lazy
-from ..kernels.matmul import room
+from ..kernels.matmul import workspace
 from .batch import BATCH
 from .evaluate import as_rows, evaluate, step_by_step, tensor
 from .frames import step_line
@@ -192,7 +192,7 @@ class FusedCell:
         scan = self.scan
         dtype, arena = scan.dtype, scan.borrow(layout)
         made = [make(shape, dtype) for make, shape in layout.results]
-        kernel(0, rows.B, room.address, *layout.short, *arrays, *made, arena)
+        kernel(0, rows.B, workspace.address, *layout.short, *arrays, *made, arena)
         if layout.lent:
             scan.spare[arena.shape] = arena
         return (Leaf.tensor(rows.after(made[0])),), tuple([Leaf.tensor(x) for x in made[1:]])

@@ -1,6 +1,6 @@
 """One function of machine code for each direction: the loop over time, and all that stands around it.
 
-    def forward(lo, hi, room, stages, first, last, threads, starts, H, x, weight_ih, weight_hh, ..., arena):
+    def forward(lo, hi, workspace, stages, first, last, threads, starts, H, x, weight_ih, weight_hh, ..., arena):
         c, h_weight_hh_T_packed, ... = carve(arena, ...)  # where everything lies: one arena for a call
         if stages & BEGIN:                              # the first states, and the weights of the loop, packed
         if stages & PROLOGUE:                           # products that need not wait for the loop, of all steps at once
@@ -11,7 +11,7 @@ A call on one thread does all stages in one go. With more threads, each gets its
 before and after it share the helpers by themselves. Inference takes some steps at a time, a tile, where nobody needs
 what was computed before its loop: then that stays in the cache.
 
-The arguments are arrays; those that are wanted of the gradients are given room, the others none: `if len(dW)`.
+The arguments are arrays; those that are wanted of the gradients are given memory, the others none: `if len(dW)`.
 """
 
 import math
@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..autograd import table
-from ..kernels.memory import spaced_by
+from ..kernels.intrinsics import spaced_by
 from ..kernels.vector import ROW_BYTES
 from .equations import MAX_LINE, wrapped
 from .names import RESERVED, Names
@@ -29,7 +29,7 @@ from .program import Value, index_text, view_of
 
 BEGIN, PROLOGUE, LOOP, END = 1, 2, 4, 8
 ALL = BEGIN | PROLOGUE | LOOP | END
-PARAMETERS = ["lo", "hi", "room", "stages", "first", "last", "threads", "starts"]
+PARAMETERS = ["lo", "hi", "workspace", "stages", "first", "last", "threads", "starts"]
 STEP = [
     "old, new = starts[t], starts[t + 1]  # where the states before and after this step begin",
     "now, top = new - B, starts[t + 2] - new  # where it is in sequences; the end of running rows",
@@ -274,7 +274,7 @@ class Forward(Kernel):
             a = shifted(self.argument(left, "rows"), "0" if training else "starts[first + 1] - B", size(column))
             shape = f"{'total' if training else 'tile'}, {size(value.width)}, {size(value.inputs[0].width)}"
             b, y = f"matrix({weights[value]})", f"matrix({value.name})"
-            self.write(PROLOGUE, f"product({a}, {b}, {y}, {shape}, False, room, threads)")
+            self.write(PROLOGUE, f"product({a}, {b}, {y}, {shape}, False, workspace, threads)")
         here = [] if training or not hoisted else ["here = new - starts[first + 1]  # where it is in this tile"]
         self.write(LOOP, "for t in range(first, last):", *(f"    {line}" for line in [*STEP, *here, *OVER, *self.body]))
         self.end()

@@ -18,13 +18,13 @@ from ..autograd.primitive import ElementwisePrimitive
 # What the modules of kernels may import, by the modules of `kernels` where it is.
 IMPORTS = {
     "matmul": {"copy", "fill_panels", "matrix", "multiply", "panels", "product", "shift", "sum_rows"},
-    "memory": {"JIT", "KERNEL", "REDUCE", "at", "carve", "clear", "distinct", "rows_of"},
+    "intrinsics": {"JIT", "KERNEL", "REDUCE", "at", "carve", "clear", "distinct", "rows_of"},
 }  # fmt: skip
 BUILTINS = {"float", "len", "min", "range"}  # that they call
 OWN = {  # what they call their own
     "B", "CACHE", "H", "PANEL", "ROW_BYTES", "T", "arena", "backward", "dy", "ending", "first",
     "forward", "going", "here", "hi", "j", "keep", "last", "lo", "new", "njit", "now", "old", "ragged", "real",
-    "residuals", "room", "row", "stages", "starts", "t", "threads", "tile", "top", "total",
+    "residuals", "row", "stages", "starts", "t", "threads", "tile", "top", "total", "workspace",
 }  # fmt: skip
 MATHS = {  # the functions of formulas
     name

@@ -12,8 +12,8 @@ import numpy as np
 from numba import config
 
 from ..kernels import cache
-from ..kernels.matmul import room
-from ..kernels.memory import LINE
+from ..kernels.intrinsics import LINE
+from ..kernels.matmul import workspace
 from ..kernels.pool import staggered, staggered_zeros
 from ..kernels.products import WORKSPACE_BYTES, products
 from ..kernels.sharing import Shared
@@ -162,11 +162,11 @@ class Scan(Allocation):
         """Run a kernel over all sequences."""
         kernel = self.compiled.get(direction)
         if kernel is None:  # no stages: that compiles, and computes nothing
-            kernel = self.kernel(direction, (0, 0, room.address, 0, 0, 0, 1, *layout.numbers, *arrays))
+            kernel = self.kernel(direction, (0, 0, workspace.address, 0, 0, 0, 1, *layout.numbers, *arrays))
         if layout.short is not None:
-            kernel(0, rows.B, room.address, *layout.short, *arrays)
+            kernel(0, rows.B, workspace.address, *layout.short, *arrays)
             return
-        T, B, address, arguments = rows.T, rows.B, room.address, (*layout.numbers, *arrays)
+        T, B, address, arguments = rows.T, rows.B, workspace.address, (*layout.numbers, *arrays)
         threads = get_num_threads()
         if threads > 1:
             threads = max(1, min(threads, rows.total * (self.work + self.around) // WORK_PER_THREAD))
@@ -238,7 +238,7 @@ class Scan(Allocation):
         arena = make(shape, dtype)
         kernel = self.compiled.get(direction)
         if kernel is not None and layout.short is not None:
-            kernel(0, rows.B, room.address, *layout.short, *arrays, *made, arena)
+            kernel(0, rows.B, workspace.address, *layout.short, *arrays, *made, arena)
         else:
             self.launch(direction, rows, layout, [*arrays, *made, arena])
         return made, arena
@@ -294,7 +294,7 @@ class Scan(Allocation):
         read = [arrays[i] for i in self.read_again]
         read += [every[k] for k in self.watched_again]
         if kernel is not None and short is not None:
-            kernel(0, rows.B, room.address, *short, *read, *given, *found, residuals, arena)
+            kernel(0, rows.B, workspace.address, *short, *read, *given, *found, residuals, arena)
         else:
             self.launch("backward", rows, layout_of_kernel, [*read, *given, *found, residuals, arena])
         if layout_of_kernel.lent:

@@ -31,7 +31,7 @@ from numba import cfunc, types
 
 from tinygrad_rnn.kernels.maths import full_width, inlined
 from tinygrad_rnn.kernels.{maths} import {functions}
-from tinygrad_rnn.kernels.memory import JIT, for_each
+from tinygrad_rnn.kernels.intrinsics import JIT, for_each
 
 
 @inlined

@@ -16,7 +16,7 @@ from typing import Any
 
 from llvmlite import binding, ir
 
-from .machine import ALIGNMENT, I8, I32, I64, VOID, Function, Int, Library
+from .assembler import ALIGNMENT, I8, I32, I64, VOID, Function, Int, Library
 
 BLOCK = 512  # elements: a few blocks fit in the first-level cache beside each other
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from .machine import Function, Int
+from .assembler import Function, Int
 from .vector import (
     BLOCK_BYTES,
     CHAINS,

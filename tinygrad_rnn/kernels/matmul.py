@@ -22,7 +22,7 @@ Inside compiled code:
                                                   # are contiguous, one after the other
 
 A and C are Matrix tuples of any strides; C must not overlap the operands. Without `accumulate`, C is overwritten,
-whatever it held. The workspace is that of the thread, `room.address`; threads that have not been started are not
+whatever it held. The workspace is that of the thread, `workspace.address`; threads that have not been started are not
 waited for. The bits are those of `matmul`; no memory is allocated; a few hundred rows at a time
 keep A in the cache. None of these is compiled into its callers: they call one copy, which is made in a tenth of a
 second when the first of them is compiled. Whoever loads them from the disk calls `products` before.
@@ -46,9 +46,10 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .machine import I64
+from .assembler import I64
+from .intrinsics import place_of
 from .macro_kernel import ACCUMULATE, WORKSPACE_BYTES
-from .memory import lines, place_of
+from .pool import cache_aligned
 from .products import ANYWAY, ONE_THREAD, REFUSED, WANTS_HELPERS, products, symbol
 from .team import team
 from .threads import get_num_threads, set_num_threads
@@ -169,7 +170,7 @@ class _Lease:
         try:
             self.array = self.spare.pop()
         except IndexError:
-            self.array = lines(WORKSPACE_BYTES)
+            self.array = cache_aligned(WORKSPACE_BYTES)
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.array))
 
     def __del__(self) -> None:
@@ -188,7 +189,7 @@ class _Workspace(threading.local):
         self.address = self.lease.array.ctypes.data
 
 
-room = _Workspace()
+workspace = _Workspace()
 
 
 def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, accumulate: bool = False) -> np.ndarray:
@@ -269,8 +270,8 @@ def _run(a: np.ndarray, b: np.ndarray, c: np.ndarray, flags: int) -> None:
 def _done(a: np.ndarray, b: np.ndarray, c: np.ndarray, flags: int) -> bool:
     """c (+)= a @ b, on several threads if the work is worth it; false if `products.entry` refuses."""
     entry, n = _entries[a.dtype], get_num_threads()
-    done = entry(a, b, c, flags, room.address, n, ONE_THREAD)
+    done = entry(a, b, c, flags, workspace.address, n, ONE_THREAD)
     if done == WANTS_HELPERS:
         team.start(n - 1, WORKSPACE_BYTES)
-        done = entry(a, b, c, flags | ANYWAY, room.address, n, ONE_THREAD)
+        done = entry(a, b, c, flags | ANYWAY, workspace.address, n, ONE_THREAD)
     return bool(done)

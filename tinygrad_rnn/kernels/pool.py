@@ -31,6 +31,13 @@ MAPPED, HUGE = 1 << 20, 4 << 20  # bytes from which memory is asked for by the p
 TRIES = 32  # blocks of a queue that are looked at for one array
 
 
+def cache_aligned(size: int) -> np.ndarray:
+    """`size` bytes of zeros that begin with a cache line, and are no block."""
+    array = np.zeros(size + 64, np.uint8)
+    start = -array.ctypes.data % 64
+    return array[start : start + size]
+
+
 class Block:
     """Memory for one array at a time.
 
@@ -87,7 +94,7 @@ class _Use:
     most = crowded = 0
 
 
-def empty_lines(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+def empty_aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """An array of undefined contents, as `np.empty`, that begins with a cache line; written before, if one is free.
 
     It begins somewhere else in its page than others do. A loop that goes through many arrays side by side would find
@@ -106,14 +113,14 @@ def empty_lines(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
 
 def staggered(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """The same, if it is not SMALL."""
-    return (np.empty if math.prod(shape) * dtype.itemsize <= SMALL else empty_lines)(shape, dtype)
+    return (np.empty if math.prod(shape) * dtype.itemsize <= SMALL else empty_aligned)(shape, dtype)
 
 
 def staggered_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """The same, as `np.zeros`."""
     if math.prod(shape) * dtype.itemsize <= SMALL:
         return np.zeros(shape, dtype)
-    array = empty_lines(shape, dtype)
+    array = empty_aligned(shape, dtype)
     array.fill(0)
     return array
 

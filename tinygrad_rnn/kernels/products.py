@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import binding, ir
 
-from .machine import I8, I32, I64, Function, Int, Library
+from .assembler import I8, I32, I64, Function, Int, Library
 from .macro_kernel import ACCUMULATE, MATRICES, narrow, of_arguments, write_part
 from .macro_kernel import WORKSPACE_BYTES as WORKSPACE_BYTES
 from .team import JOB_BYTES, STARTED, team, write_share, write_work

@@ -18,8 +18,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import cache
-from .machine import I64, Function
-from .matmul import room
+from .assembler import I64, Function
+from .matmul import workspace
 from .products import WORKSPACE_BYTES
 from .team import JOB_BYTES, team
 
@@ -27,7 +27,7 @@ SOURCE = '''"""A kernel on several threads."""
 
 from numba import njit
 
-from tinygrad_rnn.kernels.memory import JIT
+from tinygrad_rnn.kernels.intrinsics import JIT
 from tinygrad_rnn.kernels.sharing import share
 
 
@@ -61,7 +61,7 @@ class Shared:
         self.function(self.address, self._addresses(), helpers, np.array(bounds, np.int64), arguments)
 
     def _addresses(self) -> tuple[int, int, int]:
-        return team.share, team.address, room.address
+        return team.share, team.address, workspace.address
 
 
 @intrinsic

@@ -15,7 +15,7 @@ SOURCE = '''\
 from numba import njit, types
 from numpy import float64
 
-from tinygrad_rnn.kernels.memory import REDUCE
+from tinygrad_rnn.kernels.intrinsics import REDUCE
 
 
 @njit(types.float64(types.Array(types.{dtype}, 1, "C", readonly=True)), cache=CACHE, **REDUCE)

@@ -33,9 +33,9 @@ from typing import Any
 import numpy as np
 from llvmlite import binding, ir
 
+from .assembler import I32, I64, VOID, Function, Int, Library
 from .locks import lock
-from .machine import I32, I64, VOID, Function, Int, Library
-from .memory import lines
+from .pool import cache_aligned
 
 LEFT, DONE, BUSY, CALLER, STOP = (64 * n for n in range(5))  # CALLER and the helpers: (parked, the lock to sleep on)
 THREAD, AVOIDED = 16, 24  # and of helpers besides: the system's number, the processor they keep away from, plus one
@@ -234,7 +234,7 @@ class Team:
     """The helpers of this process."""
 
     def __init__(self) -> None:
-        self.memory = lines(FIRST_HELPER + 64 * MOST_HELPERS)
+        self.memory = cache_aligned(FIRST_HELPER + 64 * MOST_HELPERS)
         self.address = self.memory.ctypes.data
         # Not even at the end of the process is it freed: other threads may be in the middle of a job.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.memory))
@@ -320,7 +320,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _serve(machine: dict[str, Any], address: int, me: int, workspace_bytes: int) -> None:
-    workspace = lines(workspace_bytes)
+    workspace = cache_aligned(workspace_bytes)
     machine["serve"](address, me, workspace.ctypes.data)
 
 

@@ -1,6 +1,6 @@
 """Vector registers in machine code: which ones this machine has, and the loops that must stay inside them.
 
-Everything here writes its instructions into a `machine.Function`. LLVM vectorises simple loops by itself, but it does
+Everything here writes its instructions into a `assembler.Function`. LLVM vectorises simple loops by itself, but it does
 not keep a block of a matrix product in registers; `micro_kernel`, which does, is where nearly all of the time of a
 product goes.
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from llvmlite import ir
 
-from .machine import I8, I32, I64, VOID, Function, Int
+from .assembler import I8, I32, I64, VOID, Function, Int
 from .processor import assembly
 
 

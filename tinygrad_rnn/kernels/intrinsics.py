@@ -1,4 +1,4 @@
-"""Raw memory inside compiled code: addresses, and a loop over elements of which LLVM makes vectors."""
+"""Intrinsics for code that Numba compiles: addresses, arenas, and a loop over elements of which LLVM makes vectors."""
 
 # Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
 # mypy: disable-error-code="call-arg,unreachable"
@@ -7,7 +7,6 @@ import functools
 import inspect
 from typing import Any
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, errors
@@ -22,13 +21,6 @@ KERNEL = JIT | dict(_nrt=False, no_cfunc_wrapper=True)
 # Where a row is summed: the order of the sum may be the compiler's choice, or it would not be vector code. The rules
 # that are called from there keep their own flags.
 REDUCE = JIT | dict(fastmath={"contract", "reassoc"})
-
-
-def lines(size: int, make: Any = np.zeros) -> np.ndarray:
-    """`size` bytes that begin with a cache line: zeros, unless they are made by np.empty."""
-    array = make(size + 64, np.uint8)
-    start = -array.ctypes.data % 64
-    return array[start : start + size]
 
 
 @intrinsic
@@ -103,7 +95,7 @@ LINE, STAGGER = 16, 80  # numbers: 64 bytes of float32
 def spaced_by(count: int) -> int:
     """How far behind an array of `count` numbers the next one of its arena begins.
 
-    At a cache line, and not at the same place of a page where this one began: see `pool.empty_lines`.
+    At a cache line, and not at the same place of a page where this one began: see `pool.empty_aligned`.
     """
     return (count + LINE - 1 & -LINE) + STAGGER
 

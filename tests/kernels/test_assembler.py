@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from llvmlite import ir
 from numba import config
 
-from tinygrad_rnn.kernels import cache, machine
-from tinygrad_rnn.kernels.machine import I64, Function, Library
+from tinygrad_rnn.kernels import assembler, cache
+from tinygrad_rnn.kernels.assembler import I64, Function, Library
 
 pytestmark = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
 
@@ -120,7 +120,7 @@ def test_what_is_stored_is_for_one_processor(tmp_path, monkeypatch):
     """The same text for another processor is compiled again: its code may have instructions that are missing here."""
     monkeypatch.setattr(cache, "_directory", lambda: tmp_path)
     for name, features, files in ("generic", "", 1), ("generic", "", 1), ("other", "", 2), ("other", "+other", 3):
-        monkeypatch.setattr(machine, "processor", functools.partial(tuple, (name, features)))
+        monkeypatch.setattr(assembler, "processor", functools.partial(tuple, (name, features)))
         f = Function(ir.Module("same"), "same", [], gives=I64)
         f.give(f.number(1))
         Library(f.module)
