@@ -23,9 +23,6 @@ ONE_THREAD = 2_000_000  # multiply-adds below which a second thread does not pay
 ANYWAY = 4  # a flag of an entry: without the helpers that there should be
 REFUSED, WANTS_HELPERS = 0, 2  # what it may return besides 1
 
-TEAM = "tinygrad_rnn_team"  # machine code finds it by name: what is kept on the disk holds no address
-binding.add_symbol(TEAM, team.address)
-
 
 class Products(NamedTuple):
     """The machine code for one dtype."""
@@ -42,10 +39,11 @@ def products(dtype: str) -> Products:
     spread = _write_spread(module, dtype, chunk, share)
     _write_product(module, dtype)
     _write_entry(module, dtype, spread)
+    binding.add_symbol(symbol("team", "address"), team.address)
     library = Library(module)
     for function in "multiply", "product", "fill_panels", "copy", "sum_rows":
         binding.add_symbol(symbol(function, dtype), library.address(function))
-    entry = _builtin("entry", library.address("entry"), (np.ndarray, np.dtype(dtype), team.address))
+    entry = _builtin("entry", library.address("entry"), (np.ndarray, np.dtype(dtype)))
     return Products(library, entry)
 
 
@@ -64,9 +62,15 @@ def _write_product(module: Any, dtype: str) -> None:
     (A, B, C), (M, N, K, accumulate, workspace, threads) = of_arguments(f)
     flags = f.pick(accumulate != 0, ACCUMULATE, 0) | narrow(f, N, dtype)
     one = [1, 0, 0, 0]  # matrix, and steps to further ones
-    there = Int(f.builder, f.builder.ptrtoint(ir.GlobalVariable(module, I8, TEAM), I64))
-    f.call("spread", *A, *B, *C, M, N, K, flags, *one, workspace, threads, ONE_THREAD, there)
+    f.call("spread", *A, *B, *C, M, N, K, flags, *one, workspace, threads, ONE_THREAD)
     f.give()
+
+
+def _team(f: Function) -> Int:
+    """The address of the team: linked, since what is kept on the disk must be the same in every process."""
+    name = symbol("team", "address")
+    place = f.module.globals.get(name) or ir.GlobalVariable(f.module, I8, name)
+    return Int(f.builder, f.builder.ptrtoint(place, I64))
 
 
 # ---- From Python -----------------------------------------------------------------------------------------------------
@@ -137,15 +141,16 @@ def _write_chunk(module: Any, dtype: str) -> Function:
 
 
 def _write_spread(module: Any, dtype: str, chunk: Function, share: Function) -> Function:
-    """spread(A, B, C, M, N, K, flags, count, a_step, b_step, c_step, workspace, threads, one_thread, team).
+    """spread(A, B, C, M, N, K, flags, count, a_step, b_step, c_step, workspace, threads, one_thread).
 
     So many products, in parts, which the team shares: on `threads` of them at most, from `one_thread` multiply-adds on.
     If M, N or count is not above zero, nothing is done; no threads, and fewer, are one; so are multiply-adds.
     """
     steps = ["count", "a_step", "b_step", "c_step"]
-    names = [*MATRICES, "M", "N", "K", "flags", *steps, "workspace", "threads", "one_thread", "team"]
+    names = [*MATRICES, "M", "N", "K", "flags", *steps, "workspace", "threads", "one_thread"]
     f = Function(module, "spread", names, local=True)
-    (A, B, C), (M, N, K, flags, count, a_step, b_step, c_step, workspace, threads, one_thread, team) = of_arguments(f)
+    (A, B, C), (M, N, K, flags, count, a_step, b_step, c_step, workspace, threads, one_thread) = of_arguments(f)
+    team = _team(f)
     f.need(M, N, count)
     width, one_thread = ROW_BYTES // Vectors(f, dtype).size, f.most(one_thread, 1)
     work, started = M * N * count * f.most(K, 0), f.read(team + STARTED)
@@ -175,14 +180,14 @@ def _write_spread(module: Any, dtype: str, chunk: Function, share: Function) -> 
 def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
     """entry(a, b, c, flags, workspace, threads, one_thread) -> 1 if c (+)= a @ b has been done, else why it has not.
 
-    It is called by the interpreter with its objects, `self` being (np.ndarray, the dtype, the address of the team). It
+    It is called by the interpreter with its objects, `self` being (np.ndarray, the dtype). It
     refuses, before anything is changed, what is no array of the dtype with two axes or three (the first for stacks of
     matrices), what does not fit, and a `c` that is read-only or may overlap an operand. The number of `threads` counts
     from `one_thread` multiply-adds on. No threads, and fewer, are one; so are multiply-adds.
     """
     f = Function(module, "entry", ["self", "arguments", "count"], gives=I64)
     v, (known, arguments, _) = Vectors(f, dtype), f.arguments
-    array_type, element, team = (f.read(known + tuple.__basicsize__ + 8 * n) for n in range(3))
+    array_type, element = (f.read(known + tuple.__basicsize__ + 8 * n) for n in range(2))
     objects = [f.read(arguments + 8 * n) for n in range(7)]
     refuse = f.builder.append_basic_block()
 
@@ -196,7 +201,7 @@ def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
         ndim = f.read(x + _NDIM, I32)
         require((f.read(x + _DTYPE) == element) & ((ndim == 2) | (ndim == 3)))
     a, b, c = (_Array(f, v.size, x) for x in objects[:3])
-    flags, workspace, threads, one_thread, team = (f.call("PyLong_AsLongLong", x) for x in (*objects[3:], team))
+    flags, workspace, threads, one_thread = (f.call("PyLong_AsLongLong", x) for x in objects[3:])
     one_thread, M, K, N = f.most(one_thread, 1), a.rows, a.cols, c.cols
     require((f.read(objects[2] + _FLAGS, I32) & _WRITEABLE) != 0)
     require((c.rows == M) & (b.rows == K) & (b.cols == N) & (a.ndim == c.ndim) & (b.ndim == c.ndim))
@@ -208,7 +213,7 @@ def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
     work = M * N * c.count * K
     flags = flags | narrow(f, N, dtype)
     several = (work >= one_thread) & (threads > 1)
-    started = f.read(team + STARTED)
+    started = f.read(_team(f) + STARTED)
     with f.when(several & (started < threads - 1) & ((flags & ANYWAY) == 0)):
         f.give(f.call("PyLong_FromLongLong", WANTS_HELPERS))
         f.go_on()
@@ -216,7 +221,7 @@ def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
     with f.when(release):
         state.set(f.call("PyEval_SaveThread"))
     fields = [y for x in (a, b, c) for y in (x.data, x.row, x.col)]
-    f.call(spread, *fields, M, N, K, flags, c.count, a.step, b.step, c.step, workspace, threads, one_thread, team)
+    f.call(spread, *fields, M, N, K, flags, c.count, a.step, b.step, c.step, workspace, threads, one_thread)
     with f.when(release):
         f.call("PyEval_RestoreThread", state.get())
     f.give(f.call("PyLong_FromLongLong", 1))
