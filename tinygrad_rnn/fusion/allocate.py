@@ -1,4 +1,4 @@
-"""Where everything lies in memory, for the kernels of a planned step.
+"""Where everything lies in memory, for the kernels of a program.
 
 Every value that leaves its loop gets a place: an argument of the kernel, or a part of the arena of a call (`kernel`).
 Gradients that are read after the loop lie in sequences, one for all that are the same or parts of it; `reuse` says
@@ -18,7 +18,7 @@ from .schedule import Memory, Schedule, Stores
 
 
 class Allocation:
-    """The places of a planned step.
+    """The places of a program.
 
     Attributes:
         operands: the values that kernels are given, leaves and values that the tape computes before; and their `roles`.

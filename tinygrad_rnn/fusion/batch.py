@@ -4,11 +4,11 @@ Kernels serve any batch, so a step must not compute with its size or decide by i
 
     Batch   what the user finds in `h.shape`: it goes into shapes (`rand(h.shape)`, `expand(h.shape[0], 3)`), equals
             itself, and refuses everything else
-    Size    what the compiler has in the shapes of lines: a number for the shape rules, printed as B
+    Size    what the compiler has in the shapes of values: a number for the shape rules, printed as B
 
-A line has a row for each sequence of the batch if one of its operands has. Then the first dimension of its shape is the
-batch's and no other is. A step is traced with two numbers in place of the size: what is the same with both is a width,
-whatever number that is.
+A value has a row for each sequence of the batch if one of its operands has. Then the first dimension of its shape is
+the batch's and no other is. A step is traced with two numbers in place of the size: what is the same with both is a
+width, whatever number that is.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from .refusal import Unfusable
 
 
 class Size(int):
-    """The number that stands for the size of the batch in the shape of a line."""
+    """The number that stands for the size of the batch in the shape of a value."""
 
     def __repr__(self) -> str:
         return "B"
@@ -30,7 +30,7 @@ class Size(int):
     __str__ = __repr__
 
 
-BATCH = Size(1009)  # in lines that have been traced; which number it is plays no part
+BATCH = Size(1009)  # in values that have been traced; which number it is plays no part
 
 
 def stand_ins(known: Iterable[int]) -> Iterator[int]:

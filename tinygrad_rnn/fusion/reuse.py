@@ -1,6 +1,6 @@
 """Memory that serves twice: large arrays cost as much to go through as the arithmetic on them.
 
-    forward      what is kept for the backward pass takes the place of the hoisted product it was computed from,
+    forward      residuals take the place of the hoisted product that they were computed from,
     backward     and its gradient then takes its own place: x @ W, the gates, the gradients of the gates in one array.
 
 A value may take a place once nobody will read what was there: in an earlier loop over columns, or in the same loop,
@@ -32,7 +32,7 @@ class Reader(NamedTuple):
 
 
 def kept_in_place(schedule: Schedule, program: Program) -> dict[Value, Memory]:
-    """Places in sequences for what the forward kernel keeps."""
+    """Places in sequences for residuals of the forward kernel."""
     needed_again = {y for value in program.backward for y in sources_of(value)}
     needed_after = _needed_after(program)
     found: dict[Value, Memory] = {}

@@ -1,4 +1,4 @@
-"""The compiled kernels of a planned step: their source, and how they are launched."""
+"""The compiled kernels of a program: their source, and how they are launched."""
 
 import contextlib
 import gc
@@ -90,7 +90,7 @@ def room_for(shape: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
 
 
 class Scan(Allocation):
-    """The kernels of a planned step.
+    """The kernels of a program.
 
     Attributes:
         sources: "forward" (which saves for the gradient), "inference" (which does not) and "backward" -> Numba source.

@@ -110,7 +110,7 @@ def one_dtype(
     """Whether an operation on rows computes in the dtype of the states, with truth values as conditions alone.
 
     Args:
-        shown: what the user calls a line, and how it is turned into the dtype of the states.
+        shown: what the user calls a value, and how it is turned into the dtype of the states.
     """
     if row is table.cast:
         return _cast(operands[0], np.dtype(attributes["dtype"]), dtype, shown)
@@ -145,7 +145,7 @@ def _cast(x: Any, to: np.dtype, dtype: np.dtype, shown: Shown) -> Wrong:
 
 
 def foreign(x: Any, dtype: np.dtype, shown: Shown) -> Wrong:
-    """What to say of a line of another dtype: who brought it in."""
+    """What to say of a value of another dtype: who brought it in."""
     made_of = [x]
     for y in made_of:  # which grows on the way
         made_of += [z for z in y.inputs if hasattr(z, "inputs") and z not in made_of]

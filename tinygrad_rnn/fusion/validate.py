@@ -134,7 +134,7 @@ class _Trial:
             self.held = self.cell.values_of_sequence(B)
         self.after_held = get_rng_state()
         held = [value for _, values in self.held for value in values.values()]
-        inputs: Any = [self._drawn((T, B, *line.shape[1:]), line.dtype) for line in leaves[: fused.inputs]]
+        inputs: Any = [self._drawn((T, B, *x.shape[1:]), x.dtype) for x in leaves[: fused.inputs]]
         self.tensors: list[Any] = [*inputs, *held, *fused.fixed, *self._states([*program.states])]
         self.sequence = fused.sequence(
             tuple(inputs), tuple(self.tensors[-len(program.states) :]), rows.flipped, self.lengths
@@ -145,7 +145,7 @@ class _Trial:
 
     def _states(self, states: list[Any]) -> list[Value]:
         """The cell's own initial states, moved a little: what a cell divides by is no random number."""
-        found = [self._drawn((B, *line.shape[1:]), line.dtype) for line in states]
+        found = [self._drawn((B, *x.shape[1:]), x.dtype) for x in states]
         own: list[Any] = [0] * len(states)
         with contextlib.suppress(Exception), no_grad():  # a cell whose states are always given need not have any
             begun = [np.asarray(state.data) for state in self.cell.begin(None, B)]
@@ -249,11 +249,11 @@ class _Trial:
         with no_grad():
             self.fused.run(self.rows, self.tensors, [x.data for x in self.tensors], runs.append, proved=True)
         recorded, wide, own = Recorded(self.fused, runs[0]), self._named(True), self._named(False)
-        for name, line in recorded.named.items():
+        for name, value in recorded.named.items():
             if name in wide:
                 difference = _difference(name, recorded.value(name), wide[name], own[name])
                 if difference is not None and difference.share > 1:
-                    yield f"{name} ({line.where})" if line.where else name, difference
+                    yield f"{name} ({value.where})" if value.where else name, difference
 
     def _named(self, precise: bool) -> dict[str, np.ndarray]:
         """The values of the step at each step of the sequence that have a name, [T, B, W]."""
