@@ -193,8 +193,7 @@ class FusedCell:
         dtype, arena = scan.dtype, scan.borrow(layout)
         made = [make(shape, dtype) for make, shape in layout.results]
         kernel(0, rows.B, workspace.address, *layout.short, *arrays, *made, arena)
-        if layout.lent:
-            scan.spare[arena.shape] = arena
+        scan.give_back(layout, arena)
         return (Leaf.tensor(rows.after(made[0])),), tuple([Leaf.tensor(x) for x in made[1:]])
 
     def _infer(self, rows: Rows, tensors: list[Tensor], arrays: list[np.ndarray]) -> tuple[States, States]:
@@ -211,15 +210,17 @@ class FusedCell:
     def _extended(self, rows: Rows, tensors: list[Tensor]) -> list[Tensor]:
         """Leaves, and behind them what is drawn, and what the tape computes of both."""
         noise = [tensor(x) for x in self.draw(rows)]
-        known = {x: as_rows(x, given, rows) for x, given in zip(self.leaves, tensors) if x in self._read_outside}
+        known = {x: as_rows(x, tensors[i], rows) for i, x in self._read_outside}
         known |= dict(zip(self.noise, noise))
         with set_mode("tracer", None):
             evaluate(self.outside, known, rows)
         return [*tensors, *noise, *(known[x] for x in self.outside)]
 
     @lazy
-    def _read_outside(self) -> set[Value]:
-        return {x for value in self.outside for x in value.operands}
+    def _read_outside(self) -> list[tuple[int, Value]]:
+        """The leaves that these values read, with their numbers."""
+        read = {x for value in self.outside for x in value.operands}
+        return [(i, leaf) for i, leaf in enumerate(self.leaves) if leaf in read]
 
     def _find_preparations(self, arguments: Iterable[tuple[int, Argument]]) -> None:
         """Sort the arguments of the kernel by what becomes of arrays before they are."""
@@ -308,7 +309,7 @@ class FusedCell:
         arguments = rows, run.arrays, run.every, residuals, dy.parts
         if run.recorded:
             keep = rows.T + 1  # of the gradients of states, for who looks at them
-            found, given, arena = scan.run_back(*arguments, scan.backward_layout(mask.wanted, rows, keep))
+            found, given, arena = scan.run_back(*arguments, mask.layout(scan, rows, keep))
             run.arrived = scan.arrived(rows, given, arena, keep)
         else:
             found, _, _ = scan.run_back(*arguments, mask.layout(scan, rows))

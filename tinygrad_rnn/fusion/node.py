@@ -95,17 +95,17 @@ class Mask:
         order = sorted(self.gradients, key=lambda each: each[1])
         simple = [k for _, k, _, role in order if role is None] == list(range(len(self.places)))
         self.as_found = [i for i, _, _, _ in order] if simple and len(order) == len(self.places) else None
-        self._layouts: dict[Rows, BackwardLayout] = {}
+        self._layouts: dict[tuple[Rows, int], BackwardLayout] = {}
 
-    def layout(self, scan: Scan, rows: Rows) -> BackwardLayout:
+    def layout(self, scan: Scan, rows: Rows, keep: int = 2) -> BackwardLayout:
         """How the backward pass is done; remembered if it may come again."""
-        found = self._layouts.get(rows)
+        found = self._layouts.get((rows, keep))
         if found is None:
-            found = scan.backward_layout(self.wanted, rows)
+            found = scan.backward_layout(self.wanted, rows, keep)
             if not rows.ragged:
                 if len(self._layouts) >= MOST_LAYOUTS:
                     self._layouts.clear()
-                self._layouts[rows] = found
+                self._layouts[rows, keep] = found
         return found
 
 

@@ -31,7 +31,8 @@ ROWS_PER_THREAD = 4  # fewer rows than this are not worth a thread
 WORK_PER_THREAD = 1_100_000  # multiply-adds of the loop below which a thread does not pay: some 20 microseconds
 
 SMALL = 1 << 14  # numbers of an array that the system's allocator has at hand
-LENT = 1 << 19  # numbers of an arena that is not given back to the pool
+LENT, MOST_LENT = 1 << 17, 4  # numbers of an arena that calls lend each other, and how many there are at most
+_spare: dict[Any, np.ndarray] = {}  # those that nobody uses
 MOST_LAYOUTS = 256  # of calls that are remembered
 
 
@@ -54,7 +55,7 @@ class Layout(NamedTuple):
     Attributes:
         results: how to make the arrays that the kernel writes: functions and shapes.
         arena: the same of that one.
-        lent: whether it may be another call's afterwards, if nobody looks at it.
+        lent: by what another call finds it afterwards, if nobody looks at it: its size and dtype.
         steps: how many are taken at a time.
         numbers: arguments of the kernel besides arrays.
         short: the same with those before them, if all is done at once and on one thread.
@@ -62,7 +63,7 @@ class Layout(NamedTuple):
 
     results: list[tuple[Any, tuple[int, ...]]]
     arena: tuple[Any, tuple[int, ...]]
-    lent: bool
+    lent: tuple[int, str] | None
     steps: int
     numbers: tuple[Any, ...]
     short: tuple[Any, ...] | None
@@ -107,7 +108,6 @@ class Scan(Allocation):
         self.compiled: dict[str, Callable[..., Any]] = {}
         self.built: dict[str, tuple[str, float]] = {}
         self.shared: dict[str, Shared] = {}
-        self.spare: dict[tuple[int, ...], np.ndarray] = {}  # arenas that nobody uses, by their shapes
         self.layouts: dict[str, dict[Rows, Layout]] = {"forward": {}, "inference": {}, "backward": {}}
         self.work = sum(p.left.width * p.result.width for p in program.products)
         self.work += 16 * sum(state.width for state in program.states)
@@ -211,7 +211,8 @@ class Scan(Allocation):
         short = total * (self.work + self.around) < 2 * WORK_PER_THREAD and steps >= rows.T
         kept = (keep,) if direction == "backward" else ()
         numbers = (rows.starts, *kept, *self.sizes, *map(float, self.blocks[direction].numbers.values()))
-        lent = direction != "forward" and keep == 2 and arena[1][0] <= LENT
+        lends = direction != "forward" and keep == 2 and arena[1][0] <= LENT
+        lent = (arena[1][0], self.dtype.char) if lends else None
         layout = Layout(results, arena, lent, steps, numbers, (ALL, 0, rows.T, 1, *numbers) if short else None)
         if not rows.ragged and keep == 2:
             known = self.layouts[direction]
@@ -223,24 +224,28 @@ class Scan(Allocation):
     def borrow(self, layout: Layout) -> np.ndarray:
         """The arena of a call, the last one's if that was as large: the cache knows it, and the pool takes its time."""
         make, shape = layout.arena
-        arena = self.spare.pop(shape, None)
-        if arena is None:
-            self.spare.clear()
-            arena = make(shape, self.dtype)
-        return arena
+        arena = _spare.pop(layout.lent, None)
+        return make(shape, self.dtype) if arena is None else arena
+
+    def give_back(self, layout: Layout, arena: np.ndarray) -> None:
+        """Let another call have it."""
+        if layout.lent is not None:
+            if len(_spare) >= MOST_LENT:
+                _spare.clear()
+            _spare[layout.lent] = arena
 
     def run(self, direction: str, rows: Rows, arrays: list[np.ndarray]) -> tuple[list[Any], Any]:
-        """A call: the states at all steps and before, [1 + T, B, W], and the final values of all; the arena."""
+        """A call: the states at all steps and before, [1 + T, B, W], and the final values of all; and the arena, which
+        after inference is another call's."""
         dtype = self.dtype
         layout = self.layouts[direction].get(rows) or self._layout(direction, rows)
         made = [make(shape, dtype) for make, shape in layout.results]
-        make, shape = layout.arena
-        arena = make(shape, dtype)
-        kernel = self.compiled.get(direction)
+        arena, kernel = self.borrow(layout), self.compiled.get(direction)
         if kernel is not None and layout.short is not None:
             kernel(0, rows.B, workspace.address, *layout.short, *arrays, *made, arena)
         else:
             self.launch(direction, rows, layout, [*arrays, *made, arena])
+        self.give_back(layout, arena)
         return made, arena
 
     def backward_layout(self, wanted: tuple[bool, ...], rows: Rows, keep: int = 2) -> BackwardLayout:
@@ -297,8 +302,7 @@ class Scan(Allocation):
             kernel(0, rows.B, workspace.address, *short, *read, *given, *found, residuals, arena)
         else:
             self.launch("backward", rows, layout_of_kernel, [*read, *given, *found, residuals, arena])
-        if layout_of_kernel.lent:
-            self.spare[arena.shape] = arena
+        self.give_back(layout_of_kernel, arena)
         return found, given, arena
 
     def arrived(self, rows: Rows, given: list[np.ndarray], arena: np.ndarray, keep: int) -> list[np.ndarray]:
