@@ -109,6 +109,7 @@ def _wait(f: Function, team: Int, place: Int, condition: Callable[[], Int]) -> N
         turns.set(turns.get() + 1)
         with f.when(turns.get() > f.read(team + PATIENT)):
             _park(f, place, condition)
+            turns.set(f.number(0))
 
 
 def _unpark(f: Function, place: Int) -> None:
