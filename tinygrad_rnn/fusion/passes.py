@@ -1,5 +1,8 @@
 """The passes in their order, from a traced step to what `allocate` gives memory."""
 
+from collections.abc import Callable
+from functools import partial
+
 from .hoist import hoist
 from .join import join
 from .program import Program
@@ -19,11 +22,9 @@ def compiled(traced: Program, watched: int = 1) -> dict[str, Program]:
     Raises:
         Unfusable: an operation has no place in a kernel.
     """
+    passes: tuple[Callable[[Program], Program], ...]
+    passes = simplify, hoist, join, partial(transpose, watched=watched), rematerialise, lower
     after = {"trace": traced}
-    after["simplify"] = simplify(traced)
-    after["hoist"] = hoist(after["simplify"])
-    after["join"] = join(after["hoist"])
-    after["transpose"] = transpose(after["join"], watched)
-    after["rematerialise"] = rematerialise(after["transpose"])
-    after["lower"] = lower(after["rematerialise"])
+    for name, run in zip(PASSES[1:], passes):
+        traced = after[name] = run(traced)
     return after

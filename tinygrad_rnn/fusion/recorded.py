@@ -60,8 +60,7 @@ class Recorded:
                 return self.saved[array][:, first : first + width]
         if f"{name}_saved" in self.saved:
             return self.saved[f"{name}_saved"]
-        found: np.ndarray = self._known[self.named[name]].data
-        return found
+        return np.asarray(self._known[self.named[name]].data)
 
     @lazy
     def _known(self) -> dict[Any, Any]:
