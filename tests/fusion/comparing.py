@@ -167,9 +167,9 @@ def _sum_rows(a, y, first, rows, columns):
 STAND_INS = {
     "njit": lambda **options: lambda function: function,
     "CACHE": False,
-    "JIT": {},
+    "ROW": {},
     "KERNEL": {},
-    "REDUCE": {},
+    "ROW_SUMS": {},
     "at": lambda array, index: array[(*index[:-1], slice(index[-1], None))],
     "ROW_BYTES": ROW_BYTES,
     "carve": _carve,

@@ -20,7 +20,7 @@ WORDS = [
     "real", "float", "range", "min", "fill_panels", "multiply", "matrix", "panels", "shift", "at", "contiguous",
     "distinct", "product", "copy", "sum_rows", "empty", "zeros", "plain", "apart", "fitted", "sized", "asarray",
     "concatenate", "panels_of", "forward", "backward", "forward_1", "backward_1", "short_call", "forward_call",
-    "njit", "JIT", "CACHE", "REDUCE", "tanh", "sigmoid", "matmul", "slice", "cat", "sum", "where", "no_matrix",
+    "njit", "ROW", "CACHE", "ROW_SUMS", "tanh", "sigmoid", "matmul", "slice", "cat", "sum", "where", "no_matrix",
     "no_vector", "table", "np", "packed", "x_1", "x_2", "h_2", "dh", "dy", "dy_h", "h_new", "x_in", "v", "v_2",
     "v_j", "v_out", "v_out_2", "v_copy", "d_0", "a_saved", "a_buffer", "a_packed", "a_all", "a_sum", "a_zero",
     "_0", "_1", "h_first", "h_last", "x_piece", "dv", "h_weights", "h_weights_T", "h_over_rows", "h_and_x",

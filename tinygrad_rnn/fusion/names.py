@@ -18,7 +18,7 @@ from ..autograd.primitive import ElementwisePrimitive
 # What the modules of kernels may import, by the modules of `kernels` where it is.
 IMPORTS = {
     "matmul": {"copy", "fill_panels", "matrix", "multiply", "panels", "product", "shift", "sum_rows"},
-    "intrinsics": {"JIT", "KERNEL", "REDUCE", "at", "carve", "clear", "distinct", "rows_of"},
+    "intrinsics": {"KERNEL", "ROW", "ROW_SUMS", "at", "carve", "clear", "distinct", "rows_of"},
 }  # fmt: skip
 BUILTINS = {"float", "len", "min", "range"}  # that they call
 OWN = {  # what they call their own

@@ -140,7 +140,7 @@ class RowFunction:
 
     def text(self, name: str) -> str:
         """The source of the function."""
-        flags = "REDUCE" if any(map(reduces, self.values)) else "JIT"
+        flags = "ROW_SUMS" if any(map(reduces, self.values)) else "ROW"
         parameters = ", ".join([*self.block.sizes.values(), *self.numbers, *self.arguments])
         computed = dict.fromkeys(x.name for _, results in self.loops for x in results)
         text = wrapped(f"# One row: {', '.join(computed)}.", "") + f"@njit(**{flags})\n"

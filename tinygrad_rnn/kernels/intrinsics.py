@@ -22,6 +22,10 @@ KERNEL = JIT | dict(_nrt=False, no_cfunc_wrapper=True)
 # that are called from there keep their own flags.
 REDUCE = JIT | dict(fastmath={"contract", "reassoc"})
 
+# What compiled code alone calls: without a way in for Python and for C, which takes as long as a short function.
+_INSIDE = dict(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+ROW, ROW_SUMS = JIT | _INSIDE, REDUCE | _INSIDE
+
 
 @intrinsic
 def distinct(typingctx: Any) -> Any:
