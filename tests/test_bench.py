@@ -48,7 +48,10 @@ def test_peak_is_a_rate(dtype, monkeypatch):
     assert 1e8 < importlib.import_module("peak").measure_fma_peak(dtype, rounds=2) < 1e13
 
 
-@pytest.mark.parametrize(("table", "fewest"), [("kernels", 4), ("cells", 6), ("toolbox", 3)])
+CELLS = pytest.param("cells", 6, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("table", "fewest"), [("kernels", 4), CELLS, ("toolbox", 3)])
 def test_a_table_has_rows_and_a_summary_for_each_group(table, fewest):
     if table != "kernels":
         pytest.importorskip("torch")

@@ -90,7 +90,7 @@ def test_run_leaves_a_checkpoint_a_picture_and_a_table(finished):
     assert about(folder)["step"] == 43
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru"])
+@pytest.mark.parametrize("cell", ["rnn", pytest.param("gru", marks=pytest.mark.slow)])
 def test_other_cells(cell, text, tmp_path):
     out, _ = run(*TINY, "--cell", cell, "--text", text, "--out", tmp_path)
     assert f"{cell.upper()}, 2 x 8" in out
@@ -148,6 +148,7 @@ def wait_for(process, condition):
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_resumed_ends_with_the_same_bits(finished, text, tmp_path):
     """Killed without warning, wherever it is, as soon as there is a new checkpoint."""
     arguments, path, reached = [*TINY, "--text", text, "--out", tmp_path], tmp_path / CHECKPOINT, []
@@ -185,6 +186,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished, text, tmp_path):
     assert_same(tmp_path, finished)
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_resumed_to_more_steps(finished, text, tmp_path):
     shutil.copy(finished[0] / CHECKPOINT, tmp_path)
     again, _ = run("--text", text, "--out", tmp_path, "--resume")  # nothing left to do but the table and the picture

@@ -23,7 +23,12 @@ def test_every_two_sizes_meet():
             assert len(np.unique(rows[:, [i, j]], axis=0)) == len(SIZES) ** 2
 
 
-@pytest.mark.parametrize("number", range(len(SIZES)), ids=lambda number: f"T={SIZES[number]}")
+LENGTHS = [  # to compile for every size takes a minute
+    pytest.param(number, id=f"T={T}", marks=() if T == 1 else pytest.mark.slow) for number, T in enumerate(SIZES)
+]
+
+
+@pytest.mark.parametrize("number", LENGTHS)
 @pytest.mark.parametrize("name", CELLS)
 def test_classic_cells_agree_to_twelve_digits(name, number):
     for T, B, I, H in pairs(number):

@@ -39,7 +39,7 @@ def test_the_case_of_the_seed(compiled):
     check_all([int(SEED)], compiled)
 
 
-@pytest.mark.parametrize("first", range(0, 160, 40))
+@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (40, 80, 120))])
 def test_some_cases(first):
     """Interpreted: thousands of kernels, none of which is compiled."""
     counts = check_all(range(first, first + 40))

@@ -13,6 +13,7 @@ LENGTHS = None if "lengths on threads" in KNOWN else True  # with one thread onl
 COMPILED_ANYWAY = [NAMES.index(name) for name in ("RNNCell", "LSTMCell", "GRUCell")]
 
 
+@pytest.mark.slow
 def test_classic_cells():
     in_child(__file__, f"check_cells({COMPILED_ANYWAY}, lengths={LENGTHS})")
 

@@ -256,6 +256,7 @@ def test_threads_share_a_layer():
     assert all(np.array_equal(y, expected[i]) for i in range(4) for y in found[i])
 
 
+@pytest.mark.slow
 def test_layers_inside_a_cell_may_be_called_without_making_it_another(monkeypatch):
     class Informed(Leaky):
         """Reads a summary of a sequence of its own at every step."""

@@ -306,6 +306,7 @@ def test_lengths_on_both_engines():
     assert_close(*found)
 
 
+@pytest.mark.slow
 def test_cells_of_different_states():
     net = Stack([GRUCell(I, H), LSTMCell(H, 2)], dropout=0.25).eval()
     assert net.input_size == I and net.num_layers == 2
