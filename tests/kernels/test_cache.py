@@ -540,7 +540,8 @@ def test_a_file_that_is_whole_but_makes_no_sense_is_written_again(folder, conten
     before = path.stat().st_size
     trusted.write(path, content)
     forget()
-    assert kernel() == [0, 3, 6] and path.stat().st_size == before
+    # Names in there have numbers that count on, of one digit or two.
+    assert kernel() == [0, 3, 6] and abs(path.stat().st_size - before) < before // 10
 
 
 def test_a_file_in_the_place_of_another_is_not_executed(folder):
