@@ -156,6 +156,25 @@ def test_what_reaches_a_concatenation_that_is_taken_apart():
     np.testing.assert_allclose(d, tape.grad["both"].numpy(), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_what_was_recorded_stays_when_other_calls_follow(steps):
+    """Calls lend each other memory; of one step no more gradients are kept than in a call that nobody records."""
+    cell = tg.nn.LSTMCell(I, H, **F64)
+
+    def gradients(engine):
+        layer, random = tg.nn.Recurrent(cell, fused=engine), np.random.default_rng(0)
+        train = lambda: layer(tg.tensor(random.standard_normal((steps, B, I))))
+        with tg.record(layer) as r:
+            y, (_, c) = train()
+        (y.sum() + 3 * c.sum()).backward()
+        for _ in range(3):
+            train()[0].square().sum().backward()
+        return [r.grad[name].numpy() for name in "ifgohc"]
+
+    for a, b in zip(gradients("require"), gradients("never")):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+
+
 def test_a_stack_has_a_recording_for_each_layer():
     layer = tg.nn.GRU(I, H, num_layers=2, bidirectional=True)
     with tg.record(layer) as r:

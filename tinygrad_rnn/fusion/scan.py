@@ -289,7 +289,7 @@ class Scan(Allocation):
         dtype, found, given, watched = self.dtype, found[:], given[:], len(every)
         for k, dy in arrived.items():
             dy = rows.gathered(dy) if k < watched else rows.ordered(dy)
-            given[k] = dy if dy.flags.carray else dy.copy()
+            given[k] = plain(dy)
         for k in range(watched):
             if k not in arrived:
                 given[k] = staggered_zeros((rows.total, self.program.states[k].width), dtype)
@@ -306,14 +306,17 @@ class Scan(Allocation):
         return found, given, arena
 
     def arrived(self, rows: Rows, given: list[np.ndarray], arena: np.ndarray, keep: int) -> list[np.ndarray]:
-        """The gradients of states: those that came from outside, and those that went from step to step."""
+        """The gradients of states: those that came from outside, and those that went from step to step.
+
+        Copies of the latter: the arena may be another call's by now.
+        """
         gradient, ragged = self.program.gradient, rows.total < rows.T * rows.B
         views = self.backward.arena.views(arena, rows.total, rows.B, ragged, keep)
-        return [*given[: len(gradient.dys)], *(views[carry.name] for carry in gradient.carries)]
+        return [*given[: len(gradient.dys)], *(views[carry.name].copy() for carry in gradient.carries)]
 
 
 def copied(arena: np.ndarray) -> np.ndarray:
-    """A copy of an arena that begins as far from a cache value: see `memory.first_line`."""
+    """A copy of an arena that begins as far from a cache line: see `intrinsics.carve`."""
     whole = np.empty(arena.size + LINE, arena.dtype)
     start = (arena.ctypes.data - whole.ctypes.data) // arena.itemsize % (64 // arena.itemsize)
     copy = whole[start : start + arena.size]
