@@ -308,7 +308,7 @@ class FusedCell:
             residuals = copied(residuals)
         arguments = rows, run.arrays, run.every, residuals, dy.parts
         if run.recorded:
-            keep = rows.T + 1  # of the gradients of states, for who looks at them
+            keep = max(rows.T, 2) + 1  # of the gradients of states, for who looks at them: such an arena is not lent
             found, given, arena = scan.run_back(*arguments, mask.layout(scan, rows, keep))
             run.arrived = scan.arrived(rows, given, arena, keep)
         else:

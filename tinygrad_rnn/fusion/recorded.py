@@ -92,5 +92,5 @@ class Recorded:
         assert self.run.arrived is not None
         watched, rows = len(self.fused.program.gradient.dys), self.rows
         carry = self.run.arrived[watched + k]
-        d = rows.running(carry.reshape(rows.T + 1, rows.B, carry.shape[1])[1:])
+        d = rows.running(carry[: (rows.T + 1) * rows.B].reshape(rows.T + 1, rows.B, carry.shape[1])[1:])
         return tensor(d + self.run.arrived[k] if k < watched else d)

@@ -306,13 +306,10 @@ class Scan(Allocation):
         return found, given, arena
 
     def arrived(self, rows: Rows, given: list[np.ndarray], arena: np.ndarray, keep: int) -> list[np.ndarray]:
-        """The gradients of states: those that came from outside, and those that went from step to step.
-
-        Copies of the latter: the arena may be another call's by now.
-        """
+        """The gradients of states: those that came from outside, and those that went from step to step."""
         gradient, ragged = self.program.gradient, rows.total < rows.T * rows.B
         views = self.backward.arena.views(arena, rows.total, rows.B, ragged, keep)
-        return [*given[: len(gradient.dys)], *(views[carry.name].copy() for carry in gradient.carries)]
+        return [*given[: len(gradient.dys)], *(views[carry.name] for carry in gradient.carries)]
 
 
 def copied(arena: np.ndarray) -> np.ndarray:
