@@ -3,6 +3,7 @@
 All of them broadcast their arguments, accept tensors, NumPy arrays and numbers, and keep PyTorch's names.
 """
 
+import math
 from collections.abc import Callable
 from numbers import Number
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,9 @@ import numpy as np
 
 from . import table
 from .eager import binary, unary
-from .operands import aligned, as_tensor, ask, floating, named, unrecorded
+from .operands import aligned, as_array, as_tensor, ask, floating, named, unrecorded
 from .primitive import ElementwisePrimitive
-from .tape import Value
+from .tape import Value, mode
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -189,16 +190,12 @@ def mask(name: str, condition: Any) -> np.ndarray:
 
 def floor_divide(input: Any, other: Any) -> "Tensor":
     """`input // other`, rounded down, integers as integers. It has no gradient, as in PyTorch."""
-    return _rounded(np.floor_divide, *aligned("//", input, other))
+    return table.floor_divide(*_divisible("//", input, other)).detach()
 
 
 def remainder(input: Any, other: Any) -> "Tensor":
     """`input % other`, of the sign of `other`: `input - (input // other) * other`, and so are its gradients."""
-    a, b = aligned("%", input, other)
-    y = _rounded(np.remainder, a, b)
-    if y.data.dtype.kind == "f":
-        y.node = _sub(a, mul(_rounded(np.floor_divide, a, b), b)).node
-    return y
+    return table.remainder(*_divisible("%", input, other))
 
 
 def divmod(input: Any, other: Any) -> "tuple[Tensor, Tensor]":
@@ -206,11 +203,11 @@ def divmod(input: Any, other: Any) -> "tuple[Tensor, Tensor]":
     return floor_divide(input, other), remainder(input, other)
 
 
-def _rounded(ufunc: np.ufunc, a: Any, b: Any) -> "Tensor":
-    divided = unrecorded(ufunc, a, b)
-    if divided.data.dtype.kind != "f" and not np.all(b.data if isinstance(b, Value) else b):
-        raise ZeroDivisionError(f"{ufunc.__name__}: integers are not divided by zero")
-    return divided
+def _divisible(sign: str, input: Any, other: Any) -> Any:
+    a, b = aligned(sign, input, other)
+    if mode.tracer is None and np.result_type(*map(as_array, (a, b))).kind != "f" and not np.all(as_array(b)):
+        raise ZeroDivisionError(f"{sign}: integers are not divided by zero")
+    return a, b
 
 
 # ---- Comparisons and tests: boolean results, no gradient -------------------------------------------------------------
@@ -250,9 +247,17 @@ bitwise_xor = _bitwise("^", np.bitwise_xor, table.ne)
 bitwise_not = _bitwise("~", np.invert, table.logical_not)
 
 
-def _test(ufunc: np.ufunc) -> "Callable[[Any], Tensor]":
-    meaning = f"A boolean tensor: `numpy.{ufunc.__name__}(input)`."
-    return named(ufunc.__name__, meaning, lambda input: unrecorded(ufunc, as_tensor(input)))
+def isnan(input: Any) -> "Tensor":
+    """A boolean tensor: whether an element is not a number."""
+    x = as_tensor(input)
+    return table.ne(x, x)
 
 
-isnan, isinf, isfinite = _test(np.isnan), _test(np.isinf), _test(np.isfinite)
+def isinf(input: Any) -> "Tensor":
+    """A boolean tensor: whether an element is infinite."""
+    return table.eq(table.abs(as_tensor(input).detach()), math.inf)
+
+
+def isfinite(input: Any) -> "Tensor":
+    """A boolean tensor: whether an element is a number, and not infinite."""
+    return table.lt(table.abs(as_tensor(input).detach()), math.inf)

@@ -47,8 +47,14 @@ neg = scalar("neg(x)", "-x",         dx="-dy",                               onn
 abs = scalar("abs(x)", "abs(x)",     dx="where(x > 0, dy, where(x < 0, -dy, 0))", onnx="Abs", integer=np.abs)
 sign = scalar("sign(x)", "sign(x)",  dx="0 * dy",                            onnx="Sign",  integer=np.sign)
 floor = scalar("floor(x)", "floor(x)", dx="0 * dy",                          onnx="Floor", integer=np.positive)
+floor_divide = scalar("floor_divide(a, b)", "floor_divide(a, b)", da="0 * dy", db="0 * dy", integer=np.floor_divide)
+remainder = scalar("remainder(a, b)", "remainder(a, b)", da="dy", db="-dy * floor_divide(a, b)",
+                   onnx="Mod",                                                             integer=np.remainder)
 square = scalar("square(x)", "x * x", dx="dy * 2 * x",                                     integer=arrays.whole_square)
 reciprocal = scalar("reciprocal(x)", "1 / x", dx="-dy * y * y",              onnx="Reciprocal")
+
+for _of_numpy, _ufunc in ((floor_divide, np.floor_divide), (remainder, np.remainder)):
+    _of_numpy.forward = arrays.quiet(_ufunc)  # eagerly NumPy's own, which are as fast
 
 # ---- Exponentials, roots and waves -----------------------------------------------------------------------------------
 exp = scalar("exp(x)", "exp(x)",         dx="dy * y",                        onnx="Exp")
