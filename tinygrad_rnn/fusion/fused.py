@@ -58,7 +58,7 @@ class FusedCell:
         self.cell: Callable[[], Any] = weakref.ref(cell)  # a compiled cell must not keep its cell alive
         self.several, self.inputs = sequence.several, len(sequence.inputs)
         inputs = [((BATCH, x.shape[2]), dtype) for x in sequence.inputs]
-        states = [(name, (BATCH, s.shape[1]), dtype) for name, s in zip(cell.state_names, sequence.states)]
+        states = [(name, (BATCH, *s.shape[1:]), dtype) for name, s in zip(cell.state_names, sequence.states)]
         traced = trace_step(cell, inputs, states, not sequence.several)
         self.sources = traced.sources
         self.owners = [weakref.proxy(owner) for owner in traced.owners]
@@ -79,6 +79,7 @@ class FusedCell:
         self._find_preparations(enumerate(self.scan.forward.arguments))
         # Whether the arrays of leaves are the arguments of the kernel, if they lie as it reads them.
         self._plain_arrays = self._in_order and not (self.noise or self.outside or self._some or self._reshaped)
+        self._ranks = [(k, x.inner) for k, x in enumerate(self.program.states) if len(x.shape) != 2]
         self._masks: dict[tuple[bool, ...], Mask] = {}
         # The kinds of layouts for which a way was compared with the tape.
         self.proved: dict[tuple[tuple[bool, ...], bool], set[str]] = {}
@@ -173,10 +174,19 @@ class FusedCell:
             shapes = tuple([x.data.shape for x in needing])
             node = Node(self, parents, shapes, (tensors, run))
             nodes = [Node(output, (node,), ((),), ()) if output else None for output in mask.outputs]
-        results = [rows.after(x) for x in every]
+        results, finals = self._as_states(rows, every, finals)
+        return tuple(map(Leaf.tensor, results, nodes)), tuple(map(Leaf.tensor, finals, nodes[len(every) :]))
+
+    def _as_states(self, rows: Rows, every: list[Any], finals: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Arrays of a kernel as the user has the states that are watched, and the final ones."""
+        every = [rows.after(x) for x in every]
         if rows.ragged:
             finals = [rows.unordered(x) for x in finals]
-        return tuple(map(Leaf.tensor, results, nodes)), tuple(map(Leaf.tensor, finals, nodes[len(every) :]))
+        for k, inner in self._ranks:
+            finals[k] = finals[k].reshape(rows.B, *inner)
+            if k < len(every):
+                every[k] = every[k].reshape(*every[k].shape[:2], *inner)
+        return every, finals
 
     def infer(self, rows: Rows, tensors: list[Tensor], arrays: list[np.ndarray]) -> tuple[States, States]:
         """`run` without gradients, where one state is watched: `arrays` may be changed."""
@@ -203,9 +213,8 @@ class FusedCell:
         if self._some:
             arrays = [tensors[i].data for i in self._places]
         (output, *finals), _ = self.scan.run("inference", rows, self._given(rows, arrays))
-        if rows.ragged:
-            finals = [rows.unordered(x) for x in finals]
-        return (Leaf.tensor(rows.after(output)),), tuple([Leaf.tensor(x) for x in finals])
+        (output,), finals = self._as_states(rows, [output], finals)
+        return (Leaf.tensor(output),), tuple([Leaf.tensor(x) for x in finals])
 
     def _extended(self, rows: Rows, tensors: list[Tensor]) -> list[Tensor]:
         """Leaves, and behind them what is drawn, and what the tape computes of both."""
@@ -238,8 +247,8 @@ class FusedCell:
                 elif value in leaves:
                     self._ordered.append(i)
                 self._always_plain.append(i)
-                if len(value.shape) == 1:
-                    self._reshaped.append((i, (-1, 1)))
+                if len(value.shape) != 2:
+                    self._reshaped.append((i, (-1, value.width)))
             elif role == "vector" and len(value.shape) == 1 and value in held:
                 self._vectors.append((i, held[value]))
             elif role == "vector":
@@ -326,7 +335,7 @@ class FusedCell:
     def _as_given(self, value: Value, role: str, rows: Rows, dx: np.ndarray) -> np.ndarray:
         """The gradient of an operand, laid out as its value was."""
         if len(value.shape) != dx.ndim:
-            dx = dx.reshape(value.shape if role == "vector" else -1)
+            dx = dx.reshape(value.shape if role == "vector" else (len(dx), *value.inner))
         if role == "vector" or value.row is not None:
             return dx
         return plain(rows.scattered(dx)) if role == "steps" else rows.unordered(dx)
@@ -384,7 +393,3 @@ def _check_kinds(sequence: Sequence, dtype: np.dtype, names: tuple[str, ...], wh
         if state.dtype != dtype:
             lead = f"write x.to(np.{state.dtype}) before the layer, or let the parameters and states be {dtype}"
             raise Unfusable(f"x is {dtype}, and the state {name} is {state.dtype}: {lead}{where}")
-        if state.ndim != 2:
-            shape = ", ".join(["B", *map(str, state.shape[1:])])
-            lead = "write it as [B, width], such as C.reshape(C.shape[0], -1)"
-            raise Unfusable(f"the state {name} is [{shape}], and kernels have one row of it for each: {lead}{where}")

@@ -42,7 +42,8 @@ _phi = _one_by_one(lambda x: 0.5 * math.erfc(-x * math.sqrt(0.5)))
 _sigmoid = lambda x: 1 / (1 + np.exp(-x))
 
 MATHS: dict[str, Any] = dict(
-    abs=np.abs, sign=np.sign, floor=np.floor, sqrt=np.sqrt, pow=np.power, exp=np.exp, log=np.log, expm1=np.expm1,
+    abs=np.abs, sign=np.sign, floor=np.floor, floor_divide=np.floor_divide, remainder=np.remainder, sqrt=np.sqrt,
+    pow=np.power, exp=np.exp, log=np.log, expm1=np.expm1,
     log1p=np.log1p, sin=np.sin, cos=np.cos, tanh=np.tanh, maximum=np.maximum, minimum=np.minimum, where=np.where,
     isnan=np.isnan, sigmoid=_sigmoid, softplus=lambda x: np.logaddexp(x, 0), erf=_erf, phi=_phi,
     silu=lambda x: x * _sigmoid(x), gelu=lambda x: x * _phi(x),

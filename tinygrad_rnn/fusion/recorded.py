@@ -39,7 +39,8 @@ class Recorded:
 
     def value(self, name: str) -> np.ndarray:
         """[T, B, W]."""
-        return np.array(self.rows.scattered(self._value(name)))
+        found = self._value(name).reshape(self.rows.total, *self.named[name].inner)
+        return np.array(self.rows.scattered(found))
 
     def gradient(self, name: str) -> np.ndarray | None:
         """[T, B, W]; None if the backward pass has not been here, or nothing depends on that value."""
@@ -48,14 +49,14 @@ class Recorded:
         found = self._gradients[name]
         if found is None:
             return None
-        return np.array(self.rows.scattered(np.broadcast_to(found, (self.rows.total, self.named[name].width))))
+        return np.array(self.rows.scattered(np.broadcast_to(found, (self.rows.total, *self.named[name].inner))))
 
     def _value(self, name: str) -> np.ndarray:
         """For each row of each step: what the kernels have of it, or what the tape makes of the states."""
         scan = self.fused.scan
         if name in self.states:
             return self.saved[name][self.rows.B :]
-        for kept, (array, _, first, width) in scan.kept_in.items():
+        for kept, (array, _, first, width, _) in scan.kept_in.items():
             if kept.name == name:
                 return self.saved[array][:, first : first + width]
         if f"{name}_saved" in self.saved:
@@ -70,7 +71,8 @@ class Recorded:
         known = {leaf: as_rows(leaf, x, rows) for leaf, x in zip(fused.leaves, self.run.leaves)}
         known |= dict(zip(fused.noise, self.run.noise))
         known |= {leaf: rows.repeated(x) for leaf, x in known.items() if leaf.rate == "sequence"}
-        known |= {state: rows.before(self.saved[state.name]) for state in self.step.states}
+        before = {state: rows.before(self.saved[state.name]) for state in self.step.states}
+        known |= {state: x.reshape(len(x), *state.inner) for state, x in before.items()}
         known = {leaf: tensor(x, leaf in wanting or leaf.kind == "state") for leaf, x in known.items()}
         with enable_grad(), set_mode("tracer", None):
             evaluate(self.step.values, known, full_rows(1, self.rows.total))
@@ -93,4 +95,5 @@ class Recorded:
         watched, rows = len(self.fused.program.gradient.dys), self.rows
         carry = self.run.arrived[watched + k]
         d = rows.running(carry[: (rows.T + 1) * rows.B].reshape(rows.T + 1, rows.B, carry.shape[1])[1:])
-        return tensor(d + self.run.arrived[k] if k < watched else d)
+        d = d + self.run.arrived[k] if k < watched else d
+        return tensor(d.reshape(len(d), *self.step.states[k].inner))

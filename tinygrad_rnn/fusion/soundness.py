@@ -42,11 +42,10 @@ def rows_apart(
     per_row = [x for x in operands if getattr(x, "per_row", False)]
     places = [i for i, n in enumerate(shape) if n == batch]
     if not per_row:
-        if not places:
+        if not places or (row is table.expand and places == [0]):
             return None
-        what = "expand" if row is table.expand else "batch's dimension"
         return "step makes a row for each of the batch from none", (
-            f"leave the {what} out and write h * b, one row serves the whole batch"
+            "leave the batch's dimension out and write h * b, one row serves the whole batch"
         )
     along = attributes.get("dim", ())
     if 0 in (along if isinstance(along, tuple) else (along,)) and row in (*_SUMS, *_ALONG):
@@ -116,7 +115,7 @@ def one_dtype(
         return _cast(operands[0], np.dtype(attributes["dtype"]), dtype, shown)
     lines = [x for x in (operands[1:] if row is table.where else operands) if hasattr(x, "dtype")]
     only_truths = all(x.dtype.kind == "b" for x in lines)
-    if row in _LOGIC or row in _MOVES or (row in COMPARISONS and only_truths):
+    if row in (*_LOGIC, *_MOVES, table.amax, table.amin) or (row in COMPARISONS and only_truths):
         lines = [x for x in lines if x.dtype.kind != "b"]
     for x in lines:
         if x.dtype.kind == "b":

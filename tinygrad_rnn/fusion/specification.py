@@ -33,7 +33,7 @@ class TapeRecord:
         with Locals(self.cell) as variables:
             yield lambda states: after.update(zip(self.cell.state_names, states))
         for name, value in variables:
-            if isinstance(value, Tensor) and value.ndim == 2 and not any(value is x for x in arriving):
+            if isinstance(value, Tensor) and value.ndim >= 2 and not any(value is x for x in arriving):
                 if value.shape[0] == self.sequence.B and id(value) not in self.parameters:
                     after.setdefault(name, value)
         for name, value in after.items():
@@ -72,8 +72,9 @@ def run_on_tape(
         The values after each step of the states that are watched, and the final values of all.
     """
     states, lengths = sequence.states, sequence.lengths
-    running = None if lengths is None else np.arange(sequence.T)[:, None, None] < lengths[:, None]
-    steps = [unbind(x if running is None else where(running, x, 0)) for x in sequence.inputs]
+    running = None if lengths is None else np.arange(sequence.T)[:, None] < lengths
+    going = lambda t, x: running[t].reshape(-1, *[1] * (x.ndim - 1))  # type: ignore[index]  # which sequences are
+    steps = [unbind(x if running is None else where(running[..., None], x, 0)) for x in sequence.inputs]
     order = range(sequence.T)[:: -1 if sequence.reverse else 1]
     every: list[list[Tensor]] = [[] for _ in range(sequence.watched)]
     with cell.holding(cell.values_of_sequence(sequence.B) if held is None else held):
@@ -88,8 +89,8 @@ def run_on_tape(
                     returned(new)
             seen = new[: sequence.watched]
             if running is not None:
-                seen = tuple(where(running[t], state, 0) for state in seen)
-                new = tuple(where(running[t], state, old) for state, old in zip(new, states))
+                seen = tuple(where(going(t, state), state, 0) for state in seen)
+                new = tuple(where(going(t, state), state, old) for state, old in zip(new, states))
             states = new
             for values, state in zip(every, seen):
                 values.append(state)

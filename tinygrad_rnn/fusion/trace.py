@@ -25,10 +25,10 @@ from ..autograd.tape import line_of, ours, passed_over, set_mode, user_frame, us
 from . import soundness
 from .again import compare
 from .batch import BATCH, Batch, stand_ins
-from .builder import MOST_VALUES, Builder, name_of, plain_slice
+from .builder import MOST_VALUES, Builder, name_of
 from .frames import Locals, called, latching, listener, step_codes, step_line
 from .names import FORMS, RESERVED, Names
-from .program import Number, Program, Value, columns_at, leaf, needed_for
+from .program import Number, Program, Value, leaf, needed_for
 from .refusal import CompilerError, Unfusable, innermost
 from .soundness import COMPARISONS
 from .symbols import Shadow, Symbol
@@ -190,18 +190,28 @@ class Trace(Builder):
         key = id(x)  # of what its value keeps alive
         if key not in self._leaves:
             if self.batch in array.shape:
-                self.refuse(
-                    "step makes an array with a row for each of the batch",
-                    "make it of a state or draw it, such as h * 0 + 1 and tg.rand(h.shape)",
-                )
-            if array.ndim > 2 and key not in self._parameter_names:
-                self.refuse(
-                    f"step makes an array of shape {list(array.shape)} anew", "keep it in the cell, as a Parameter"
-                )
+                return self._for_each_row(array)
             kind = "parameter" if isinstance(x, tape.Value) else "constant"
             name = self._parameter_names.get(key, kind)
             self._leaves[key] = self.leaf(name, kind, array.shape, array.dtype, x).value
         return self._leaves[key]
+
+    def _for_each_row(self, array: np.ndarray) -> Value:
+        """An array that the step makes with a row for each sequence, such as `zeros(h.shape)`: the same for all."""
+        if array.shape.index(self.batch) or not (array == array[:1]).all():
+            self.refuse(
+                "step makes an array with a row for each of the batch",
+                "make it of a state or draw it, such as h * 0 + 1 and tg.rand(h.shape)",
+            )
+        row = array[:1].copy()
+        one = self.leaf("constant", "constant", row.shape, row.dtype, row).value
+        return self.apply(table.expand, one, shape=array.shape)
+
+    def zeros(self, shape: Shape, dtype: np.dtype) -> Value:
+        return self._for_each_row(np.zeros(shape, dtype))
+
+    def is_batch(self, n: int) -> bool:
+        return n == self.batch
 
     def number(self, x: float) -> float:
         """A number as an operand: an argument of kernels, unless it stands in the code that runs or is none of ours."""
@@ -218,7 +228,7 @@ class Trace(Builder):
     def draw(self, source: Source, shape: Any, dtype: Any) -> Symbol:
         """Called in place of drawing random numbers: a symbol for an input that is drawn for all steps at once."""
         self.where = self._look_around()
-        if len(shape) != 2 or (type(shape[0]) is not Batch and shape[0] != self.batch):
+        if not shape or (type(shape[0]) is not Batch and shape[0] != self.batch):
             sizes = ["B" if type(n) is Batch or n == self.batch else n for n in shape]
             self.refuse(
                 f"step draws random numbers of shape [{', '.join(map(str, sizes))}], not a row for each of the batch",
@@ -240,8 +250,6 @@ class Trace(Builder):
         if isinstance(row, ElementwisePrimitive) and row not in (table.pow, table.clip_gradient):
             operands = [self.number(x) if isinstance(x, float) else x for x in operands]
             attributes = {name: self.number(x) if type(x) is float else x for name, x in attributes.items()}
-        if row is table.slice and isinstance(operands[0], Value) and operands[0].per_row:
-            row, attributes = plain_slice(operands[0].shape, attributes["at"])
         try:
             shape = row.shape(*(x.shape if isinstance(x, Value) else () for x in operands), **attributes)
         except Exception as error:  # which is no reason for another way through the step: it may fit another batch
@@ -279,8 +287,6 @@ class Trace(Builder):
                 wrong = self._promoted_by(np.dtype(attributes["dtype"])) or wrong
         if wrong is not None:
             self.refuse(*wrong)
-        if row is table.slice and operands[0].per_row:
-            columns_at(operands[0].shape, attributes["at"])  # which refuses others
 
     def _promoted_by(self, dtype: np.dtype) -> tuple[str, str] | None:
         """What to say of the operand for whose sake another one is turned into its dtype, if that is going on."""
