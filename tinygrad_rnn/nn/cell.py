@@ -239,7 +239,10 @@ class Cell(Module):
             TypeError: a value is missing, unknown or no tensor.
             ValueError: one has no row for each sequence.
         """
-        cell, known = type(self).__name__, self.keywords
+        known = self.keywords
+        if not values and not known:
+            return {}
+        cell = type(self).__name__
         for name in values:
             if name not in known:
                 raise TypeError(f"{cell}: step takes no {name} by name{self._instead_of(name)}")
@@ -294,7 +297,8 @@ class Cell(Module):
 
     def advance(self, x: Any, states: States, /, **values: Any) -> States:
         """`step`, and a look at what it returned."""
-        values = {name: _not_a_leaf(value) for name, value in values.items()}
+        for name, value in values.items():
+            values[name] = _not_a_leaf(value)
         returned = self.step(_not_a_leaf(x), *map(_not_a_leaf, states), **values)
         new = tuple(returned) if isinstance(returned, (tuple, list)) else (returned,)
         cell, names = type(self).__name__, self.state_names

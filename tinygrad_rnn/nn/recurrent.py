@@ -260,6 +260,7 @@ class _LastCall:
     Attributes:
         fused, rows: what ran the cell, and the layout of the batch.
         values: the shapes and dtypes of what was given for the sequence, by name.
+        parameters, first: the arrays of those, and their place among the leaves.
         zeros: the initial states, where they are what a `Cell` begins with if it does not say otherwise.
     """
 
@@ -270,7 +271,7 @@ class _LastCall:
         self.shape, self.dtype = sequence.inputs[0].shape, sequence.inputs[0].dtype
         self.shapes = [state.shape for state in sequence.states]
         self.values = {name: (x.data.shape, x.data.dtype) for name, x in sequence.values.items()}
-        self.parameters = [each.data for each in self.fused.fixed]
+        self.parameters, self.first = [each.data for each in self.fused.fixed], 1 + len(self.values)
         cell = options[0]
         self.zeros: States | None = cell.begin(None, sequence.B) if cell.begins_with_zeros(self.fused.fixed) else None
 
@@ -305,14 +306,16 @@ class _LastCall:
             for state, shape in zip(states, self.shapes):
                 if state.data.shape != shape or state.data.dtype is not self.dtype:
                     return None
-        fused, given = self.fused, ()
+        fused = self.fused
         if values or self.values:
             given = self._given(values)
             if given is None:
                 return None
-        tensors = [x, *given, *fused.fixed, *states]
+            tensors = [x, *given, *fused.fixed, *states]
+        else:
+            tensors = [x, *fused.fixed, *states]
         arrays = [each.data for each in tensors]
-        if not all(map(is_, self.parameters, arrays[1 + len(given) :])):
+        if not all(map(is_, self.parameters, arrays[self.first :])):
             return None
         if level == 0 and self.infers:
             return fused.infer(self.rows, tensors, arrays)
