@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from ..autograd.tensor import Tensor
 from ..kernels.locks import lazy
 from .rows import RaggedRows, Rows, full_rows
@@ -24,9 +22,8 @@ class Sequence:
     """
 
     def __init__(
-        self, x: Any, states: States, reverse: bool = False, lengths: np.ndarray | None = None, watched: int = 1,
-        values: Any = None,
-    ) -> None:  # fmt: skip
+        self, x: Any, states: States, reverse: bool = False, lengths: Any = None, watched: int = 1, values: Any = None
+    ) -> None:
         self.several = isinstance(x, tuple)
         self.inputs: States = x if self.several else (x,)
         self.T: int = self.inputs[0].shape[0]
@@ -44,7 +41,6 @@ class Sequence:
     @property
     def kind(self) -> Any:
         """What a compiled cell depends on."""
-        inputs, states = [x.data for x in self.inputs], [x.data for x in self.states]
-        kinds = [(x.shape[2:], x.dtype.char) for x in inputs] + [(x.shape[1:], x.dtype.char) for x in states]
-        named = [(name, x.data.shape[1:], x.data.dtype.char) for name, x in self.values.items()]
-        return (self.several, self.watched, *kinds, *named)
+        inputs, each = [x.data for x in self.inputs], [x.data for x in (*self.states, *self.values.values())]
+        kinds = [(x.shape[2:], x.dtype.char) for x in inputs] + [(x.shape[1:], x.dtype.char) for x in each]
+        return (self.several, self.watched, *kinds, *self.values)
