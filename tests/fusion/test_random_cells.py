@@ -67,6 +67,7 @@ def programs(draw):
     width, states = draw(st.integers(1, 3)), draw(st.lists(WIDTHS, min_size=1, max_size=3))
     held = draw(st.lists(WIDTHS, max_size=2))
     widths = [width, *states, *held]
+    timed = [True] * (1 + len(states)) + [False] * len(held)  # whether there is another one at every step
     instructions = []
 
     def pick():
@@ -78,12 +79,14 @@ def programs(draw):
         kind = draw(st.sampled_from(KINDS))
         a = pick()
         n = widths[a]
-        if kind == "unary":
-            instruction = (draw(st.sampled_from(list(UNARY))), a)
+        changes = timed[a]
+        if kind == "unary":  # a gradient that is clipped at every step is none of a value that is the same at all
+            instruction = (draw(st.sampled_from([name for name in UNARY if changes or name != "clip_gradient"])), a)
         elif kind == "binary":
             fitting = [i for i, w in enumerate(widths) if w == n or 1 in (w, n)]
             b = draw(st.sampled_from(fitting))
             instruction, n = (draw(st.sampled_from(list(BINARY))), a, b), max(n, widths[b])
+            changes |= timed[b]
         elif kind == "row":
             name = draw(st.sampled_from(list(ROWS)))
             instruction, n = (name, a), 1 if name in ("sum", "mean", "amax", "var") else n
@@ -95,6 +98,7 @@ def programs(draw):
         elif kind == "cat":
             b = pick()
             instruction, n = ("cat", a, b), n + widths[b]
+            changes |= timed[b]
             if n > WIDEST - 5:
                 continue
         elif kind == "mask":
@@ -114,6 +118,7 @@ def programs(draw):
             instruction, n = ("part", a, first, last), last - first
         instructions.append(instruction)
         widths.append(n)
+        timed.append(changes)
     ends = []
     for k, n in enumerate(states):
         fitting = [i for i, w in enumerate(widths) if w == n]
