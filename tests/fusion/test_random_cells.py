@@ -152,7 +152,7 @@ class Composed(tg.nn.Cell):
         return tuple("hcm"[: len(self.widths)])
 
     @property
-    def keywords(self):
+    def value_names(self):
         return dict.fromkeys(self.held, "required")
 
     def initial_state(self, batch_size):

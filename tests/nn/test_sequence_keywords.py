@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import textwrap
 import threading
 
 import numpy as np
@@ -212,6 +213,34 @@ def test_what_is_made_of_values_alone_is_computed_once():
     assert "voice @ V" in layer.explain() and "voice" not in layer.source("forward").replace("voice_", "")
 
 
+@pytest.mark.parametrize(
+    "names", [("row", "len", "T"), ("W", "U", "dh"), ("first", "t", "h_saved"), ("x_1", "dy", "h_last")]
+)
+def test_values_have_any_names(names):
+    """Those of what kernels are made of, and of parameters."""
+    text = f"""
+        def step(self, x, h, *, {", ".join(names)}):
+            n = tg.tanh(x @ self.W + h @ self.U + {names[0]})
+            return n * {names[1]} + h * {names[2]}
+    """
+    made = {"tg": tg}
+    exec(textwrap.dedent(text), made)
+    one = type("Named", (Speaks,), {"step": made["step"]})()
+    assert_engines_agree(one, (T, B, I), lengths=LENGTHS, values=dict.fromkeys(names, (H,)))
+    layer, given = Recurrent(one, fused="require"), dict.fromkeys(names, inputs(B, H))
+    with tg.record(layer) as r:
+        layer(inputs(), **given)
+    for name in names:
+        np.testing.assert_array_equal(r[name].numpy()[2], given[name].numpy())
+
+
+@pytest.mark.parametrize("engine", ["require", "never"])
+def test_a_batch_of_none(engine):
+    y, _ = Recurrent(Speaks(), fused=engine)(inputs(T, 0, I), **speaks(0))
+    assert y.shape == (T, 0, H)
+    y.sum().backward()
+
+
 # ---- A single step ---------------------------------------------------------------------------------------------------
 
 
@@ -376,7 +405,7 @@ def test_defaults(engine):
 
     one, x, h = Scaled(), inputs(), np.zeros((B, H))
     layer = Recurrent(one, fused=engine)
-    assert one.keywords == {"gain": "optional", "gate": "None"}
+    assert one.value_names == {"gain": "optional", "gate": "None"}
     half, gate = np.full((B, H), 0.5), np.random.default_rng(0).random((B, H))
     plain = layer(x)[0].numpy()
     np.testing.assert_allclose(layer(x, gain=half)[0].numpy(), plain, rtol=0, atol=1e-13)
@@ -475,7 +504,7 @@ AROUND = {
 def test_wrappers_hand_values_on(around, training, monkeypatch):
     interpret(monkeypatch)
     one = AROUND[around](Speaker("speaker")).train(training)
-    assert one.keywords == {"voice": "required", "style": "required"}
+    assert one.value_names == {"voice": "required", "style": "required"}
     assert_engines_agree(one, (T, B, I), lengths=LENGTHS, values=MATHS["speaker"].values)
     with pytest.raises(TypeError, match="voice is missing"):
         Recurrent(one)(inputs())
@@ -492,7 +521,7 @@ def test_a_wrapper_of_the_user_s(monkeypatch):
             return tuple(gate * n + (1 - gate) * s for n, s in zip(new, states))
 
     one = Gated(Speaker("speaker"))
-    assert one.keywords == {"voice": "required", "style": "required", "gate": "required"}
+    assert one.value_names == {"voice": "required", "style": "required", "gate": "required"}
     assert_engines_agree(one, (T, B, I), values={"gate": (H,), **MATHS["speaker"].values})
 
 
@@ -559,11 +588,11 @@ def test_layers_without_a_batch():
 
 def test_layers_refuse_what_no_cell_takes():
     net, x, given = Stack([Speaks(), GRUCell(H, H, dtype=np.float64)]), inputs(), speaks()
-    with pytest.raises(TypeError, match="Stack: no cell takes voices by name: they take voice, gate"):
+    with pytest.raises(TypeError, match="Stack: nothing is called voices: its cells take voice, gate by name, and"):
         net(x, voices=given["voice"])
     with pytest.raises(TypeError, match="Speaks: voice is missing"):
         net(x, gate=given["gate"])
-    with pytest.raises(TypeError, match="LSTM: no cell takes memory by name: they take nothing"):
+    with pytest.raises(TypeError, match="LSTM: nothing is called memory: its cells take nothing by name"):
         tg.nn.LSTM(I, H)(tg.ones(T, B, I), memory=given["voice"])
 
 
@@ -579,8 +608,8 @@ def test_truncated_backpropagation():
 OK = np.ones((B, H))
 WRONG = {
     "missing": ({}, TypeError, r"Speaks: voice is missing, which step takes by name: call with voice=\.\.\., \[B, "),
-    "unknown": ({"voice": OK, "noise": OK}, TypeError, "Speaks: step takes no noise by name: it takes voice, gate"),
-    "a state": ({"voice": OK, "h": OK}, TypeError, "step takes no h by name: h is a state, and initial states .* hx"),
+    "unknown": ({"voice": OK, "noise": OK}, TypeError, "nothing is called noise: step takes voice, gate by name, and a l"),
+    "a state": ({"voice": OK, "h": OK}, TypeError, "Speaks: h is a state, and initial states are given as hx"),
     "a number": ({"voice": 1.0}, TypeError, r"Speaks: voice must be a tensor \[B, \.\.\.\], not float"),
     "a list": ({"voice": [[1.0] * H] * B}, TypeError, "voice must be a tensor .*, not list"),
     "None": ({"voice": None}, TypeError, "voice must be a tensor .*, not NoneType"),

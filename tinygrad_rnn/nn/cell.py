@@ -157,7 +157,7 @@ class Cell(Module):
         return _read_once(_names_of_states, type(self).step)
 
     @property
-    def keywords(self) -> dict[str, str]:
+    def value_names(self) -> dict[str, str]:
         """The values that hold for a sequence, read from the signature of `step`: name -> "required" or "optional".
 
         It is "None" where that is the default, which may be given as well.
@@ -233,19 +233,19 @@ class Cell(Module):
         return states
 
     def check_values(self, values: dict[str, Any], batch_size: int) -> dict[str, Tensor]:
-        """What a call gives by name for a sequence, as tensors in the order of `keywords`.
+        """What a call gives by name for a sequence, as tensors in the order of `value_names`.
 
         Raises:
             TypeError: a value is missing, unknown or no tensor.
             ValueError: one has no row for each sequence.
         """
-        known = self.keywords
+        known = self.value_names
         if not values and not known:
             return {}
         cell = type(self).__name__
         for name in values:
             if name not in known:
-                raise TypeError(f"{cell}: step takes no {name} by name{self._instead_of(name)}")
+                raise TypeError(f"{cell}: {self._instead_of(name)}")
         found: dict[str, Tensor] = {}
         for name, need in known.items():
             value = values.get(name)
@@ -265,13 +265,13 @@ class Cell(Module):
 
     def _instead_of(self, name: str) -> str:
         """What to say of a value that no step takes."""
-        inner = vars(self).get("cell")
+        inner, known = vars(self).get("cell"), ", ".join(self.value_names) or "nothing"
         if name in self.state_names:
-            return f": {name} is a state, and initial states are given as hx"
-        if isinstance(inner, Cell) and name in inner.keywords:
+            return f"{name} is a state, and initial states are given as hx"
+        if isinstance(inner, Cell) and name in inner.value_names:
             words = "step(self, x, *states, **values) and self.cell.advance(x, states, **values)"
-            return f", and so {type(inner).__name__} would not get it: write {words}"
-        return f": it takes {', '.join(self.keywords)}" if self.keywords else ", nor anything else"
+            return f"step takes no {name} by name, and so {type(inner).__name__} would not get it: write {words}"
+        return f"nothing is called {name}: step takes {known} by name, and a layer hx, lengths and return_states"
 
     def values_of_sequence(self, batch_size: int) -> "SequenceValues":
         """The `sequence_values` of this cell and of those inside it."""

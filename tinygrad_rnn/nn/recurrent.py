@@ -81,7 +81,7 @@ class Recurrent(Module):
     def __init__(self, cell: Cell, reverse: bool = False, fused: str = "auto") -> None:
         if not isinstance(cell, Cell):
             raise TypeError(f"Recurrent: expected a Cell, got {type(cell).__name__}")
-        cell.keywords  # noqa: B018, which refuses names that calls have for other things
+        cell.value_names  # noqa: B018, which refuses names that calls have for other things
         self.cell, self.reverse, self.fused = cell, reverse, fused
         self._last: _LastCall | None = None
 
@@ -230,7 +230,7 @@ class Recurrent(Module):
                 f"{self._name}: the width of the inputs is not known yet: call the layer once, or "
                 "set cell.input_size"
             )
-        required = [name for name, need in cell.keywords.items() if need == "required"]
+        required = [name for name, need in cell.value_names.items() if need == "required"]
         if required:
             names = " and ".join(required)
             raise ValueError(f"{self._name}: the shape of {names} is not known yet: call the layer once")

@@ -74,11 +74,11 @@ class CellWrapper(Cell):
         return self.cell.state_names
 
     @property
-    def keywords(self) -> dict[str, str]:
+    def value_names(self) -> dict[str, str]:
         """Those of `step`, and those of the cell inside if `step` takes any, as `**values`, to hand them on."""
         code = getattr(type(self).step, "__code__", None)
         hands_on = code is not None and code.co_flags & inspect.CO_VARKEYWORDS
-        return (self.cell.keywords if hands_on else {}) | super().keywords
+        return (self.cell.value_names if hands_on else {}) | super().value_names
 
     def initial_state(self, batch_size: int) -> Any:
         """That of the cell inside."""

@@ -213,11 +213,14 @@ class Stack(Module):
 
     def _shared(self, values: dict[str, Any]) -> list[dict[str, Any]]:
         """The values for a sequence that each cell takes."""
-        known = [cell.keywords for cell in self.cells]
+        known = [cell.value_names for cell in self.cells]
         for name in values:
             if not any(name in each for each in known):
                 names = ", ".join(dict.fromkeys(name for each in known for name in each)) or "nothing"
-                raise TypeError(f"{type(self).__name__}: no cell takes {name} by name: they take {names}")
+                raise TypeError(
+                    f"{type(self).__name__}: nothing is called {name}: its cells take {names} by name, and a layer hx, "
+                    "lengths and return_states"
+                )
         return [{name: x for name, x in values.items() if name in each} for each in known]
 
     def _dropped(self, x: Tensor) -> Tensor:
