@@ -608,7 +608,7 @@ def test_truncated_backpropagation():
 OK = np.ones((B, H))
 WRONG = {
     "missing": ({}, TypeError, r"Speaks: voice is missing, which step takes by name: call with voice=\.\.\., \[B, "),
-    "unknown": ({"voice": OK, "noise": OK}, TypeError, "nothing is called noise: step takes voice, gate by name, and a l"),
+    "unknown": ({"voice": OK, "noise": OK}, TypeError, "nothing is called noise: step takes voice, gate by name, and"),
     "a state": ({"voice": OK, "h": OK}, TypeError, "Speaks: h is a state, and initial states are given as hx"),
     "a number": ({"voice": 1.0}, TypeError, r"Speaks: voice must be a tensor \[B, \.\.\.\], not float"),
     "a list": ({"voice": [[1.0] * H] * B}, TypeError, "voice must be a tensor .*, not list"),
