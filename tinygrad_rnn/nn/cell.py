@@ -61,7 +61,7 @@ class Cell(Module):
 
     Keyword-only arguments of `step`, `def step(self, x, h, *, memory, bias=None)`, are values that hold for a sequence:
     tensors [B, ...] of any rank with a row for each sequence, given by name, `layer(x, memory=m)`. Those that have a
-    default may be left out. A cell with another one inside hands them on: `self.cell.advance(x, states, memory=memory)`
+    default may be left out. A cell with another inside hands them on: `self.cell.advance(x, states, memory=memory)`.
     Kernels are made for their shapes besides the batch: where these vary, pad them to a few lengths, and mask.
 
     Attributes:
