@@ -18,6 +18,7 @@ def explain(scan: Scan, compared: Iterable[object] = ()) -> str:
     """A report on a compiled step, in the order in which things happen; `compared` are those of its validations."""
     program = scan.program
     inputs = ", ".join(f"{x.name} [T, B, {x.width}]" for x in program.inputs)
+    inputs += "".join(f", {x.name} [{', '.join(map(str, x.shape))}]" for x in program.given)
     states = ", ".join(f"{state.name} [B, {state.width}]" for state in program.states)
     sections = {
         f"{scan.title}: {inputs}, states {states}, {scan.dtype.name}": [],

@@ -59,7 +59,9 @@ class FusedCell:
         self.several, self.inputs = sequence.several, len(sequence.inputs)
         inputs = [((BATCH, x.shape[2]), dtype) for x in sequence.inputs]
         states = [(name, (BATCH, *s.shape[1:]), dtype) for name, s in zip(cell.state_names, sequence.states)]
-        traced = trace_step(cell, inputs, states, not sequence.several)
+        values = [(name, (BATCH, *x.shape[1:]), x.dtype) for name, x in sequence.values.items()]
+        traced = trace_step(cell, inputs, states, not sequence.several, values)
+        self.by_name = tuple(sequence.values)  # the first of `given`
         self.sources = traced.sources
         self.owners = [weakref.proxy(owner) for owner in traced.owners]
         self.watched = sequence.watched
@@ -89,9 +91,10 @@ class FusedCell:
     def _held(self, B: int) -> list[Tensor]:
         """What the cells inside hold for this sequence."""
         held = [tensor for cell in self.owners for tensor in cell.sequence_values(B).values()]
-        if len(held) != len(self.given):
-            raise ValueError(f"sequence_values returned {len(held)} values, and {len(self.given)} when it was compiled")
-        for value, x in zip(self.given, held):
+        known = self.given[len(self.by_name) :]
+        if len(held) != len(known):
+            raise ValueError(f"sequence_values returned {len(held)} values, and {len(known)} when it was compiled")
+        for value, x in zip(known, held):
             expected = (B, *value.shape[1:]) if value.per_row else value.shape
             if x.shape != expected:
                 raise ValueError(
@@ -106,13 +109,10 @@ class FusedCell:
         pairs = zip(self.fixed, self.program.held)
         return all(x.data.dtype == value.dtype and x.data.shape == value.shape for x, value in pairs)
 
-    def __call__(
-        self, rows: Rows, inputs: States, states: States, watch: Callable[[Run], object] | None = None
-    ) -> tuple[States, States]:
+    def __call__(self, sequence: Sequence, watch: Callable[[Run], object] | None = None) -> tuple[States, States]:
         """The values after each step of the states that are watched, [T, B, H], and the final values of all.
 
         Args:
-            rows: the layout of the batch.
             watch: called with the run, whose arrays are then kept.
         """
         layout = [x.data.strides for x in self.fixed]
@@ -121,15 +121,13 @@ class FusedCell:
             self.proved.clear()
             self.reports.clear()
             self._plain = self._always_plain + [i for i, k in self._vectors if not self.fixed[k].data.flags.carray]
-        if not self.given:
-            tensors = [*inputs, *self.fixed, *states]
-            return self.run(rows, tensors, [x.data for x in tensors], watch)
-        random_state = get_rng_state()
+        random_state, given = self.owners and get_rng_state(), sequence.values.values()
         try:
-            tensors = [*inputs, *self._held(rows.B), *self.fixed, *states]
-            return self.run(rows, tensors, [x.data for x in tensors], watch)
+            tensors = [*sequence.inputs, *given, *self._held(sequence.B), *self.fixed, *sequence.states]
+            return self.run(sequence.rows, tensors, [x.data for x in tensors], watch)
         except Unfusable:
-            set_rng_state(random_state)  # the tape will hold the same values
+            if random_state:  # the tape will hold the same values
+                set_rng_state(random_state)
             raise
 
     def run(
@@ -164,7 +162,8 @@ class FusedCell:
         every, finals = made[: self.watched], made[self.watched :]
         run = Run(rows, given, every, residuals, mask, watch is not None)
         if watch is not None:
-            run.leaves, beside = [x.data for x in leaves], extended[len(leaves) :]
+            run.leaves, run.needs = [x.data for x in leaves], [mode.level > 0 and x.node is not None for x in leaves]
+            beside = extended[len(leaves) :]
             run.noise = [x.data for x in beside[: len(self.noise)]]
             watch(run)
         nodes: list[Node | None] = [None] * (len(every) + len(finals))
@@ -285,10 +284,6 @@ class FusedCell:
     def infers(self, rows: Rows) -> bool:
         """Whether inference has been compared with the tape for such a layout, and one state is watched."""
         return self.watched == 1 and rows.kind in self.proved.get(INFERENCE, ())
-
-    def sequence(self, inputs: States, states: States, reverse: bool, lengths: np.ndarray | None) -> Sequence:
-        """One that this cell can be run over."""
-        return Sequence(inputs if self.several else inputs[0], states, reverse, lengths, self.watched)
 
     def source(self, direction: str) -> str:
         """The kernel of a direction."""

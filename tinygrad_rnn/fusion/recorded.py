@@ -31,19 +31,19 @@ class Recorded:
         self.step = fused.stages["trace"]
         named = {x.name: x for x in self.step.values if x.row is not None and x.named and x.per_row}
         self.states = {state.name: k for k, state in enumerate(self.step.states)}
-        self.named = {**named, **dict(zip(self.states, self.step.outputs))}
+        self.named = {**dict(zip(fused.by_name, self.step.given)), **named, **dict(zip(self.states, self.step.outputs))}
         scan, whole = fused.scan, run.rows.total
         self.saved = scan.forward.residuals.views(run.residuals, whole, run.rows.B)
         every = (x.reshape(-1, x.shape[2]) for x in run.every)
         self.saved |= {state.name: x for state, x in zip(scan.forward.whole, every)}
 
     def value(self, name: str) -> np.ndarray:
-        """[T, B, W]."""
+        """[T, B, ...]."""
         found = self._value(name).reshape(self.rows.total, *self.named[name].inner)
         return np.array(self.rows.scattered(found))
 
     def gradient(self, name: str) -> np.ndarray | None:
-        """[T, B, W]; None if the backward pass has not been here, or nothing depends on that value."""
+        """[T, B, ...]; None if the backward pass has not been here, or nothing depends on that value."""
         if self.run.arrived is None:
             return None
         found = self._gradients[name]
@@ -67,7 +67,7 @@ class Recorded:
     def _known(self) -> dict[Any, Any]:
         """All values of the step, as tensors."""
         fused, rows = self.fused, self.rows
-        wanting = {fused.operands[i] for i in self.run.mask.places}
+        wanting = {leaf for leaf, need in zip(fused.leaves, self.run.needs) if need}
         known = {leaf: as_rows(leaf, x, rows) for leaf, x in zip(fused.leaves, self.run.leaves)}
         known |= dict(zip(fused.noise, self.run.noise))
         known |= {leaf: rows.repeated(x) for leaf, x in known.items() if leaf.rate == "sequence"}

@@ -27,11 +27,12 @@ class TapeRecord:
         self.named: dict[str, list[Tensor | None]] = {}
 
     @contextmanager
-    def watching(self, t: int, arriving: tuple[Tensor, ...]) -> Iterator[Callable[[States], None]]:
-        """While step t runs; yields a function to be called with the new states."""
+    def watching(self, t: int, arriving: States, values: dict[str, Tensor]) -> Iterator[Callable[[States], None]]:
+        """While step t runs, with these values by name; yields a function to be called with the new states."""
         after: dict[str, Tensor] = {}
         with Locals(self.cell) as variables:
             yield lambda states: after.update(zip(self.cell.state_names, states))
+        after, arriving = values | after, (*arriving, *values.values())
         for name, value in variables:
             if isinstance(value, Tensor) and value.ndim >= 2 and not any(value is x for x in arriving):
                 if value.shape[0] == self.sequence.B and id(value) not in self.parameters:
@@ -42,11 +43,11 @@ class TapeRecord:
             self.named.setdefault(name, [None] * self.sequence.T)[t] = value
 
     def value(self, name: str) -> np.ndarray:
-        """[T, B, W]."""
+        """[T, B, ...]."""
         return self.stacked(name, lambda x: x.data)
 
     def gradient(self, name: str) -> np.ndarray | None:
-        """[T, B, W]; None if nothing has reached it."""
+        """[T, B, ...]; None if nothing has reached it."""
         if all(x is None or x.grad is None for x in self.named[name]):
             return None
         return self.stacked(name, lambda x: np.zeros_like(x.data) if x.grad is None else x.grad.data)
@@ -82,10 +83,11 @@ def run_on_tape(
             xs = tuple(x[t] for x in steps)
             x_t = xs if sequence.several else xs[0]
             if record is None:
-                new = cell.advance(x_t, states)
-            else:
-                with record.watching(t, (*xs, *states)) as returned:
-                    new = cell.advance(x_t, states)
+                new = cell.advance(x_t, states, **sequence.values)
+            else:  # of values that hold for all steps each has its own, with its own gradient
+                copies = {name: value.clone() for name, value in sequence.values.items()}
+                with record.watching(t, (*xs, *states), copies) as returned:
+                    new = cell.advance(x_t, states, **copies)
                     returned(new)
             seen = new[: sequence.watched]
             if running is not None:

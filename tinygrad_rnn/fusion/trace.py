@@ -343,6 +343,7 @@ def trace_step(
     inputs: Sequence[tuple[Shape, Any]],
     states: Sequence[tuple[str, Shape, Any]],
     single: bool = True,
+    values: Sequence[tuple[str, Shape, Any]] = (),
 ) -> Traced:
     """Run `cell.step` on symbols.
 
@@ -352,6 +353,7 @@ def trace_step(
         inputs: shapes and dtypes of what arrives at each step, with `BATCH` in front.
         states: names, shapes and dtypes.
         single: whether step takes its one input as it is, rather than in a tuple.
+        values: the same as of states, of what it takes by name.
 
     Raises:
         Unfusable: the step cannot become a kernel.
@@ -359,9 +361,9 @@ def trace_step(
     """
     tensors, codes = reach_of(cell)
     known = {n for _, x in tensors for n in x.shape} | {n for shape, _ in inputs for n in shape[1:]}
-    known |= {n for _, shape, _ in states for n in shape[1:]}
+    known |= {n for _, shape, _ in (*states, *values) for n in shape[1:]}
     sizes = stand_ins(known)
-    once = lambda: _trace_once(cell, inputs, states, single, tensors, codes, next(sizes))
+    once = lambda: _trace_once(cell, inputs, states, single, values, tensors, codes, next(sizes))
 
     def twice() -> Traced:
         first = once()
@@ -383,6 +385,7 @@ def _trace_once(
     inputs: Any,
     states: Any,
     single: bool,
+    values: Any,
     tensors: list[tuple[str, Any]],
     codes: set[CodeType],
     batch: int,
@@ -397,18 +400,19 @@ def _trace_once(
     at = lambda shape: (batch, *shape[1:])
     xs = [trace.leaf("x" if single else f"x_{i}", "input", at(s), kind) for i, (s, kind) in enumerate(inputs, 1)]
     symbols = [trace.leaf(name, "state", at(shape), dtype) for name, shape, dtype in states]
+    by_name = {name: trace.leaf(name, "given", at(shape), dtype) for name, shape, dtype in values}
     try:
         with Locals(cell):  # what these values are made of may change as well
             of_sequence = cell.values_of_sequence(batch)
         given = [
-            (owner, {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in values.items()})
-            for owner, values in of_sequence
+            (owner, {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in held.items()})
+            for owner, held in of_sequence
         ]
-        leaves = [*xs, *symbols, *(symbol for _, values in given for symbol in values.values())]
+        leaves = [*xs, *symbols, *by_name.values(), *(symbol for _, held in given for symbol in held.values())]
         numbers_drawn = get_rng_state()
         held = [x for _, x in tensors]
         with watched(held), set_mode("tracer", trace), cell.holding(given), Locals(cell), latching(trace, codes):
-            returned = cell.step(xs[0] if single else tuple(xs), *symbols)
+            returned = cell.step(xs[0] if single else tuple(xs), *symbols, **by_name)
     except Unfusable as error:
         raise trace.latch(error) from None
     except Exception as error:  # whatever the user's code raises: the tape will raise it again, in its own words
