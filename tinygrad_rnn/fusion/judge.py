@@ -22,6 +22,7 @@ import numpy as np
 from ..autograd import table
 from ..autograd.primitive import FLOAT32, FLOAT64, Adjoint, ElementwisePrimitive, Primitive, Shape
 from ..autograd.tape import Value, mode, unbroadcast
+from ..kernels.elementwise import scalar_code
 from .keys import key_of
 
 Array = np.ndarray
@@ -42,9 +43,9 @@ _phi = _one_by_one(lambda x: 0.5 * math.erfc(-x * math.sqrt(0.5)))
 _sigmoid = lambda x: 1 / (1 + np.exp(-x))
 
 MATHS: dict[str, Any] = dict(
-    abs=np.abs, sign=np.sign, floor=np.floor, sqrt=np.sqrt, pow=np.power, exp=np.exp, log=np.log, expm1=np.expm1,
-    log1p=np.log1p, sin=np.sin, cos=np.cos, tanh=np.tanh, maximum=np.maximum, minimum=np.minimum, where=np.where,
-    isnan=np.isnan, sigmoid=_sigmoid, softplus=lambda x: np.logaddexp(x, 0), erf=_erf, phi=_phi,
+    abs=np.abs, sign=np.sign, floor=np.floor, sqrt=np.sqrt, square=np.square, pow=np.power, exp=np.exp, log=np.log,
+    expm1=np.expm1, log1p=np.log1p, sin=np.sin, cos=np.cos, tanh=np.tanh, maximum=np.maximum, minimum=np.minimum,
+    where=np.where, isnan=np.isnan, sigmoid=_sigmoid, softplus=lambda x: np.logaddexp(x, 0), erf=_erf, phi=_phi,
     silu=lambda x: x * _sigmoid(x), gelu=lambda x: x * _phi(x),
     gelu_tanh=lambda x: x * _sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x)),
 )  # fmt: skip
@@ -77,8 +78,9 @@ _ON_ARRAYS: dict[str, Callable[..., Any]] = dict(matmul=_product, softmax=_softm
 
 
 @functools.cache
-def _formula(row: ElementwisePrimitive) -> Callable[..., Any]:
-    return eval(f"lambda {', '.join([*row.inputs, *row.attributes])}: {row.formula}", dict(MATHS))
+def _formula(row: ElementwisePrimitive, dtype: np.dtype) -> Callable[..., Any]:
+    names = ", ".join([*row.inputs, *row.attributes])
+    return eval(f"lambda {names}: {scalar_code(row.formula)[0]}", MATHS | {"f": dtype.type})
 
 
 def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]) -> Any:
@@ -88,22 +90,19 @@ def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]
     floats = [x.dtype for x in operands if isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f"]
     if row.integer is not None and not (row.rules and floats):
         return np.asarray(row.integer(*operands))
-    found = _formula(row)(*operands, **attributes)
     if not any(isinstance(x, (np.ndarray, np.generic)) for x in operands):
-        return float(found)  # numbers alone stay numbers, which change no dtype
-    return np.asarray(found, np.result_type(*floats) if floats else FLOAT32)
-
-
-_NAMES = table.matmul.names | {
-    name: lambda *operands, row=row, **attributes: evaluate(row, operands, attributes)
-    for name, row in table.TABLE.items()
-}
+        return float(_formula(row, FLOAT64)(*operands, **attributes))  # which changes no dtype
+    dtype, shape = np.result_type(*floats) if floats else FLOAT32, row.shape(*map(np.shape, operands))
+    y = np.asarray(_formula(row, dtype)(*operands, **attributes), dtype)
+    return y if y.shape == shape else np.broadcast_to(y, shape)  # of a formula without some operand
 
 
 @functools.cache
 def _rules(adjoint: Adjoint) -> list[Callable[..., Any]]:
     """The gradient rules as functions of arrays."""
-    return adjoint.compiled(_NAMES)
+    run = lambda row: lambda *operands, **attributes: evaluate(row, operands, attributes)
+    named = adjoint.primitive.names.items()
+    return adjoint.compiled({name: run(x) if isinstance(x, Primitive) else x for name, x in named})
 
 
 def _gradients(adjoint: Adjoint, dy: Array, saved: tuple[Any, ...]) -> list[Array]:
@@ -184,7 +183,7 @@ class Judge:
         if not entries:
             return evaluate(row, inputs, attributes)
         # What clips the gradient of one step must not be taken for what clips that of another.
-        fixed = row is not table.clip_gradient and all(x.fixed for x in entries)
+        fixed = row.linear and all(x.fixed for x in entries)
         key: Any = None
         if fixed:
             key = row, *(id(x) if isinstance(x, Entry) else key_of(x) for x in operands), key_of(attributes), mode.grad

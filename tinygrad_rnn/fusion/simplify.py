@@ -95,7 +95,7 @@ class Simplified:
                 start += piece.width
             return None
         repeated = value.row is table.expand and value.inputs[0].width == 1
-        if not repeated and (not isinstance(value.row, ElementwisePrimitive) or value.row is table.clip_gradient):
+        if not repeated and (not isinstance(value.row, ElementwisePrimitive) or not value.row.linear):
             return None  # what is clipped is the gradient of all slices together
         one = lambda x: not x.shape or (x.width == 1 and value.width != 1)
         return [(x, (0, x.width) if one(x) else at) for x in value.operands]

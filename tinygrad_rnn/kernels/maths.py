@@ -394,6 +394,7 @@ def plain(f: Any) -> dict[str, Callable[..., Any]]:
     """What needs no thought. A loop over the last three, which are libm's own, stays scalar."""
     zero, one = f(0), f(1)
     rules = dict(
+        square=lambda x: x * x,
         sqrt=lambda x: np.sqrt(x),
         rsqrt=lambda x: one / np.sqrt(x),
         reciprocal=lambda x: one / x,
