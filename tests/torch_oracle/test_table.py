@@ -53,7 +53,7 @@ class StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hard, soft):
         ctx.shape = soft.shape
-        return hard.expand(torch.broadcast_shapes(hard.shape, soft.shape)).clone()
+        return hard.to(soft.dtype, copy=True).expand(torch.broadcast_shapes(hard.shape, soft.shape))
 
     @staticmethod
     def backward(ctx, dy):

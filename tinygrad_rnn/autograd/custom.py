@@ -150,7 +150,8 @@ class Function:
             if isinstance(value, np.generic):
                 attributes[name] = value = value.item()
             if not isinstance(value, (int, float)):
-                raise TypeError(f"{row.signature}: {name} is a number, not {type(value).__name__}: make it an input")
+                kind = "Tensor" if isinstance(value, Value) else type(value).__name__
+                raise TypeError(f"{row.signature}: {name} is a number, not {kind}: make it an input")
         operands = (floating(x) if isinstance(x, Value) else x for x in aligned(row.name, *inputs))
         return row(*operands, **attributes)
 

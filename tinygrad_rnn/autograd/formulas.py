@@ -50,9 +50,10 @@ def signature(text: str, rows: Mapping[str, Primitive]) -> tuple[str, list[str],
     except (SyntaxError, ValueError, TypeError, AssertionError):
         lead = "write its signature like 'name(x, w)' or 'name(x, *, slope, limit=1.0)'"
         raise ValueError(f"primitive {text!r}: {lead}") from None
-    taken = [x for x in (*inputs, *attributes) if x in RESERVED or x in rows or x in [f"d{y}" for y in inputs]]
-    if taken or name in RESERVED:
-        raise ValueError(f"primitive {name}: {(*taken, name)[0]} means something else in a rule: call it otherwise")
+    others = (rows.keys() - {name}) | RESERVED | {f"d{x}" for x in inputs}
+    taken = [x for x in (*inputs, *attributes) if x in others] + [x for x in ("dy", "y", LIKE) if x == name]
+    if taken:
+        raise ValueError(f"primitive {name}: {taken[0]} means something else in a rule: call it otherwise")
     return name, inputs, attributes, defaults
 
 
@@ -176,7 +177,7 @@ class _Filled(ast.NodeTransformer):
 
 
 class Recorded(ast.NodeTransformer):
-    """Texts as tensors read them: powers are products, and a choice between numbers has the dtype of dy."""
+    """Texts as tensors read them: powers are products, a choice between numbers has the dtype of dy."""
 
     def __init__(self, rows: Mapping[str, Any]) -> None:
         self.rows = rows
@@ -188,7 +189,11 @@ class Recorded(ast.NodeTransformer):
     def visit_Call(self, node: ast.Call) -> ast.expr:
         self.generic_visit(node)
         name, given = ast.unparse(node.func), {each.arg for each in node.keywords}
-        node.keywords += [ast.keyword(x, n) for x, n in defaults_of(self.rows[name]).items() if x not in given]
+        row = self.rows[name]
+        formula = ast.parse(row.formula, mode="eval").body
+        if _is_truth(formula):  # an operator knows what to do with Python's truth values, and has no gradient either
+            return _Filled(dict(zip(row.inputs, node.args))).visit(formula)
+        node.keywords += [ast.keyword(x, n) for x, n in defaults_of(row).items() if x not in given]
         if name == "where":
             node.args[1] = ast.Call(ast.Name(LIKE), [ast.Name("dy"), node.args[1]], [])
         return node

@@ -88,9 +88,10 @@ def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]
     if not isinstance(row, ElementwisePrimitive):
         return np.asarray(_ON_ARRAYS.get(row.name, row.forward)(*operands, **attributes))
     floats = [x.dtype for x in operands if isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f"]
-    if row.integer is not None and not (row.rules and floats):
+    numbers = not any(isinstance(x, (np.ndarray, np.generic)) for x in operands)
+    if row.integer is not None and not (row.rules and (floats or numbers)):
         return np.asarray(row.integer(*operands))
-    if not any(isinstance(x, (np.ndarray, np.generic)) for x in operands):
+    if numbers:
         return float(_formula(row, FLOAT64)(*operands, **attributes))  # which changes no dtype
     dtype, shape = np.result_type(*floats) if floats else FLOAT32, row.shape(*map(np.shape, operands))
     y = np.asarray(_formula(row, dtype)(*operands, **attributes), dtype)
