@@ -154,6 +154,12 @@ def test_small_powers_are_products():
     assert "pow" not in f.row.for_tensors(f.row.rules["dx"])
 
 
+def test_names_in_the_letters_of_papers():
+    rule = "dy * sigmoid(λ * χ) * (1 + λ * χ * (1 - sigmoid(λ * χ)))"
+    f = tg.primitive("ψ(χ, *, λ=2)", "χ * sigmoid(λ * χ)", dχ=rule)
+    assert tg.gradcheck(f, draw(3)) and tg.gradgradcheck(partial(f, λ=0.5), draw(3))
+
+
 def test_gradients_that_are_handed_on():
     """Rules that are dy itself need no kernel, in whatever place they stand."""
     rules = dict(zip(("da", "db", "dc"), ("dy", "dy * c", "dy * b")))
@@ -246,6 +252,7 @@ BAD_TEXTS = {
     "too deep": ("(" * 150 + "x" + ")" * 150 + " + " + "-" * 3000 + "x", "deep|too"),
     "too long": ("relu(" * 12 + "x" + ")" * 12, "too long with all that it names"),
     "nothing": ("", "invalid syntax"),
+    "clipping nothing": ("clip_gradient(x, limit=1)", r"clips what .*: write clamp\(dy, -limit, limit\)"),
 }
 
 

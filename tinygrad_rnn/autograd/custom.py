@@ -22,8 +22,8 @@ def primitive(signature: str, formula: str, /, *, check: bool = True, **gradient
 
         y = formula        dx = the rule for x
 
-    It runs eagerly, is recorded, is differentiated again by the rules of what its rules name, and is compiled into
-    fused kernels like every other row.
+    It runs eagerly, is recorded, is differentiated again by the rules of what its rules name, is compiled into fused
+    kernels, and is printed by `python -m tinygrad_rnn ops package.module:name`, like every other row.
 
     Args:
         signature: `"name(a, b, *, slope=2)"`: inputs, which are tensors, arrays or numbers of shapes that broadcast

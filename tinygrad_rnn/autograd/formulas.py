@@ -151,6 +151,8 @@ class Reader(ast.NodeTransformer):
             self.refuse(f"{call} is no call of {row.signature}")
         if any(names_in(ast.unparse(value)) - {*self.attributes} for value in given.values()):
             self.refuse(f"{call}: an attribute is a number, the same for all elements")
+        if not row.linear and row.formula in row.inputs:
+            self.refuse(f"{call} clips what comes back, which is nothing here", "clamp(dy, -limit, limit)")
         self.used[name] = row
         operands = {}
         for x, value in zip(row.inputs, node.args):
