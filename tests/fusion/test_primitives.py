@@ -35,7 +35,8 @@ class Spiking(tg.nn.Cell):
         v = tg.where(s > 0, 0, v) * 0.9 + self.mish(x @ self.W) + self.clipped(s, limit=0.05) @ self.U
         v = self.leak(v, self.t) + self.mish(self.b)
         s = self.spike(v - 0.1, slope=self.slope)
-        return s, v * tg.straight_through(v > 0.3, tg.sigmoid(v))
+        bit = tg.straight_through(v > 0.3, tg.sigmoid(v))
+        return s, v * bit
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -67,6 +68,37 @@ def test_second_derivatives():
         found.append(tg.grad((dx * dx).sum(), [x, cell.W, cell.t]))
     for a, b in zip(*found):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("lengths", [None, [4, 0, 2]])
+def test_recordings(lengths):
+    """Every named value of every step and its gradient; a primitive's are values like others."""
+    cell, x, found = Spiking(2, 4), draw(4, 3, 2), []
+    for fused in ("require", "never"):
+        layer = tg.nn.Recurrent(cell, fused=fused)
+        with tg.record(layer) as recorded:
+            y, (_, v) = layer(x, lengths=lengths)
+        (y.sum() + (v * v).sum()).backward()
+        found.append(recorded)
+    for name in ("s", "v", "bit"):
+        for a, b in ((found[0][name], found[1][name]), (found[0].grad[name], found[1].grad[name])):
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-12, atol=1e-14, err_msg=name)
+
+
+def test_a_primitive_of_a_class():
+    """It is called as it is, without the cell."""
+
+    class Pulsing(tg.nn.Cell):
+        hidden_size = 4
+        pulse = tg.primitive("pulse(x)", "exp(-x ** 2)", dx="-2 * dy * x * y")
+
+        def __init__(self):
+            self.W = parameter(2, 4)
+
+        def step(self, x, h):
+            return self.pulse(x @ self.W + h)
+
+    assert_engines_agree(Pulsing(), SIZES)
 
 
 def test_kernels_are_of_vector_code_and_names():
