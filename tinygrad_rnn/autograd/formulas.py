@@ -39,15 +39,16 @@ def signature(text: str, rows: Mapping[str, Primitive]) -> tuple[str, list[str],
         ValueError: it is not like "name(x, w, *, slope, limit=1)", or a name means something else already.
     """
     try:
-        (parsed,) = ast.parse(f"def {text}: pass").body
-        assert isinstance(parsed, ast.FunctionDef) and len(parsed.body) == 1 and parsed.returns is None
-        a, name = parsed.args, parsed.name
-        inputs, attributes = [x.arg for x in a.args], [x.arg for x in a.kwonlyargs]
-        assert inputs and not (a.posonlyargs or a.vararg or a.kwarg or a.defaults)
-        assert len({*inputs, *attributes}) == len(inputs + attributes)
+        parsed: Any = ast.parse(f"def {text}: pass")
+        (parsed,), a = parsed.body, parsed.body[0].args
+        name, inputs, attributes = parsed.name, [x.arg for x in a.args], [x.arg for x in a.kwonlyargs]
         defaults = {x: ast.literal_eval(value) for x, value in zip(attributes, a.kw_defaults) if value is not None}
-        assert all(type(value) in (int, float) for value in defaults.values())
-    except (SyntaxError, ValueError, TypeError, AssertionError):
+        plain = not (a.posonlyargs or a.vararg or a.kwarg or a.defaults or parsed.returns) and len(parsed.body) == 1
+        distinct = inputs and len({*inputs, *attributes}) == len(inputs + attributes)
+        fits = plain and distinct and all(type(value) in (int, float) for value in defaults.values())
+    except (SyntaxError, ValueError, TypeError):
+        fits = False
+    if not fits:
         lead = "write its signature like 'name(x, w)' or 'name(x, *, slope, limit=1.0)'"
         raise ValueError(f"primitive {text!r}: {lead}") from None
     others = (rows.keys() - {name}) | RESERVED | {f"d{x}" for x in inputs}
