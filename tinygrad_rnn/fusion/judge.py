@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import table
-from ..autograd.primitive import FLOAT32, FLOAT64, Adjoint, ElementwisePrimitive, Primitive, Shape
+from ..autograd.primitive import FLOAT32, FLOAT64, Adjoint, ElementwisePrimitive, Primitive, Shape, names_in
 from ..autograd.tape import Value, mode, unbroadcast
 from ..kernels.elementwise import scalar_code
 from .keys import key_of
@@ -79,8 +79,10 @@ _ON_ARRAYS: dict[str, Callable[..., Any]] = dict(matmul=_product, softmax=_softm
 
 @functools.cache
 def _formula(row: ElementwisePrimitive, dtype: np.dtype) -> Callable[..., Any]:
-    names = ", ".join([*row.inputs, *row.attributes])
-    return eval(f"lambda {names}: {scalar_code(row.formula)[0]}", MATHS | {"f": dtype.type})
+    names, text = ", ".join([*row.inputs, *row.attributes]), scalar_code(row.formula)[0]
+    if not names_in(text).issuperset(row.inputs):  # which has the shape of all of them nonetheless
+        text = f"broadcast({text}, {', '.join(row.inputs)})[0]"
+    return eval(f"lambda {names}: {text}", MATHS | {"f": dtype.type, "broadcast": np.broadcast_arrays})
 
 
 def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]) -> Any:
@@ -93,9 +95,8 @@ def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]
         return np.asarray(row.integer(*operands))
     if numbers:
         return float(_formula(row, FLOAT64)(*operands, **attributes))  # which changes no dtype
-    dtype, shape = np.result_type(*floats) if floats else FLOAT32, row.shape(*map(np.shape, operands))
-    y = np.asarray(_formula(row, dtype)(*operands, **attributes), dtype)
-    return y if y.shape == shape else np.broadcast_to(y, shape)  # of a formula without some operand
+    dtype = np.result_type(*floats) if floats else FLOAT32
+    return np.asarray(_formula(row, dtype)(*operands, **attributes), dtype)
 
 
 @functools.cache
