@@ -35,6 +35,7 @@ from .autograd.creation import (
     zeros,
     zeros_like,
 )  # fmt: skip
+from .autograd.custom import primitive
 from .autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from .autograd.gradients import grad
 from .autograd.operands import as_tensor
@@ -82,6 +83,7 @@ from .autograd.pointwise import (
     softplus,
     sqrt,
     square,
+    straight_through,
     sub,
     tanh,
     where,

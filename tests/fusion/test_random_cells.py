@@ -8,6 +8,18 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from fusion.comparing import assert_engines_agree, interpret, parameter
 
+
+def surrogate(a):
+    """A primitive of the user's: a step with a gradient."""
+    rule = "dy / (1 + 5 * abs(x - 0.05)) ** 2"
+    return tg.primitive("random_surrogate(x)", "where(x > 0.05, 1, 0)", dx=rule, check=False)(a)
+
+
+def clipped(a):
+    """One that is not linear in what arrives."""
+    return tg.primitive("random_clipped(x)", "x", dx="clamp(dy, -0.2, 0.2)", check=False)(a)
+
+
 WIDTHS, WIDEST = st.integers(1, 4), 12
 UNARY = {
     "tanh": tg.tanh,
@@ -28,6 +40,8 @@ UNARY = {
     "cube": lambda a: a * a * a,
     "double": lambda a: a + a,
     "detach": lambda a: a + tg.sin(a).detach(),
+    "surrogate": surrogate,
+    "clipped": clipped,
     "constant": lambda a: a * tg.tensor(np.linspace(0.5, 1.5, a.shape[1])),
 }
 BINARY = {
@@ -37,6 +51,7 @@ BINARY = {
     "div": lambda a, b: a / (1.5 + b * b),
     "maximum": tg.maximum,
     "where": lambda a, b: tg.where(a > b, a * 0.5, b),
+    "straight_through": tg.straight_through,
     "mix": lambda a, b: tg.sigmoid(a) * b + (1 - tg.sigmoid(a)) * a,
 }
 ROWS = {
@@ -269,8 +284,9 @@ COMPILED = [
         *(1, (4, 1, 2)),
         (("where", 0, 3), ("add", 3, 4), ("abs", 5), ("product", 2, 2, 1, False), ("one minus", 7), ("part", 8, 1, 2))
         + (("product", 8, 1, 0, False), ("product", 10, 2, 0, True), ("plus", 3, "[]"), ("times", 11, "[1, n]"))
-        + (("square", 7), ("mean", 12), ("amax", 11), ("maximum", 7, 16), ("clip_gradient", 17)),
-        (("value", 1), ("tanh", 15), ("product", 18)),
+        + (("square", 7), ("mean", 12), ("amax", 11), ("maximum", 7, 16), ("clip_gradient", 17))
+        + (("surrogate", 18), ("clipped", 19), ("straight_through", 18, 20)),
+        (("value", 1), ("tanh", 15), ("product", 21)),
     ),
     (
         *(2, (3, 4, 4)),

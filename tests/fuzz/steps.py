@@ -30,7 +30,8 @@ BINARY = [
     "({a} <= {b} + 0.0371) * {b} + {a}", "tg.sigmoid({a}) * {b} + (1 - tg.sigmoid({a})) * {a}", "tg.tanh({a}) * {b}",
     "{a} * {b}.detach()", "{a} * 0.5 - 2 * {b}", "tg.where(({a} > 0.0371) & ({b} < 0.1371), {a}, {b})",
     "(1 - {a}) * {b} + {a} * {b}", "{a} * {b} + {b} * {a}", "tg.sigmoid({a} + {b}) * tg.tanh({a} - {b})",
-    "{a}.sigmoid() * {b}", "(1.5 + tg.sigmoid({a})) ** tg.tanh({b})",
+    "{a}.sigmoid() * {b}", "(1.5 + tg.sigmoid({a})) ** tg.tanh({b})", "tg.straight_through({a}, {b})",
+    "tg.straight_through({a} > 0.0371, {b})",
 ]  # fmt: skip
 ROW_TO_ONE = [
     "{a}.sum(-1, keepdim=True)", "{a}.mean(-1, keepdim=True)", "tg.amax({a}, -1, keepdim=True)",

@@ -162,6 +162,34 @@ def clip_gradient(input: Any, value: float) -> "Tensor":
     return table.clip_gradient(floating(input), limit=float(value))
 
 
+def straight_through(hard: Any, soft: Any) -> "Tensor":
+    """The value of `hard` with the gradient of `soft`: what is decided is used, and what would decide softly learns.
+
+        y = hard        dhard = 0, dsoft = dy
+
+    Args:
+        hard: what comes out, such as a rounded or a thresholded value; truth values become 0 and 1.
+        soft: where gradients go, unchanged; of any shape that broadcasts with hard's.
+
+    Like every gradient that is no derivative, it does not agree with finite differences. Second derivatives are those
+    of `soft`.
+
+        >>> import tinygrad_rnn as tg
+        >>> v = tg.tensor([-1.0, 0.5, 2.0], requires_grad=True)
+        >>> bit = tg.straight_through(v > 0, tg.sigmoid(v))  # a binary neuron
+        >>> bit
+        tensor([0., 1., 1.], grad_fn=straight_through)
+        >>> bit.sum().backward()
+        >>> v.grad
+        tensor([0.1966, 0.235 , 0.105 ])
+
+    Source: Bengio, Léonard and Courville, "Estimating or propagating gradients through stochastic neurons for
+    conditional computation", 2013.
+    """
+    both = (floating(x) if isinstance(x, Value) else x for x in aligned("straight_through", hard, soft))
+    return table.straight_through(*both)
+
+
 def where(condition: Any, input: Any, other: Any) -> "Tensor":
     """`input` where the condition holds, else `other`."""
     a, b = aligned("where", input, other)

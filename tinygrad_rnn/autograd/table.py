@@ -104,7 +104,9 @@ clamp = scalar("clamp(x, low, high)", "minimum(maximum(x, low), high)",
 # ---- No derivatives, on purpose: they change what flows back ---------------------------------------------------------
 clip_gradient = scalar("clip_gradient(x, *, limit)", "x",
                        dx="where(dy > limit, limit, where(dy < -limit, -limit, dy))", onnx="Identity")
+straight_through = scalar("straight_through(hard, soft)", "hard", dsoft="dy")
 detach = scalar("detach(x)", "x",                                   onnx="Identity",       integer=np.positive)
+clip_gradient.linear = False
 
 # ---- Comparisons: truth values have no gradient ----------------------------------------------------------------------
 eq = scalar("eq(a, b)", "a == b",                                   onnx="Equal",          integer=np.equal)

@@ -59,7 +59,7 @@ class Builder:
         if rows and row in (table.reshape, table.matmul) and self._moves(row, inputs[0], attributes):
             inputs = (self.apply(table.mul, inputs[0], 1.0), *inputs[1:])
         key = _key(row, inputs, attributes)
-        if key not in self._known or row is table.clip_gradient:  # which clips what comes back to each call by itself
+        if key not in self._known or not row.linear:  # which clips what comes back to each call by itself
             if len(self.values) >= self.most:
                 raise too_many(user_line())
             name, dtype = name_of(self.names, row, inputs, attributes), dtype_of(row, [*inputs], attributes)
@@ -88,7 +88,7 @@ class Builder:
 
 
 def _key(row: Primitive, inputs: Iterable[Any], attributes: dict[str, Any]) -> Any:
-    return (row.name, *(x if isinstance(x, Value) else key_of(x) for x in inputs), key_of(attributes))
+    return (row, *(x if isinstance(x, Value) else key_of(x) for x in inputs), key_of(attributes))
 
 
 def is_nothing(row: Primitive, inputs: tuple[Any, ...], attributes: dict[str, Any], shape: Shape) -> bool:

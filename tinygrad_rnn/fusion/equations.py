@@ -68,7 +68,8 @@ def _equation(value: Value, has_name: Callable[[Value], bool]) -> ast.expr:
         return ast.BinOp(operands[0], ast.MatMult(), ast.List(operands[1:]))
     if row.name in _OPERATORS and len(operands) == 2:
         return ast.BinOp(operands[0], _OPERATORS[row.name](), operands[1])
-    attributes = [ast.keyword(name, parse(repr(x))) for name, x in value.attributes.items()]
+    named = lambda x: operand(x) if isinstance(x, Number) else parse(repr(x))
+    attributes = [ast.keyword(name, named(x)) for name, x in value.attributes.items()]
     return ast.Call(ast.Name(row.name), operands, attributes)
 
 

@@ -21,8 +21,8 @@ IN_ROWS = (
     *VIEWS, table.cat, table.cast, table.sum, table.amax, table.amin, table.softmax, table.log_softmax, table.cumsum,
 )  # fmt: skip
 # Rows that are not computed both before the loop and in it: the first two are made of other values there, and what the
-# last one clips is the gradient of all uses together.
-ONCE = (table.softmax, table.log_softmax, table.clip_gradient)
+# others clip is the gradient of all uses together.
+once = lambda row: row in (table.softmax, table.log_softmax) or not getattr(row, "linear", True)
 
 
 def hoist(program: Program) -> Program:
@@ -37,7 +37,7 @@ def hoist(program: Program) -> Program:
     products = {x for x in from_x - from_state if x.row is table.matmul}
     before = needed_for(products, lambda value: False)
     # Other operands of products are computed twice.
-    ready = {*products, *(value for value in before if value.row in ONCE)}
+    ready = {*products, *(value for value in before if once(value.row))}
     stop = lambda value: value in ready or not at_each_step(value)
     needed = needed_for(program.outputs, stop)
     inside = [value for value in program.values if value in needed and not stop(value)]

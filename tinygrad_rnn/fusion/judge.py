@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from ..autograd import table
-from ..autograd.primitive import FLOAT32, FLOAT64, Adjoint, ElementwisePrimitive, Primitive, Shape
+from ..autograd.primitive import FLOAT32, FLOAT64, Adjoint, ElementwisePrimitive, Primitive, Shape, names_in
 from ..autograd.tape import Value, mode, unbroadcast
+from ..kernels.elementwise import scalar_code
 from .keys import key_of
 
 Array = np.ndarray
@@ -43,9 +44,9 @@ _sigmoid = lambda x: 1 / (1 + np.exp(-x))
 
 MATHS: dict[str, Any] = dict(
     abs=np.abs, sign=np.sign, floor=np.floor, floor_divide=np.floor_divide, remainder=np.remainder, sqrt=np.sqrt,
-    pow=np.power, exp=np.exp, log=np.log, expm1=np.expm1,
-    log1p=np.log1p, sin=np.sin, cos=np.cos, tanh=np.tanh, maximum=np.maximum, minimum=np.minimum, where=np.where,
-    isnan=np.isnan, sigmoid=_sigmoid, softplus=lambda x: np.logaddexp(x, 0), erf=_erf, phi=_phi,
+    square=np.square, pow=np.power, exp=np.exp, log=np.log, expm1=np.expm1, log1p=np.log1p, sin=np.sin, cos=np.cos,
+    tanh=np.tanh, maximum=np.maximum, minimum=np.minimum, where=np.where, isnan=np.isnan, sigmoid=_sigmoid,
+    softplus=lambda x: np.logaddexp(x, 0), erf=_erf, phi=_phi,
     silu=lambda x: x * _sigmoid(x), gelu=lambda x: x * _phi(x),
     gelu_tanh=lambda x: x * _sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x)),
 )  # fmt: skip
@@ -78,8 +79,11 @@ _ON_ARRAYS: dict[str, Callable[..., Any]] = dict(matmul=_product, softmax=_softm
 
 
 @functools.cache
-def _formula(row: ElementwisePrimitive) -> Callable[..., Any]:
-    return eval(f"lambda {', '.join([*row.inputs, *row.attributes])}: {row.formula}", dict(MATHS))
+def _formula(row: ElementwisePrimitive, dtype: np.dtype) -> Callable[..., Any]:
+    names, text = ", ".join([*row.inputs, *row.attributes]), scalar_code(row.formula)[0]
+    if not names_in(text).issuperset(row.inputs):  # which has the shape of all of them nonetheless
+        text = f"broadcast({text}, {', '.join(row.inputs)})[0]"
+    return eval(f"lambda {names}: {text}", MATHS | {"f": dtype.type, "broadcast": np.broadcast_arrays})
 
 
 def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]) -> Any:
@@ -87,24 +91,21 @@ def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]
     if not isinstance(row, ElementwisePrimitive):
         return np.asarray(_ON_ARRAYS.get(row.name, row.forward)(*operands, **attributes))
     floats = [x.dtype for x in operands if isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f"]
-    if row.integer is not None and not (row.rules and floats):
+    numbers = not any(isinstance(x, (np.ndarray, np.generic)) for x in operands)
+    if row.integer is not None and not (row.rules and (floats or numbers)):
         return np.asarray(row.integer(*operands))
-    found = _formula(row)(*operands, **attributes)
-    if not any(isinstance(x, (np.ndarray, np.generic)) for x in operands):
-        return float(found)  # numbers alone stay numbers, which change no dtype
-    return np.asarray(found, np.result_type(*floats) if floats else FLOAT32)
-
-
-_NAMES = table.matmul.names | {
-    name: lambda *operands, row=row, **attributes: evaluate(row, operands, attributes)
-    for name, row in table.TABLE.items()
-}
+    if numbers:
+        return float(_formula(row, FLOAT64)(*operands, **attributes))  # which changes no dtype
+    dtype = np.result_type(*floats) if floats else FLOAT32
+    return np.asarray(_formula(row, dtype)(*operands, **attributes), dtype)
 
 
 @functools.cache
 def _rules(adjoint: Adjoint) -> list[Callable[..., Any]]:
     """The gradient rules as functions of arrays."""
-    return adjoint.compiled(_NAMES)
+    run = lambda row: lambda *operands, **attributes: evaluate(row, operands, attributes)
+    named = adjoint.primitive.names.items()
+    return adjoint.compiled({name: run(x) if isinstance(x, Primitive) else x for name, x in named})
 
 
 def _gradients(adjoint: Adjoint, dy: Array, saved: tuple[Any, ...]) -> list[Array]:
@@ -185,7 +186,7 @@ class Judge:
         if not entries:
             return evaluate(row, inputs, attributes)
         # What clips the gradient of one step must not be taken for what clips that of another.
-        fixed = row is not table.clip_gradient and all(x.fixed for x in entries)
+        fixed = row.linear and all(x.fixed for x in entries)
         key: Any = None
         if fixed:
             key = row, *(id(x) if isinstance(x, Entry) else key_of(x) for x in operands), key_of(attributes), mode.grad

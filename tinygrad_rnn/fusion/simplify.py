@@ -100,7 +100,7 @@ class Simplified:
                 start += piece.width
             return None
         repeated = value.row is table.expand and value.inputs[0].inner == (1,)
-        if not repeated and (not isinstance(value.row, ElementwisePrimitive) or value.row is table.clip_gradient):
+        if not repeated and (not isinstance(value.row, ElementwisePrimitive) or not value.row.linear):
             return None  # what is clipped is the gradient of all slices together
         if any(len(x.inner) > 1 for x in value.operands):
             return None

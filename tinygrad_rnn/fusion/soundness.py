@@ -158,9 +158,10 @@ def foreign(x: Any, dtype: np.dtype, shown: Shown) -> Wrong:
 
 def linear(row: Primitive, operands: list[Any]) -> Wrong:
     """Whether gradients may be summed over all steps before they are carried back through an operation."""
-    if row is table.clip_gradient and not operands[0].timed:
-        return "clip_gradient of what is the same at every step clips at each of them", (
-            "write tg.clip_gradient(h @ U, 1.0) for h @ tg.clip_gradient(U, 1.0), or clip after the backward pass by "
+    if not row.linear and not any(getattr(x, "timed", False) for x in operands):
+        f = "tg.clip_gradient({}, 1.0)" if row is table.clip_gradient else f"{row.name}({{}})"
+        return f"{row.name} of what is the same at every step clips at each of them", (
+            f"write {f.format('h @ U')} for h @ {f.format('U')}, or clip after the backward pass by "
             "nn.utils.clip_grad_value_"
         )
     return None

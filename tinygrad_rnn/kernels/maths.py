@@ -408,6 +408,7 @@ def plain(f: Any) -> dict[str, Callable[..., Any]]:
         return x / y if y == zero else (below + one if q - below > half else below)
 
     rules = dict(
+        square=lambda x: x * x,
         sqrt=lambda x: np.sqrt(x),
         rsqrt=lambda x: one / np.sqrt(x),
         reciprocal=lambda x: one / x,
