@@ -31,7 +31,7 @@ from .names import FORMS, RESERVED, Names
 from .program import Number, Program, Value, leaf, needed_for
 from .refusal import CompilerError, Unfusable, innermost
 from .soundness import COMPARISONS
-from .symbols import Shadow, Symbol
+from .symbols import Shadow, Symbol, values_returned
 from .watched import reach_of, watched
 
 __all__ = ["CompilerError", "Locals", "Shadow", "Symbol", "Trace", "Traced", "Unfusable", "step_line", "trace_step"]
@@ -425,32 +425,6 @@ def _trace_once(
         raise trace.refused
     if get_rng_state() != numbers_drawn:
         raise Unfusable(f"step draws random numbers past rand, randn and dropout ({step_line(cell)})")
-    outputs = _returned(returned, symbols, step_line(cell), trace)
+    outputs = values_returned(returned, symbols, step_line(cell), trace)
     sources, owners = tuple(source for _, source in trace.noise), tuple(owner for owner, _ in given)
     return Traced(trace.program(leaves, outputs), sources, owners)
-
-
-def _returned(returned: Any, states: list[Symbol], where: str, trace: Trace) -> list[Value]:
-    """The values that a step returned."""
-    new = returned if isinstance(returned, (tuple, list)) else (returned,)
-    names = ", ".join(state.value.name for state in states)
-    outputs = []
-    for state, symbol in zip(states, new):
-        name = state.value.name
-        if not isinstance(symbol, Symbol) or symbol.trace is not trace:
-            raise Unfusable(f"step returns a {name} that depends on no input: write {name} * 0 + it ({where})")
-        value = symbol.value
-        if value.shape != state.value.shape or not value.per_row:
-            raise Unfusable(
-                f"step returns {value.name} of shape {list(value.shape)} as {name}, which came in as "
-                f"{list(state.value.shape)}: return all states in the shapes they came in with ({value.where or where})"
-            )
-        if value.dtype != state.value.dtype:
-            raise Unfusable(
-                f"step returns {value.name} in {value.dtype} as {name}, which came in as {state.value.dtype}: write "
-                f"{value.name}.to({name}.dtype) ({value.where or where})"
-            )
-        outputs.append(value)
-    if len(outputs) != len(states) or len(new) != len(outputs):
-        raise Unfusable(f"step returns {len(new)} states and takes {len(states)}: return {names} ({where})")
-    return outputs
