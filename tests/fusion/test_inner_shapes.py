@@ -172,3 +172,20 @@ def test_random_steps_compute_what_the_tape_does(monkeypatch, examples):
         assert_engines_agree(Random(*step), (3, 2, I), reverse, tolerance=1e-11, **lengths)
 
     run()
+
+
+FOUND = {  # by such steps: what once came out wrong
+    "a column of what is repeated along a row, times weights": (
+        [(4,)],
+        [("expand", "", 0, 1, 0, False), ("slice", "", 0, 0, 0, False), ("number", "", 0, 0, 1, True)],
+        (0,),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_step_that_once_came_out_wrong(name, monkeypatch):
+    interpret(monkeypatch)
+    monkeypatch.setenv("TINYGRAD_RNN_VALIDATE", "0")
+    tg.manual_seed(0)
+    assert_engines_agree(Random(*FOUND[name]), (3, 2, I))
