@@ -76,7 +76,7 @@ class HeadsOfMLSTM(Paper):
         n = f[..., None] * n + i[..., None] * k
         bound = tg.maximum(tg.abs(tg.einsum("bhn,bhn->bh", n, q)), tg.exp(-m_new))
         y = tg.einsum("bhdn,bhn->bhd", C, q) / bound[..., None]
-        y = (y - y.mean(-1, keepdim=True)) * tg.rsqrt(y.var(-1, correction=0, keepdim=True) + 1e-5)
+        y = (y - y.mean(-1, keepdim=True)) * tg.rsqrt(y.var(-1, correction=0, keepdim=True) + 0.1)
         return self.g * y.flatten(1) * tg.sigmoid(h @ self.U), C, n, m_new
 
 
