@@ -180,6 +180,16 @@ FOUND = {  # by such steps: what once came out wrong
         [("expand", "", 0, 1, 0, False), ("slice", "", 0, 0, 0, False), ("number", "", 0, 0, 1, True)],
         (0,),
     ),
+    "columns of a list of numbers, times weights": (
+        [(4,)],
+        [("number", "", 0, 0, 1, False), ("slice", "", 0, 0, 0, False)],
+        (0,),
+    ),
+    "the same, of an input": (
+        [(4,)],
+        [("number", "", 1, 0, 1, False), ("slice", "", 0, 0, 0, False)],
+        (0,),
+    ),
 }
 
 
