@@ -93,6 +93,8 @@ class Random(tg.nn.Cell):
         inner = a.shape[1:]
         d = 1 + j % len(inner) if inner else None
         if kind == "unary":
+            if name == "clipped":  # of what differs from step to step
+                a = a + 0.1 * values[0][:, 0].reshape(B, *[1] * len(inner))
             return UNARY[name](a)
         if kind == "binary":
             b = values[-1 - j % len(values)]
