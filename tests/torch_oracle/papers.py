@@ -27,7 +27,8 @@ def weighing(shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
 def ours(name: str, lengths: tuple[int, ...] | None, reverse: bool, engine: str) -> list[np.ndarray]:
     """Outputs, last states, and the gradients of all that goes in, of which a cell may ignore some."""
     cell, given = paper_cells.CELLS[name](), arrays(name)
-    leaves = {each: tg.tensor(array, requires_grad=True) for each, array in given.items()} | dict(cell.named_parameters())
+    leaves = {each: tg.tensor(array, requires_grad=True) for each, array in given.items()}
+    leaves |= dict(cell.named_parameters())
     states, values = tuple(leaves[each] for each in cell.states), {each: leaves[each] for each in cell.values}
     layer = tg.nn.Recurrent(cell, reverse, engine)
     hx = states if len(states) > 1 else states[0]
