@@ -117,6 +117,9 @@ class Trace(Builder):
         plain = lambda n: "B" if int(n[0]) == self.batch else f"{int(n[0]) // self.batch} * B"
         multiple = lambda n: plain(n) if int(n[0]) and int(n[0]) % self.batch == 0 else n[0]
         text = re.sub(r"\d+", multiple, str(error))
+        shapes = re.findall(r"\[(B\b[^]]*)\]", text) if "broadcast" in text else []
+        if len({shape.count(",") for shape in shapes}) > 1:  # which met by chance in a batch of that size
+            text += "; write g.unsqueeze(-1) * h for a number g for each row, with the batch in front of both"
         return Unfusable(f"step could not be traced: {text}{where and f' ({where})'}")
 
     def refuse_numbers(self, x: Any, lead: str = "") -> NoReturn:
