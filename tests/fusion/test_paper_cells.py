@@ -44,6 +44,15 @@ def test_engines_agree(name, monkeypatch):
         assert_engines_agree(cell, sizes, start=kept_well(cell), values=cell.values, **options)
 
 
+@pytest.mark.parametrize("lengths", [None, []], ids=["whole", "ragged"])
+@pytest.mark.parametrize("name", ["DeltaNet", "Bahdanau"])
+def test_no_sequence_at_all(name, lengths, monkeypatch):
+    interpret(monkeypatch)
+    cell = CELLS[name]()
+    lengths = None if lengths is None else np.array(lengths, int)
+    assert_engines_agree(cell, (T, 0, cell.input_size), lengths=lengths, values=cell.values, return_states=True)
+
+
 QUICK = ["Hopfield", "Bahdanau"]  # which compile in no time
 
 
