@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fusion.comparing import interpret
 from fusion.keyword_cells import MATHS
 
-from torch_oracle import keywords, modules, optimisers, schedules, vectors
+from torch_oracle import keywords, modules, optimisers, papers, schedules, vectors
 from torch_oracle.cases import answer, compare_all, compare_outcome, lookup
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -17,6 +18,7 @@ OPS = vectors.load(REFERENCE / "ops.npz")
 MODULES = vectors.load(REFERENCE / "modules.npz")
 OPTIMISERS = vectors.load(REFERENCE / "optimisers.npz")
 SCHEDULES = vectors.load(REFERENCE / "schedules.npz")
+PAPERS = vectors.load(REFERENCE / "papers.npz")
 KEYWORDS = vectors.load(REFERENCE / "keywords.npz")
 
 
@@ -55,6 +57,14 @@ def test_values_for_a_sequence(number):
         assert len(found) == len(expected)
         for a, b in zip(found, expected):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1, np.abs(b).max()))
+
+
+@pytest.mark.parametrize(("case", "expected"), [pytest.param(*pair, id=str(pair[0])) for pair in PAPERS])
+def test_published_cell(case, expected, monkeypatch):
+    """Interpreted: fusion/test_paper_cells.py compiles them."""
+    interpret(monkeypatch)
+    for engine in ("never", "require"):
+        papers.assert_equal(papers.ours(*case, engine), expected)
 
 
 @pytest.mark.parametrize("number", range(len(SCHEDULES)))

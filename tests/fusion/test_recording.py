@@ -215,3 +215,37 @@ def test_errors():
         r["z"]
     with pytest.raises(TypeError, match="no recurrent layer in Linear"):
         tg.record(tg.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("inner", [(), (2, 2)], ids=["a number", "a matrix"])
+def test_noise_of_any_rank(inner, monkeypatch):
+    """In what is computed before the loop, in recordings, and where gradients are differentiated again."""
+    interpret(monkeypatch)
+
+    class Noisy(tg.nn.Cell):
+        hidden_size = 4
+
+        def __init__(self):
+            self.W = parameter(1 if inner == () else 4, 4)
+
+        def step(self, x, h):
+            seen = x.sum(-1) if inner == () else x[:, :2, None] * x[:, None, :2]
+            noisy = seen + tg.rand(x.shape[0], *inner, dtype=x.dtype)
+            return tg.tanh(noisy.reshape(x.shape[0], -1) @ self.W + h * tg.rand_like(h))
+
+    cell, found = Noisy(), {}
+    for engine in ("never", "require"):
+        layer = tg.nn.Recurrent(cell, fused=engine)
+        x = tg.tensor(np.random.default_rng(0).standard_normal((T, B, I)), requires_grad=True)
+        tg.manual_seed(2)
+        y, _ = layer(x, lengths=[5, 0, 2, 4])
+        (dx,) = tg.grad(y.square().sum(), [x], create_graph=True)
+        second = tg.grad(dx.square().sum(), [x, cell.W])
+        tg.manual_seed(2)
+        with tg.record(layer) as r:
+            y, _ = layer(x, lengths=[5, 0, 2, 4])
+        y.square().sum().backward()
+        found[engine] = [y, r["noisy"], r.grad["noisy"], dx, *second]
+    for a, b in zip(found["require"], found["never"]):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=1e-12)

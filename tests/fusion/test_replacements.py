@@ -68,6 +68,30 @@ TABLE = {
         "a @ b.T for (b @ a.T).T",
         lambda self, x, h: h @ self.U.T,
     ),
+    "rows of a stack": (
+        lambda self, x, h: tg.stack([h, -h]).sum(0),
+        f"{ROWS} in stack",
+        "tg.stack([a, b], 1)",
+        lambda self, x, h: tg.stack([h, -2 * h], 1).sum(1),
+    ),
+    "a sum over the letter of the batch": (
+        lambda self, x, h: h @ tg.einsum("bi,bj->ij", h, h),
+        f"{ROWS} in einsum",
+        "one letter for the batch, first in operands and result: 'bi,bj->bij'",
+        lambda self, x, h: (h.unsqueeze(1) @ tg.einsum("bi,bj->bij", h, h)).squeeze(1),
+    ),
+    "two letters for the batch": (
+        lambda self, x, h: tg.einsum("bi,cj->bij", h, h).sum(1),
+        f"{ROWS} in einsum",
+        "one letter for the batch",
+        lambda self, x, h: tg.einsum("bi,bj->bij", h, h).sum(1),
+    ),
+    "the batch of a matrix moved": (
+        lambda self, x, h: (h[..., None] * x[:, None]).permute(1, 0, 2)[0] @ self.W,
+        f"{ROWS}: a transposed value",
+        "C.permute(0, 2, 1)",
+        lambda self, x, h: (h[..., None] * x[:, None]).permute(0, 2, 1)[:, 0],
+    ),
     "rows mixed by reshape": (
         lambda self, x, h: h.reshape(h.shape[1], -1).reshape(h.shape),
         f"{ROWS} in reshape",
@@ -201,6 +225,15 @@ def test_what_a_refusal_suggests_in_float32(wrong, fragment, lead, right):
     reason = refusal(step(wrong), 3e-6, **held)
     assert fragment in reason and lead in reason
     assert refusal(step(right), 3e-6, **held) == ""
+
+
+def test_a_number_for_each_row_that_only_a_batch_of_that_size_broadcasts():
+    """On the tape the numbers of other rows: a batch as large as a row is wide hides what kernels cannot take."""
+    wrong = step(lambda self, x, h: tg.sigmoid((h * h).sum(-1)) * h)
+    _, reason = run(wrong, "auto", B=H)
+    assert "shapes [B] and [B, 4] do not broadcast together" in reason and "write g.unsqueeze(-1) * h" in reason
+    assert re.search(r"test_replacements\.py:\d+", reason)
+    assert refusal(step(lambda self, x, h: tg.sigmoid((h * h).sum(-1)).unsqueeze(-1) * h)) == ""
 
 
 def test_the_table_is_long_enough():

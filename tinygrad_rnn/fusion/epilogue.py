@@ -25,7 +25,7 @@ from .kernel import (
     turned,
 )
 from .print import Block
-from .program import Value, view_of
+from .program import Value, base_of, first_column_of
 
 
 class Backward(Kernel):
@@ -144,7 +144,7 @@ class Backward(Kernel):
             if view.cut:
                 found.add(known[view.leaf, "matrix"])
         for value in program.hoisted:
-            left, _ = view_of(value.inputs[0])
+            left = base_of(value.inputs[0])
             if left is not value.inputs[0]:
                 found.add(self._of(left, "rows"))
         return found | {known[v, "vector"] for v in program.vectors} | {known[c, "each"] for c in program.constants}
@@ -263,8 +263,8 @@ class Backward(Kernel):
         """The gradients of a product of the prologue."""
         size, (x, w), (name, first) = self.size, value.inputs, d
         self.used.add(name)
-        left, view = view_of(x)
-        rows, column = self._of(left, "rows"), view.first
+        left, column = first_column_of(x)
+        rows = self._of(left, "rows")
         if rows in self.d:
             (weights, copies), dy = self.joined(f"{value.name}_weights", [w]), shifted(name, "0", size(first))
             target, shape = shifted(self.d[rows], "0", size(column)), f"total, {size(x.width)}, {size(value.width)}"
@@ -274,8 +274,7 @@ class Backward(Kernel):
 
     def _left(self, value: Value) -> tuple[str, str, str]:
         """The left operand of a product of the loop at every step, transposed: an array, and where it begins."""
-        value, view = view_of(value)
-        column = view.first
+        value, column = first_column_of(value)
         name, size, program = self.scan.array_of(value), self.size, self.program
         self.used.add(name)
         if value in program.sequences and value not in program.hoisted:

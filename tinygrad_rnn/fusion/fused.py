@@ -297,7 +297,7 @@ class FusedCell:
         else:
             steps = [[draw((rows.B, n)) for draw, n in zip(self.sources, widths)] for _ in range(rows.padded)]
             every = [np.concatenate(parts) for parts in zip(*steps)]
-        return [rows.drawn(x) for x in every]
+        return [rows.drawn(x).reshape(-1, *value.inner) for x, value in zip(every, self.noise)]
 
     # ---- The gradient ------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ def join(program: Program) -> Program:
         made_slice = with_inputs(value, inputs)
         if value.per_row and is_slice(made_slice) and is_slice(inputs[0]):  # of what has become a slice itself
             base, view = view_of(made_slice)
-            if len(base.inner) == 1:
+            if len(base.inner) == len(value.inner) == 1 and view.is_dense:
                 return [cut(base, view.first, view.first + value.width, value.name, value.where, value.named)]
         return []
 

@@ -25,7 +25,7 @@ from ..kernels.vector import ROW_BYTES
 from .equations import MAX_LINE, wrapped
 from .names import RESERVED, Names
 from .print import Block
-from .program import Value, index_text, view_of
+from .program import Value, first_column_of, index_text
 
 BEGIN, PROLOGUE, LOOP, END = 1, 2, 4, 8
 ALL = BEGIN | PROLOGUE | LOOP | END
@@ -270,8 +270,8 @@ class Forward(Kernel):
             if not training:
                 self.arena.add(value.name, "tile", value.width)
                 self.used.add(value.name)
-            left, view = view_of(value.inputs[0])
-            a = shifted(self.argument(left, "rows"), "0" if training else "starts[first + 1] - B", size(view.first))
+            left, column = first_column_of(value.inputs[0])
+            a = shifted(self.argument(left, "rows"), "0" if training else "starts[first + 1] - B", size(column))
             shape = f"{'total' if training else 'tile'}, {size(value.width)}, {size(value.inputs[0].width)}"
             b, y = f"matrix({weights[value]})", f"matrix({value.name})"
             self.write(PROLOGUE, f"product({a}, {b}, {y}, {shape}, False, workspace, threads)")

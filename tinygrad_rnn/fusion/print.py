@@ -87,7 +87,7 @@ class Block:
     def _product_call(self, product: Value, arrays: dict[str, None]) -> list[str]:
         schedule, weights, adds = self.schedule, self.weights[product], product in self.schedule.adds_to
         left, result = schedule.memory(product.inputs[0]), schedule.places[product]
-        assert left is not None
+        assert left is not None and left.view is None and result.view is None, "a product is of neighbouring columns"
         arrays |= dict.fromkeys([left.array, weights, result.array])
         rows = lambda m: f"shift(matrix({m.array}), {m.where.removesuffix('row')}lo, {self.size(m.first)})"
         n, k = self.size(product.width), self.size(product.inputs[0].width)

@@ -14,7 +14,7 @@ from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .builder import name_of
 from .names import FORMS, RESERVED, Names
-from .program import Program, Value, columns, cut, is_slice, leaf, numbers_of, operation, with_inputs
+from .program import Program, Value, columns, cut, is_slice, is_view, leaf, numbers_of, operation, view_of, with_inputs
 
 Columns = tuple[int, int]  # the first, and the one after the last
 
@@ -96,6 +96,8 @@ class Simplified:
             start = 0
             for piece in value.inputs:
                 if start <= first and last <= start + piece.width:
+                    if is_view(piece) and not view_of(piece)[1].is_dense:
+                        return None  # whoever reads columns counts on their order
                     return [(piece, (first - start, last - start))]
                 start += piece.width
             return None

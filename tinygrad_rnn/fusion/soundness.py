@@ -48,7 +48,10 @@ def rows_apart(
             "leave the batch's dimension out and write h * b, one row serves the whole batch"
         )
     along = attributes.get("dim", ())
-    if 0 in (along if isinstance(along, tuple) else (along,)) and row in (*_SUMS, *_ALONG):
+    over_rows = row in (*_SUMS, *_ALONG) and 0 in (along if isinstance(along, tuple) else (along,))
+    if called == "einsum" and (over_rows or places != [0]):
+        return f"{MEET} in {called}", "write one letter for the batch, first in operands and result: 'bi,bj->bij'"
+    if over_rows:
         return f"{MEET} in {called} over dim 0", "write dim=-1, over the columns of each row"
     indexed = row in (table.slice, table.slice_scatter, table.index)
     if indexed and not takes_all_rows(attributes["at"], per_row[0].shape):
@@ -57,9 +60,12 @@ def rows_apart(
     if row is table.cat and along == 0:
         return f"{MEET}: {called} puts them below each other", "write tg.cat([a, b], -1)"
     if row is table.permute and places != [0]:
-        return f"{MEET}: a transposed value has them in another dimension", "write a @ b.T for (b @ a.T).T"
+        lead = "a @ b.T for (b @ a.T).T" if len(shape) == 2 else "C.mT or C.permute(0, 2, 1), with the batch in front"
+        return f"{MEET}: a transposed value has them in another dimension", f"write {lead}"
     if places == [0]:
         return None
+    if row is table.reshape and called == "stack":
+        return f"{MEET} in {called}", "write tg.stack([a, b], 1), with the batch in front"
     if row is table.reshape:
         return f"{MEET} in {called}", "write h.reshape(h.shape[0], -1), with the batch in front"
     if len(places) > 1:

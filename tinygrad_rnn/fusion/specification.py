@@ -34,7 +34,7 @@ class TapeRecord:
             yield lambda states: after.update(zip(self.cell.state_names, states))
         after, arriving = values | after, (*arriving, *values.values())
         for name, value in variables:
-            if isinstance(value, Tensor) and value.ndim >= 2 and not any(value is x for x in arriving):
+            if isinstance(value, Tensor) and value.ndim and not any(value is x for x in arriving):
                 if value.shape[0] == self.sequence.B and id(value) not in self.parameters:
                     after.setdefault(name, value)
         for name, value in after.items():

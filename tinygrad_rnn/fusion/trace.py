@@ -117,6 +117,9 @@ class Trace(Builder):
         plain = lambda n: "B" if int(n[0]) == self.batch else f"{int(n[0]) // self.batch} * B"
         multiple = lambda n: plain(n) if int(n[0]) and int(n[0]) % self.batch == 0 else n[0]
         text = re.sub(r"\d+", multiple, str(error))
+        shapes = re.findall(r"\[(B\b[^]]*)\]", text) if "broadcast" in text else []
+        if len({shape.count(",") for shape in shapes}) > 1:  # which met by chance in a batch of that size
+            text += "; write g.unsqueeze(-1) * h for a number g for each row, with the batch in front of both"
         return Unfusable(f"step could not be traced: {text}{where and f' ({where})'}")
 
     def refuse_numbers(self, x: Any, lead: str = "") -> NoReturn:
@@ -307,14 +310,14 @@ class Trace(Builder):
         states = [value for value in self.values if value.kind == "state"]
         own = {id(symbol) for symbol in leaves}
         named = {value: value.name for value in self.values if value.named}
+        # What has no name of the user's is named once more, after all that has one; first what outputs need.
+        self.names = Names(RESERVED, FORMS, [*named.values(), *(x.name for x in self._numbers.values())])
         for name, x in self.variables():
             if isinstance(x, Symbol) and id(x) not in own and x.value not in named:
                 named[x.value] = self.names.new(f"{name}_new" if name in self.names else name)
         for state, output in zip(states, outputs):
             if output not in named:
                 named[output] = self.names.new(f"{state.name}_new")
-        # What has no name of the user's is named once more, now that others have theirs; first what outputs need.
-        self.names = Names(RESERVED, FORMS, [*named.values(), *(x.name for x in self._numbers.values())])
         needed = needed_for(outputs, lambda value: False)
         new: dict[Value, Value] = {}
         for value in [*(x for x in self.values if x in needed), *(x for x in self.values if x not in needed)]:
