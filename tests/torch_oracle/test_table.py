@@ -27,6 +27,10 @@ TORCH = {
     "clip_gradient": lambda x, limit: clipped(x, limit),
     # PyTorch's own broadcasting of clamp fails backward where x is smaller than the result.
     "clamp": lambda *operands: torch.clamp(*torch.broadcast_tensors(*operands)),
+    "layer_norm": lambda x, weight, bias, dim, eps: torch.nn.functional.layer_norm(
+        x, x.shape[dim[0] :], weight.expand(x.shape[dim[0] :]), bias.expand(x.shape[dim[0] :]), eps
+    ),
+    "linear": torch.nn.functional.linear,
     "permute": torch.permute,
     "expand": lambda x, shape: x.expand(shape),
     "sum_to": lambda x, shape: x.sum_to_size(shape),

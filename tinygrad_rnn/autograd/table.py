@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import layer_norm as rows
 from . import arrays
 from .primitive import ElementwisePrimitive, Primitive, Shape
 from .tape import Value, unbroadcast
@@ -47,7 +48,7 @@ neg = scalar("neg(x)", "-x",         dx="-dy",                               onn
 abs = scalar("abs(x)", "abs(x)",     dx="where(x > 0, dy, where(x < 0, -dy, 0))", onnx="Abs", integer=np.abs)
 sign = scalar("sign(x)", "sign(x)",  dx="0 * dy",                            onnx="Sign",  integer=np.sign)
 floor = scalar("floor(x)", "floor(x)", dx="0 * dy",                          onnx="Floor", integer=np.positive)
-square = scalar("square(x)", "x * x", dx="dy * 2 * x",                                     integer=arrays.whole_square)
+square = scalar("square(x)", "x * x", dx="dy * 2 * x",                          integer=lambda x: x * (x + 0))
 reciprocal = scalar("reciprocal(x)", "1 / x", dx="-dy * y * y",              onnx="Reciprocal")
 
 # ---- Exponentials, roots and waves -----------------------------------------------------------------------------------
@@ -67,13 +68,12 @@ tanh = scalar("tanh(x)", "tanh(x)",      dx="dy * (1 - y * y)",              onn
 sigmoid = scalar("sigmoid(x)", "sigmoid(x)", dx="dy * y * (1 - y)",          onnx="Sigmoid")
 softplus = scalar("softplus(x)", "softplus(x)", dx="dy * sigmoid(x)",        onnx="Softplus")
 relu = scalar("relu(x)", "where(x <= 0, 0, x)", dx="where(y <= 0, 0, dy)",   onnx="Relu",
-              integer=arrays.whole_relu)
+              integer=lambda x: np.maximum(x, 0))
 leaky_relu = scalar("leaky_relu(x, *, negative_slope)", "where(x > 0, x, negative_slope * x)",
                     dx="where(x > 0, dy, negative_slope * dy)",              onnx="LeakyRelu")
 elu = scalar("elu(x, *, alpha)", "where(x > 0, x, alpha * expm1(x))",
              dx="where(x > 0, dy, dy * alpha * exp(minimum(x, 0)))",         onnx="Elu")
-silu = scalar("silu(x)", "silu(x)",
-              dx="dy * sigmoid(x) * (1 + x * (1 - sigmoid(x)))")
+silu = scalar("silu(x)", "silu(x)",      dx="dy * sigmoid(x) * (1 + x * (1 - sigmoid(x)))")
 gelu = scalar("gelu(x)", "gelu(x)",
               dx="dy * (phi(x) + x * 0.3989422804014327 * exp(-0.5 * x * x))", onnx="Gelu")
 gelu_tanh = scalar("gelu_tanh(x)", "gelu_tanh(x)",
@@ -82,14 +82,11 @@ gelu_tanh = scalar("gelu_tanh(x)", "gelu_tanh(x)",
 
 # ---- Choices: ties share the gradient equally ------------------------------------------------------------------------
 where = scalar("where(c, a, b)", "where(c != 0, a, b)",
-               da="where(c, dy, 0)",
-               db="where(c, 0, dy)",                                         onnx="Where", integer=np.where)
-maximum = scalar("maximum(a, b)", "maximum(a, b)",
-                 da="where(a < b, 0, where(a == b, 0.5 * dy, dy))",
-                 db="where(b < a, 0, where(a == b, 0.5 * dy, dy))",          onnx="Max",   integer=np.maximum)
-minimum = scalar("minimum(a, b)", "minimum(a, b)",
-                 da="where(a > b, 0, where(a == b, 0.5 * dy, dy))",
-                 db="where(b > a, 0, where(a == b, 0.5 * dy, dy))",          onnx="Min",   integer=np.minimum)
+               da="where(c, dy, 0)", db="where(c, 0, dy)",                   onnx="Where", integer=np.where)
+maximum = scalar("maximum(a, b)", "maximum(a, b)",                           onnx="Max",   integer=np.maximum,
+                 da="where(a < b, 0, where(a == b, 0.5 * dy, dy))", db="where(b < a, 0, where(a == b, 0.5 * dy, dy))")
+minimum = scalar("minimum(a, b)", "minimum(a, b)",                           onnx="Min",   integer=np.minimum,
+                 da="where(a > b, 0, where(a == b, 0.5 * dy, dy))", db="where(b > a, 0, where(a == b, 0.5 * dy, dy))")
 clamp = scalar("clamp(x, low, high)", "minimum(maximum(x, low), high)",
                dx="where((x >= low) & (x <= high), dy, 0)",
                dlow="where((x < low) & (low < high), dy, 0)",
@@ -131,12 +128,21 @@ log_softmax = tensor("log_softmax(x, *, dim)", "y = x - log(sum(exp(x))) along d
                      arrays.log_softmax, arrays.same_shape, onnx="LogSoftmax",
                      dx="dy - exp(y) * sum(dy, dim=(dim,), keepdim=True)")
 
+layer_norm = tensor("layer_norm(x, weight, bias, *, dim, eps)",
+                    "y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias over dim, the last ones",
+                    "[..., D], [D], [D] -> [..., D]", rows.layer_norm, arrays.normalised_shape,
+                    onnx="LayerNormalization", at_once=rows.gradients,
+                    dx="normal(x, dim, eps, dy * weight)", dweight="dy * normal(x, dim, eps)", dbias="dy")
+
 # ---- Products --------------------------------------------------------------------------------------------------------
 matmul = tensor("matmul(a, b)", "y[..., i, j] = sum over k of a[..., i, k] b[..., k, j]",
                 "[..., M, K], [..., K, N] -> [..., M, N]",
                 arrays.matmul, arrays.product_shape, onnx="MatMul",
-                da="matmul(dy, mT(b))",
-                db="matmul(mT(a), dy)")
+                da="matmul(dy, mT(b))", db="matmul(mT(a), dy)")
+linear = tensor("linear(x, weight, bias)", "y = x weight^T + bias", "[N, I], [O, I], [O] -> [N, O]",
+                lambda x, weight, bias: arrays.matmul(x, weight.T) + bias,
+                lambda x, weight, bias: arrays.product_shape(x, weight[::-1]), onnx="Gemm",
+                dx="matmul(dy, weight)", dweight="matmul(mT(dy), x)", dbias="dy")
 
 # ---- Shapes: nothing is computed, only moved -------------------------------------------------------------------------
 reshape = tensor("reshape(x, *, shape)", "y = x, row by row in another shape", "[...] -> shape",
@@ -192,8 +198,17 @@ def spread(dy: Any, x_shape: Shape, dim: tuple[int, ...]) -> Any:
     if isinstance(dy, Value):
         return expand(kept(dy, x_shape, dim), shape=x_shape)
     dx = np.empty(x_shape, dy.dtype)  # in memory of its own: no slower than a view, and free to be added to
-    dx[...] = kept(dy, x_shape, dim) if dy.ndim else dy
+    dx[...] = dy.reshape(arrays.summed_shape(x_shape, dim, keepdim=True)) if dy.ndim else dy
     return dx
+
+
+def normal(x: Any, dim: tuple[int, ...], eps: float, dy: Any = None) -> Any:
+    """x with mean 0 and variance 1 over dim; or, given the gradient of that, the gradient of x."""
+    mean = lambda v: sum(v, dim=dim, keepdim=True) / int(np.prod([x.shape[i] for i in dim]))
+    centred = x - mean(x)
+    scale = rsqrt(mean(centred * centred) + eps)
+    y = centred * scale
+    return y if dy is None else scale * (dy - mean(dy) - y * mean(dy * y))
 
 
 def flip(x: Any, dim: int) -> Any:
@@ -215,11 +230,11 @@ def inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
 
 def portions(dy: Any, shapes: Sequence[Shape], dim: int) -> list[Any]:
     """What each input contributed to a concatenation."""
-    ends = np.cumsum([shape[dim] for shape in shapes]).tolist()
-    pieces = (arrays.between(dim, end - shape[dim], end) for end, shape in zip(ends, shapes))
-    return [slice(dy, at=at) for at in pieces]
+    end = 0
+    places = [arrays.between(dim, end, end := end + shape[dim]) for shape in shapes]
+    return [dy[at] if isinstance(dy, np.ndarray) else slice(dy, at=at) for at in places]
 
 
-_HELPERS = (kept, spread, tied, flip, mT, inverse, portions)
+_HELPERS = (kept, spread, tied, normal, flip, mT, inverse, portions)
 for _row in TABLE.values():
     _row.names = TABLE | {helper.__name__: helper for helper in _HELPERS}
