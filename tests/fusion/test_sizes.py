@@ -38,7 +38,10 @@ def test_classic_cells_agree_to_twelve_digits(name, number):
         agree(name, *sizes)
 
 
-@pytest.mark.parametrize(("name", "I"), [("rnn", 7), ("lstm", 7), ("gru", 1), ("gru", 33)])
+@pytest.mark.parametrize(
+    ("name", "I"),
+    [("gru", 1), *(pytest.param(*other, marks=pytest.mark.slow) for other in (("rnn", 7), ("lstm", 7), ("gru", 33)))],
+)
 def test_classic_cells_of_one_number_of_inputs_agree(name, I):
     """Each size in each of the other places: kernels that are compiled once, and once more for one hidden unit."""
     for number in range(len(SIZES)):

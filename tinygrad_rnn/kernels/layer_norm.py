@@ -75,7 +75,7 @@ def _rows(x: np.ndarray, dim: tuple[int, ...]) -> np.ndarray:
 
 
 def _row(value: Any, x: np.ndarray, dim: tuple[int, ...]) -> np.ndarray:
-    row = value if np.ndim(value) else _full(x.shape[dim[0] :], value, x.dtype)
+    row = value if np.ndim(value) else _full(x.shape[dim[0] :], float(value), x.dtype)
     if row.shape != x.shape[dim[0] :]:
         raise ValueError("neither a row nor a number")  # the shape rule says it better
     return np.ascontiguousarray(row).reshape(-1)
