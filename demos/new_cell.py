@@ -37,14 +37,12 @@ class TwoClocks(tg.nn.Cell):
     s' = s + r * (h' - s), r = sigmoid(k)           the slow one: a running mean, its rate learned unit by unit
     """
 
-    def __init__(self, input_size: int, hidden_size: int, seed: int = 0) -> None:
+    def __init__(self, input_size: int, hidden_size: int) -> None:
         self.input_size, self.hidden_size = input_size, hidden_size
-        rng = np.random.default_rng(seed)
-        draw = lambda *shape: tg.nn.Parameter((rng.normal(size=shape) / shape[0] ** 0.5).astype(np.float32))
-        fill = lambda value: tg.nn.Parameter(np.full(hidden_size, value, np.float32))
-        self.Wf, self.Uf, self.bf = draw(input_size, hidden_size), draw(hidden_size, hidden_size), fill(0)
-        self.Wn, self.Un, self.bn = draw(input_size, hidden_size), draw(hidden_size, hidden_size), fill(0)
-        self.g, self.p, self.k = fill(1), fill(0.5), fill(-2)
+        I, H, weight, bias = input_size, hidden_size, tg.nn.weight, tg.nn.bias
+        self.Wf, self.Uf, self.bf = weight(I, H), weight(H, H), bias(H)
+        self.Wn, self.Un, self.bn = weight(I, H), weight(H, H), bias(H)
+        self.g, self.p, self.k = (tg.nn.Parameter(tg.full((H,), value)) for value in (1.0, 0.5, -2.0))
 
     def step(self, x: tg.Tensor, h: tg.Tensor, s: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
         f = tg.sigmoid(x @ self.Wf + h @ self.Uf + self.bf)
@@ -174,6 +172,7 @@ def main() -> None:
         parser.add_argument(option, type=int, default=default, help=f"{what} (default: {default})")
     chosen = parser.parse_args()
     sizes = (chosen.steps, chosen.batch, chosen.input, chosen.hidden)
+    tg.manual_seed(0)
     tg.set_num_threads(chosen.threads)
     if torch is not None:
         torch.set_num_threads(chosen.threads)

@@ -5,9 +5,11 @@ torch_oracle/make_reference.py wrote them; torch_oracle/test_*.py compares far m
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fusion.keyword_cells import MATHS
 
-from torch_oracle import modules, optimisers, schedules, vectors
+from torch_oracle import keywords, modules, optimisers, schedules, vectors
 from torch_oracle.cases import answer, compare_all, compare_outcome, lookup
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -15,6 +17,7 @@ OPS = vectors.load(REFERENCE / "ops.npz")
 MODULES = vectors.load(REFERENCE / "modules.npz")
 OPTIMISERS = vectors.load(REFERENCE / "optimisers.npz")
 SCHEDULES = vectors.load(REFERENCE / "schedules.npz")
+KEYWORDS = vectors.load(REFERENCE / "keywords.npz")
 
 
 def named(cases):
@@ -42,6 +45,16 @@ def test_module(case, expected):
 def test_optimiser(case, expected):
     wrong = compare_all(str(case), optimisers.run(case)[-1], expected, optimisers.TOLERANCE)
     assert not wrong, wrong
+
+
+@pytest.mark.parametrize("number", range(len(KEYWORDS)))
+def test_values_for_a_sequence(number):
+    case, expected = KEYWORDS[number]
+    for engine in ("never", *["require"] * MATHS[case[0]].fused):
+        found = keywords.ours(*case, engine)
+        assert len(found) == len(expected)
+        for a, b in zip(found, expected):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * max(1, np.abs(b).max()))
 
 
 @pytest.mark.parametrize("number", range(len(SCHEDULES)))

@@ -26,13 +26,16 @@ from .autograd.creation import (
     ones,
     ones_like,
     rand,
+    rand_like,
     randint,
     randn,
+    randn_like,
     set_rng_state,
     tensor,
     zeros,
     zeros_like,
 )  # fmt: skip
+from .autograd.custom import primitive
 from .autograd.gradcheck import GradcheckError, gradcheck, gradgradcheck
 from .autograd.gradients import grad
 from .autograd.operands import as_tensor
@@ -80,6 +83,7 @@ from .autograd.pointwise import (
     softplus,
     sqrt,
     square,
+    straight_through,
     sub,
     tanh,
     where,

@@ -9,22 +9,49 @@ from typing import Any
 
 
 def ops(names: Sequence[str]) -> int:
-    """Print the table of primitives: name, equation, gradients, shapes, and the operator in ONNX."""
+    """Print the table of primitives: name, equation, gradients, shapes, and the operator in ONNX.
+
+    Args:
+        names: of those to print; all if there are none. What is defined elsewhere is `package.module:name`.
+    """
     from .autograd.table import TABLE
 
-    unknown = [name for name in names if name not in TABLE]
+    rows: list[Any] = []
+    unknown: list[str] = []
+    for name in names or TABLE:
+        module_name, colon, own = name.rpartition(":")
+        try:
+            row = getattr(getattr(imported(module_name), own, None), "row", None) if colon else TABLE.get(name)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
+        if row is None:
+            unknown.append(name)
+        else:
+            rows.append(row)
     if unknown:
         print(f"no primitive named {', '.join(unknown)}; there are: {', '.join(TABLE)}", file=sys.stderr)
         return 2
-    for row in TABLE.values():
-        if names and row.name not in names:
-            continue
+    for row in sorted(rows, key=[*TABLE.values(), *rows].index):
         print(f"{row.signature:<32} {row.equation}")
         for target, rule in row.rules.items():
             print(textwrap.indent(f"{target} = {rule}", " " * 33))
         onnx = f"    ONNX: {row.onnx}" if row.onnx else ""
         print(textwrap.indent(f"shapes: {row.shapes}{onnx}", " " * 33))
     return 0
+
+
+def imported(name: str) -> Any:
+    """A module of the user's.
+
+    Raises:
+        ValueError: it cannot be imported.
+    """
+    sys.path.insert(0, "")  # modules of the current folder are found, as with python -m
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise ValueError(f"cannot import {name}: {error}") from None
 
 
 def recurrent(name: str, input_size: int, hidden_size: int) -> Any:
@@ -41,11 +68,7 @@ def recurrent(name: str, input_size: int, hidden_size: int) -> Any:
     module_name, colon, class_name = name.partition(":")
     if not (module_name and colon and class_name):
         raise ValueError(f"no cell {name!r}: expected {', '.join(classic)} or package.module:MyCell")
-    sys.path.insert(0, "")  # modules of the current folder are found, as with python -m
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise ValueError(f"cannot import {module_name}: {error}") from None
+    module = imported(module_name)
     kind: Any = getattr(module, class_name, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Cell)):
         there = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Cell)]
@@ -82,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tinygrad-rnn", description=__doc__, epilog="Without a command: a tour.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     table = commands.add_parser("ops", help="the table of primitives: equation, gradients, shapes")
-    table.add_argument("names", nargs="*", metavar="NAME", help="only these")
+    only = "only these; package.module:name for one of your own"
+    table.add_argument("names", nargs="*", metavar="NAME", help=only)
     sizes = argparse.ArgumentParser(add_help=False)
     sizes.add_argument("cell", metavar="CELL", help="rnn, lstm, gru, or package.module:MyCell")
     sizes.add_argument("--input-size", type=int, default=28, metavar="I", help="default: 28")

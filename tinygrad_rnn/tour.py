@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from . import nn, optim
-from .autograd.creation import from_numpy, manual_seed, randn, tensor, zeros
+from .autograd.creation import from_numpy, manual_seed, randn, tensor
 from .autograd.pointwise import sigmoid, tanh
 from .autograd.tensor import Tensor, grad
 
@@ -20,9 +20,9 @@ class MGU(nn.Cell):
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         self.input_size, self.hidden_size = input_size, hidden_size
-        weight = lambda rows: nn.Parameter(randn(rows, hidden_size) / rows**0.5)
-        self.Wf, self.Uf, self.bf = weight(input_size), weight(hidden_size), nn.Parameter(zeros(hidden_size))
-        self.Wh, self.Uh, self.bh = weight(input_size), weight(hidden_size), nn.Parameter(zeros(hidden_size))
+        I, H = input_size, hidden_size
+        self.Wf, self.Uf, self.bf = nn.weight(I, H), nn.weight(H, H), nn.bias(H)
+        self.Wh, self.Uh, self.bh = nn.weight(I, H), nn.weight(H, H), nn.bias(H)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         f = sigmoid(x @ self.Wf + h @ self.Uf + self.bf)

@@ -42,11 +42,12 @@ class LayerNorm(tg.nn.Cell):
         return z * h + (1 - z) * tg.tanh(n)
 
 
-def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=True, **options):
+def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=True, values=None, **options):
     """Outputs, final states and the gradients of a random function of them all, by name.
 
     `wanted` says whether an input needs a gradient: a function of its name. `start` holds initial states that cannot be
-    just any number, by name; `given` says whether initial states are given at all, rather than the cell's own.
+    just any number, by name; `given` says whether initial states are given at all, rather than the cell's own. `values`
+    hold for the sequence: their shapes without the batch, by name.
     `options` are those of a call. Kernels use memory again: of the arrays that a user holds they must change none, and
     nothing that a second backward pass reads.
     """
@@ -62,24 +63,25 @@ def results(cell, sizes, engine, reverse=False, wanted=None, start=None, given=T
     parameters = dict(cell.named_parameters())
     for name, p in parameters.items():
         p.requires_grad_(wanted(name))
-    untouched = [(v, v.numpy().copy()) for v in (x, *states, *parameters.values())]
+    by_keyword = {name: make(name, B, *shape) for name, shape in (values or {}).items()}
+    untouched = [(v, v.numpy().copy()) for v in (x, *states, *by_keyword.values(), *parameters.values())]
     layer, start = tg.nn.Recurrent(cell, reverse=reverse, fused=engine), states if given else None
     by_name = lambda y, final: dict(
         zip(["y", *(f"final {n}" for n in cell.state_names)], [y, *(final if isinstance(final, tuple) else [final])])
     )
     tg.manual_seed(4)  # masks
-    y, final, *every = layer(x, start, **options)
+    y, final, *every = layer(x, start, **options, **by_keyword)
     found = by_name(y, final)
     if engine != "never":
         with tg.no_grad():  # another kernel
             tg.manual_seed(4)
-            alone = by_name(*layer(x, start, lengths=options.get("lengths")))
+            alone = by_name(*layer(x, start, lengths=options.get("lengths"), **by_keyword))
         assert_close({n: v.numpy() for n, v in alone.items()}, {n: v.numpy() for n, v in found.items()})
     for values in every:
         found |= {f"every {n}": v for n, v in zip(cell.state_names, values)}
     weights = np.random.default_rng(2)
     loss = sum((v * weights.uniform(-1, 1, v.shape)).sum() for v in found.values())
-    inputs = {"x": x, **dict(zip(cell.state_names, states if given else ())), **parameters}
+    inputs = {"x": x, **dict(zip(cell.state_names, states if given else ())), **by_keyword, **parameters}
     inputs = {name: v for name, v in inputs.items() if wanted(name)}
     gradients = [None] * len(inputs)
     if inputs and loss.requires_grad:

@@ -217,7 +217,7 @@ MUTATIONS = {
     "the last state is the first": (Gates, source("forward", r"matrix\(c\), starts\[t\] \+", "matrix(c), 0 +")),
     "weights meet the state after the step": (Gates, source("backward", r"h_before = h ", "h_before = h[B:] ")),
     "a gradient is a part of another one": (Gates, source("backward", r"(sum\), 0), 2 \* H\), db", r"\1, 0), db")),
-    "a gradient of a sequence is that of a step": (Noisy, source("backward", r"in range\(T\)", "in range(1)")),
+    "a gradient of a sequence is that of a step": (Noisy, source("backward", r"(_sum\[j\]) \+=", r"\1 =")),
     "weights are packed untransposed": (Gates, stand_in("fill_panels", _untransposed)),
     "a sum over time starts at one": (Gates, source("backward", r"clear\((\w+)\)", r"\1[...] = 1")),
     "random numbers are those of another step": (Noisy, function(rows.Rows, "drawn", _of_another_step)),

@@ -8,6 +8,18 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from fusion.comparing import assert_engines_agree, interpret, parameter
 
+
+def surrogate(a):
+    """A primitive of the user's: a step with a gradient."""
+    rule = "dy / (1 + 5 * abs(x - 0.05)) ** 2"
+    return tg.primitive("random_surrogate(x)", "where(x > 0.05, 1, 0)", dx=rule, check=False)(a)
+
+
+def clipped(a):
+    """One that is not linear in what arrives."""
+    return tg.primitive("random_clipped(x)", "x", dx="clamp(dy, -0.2, 0.2)", check=False)(a)
+
+
 WIDTHS, WIDEST = st.integers(1, 4), 12
 UNARY = {
     "tanh": tg.tanh,
@@ -28,6 +40,8 @@ UNARY = {
     "cube": lambda a: a * a * a,
     "double": lambda a: a + a,
     "detach": lambda a: a + tg.sin(a).detach(),
+    "surrogate": surrogate,
+    "clipped": clipped,
     "constant": lambda a: a * tg.tensor(np.linspace(0.5, 1.5, a.shape[1])),
 }
 BINARY = {
@@ -37,6 +51,7 @@ BINARY = {
     "div": lambda a, b: a / (1.5 + b * b),
     "maximum": tg.maximum,
     "where": lambda a, b: tg.where(a > b, a * 0.5, b),
+    "straight_through": tg.straight_through,
     "mix": lambda a, b: tg.sigmoid(a) * b + (1 - tg.sigmoid(a)) * a,
 }
 ROWS = {
@@ -62,9 +77,12 @@ KINDS = ("unary", "binary", "binary", "row", "parameter", "product", *OTHERS[2:]
 
 @st.composite
 def programs(draw):
-    """(width of x, widths of the states, instructions, which value each new state is made of and how)."""
+    """(width of x, widths of the states, instructions, which value each new state is made of and how, widths of values
+    that hold for a sequence)."""
     width, states = draw(st.integers(1, 3)), draw(st.lists(WIDTHS, min_size=1, max_size=3))
-    widths = [width, *states]
+    held = draw(st.lists(WIDTHS, max_size=2))
+    widths = [width, *states, *held]
+    timed = [True] * (1 + len(states)) + [False] * len(held)  # whether there is another one at every step
     instructions = []
 
     def pick():
@@ -76,12 +94,14 @@ def programs(draw):
         kind = draw(st.sampled_from(KINDS))
         a = pick()
         n = widths[a]
-        if kind == "unary":
-            instruction = (draw(st.sampled_from(list(UNARY))), a)
+        changes = timed[a]
+        if kind == "unary":  # a gradient that is clipped at every step is none of a value that is the same at all
+            instruction = (draw(st.sampled_from([name for name in UNARY if changes or name != "clip_gradient"])), a)
         elif kind == "binary":
             fitting = [i for i, w in enumerate(widths) if w == n or 1 in (w, n)]
             b = draw(st.sampled_from(fitting))
             instruction, n = (draw(st.sampled_from(list(BINARY))), a, b), max(n, widths[b])
+            changes |= timed[b]
         elif kind == "row":
             name = draw(st.sampled_from(list(ROWS)))
             instruction, n = (name, a), 1 if name in ("sum", "mean", "amax", "var") else n
@@ -93,6 +113,7 @@ def programs(draw):
         elif kind == "cat":
             b = pick()
             instruction, n = ("cat", a, b), n + widths[b]
+            changes |= timed[b]
             if n > WIDEST - 5:
                 continue
         elif kind == "mask":
@@ -112,6 +133,7 @@ def programs(draw):
             instruction, n = ("part", a, first, last), last - first
         instructions.append(instruction)
         widths.append(n)
+        timed.append(changes)
     ends = []
     for k, n in enumerate(states):
         fitting = [i for i, w in enumerate(widths) if w == n]
@@ -122,18 +144,19 @@ def programs(draw):
             ends.append(("product", len(widths) - 1))
         else:
             ends.append(("tanh", draw(st.sampled_from(fitting[-3:]))))
-    return width, tuple(states), tuple(instructions), tuple(ends)
+    return width, tuple(states), tuple(instructions), tuple(ends), tuple(held)
 
 
 class Composed(tg.nn.Cell):
     """A cell that runs a program; parameters of the same shape and number are shared."""
 
     def __init__(self, program):
-        self.input_size, self.widths, self.instructions, self.ends = program
-        self.hidden_size = self.widths[0]
+        self.input_size, self.widths, self.instructions, self.ends, *held = program
+        self.hidden_size, self.held = self.widths[0], dict(zip("pq", *held)) if held else {}
         tg.manual_seed(0)
         self.weights, self.masked = {}, set()
-        self.run(tg.zeros(1, self.input_size, dtype=np.float64), self.initial_state(1))
+        given = [tg.zeros(1, n, dtype=np.float64) for n in self.held.values()]
+        self.run(tg.zeros(1, self.input_size, dtype=np.float64), (*self.initial_state(1), *given))
         for name, value in self.weights.items():
             setattr(self, name, value)
         if self.masked:
@@ -142,6 +165,10 @@ class Composed(tg.nn.Cell):
     @property
     def state_names(self):
         return tuple("hcm"[: len(self.widths)])
+
+    @property
+    def value_names(self):
+        return dict.fromkeys(self.held, "required")
 
     def initial_state(self, batch_size):
         return tuple(tg.zeros(batch_size, n, dtype=np.float64) for n in self.widths)
@@ -167,11 +194,11 @@ class Composed(tg.nn.Cell):
         self.masked.add(n)
         return getattr(self, f"mask_{n}", 1.0)  # which is not there while the parameters are made
 
-    def step(self, x, *states):
-        return self.run(x, states)
+    def step(self, x, *states, **held):
+        return self.run(x, (*states, *held.values()))
 
-    def run(self, x, states):
-        values = [x, *states]
+    def run(self, x, others):
+        values = [x, *others]
         for name, a, *rest in self.instructions:
             v = values[a]
             if name in UNARY:
@@ -206,7 +233,8 @@ class Composed(tg.nn.Cell):
 
 def check(program, reverse=False, **options):
     """To 1e-12 of the largest entry of each result."""
-    assert_engines_agree(Composed(program), (3, 2, program[0]), reverse, **options)
+    held = {name: (n,) for name, n in zip("pq", (*program, ())[4])}
+    assert_engines_agree(Composed(program), (3, 2, program[0]), reverse, values=held, **options)
 
 
 WANTED = {
@@ -214,7 +242,7 @@ WANTED = {
     "the input": lambda name: name == "x",
     "states": lambda name: name in "hcm",
     "parameters": lambda name: name.startswith("weights"),
-    "a few": lambda name: name == "c" or name.startswith("weights.W0"),
+    "a few": lambda name: name in "cp" or name.startswith("weights.W0"),
 }
 # The gradient of the vector is a sum over what a product of the next step adds to.
 SUMMED_WITH_A_PRODUCT = (1, (1, 2), (("tanh", 2), ("plus", 2, "[n]")), (("product", 4), ("tanh", 4)))
@@ -256,8 +284,9 @@ COMPILED = [
         *(1, (4, 1, 2)),
         (("where", 0, 3), ("add", 3, 4), ("abs", 5), ("product", 2, 2, 1, False), ("one minus", 7), ("part", 8, 1, 2))
         + (("product", 8, 1, 0, False), ("product", 10, 2, 0, True), ("plus", 3, "[]"), ("times", 11, "[1, n]"))
-        + (("square", 7), ("mean", 12), ("amax", 11), ("maximum", 7, 16), ("clip_gradient", 17)),
-        (("value", 1), ("tanh", 15), ("product", 18)),
+        + (("square", 7), ("mean", 12), ("amax", 11), ("maximum", 7, 16), ("clip_gradient", 17))
+        + (("surrogate", 18), ("clipped", 19), ("straight_through", 18, 20)),
+        (("value", 1), ("tanh", 15), ("product", 21)),
     ),
     (
         *(2, (3, 4, 4)),

@@ -4,7 +4,7 @@ import itertools
 import random
 from dataclasses import dataclass, field
 
-from fuzz.steps import KNOWN, WIDTHS, Draft, Writer
+from fuzz.steps import KNOWN, WIDTHS, Draft, Writer, give_values
 from tinygrad_rnn.nn.cells.catalogue import ROWS, catalogue
 
 LIBRARY = [row.name for row in catalogue(4, 4)]
@@ -73,9 +73,10 @@ def case(seed: int, compiled: bool = False) -> Case:
         found.threads = choose([2, 3, 4])
         found.settings.append("threads")
     widths, batch_first = found.calls[0]["widths"], "batch_first=True" in found.layer
+    values = found.draft.values if found.draft else {}
     calls = []
     for number in range(choose([1, 1, 2, 2, 3, 4])):
-        calls.append(_call(chance, number, widths, batch_first))
+        calls.append(_call(chance, number, widths, batch_first) | {"values": values})
         if number and chance.random() < 0.5:  # the same once more
             calls[-1] = calls[0] | {"before": calls[-1]["before"], "mode": calls[-1]["mode"], "late": calls[-1]["late"]}
     if found.threads > 1 and "lengths on threads" in KNOWN:
@@ -151,6 +152,7 @@ def _own(seed: int, chance: random.Random) -> Case:
     draft, noisy = Writer(chance, chance.choice([5, 9, 17, 40])).draft, [False]
     around = _around(chance, len(draft.states), True, noisy, len(draft.inputs) > 1)
     layer = f"tg.nn.Recurrent(cell, reverse={chance.random() < 0.3})"
+    give_values(draft, random.Random(-1 - seed))
     made = Case(seed, draft, "Drawn(dtype)", around, layer, noisy=noisy[0] or draft.noisy)
     made.calls = [{"widths": draft.inputs}]
     return made

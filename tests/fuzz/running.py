@@ -104,7 +104,8 @@ class Run:
                 self.other.fused = self.engine
                 for p in self.other.parameters():
                     p.numpy()[...] *= 1.5
-            self.other(tg.from_numpy(self.last[0]) if len(self.last) == 1 else tuple(map(tg.from_numpy, self.last)))
+            x = tg.from_numpy(self.last[0]) if len(self.last) == 1 else tuple(map(tg.from_numpy, self.last))
+            self.other(x, **self.values)
 
     def call(self, number, call):
         """Forward, backward; returns the results by name."""
@@ -113,6 +114,9 @@ class Run:
         if call.get("batch_first"):
             shapes = [(B, T, width) for T, B, width in shapes]
         self.last = [self.numbers(random, shape, call["layout"]) for shape in shapes]
+        values = {name: (call["B"], *shape) for name, shape in call.get("values", {}).items()}
+        values = {name: self.numbers(random, shape, call["state layout"]) for name, shape in values.items()}
+        self.values = {name: tg.from_numpy(array) for name, array in values.items()}
         ours = [p.data for p in layer.parameters()]  # which what comes may change
         self.held = [each for each in self.held if not any(np.may_share_memory(each[0], a) for a in ours)]
         for name in call["before"]:
@@ -122,6 +126,7 @@ class Run:
         asks = lambda kind, n: wanted == "all" or wanted == kind or (wanted == "some" and (number + n) % 3 != 1)
         xs = [tg.from_numpy(array).requires_grad_(asks("x", n)) for n, array in enumerate(self.last)]
         x = xs[0] if len(xs) == 1 else tuple(xs)
+        values = {name: v.detach().requires_grad_(asks("states", n)) for n, (name, v) in enumerate(self.values.items())}
         named = dict(layer.named_parameters())
         for n, p in enumerate(named.values()):
             p.requires_grad_(asks("parameters", n + 1))
@@ -129,16 +134,17 @@ class Run:
         if call["given"]:
             with tg.no_grad():
                 before, layer.fused = layer.fused, "never"
-                pattern = layer(x)[1]
+                pattern = layer(x, **values)[1]
                 layer.fused = before
             for n, state in enumerate(tensors(pattern)):
                 array = self.numbers(random, state.shape, call["state layout"])
                 states.append(tg.from_numpy(array).requires_grad_(asks("states", n + 2)))
             given = like(pattern, iter(states))
-        options = {} if call["lengths"] is None else {"lengths": call["lengths"]}
+        options = values if call["lengths"] is None else {"lengths": call["lengths"], **values}
         if call["every"]:
-            options["return_states"] = True
-        leaves = {**{f"x{n}": x for n, x in enumerate(xs)}, **{f"s{n}": s for n, s in enumerate(states)}, **named}
+            options = options | {"return_states": True}
+        leaves = {**{f"x{n}": x for n, x in enumerate(xs)}, **{f"s{n}": s for n, s in enumerate(states)}}
+        leaves |= {**values, **named}
         self.keep(leaves.values())
         if call["engine"] == "never":
             layer.fused = "never"

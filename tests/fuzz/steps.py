@@ -30,7 +30,8 @@ BINARY = [
     "({a} <= {b} + 0.0371) * {b} + {a}", "tg.sigmoid({a}) * {b} + (1 - tg.sigmoid({a})) * {a}", "tg.tanh({a}) * {b}",
     "{a} * {b}.detach()", "{a} * 0.5 - 2 * {b}", "tg.where(({a} > 0.0371) & ({b} < 0.1371), {a}, {b})",
     "(1 - {a}) * {b} + {a} * {b}", "{a} * {b} + {b} * {a}", "tg.sigmoid({a} + {b}) * tg.tanh({a} - {b})",
-    "{a}.sigmoid() * {b}", "(1.5 + tg.sigmoid({a})) ** tg.tanh({b})",
+    "{a}.sigmoid() * {b}", "(1.5 + tg.sigmoid({a})) ** tg.tanh({b})", "tg.straight_through({a}, {b})",
+    "tg.straight_through({a} > 0.0371, {b})",
 ]  # fmt: skip
 ROW_TO_ONE = [
     "{a}.sum(-1, keepdim=True)", "{a}.mean(-1, keepdim=True)", "tg.amax({a}, -1, keepdim=True)",
@@ -54,6 +55,11 @@ ODD = [  # rarely, since a step with one of these may run on the tape
     "{a}.unsqueeze(1).sum(1)", "tg.stack([{a}, {a}], 1).sum(1)", "{a}.to({a}.dtype)",
     "tg.einsum('bi,bi->b', {a}, {a}).unsqueeze(-1)", "{a}[:, -1:]", "tg.pad({a}, (1, 0))",
     "({a} > 0.0371).to({a}.dtype)",
+]  # fmt: skip
+WITH_VALUES = [  # a row, and what holds for the sequence
+    "{a} * {v}", "{a} + {v}", "{a} + tg.tanh({v})", "{v} - {a}", "{a} * tg.sigmoid({v}) + {v}",
+    "{a} / (1.5 + {v} * {v})", "tg.where({v} > 0.0371, {a}, 0.5 * {a})", "{a} * {v}.sum(-1, keepdim=True)",
+    "tg.tanh({a} * {v}) + {v}.detach()", "{a} - tg.softmax({v}, -1)", "tg.maximum({a}, {v} + 0.0371)",
 ]  # fmt: skip
 VECTOR = [  # [n] or so of parameters, from one or two of them
     "self.{p}", "self.{p}", "self.{p}", "self.{p}", "self.{p} * self.{q}", "tg.sigmoid(self.{p})", "1 - self.{p}",
@@ -112,6 +118,7 @@ class Draft:
         states: name -> width.
         fields: (name, kind, shape) with kind "parameter", "buffer", "array" or "number".
         held: (name, shape, text) of `sequence_values`.
+        values: what the step takes by name for a sequence, and its shape without the batch.
         lines, ends: the step, and what it returns.
         learned: whether initial states are parameters.
     """
@@ -124,6 +131,7 @@ class Draft:
     ends: list[str] = field(default_factory=list)
     learned: bool = False
     noisy: bool = False
+    values: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def text(self) -> str:
         """The class."""
@@ -161,13 +169,33 @@ class Draft:
                 made = f"tg.tensor(random.uniform(-1, 1, {shown}).astype(np.float32).astype(self.dtype))"
                 write.append(f'            "{name}": {text.format(made)},')
             write.append("        }")
-        arguments = ["xs" if several else "x", *self.states]
+        arguments = ["xs" if several else "x", *self.states, *(["*", *self.values] if self.values else [])]
         write += ["", f"    def step(self, {', '.join(arguments)}):"]
         if several:
             write.append(f"        {', '.join(f'x{i}' for i in range(len(self.inputs)))} = xs")
         write += [f"        {line.name} = {line.text}" for line in self.lines]
         write.append(f"        return {', '.join(self.ends)}")
         return "\n".join(write) + "\n"
+
+
+def give_values(draft: Draft, random: random.Random) -> None:
+    """Let a step take values for a sequence by name, and read each of them in one line or two."""
+    for number in range(random.choice([0, 0, 0, 1, 1, 2])):
+        name, width, shape = f"value{number}", 0, None
+        for _ in range(random.choice([1, 1, 2])):
+            at = random.randint(0, len(draft.lines))
+            names = ["x"] if len(draft.inputs) == 1 else [f"x{i}" for i in range(len(draft.inputs))]
+            known = dict([*zip(names, draft.inputs), *draft.states.items()])
+            known |= {line.name: line.width for line in draft.lines[:at]}
+            a, n = random.choice([*known.items()])
+            if shape is None:
+                width = random.choice([n, n, n, 1])
+                shape = () if width == 1 and random.random() < 0.5 else (width,)
+            if width not in (1, n):
+                continue
+            read = f"{name}.unsqueeze(-1)" if shape == () else name
+            draft.lines.insert(at, Line(a, random.choice(WITH_VALUES).format(a=a, v=read), n))
+        draft.values[name] = shape
 
 
 class Writer:

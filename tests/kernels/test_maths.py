@@ -452,7 +452,7 @@ def test_where_and_isnan(maths):
 
 # ---- Types and machine code ------------------------------------------------------------------------------------------
 
-UNARY = [*ULP, "sqrt", "reciprocal", "abs", "sign", "floor", "sin", "cos"]
+UNARY = [*ULP, "square", "sqrt", "reciprocal", "abs", "sign", "floor", "sin", "cos"]
 
 
 @both
@@ -484,7 +484,7 @@ PACKED["AMD64"], PACKED["arm64"] = PACKED["x86_64"], PACKED["aarch64"]
 
 @compiled
 @both
-@pytest.mark.parametrize("name", [*ULP, "sqrt", "reciprocal", "abs", "sign"])
+@pytest.mark.parametrize("name", [*ULP, "square", "sqrt", "reciprocal", "abs", "sign"])
 def test_a_loop_becomes_vector_code(maths, name):
     """Vectors in LLVM's final form and in the instructions, and no call that a lane would have to wait for."""
     if platform.machine() in ("x86_64", "AMD64") and name in ("sqrt", "sign") and vector.HOST.bytes < 32:

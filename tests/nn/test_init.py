@@ -137,3 +137,43 @@ def test_forget_gate_bias():
     for without in (GRU(2, 3), LSTM(2, 3, bias=False), Linear(2, 3)):
         with pytest.raises(ValueError, match="has no LSTM with biases"):
             init.forget_gate_bias_(without)
+
+
+# ---- New parameters --------------------------------------------------------------------------------------------------
+
+
+def test_weights_and_biases_begin_as_those_of_the_library():
+    """U(-1 / sqrt(H), 1 / sqrt(H)), as in an LSTM of as many units; gates may lie side by side."""
+    tg.manual_seed(0)
+    for made, shape in ((tg.nn.weight(300, 100), (300, 100)), (tg.nn.weight(300, 400, hidden_size=100), (300, 400))):
+        assert isinstance(made, tg.nn.Parameter) and made.shape == shape and made.dtype == np.float32
+        assert_uniform(made.numpy(), -0.1, 0.1)
+    assert_uniform(LSTMCell(300, 100).weight_hh.numpy(), -0.1, 0.1)
+    assert_uniform(tg.nn.bias(10_000, hidden_size=100).numpy(), -0.1, 0.1)
+    assert_uniform(tg.nn.bias(2500).numpy(), -0.02, 0.02)
+    wide = tg.nn.weight(3, 4, dtype=np.float64, generator=np.random.default_rng(7))
+    np.testing.assert_array_equal(wide.numpy(), np.random.default_rng(7).uniform(-0.5, 0.5, (3, 4)))
+    assert tg.nn.bias(3, dtype=np.float64).dtype == np.float64
+
+
+def test_new_parameters_repeat_with_the_seed():
+    drawn = []
+    for _ in range(2):
+        tg.manual_seed(3)
+        drawn.append([tg.nn.weight(2, 3).numpy(), tg.nn.bias(3).numpy()])
+    for a, b in zip(*drawn):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sizes_of_new_parameters():
+    assert tg.nn.weight(0, 3).shape == (0, 3) and tg.nn.weight(3, 0).shape == (3, 0) and tg.nn.bias(0).shape == (0,)
+    for call, message in (
+        (lambda: tg.nn.weight(-1, 3), "weight: sizes must be positive, got -1, 3"),
+        (lambda: tg.nn.weight(2, 3, hidden_size=0), "weight: .* hidden_size 0"),
+        (lambda: tg.nn.bias(-2), "bias: sizes must be positive, got -2"),
+        (lambda: tg.nn.bias(2, hidden_size=-1), "bias: .* hidden_size -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(TypeError, match="sizes must be integers"):
+        tg.nn.weight(2.0, 3)

@@ -327,7 +327,7 @@ def test_initial_states():
         (lambda self, x, h: h[:, :2], ValueError, r"step returned a h of shape \[3, 2\], it came in as \[3, 6\]"),
         (lambda self, x: x, TypeError, r"must name its states: step\(self, x, h\)"),
         (lambda self, x, *states: states, TypeError, r"a cell that wraps another one overrides state_names"),
-        (lambda self, x, h, *, c: h, TypeError, r"must name its states"),
+        (lambda self, x, h, **values: h, TypeError, r"must name its states"),
     ],
 )
 def test_step_must_return_what_it_takes(step, error, message):

@@ -8,6 +8,7 @@ In reading order:
     refusals.py         the samples that tinygrad_rnn refuses on purpose, each with its reason
     recurrent.py        the same for modules: one set of weights, two libraries
     schedules.py        the same for learning rates under a schedule (no PyTorch)
+    keywords.py         the same for steps that take values for a sequence by name (no PyTorch)
     test_*.py           the comparisons; test_regularisers.py writes the papers' formulas out in PyTorch
     make_reference.py   writes tests/reference/*.npz, which tests/test_reference.py replays without PyTorch
 

@@ -19,6 +19,7 @@ from torch_oracle.modules import ModuleCase, ModuleOutcome
 from torch_oracle.optimisers import OptimiserCase
 from torch_oracle.samples import OPS, ask, samples
 from torch_oracle.schedules import SCHEDULES, ScheduleCase
+from torch_oracle.torch_keywords import keywords
 from torch_oracle.torch_modules import OPTIMISERS, ask_module, ask_optimiser, ask_schedule, module_samples
 
 REFERENCE = Path(__file__).resolve().parents[1] / "reference"
@@ -98,7 +99,7 @@ def schedules() -> list[tuple[ScheduleCase, list]]:
 
 if __name__ == "__main__":
     REFERENCE.mkdir(exist_ok=True)
-    for make in (ops, modules, optimisers, schedules):
+    for make in (ops, modules, optimisers, schedules, keywords):
         path = REFERENCE / f"{make.__name__}.npz"
         tree = make()
         vectors.save(path, tree)

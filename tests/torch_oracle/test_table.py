@@ -25,6 +25,7 @@ TORCH = {
     "gelu": torch.nn.functional.gelu,
     "gelu_tanh": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
     "clip_gradient": lambda x, limit: clipped(x, limit),
+    "straight_through": lambda hard, soft: StraightThrough.apply(hard, soft),
     # PyTorch's own broadcasting of clamp fails backward where x is smaller than the result.
     "clamp": lambda *operands: torch.clamp(*torch.broadcast_tensors(*operands)),
     "layer_norm": lambda x, weight, bias, dim, eps: torch.nn.functional.layer_norm(
@@ -48,6 +49,19 @@ def clipped(x, limit):
     y = x.clone()
     y.register_hook(lambda dy: dy.clamp(-limit, limit))
     return y
+
+
+class StraightThrough(torch.autograd.Function):
+    """What PyTorch's users write: the value of one, the gradient to the other."""
+
+    @staticmethod
+    def forward(ctx, hard, soft):
+        ctx.shape = soft.shape
+        return hard.to(soft.dtype, copy=True).expand(torch.broadcast_shapes(hard.shape, soft.shape))
+
+    @staticmethod
+    def backward(ctx, dy):
+        return None, dy.sum_to_size(ctx.shape)
 
 
 def places(shape, at):

@@ -67,12 +67,6 @@ def same_shape(x: Shape, **attributes: Any) -> Shape:
     return x
 
 
-def normalised_shape(x: Shape, weight: Shape, bias: Shape, dim: Dims, eps: float) -> Shape:
-    if not {weight, bias} <= {(), x[dim[0] :]}:
-        raise ValueError(f"weight is {list(weight)}, bias {list(bias)}: they must be {list(x[dim[0] :])}, x's end")
-    return x
-
-
 # ---- Integers, where NumPy's answer for booleans is not PyTorch's ----------------------------------------------------
 
 
@@ -82,9 +76,17 @@ def cast(x: Any, dtype: Any) -> np.ndarray:
     return np.array(x, dtype)
 
 
+def whole_square(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.int64) if x.dtype.kind == "b" else x * x
+
+
 def whole_power(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     y = np.power(a, b)
     return y.astype(np.bool_) if y.dtype == np.int8 and np.result_type(a, b) == np.bool_ else y
+
+
+def whole_relu(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 0)
 
 
 # ---- Products --------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .arrays import cast
-from .operands import as_array, dtype_of, sizes
+from .operands import as_array, as_tensor, dtype_of, sizes
 from .primitive import FLOAT32, Shape
 from .tape import mode
 from .tensor import Tensor
@@ -137,6 +137,18 @@ def randn(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tens
     """Numbers from the standard normal distribution."""
     source = lambda shape: generator().standard_normal(shape, dtype=dtype_of(dtype))
     return drawn(source, sizes("randn", size), dtype).requires_grad_(requires_grad)
+
+
+def rand_like(input: Any, dtype: Any = None) -> Tensor:
+    """Uniform numbers in [0, 1) of the shape and dtype of another tensor."""
+    x = as_tensor(input)
+    return rand(x.shape, dtype=dtype or x.dtype)
+
+
+def randn_like(input: Any, dtype: Any = None) -> Tensor:
+    """Numbers from the standard normal distribution, of the shape and dtype of another tensor."""
+    x = as_tensor(input)
+    return randn(x.shape, dtype=dtype or x.dtype)
 
 
 def randint(low: int, high: int, size: Any) -> Tensor:

@@ -3,6 +3,7 @@
 All of them broadcast their arguments, accept tensors, NumPy arrays and numbers, and keep PyTorch's names.
 """
 
+import math
 from collections.abc import Callable
 from numbers import Number
 from typing import TYPE_CHECKING, Any
@@ -11,9 +12,9 @@ import numpy as np
 
 from . import table
 from .eager import binary, unary
-from .operands import aligned, as_tensor, ask, floating, named, unrecorded
+from .operands import aligned, as_array, as_tensor, ask, floating, named, unrecorded
 from .primitive import ElementwisePrimitive
-from .tape import Value
+from .tape import Value, mode
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -161,6 +162,34 @@ def clip_gradient(input: Any, value: float) -> "Tensor":
     return table.clip_gradient(floating(input), limit=float(value))
 
 
+def straight_through(hard: Any, soft: Any) -> "Tensor":
+    """The value of `hard` with the gradient of `soft`: what is decided is used, and what would decide softly learns.
+
+        y = hard        dhard = 0, dsoft = dy
+
+    Args:
+        hard: what comes out, such as a rounded or a thresholded value; truth values become 0 and 1.
+        soft: where gradients go, unchanged; of any shape that broadcasts with hard's.
+
+    Like every gradient that is no derivative, it does not agree with finite differences. Second derivatives are those
+    of `soft`.
+
+        >>> import tinygrad_rnn as tg
+        >>> v = tg.tensor([-1.0, 0.5, 2.0], requires_grad=True)
+        >>> bit = tg.straight_through(v > 0, tg.sigmoid(v))  # a binary neuron
+        >>> bit
+        tensor([0., 1., 1.], grad_fn=straight_through)
+        >>> bit.sum().backward()
+        >>> v.grad
+        tensor([0.1966, 0.235 , 0.105 ])
+
+    Source: Bengio, Léonard and Courville, "Estimating or propagating gradients through stochastic neurons for
+    conditional computation", 2013.
+    """
+    both = (floating(x) if isinstance(x, Value) else x for x in aligned("straight_through", hard, soft))
+    return table.straight_through(*both)
+
+
 def where(condition: Any, input: Any, other: Any) -> "Tensor":
     """`input` where the condition holds, else `other`."""
     a, b = aligned("where", input, other)
@@ -189,16 +218,12 @@ def mask(name: str, condition: Any) -> np.ndarray:
 
 def floor_divide(input: Any, other: Any) -> "Tensor":
     """`input // other`, rounded down, integers as integers. It has no gradient, as in PyTorch."""
-    return _rounded(np.floor_divide, *aligned("//", input, other))
+    return table.floor_divide(*_divisible("//", input, other)).detach()
 
 
 def remainder(input: Any, other: Any) -> "Tensor":
     """`input % other`, of the sign of `other`: `input - (input // other) * other`, and so are its gradients."""
-    a, b = aligned("%", input, other)
-    y = _rounded(np.remainder, a, b)
-    if y.data.dtype.kind == "f":
-        y.node = _sub(a, mul(_rounded(np.floor_divide, a, b), b)).node
-    return y
+    return table.remainder(*_divisible("%", input, other))
 
 
 def divmod(input: Any, other: Any) -> "tuple[Tensor, Tensor]":
@@ -206,11 +231,11 @@ def divmod(input: Any, other: Any) -> "tuple[Tensor, Tensor]":
     return floor_divide(input, other), remainder(input, other)
 
 
-def _rounded(ufunc: np.ufunc, a: Any, b: Any) -> "Tensor":
-    divided = unrecorded(ufunc, a, b)
-    if divided.data.dtype.kind != "f" and not np.all(b.data if isinstance(b, Value) else b):
-        raise ZeroDivisionError(f"{ufunc.__name__}: integers are not divided by zero")
-    return divided
+def _divisible(sign: str, input: Any, other: Any) -> Any:
+    a, b = aligned(sign, input, other)
+    if mode.tracer is None and np.result_type(*map(as_array, (a, b))).kind != "f" and not np.all(as_array(b)):
+        raise ZeroDivisionError(f"{sign}: integers are not divided by zero")
+    return a, b
 
 
 # ---- Comparisons and tests: boolean results, no gradient -------------------------------------------------------------
@@ -250,9 +275,17 @@ bitwise_xor = _bitwise("^", np.bitwise_xor, table.ne)
 bitwise_not = _bitwise("~", np.invert, table.logical_not)
 
 
-def _test(ufunc: np.ufunc) -> "Callable[[Any], Tensor]":
-    meaning = f"A boolean tensor: `numpy.{ufunc.__name__}(input)`."
-    return named(ufunc.__name__, meaning, lambda input: unrecorded(ufunc, as_tensor(input)))
+def isnan(input: Any) -> "Tensor":
+    """A boolean tensor: whether an element is not a number."""
+    x = as_tensor(input)
+    return table.ne(x, x)
 
 
-isnan, isinf, isfinite = _test(np.isnan), _test(np.isinf), _test(np.isfinite)
+def isinf(input: Any) -> "Tensor":
+    """A boolean tensor: whether an element is infinite."""
+    return table.eq(table.abs(as_tensor(input).detach()), math.inf)
+
+
+def isfinite(input: Any) -> "Tensor":
+    """A boolean tensor: whether an element is a number, and not infinite."""
+    return table.lt(table.abs(as_tensor(input).detach()), math.inf)

@@ -39,7 +39,12 @@ class Primitive:
         at_once: finds the gradients of all inputs on arrays, from dy and, by their names, the residuals.
         onnx: name of the operator in ONNX, if there is one.
         gradients: `dx="..."`, the rule for the gradient of x. No rule: x is not differentiable (a mask).
+
+    Attributes:
+        linear: whether the rules are linear in dy. What clips is not: it may not be moved across a sum.
     """
+
+    linear = True
 
     def __init__(
         self, signature: str, equation: str, shapes: str, forward: Callable[..., Any], shape: Callable[..., Shape],
@@ -117,6 +122,14 @@ class Primitive:
             self.shape(*[np.shape(x.data if isinstance(x, Value) else x) for x in inputs], **attributes)
         except (ValueError, IndexError) as error:
             raise type(error)(f"{self.name}({', '.join(self.inputs)}): {error}") from None
+
+    def for_kernels(self, rule: str) -> str:
+        """A rule as it is computed element by element, by the functions of `maths`."""
+        return rule
+
+    def for_tensors(self, rule: str) -> str:
+        """A rule as it is recorded, by rows."""
+        return rule
 
     @functools.cache  # noqa: B019 rows live as long as the process
     def adjoint(self, wanted: tuple[int, ...]) -> "Adjoint":
@@ -219,7 +232,8 @@ class Adjoint:
     def compiled(self, names: dict[str, Any]) -> list[Callable[..., Any]]:
         """The rules as functions of (dy, *saved), which may call what `names` holds."""
         parameters = ", ".join(["dy", *self.saves])
-        codes = [compile(f"lambda {parameters}: {text}", f"<gradient of {self.name}>", "eval") for text in self.texts]
+        texts = map(self.primitive.for_tensors, self.texts)
+        codes = [compile(f"lambda {parameters}: {text}", f"<gradient of {self.name}>", "eval") for text in texts]
         return [eval(code, dict(names)) for code in codes]  # eval adds to what it is given
 
     def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
@@ -259,11 +273,11 @@ class ElementwiseAdjoint(Adjoint):
     def __init__(self, primitive: ElementwisePrimitive, wanted: tuple[int, ...]) -> None:
         super().__init__(primitive, wanted)
         targets = ["d" + primitive.inputs[i] for i in self.wanted]
-        computed = {target: text for target, text in zip(targets, self.texts) if text != "dy"}
+        handed_on = len(targets) if {*self.texts} == {"dy"} else int(self.texts[:1] == ["dy"])
+        computed = {dx: primitive.for_kernels(text) for dx, text in [*zip(targets, self.texts)][handed_on:]}
         suffix = "" if len(targets) == len(primitive.rules) else "_to_" + "_".join(targets)
         self.kernel = Elementwise(f"{self.name}_gradient{suffix}", " ".join(["dy", *self.saves]), computed)
-        self._computed, self._hands_on_first = len(computed), self.texts[:1] == ["dy"]
-        assert not computed or "dy" not in self.texts[1:]
+        self._computed, self._hands_on_first = len(computed), handed_on > 0
 
     def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
         if isinstance(dy, Value):

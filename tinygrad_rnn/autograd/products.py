@@ -10,7 +10,7 @@ from . import table
 from .eager import binary
 from .operands import aligned, as_tensor
 from .shapes import diagonal, permute, reshape
-from .tape import Value
+from .tape import Value, mode
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -43,7 +43,8 @@ def matmul(input: Any, other: Any) -> "Tensor":
         row = table.reshape(a, shape=(1, *a.shape)) if rows == 1 else a
         column = table.reshape(b, shape=(*b.shape, 1)) if columns == 1 else b
         return table.reshape(matmul(row, column), shape=shape)
-    if columns == 2 and a.shape[-1] == b.shape[0]:  # one product over all rows, rather than one a batch entry
+    # One product over all rows, rather than one a batch entry; but a tracer must know the rows again.
+    if columns == 2 and a.shape[-1] == b.shape[0] and mode.tracer is None:
         flat = table.reshape(a, shape=(math.prod(a.data.shape[:-1]), a.shape[-1]))
         return table.reshape(table.matmul(flat, b), shape=(*a.shape[:-1], b.shape[1]))
     return table.matmul(a, b)
@@ -161,6 +162,19 @@ def _summed(x: Any, term: str, kept: Collection[str]) -> tuple[Any, str]:
     return (x.sum(gone) if gone else x), "".join(letter for letter in term if letter in kept)
 
 
+def _element_by_element(a: Any, a_term: str, b: Any, b_term: str, summed: list[str]) -> tuple[Any, str]:
+    """The same for a tracer, which must know the rows of a batch again: products of elements, then their sum."""
+    if mode.tracer.has_rows(b) and not mode.tracer.has_rows(a):
+        a, a_term, b, b_term = b, b_term, a, a_term
+    term = a_term + "".join(c for c in b_term if c not in a_term)
+    b = permute(b, tuple(b_term.index(c) for c in term if c in b_term))
+    sizes = iter(b.shape)
+    b = reshape(b, tuple(next(sizes) if c in b_term else 1 for c in term))
+    y = reshape(a, (*a.shape, *[1] * (len(term) - len(a_term)))) * b
+    dims = tuple(term.index(c) for c in summed)
+    return table.sum(y, dim=dims, keepdim=False) if dims else y, "".join(c for c in term if c not in summed)
+
+
 def _contract(a: Any, a_term: str, b: Any, b_term: str, wanted: set[str]) -> tuple[Any, str]:
     """One pair as a batched matrix product [shared, a's own, summed] @ [shared, summed, b's own]."""
     a, a_term = _summed(a, a_term, wanted.union(b_term))
@@ -169,6 +183,8 @@ def _contract(a: Any, a_term: str, b: Any, b_term: str, wanted: set[str]) -> tup
     summed = [c for c in a_term if c in b_term and c not in wanted]
     own_a = [c for c in a_term if c not in b_term]
     own_b = [c for c in b_term if c not in a_term]
+    if mode.tracer is not None and not len(own_a) == len(summed) == len(own_b) == 1 - len(shared):
+        return _element_by_element(a, a_term, b, b_term, summed)
     size = dict(zip(a_term, a.data.shape)) | dict(zip(b_term, b.data.shape))
     count = lambda letters: math.prod(size[c] for c in letters)
     a = permute(a, tuple(a_term.index(c) for c in (*shared, *own_a, *summed)))

@@ -14,6 +14,7 @@ from .arrays import along, summed_shape
 from .operands import all_dims, as_tensor, floating, named, one_dim, unrecorded
 from .pointwise import log, pow, sqrt, where
 from .primitive import Primitive
+from .tape import mode
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -132,6 +133,9 @@ def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> "Tensor
 
 def _position(function: Callable[..., Any], input: Any, dim: int | None, keepdim: bool) -> "Tensor":
     x = as_tensor(input)
+    if mode.tracer is not None:
+        lead = "write tg.amax(h, -1) for the largest value, and h == tg.amax(h, -1, keepdim=True) for where it is"
+        mode.tracer.refuse_numbers(x, lead)
     axis = None if dim is None else one_dim(function.__name__, dim, x.data.ndim)
     return unrecorded(function, x, axis=axis if x.data.ndim else None, keepdims=keepdim)
 
@@ -139,13 +143,19 @@ def _position(function: Callable[..., Any], input: Any, dim: int | None, keepdim
 def all(input: Any, dim: Dims = None, keepdim: bool = False) -> "Tensor":
     """Whether all elements over `dim` are nonzero."""
     x = as_tensor(input)
-    return unrecorded(np.all, x, axis=all_dims("all", dim, x.data.ndim), keepdims=keepdim)
+    dims = all_dims("all", dim, x.data.ndim)
+    if mode.tracer is not None:
+        return table.amin(table.ne(x, 0), dim=dims, keepdim=keepdim)
+    return unrecorded(np.all, x, axis=dims, keepdims=keepdim)
 
 
 def any(input: Any, dim: Dims = None, keepdim: bool = False) -> "Tensor":
     """Whether an element over `dim` is nonzero."""
     x = as_tensor(input)
-    return unrecorded(np.any, x, axis=all_dims("any", dim, x.data.ndim), keepdims=keepdim)
+    dims = all_dims("any", dim, x.data.ndim)
+    if mode.tracer is not None:
+        return table.amax(table.ne(x, 0), dim=dims, keepdim=keepdim)
+    return unrecorded(np.any, x, axis=dims, keepdims=keepdim)
 
 
 def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> "Tensor":

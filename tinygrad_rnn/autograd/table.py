@@ -48,8 +48,14 @@ neg = scalar("neg(x)", "-x",         dx="-dy",                               onn
 abs = scalar("abs(x)", "abs(x)",     dx="where(x > 0, dy, where(x < 0, -dy, 0))", onnx="Abs", integer=np.abs)
 sign = scalar("sign(x)", "sign(x)",  dx="0 * dy",                            onnx="Sign",  integer=np.sign)
 floor = scalar("floor(x)", "floor(x)", dx="0 * dy",                          onnx="Floor", integer=np.positive)
-square = scalar("square(x)", "x * x", dx="dy * 2 * x",                          integer=lambda x: x * (x + 0))
+floor_divide = scalar("floor_divide(a, b)", "floor_divide(a, b)", da="0 * dy", db="0 * dy", integer=np.floor_divide)
+remainder = scalar("remainder(a, b)", "remainder(a, b)", da="dy", db="-dy * floor_divide(a, b)",
+                   onnx="Mod",                                                             integer=np.remainder)
+square = scalar("square(x)", "x * x", dx="dy * 2 * x",                                     integer=arrays.whole_square)
 reciprocal = scalar("reciprocal(x)", "1 / x", dx="-dy * y * y",              onnx="Reciprocal")
+
+for _of_numpy, _ufunc in ((floor_divide, np.floor_divide), (remainder, np.remainder)):
+    _of_numpy.forward = arrays.quiet(_ufunc)  # eagerly NumPy's own, which are as fast
 
 # ---- Exponentials, roots and waves -----------------------------------------------------------------------------------
 exp = scalar("exp(x)", "exp(x)",         dx="dy * y",                        onnx="Exp")
@@ -68,12 +74,13 @@ tanh = scalar("tanh(x)", "tanh(x)",      dx="dy * (1 - y * y)",              onn
 sigmoid = scalar("sigmoid(x)", "sigmoid(x)", dx="dy * y * (1 - y)",          onnx="Sigmoid")
 softplus = scalar("softplus(x)", "softplus(x)", dx="dy * sigmoid(x)",        onnx="Softplus")
 relu = scalar("relu(x)", "where(x <= 0, 0, x)", dx="where(y <= 0, 0, dy)",   onnx="Relu",
-              integer=lambda x: np.maximum(x, 0))
+              integer=arrays.whole_relu)
 leaky_relu = scalar("leaky_relu(x, *, negative_slope)", "where(x > 0, x, negative_slope * x)",
                     dx="where(x > 0, dy, negative_slope * dy)",              onnx="LeakyRelu")
 elu = scalar("elu(x, *, alpha)", "where(x > 0, x, alpha * expm1(x))",
              dx="where(x > 0, dy, dy * alpha * exp(minimum(x, 0)))",         onnx="Elu")
-silu = scalar("silu(x)", "silu(x)",      dx="dy * sigmoid(x) * (1 + x * (1 - sigmoid(x)))")
+silu = scalar("silu(x)", "silu(x)",
+              dx="dy * sigmoid(x) * (1 + x * (1 - sigmoid(x)))")
 gelu = scalar("gelu(x)", "gelu(x)",
               dx="dy * (phi(x) + x * 0.3989422804014327 * exp(-0.5 * x * x))", onnx="Gelu")
 gelu_tanh = scalar("gelu_tanh(x)", "gelu_tanh(x)",
@@ -82,11 +89,14 @@ gelu_tanh = scalar("gelu_tanh(x)", "gelu_tanh(x)",
 
 # ---- Choices: ties share the gradient equally ------------------------------------------------------------------------
 where = scalar("where(c, a, b)", "where(c != 0, a, b)",
-               da="where(c, dy, 0)", db="where(c, 0, dy)",                   onnx="Where", integer=np.where)
-maximum = scalar("maximum(a, b)", "maximum(a, b)",                           onnx="Max",   integer=np.maximum,
-                 da="where(a < b, 0, where(a == b, 0.5 * dy, dy))", db="where(b < a, 0, where(a == b, 0.5 * dy, dy))")
-minimum = scalar("minimum(a, b)", "minimum(a, b)",                           onnx="Min",   integer=np.minimum,
-                 da="where(a > b, 0, where(a == b, 0.5 * dy, dy))", db="where(b > a, 0, where(a == b, 0.5 * dy, dy))")
+               da="where(c, dy, 0)",
+               db="where(c, 0, dy)",                                         onnx="Where", integer=np.where)
+maximum = scalar("maximum(a, b)", "maximum(a, b)",
+                 da="where(a < b, 0, where(a == b, 0.5 * dy, dy))",
+                 db="where(b < a, 0, where(a == b, 0.5 * dy, dy))",          onnx="Max",   integer=np.maximum)
+minimum = scalar("minimum(a, b)", "minimum(a, b)",
+                 da="where(a > b, 0, where(a == b, 0.5 * dy, dy))",
+                 db="where(b > a, 0, where(a == b, 0.5 * dy, dy))",          onnx="Min",   integer=np.minimum)
 clamp = scalar("clamp(x, low, high)", "minimum(maximum(x, low), high)",
                dx="where((x >= low) & (x <= high), dy, 0)",
                dlow="where((x < low) & (low < high), dy, 0)",
@@ -95,7 +105,9 @@ clamp = scalar("clamp(x, low, high)", "minimum(maximum(x, low), high)",
 # ---- No derivatives, on purpose: they change what flows back ---------------------------------------------------------
 clip_gradient = scalar("clip_gradient(x, *, limit)", "x",
                        dx="where(dy > limit, limit, where(dy < -limit, -limit, dy))", onnx="Identity")
+straight_through = scalar("straight_through(hard, soft)", "hard", dsoft="dy")
 detach = scalar("detach(x)", "x",                                   onnx="Identity",       integer=np.positive)
+clip_gradient.linear = False
 
 # ---- Comparisons: truth values have no gradient ----------------------------------------------------------------------
 eq = scalar("eq(a, b)", "a == b",                                   onnx="Equal",          integer=np.equal)
@@ -130,7 +142,8 @@ log_softmax = tensor("log_softmax(x, *, dim)", "y = x - log(sum(exp(x))) along d
 
 layer_norm = tensor("layer_norm(x, weight, bias, *, dim, eps)",
                     "y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias over dim, the last ones",
-                    "[..., D], [D], [D] -> [..., D]", rows.layer_norm, arrays.normalised_shape,
+                    "[..., D], [D], [D] -> [..., D]", rows.layer_norm, lambda x, weight, bias, dim, eps:
+                    x[: dim[0]] + arrays.expanded(weight, arrays.expanded(bias, x[dim[0] :])),
                     onnx="LayerNormalization", at_once=rows.gradients,
                     dx="normal(x, dim, eps, dy * weight)", dweight="dy * normal(x, dim, eps)", dbias="dy")
 
@@ -138,10 +151,11 @@ layer_norm = tensor("layer_norm(x, weight, bias, *, dim, eps)",
 matmul = tensor("matmul(a, b)", "y[..., i, j] = sum over k of a[..., i, k] b[..., k, j]",
                 "[..., M, K], [..., K, N] -> [..., M, N]",
                 arrays.matmul, arrays.product_shape, onnx="MatMul",
-                da="matmul(dy, mT(b))", db="matmul(mT(a), dy)")
+                da="matmul(dy, mT(b))",
+                db="matmul(mT(a), dy)")
 linear = tensor("linear(x, weight, bias)", "y = x weight^T + bias", "[N, I], [O, I], [O] -> [N, O]",
                 lambda x, weight, bias: arrays.matmul(x, weight.T) + bias,
-                lambda x, weight, bias: arrays.product_shape(x, weight[::-1]), onnx="Gemm",
+                lambda x, weight, bias: arrays.expanded(bias, arrays.product_shape(x, weight[::-1])), onnx="Gemm",
                 dx="matmul(dy, weight)", dweight="matmul(mT(dy), x)", dbias="dy")
 
 # ---- Shapes: nothing is computed, only moved -------------------------------------------------------------------------

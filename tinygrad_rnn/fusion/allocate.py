@@ -12,7 +12,7 @@ from .equations import in_sizes
 from .kernel import matrix_of, side_by_side
 from .names import Names
 from .print import Block
-from .program import Program, Value, leaf, made_of, sources_of, view_of
+from .program import Program, Value, is_view, leaf, made_of, sources_of, view_of
 from .reuse import gradients_in_place, kept_in_place, readers, spare_afterwards
 from .schedule import Memory, Schedule, Stores
 
@@ -131,20 +131,23 @@ class Allocation:
         self.stashes: dict[Value, str] = {}
         names = Names()
         self.stash_places: dict[Value, tuple[str, int]] = {}
-        kept = [*gradient.sequences.values(), *(g for _, g in gradient.products)]
+        computed = lambda d: d.kind == "operation" and d.row not in (table.matmul, table.cat) and not is_view(d)
+        summed = {x: x in self.program.constants and computed(d) for x, d in gradient.sequences.items()}
+        added_up = [d for x, d in gradient.sequences.items() if summed[x]]
+        kept = [d for x, d in gradient.sequences.items() if not summed[x]] + [g for _, g in gradient.products]
         self.vectors: list[tuple[Value, int, Value]] = []
         ahead = list(reversed(gradient.vectors))
         while ahead:
             vector, first, d = ahead.pop()
-            if d.row is table.cat:
+            if _pieces(d):
                 ahead += [(vector, first + start, x) for x, start in _pieces(d)][::-1]
             elif d.kind != "zeros":
                 self.vectors.append((vector, first, d))
         wholes = {piece: (whole, start) for whole in kept for piece, start in _pieces(whole)}
         self.sums: dict[Value, tuple[str, int]] = {}
         self.sum_widths: dict[str, int] = {}
-        for _, _, d in self.vectors:
-            if d.kind == "operation" and d.row not in (table.matmul, table.slice):
+        for d in [*(d for _, _, d in self.vectors), *added_up]:
+            if computed(d):
                 whole, start = wholes.get(d, (d, 0))
                 self.sums[d] = f"{whole.name}_sum", start
                 self.sum_widths[f"{whole.name}_sum"] = whole.width
@@ -270,7 +273,7 @@ def sequence_array(value: Value) -> str:
 
 def _pieces(whole: Value) -> list[tuple[Value, int]]:
     """The values that a concatenation puts side by side, with their first columns; none for any other value."""
-    if whole.row is not table.cat:
+    if whole.row is not table.cat or whole.attributes["dim"] != 1:
         return []
     return list(zip(whole.inputs, itertools.accumulate((x.width for x in whole.inputs), initial=0)))
 

@@ -172,12 +172,16 @@ class Backward(Kernel):
         for value in (*self.program.sequences, *self.program.constants):
             if value in self.program.hoisted or value not in gradient.sequences:
                 continue
-            (name, first), W = self._stash(gradient.sequences[value]), size(value.width)
+            d, W = gradient.sequences[value], size(value.width)
+            added_up = value in self.program.constants and d in self.scan.sums
+            name, first = self.scan.sums[d] if added_up else self._stash(d)
             argument = self._of(value, "each" if value in self.program.constants else "rows")
             if argument not in self.d:
                 continue
             self.used.add(name)
-            if value in self.program.constants:
+            if added_up:
+                self._into(argument, [f"copy({shifted(name, '0', size(first))}, matrix({self.d[argument]}), B, {W})"])
+            elif value in self.program.constants:
                 place, rows = f"{name}[starts[t + 1] - B + row, {first} + j]", "starts[t + 2] - starts[t + 1]"
                 self._into(argument, [
                     "for t in range(T):", f"    for row in range({rows}):", f"        for j in range({W}):",
@@ -225,7 +229,7 @@ class Backward(Kernel):
         views = list(map(matrix_of, parts))
         arguments, (name, first) = [self._of(view.leaf, "matrix") for view in views], d
         self.used.add(name)
-        a, N = shifted(*left), sum(part.width for part in parts)
+        a, N = shifted(*left), sum(part.shape[1] for part in parts)
         together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
         if together and all(x in self.d and self._is_fresh(x) for x in arguments):
             whole = self.scratch(f"d{title}_weights", str(K), N)
@@ -235,32 +239,32 @@ class Backward(Kernel):
             self.write(END, f"if {some}:", f"    {product}")
             start = 0
             for part, view, argument in zip(parts, views, arguments):
-                dw, W = self.d[argument], size(part.width)
+                dw, W = self.d[argument], size(part.shape[1])
                 self.written.add(argument)
                 shape, source = (f"len({dw}), {W}", shifted(whole, "0", size(start)))
                 if view.suffix:
                     shape, source = f"len({dw}), {size(K)}", shifted(f"{whole}.T", size(start), "0")
                 self.write(END, f"    copy({source}, matrix({dw}), {shape})")
-                start += part.width
+                start += part.shape[1]
             return
         for part, view, argument in zip(parts, views, arguments):
             if argument in self.d:
                 factors = [a, shifted(name, "0", size(first)), f"matrix({self.d[argument]}{view.suffix})"]
-                factors += [size(K), size(part.width)]
+                factors += [size(K), size(part.shape[1])]
                 if view.suffix == ".T":  # by the rows of the result, so that threads can share them well
                     array, i, j = left
                     factors = [shifted(f"{name}.T", size(first), "0"), shifted(turned(array), j, i)]
-                    factors += [f"matrix({self.d[argument]})", size(part.width), size(K)]
+                    factors += [f"matrix({self.d[argument]})", size(part.shape[1]), size(K)]
                 add = not self._is_fresh(argument)
                 self._into(argument, [f"product({', '.join(factors)}, total, {add}, workspace, threads)"])
-            first += part.width
+            first += part.shape[1]
 
     def _hoisted(self, value: Value, d: tuple[str, int]) -> None:
         """The gradients of a product of the prologue."""
         size, (x, w), (name, first) = self.size, value.inputs, d
         self.used.add(name)
-        left, column = view_of(x)
-        rows = self._of(left, "rows")
+        left, view = view_of(x)
+        rows, column = self._of(left, "rows"), view.first
         if rows in self.d:
             (weights, copies), dy = self.joined(f"{value.name}_weights", [w]), shifted(name, "0", size(first))
             target, shape = shifted(self.d[rows], "0", size(column)), f"total, {size(x.width)}, {size(value.width)}"
@@ -270,7 +274,8 @@ class Backward(Kernel):
 
     def _left(self, value: Value) -> tuple[str, str, str]:
         """The left operand of a product of the loop at every step, transposed: an array, and where it begins."""
-        value, column = view_of(value)
+        value, view = view_of(value)
+        column = view.first
         name, size, program = self.scan.array_of(value), self.size, self.program
         self.used.add(name)
         if value in program.sequences and value not in program.hoisted:

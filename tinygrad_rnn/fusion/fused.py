@@ -58,8 +58,10 @@ class FusedCell:
         self.cell: Callable[[], Any] = weakref.ref(cell)  # a compiled cell must not keep its cell alive
         self.several, self.inputs = sequence.several, len(sequence.inputs)
         inputs = [((BATCH, x.shape[2]), dtype) for x in sequence.inputs]
-        states = [(name, (BATCH, s.shape[1]), dtype) for name, s in zip(cell.state_names, sequence.states)]
-        traced = trace_step(cell, inputs, states, not sequence.several)
+        states = [(name, (BATCH, *s.shape[1:]), dtype) for name, s in zip(cell.state_names, sequence.states)]
+        values = [(name, (BATCH, *x.shape[1:]), x.dtype) for name, x in sequence.values.items()]
+        traced = trace_step(cell, inputs, states, not sequence.several, values)
+        self.by_name = tuple(sequence.values)  # the first of `given`
         self.sources = traced.sources
         self.owners = [weakref.proxy(owner) for owner in traced.owners]
         self.watched = sequence.watched
@@ -79,6 +81,7 @@ class FusedCell:
         self._find_preparations(enumerate(self.scan.forward.arguments))
         # Whether the arrays of leaves are the arguments of the kernel, if they lie as it reads them.
         self._plain_arrays = self._in_order and not (self.noise or self.outside or self._some or self._reshaped)
+        self._ranks = [(k, x.inner) for k, x in enumerate(self.program.states) if len(x.shape) != 2]
         self._masks: dict[tuple[bool, ...], Mask] = {}
         # The kinds of layouts for which a way was compared with the tape.
         self.proved: dict[tuple[tuple[bool, ...], bool], set[str]] = {}
@@ -88,9 +91,10 @@ class FusedCell:
     def _held(self, B: int) -> list[Tensor]:
         """What the cells inside hold for this sequence."""
         held = [tensor for cell in self.owners for tensor in cell.sequence_values(B).values()]
-        if len(held) != len(self.given):
-            raise ValueError(f"sequence_values returned {len(held)} values, and {len(self.given)} when it was compiled")
-        for value, x in zip(self.given, held):
+        known = self.given[len(self.by_name) :]
+        if len(held) != len(known):
+            raise ValueError(f"sequence_values returned {len(held)} values, and {len(known)} when it was compiled")
+        for value, x in zip(known, held):
             expected = (B, *value.shape[1:]) if value.per_row else value.shape
             if x.shape != expected:
                 raise ValueError(
@@ -105,13 +109,10 @@ class FusedCell:
         pairs = zip(self.fixed, self.program.held)
         return all(x.data.dtype == value.dtype and x.data.shape == value.shape for x, value in pairs)
 
-    def __call__(
-        self, rows: Rows, inputs: States, states: States, watch: Callable[[Run], object] | None = None
-    ) -> tuple[States, States]:
+    def __call__(self, sequence: Sequence, watch: Callable[[Run], object] | None = None) -> tuple[States, States]:
         """The values after each step of the states that are watched, [T, B, H], and the final values of all.
 
         Args:
-            rows: the layout of the batch.
             watch: called with the run, whose arrays are then kept.
         """
         layout = [x.data.strides for x in self.fixed]
@@ -120,15 +121,13 @@ class FusedCell:
             self.proved.clear()
             self.reports.clear()
             self._plain = self._always_plain + [i for i, k in self._vectors if not self.fixed[k].data.flags.carray]
-        if not self.given:
-            tensors = [*inputs, *self.fixed, *states]
-            return self.run(rows, tensors, [x.data for x in tensors], watch)
-        random_state = get_rng_state()
+        random_state, given = self.owners and get_rng_state(), sequence.values.values()
         try:
-            tensors = [*inputs, *self._held(rows.B), *self.fixed, *states]
-            return self.run(rows, tensors, [x.data for x in tensors], watch)
+            tensors = [*sequence.inputs, *given, *self._held(sequence.B), *self.fixed, *sequence.states]
+            return self.run(sequence.rows, tensors, [x.data for x in tensors], watch)
         except Unfusable:
-            set_rng_state(random_state)  # the tape will hold the same values
+            if random_state:  # the tape will hold the same values
+                set_rng_state(random_state)
             raise
 
     def run(
@@ -163,7 +162,8 @@ class FusedCell:
         every, finals = made[: self.watched], made[self.watched :]
         run = Run(rows, given, every, residuals, mask, watch is not None)
         if watch is not None:
-            run.leaves, beside = [x.data for x in leaves], extended[len(leaves) :]
+            run.leaves, run.needs = [x.data for x in leaves], [mode.level > 0 and x.node is not None for x in leaves]
+            beside = extended[len(leaves) :]
             run.noise = [x.data for x in beside[: len(self.noise)]]
             watch(run)
         nodes: list[Node | None] = [None] * (len(every) + len(finals))
@@ -173,10 +173,19 @@ class FusedCell:
             shapes = tuple([x.data.shape for x in needing])
             node = Node(self, parents, shapes, (tensors, run))
             nodes = [Node(output, (node,), ((),), ()) if output else None for output in mask.outputs]
-        results = [rows.after(x) for x in every]
+        results, finals = self._as_states(rows, every, finals)
+        return tuple(map(Leaf.tensor, results, nodes)), tuple(map(Leaf.tensor, finals, nodes[len(every) :]))
+
+    def _as_states(self, rows: Rows, every: list[Any], finals: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Arrays of a kernel as the user has the states that are watched, and the final ones."""
+        every = [rows.after(x) for x in every]
         if rows.ragged:
             finals = [rows.unordered(x) for x in finals]
-        return tuple(map(Leaf.tensor, results, nodes)), tuple(map(Leaf.tensor, finals, nodes[len(every) :]))
+        for k, inner in self._ranks:
+            finals[k] = finals[k].reshape(rows.B, *inner)
+            if k < len(every):
+                every[k] = every[k].reshape(*every[k].shape[:2], *inner)
+        return every, finals
 
     def infer(self, rows: Rows, tensors: list[Tensor], arrays: list[np.ndarray]) -> tuple[States, States]:
         """`run` without gradients, where one state is watched: `arrays` may be changed."""
@@ -203,9 +212,8 @@ class FusedCell:
         if self._some:
             arrays = [tensors[i].data for i in self._places]
         (output, *finals), _ = self.scan.run("inference", rows, self._given(rows, arrays))
-        if rows.ragged:
-            finals = [rows.unordered(x) for x in finals]
-        return (Leaf.tensor(rows.after(output)),), tuple([Leaf.tensor(x) for x in finals])
+        (output,), finals = self._as_states(rows, [output], finals)
+        return (Leaf.tensor(output),), tuple([Leaf.tensor(x) for x in finals])
 
     def _extended(self, rows: Rows, tensors: list[Tensor]) -> list[Tensor]:
         """Leaves, and behind them what is drawn, and what the tape computes of both."""
@@ -238,8 +246,8 @@ class FusedCell:
                 elif value in leaves:
                     self._ordered.append(i)
                 self._always_plain.append(i)
-                if len(value.shape) == 1:
-                    self._reshaped.append((i, (-1, 1)))
+                if len(value.shape) != 2:
+                    self._reshaped.append((i, (-1, value.width)))
             elif role == "vector" and len(value.shape) == 1 and value in held:
                 self._vectors.append((i, held[value]))
             elif role == "vector":
@@ -276,10 +284,6 @@ class FusedCell:
     def infers(self, rows: Rows) -> bool:
         """Whether inference has been compared with the tape for such a layout, and one state is watched."""
         return self.watched == 1 and rows.kind in self.proved.get(INFERENCE, ())
-
-    def sequence(self, inputs: States, states: States, reverse: bool, lengths: np.ndarray | None) -> Sequence:
-        """One that this cell can be run over."""
-        return Sequence(inputs if self.several else inputs[0], states, reverse, lengths, self.watched)
 
     def source(self, direction: str) -> str:
         """The kernel of a direction."""
@@ -326,7 +330,7 @@ class FusedCell:
     def _as_given(self, value: Value, role: str, rows: Rows, dx: np.ndarray) -> np.ndarray:
         """The gradient of an operand, laid out as its value was."""
         if len(value.shape) != dx.ndim:
-            dx = dx.reshape(value.shape if role == "vector" else -1)
+            dx = dx.reshape(value.shape if role == "vector" else (len(dx), *value.inner))
         if role == "vector" or value.row is not None:
             return dx
         return plain(rows.scattered(dx)) if role == "steps" else rows.unordered(dx)
@@ -384,7 +388,3 @@ def _check_kinds(sequence: Sequence, dtype: np.dtype, names: tuple[str, ...], wh
         if state.dtype != dtype:
             lead = f"write x.to(np.{state.dtype}) before the layer, or let the parameters and states be {dtype}"
             raise Unfusable(f"x is {dtype}, and the state {name} is {state.dtype}: {lead}{where}")
-        if state.ndim != 2:
-            shape = ", ".join(["B", *map(str, state.shape[1:])])
-            lead = "write it as [B, width], such as C.reshape(C.shape[0], -1)"
-            raise Unfusable(f"the state {name} is [{shape}], and kernels have one row of it for each: {lead}{where}")

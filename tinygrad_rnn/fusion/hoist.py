@@ -13,12 +13,16 @@ from collections.abc import Callable
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .builder import too_many
-from .program import MOST_OPERATIONS, Program, Value, base_of, depending, needed_for, sources_of
+from .program import MOST_OPERATIONS, VIEWS, Program, Value, base_of, depending, needed_for, sources_of
 from .refusal import Unfusable
 
+# Rows of the table that are computed row by row of a batch, besides elementwise ones and what `composed` takes apart.
+IN_ROWS = (
+    *VIEWS, table.cat, table.cast, table.sum, table.amax, table.amin, table.softmax, table.log_softmax, table.cumsum,
+)  # fmt: skip
 # Rows that are not computed both before the loop and in it: the first two are made of other values there, and what the
-# last one clips is the gradient of all uses together.
-ONCE = (table.softmax, table.log_softmax, table.clip_gradient)
+# others clip is the gradient of all uses together.
+once = lambda row: row in (table.softmax, table.log_softmax) or not getattr(row, "linear", True)
 
 
 def hoist(program: Program) -> Program:
@@ -33,7 +37,7 @@ def hoist(program: Program) -> Program:
     products = {x for x in from_x - from_state if x.row is table.matmul}
     before = needed_for(products, lambda value: False)
     # Other operands of products are computed twice.
-    ready = {*products, *(value for value in before if value.row in ONCE)}
+    ready = {*products, *(value for value in before if once(value.row))}
     stop = lambda value: value in ready or not at_each_step(value)
     needed = needed_for(program.outputs, stop)
     inside = [value for value in program.values if value in needed and not stop(value)]
@@ -57,9 +61,6 @@ def with_leaves(program: Program) -> Program:
         read = [base_of(value.inputs[0])] if value.row is table.matmul else sources_of(value)
         leaves |= {y for y in read if y.kind not in ("zeros", "weights") and y not in inside}
     leaves |= {base_of(output) for output in program.outputs} - inside
-    for leaf in leaves:
-        if leaf.per_row and len(leaf.shape) > 2:
-            raise no_place(leaf)
     ordered = [value for value in program.values if value in leaves]
     assert len(ordered) == len(leaves), "the loop reads a value that nobody computes"
     of_rate = lambda rate: tuple(value for value in ordered if value.rate == rate)
@@ -77,21 +78,10 @@ def _check(value: Value, at_each_step: Callable[[Value], bool]) -> None:
     """Refuse what has no place in a kernel."""
     row = value.row
     assert row is not None
-    if isinstance(row, ElementwisePrimitive) or row in (table.slice, table.cat, table.cast):
-        fits = value.per_row and len(value.shape) <= 2
-    elif row is table.expand:
-        fits = value.per_row and len(value.shape) == 2
-    elif row is table.reshape:
-        fits = value.per_row and value.width == 1 and value.inputs[0].width == 1
-    elif row in (table.sum, table.amax, table.amin):
-        fits = value.attributes["dim"] == (1,) and len(value.inputs[0].shape) == 2
-    elif row in (table.softmax, table.log_softmax):
-        fits = value.attributes["dim"] == 1 and len(value.shape) == 2
-    elif row is table.matmul:
+    fits = value.per_row and (isinstance(row, ElementwisePrimitive) or row in IN_ROWS)
+    if row is table.matmul:
         left, right = value.inputs
         fits = isinstance(left, Value) and at_each_step(left) and len(left.shape) == 2 and not at_each_step(right)
-    else:
-        fits = False
     if not fits:
         raise no_place(value)
 
@@ -99,18 +89,12 @@ def _check(value: Value, at_each_step: Callable[[Value], bool]) -> None:
 def no_place(value: Value) -> Unfusable:
     """What to say of a value that has no place in a kernel: what to write instead."""
     row, operands = value.row, value.operands
-    if max(len(x.shape) for x in [value, *operands] if x.per_row or x is value) > 2:
-        lead = "write values of shape [B, width], with tg.cat([a, b], -1) and h[:, first:last] for several in one"
-    elif row is table.matmul and operands[-1].timed:
+    if row is table.matmul and operands[-1].timed:
         lead = "write (a * b).sum(-1, keepdim=True) for the product of two values of a row"
     elif row is table.matmul:
         lead = "write h @ W, with the weights on the right"
     elif row is table.index:
-        lead = "write tg.cat([h[:, 1:2], h[:, 0:1]], -1), or let the columns of a weight have that order"
-    elif row is table.cumsum:
-        lead = "write h @ tg.triu(tg.ones(h.shape[1], h.shape[1], dtype=h.dtype)) for tg.cumsum(h, -1)"
-    elif row is table.sum_to:
-        lead = "write sum(-1, keepdim=True)"
+        lead = "write an index with one list of numbers, or slices"
     else:
         lead = "write it with elementwise maths, sums over the columns and products with weights"
     assert row is not None

@@ -13,7 +13,7 @@ from ..autograd import table
 from .batch import BATCH
 from .builder import together
 from .hoist import with_leaves
-from .program import Product, Program, Value, cut, is_view, operation, view_of, with_inputs
+from .program import Product, Program, Value, cut, is_slice, operation, view_of, with_inputs
 
 
 def join(program: Program) -> Program:
@@ -34,9 +34,10 @@ def join(program: Program) -> Program:
             ends[group[0]] = last = first + value.width
             return [*made, cut(joined[group[0]], first, last, value.name, value.where, value.named)]
         made_slice = with_inputs(value, inputs)
-        if value.per_row and is_view(made_slice) and is_view(inputs[0]):  # of what has become a slice itself
-            base, first = view_of(made_slice)
-            return [cut(base, first, first + value.width, value.name, value.where, value.named)]
+        if value.per_row and is_slice(made_slice) and is_slice(inputs[0]):  # of what has become a slice itself
+            base, view = view_of(made_slice)
+            if len(base.inner) == 1:
+                return [cut(base, view.first, view.first + value.width, value.name, value.where, value.named)]
         return []
 
     # What is the same at all steps comes first: a product stands where the first of its group was.

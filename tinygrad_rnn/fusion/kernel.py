@@ -199,11 +199,11 @@ class Kernel:
         if len(parts) == 1:
             return self.matrix(parts[0]), []
         K, first, copies = parts[0].shape[0], 0, []
-        whole = self.scratch(name, str(K), sum(part.width for part in parts))
+        whole = self.scratch(name, str(K), sum(part.shape[1] for part in parts))
         for part in parts:
             target = shifted(whole, "0", self.size(first))
-            copies.append(f"copy(matrix({self.matrix(part)}), {target}, {self.size(K)}, {self.size(part.width)})")
-            first += part.width
+            copies.append(f"copy(matrix({self.matrix(part)}), {target}, {self.size(K)}, {self.size(part.shape[1])})")
+            first += part.shape[1]
         return whole, copies
 
     def scratch(self, name: str, rows: str, width: int) -> str:
@@ -270,8 +270,8 @@ class Forward(Kernel):
             if not training:
                 self.arena.add(value.name, "tile", value.width)
                 self.used.add(value.name)
-            left, column = view_of(value.inputs[0])
-            a = shifted(self.argument(left, "rows"), "0" if training else "starts[first + 1] - B", size(column))
+            left, view = view_of(value.inputs[0])
+            a = shifted(self.argument(left, "rows"), "0" if training else "starts[first + 1] - B", size(view.first))
             shape = f"{'total' if training else 'tile'}, {size(value.width)}, {size(value.inputs[0].width)}"
             b, y = f"matrix({weights[value]})", f"matrix({value.name})"
             self.write(PROLOGUE, f"product({a}, {b}, {y}, {shape}, False, workspace, threads)")

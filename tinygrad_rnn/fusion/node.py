@@ -147,10 +147,12 @@ class Run:
         mask: for which gradients.
         recorded: whether somebody will look at what is inside: nothing is overwritten then.
         leaves, noise: if so, the arrays of leaves as they were given, and what was drawn.
+        needs: if so, which of these leaves need a gradient.
         arrived: if so, the gradients of states that the backward kernel found, and carried from step to step.
     """
 
     leaves: list[np.ndarray]
+    needs: list[bool]
     noise: list[np.ndarray]
     arrived: list[np.ndarray] | None = None
 

@@ -21,16 +21,18 @@ from collections.abc import Callable
 from typing import Any
 
 from ..autograd import table
-from ..autograd.primitive import ElementwisePrimitive
+from ..autograd.primitive import ElementwisePrimitive, Shape
 from .equations import Equations, in_sizes, number_text, parse, wrapped
 from .names import IMPORTS, Names
-from .program import Number, Value, reached, readers_of
-from .schedule import Loops, Memory, Schedule, reduces
+from .nest import Nest, aligned, aligned_without
+from .program import Number, Value, base_of, reached, readers_of
+from .schedule import Loops, Memory, Schedule, read_as, reduces, shape_of
+from .views import strides_of
 
 PANEL = "PANEL = ROW_BYTES // {}  # the width of a panel of packed weights"
 MOST_NODES = 240  # of an expression in one statement: Python reads nested ones only so far
 
-Loop = tuple[int, list[Value]]  # over how many columns, and what gets a name there: the rest is part of its expression
+Loop = tuple[Shape, list[Value]]  # over which elements, and what gets a name there: the rest is part of its expression
 
 
 class Block:
@@ -76,7 +78,7 @@ class Block:
         arrays: dict[str, None] = {}
         for products, loops in self.schedule.phases:
             for product in products:
-                self.phases.append(("multiply", [(product.width, [product])]))
+                self.phases.append(("multiply", [((product.width,), [product])]))
                 body += self._product_call(product, arrays)
             if loops:
                 body += ["for row in range(lo, top):", f"    {self._row_function(loops, arrays)}"]
@@ -118,7 +120,8 @@ class RowFunction:
         self.values = {value: None for values, _ in loops.values() for value in values}
         loop_of = {value: number for number, (values, _) in loops.items() for value in values}
         # Read by another loop than the one that computes it.
-        self.leaving = {y for x in self.values for y in x.operands if loop_of.get(y) != loop_of[x]}
+        read = lambda x: map(base_of, x.operands)
+        self.leaving = {y for x in self.values for y in read(x) if loop_of.get(y) != loop_of[x]}
         self.unions: list[Memory] = []  # places that are passed as one, since columns of theirs are read or written
         self._write()
         overlapping = [union for union, places in self._together() if len(places) > 1]
@@ -135,8 +138,8 @@ class RowFunction:
         self.body: list[str] = []
         self.loops: list[Loop] = []
         self.numbers: dict[str, float] = {}  # arguments
-        for (_, width), (values, copies) in self._loops.items():
-            self.body += _Statements(self, width, values, copies).lines()
+        for (_, shape), (values, copies) in self._loops.items():
+            self.body += _Statements(self, shape, values, copies).lines()
 
     def text(self, name: str) -> str:
         """The source of the function."""
@@ -150,7 +153,7 @@ class RowFunction:
     def _together(self) -> list[tuple[Memory, list[Memory]]]:
         """Arguments that share columns, directly or by way of others, with the smallest place that holds them."""
         found: list[tuple[Memory, list[Memory]]] = []
-        for place in sorted(self.arguments.values()):
+        for place in sorted(self.arguments.values(), key=lambda place: place[:4]):
             if found and found[-1][0].overlaps(place):
                 union, places = found[-1]
                 end = max(union.first + union.width, place.first + place.width)
@@ -161,14 +164,12 @@ class RowFunction:
 
     # ---- Elements and formulas ---------------------------------------------------------------------------------------
 
-    def element(self, name: str, memory: Memory, width: int) -> str:
-        """An element of a place in memory, at column j unless there is but one."""
-        union = self._union_of(memory)
-        if union is not None:
-            start = memory.first - union.first
-            terms = [self.block.size(start)] * (start > 0) + ["j"] * (width != 1)
-            return f"{self._argument(name, union)}[{' + '.join(terms) or 0}]"
-        return f"{self._argument(name, memory)}[{'j' if width != 1 else '0'}]"
+    def place(self, name: str, memory: Memory) -> tuple[str, int]:
+        """The parameter that has a place in memory, and where the place begins there."""
+        flat = memory._replace(view=None)
+        union = self._union_of(flat) or flat
+        start = 0 if memory.view is None else memory.view.first
+        return self._argument(name, union), start + memory.first - union.first
 
     def constant(self, x: Any) -> ast.expr:
         """A number: as it stands in the step, or by the name of an argument."""
@@ -221,25 +222,26 @@ class RowFunction:
 
 
 class _Statements:
-    """One loop over `width` columns; statements without a loop if it is 1."""
+    """One loop over the elements of a `shape`; statements without a loop if there is one alone."""
 
-    def __init__(self, row: RowFunction, width: int, values: list[Value], copies: dict[Value, list[Memory]]) -> None:
-        self.row, self.width, self.values, self.copies = row, width, values, copies
+    def __init__(self, row: RowFunction, shape: Shape, values: list[Value], copies: dict[Value, list[Memory]]) -> None:
+        self.row, self.values, self.copies = row, values, copies
         self.block, self.schedule = row.block, row.schedule
         self.group = set(values)
         self.users = readers_of(values)
         self.inlined: dict[Value, ast.expr] = {}
+        self.nest = Nest(shape, self.block.size)
         self.before: list[str] = []
         self.inside: list[str] = []
         self.after: list[str] = []
         self.results: list[Value] = []
-        row.loops.append((width, self.results))
+        row.loops.append((shape, self.results))
         # What somebody else reads than the value that takes its place is read before.
         self.written = {memory: x for x in values for memory in self.schedule.stores.get(x, [])}
         self.read_first: dict[Value, tuple[str, Memory]] = {}
         ancestors = functools.cache(lambda x: reached([x], lambda y: y.inputs if y in self.group else ()))
         for x in values:
-            for y in x.operands:
+            for y in map(read_as, x.operands):
                 memory = None if y in self.group else self.schedule.memory(y)
                 if memory in self.written and x not in ancestors(self.written[memory]):
                     self.read_first[y] = (f"{y.name}_j" if y.name in row.arguments else y.name, memory)
@@ -247,23 +249,33 @@ class _Statements:
     def lines(self) -> list[str]:
         """The text."""
         for x in self.values:
-            (self._reduction if reduces(x) and self.width != 1 else self._maths)(x)
+            if x.row is table.cumsum:
+                self._running_sum(x)
+            elif reduces(x) and self.nest.shape != (1,):
+                self._reduction(x)
+            else:
+                self._maths(x)
         for x, places in self.copies.items():
-            for place in self._places(f"{x.name}_copy", places, self.width):
-                self.inside.append(f"{place} = {ast.unparse(self._operand(x))}")
+            for place in self._places(f"{x.name}_copy", x, places):
+                self.inside.append(f"{place} = {ast.unparse(self._operand(x, x))}")
             self.results.append(x)
         first = [
-            f"{name} = {self.row.element(name, memory, self.width)}  # {self.written[memory].name} will take its place"
-            for name, memory in self.read_first.values()
+            f"{name} = {self.element(name, memory, y)}  # {self.written[memory].name} will take its place"
+            for y, (name, memory) in self.read_first.items()
         ]
-        inside = [*first, *self.inside]
-        if self.width != 1 and inside:
-            inside = [f"for j in range({self.block.size(self.width)}):", *(f"    {x}" for x in inside)]
-        return [*self.before, *inside, *self.after]
+        return [*self.before, *self.nest.lines([*first, *self.inside]), *self.after]
+
+    def element(
+        self, name: str, memory: Memory, x: Value, like: Value | None = None, nest: Nest | None = None
+    ) -> str:
+        """The element of a place in memory that has x, in a loop over the elements of `like`."""
+        nest, argument_and_start = nest or self.nest, self.row.place(name, memory)
+        strides = memory.view.strides if memory.view else strides_of(x.inner)
+        return nest.element(*argument_and_start, aligned(x.inner, strides, (like or x).inner))
 
     def _maths(self, x: Value) -> None:
         """A statement, or a part of the only one that reads it."""
-        expression = self.row.expression(x, self._operand)
+        expression = self.row.expression(x, lambda y: self._operand(y, x))
         places = self.schedule.stores.get(x, [])
         named = x.named or any(x in which for which in (self.row.leaving, self.block.origin, self.schedule.sums))
         if len(self.users.get(x, ())) == 1 and not named and not places and _count(expression) <= MOST_NODES:
@@ -271,41 +283,73 @@ class _Statements:
             return
         self.results.append(x)
         self.inside.append(f"{x.name} = {ast.unparse(expression)}{self._comment(x)}")
-        self.inside += [f"{place} = {x.name}" for place in self._places(f"{x.name}_out", places, self.width)]
-        self._add_up(x, self.inside, self.width)
+        self.inside += [f"{place} = {x.name}" for place in self._places(f"{x.name}_out", x, places)]
+        if x in self.schedule.sums:
+            self.inside.append(f"{self.element(f'{x.name}_sum', self.schedule.sums[x], x)} += {x.name}")
 
     def _reduction(self, x: Value) -> None:
-        """A sum or an extreme over the loop."""
+        """A sum or an extreme over the loop, of one element in a variable, of more in memory."""
         self.results.append(x)
-        value, comment = ast.unparse(self._operand(x.inputs[0])), self._comment(x)
+        (of,), places, comment = x.inputs, self.schedule.stores.get(x, []), self._comment(x)
+        value, start, total = ast.unparse(self._operand(of, of)), "real(0)", x.name
+        value = f"real({value})" if of.dtype.kind == "b" else value
+        nest = Nest(shape_of(x), self.block.size)
+        if x.width != 1:
+            kept = aligned_without(x, of)
+            argument, first = self.row.place(f"{x.name}_out", places[0])
+            total = self.nest.element(argument, first, kept)
         if x.row is table.sum:
-            self.before.append(f"{x.name} = real(0){comment}")
-            self.inside.append(f"{x.name} += {value}")
+            self.inside.append(f"{total} += {value}{comment if x.width != 1 else ''}")
         else:
             sign = ">" if x.row is table.amax else "<"
-            self.before.append(f"{x.name} = real({'-' if sign == '>' else ''}1e400){comment}")
-            self.inside.append(f"{x.name} = {value} if {value} {sign} {x.name} or {value} != {value} else {x.name}")
-        places = self.schedule.stores.get(x, [])
-        self.after += [f"{self.row.element(f'{x.name}_out', memory, 1)} = {x.name}" for memory in places]
-        self._add_up(x, self.after, 1)
-
-    def _add_up(self, x: Value, lines: list[str], width: int) -> None:
+            start = f"real({'-' if sign == '>' else ''}1e400)"
+            if not value.isidentifier():
+                self.inside.append(f"{x.name}_j = {value}")
+                value = f"{x.name}_j"
+            self.inside.append(f"{total} = {value} if {value} {sign} {total} or {value} != {value} else {total}")
+        if x.width == 1:
+            self.before.append(f"{x.name} = {start}{comment}")
+            whole, rest = x.name, places
+        else:
+            whole, rest = self.element(f"{x.name}_out", places[0], x, nest=nest), places[1:]
+            self.before += nest.lines([f"{whole} = {start}"])
+            nest = Nest(shape_of(x), self.block.size)
+            whole = self.element(f"{x.name}_out", places[0], x, nest=nest)
+        after = [f"{self.element(f'{x.name}_out', memory, x, nest=nest)} = {whole}" for memory in rest]
         if x in self.schedule.sums:
-            lines.append(f"{self.row.element(f'{x.name}_sum', self.schedule.sums[x], width)} += {x.name}")
+            after.append(f"{self.element(f'{x.name}_sum', self.schedule.sums[x], x, nest=nest)} += {whole}")
+        self.after += nest.lines(after)
 
-    def _places(self, name: str, places: list[Memory], width: int) -> list[str]:
+    def _running_sum(self, x: Value) -> None:
+        """Each element is added to the one before it, which is in memory."""
+        self.results.append(x)
+        place, *rest = self.schedule.stores[x]
+        (argument, start), dim = self.row.place(f"{x.name}_out", place), x.attributes["dim"] - 1
+        along = tuple([int(i == dim) for i in range(len(x.inner))])
+        j = self.nest.index(aligned(x.inner, along, x.inner))
+        strides = place.view.strides if place.view else strides_of(x.inner)
+        steps = aligned(x.inner, strides, x.inner)
+        now, ago = (self.nest.element(argument, start - step, steps) for step in (0, strides[dim]))
+        self.inside.append(f"{now} = {ast.unparse(self._operand(x.inputs[0], x))}{self._comment(x)}")
+        self.inside += [f"if {j} > 0:", f"    {now} += {ago}"]
+        self.inside += [f"{each} = {now}" for each in self._places(f"{x.name}_out", x, rest)]
+        if x in self.schedule.sums:
+            self.inside.append(f"{self.element(f'{x.name}_sum', self.schedule.sums[x], x)} += {now}")
+
+    def _places(self, name: str, x: Value, places: list[Memory]) -> list[str]:
         numbered = [name, *(f"{name}_{i}" for i in range(2, len(places) + 1))]
-        return [self.row.element(each, memory, width) for each, memory in zip(numbered, places)]
+        return [self.element(each, memory, x) for each, memory in zip(numbered, places)]
 
     def _comment(self, x: Value) -> str:
         if x in self.block.origin:
             return f"  # gradient of: {self.block.equations.describe(self.block.origin[x])}"
         return f"  # a part of the gradient of {self.block.towards[x].name}" if x in self.block.towards else ""
 
-    def _operand(self, y: Any) -> ast.expr:
+    def _operand(self, y: Any, reader: Value) -> ast.expr:
         """What stands for an operand in an expression."""
         if not isinstance(y, Value):
             return self.row.constant(y)
+        y = read_as(y)
         if y in self.inlined:
             return self.inlined[y]
         if y.kind == "zeros":
@@ -317,7 +361,7 @@ class _Statements:
         if y in self.read_first:
             return parse(self.read_first[y][0])
         assert memory is not None, f"{y!r} is nowhere"
-        return parse(self.row.element(y.name, memory, y.width))
+        return parse(self.element(y.name, memory, y, reader))
 
 
 def _count(expression: ast.expr) -> int:

@@ -16,6 +16,7 @@ its name.
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -24,10 +25,9 @@ import numpy as np
 
 from ..autograd import table
 from ..autograd.primitive import Primitive, Shape
-from ..autograd.tape import user_line
 from .batch import Size, sized
 from .names import Names
-from .refusal import Unfusable
+from .views import Step, View, view_through
 
 RATES = ("fixed", "sequence", "step")
 AT_EACH_STEP = ("input", "state", "carry", "gradient", "zeros")  # kinds of leaves
@@ -84,13 +84,16 @@ class Value:
 
     @property
     def inner(self) -> Shape:
-        """The shape of what one sequence has."""
-        return self.shape[1:] if self.per_row else self.shape
+        """The shape of what one sequence has; of what there is one for all, as it is aligned with that."""
+        if self.per_row:
+            return self.shape[1:]
+        ones = next((i for i, n in enumerate(self.shape) if n != 1), len(self.shape))
+        return self.shape[ones:]
 
     @property
     def width(self) -> int:
         """The number of elements in a row."""
-        return self.inner[-1] if self.inner else 1
+        return math.prod(self.inner)
 
     @property
     def operands(self) -> list["Value"]:
@@ -100,7 +103,9 @@ class Value:
     @property
     def nameless(self) -> bool:
         """Whether the equation says more than the name."""
-        return not self.named and (self.row is table.mul or re.fullmatch(r"v(_\d+)?", self.name) is not None)
+        moved = self.per_row and self.row in (table.reshape, table.permute, table.expand)
+        short = moved or self.row is table.mul or re.fullmatch(r"v(_\d+)?", self.name) is not None
+        return short and not self.named
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.shape))
@@ -136,10 +141,11 @@ def operation(
     dtype: Any,
     where: str = "",
     named: bool = False,
+    rate: str = "",
 ) -> Value:
     """The result of an operation, as often as that of its operands that there is most often."""
     inputs = tuple(inputs)
-    rate = max((x.rate for x in inputs if isinstance(x, Value)), key=RATES.index, default="fixed")
+    rate = rate or max((x.rate for x in inputs if isinstance(x, Value)), key=RATES.index, default="fixed")
     if rate != "fixed" and "shape" in attributes:
         attributes = attributes | {"shape": with_batch(attributes["shape"], rate)}
     shape = with_batch(shape, rate)
@@ -165,67 +171,76 @@ def numbers_of(values: Iterable[Value]) -> dict[str, Number]:
     return {x.name: x for x in operands if isinstance(x, Number)}
 
 
-# ---- Slices ----------------------------------------------------------------------------------------------------------
+# ---- Slices and other views ------------------------------------------------------------------------------------------
+
+VIEWS = (table.slice, table.permute, table.expand, table.reshape)
 
 
 def cut(whole: Value, first: int, last: int, name: str, where: str = "", named: bool = False) -> Value:
-    """Columns [first, last) of a value."""
+    """Columns [first, last) of a value that has no other dimension than the batch's besides, or of a matrix."""
     at = (*[slice(None)] * (len(whole.shape) - 1), slice(first, last))
     shape = (*whole.shape[:-1], last - first)
     return operation(name, table.slice, (whole,), {"at": at}, shape, whole.dtype, where, named)
 
 
 def is_view(value: Value) -> bool:
-    """Whether it is a slice that a kernel reads in place. Other slices, of parameters, are computed once a call."""
-    return value.row is table.slice and in_place(value.inputs[0], value.attributes["at"])
+    """Whether a kernel reads it in place. Slices of most parameters are computed once a call."""
+    if value.row not in VIEWS:
+        return False
+    x = value.inputs[0]
+    return x.per_row or (value.row is table.slice and columns_of(x, value.attributes["at"]) is not None)
 
 
-def in_place(x: Value, at: Any) -> bool:
-    """Whether a kernel reads x[at] from where x is."""
-    *ahead, last = at
-    whole = len(at) == len(x.shape) and x.shape[:-1] in ((), (1,)) and ahead == [slice(None)] * len(ahead)
-    return x.per_row or (whole and isinstance(last, slice) and last.step in (None, 1))
+def is_slice(value: Value) -> bool:
+    """Whether it is a view that takes neighbouring columns."""
+    return value.row is table.slice and columns_of(value.inputs[0], value.attributes["at"]) is not None
 
 
-def base_of(value: Value) -> Value:
-    """The memory that a value is a view of; the value itself if it is none."""
-    return base_of(value.inputs[0]) if is_view(value) else value
-
-
-def view_of(value: Value) -> tuple[Value, int]:
-    """The memory that a value is a view of, and its first column there."""
-    first = 0
-    while is_view(value):
-        first += columns(value)[0]
-        value = value.inputs[0]
-    return value, first
+def columns_of(x: Value, at: Any) -> tuple[int, int] | None:
+    """The columns that an index takes of a row, or of a vector, if it takes whole neighbouring ones."""
+    if not x.per_row:
+        *ahead, last = at
+        whole = len(at) == len(x.shape) and x.shape[:-1] in ((), (1,)) and ahead == [slice(None)] * len(ahead)
+        if not whole or not isinstance(last, slice) or last.step not in (None, 1):
+            return None
+        first, end, _ = last.indices(x.shape[-1])
+        return first, max(first, end)
+    view = view_through(x.inner, [(table.slice, {"at": at})])
+    assert view is not None
+    count = math.prod(view.shape)
+    return (view.first, view.first + count) if view.is_dense or not count else None
 
 
 def columns(value: Value) -> tuple[int, int]:
     """The columns that a slice takes."""
-    return columns_at(value.inputs[0].shape, value.attributes["at"])
+    found = columns_of(value.inputs[0], value.attributes["at"])
+    assert found is not None
+    return found
 
 
-def columns_at(shape: Shape, at: Any) -> tuple[int, int]:
-    """The columns that an index takes, if it takes whole rows of neighbouring ones.
+def base_of(value: Value) -> Value:
+    """The memory that a value is a view of; the value itself if it is none."""
+    return views_on(value)[0]
 
-    Raises:
-        Unfusable: it takes others.
-    """
-    *ahead, last = at
-    if any(i != slice(None) for i in ahead) or len(at) != len(shape) or not isinstance(last, (int, slice)):
-        raise Unfusable(f"an index into something else than the last dimension: write h[:, first:last] ({user_line()})")
-    if isinstance(last, int):
-        column = range(shape[-1])[last]
-        raise Unfusable(f"an index that takes a single column: write {column}:{column + 1} ({user_line()})")
-    first, end, stride = last.indices(shape[-1])
-    if stride != 1:
-        pieces = ", ".join(f"h[:, {n}:{n + 1}]" for n in [*range(first, end, stride)][:2])
-        raise Unfusable(
-            f"a slice with a stride: write tg.cat([{pieces}, ...], -1), or let the columns of a weight have that order "
-            f"({user_line()})"
-        )
-    return first, max(end, first)
+
+def views_on(value: Value) -> tuple[Value, list[Step]]:
+    """The memory that a value is a view of, and the views on it, the first one first."""
+    steps: list[Step] = []
+    while is_view(value):
+        assert value.row is not None
+        steps.append((value.row, value.attributes))
+        value = value.inputs[0]
+    return value, steps[::-1]
+
+
+def view_of(value: Value) -> tuple[Value, View]:
+    """The memory that a value is a view of, and how it is seen there."""
+    base, steps = views_on(value)
+    if not base.per_row and steps:  # the last dimension alone is cut
+        steps = [(row, {"at": (slice(None), attributes["at"][-1])}) for row, attributes in steps]
+    view = view_through(base.inner, steps)
+    assert view is not None, f"{value!r} is read in an order that is no view"
+    return base, view
 
 
 # ---- Walks -----------------------------------------------------------------------------------------------------------

@@ -31,31 +31,32 @@ class Recorded:
         self.step = fused.stages["trace"]
         named = {x.name: x for x in self.step.values if x.row is not None and x.named and x.per_row}
         self.states = {state.name: k for k, state in enumerate(self.step.states)}
-        self.named = {**named, **dict(zip(self.states, self.step.outputs))}
+        self.named = {**dict(zip(fused.by_name, self.step.given)), **named, **dict(zip(self.states, self.step.outputs))}
         scan, whole = fused.scan, run.rows.total
         self.saved = scan.forward.residuals.views(run.residuals, whole, run.rows.B)
         every = (x.reshape(-1, x.shape[2]) for x in run.every)
         self.saved |= {state.name: x for state, x in zip(scan.forward.whole, every)}
 
     def value(self, name: str) -> np.ndarray:
-        """[T, B, W]."""
-        return np.array(self.rows.scattered(self._value(name)))
+        """[T, B, ...]."""
+        found = self._value(name).reshape(self.rows.total, *self.named[name].inner)
+        return np.array(self.rows.scattered(found))
 
     def gradient(self, name: str) -> np.ndarray | None:
-        """[T, B, W]; None if the backward pass has not been here, or nothing depends on that value."""
+        """[T, B, ...]; None if the backward pass has not been here, or nothing depends on that value."""
         if self.run.arrived is None:
             return None
         found = self._gradients[name]
         if found is None:
             return None
-        return np.array(self.rows.scattered(np.broadcast_to(found, (self.rows.total, self.named[name].width))))
+        return np.array(self.rows.scattered(np.broadcast_to(found, (self.rows.total, *self.named[name].inner))))
 
     def _value(self, name: str) -> np.ndarray:
         """For each row of each step: what the kernels have of it, or what the tape makes of the states."""
         scan = self.fused.scan
         if name in self.states:
             return self.saved[name][self.rows.B :]
-        for kept, (array, _, first, width) in scan.kept_in.items():
+        for kept, (array, _, first, width, _) in scan.kept_in.items():
             if kept.name == name:
                 return self.saved[array][:, first : first + width]
         if f"{name}_saved" in self.saved:
@@ -66,11 +67,12 @@ class Recorded:
     def _known(self) -> dict[Any, Any]:
         """All values of the step, as tensors."""
         fused, rows = self.fused, self.rows
-        wanting = {fused.operands[i] for i in self.run.mask.places}
+        wanting = {leaf for leaf, need in zip(fused.leaves, self.run.needs) if need}
         known = {leaf: as_rows(leaf, x, rows) for leaf, x in zip(fused.leaves, self.run.leaves)}
         known |= dict(zip(fused.noise, self.run.noise))
         known |= {leaf: rows.repeated(x) for leaf, x in known.items() if leaf.rate == "sequence"}
-        known |= {state: rows.before(self.saved[state.name]) for state in self.step.states}
+        before = {state: rows.before(self.saved[state.name]) for state in self.step.states}
+        known |= {state: x.reshape(len(x), *state.inner) for state, x in before.items()}
         known = {leaf: tensor(x, leaf in wanting or leaf.kind == "state") for leaf, x in known.items()}
         with enable_grad(), set_mode("tracer", None):
             evaluate(self.step.values, known, full_rows(1, self.rows.total))
@@ -93,4 +95,5 @@ class Recorded:
         watched, rows = len(self.fused.program.gradient.dys), self.rows
         carry = self.run.arrived[watched + k]
         d = rows.running(carry[: (rows.T + 1) * rows.B].reshape(rows.T + 1, rows.B, carry.shape[1])[1:])
-        return tensor(d + self.run.arrived[k] if k < watched else d)
+        d = d + self.run.arrived[k] if k < watched else d
+        return tensor(d.reshape(len(d), *self.step.states[k].inner))

@@ -4,13 +4,13 @@ Saved, as residuals, is what its values name and what cannot be had back from th
 """
 
 from ..autograd import table
-from .batch import BATCH
-from .program import Program, Value, base_of, needed_for, operation, sources_of
+from ..autograd.primitive import Shape
+from .program import Program, Value, base_of, is_view, needed_for, operation, reached, sources_of
 
 CHEAP = (
     table.add, table.sub, table.mul, table.neg, table.square, table.relu, table.where, table.slice, table.expand,
     table.eq, table.ne, table.lt, table.le, table.gt, table.ge, table.logical_and, table.logical_or,
-    table.logical_not, table.cast, table.maximum, table.minimum, table.abs, table.sign, table.reshape,
+    table.logical_not, table.cast, table.maximum, table.minimum, table.abs, table.sign, table.reshape, table.permute,
 )  # fmt: skip
 DEPTH = 3  # of cheap operations in a row
 
@@ -53,7 +53,8 @@ def rematerialise(program: Program) -> Program:
             for y in value.operands:
                 if y not in at_hand:  # a slice may be, of what is not
                     ahead += [y, base_of(y)]
-    again |= {y for value in values for y in value.operands if y in inside and y.row is table.slice}
+    views = [y for value in values for y in value.operands if is_view(y)]
+    again |= reached(views, lambda y: filter(is_view, y.operands)) & inside
     in_order = lambda some: [value for value in program.loop if value in some]
     # What products multiply is read by the epilogue, though the loop may rather compute it again.
     lefts = dict.fromkeys(base_of(product.left) for product in program.products)
@@ -68,17 +69,18 @@ def lower(program: Program) -> Program:
         if value.row not in (table.softmax, table.log_softmax) or value not in loop:
             return []
         made: list[Value] = []
+        x, dim = inputs[0], value.attributes["dim"]
+        one = tuple([1 if i == dim else n for i, n in enumerate(value.shape)])
 
-        def make(name: str, row: table.Primitive, *operands: Value, width: int = 1, **attributes: object) -> Value:
+        def make(name: str, row: table.Primitive, *operands: Value, shape: Shape = one, **attributes: object) -> Value:
             name = program.names.new(f"{name}_{value.name}")
-            made.append(operation(name, row, operands, attributes, (BATCH, width), value.dtype, value.where))
+            made.append(operation(name, row, operands, attributes, shape, value.dtype, value.where))
             return made[-1]
 
-        x, width = inputs[0], value.width
-        top = make("max", table.amax, x, dim=(1,), keepdim=True)
-        below = make("below", table.sub, x, top, width=width)
-        e = make("exp", table.exp, below, width=width)
-        total = make("sum", table.sum, e, dim=(1,), keepdim=True)
+        top = make("max", table.amax, x, dim=(dim,), keepdim=True)
+        below = make("below", table.sub, x, top, shape=value.shape)
+        e = make("exp", table.exp, below, shape=value.shape)
+        total = make("sum", table.sum, e, dim=(dim,), keepdim=True)
         row, operands = table.div, (e, total)
         if value.row is table.log_softmax:
             row, operands = table.sub, (below, make("log", table.log, total))

@@ -7,28 +7,32 @@ A value may take a place once nobody will read what was there: in an earlier loo
 which reads an element before it writes it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
-from .program import Program, Value, base_of, columns, is_view, reached, readers_of, sources_of
-from .schedule import Memory, Schedule, loop_width
+from .program import Program, Value, base_of, is_view, reached, readers_of, sources_of, view_of
+from .schedule import Memory, Schedule, loop_shape, shape_of
+
+Order = tuple[Any, ...]
 
 
 class Reader(NamedTuple):
-    """A value that reads columns [first, last) of an array, and when; see `_order`."""
+    """A value that reads columns [first, last) of an array, and when (see `_order`); whether it does so in order."""
 
     value: Value
     first: int
     last: int
-    order: tuple[int, ...]
+    order: Order
+    in_order: bool = True
 
-    def is_done(self, first: int, last: int, order: tuple[int, ...]) -> bool:
+    def is_done(self, first: int, last: int, order: Order) -> bool:
         """Whether it has read what it wants of columns [first, last) when these are written.
 
         A loop may read the very element that it writes, but not one that an earlier or later round writes.
         """
-        return self.order < order or (self.order == order and (self.first, self.last) == (first, last))
+        same = self.in_order and (self.first, self.last) == (first, last)
+        return self.order < order or (self.order == order and same)
 
 
 def kept_in_place(schedule: Schedule, program: Program) -> dict[Value, Memory]:
@@ -110,23 +114,23 @@ def readers(schedule: Schedule) -> dict[Value, list[Reader]]:
     """Who reads the values that a schedule finds in memory, directly or through their parts."""
     found: dict[Value, list[Reader]] = {}
 
-    def add(value: Value, y: Value, order: tuple[int, ...]) -> None:
+    def add(value: Value, y: Value, order: Order) -> None:
         found.setdefault(y, []).append(Reader(value, 0, y.width, order))
         if is_view(y):
-            source = y.inputs[0]
-            found.setdefault(source, []).append(Reader(value, *columns(y), order))
+            source, view = view_of(y)
+            found.setdefault(source, []).append(Reader(value, *view.span, order, view.is_dense))
 
     for value in schedule.values:
-        for y in () if value.row is table.slice else value.operands:
+        for y in () if is_view(value) else value.operands:
             add(value, y, _order(schedule, value))
     for value in schedule.copied():
-        add(value, value, (*schedule.copy_level(value), value.width, 1))  # at the end of its loop
+        add(value, value, (*schedule.copy_level(value), shape_of(value), 1))  # at the end of its loop
     return found
 
 
-def _order(schedule: Schedule, value: Value) -> tuple[int, ...]:
-    """When the loop runs that computes a value: phase, loop in the phase, and loops of one kind by width.
+def _order(schedule: Schedule, value: Value) -> Order:
+    """When the loop runs that computes a value: phase, loop in the phase, and loops of one kind by shape.
 
     The products of a phase come before its loops.
     """
-    return (*schedule.levels[value], 0 if value.row is table.matmul else loop_width(value), 0)
+    return (*schedule.levels[value], () if value.row is table.matmul else loop_shape(value), 0)

@@ -42,13 +42,13 @@ class Rows:
     # ---- Into this layout and back: arrays, or tensors on the tape ---------------------------------------------------
 
     def gathered(self, x: Any) -> Any:
-        """The rows of x [padded, B, W]: [total, W]."""
+        """The rows of x [padded, B, ...]: [total, ...]."""
         x = table.flip(x, 0) if self.flipped else x
-        return x.reshape((self.total, x.shape[2]))
+        return x.reshape((self.total, *x.shape[2:]))
 
     def scattered(self, x: Any) -> Any:
-        """[total, W] as [padded, B, W], zero where a sequence has ended."""
-        x = x.reshape((self.T, self.B, x.shape[1]))
+        """[total, ...] as [padded, B, ...], zero where a sequence has ended."""
+        x = x.reshape((self.T, self.B, *x.shape[1:]))
         return table.flip(x, 0) if self.flipped else x
 
     def after(self, states: Any) -> Any:
@@ -56,17 +56,17 @@ class Rows:
         return table.flip(states[1:], 0) if self.flipped else states[1:]
 
     def ordered(self, x: Any) -> Any:
-        """[B, W] in the order of rows."""
+        """[B, ...] in the order of rows."""
         return x
 
     def unordered(self, x: Any) -> Any:
-        """[B, W] in the order of the user's sequences."""
+        """[B, ...] in the order of the user's sequences."""
         return x
 
     # ---- For kernels -------------------------------------------------------------------------------------------------
 
     def repeated(self, x: Any) -> Any:
-        """A value for each sequence, [B, W], as one for each row, [total, W]: arrays, or tensors on the tape."""
+        """A value for each sequence, [B, ...], as one for each row, [total, ...]: arrays, or tensors on the tape."""
         whole = table.expand(x.reshape((1, *x.shape)), shape=(self.T, *x.shape))
         return whole.reshape((self.total, *x.shape[1:]))
 
@@ -120,12 +120,12 @@ class RaggedRows(Rows):
         self.places = at * B + self.order[b]  # [total], of each row its place t * B + b in the user's array
 
     def gathered(self, x: Any) -> Any:
-        return table.index(x.reshape((self.padded * self.B, x.shape[2])), at=(self.places,))
+        return table.index(x.reshape((self.padded * self.B, *x.shape[2:])), at=(self.places,))
 
     def scattered(self, x: Any) -> Any:
-        W = x.shape[1]
-        x = table.index_add(x, shape=(self.padded * self.B, W), at=(self.places,))
-        return x.reshape((self.padded, self.B, W))
+        inner = x.shape[1:]
+        x = table.index_add(x, shape=(self.padded * self.B, *inner), at=(self.places,))
+        return x.reshape((self.padded, self.B, *inner))
 
     def after(self, states: Any) -> Any:
         return self.scattered(states[0, self.B :])

@@ -289,7 +289,7 @@ class Scan(Allocation):
         dtype, found, given, watched = self.dtype, found[:], given[:], len(every)
         for k, dy in arrived.items():
             dy = rows.gathered(dy) if k < watched else rows.ordered(dy)
-            given[k] = plain(dy)
+            given[k] = plain(dy if dy.ndim == 2 else dy.reshape(len(dy), -1))
         for k in range(watched):
             if k not in arrived:
                 given[k] = staggered_zeros((rows.total, self.program.states[k].width), dtype)

@@ -1,15 +1,17 @@
 """Schedule: the values of one direction in phases, and a place in memory for those that leave their loop.
 
-A phase is products, and then a function of one row of the batch: loops over its columns, one after the other where a
-reduction ends or the width changes. A value that only its own loop reads is a local variable there; any other has a
+A phase is products, and then a function of one row of the batch: loops over its elements, one after the other where a
+reduction ends or the shape changes. A value that only its own loop reads is a local variable there; any other has a
 place in memory. A value is computed as late as it can be where that saves it one.
 """
 
+import math
 from typing import NamedTuple
 
 from ..autograd import table
-from ..autograd.primitive import ElementwisePrimitive
-from .program import Value, base_of, columns, reached, readers_of
+from ..autograd.primitive import ElementwisePrimitive, Shape
+from .program import Value, base_of, is_view, reached, readers_of, view_of
+from .views import View, strides_of
 
 Level = tuple[int, int]  # the phase, and the loop in it
 
@@ -20,12 +22,14 @@ class Memory(NamedTuple):
     Attributes:
         array: its name.
         where: how a row is found, such as "now + row"; empty for a vector that all rows share.
+        view: of these columns, the elements that it is about; None for all of them, in order.
     """
 
     array: str
     where: str
     first: int
     width: int
+    view: View | None = None
 
     def overlaps(self, other: "Memory") -> bool:
         """Whether two places have columns in common."""
@@ -33,17 +37,27 @@ class Memory(NamedTuple):
             return False
         return self.first < other.first + other.width and other.first < self.first + self.width
 
-    def columns(self, first: int, width: int) -> "Memory":
-        """Some of its columns."""
-        return self._replace(first=self.first + first, width=width)
+    def seen(self, view: View) -> "Memory":
+        """What a view has of its columns."""
+        low, high = view.span
+        low, high = (low, high) if math.prod(view.shape) else (view.first, view.first)
+        inside = None if view.is_dense else view._replace(first=view.first - low)
+        return self._replace(first=self.first + low, width=high - low, view=inside)
+
+    def part(self, inner: Shape, dim: int, first: int, last: int) -> "Memory":
+        """What of a place for a value of this inner shape is elements [first, last) of one dimension."""
+        view = self.view or View(0, inner, strides_of(inner))
+        shape = (*inner[:dim], last - first, *inner[dim + 1 :])
+        whole = self._replace(first=self.first, view=None)
+        return whole.seen(View(view.first + first * view.strides[dim], shape, view.strides))
 
 
 Stores = dict[Value, list[Memory]]
-Loops = dict[tuple[int, int], tuple[list[Value], Stores]]  # (when, width) -> what is computed, and what is copied where
+Loops = dict[tuple[int, Shape], tuple[list[Value], Stores]]  # (when, shape) -> what is computed; what is copied where
 
 
 class Phase(NamedTuple):
-    """Products, and loops over the columns of a row."""
+    """Products, and loops over the elements of a row."""
 
     products: list[Value]
     loops: Loops
@@ -75,6 +89,7 @@ class Schedule:
         self.adds_to: set[Value] = set()
         self._same: dict[Value, Value] = {}  # a sum -> the product that adds to the rest of it
         self._place_concatenations()
+        self._place_sums()
         self._place_products()
         self._stored_in: dict[Memory, list[Value]] = {}
         for value, memories in self.stores.items():
@@ -94,10 +109,11 @@ class Schedule:
         """Where a value can be read, if it is in memory at all."""
         if value in self.places:
             return self.places[value]
-        if value.row is table.slice:
-            whole = self.memory(value.inputs[0])
-            return None if whole is None else whole.columns(columns(value)[0], value.width)
-        return self.stores[value][0] if value in self.stores else None
+        if is_view(value):
+            base, view = view_of(value)
+            whole = self.memory(base)
+            return None if whole is None else whole.seen(view)
+        return next((m for m in self.stores.get(value, ()) if m.view is None), None)
 
     def _buffer(self, value: Value) -> Memory:
         """New memory for a value: one row for each row of the batch."""
@@ -116,13 +132,20 @@ class Schedule:
         for value in reversed(self.values):
             if value.row is table.cat:
                 self._store(value)
-                homes = self.stores.pop(value)
-                for home in homes:
-                    first = 0
-                    for piece in value.inputs:
-                        self.stores.setdefault(piece, []).append(home.columns(first, piece.width))
-                        first += piece.width
-                self.places[value] = homes[0]
+                homes, dim, first = self.stores.pop(value), value.attributes["dim"], 0
+                for piece in value.inputs:
+                    last = first + piece.shape[dim]
+                    places = [home.part(value.inner, dim - 1, first, last) for home in homes]
+                    self.stores.setdefault(piece, []).extend(places)
+                    first = last
+                self.places[value] = next(home for home in homes if home.view is None)
+
+    def _place_sums(self) -> None:
+        """Reductions and running sums with more than one element are added up in memory."""
+        for value in self.values:
+            if value.row is table.cumsum or (reduces(value) and value.width != 1):
+                self._store(value)
+                self.stores[value].sort(key=lambda memory: memory.view is not None)
 
     def _place_products(self) -> None:
         """Give products and their left operands memory; where x + product is wanted there, let the product add to x."""
@@ -167,13 +190,20 @@ class Schedule:
 
     def _place_what_leaves_its_loop(self) -> None:
         for value in self.values:
-            for y in value.operands:
-                if y not in self.inside or self.memory(y) is not None:
+            if is_view(value):
+                if value in self.stores and read_as(value) is value:  # copied
+                    self._store(base_of(value))
+                continue
+            for y in map(read_as, value.operands):
+                base = base_of(y)
+                if base not in self.inside or self.memory(base) is not None:
                     continue
-                same_loop = self.levels[y] == self.levels[value] and loop_width(y) == loop_width(value)
-                scalar = y.width == 1 and self.levels[y][0] == self.levels[value][0]
-                if not same_loop and not scalar and value.row is not table.cat:
-                    self.stores.setdefault(y, []).append(self._buffer(y))
+                if y is base:
+                    same_loop = self.levels[y] == self.levels[value] and loop_shape(y) == loop_shape(value)
+                    scalar = y.width == 1 and self.levels[y][0] == self.levels[value][0]
+                    if same_loop or scalar or value.row is table.cat:
+                        continue
+                self.stores.setdefault(base, []).append(self._buffer(base))
 
     # ---- When values are computed ------------------------------------------------------------------------------------
 
@@ -190,22 +220,25 @@ class Schedule:
         value = self._same.get(value, value)
         if value in self.inside:
             return self.levels[value] if value in self.levels else self._level(value)
-        return self._level_of(value.inputs[0]) if value.row is table.slice else (0, 0)
+        return self._level_of(value.inputs[0]) if is_view(value) else (0, 0)
 
     def _readable(self, reader: Value, y: Value) -> Level:
         """The level at which `reader` can read `y`: that of y, or the next loop if y must be complete."""
+        if reader.row is table.cat and is_view(y):
+            return self.copy_level(y)
+        y = read_as(y)
         phase, loop = self._level_of(y)
-        base = y.inputs[0] if y.row is table.slice else y
+        base = base_of(y)
         base = self._same.get(base, base)
         if base not in self.inside or base.row is table.matmul:
             return phase, loop
-        other_width = y.width != 1 and loop_width(reader) != y.width
-        complete = reduces(base) or base.row is table.cat or base is not y or other_width
+        other_shape = y.width != 1 and loop_shape(reader) != shape_of(y)
+        complete = reduces(base) or base.row in (table.cat, table.cumsum) or base is not y or other_shape
         return (phase, loop + 1) if complete and reader.row is not table.cat else (phase, loop)
 
     def copied(self) -> dict[Value, list[Memory]]:
         """The values that are copied to places in memory from another one, rather than computed there."""
-        copies = {x: places for x, places in self.stores.items() if x not in self.inside or x.row is table.slice}
+        copies = {x: places for x, places in self.stores.items() if x not in self.inside or is_view(x)}
         products = {x: places[1:] for x, places in self.stores.items() if x.row is table.matmul and x in self.inside}
         return copies | {x: places for x, places in products.items() if places}
 
@@ -220,13 +253,20 @@ class Schedule:
         for value in self.values:
             placed = value in self.stores or value in self.places or value in self.sums
             # Columns that are copied are read from memory.
-            copied = any(y.row is table.slice and y in self.stores for y in readers.get(value, ()))
+            copied = any(is_view(y) and y in self.stores for y in readers.get(value, ()))
             if isinstance(value.row, ElementwisePrimitive) and not placed and not copied:
                 if all(y in can_move for y in value.operands if y in self.inside and self.memory(y) is None):
                     can_move.add(value)
+
+        def latest(value: Value, reader: Value) -> Level:
+            phase, loop = self.levels[reader]
+            together = value.width == 1 or shape_of(value) == loop_shape(reader)
+            return phase, loop if together else loop - 1
+
         for value in reversed(self.values):
             if value in readers and value in can_move:
-                self.levels[value] = max(self.levels[value], min(self.levels[reader] for reader in readers[value]))
+                at = min(latest(value, reader) for reader in readers[value])
+                self.levels[value] = max(self.levels[value], at)
 
     def _phases(self) -> list[Phase]:
         last = max([phase for phase, _ in self.levels.values()], default=0)
@@ -235,12 +275,18 @@ class Schedule:
             phase, loop = self.levels[value]
             if value.row is table.matmul:
                 phases[phase].products.append(value)
-            elif value.row not in (table.slice, table.cat):
-                phases[phase].loops.setdefault((loop, loop_width(value)), ([], {}))[0].append(value)
+            elif value.row is not table.cat and not is_view(value):
+                phases[phase].loops.setdefault((loop, loop_shape(value)), ([], {}))[0].append(value)
         for value, places in self.copied().items():
             phase, loop = self.copy_level(value)
-            phases[phase].loops.setdefault((loop, value.width), ([], {}))[1][value] = places
+            phases[phase].loops.setdefault((loop, shape_of(value)), ([], {}))[1][value] = places
         return [Phase(products, dict(sorted(loops.items()))) for products, loops in phases]
+
+
+def read_as(y: Value) -> Value:
+    """What is read of a value: of a view of a single element that element, whatever the shape."""
+    base = base_of(y)
+    return base if base.width == 1 else y
 
 
 def reduces(value: Value) -> bool:
@@ -248,7 +294,11 @@ def reduces(value: Value) -> bool:
     return value.row in (table.sum, table.amax, table.amin)
 
 
-def loop_width(value: Value) -> int:
-    """Over how many columns the loop runs that computes a value."""
-    width: int = (value.inputs[0] if reduces(value) else value).width
-    return width
+def loop_shape(value: Value) -> Shape:
+    """Over which elements the loop runs that computes a value."""
+    return shape_of(value.inputs[0] if reduces(value) else value)
+
+
+def shape_of(value: Value) -> Shape:
+    """The inner shape of a value without dimensions of one element, of which one remains at least."""
+    return tuple(n for n in value.inner if n != 1) or (1,)

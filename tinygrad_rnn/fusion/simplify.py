@@ -14,7 +14,7 @@ from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
 from .builder import name_of
 from .names import FORMS, RESERVED, Names
-from .program import Program, Value, columns, cut, leaf, numbers_of, operation, view_of, with_inputs
+from .program import Program, Value, columns, cut, is_slice, leaf, numbers_of, operation, with_inputs
 
 Columns = tuple[int, int]  # the first, and the one after the last
 
@@ -26,6 +26,11 @@ def simplify(program: Program) -> Program:
     new = Simplified(program.values, [*program.outputs, *leaves], Names(RESERVED, FORMS, taken))
     outputs = tuple(map(new.whole, program.outputs))
     return program._replace(names=new.names, values=tuple(new.made), outputs=outputs, traced=program)
+
+
+def takes_columns(value: Value) -> bool:
+    """Whether a value is neighbouring columns of a row that has no other dimension."""
+    return value.per_row and is_slice(value) and len(value.inputs[0].inner) == 1
 
 
 class Simplified:
@@ -65,7 +70,7 @@ class Simplified:
                 continue
             if (0, value.width) in asked or any(self._operands(value, at) is None for at in asked):
                 asked.setdefault((0, value.width), None)
-                if value.row is table.slice and value.per_row:
+                if takes_columns(value):
                     self._ask(value.inputs[0], columns(value), value)
                 else:
                     for x in value.operands:
@@ -82,9 +87,9 @@ class Simplified:
     def _operands(self, value: Value, at: Columns) -> list[tuple[Value, Columns]] | None:
         """Which columns of operands make these of a value; None if they are computed with all others."""
         first, last = at
-        if value not in self.inside or not value.per_row:
+        if value not in self.inside or not value.per_row or len(value.inner) != 1:
             return None
-        if value.row is table.slice:
+        if takes_columns(value):
             start = columns(value)[0]
             return [(value.inputs[0], (start + first, start + last))]
         if value.row is table.cat:
@@ -94,9 +99,11 @@ class Simplified:
                     return [(piece, (first - start, last - start))]
                 start += piece.width
             return None
-        repeated = value.row is table.expand and value.inputs[0].width == 1
-        if not repeated and (not isinstance(value.row, ElementwisePrimitive) or value.row is table.clip_gradient):
+        repeated = value.row is table.expand and value.inputs[0].inner == (1,)
+        if not repeated and (not isinstance(value.row, ElementwisePrimitive) or not value.row.linear):
             return None  # what is clipped is the gradient of all slices together
+        if any(len(x.inner) > 1 for x in value.operands):
+            return None
         one = lambda x: not x.shape or (x.width == 1 and value.width != 1)
         return [(x, (0, x.width) if one(x) else at) for x in value.operands]
 
@@ -122,7 +129,7 @@ class Simplified:
         return value
 
     def _as_a_whole(self, value: Value) -> Value:
-        if value.row is table.slice and value.per_row:
+        if takes_columns(value):
             return self._slice(value.inputs[0], columns(value), value)
         inputs = tuple([self.whole(x) if isinstance(x, Value) else x for x in value.inputs])
         if value.named or value.row is None:
@@ -150,8 +157,10 @@ class Simplified:
         if at == (0, value.width):
             return self.whole(value)
         if (value, at) not in self._at:
-            base, start = view_of(self.whole(value))
-            there = start + at[0], start + at[1]
+            base, there = self.whole(value), at
+            while is_slice(base) and len(base.inputs[0].inner) == 1:
+                start, base = columns(base)[0], base.inputs[0]
+                there = start + there[0], start + there[1]
             if (base, there) not in self._at:
                 self._at[base, there] = self._cut(base, there, name)
             self._at[value, at] = self._at[base, there]

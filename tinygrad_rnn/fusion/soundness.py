@@ -18,7 +18,7 @@ Shown = Callable[[Any], tuple[str, str]]
 MEET = "the rows of the batch meet"
 _SUMS = (table.sum, table.amax, table.amin)
 _ALONG = (table.softmax, table.log_softmax, table.cumsum)
-_MOVES = (
+MOVES = (
     table.slice, table.slice_scatter, table.index, table.reshape, table.permute, table.expand, table.cat, table.sum_to,
     table.detach,
 )  # fmt: skip
@@ -42,11 +42,10 @@ def rows_apart(
     per_row = [x for x in operands if getattr(x, "per_row", False)]
     places = [i for i, n in enumerate(shape) if n == batch]
     if not per_row:
-        if not places:
+        if not places or (row is table.expand and places == [0]):
             return None
-        what = "expand" if row is table.expand else "batch's dimension"
         return "step makes a row for each of the batch from none", (
-            f"leave the {what} out and write h * b, one row serves the whole batch"
+            "leave the batch's dimension out and write h * b, one row serves the whole batch"
         )
     along = attributes.get("dim", ())
     if 0 in (along if isinstance(along, tuple) else (along,)) and row in (*_SUMS, *_ALONG):
@@ -116,12 +115,12 @@ def one_dtype(
         return _cast(operands[0], np.dtype(attributes["dtype"]), dtype, shown)
     lines = [x for x in (operands[1:] if row is table.where else operands) if hasattr(x, "dtype")]
     only_truths = all(x.dtype.kind == "b" for x in lines)
-    if row in _LOGIC or row in _MOVES or (row in COMPARISONS and only_truths):
+    if row in (*_LOGIC, *MOVES, table.amax, table.amin) or (row in COMPARISONS and only_truths):
         lines = [x for x in lines if x.dtype.kind != "b"]
     for x in lines:
         if x.dtype.kind == "b":
             return f"step computes with truth values in {row.name}", f"write {shown(x)[1]} first"
-        exact = x.dtype == FLOAT32 and dtype == FLOAT64 and row in (*COMPARISONS, *_MOVES, table.where)
+        exact = x.dtype == FLOAT32 and dtype == FLOAT64 and row in (*COMPARISONS, *MOVES, table.where)
         if x.dtype != dtype and not exact:
             return foreign(x, dtype, shown)
     return None
@@ -159,9 +158,10 @@ def foreign(x: Any, dtype: np.dtype, shown: Shown) -> Wrong:
 
 def linear(row: Primitive, operands: list[Any]) -> Wrong:
     """Whether gradients may be summed over all steps before they are carried back through an operation."""
-    if row is table.clip_gradient and not operands[0].timed:
-        return "clip_gradient of what is the same at every step clips at each of them", (
-            "write tg.clip_gradient(h @ U, 1.0) for h @ tg.clip_gradient(U, 1.0), or clip after the backward pass by "
+    if not row.linear and not any(getattr(x, "timed", False) for x in operands):
+        f = "tg.clip_gradient({}, 1.0)" if row is table.clip_gradient else f"{row.name}({{}})"
+        return f"{row.name} of what is the same at every step clips at each of them", (
+            f"write {f.format('h @ U')} for h @ {f.format('U')}, or clip after the backward pass by "
             "nn.utils.clip_grad_value_"
         )
     return None

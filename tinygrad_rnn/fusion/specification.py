@@ -27,13 +27,14 @@ class TapeRecord:
         self.named: dict[str, list[Tensor | None]] = {}
 
     @contextmanager
-    def watching(self, t: int, arriving: tuple[Tensor, ...]) -> Iterator[Callable[[States], None]]:
-        """While step t runs; yields a function to be called with the new states."""
+    def watching(self, t: int, arriving: States, values: dict[str, Tensor]) -> Iterator[Callable[[States], None]]:
+        """While step t runs, with these values by name; yields a function to be called with the new states."""
         after: dict[str, Tensor] = {}
         with Locals(self.cell) as variables:
             yield lambda states: after.update(zip(self.cell.state_names, states))
+        after, arriving = values | after, (*arriving, *values.values())
         for name, value in variables:
-            if isinstance(value, Tensor) and value.ndim == 2 and not any(value is x for x in arriving):
+            if isinstance(value, Tensor) and value.ndim >= 2 and not any(value is x for x in arriving):
                 if value.shape[0] == self.sequence.B and id(value) not in self.parameters:
                     after.setdefault(name, value)
         for name, value in after.items():
@@ -42,11 +43,11 @@ class TapeRecord:
             self.named.setdefault(name, [None] * self.sequence.T)[t] = value
 
     def value(self, name: str) -> np.ndarray:
-        """[T, B, W]."""
+        """[T, B, ...]."""
         return self.stacked(name, lambda x: x.data)
 
     def gradient(self, name: str) -> np.ndarray | None:
-        """[T, B, W]; None if nothing has reached it."""
+        """[T, B, ...]; None if nothing has reached it."""
         if all(x is None or x.grad is None for x in self.named[name]):
             return None
         return self.stacked(name, lambda x: np.zeros_like(x.data) if x.grad is None else x.grad.data)
@@ -72,8 +73,9 @@ def run_on_tape(
         The values after each step of the states that are watched, and the final values of all.
     """
     states, lengths = sequence.states, sequence.lengths
-    running = None if lengths is None else np.arange(sequence.T)[:, None, None] < lengths[:, None]
-    steps = [unbind(x if running is None else where(running, x, 0)) for x in sequence.inputs]
+    running = None if lengths is None else np.arange(sequence.T)[:, None] < lengths
+    going = lambda t, x: running[t].reshape(-1, *[1] * (x.ndim - 1))  # type: ignore[index]  # which sequences are
+    steps = [unbind(x if running is None else where(running[..., None], x, 0)) for x in sequence.inputs]
     order = range(sequence.T)[:: -1 if sequence.reverse else 1]
     every: list[list[Tensor]] = [[] for _ in range(sequence.watched)]
     with cell.holding(cell.values_of_sequence(sequence.B) if held is None else held):
@@ -81,15 +83,16 @@ def run_on_tape(
             xs = tuple(x[t] for x in steps)
             x_t = xs if sequence.several else xs[0]
             if record is None:
-                new = cell.advance(x_t, states)
-            else:
-                with record.watching(t, (*xs, *states)) as returned:
-                    new = cell.advance(x_t, states)
+                new = cell.advance(x_t, states, **sequence.values)
+            else:  # of values that hold for all steps each has its own, with its own gradient
+                copies = {name: value.clone() for name, value in sequence.values.items()}
+                with record.watching(t, (*xs, *states), copies) as returned:
+                    new = cell.advance(x_t, states, **copies)
                     returned(new)
             seen = new[: sequence.watched]
             if running is not None:
-                seen = tuple(where(running[t], state, 0) for state in seen)
-                new = tuple(where(running[t], state, old) for state, old in zip(new, states))
+                seen = tuple(where(going(t, state), state, 0) for state in seen)
+                new = tuple(where(going(t, state), state, old) for state, old in zip(new, states))
             states = new
             for values, state in zip(every, seen):
                 values.append(state)

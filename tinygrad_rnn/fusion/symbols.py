@@ -81,3 +81,29 @@ class Symbol(Tensor):
         if mode.tracer is not None and not ours(sys._getframe(1)):
             mode.tracer.refuse_numbers(self)
         return f"Symbol({self.value!r})"
+
+
+def values_returned(returned: Any, states: list[Symbol], where: str, trace: Any) -> list[Value]:
+    """The values that a step returned."""
+    new = returned if isinstance(returned, (tuple, list)) else (returned,)
+    names = ", ".join(state.value.name for state in states)
+    outputs = []
+    for state, symbol in zip(states, new):
+        name = state.value.name
+        if not isinstance(symbol, Symbol) or symbol.trace is not trace:
+            raise Unfusable(f"step returns a {name} that depends on no input: write {name} * 0 + it ({where})")
+        value = symbol.value
+        if value.shape != state.value.shape or not value.per_row:
+            raise Unfusable(
+                f"step returns {value.name} of shape {list(value.shape)} as {name}, which came in as "
+                f"{list(state.value.shape)}: return all states in the shapes they came in with ({value.where or where})"
+            )
+        if value.dtype != state.value.dtype:
+            raise Unfusable(
+                f"step returns {value.name} in {value.dtype} as {name}, which came in as {state.value.dtype}: write "
+                f"{value.name}.to({name}.dtype) ({value.where or where})"
+            )
+        outputs.append(value)
+    if len(outputs) != len(states) or len(new) != len(outputs):
+        raise Unfusable(f"step returns {len(new)} states and takes {len(states)}: return {names} ({where})")
+    return outputs

@@ -25,13 +25,13 @@ from ..autograd.tape import line_of, ours, passed_over, set_mode, user_frame, us
 from . import soundness
 from .again import compare
 from .batch import BATCH, Batch, stand_ins
-from .builder import MOST_VALUES, Builder, name_of, plain_slice
+from .builder import MOST_VALUES, Builder, name_of
 from .frames import Locals, called, latching, listener, step_codes, step_line
 from .names import FORMS, RESERVED, Names
-from .program import Number, Program, Value, columns_at, leaf, needed_for
+from .program import Number, Program, Value, leaf, needed_for
 from .refusal import CompilerError, Unfusable, innermost
 from .soundness import COMPARISONS
-from .symbols import Shadow, Symbol
+from .symbols import Shadow, Symbol, values_returned
 from .watched import reach_of, watched
 
 __all__ = ["CompilerError", "Locals", "Shadow", "Symbol", "Trace", "Traced", "Unfusable", "step_line", "trace_step"]
@@ -190,18 +190,28 @@ class Trace(Builder):
         key = id(x)  # of what its value keeps alive
         if key not in self._leaves:
             if self.batch in array.shape:
-                self.refuse(
-                    "step makes an array with a row for each of the batch",
-                    "make it of a state or draw it, such as h * 0 + 1 and tg.rand(h.shape)",
-                )
-            if array.ndim > 2 and key not in self._parameter_names:
-                self.refuse(
-                    f"step makes an array of shape {list(array.shape)} anew", "keep it in the cell, as a Parameter"
-                )
+                return self._for_each_row(array)
             kind = "parameter" if isinstance(x, tape.Value) else "constant"
             name = self._parameter_names.get(key, kind)
             self._leaves[key] = self.leaf(name, kind, array.shape, array.dtype, x).value
         return self._leaves[key]
+
+    def _for_each_row(self, array: np.ndarray) -> Value:
+        """An array that the step makes with a row for each sequence, such as `zeros(h.shape)`: the same for all."""
+        if array.shape.index(self.batch) or not (array == array[:1]).all():
+            self.refuse(
+                "step makes an array with a row for each of the batch",
+                "make it of a state or draw it, such as h * 0 + 1 and tg.rand(h.shape)",
+            )
+        row = array[:1].copy()
+        one = self.leaf("constant", "constant", row.shape, row.dtype, row).value
+        return self.apply(table.expand, one, shape=array.shape)
+
+    def zeros(self, shape: Shape, dtype: np.dtype) -> Value:
+        return self._for_each_row(np.zeros(shape, dtype))
+
+    def is_batch(self, n: int) -> bool:
+        return n == self.batch
 
     def number(self, x: float) -> float:
         """A number as an operand: an argument of kernels, unless it stands in the code that runs or is none of ours."""
@@ -218,7 +228,7 @@ class Trace(Builder):
     def draw(self, source: Source, shape: Any, dtype: Any) -> Symbol:
         """Called in place of drawing random numbers: a symbol for an input that is drawn for all steps at once."""
         self.where = self._look_around()
-        if len(shape) != 2 or (type(shape[0]) is not Batch and shape[0] != self.batch):
+        if not shape or (type(shape[0]) is not Batch and shape[0] != self.batch):
             sizes = ["B" if type(n) is Batch or n == self.batch else n for n in shape]
             self.refuse(
                 f"step draws random numbers of shape [{', '.join(map(str, sizes))}], not a row for each of the batch",
@@ -240,8 +250,6 @@ class Trace(Builder):
         if isinstance(row, ElementwisePrimitive) and row not in (table.pow, table.clip_gradient):
             operands = [self.number(x) if isinstance(x, float) else x for x in operands]
             attributes = {name: self.number(x) if type(x) is float else x for name, x in attributes.items()}
-        if row is table.slice and isinstance(operands[0], Value) and operands[0].per_row:
-            row, attributes = plain_slice(operands[0].shape, attributes["at"])
         try:
             shape = row.shape(*(x.shape if isinstance(x, Value) else () for x in operands), **attributes)
         except Exception as error:  # which is no reason for another way through the step: it may fit another batch
@@ -279,8 +287,6 @@ class Trace(Builder):
                 wrong = self._promoted_by(np.dtype(attributes["dtype"])) or wrong
         if wrong is not None:
             self.refuse(*wrong)
-        if row is table.slice and operands[0].per_row:
-            columns_at(operands[0].shape, attributes["at"])  # which refuses others
 
     def _promoted_by(self, dtype: np.dtype) -> tuple[str, str] | None:
         """What to say of the operand for whose sake another one is turned into its dtype, if that is going on."""
@@ -337,6 +343,7 @@ def trace_step(
     inputs: Sequence[tuple[Shape, Any]],
     states: Sequence[tuple[str, Shape, Any]],
     single: bool = True,
+    values: Sequence[tuple[str, Shape, Any]] = (),
 ) -> Traced:
     """Run `cell.step` on symbols.
 
@@ -346,6 +353,7 @@ def trace_step(
         inputs: shapes and dtypes of what arrives at each step, with `BATCH` in front.
         states: names, shapes and dtypes.
         single: whether step takes its one input as it is, rather than in a tuple.
+        values: the same as of states, of what it takes by name.
 
     Raises:
         Unfusable: the step cannot become a kernel.
@@ -353,9 +361,9 @@ def trace_step(
     """
     tensors, codes = reach_of(cell)
     known = {n for _, x in tensors for n in x.shape} | {n for shape, _ in inputs for n in shape[1:]}
-    known |= {n for _, shape, _ in states for n in shape[1:]}
+    known |= {n for _, shape, _ in (*states, *values) for n in shape[1:]}
     sizes = stand_ins(known)
-    once = lambda: _trace_once(cell, inputs, states, single, tensors, codes, next(sizes))
+    once = lambda: _trace_once(cell, inputs, states, single, values, tensors, codes, next(sizes))
 
     def twice() -> Traced:
         first = once()
@@ -377,6 +385,7 @@ def _trace_once(
     inputs: Any,
     states: Any,
     single: bool,
+    values: Any,
     tensors: list[tuple[str, Any]],
     codes: set[CodeType],
     batch: int,
@@ -391,18 +400,19 @@ def _trace_once(
     at = lambda shape: (batch, *shape[1:])
     xs = [trace.leaf("x" if single else f"x_{i}", "input", at(s), kind) for i, (s, kind) in enumerate(inputs, 1)]
     symbols = [trace.leaf(name, "state", at(shape), dtype) for name, shape, dtype in states]
+    by_name = {name: trace.leaf(name, "given", at(shape), dtype) for name, shape, dtype in values}
     try:
         with Locals(cell):  # what these values are made of may change as well
             of_sequence = cell.values_of_sequence(batch)
         given = [
-            (owner, {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in values.items()})
-            for owner, values in of_sequence
+            (owner, {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in held.items()})
+            for owner, held in of_sequence
         ]
-        leaves = [*xs, *symbols, *(symbol for _, values in given for symbol in values.values())]
+        leaves = [*xs, *symbols, *by_name.values(), *(symbol for _, held in given for symbol in held.values())]
         numbers_drawn = get_rng_state()
         held = [x for _, x in tensors]
         with watched(held), set_mode("tracer", trace), cell.holding(given), Locals(cell), latching(trace, codes):
-            returned = cell.step(xs[0] if single else tuple(xs), *symbols)
+            returned = cell.step(xs[0] if single else tuple(xs), *symbols, **by_name)
     except Unfusable as error:
         raise trace.latch(error) from None
     except Exception as error:  # whatever the user's code raises: the tape will raise it again, in its own words
@@ -415,32 +425,6 @@ def _trace_once(
         raise trace.refused
     if get_rng_state() != numbers_drawn:
         raise Unfusable(f"step draws random numbers past rand, randn and dropout ({step_line(cell)})")
-    outputs = _returned(returned, symbols, step_line(cell), trace)
+    outputs = values_returned(returned, symbols, step_line(cell), trace)
     sources, owners = tuple(source for _, source in trace.noise), tuple(owner for owner, _ in given)
     return Traced(trace.program(leaves, outputs), sources, owners)
-
-
-def _returned(returned: Any, states: list[Symbol], where: str, trace: Trace) -> list[Value]:
-    """The values that a step returned."""
-    new = returned if isinstance(returned, (tuple, list)) else (returned,)
-    names = ", ".join(state.value.name for state in states)
-    outputs = []
-    for state, symbol in zip(states, new):
-        name = state.value.name
-        if not isinstance(symbol, Symbol) or symbol.trace is not trace:
-            raise Unfusable(f"step returns a {name} that depends on no input: write {name} * 0 + it ({where})")
-        value = symbol.value
-        if value.shape != state.value.shape or not value.per_row:
-            raise Unfusable(
-                f"step returns {value.name} of shape {list(value.shape)} as {name}, which came in as "
-                f"{list(state.value.shape)}: return all states in the shapes they came in with ({value.where or where})"
-            )
-        if value.dtype != state.value.dtype:
-            raise Unfusable(
-                f"step returns {value.name} in {value.dtype} as {name}, which came in as {state.value.dtype}: write "
-                f"{value.name}.to({name}.dtype) ({value.where or where})"
-            )
-        outputs.append(value)
-    if len(outputs) != len(states) or len(new) != len(outputs):
-        raise Unfusable(f"step returns {len(new)} states and takes {len(states)}: return {names} ({where})")
-    return outputs

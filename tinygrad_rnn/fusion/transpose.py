@@ -16,12 +16,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..autograd import table
+from ..autograd.arrays import between
 from ..autograd.primitive import Primitive
 from ..autograd.tape import set_mode
 from .batch import BATCH
 from .builder import MOST_VALUES, Builder, name_of
 from .names import FORMS, RESERVED, Names
-from .program import Gradient, Program, Value, columns, is_view, leaf, numbers_of
+from .program import Gradient, Program, Value, columns, is_slice, is_view, leaf, numbers_of
 from .simplify import Simplified
 from .symbols import Symbol
 
@@ -49,12 +50,21 @@ class Adjoint(Builder):
         return Symbol(self.add(row, operands, attributes, shape))
 
     def arrive(self, x: Value, dx: Value) -> None:
-        """Add a gradient to that of a value, or of the columns of memory that it is a view of."""
-        if is_view(x):
+        """Add a gradient to that of a value, or of what it is a view of."""
+        if is_slice(x) and columns(x) == (0, x.inputs[0].width):
+            self.arrive(x.inputs[0], self.apply(table.reshape, dx, shape=(BATCH, *x.inputs[0].inner)))
+        elif is_slice(x):
             found, key = self.slices.setdefault(x.inputs[0], {}), columns(x)
-            found[key] = self.add_up(x, found.get(key), dx)
+            found[key] = self.add_up(x, found.get(key), self.flat(dx))
+        elif is_view(x):
+            for y, dy in self.through(x, dx):
+                self.arrive(y, dy)
         else:
             self.d[x] = self.add_up(x, self.d.get(x), dx)
+
+    def flat(self, dx: Value) -> Value:
+        """As a row without dimensions."""
+        return self.apply(table.reshape, dx, shape=(BATCH, dx.width))
 
     def add_up(self, x: Value, before: Value | None, dx: Value) -> Value:
         """The sum of what has arrived at a value."""
@@ -68,7 +78,7 @@ class Adjoint(Builder):
         whole, slices = self.d.get(value), self.slices.get(value)
         if not slices:
             return whole
-        arrived = {(0, value.width): whole} | slices if whole is not None else slices
+        arrived = {(0, value.width): self.flat(whole)} | slices if whole is not None else slices
         starting: dict[int, list[Any]] = {}
         for number, ((first, last), dx) in enumerate(arrived.items()):
             starting.setdefault(first, []).append((number, first, last, dx))
@@ -81,8 +91,9 @@ class Adjoint(Builder):
             for _, start, _, dx in here:
                 piece = self._columns(dx, first - start, last - start)
                 total = piece if total is None else self.add(table.add, [total, piece], {}, piece.shape)
-            pieces.append(total or leaf("zero", "zeros", (BATCH, last - first), value.dtype))
-        return pieces[0] if len(pieces) == 1 else self.add(table.cat, pieces, {"dim": 1}, (BATCH, value.width))
+            pieces.append(total or self.zeros((BATCH, last - first), value.dtype))
+        total = pieces[0] if len(pieces) == 1 else self.add(table.cat, pieces, {"dim": 1}, (BATCH, value.width))
+        return self.apply(table.reshape, total, shape=(BATCH, *value.inner))
 
     def _columns(self, dx: Value, first: int, last: int) -> Value:
         return self.add(table.slice, [dx], {"at": (slice(None), slice(first, last))}, (BATCH, last - first))
@@ -96,8 +107,9 @@ class Adjoint(Builder):
         if not adjoint.rules:
             return []
         if row is table.cat:
-            ends = [0, *itertools.accumulate(x.width for x in value.inputs)]
-            return [(x, self._columns(dy, *at)) for x, at in zip(value.inputs, itertools.pairwise(ends))]
+            dim = value.attributes["dim"]
+            ends = itertools.pairwise([0, *itertools.accumulate(x.shape[dim] for x in value.inputs)])
+            return [(x, self.apply(table.slice, dy, at=between(dim, *at))) for x, at in zip(value.inputs, ends)]
         if row is table.expand:  # over columns; what was repeated over rows is summed with all steps
             return [(value.inputs[0], self._fitted(dy, value.inputs[0]))]
         known: dict[str, Any] = {"y": Symbol(value), **value.attributes}
@@ -108,10 +120,18 @@ class Adjoint(Builder):
         return [(value.inputs[i], self._fitted(dx.value, value.inputs[i])) for i, dx in zip(adjoint.wanted, found)]
 
     def _fitted(self, dx: Value, x: Value) -> Value:
-        """Sum over columns where x has one for all of them; rows are summed later, over all steps at once."""
-        if x.width == 1 and dx.width != 1:
-            return self.add(table.sum, [dx], {"dim": (1,), "keepdim": True}, (BATCH, 1))
-        return dx
+        """Sum over the dimensions in which x has one for all; rows are summed later, over all steps at once."""
+        new = len(dx.inner) - len(x.inner)
+        dims = tuple(i + 1 for i, n in enumerate(dx.inner) if n != 1 and (i < new or x.inner[i - new] != n))
+        dx = self.apply(table.sum, dx, dim=dims, keepdim=True) if dims else dx
+        return self.apply(table.reshape, dx, shape=(BATCH, *x.inner))
+
+
+def solid(d: Value) -> Value:
+    """What is read in another shape, since where a gradient goes it has none."""
+    while d.row is table.reshape:
+        d = d.inputs[0]
+    return d
 
 
 def transpose(program: Program, watched: int = 1) -> Program:
@@ -148,13 +168,13 @@ def transpose(program: Program, watched: int = 1) -> Program:
             else:
                 for x, dx in work.through(value, dy):
                     work.arrive(x, dx)
-        sequences = {x: d for x in leaves if x.per_row and (d := work.of(x)) is not None}
+        sequences = {x: solid(d) for x in leaves if x.per_row and (d := work.of(x)) is not None}
         vectors: list[tuple[Value, int, Value]] = []
         for vector in program.vectors:
-            vectors += [(vector, first, dx) for (first, _), dx in work.slices.get(vector, {}).items()]
+            vectors += [(vector, first, solid(dx)) for (first, _), dx in work.slices.get(vector, {}).items()]
             if vector in work.d:
-                vectors.append((vector, 0, work.d[vector]))
-        states = tuple(map(work.of, program.states))
+                vectors.append((vector, 0, solid(work.d[vector])))
+        states = tuple(d and solid(d) for d in map(work.of, program.states))
     gradient = Gradient(
         tuple(work.values), carries, dys, states, sequences, tuple(products), tuple(vectors), work.origin, work.towards
     )

@@ -29,6 +29,7 @@ from ..autograd.tensor import grad
 from .judge import Judge
 from .recorded import Recorded
 from .rows import RaggedRows, Rows, full_rows
+from .sequence import Sequence
 from .specification import TapeRecord, run_on_tape
 from .trace import Unfusable
 
@@ -135,13 +136,15 @@ class _Trial:
         self.after_held = get_rng_state()
         held = [value for _, values in self.held for value in values.values()]
         inputs: Any = [self._drawn((T, B, *x.shape[1:]), x.dtype) for x in leaves[: fused.inputs]]
-        self.tensors: list[Any] = [*inputs, *held, *fused.fixed, *self._states([*program.states])]
-        self.sequence = fused.sequence(
-            tuple(inputs), tuple(self.tensors[-len(program.states) :]), rows.flipped, self.lengths
-        )
+        values: Any = [self._drawn((B, *x.shape[1:]), x.dtype) for x in program.given[: len(fused.by_name)]]
+        states: Any = self._states([*program.states])
+        self.tensors: list[Any] = [*inputs, *values, *held, *fused.fixed, *states]
+        x, by_name = tuple(inputs) if fused.several else inputs[0], dict(zip(fused.by_name, values))
+        self.sequence = Sequence(x, tuple(states), rows.flipped, self.lengths, fused.watched, by_name)
 
     def _drawn(self, shape: tuple[int, ...], dtype: np.dtype) -> Value:
-        return Value.tensor(self.random.standard_normal(shape).astype(dtype))
+        drawn = self.random.standard_normal(shape)
+        return Value.tensor((drawn if dtype.kind == "f" else drawn > 0).astype(dtype))
 
     def _states(self, states: list[Any]) -> list[Value]:
         """The cell's own initial states, moved a little: what a cell divides by is no random number."""

@@ -55,7 +55,7 @@ _full = functools.lru_cache(100)(np.full)  # nobody writes to the arrays
 
 
 def layer_norm(x: np.ndarray, weight: Any, bias: Any, dim: tuple[int, ...], eps: float) -> np.ndarray:
-    """y for x whose last dimensions `dim` are a row; weight and bias have their shape, or are numbers."""
+    """y for x whose last dimensions `dim` are a row; weight and bias are rows, or numbers."""
     y, rows = np.empty(x.shape, x.dtype), _rows(x, dim)
     _compiled(x.dtype).forward(rows, _row(weight, x, dim), _row(bias, x, dim), eps, y.reshape(rows.shape))
     return y
@@ -75,7 +75,6 @@ def _rows(x: np.ndarray, dim: tuple[int, ...]) -> np.ndarray:
 
 
 def _row(value: Any, x: np.ndarray, dim: tuple[int, ...]) -> np.ndarray:
-    row = value if np.ndim(value) else _full(x.shape[dim[0] :], float(value), x.dtype)
-    if row.shape != x.shape[dim[0] :]:
-        raise ValueError("neither a row nor a number")  # the shape rule says it better
-    return np.ascontiguousarray(row).reshape(-1)
+    shape = x.shape[dim[0] :]
+    row = value if np.ndim(value) else _full(shape, float(value), x.dtype)
+    return np.ascontiguousarray(row if row.shape == shape else np.broadcast_to(row, shape)).reshape(-1)

@@ -391,9 +391,24 @@ def normal_distribution(t: SimpleNamespace) -> tuple[Callable[..., Any], ...]:
 
 
 def plain(f: Any) -> dict[str, Callable[..., Any]]:
-    """What needs no thought. A loop over the last three, which are libm's own, stays scalar."""
-    zero, one = f(0), f(1)
+    """What needs no thought. A loop over the last ones, which are libm's own, stays scalar."""
+    zero, one, half = f(0), f(1), f(0.5)
+
+    def remainder(x, y):
+        """x - floor(x / y) y, exactly: what is left over has the sign of y."""
+        rest = f(np.fmod(x, y))
+        return rest + y if rest != zero and (rest < zero) != (y < zero) else rest
+
+    def floor_divide(x, y):
+        """floor(x / y), of which division alone would round some upwards."""
+        rest = f(np.fmod(x, y))
+        q = (x - rest) / y
+        q = q - one if rest != zero and (rest < zero) != (y < zero) else q
+        below = np.floor(q)
+        return x / y if y == zero else (below + one if q - below > half else below)
+
     rules = dict(
+        square=lambda x: x * x,
         sqrt=lambda x: np.sqrt(x),
         rsqrt=lambda x: one / np.sqrt(x),
         reciprocal=lambda x: one / x,
@@ -408,6 +423,7 @@ def plain(f: Any) -> dict[str, Callable[..., Any]]:
         cos=lambda x: f(np.cos(x)),
         pow=lambda x, y: f(x**y),
     )
+    rules |= dict(floor_divide=floor_divide, remainder=remainder)
     for name, rule in rules.items():
         rule.__name__ = rule.__qualname__ = name  # by which machine code that is linked knows it
     return {name: njit(**JIT)(rule) for name, rule in rules.items()}

@@ -8,6 +8,7 @@ from . import cells, functional, init, utils
 from .cell import Cell
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .containers import ModuleList, Sequential
+from .init import bias, weight
 from .layers import Dropout, Embedding, GaussianNoise, LayerNorm, Linear
 from .losses import (
     BCEWithLogitsLoss,

@@ -17,6 +17,18 @@ runs it over a sequence, and called by itself it takes one step.
     >>> y, h = tg.nn.Recurrent(cell)(tg.ones(7, 4, 3))
     >>> y.shape, h.shape
     ((7, 4, 2), (4, 2))
+
+What holds for a whole sequence, such as a speaker's embedding or the states of an encoder, is a keyword-only argument
+of `step`, which is given by name at the call. Gradients reach it.
+
+    >>> class Speaks(Leaky):
+    ...     def step(self, x, h, *, speaker):  # speaker [B, H], the same at every step
+    ...         return 0.9 * h + 0.1 * tg.tanh(x @ self.W + speaker)
+    >>> speaker = tg.ones(4, 2, requires_grad=True)
+    >>> y, h = tg.nn.Recurrent(Speaks(3, 2))(tg.ones(7, 4, 3), speaker=speaker)
+    >>> h.sum().backward()
+    >>> speaker.grad.shape
+    (4, 2)
 """
 
 import inspect
@@ -47,6 +59,11 @@ class Cell(Module):
     The states are the arguments of `step` after x. It returns the new ones in the same order and shapes: a tensor, or a
     tuple if there are several. The first is the output.
 
+    Keyword-only arguments of `step`, `def step(self, x, h, *, memory, bias=None)`, are values that hold for a sequence:
+    tensors [B, ...] of any rank with a row for each sequence, given by name, `layer(x, memory=m)`. Those that have a
+    default may be left out. A cell with another inside hands them on: `self.cell.advance(x, states, memory=memory)`.
+    Kernels are made for their shapes besides the batch: where these vary, pad them to a few lengths, and mask.
+
     Attributes:
         hidden_size: H, the size of each state, unless `initial_state` says otherwise.
         input_size: I, the size of x. Setting it is optional; inputs of another size are then refused by name.
@@ -58,13 +75,13 @@ class Cell(Module):
     _recurrent_dropout: float = 0.0
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """The new states: `step(x, h, ...)`, x [B, I], states [B, H] -> [B, H], or a tuple of them."""
+        """The new states: `step(x, h, ..., *, values)`, x [B, I], states [B, H] -> [B, H], or a tuple of them."""
         raise NotImplementedError(f"{type(self).__name__} does not define step(self, x, h, ...)")
 
     def initial_state(self, batch_size: int) -> Any:
         """The states before the first step: zeros [B, H] for every state, in the dtype of the first parameter.
 
-        Override it for states of other sizes or learned ones: return a tensor, or a tuple if there are several. In a
+        Override it for states of other shapes, [B] or [B, D, N], or learned ones: return a tensor, or a tuple. In a
         learned one, let the batch share the parameter: `self.h0.expand(batch_size, self.hidden_size)`.
         """
         if not hasattr(self, "hidden_size"):
@@ -92,7 +109,7 @@ class Cell(Module):
         """Values that hold for a whole sequence, such as a dropout mask: `step` finds them as attributes of the cell.
 
         Called once before the first step. Override it to return, by name, tensors [batch_size, W], a row for each
-        sequence, or of any other shape (two dimensions at most), one for all. They may be computed from parameters.
+        sequence, or of any other shape, one for all. They may be computed from parameters.
         """
         return {}
 
@@ -138,27 +155,43 @@ class Cell(Module):
         """
         if type(self).step is Cell.step:
             self.step()  # which says that it is missing
-        return _state_names(type(self).step)
+        return _read_once(_names_of_states, type(self).step)
 
-    def forward(self, x: Any, hx: Any = None) -> Any:
+    @property
+    def value_names(self) -> dict[str, str]:
+        """The values that hold for a sequence, read from the signature of `step`: name -> "required" or "optional".
+
+        It is "None" where that is the default, which may be given as well.
+
+        Raises:
+            TypeError: one has a name that calls use themselves.
+        """
+        return _read_once(_names_of_values, type(self).step)
+
+    def forward(self, x: Any, hx: Any = None, **values: Any) -> Any:
         """One step by itself: x [B, I] or [I], hx a state or a tuple of states, `initial_state` by default.
+
+        Args:
+            values: what holds for the sequence, by name, [B, ...]; without the batch dimension if x has none.
 
         Returns:
             The new state, or a tuple if there are several; without the batch dimension if x has none.
 
         Raises:
-            ValueError: x or a state has the wrong shape, or the number of states is wrong.
+            ValueError: x, a state or a value has the wrong shape, or the number of states is wrong.
+            TypeError: a value is missing, unknown or no tensor.
         """
         x = as_tensor(x)
         if x.ndim not in (1, 2):
             raise ValueError(f"{type(self).__name__}: expected x of shape [B, I] or [I], got {list(x.shape)}")
         self.check_width(x)
         if x.ndim == 2:
+            values = self.check_values(values, x.shape[0])
             with self.holding(self.values_of_sequence(x.shape[0])):
-                states = self.advance(x, self.begin(hx, x.shape[0]))
+                states = self.advance(x, self.begin(hx, x.shape[0]), **values)
         else:
             batch_of_one = None if hx is None else tuple(unsqueeze(state, 0) for state in as_states(hx))
-            new = self(unsqueeze(x, 0), batch_of_one)
+            new = self(unsqueeze(x, 0), batch_of_one, **in_batch_of_one(values))
             states = tuple(squeeze(state, 0) for state in as_states(new))
         return states if len(states) > 1 else states[0]
 
@@ -200,6 +233,47 @@ class Cell(Module):
                 )
         return states
 
+    def check_values(self, values: dict[str, Any], batch_size: int) -> dict[str, Tensor]:
+        """What a call gives by name for a sequence, as tensors in the order of `value_names`.
+
+        Raises:
+            TypeError: a value is missing, unknown or no tensor.
+            ValueError: one has no row for each sequence.
+        """
+        known = self.value_names
+        if not values and not known:
+            return {}
+        cell = type(self).__name__
+        for name in values:
+            if name not in known:
+                raise TypeError(f"{cell}: {self._instead_of(name)}")
+        found: dict[str, Tensor] = {}
+        for name, need in known.items():
+            value = values.get(name)
+            if (value is None and need == "None") or (name not in values and need == "optional"):
+                continue
+            if name not in values:
+                raise TypeError(f"{cell}: {name} is missing, which step takes by name: call with {name}=..., [B, ...]")
+            if not isinstance(value, (Tensor, np.ndarray)):
+                raise TypeError(f"{cell}: {name} must be a tensor [B, ...], not {type(value).__name__}")
+            if value.shape[:1] != (batch_size,):
+                raise ValueError(
+                    f"{cell}: {name} has shape {list(value.shape)}, expected [{batch_size}, ...]: a row for each "
+                    f"sequence of the batch. Write {name}.expand({batch_size}, ...) for one that they share"
+                )
+            found[name] = as_tensor(value)
+        return found
+
+    def _instead_of(self, name: str) -> str:
+        """What to say of a value that no step takes."""
+        inner, known = vars(self).get("cell"), ", ".join(self.value_names) or "nothing"
+        if name in self.state_names:
+            return f"{name} is a state, and initial states are given as hx"
+        if isinstance(inner, Cell) and name in inner.value_names:
+            words = "step(self, x, *states, **values) and self.cell.advance(x, states, **values)"
+            return f"step takes no {name} by name, and so {type(inner).__name__} would not get it: write {words}"
+        return f"nothing is called {name}: step takes {known} by name, and a layer hx, lengths and return_states"
+
     def values_of_sequence(self, batch_size: int) -> "SequenceValues":
         """The `sequence_values` of this cell and of those inside it."""
         cells = [module for module in self.modules() if isinstance(module, Cell)]
@@ -222,9 +296,11 @@ class Cell(Module):
         with holding(values):
             yield
 
-    def advance(self, x: Any, states: States) -> States:
+    def advance(self, x: Any, states: States, /, **values: Any) -> States:
         """`step`, and a look at what it returned."""
-        returned = self.step(_not_a_leaf(x), *map(_not_a_leaf, states))
+        for name, value in values.items():
+            values[name] = _not_a_leaf(value)
+        returned = self.step(_not_a_leaf(x), *map(_not_a_leaf, states), **values)
         new = tuple(returned) if isinstance(returned, (tuple, list)) else (returned,)
         cell, names = type(self).__name__, self.state_names
         if len(new) != len(states):
@@ -249,25 +325,53 @@ def as_states(hx: Any) -> States:
     return tuple(map(as_tensor, hx)) if isinstance(hx, (tuple, list)) else (as_tensor(hx),)
 
 
-_known_names: "weakref.WeakKeyDictionary[Callable[..., Any], tuple[str, ...]]" = weakref.WeakKeyDictionary()
+def in_batch_of_one(values: dict[str, Any]) -> dict[str, Any]:
+    """Values for a sequence without a batch as those of a batch of one."""
+    arrays = (Tensor, np.ndarray)
+    return {name: unsqueeze(as_tensor(x), 0) if isinstance(x, arrays) else x for name, x in values.items()}
 
 
-def _state_names(step: Callable[..., Any]) -> tuple[str, ...]:
-    """Read once; what a step leads to, such as its cell, may go nevertheless."""
+_known_names: "weakref.WeakKeyDictionary[Callable[..., Any], dict[Any, Any]]" = weakref.WeakKeyDictionary()
+
+
+def _read_once(read: Callable[[Callable[..., Any]], Any], step: Callable[..., Any]) -> Any:
+    """What a signature says; what a step leads to, such as its cell, may go nevertheless."""
     if not isinstance(step, FunctionType):
-        return _names_of_states(step)
-    names = _known_names.get(step)
-    if names is None:
-        names = _known_names[step] = _names_of_states(step)
-    return names
+        return read(step)
+    known = _known_names.get(step)
+    if known is None:
+        known = _known_names[step] = {}
+    if read not in known:
+        known[read] = read(step)
+    return known[read]
+
+
+_PLAIN = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+_BY_NAME = inspect.Parameter.KEYWORD_ONLY
+_TAKEN = ("x", "input", "hx", "lengths", "return_states")  # what layers and cells call their own arguments
 
 
 def _names_of_states(step: Callable[..., Any]) -> tuple[str, ...]:
-    parameters = list(inspect.signature(step).parameters.values())[2:]
-    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    if not parameters or any(p.kind not in plain for p in parameters):
+    parameters = [p for p in list(inspect.signature(step).parameters.values())[2:] if p.kind is not _BY_NAME]
+    if not parameters or any(p.kind not in _PLAIN for p in parameters):
         raise TypeError(
             f"{step.__qualname__} must name its states: step(self, x, h) or step(self, x, h, c); a cell that wraps "
             "another one overrides state_names"
         )
     return tuple(p.name for p in parameters)
+
+
+def _names_of_values(step: Callable[..., Any]) -> dict[str, str]:
+    try:
+        parameters = inspect.signature(step).parameters.values()
+    except (TypeError, ValueError):  # of a callable that has none; what calls it will say so
+        return {}
+    given = [p for p in parameters if p.kind is _BY_NAME]
+    for p in given:
+        if p.name in _TAKEN:
+            raise TypeError(
+                f"{step.__qualname__} calls a value that holds for a sequence {p.name}, as calls of a layer name an "
+                f"argument of their own: choose another name than {', '.join(_TAKEN)}"
+            )
+    kinds = {inspect.Parameter.empty: "required", None: "None"}
+    return {p.name: next((kind for default, kind in kinds.items() if p.default is default), "optional") for p in given}

@@ -1,4 +1,4 @@
-"""Initial values: functions that fill a tensor in place and return it.
+"""Initial values: functions that fill a tensor in place and return it; and new parameters with the usual ones.
 
 Random numbers come from the library's generator (`manual_seed` repeats them) unless another one is given. `fan_in` and
 `fan_out` of a weight [out, in] are `in` and `out`; of [out, in, k1, ...] they are multiplied by k1 * ...
@@ -12,7 +12,7 @@ import numpy as np
 from ..autograd import creation
 from ..autograd.tape import note_change
 from ..autograd.tensor import Tensor
-from .module import Module
+from .module import Module, Parameter
 
 T = TypeVar("T", bound=Tensor)
 
@@ -178,6 +178,47 @@ def forget_gate_bias_(module: Module, value: float = 1.0) -> Module:
     if not found:
         raise ValueError(f"forget_gate_bias_: {type(module).__name__} has no LSTM with biases")
     return module
+
+
+def weight(
+    rows: int, columns: int, *, hidden_size: int | None = None, dtype: Any = None,
+    generator: np.random.Generator | None = None,
+) -> Parameter:  # fmt: skip
+    """A weight [rows, columns] for `x @ W`, as recurrent layers begin: from U(-1 / sqrt(H), 1 / sqrt(H)).
+
+    Args:
+        rows: the size of what it multiplies: I for an input, H for a state.
+        columns: the size of the product.
+        hidden_size: H; `columns` by default. Give it where weights of several gates lie side by side.
+        dtype: float32 by default.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.weight(28, 64).shape, tg.nn.weight(28, 4 * 64, hidden_size=64).shape, tg.nn.bias(64).shape
+        ((28, 64), (28, 256), (64,))
+
+    Raises:
+        ValueError: a size is negative, or H is not positive though there is something to draw.
+    """
+    size = columns if hidden_size is None else hidden_size
+    if min(rows, columns) < 0 or (rows * columns and size <= 0):
+        raise ValueError(f"weight: sizes must be positive, got {rows}, {columns} and hidden_size {size}")
+    return _drawn((rows, columns), size, dtype, generator)
+
+
+def bias(
+    columns: int, *, hidden_size: int | None = None, dtype: Any = None, generator: np.random.Generator | None = None
+) -> Parameter:
+    """A bias [columns], from U(-1 / sqrt(H), 1 / sqrt(H)), H being `columns` by default; as for `weight`."""
+    size = columns if hidden_size is None else hidden_size
+    if columns < 0 or (columns and size <= 0):
+        raise ValueError(f"bias: sizes must be positive, got {columns} and hidden_size {size}")
+    return _drawn((columns,), size, dtype, generator)
+
+
+def _drawn(shape: tuple[int, ...], size: int, dtype: Any, generator: np.random.Generator | None) -> Parameter:
+    bound = 1 / math.sqrt(size) if size else 0.0
+    zeros = creation.zeros(shape, dtype=creation.FLOAT32 if dtype is None else dtype)
+    return uniform_(Parameter(zeros), -bound, bound, generator)
 
 
 def _fans(name: str, tensor: Tensor) -> tuple[int, int]:

@@ -33,6 +33,9 @@ class record:
     `backward()`, `r.grad[name]` the gradient that reached it; `r.names` are the names there are. A module with several
     recurrent layers, such as a stack, has them in order: `r[0]["h"]`, `r[1].grad["h"]`.
 
+    A value that holds for the whole sequence, which `step` takes by name, is there at every step as well, and its
+    gradient with what reached it at that step.
+
     Where a sequence has ended, values and gradients are zero. The backward pass may come after the block. What a step
     computes twice in the same way, kernels compute once: two names for it share the gradient that reached either.
 

@@ -32,6 +32,7 @@ class Recurrent(Module):
         y, state = Recurrent(cell)(x, state)        # start from given states instead of cell.initial_state(B)
         y, state = Recurrent(cell)(x, lengths=[3, 7])           # sequences that end before the longest one
         y, state, every = Recurrent(cell)(x, return_states=True)        # every state after every step as well
+        y, state = Recurrent(cell)(x, memory=encoded)           # what step takes by name holds for the whole sequence
 
     Args:
         cell: what happens at each step.
@@ -46,11 +47,32 @@ class Recurrent(Module):
             zero; with `reverse` it is read from its own end. What lies beyond the end is never looked at.
         return_states: also return the values of all states after every step, a tuple of [T, B, ...]; zero beyond
             the end of a sequence.
+        values: by name, what `step` takes as keyword-only arguments: tensors [B, ...] with a row for each sequence, the
+            same at every step.
+
+    Raises (when made):
+        TypeError: the cell is none, or a keyword-only argument of `step` has the name of one of these.
 
     Raises (when called):
-        ValueError: x is not [T, B, I] with T > 0, or states or lengths do not fit.
-        TypeError: lengths are no integers.
+        ValueError: x is not [T, B, I] with T > 0, or states, lengths or values do not fit.
+        TypeError: lengths are no integers; a value is missing, unknown or no tensor.
         NotImplementedError: fused is "require", and the cell cannot be compiled.
+
+    A decoder that looks at what an encoder has read, and starts from where it ended:
+
+        >>> import tinygrad_rnn as tg
+        >>> class Decoder(tg.nn.Cell):
+        ...     def __init__(self, input_size, hidden_size):
+        ...         self.input_size, self.hidden_size = input_size, hidden_size
+        ...         self.gru = tg.nn.GRUCell(input_size + hidden_size, hidden_size)
+        ...
+        ...     def step(self, x, h, *, context):  # context [B, H]
+        ...         (h,) = self.gru.advance(tg.cat([x, tg.sigmoid(h) * context], -1), (h,))
+        ...         return h
+        >>> encoded, h = tg.nn.GRU(3, 8)(tg.ones(9, 2, 3))
+        >>> y, h = Recurrent(Decoder(4, 8), fused="require")(tg.ones(5, 2, 4), h[0], context=encoded.mean(0))
+        >>> y.shape
+        (5, 2, 8)
     """
 
     __slots__ = ("_last",)  # what the last call found out: no attribute of a cell that has a layer within
@@ -59,6 +81,7 @@ class Recurrent(Module):
     def __init__(self, cell: Cell, reverse: bool = False, fused: str = "auto") -> None:
         if not isinstance(cell, Cell):
             raise TypeError(f"Recurrent: expected a Cell, got {type(cell).__name__}")
+        cell.value_names  # noqa: B018, which refuses names that calls have for other things
         self.cell, self.reverse, self.fused = cell, reverse, fused
         self._last: _LastCall | None = None
 
@@ -82,7 +105,9 @@ class Recurrent(Module):
     def _name(self) -> str:
         return f"Recurrent({type(self.cell).__name__})"
 
-    def forward(self, x: Any, hx: Any = None, lengths: Any = None, return_states: bool = False) -> Any:
+    def forward(
+        self, x: Any, hx: Any = None, lengths: Any = None, return_states: bool = False, **values: Any
+    ) -> Any:
         """The outputs of all steps, and the final state (a tuple if there are several); see the class."""
         several = isinstance(x, (tuple, list)) and all(isinstance(each, (Tensor, np.ndarray)) for each in x)
         xs = tuple(map(as_tensor, x)) if several else (as_tensor(x),)
@@ -96,26 +121,30 @@ class Recurrent(Module):
         ends = None if lengths is None else check_lengths(self._name, lengths, T, B)
         known = None if hx is None or self._last is None else self._last.zeros_of(self, B)
         states = None if hx is None else self.cell.begin(hx, B, known)
-        every, finals = self.run(xs if several else xs[0], states, ends, return_states)
+        every, finals = self.run(xs if several else xs[0], states, ends, return_states, values)
         final = finals if len(finals) > 1 else finals[0]
         return (every[0], final, every) if return_states else (every[0], final)
 
-    def run(self, x: Any, states: States | None, lengths: np.ndarray | None, watch_all: bool) -> tuple[States, States]:
+    def run(
+        self, x: Any, states: States | None, lengths: np.ndarray | None, watch_all: bool, values: dict[str, Any]
+    ) -> tuple[States, States]:
         """The values after each step of the first state, or of all, and the final values of all.
 
-        What it is given has been checked; `states` may be None for the cell's own.
+        What it is given has been checked, but for `values`; `states` may be None for the cell's own.
         """
         last = self._last
         if last is not None and lengths is None:
             try:
-                repeated = last.repeated(self, x, states, watch_all)
+                repeated = last.repeated(self, x, states, watch_all, values)
             except Unfusable:  # another way through the cell than that of the calls before is not the tape's
                 repeated = None
             if repeated is not None:
                 return repeated
+        B = (x[0] if isinstance(x, tuple) else x).data.shape[1]
+        values = self.cell.check_values(values, B)
         if states is None:
-            states = self.cell.begin(None, (x[0] if isinstance(x, tuple) else x).data.shape[1])
-        sequence = Sequence(x, states, self.reverse, lengths, len(states) if watch_all else 1)
+            states = self.cell.begin(None, B)
+        sequence = Sequence(x, states, self.reverse, lengths, len(states) if watch_all else 1, values)
         if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
             return self._run_on_tape(sequence)
         time, options, recorder = clock.now, self._options, self.recorder
@@ -123,7 +152,7 @@ class Recurrent(Module):
         try:
             fused = compiled.cell()
             watch = None if recorder is None else lambda run: recorder.fused(fused, run)
-            results = fused(sequence.rows, sequence.inputs, states, watch)
+            results = fused(sequence, watch)
         except Unfusable as error:
             compiled.refuse(error)
         if compiled.fused is None:  # what step raises from here on has nothing to do with that error
@@ -133,7 +162,7 @@ class Recurrent(Module):
             results = self._run_on_tape(sequence)
             self._warn(compiled.reason)
             return results
-        if recorder is None and lengths is None and not (sequence.several or fused.given):
+        if recorder is None and lengths is None and not (sequence.several or fused.owners):
             object.__setattr__(self, "_last", _LastCall(time, options, compiled, sequence))
         return results
 
@@ -148,7 +177,8 @@ class Recurrent(Module):
         """Take one step on the tape: what is wrong with it there too is told in the same words."""
         first = tuple(x[:1] for x in sequence.inputs)
         with no_grad():
-            run_on_tape(self.cell, Sequence(first if sequence.several else first[0], sequence.states))
+            x = first if sequence.several else first[0]
+            run_on_tape(self.cell, Sequence(x, sequence.states, values=sequence.values))
 
     # ---- What the compiler made of the cell --------------------------------------------------------------------------
 
@@ -200,6 +230,10 @@ class Recurrent(Module):
                 f"{self._name}: the width of the inputs is not known yet: call the layer once, or "
                 "set cell.input_size"
             )
+        required = [name for name, need in cell.value_names.items() if need == "required"]
+        if required:
+            names = " and ".join(required)
+            raise ValueError(f"{self._name}: the shape of {names} is not known yet: call the layer once")
         with no_grad():
             states = cell.begin(None, 1)
             return fused_cell(cell, Sequence(zeros(1, 1, cell.input_size, dtype=states[0].dtype), states))
@@ -225,6 +259,8 @@ class _LastCall:
 
     Attributes:
         fused, rows: what ran the cell, and the layout of the batch.
+        values: the shapes and dtypes of what was given for the sequence, by name.
+        parameters, first: the arrays of those, and their place among the leaves.
         zeros: the initial states, where they are what a `Cell` begins with if it does not say otherwise.
     """
 
@@ -234,7 +270,8 @@ class _LastCall:
         self.infers = self.fused.infers(self.rows) and not self.watch_all
         self.shape, self.dtype = sequence.inputs[0].shape, sequence.inputs[0].dtype
         self.shapes = [state.shape for state in sequence.states]
-        self.parameters = [each.data for each in self.fused.fixed]
+        self.values = {name: (x.data.shape, x.data.dtype) for name, x in sequence.values.items()}
+        self.parameters, self.first = [each.data for each in self.fused.fixed], 1 + len(self.values)
         cell = options[0]
         self.zeros: States | None = cell.begin(None, sequence.B) if cell.begins_with_zeros(self.fused.fixed) else None
 
@@ -253,7 +290,7 @@ class _LastCall:
         return self.zeros if self.rows.B == batch_size and self.holds(layer) else None
 
     def repeated(
-        self, layer: Recurrent, x: Any, states: States | None, watch_all: bool
+        self, layer: Recurrent, x: Any, states: States | None, watch_all: bool, values: dict[str, Any]
     ) -> tuple[States, States] | None:
         """What the cell returns for a sequence like that one; None if it is not, or something has changed."""
         level = mode.level
@@ -270,9 +307,15 @@ class _LastCall:
                 if state.data.shape != shape or state.data.dtype is not self.dtype:
                     return None
         fused = self.fused
-        tensors = [x, *fused.fixed, *states]
+        if values or self.values:
+            given = self._given(values)
+            if given is None:
+                return None
+            tensors = [x, *given, *fused.fixed, *states]
+        else:
+            tensors = [x, *fused.fixed, *states]
         arrays = [each.data for each in tensors]
-        if not all(map(is_, self.parameters, arrays[1:])):
+        if not all(map(is_, self.parameters, arrays[self.first :])):
             return None
         if level == 0 and self.infers:
             return fused.infer(self.rows, tensors, arrays)
@@ -280,6 +323,16 @@ class _LastCall:
         if level == 0:
             self.infers = fused.infers(self.rows) and not self.watch_all
         return results
+
+    def _given(self, values: dict[str, Any]) -> Any:
+        """The values for the sequence in the order of that call; None if they are others than those."""
+        if values.keys() != self.values.keys():
+            return None
+        for name, kind in self.values.items():
+            x = values[name]
+            if not isinstance(x, Tensor) or (x.data.shape, x.data.dtype) != kind:
+                return None
+        return [values[name] for name in self.values]
 
     def __reduce__(self) -> Any:
         """Copies and pickles of a layer begin without."""

@@ -13,6 +13,7 @@ The noise is there while training. Drop what a step is about to write into its s
 which needs no wrapper: see `Cell.candidate`.
 """
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -36,7 +37,8 @@ from .module import Module, Parameter
 class CellWrapper(Cell):
     """A cell with another one inside, `self.cell`, whose sizes, states and initial states it has.
 
-    Subclasses define `step(self, x, *states)` and call `self.cell.advance(x, states)`, which returns a tuple of states.
+    Subclasses define `step(self, x, *states, **values)` and call `self.cell.advance(x, states, **values)`, which
+    returns a tuple of states; `values` are what holds for a sequence, and the cell inside gets what is handed on.
 
     Raises:
         TypeError: what is to be wrapped is not a cell.
@@ -71,13 +73,20 @@ class CellWrapper(Cell):
         """Those of the cell inside."""
         return self.cell.state_names
 
+    @property
+    def value_names(self) -> dict[str, str]:
+        """Those of `step`, and those of the cell inside if `step` takes any, as `**values`, to hand them on."""
+        code = getattr(type(self).step, "__code__", None)
+        hands_on = code is not None and code.co_flags & inspect.CO_VARKEYWORDS
+        return (self.cell.value_names if hands_on else {}) | super().value_names
+
     def initial_state(self, batch_size: int) -> Any:
         """That of the cell inside."""
         return self.cell.initial_state(batch_size)
 
-    def step(self, x: Any, *states: Tensor) -> Any:
+    def step(self, x: Any, *states: Tensor, **values: Tensor) -> Any:
         """That of the cell inside."""
-        return self.cell.advance(x, states)
+        return self.cell.advance(x, states, **values)
 
     def _tell(self, warning: str = "") -> None:
         """Warn, though not in the middle of a trace: once it is over, when the next sequence begins."""
@@ -122,8 +131,8 @@ class Zoneout(CellWrapper):
         for each in self.p:
             check_below_one("Zoneout: p", each, "would never let a state change")
 
-    def step(self, x: Any, *states: Tensor) -> States:
-        fresh = self.cell.advance(x, states)
+    def step(self, x: Any, *states: Tensor, **values: Tensor) -> States:
+        fresh = self.cell.advance(x, states, **values)
         return tuple(self._zoned_out(*each) for each in zip(states, fresh, self.p))
 
     def _zoned_out(self, old: Tensor, new: Tensor, p: float) -> Tensor:
@@ -183,7 +192,7 @@ class VariationalDropout(CellWrapper):
             masks |= {f"{name}_mask": mask(s.shape[1:], s.dtype, self.state) for name, s in chosen}
         return masks
 
-    def step(self, x: Any, *states: Tensor) -> States:
+    def step(self, x: Any, *states: Tensor, **values: Tensor) -> States:
         x_mask = held(self, "x_mask")
         if x_mask is not None:
             if not isinstance(x, Tensor):
@@ -195,9 +204,9 @@ class VariationalDropout(CellWrapper):
             inner = inner.cell
         if masks[0] is not None and self.states == "first" and inner.calls("masked"):
             with holding([(inner, {"recurrent_mask": masks[0]})]):
-                return self.cell.advance(x, states)
+                return self.cell.advance(x, states, **values)
         seen = tuple(s if mask is None else s * mask for s, mask in zip(states, masks))
-        new = self.cell.advance(x, seen)
+        new = self.cell.advance(x, seen, **values)
         told = Variants.of(self).told
         if not told and not type(inner).__module__.startswith(__package__):  # for those the docstring says it
             self._warn(seen, new, [mask is not None for mask in masks], inner, told)
@@ -272,11 +281,11 @@ class WeightDrop(CellWrapper):
         owned = (self._owner(name) for name in self.names)
         return {_dropped(name): dropout(vars(o)[own], self.p) for name, (o, own) in zip(self.names, owned)}
 
-    def step(self, x: Any, *states: Tensor) -> States:
+    def step(self, x: Any, *states: Tensor, **values: Tensor) -> States:
         weights = [(name, held(self, _dropped(name))) for name in self.names]
         owned = [(*self._owner(name), weight) for name, weight in weights if weight is not None]
         with holding([(owner, {attribute: weight}) for owner, attribute, weight in owned]) as asked:
-            new = self.cell.advance(x, states)
+            new = self.cell.advance(x, states, **values)
         unread = [attribute for _, attribute, _ in owned if attribute not in asked]
         told = Variants.of(self).told
         if unread and not told:
@@ -351,8 +360,8 @@ class ClipGradient(CellWrapper):
             raise ValueError(f"ClipGradient: value must be at least 0, got {value}")
         self.value = value
 
-    def step(self, x: Any, *states: Tensor) -> States:
-        return tuple(clip_gradient(state, self.value) for state in self.cell.advance(x, states))
+    def step(self, x: Any, *states: Tensor, **values: Tensor) -> States:
+        return tuple(clip_gradient(state, self.value) for state in self.cell.advance(x, states, **values))
 
     def extra_repr(self) -> str:
         return f"value={self.value}"

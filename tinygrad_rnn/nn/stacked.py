@@ -14,7 +14,7 @@ from ..autograd.shapes import cat, squeeze, stack, transpose, unbind, unsqueeze
 from ..autograd.tape import Node, mode, no_grad
 from ..autograd.tensor import Tensor
 from ..fusion.compile import clock
-from .cell import Cell, States, as_states
+from .cell import Cell, States, as_states, in_batch_of_one
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .functional import check_below_one, dropout
 from .module import Module
@@ -61,14 +61,16 @@ class Stack(Module):
         return_states: also return the values of all states after every step: for each state [num_layers * D, T, B, its
             size], or with B before T if batch_first, in a tuple even if there is one; a list of such tuples, without
             the first dimension, if the states of the cells differ.
+        values: by name, what the cells take as keyword-only arguments of `step`, tensors [B, ...], or [...] if the
+            input has no batch, whatever batch_first is. Every cell gets those that it takes.
 
     Attributes:
         cells: all of them, as a list in the order of the states; parameters are called `cells.0.weight_ih` ...
 
     Raises:
-        ValueError: an option is out of range, or a cell does not fit the one below; when called, input, states or
-            lengths do not fit.
-        TypeError: what should be a cell is not.
+        ValueError: an option is out of range, or a cell does not fit the one below; when called, input, states,
+            lengths or values do not fit.
+        TypeError: what should be a cell is not; when called, a value is missing, no tensor, or taken by no cell.
     """
 
     def __init__(
@@ -171,7 +173,9 @@ class Stack(Module):
     def _prepare(self) -> None:
         """Called before the cells are used."""
 
-    def forward(self, input: Any, hx: Any = None, lengths: Any = None, return_states: bool = False) -> Any:
+    def forward(
+        self, input: Any, hx: Any = None, lengths: Any = None, return_states: bool = False, **values: Any
+    ) -> Any:
         """The outputs of the last layer at every step, and the final states of all layers: see the class."""
         x = as_tensor(input)
         batched = self._check_input(x.data.shape)
@@ -185,6 +189,7 @@ class Stack(Module):
             if not batched:
                 raise ValueError(f"{type(self).__name__}: lengths need a batch, but the input is [{T}, {features}]")
             lengths = check_lengths(type(self).__name__, lengths, T, B)
+        shared = self._shared(values if batched else in_batch_of_one(values)) if values else None
 
         finals: list[States] = []  # by layer and direction
         every: list[States] = []
@@ -193,7 +198,8 @@ class Stack(Module):
                 x = self._dropped(x)
             outputs = []
             for scan in layer:
-                watched, final = scan.run(x, starts and starts[len(finals)], lengths, return_states)
+                own = shared[len(finals)] if shared else values
+                watched, final = scan.run(x, starts and starts[len(finals)], lengths, return_states, own)
                 outputs.append(watched[0])
                 finals.append(final)
                 every.append(watched)
@@ -204,6 +210,18 @@ class Stack(Module):
             return y, final
         laid_out = [tuple(self._in_layout(values, batched) for values in states) for states in every]
         return y, final, tuple(map(stack, zip(*laid_out))) if self._widths else laid_out
+
+    def _shared(self, values: dict[str, Any]) -> list[dict[str, Any]]:
+        """The values for a sequence that each cell takes."""
+        known = [cell.value_names for cell in self.cells]
+        for name in values:
+            if not any(name in each for each in known):
+                names = ", ".join(dict.fromkeys(name for each in known for name in each)) or "nothing"
+                raise TypeError(
+                    f"{type(self).__name__}: nothing is called {name}: its cells take {names} by name, and a layer hx, "
+                    "lengths and return_states"
+                )
+        return [{name: x for name, x in values.items() if name in each} for each in known]
 
     def _dropped(self, x: Tensor) -> Tensor:
         """What passes from layer to layer."""

@@ -1,0 +1,192 @@
+"""Rows of any rank: matrices and stacks of them within a row, seen through views, reduced, joined and multiplied."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+from fusion.comparing import assert_engines_agree, interpret, parameter
+
+I, MOST = 3, 48
+SHAPES = [(), (1,), (2,), (4,), (2, 3), (3, 1), (1, 4), (3, 3), (2, 1, 3), (2, 2, 2)]
+UNARY = {
+    "tanh": tg.tanh,
+    "sigmoid": tg.sigmoid,
+    "half": lambda a: 0.5 * a - 0.25,
+    "square": lambda a: a * a,
+    "clipped": lambda a: tg.clip_gradient(a, 0.3),
+    "copied": lambda a: a.detach() + a,
+}
+REDUCED = {
+    "sum": lambda a, d, keep: a.sum(d, keepdim=keep),
+    "mean": lambda a, d, keep: a.mean(d, keepdim=keep),
+    "amax": lambda a, d, keep: tg.amax(a, d, keepdim=keep),
+    "amin": lambda a, d, keep: tg.amin(a, d, keepdim=keep),
+}
+ALONG = {
+    "softmax": tg.softmax,
+    "log_softmax": tg.log_softmax,
+    "cumsum": tg.cumsum,
+    "flip": lambda a, d: tg.flip(a, d),
+    "rolled": lambda a, d: tg.roll(a, 1, d),
+    "stacked": lambda a, d: tg.stack(tg.unbind(a, d)[::-1], d),
+    "padded": lambda a, d: tg.pad(a, [*[0, 0] * (a.ndim - 1 - d), 1, 2], value=0.5),
+}
+BINARY = {
+    "add": lambda a, b: a + b,
+    "mul": lambda a, b: a * b,
+    "larger": tg.maximum,
+    "where": lambda a, b: tg.where(a > b, b, a),
+}
+
+
+class Random(tg.nn.Cell):
+    """A step that follows a list of instructions; what does not fit a value is left out, the same on both engines."""
+
+    input_size = I
+
+    def __init__(self, shapes, instructions, ends):
+        self.shapes, self.instructions, self.ends = shapes, instructions, ends
+        with tg.no_grad():  # which makes the weights
+            self.step(tg.ones(2, I, dtype=np.float64), *self.begin(None, 2))
+
+    def initial_state(self, batch_size):
+        states = tuple(tg.zeros(batch_size, *shape, dtype=np.float64) for shape in self.shapes)
+        return states if len(states) > 1 else states[0]
+
+    @property
+    def state_names(self):
+        return tuple(f"s{k}" for k in range(len(self.shapes)))
+
+    def weight(self, *shape):
+        name = f"w{'_'.join(map(str, shape))}"
+        if not hasattr(self, name):
+            setattr(self, name, parameter(*shape))
+        return getattr(self, name)
+
+    def step(self, x, *states):
+        values = [x, *states]
+        for instruction in self.instructions:
+            made = self.follow(values, *instruction)
+            if made is not None and 0 < math.prod(made.shape[1:]) <= MOST:
+                values.append(made)
+        new = []
+        for shape, end in zip(self.shapes, self.ends):
+            a = values[-1 - end % len(values)]
+            if a.shape[1:] != shape:
+                n = math.prod(a.shape[1:])
+                a = (a.reshape(a.shape[0], n) @ self.weight(n, math.prod(shape))).reshape(a.shape[0], *shape)
+            new.append(tg.tanh(a))
+        return tuple(new) if len(new) > 1 else new[0]
+
+    def follow(self, values, kind, name, i, j, k, flag):
+        a, B = values[-1 - i % len(values)], values[0].shape[0]
+        inner = a.shape[1:]
+        d = 1 + j % len(inner) if inner else None
+        if kind == "unary":
+            return UNARY[name](a)
+        if kind == "binary":
+            b = values[-1 - j % len(values)]
+            while b.ndim < a.ndim:
+                b = b.unsqueeze(1 + k % b.ndim)
+            while a.ndim < b.ndim:
+                a = a.unsqueeze(1 + k % a.ndim)
+            fits = all(1 in (n, m) or n == m for n, m in zip(a.shape[1:], b.shape[1:]))
+            wide = math.prod(max(n, m) for n, m in zip(a.shape[1:], b.shape[1:])) > MOST
+            return BINARY[name](a, b) if fits and not wide else None
+        if kind == "parameter":
+            shape = inner[j % (len(inner) + 1) :]
+            if not shape and not inner:
+                return a * self.weight()
+            w = self.weight(*[1 if flag and n == k else n for n in shape])
+            return a + w if k % 2 else w * a
+        if kind == "expand":
+            at = 1 + j % a.ndim
+            return a.unsqueeze(at).expand(B, *inner[: at - 1], 2 + k % 2, *inner[at - 1 :])
+        if d is None:
+            return None
+        n = inner[d - 1]
+        if kind == "reduced":
+            dims = d if flag else tuple({d, 1 + k % len(inner)})
+            return REDUCED[name](a, dims, k % 2 == 0)
+        if kind == "along":
+            return ALONG[name](a, d)
+        if kind == "permuted":
+            order = list(range(1, a.ndim))
+            order.insert(k % len(order), order.pop(d - 1))
+            return a.permute(0, *order)
+        if kind == "reshaped":
+            if flag:
+                return a.reshape(B, -1)
+            return a.reshape(B, *inner[: d - 1], 2, n // 2, *inner[d:]) if n % 2 == 0 else None
+        if kind == "slice":
+            first = k % n
+            return a[(slice(None),) * d + (slice(first, None, 2) if flag else slice(first, first + 2),)]
+        if kind == "number":
+            return a[(slice(None),) * d + (k % n if flag else [k % n, 0, n - 1],)]
+        if kind == "joined":
+            b = values[-1 - k % len(values)]
+            fits = b.ndim == a.ndim and all(n == m for e, (n, m) in enumerate(zip(a.shape, b.shape)) if 0 < e != d)
+            return tg.cat([a, b] if fits else [a, a * a], d)
+        if kind == "product":
+            b = values[-1 - k % len(values)]
+            if a.ndim == 2:
+                return a @ self.weight(inner[0], 1 + k)
+            if a.ndim == 3 == b.ndim and a.shape[-1] == b.shape[-2]:
+                return a @ b
+            return tg.einsum("b...i,b...i->b...", a, a) if flag else a @ self.weight(inner[-1], 2)
+        raise AssertionError(kind)
+
+
+NAMES = {"unary": UNARY, "binary": BINARY, "reduced": REDUCED, "along": ALONG}
+KINDS = [
+    "unary", "binary", "binary", "parameter", "expand", "reduced", "along", "permuted", "reshaped", "slice", "number",
+    "joined", "product",
+]  # fmt: skip
+NUMBERS = st.integers(0, 6)
+INSTRUCTIONS = st.sampled_from(KINDS).flatmap(
+    lambda kind: st.tuples(
+        st.just(kind), st.sampled_from(list(NAMES.get(kind, [""]))), NUMBERS, NUMBERS, NUMBERS, st.booleans()
+    )
+)
+STEPS = st.lists(st.sampled_from(SHAPES), min_size=1, max_size=2).flatmap(
+    lambda shapes: st.tuples(
+        st.just(shapes), st.lists(INSTRUCTIONS, min_size=2, max_size=10), st.tuples(*[NUMBERS] * len(shapes))
+    )
+)
+
+
+@pytest.mark.parametrize("examples", [100, pytest.param(2000, marks=pytest.mark.slow)])
+def test_random_steps_compute_what_the_tape_does(monkeypatch, examples):
+    """Views on views, in any order, in values, gradients, both directions and sequences of other lengths."""
+    interpret(monkeypatch)
+    monkeypatch.setenv("TINYGRAD_RNN_VALIDATE", "0")
+
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck), deadline=None)
+    @given(STEPS, st.booleans(), st.booleans())
+    def run(step, reverse, ragged):
+        lengths = {"lengths": np.array([3, 1])} if ragged else {}
+        assert_engines_agree(Random(*step), (3, 2, I), reverse, tolerance=1e-11, **lengths)
+
+    run()
+
+
+def test_a_gradient_that_belongs_to_a_step_and_to_a_sequence():
+    """Of what arrives and of what holds for the sequence: it is kept for each step, and added up."""
+
+    class Speaks(tg.nn.Cell):
+        input_size, hidden_size = I, 4
+
+        def __init__(self):
+            self.W, self.U, self.voice = parameter(I, 4), parameter(4, 4), parameter(1, 4)
+
+        def sequence_values(self, batch_size):
+            return {"speaker": self.voice.expand(batch_size, 4)}
+
+        def step(self, x, h):
+            return tg.tanh(x @ self.W + h @ self.U + self.speaker)
+
+    assert_engines_agree(Speaks(), (4, 3, I), lengths=np.array([2, 4, 1]))
