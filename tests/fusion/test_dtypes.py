@@ -75,7 +75,7 @@ def test_what_stays_in_the_dtype_of_the_states(of, monkeypatch):
     assert refusal(step(of), **HELD) == ""
 
 
-@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("dtype", [F32, pytest.param(F64, marks=pytest.mark.slow)])
 def test_compiled(dtype):
     """All of it in one step; noise has the dtype of the states in one of float32 only."""
     chosen = [of for name, of in FINE.items() if dtype is F64 or name != "noise compared"]

@@ -28,6 +28,10 @@ TORCH = {
     "straight_through": lambda hard, soft: StraightThrough.apply(hard, soft),
     # PyTorch's own broadcasting of clamp fails backward where x is smaller than the result.
     "clamp": lambda *operands: torch.clamp(*torch.broadcast_tensors(*operands)),
+    "layer_norm": lambda x, weight, bias, dim, eps: torch.nn.functional.layer_norm(
+        x, x.shape[dim[0] :], weight.expand(x.shape[dim[0] :]), bias.expand(x.shape[dim[0] :]), eps
+    ),
+    "linear": torch.nn.functional.linear,
     "permute": torch.permute,
     "expand": lambda x, shape: x.expand(shape),
     "sum_to": lambda x, shape: x.sum_to_size(shape),
