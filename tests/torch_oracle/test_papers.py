@@ -9,9 +9,7 @@ from torch_oracle import papers
 from torch_oracle.torch_papers import ask
 
 
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("lengths", [None, papers.LENGTHS], ids=["whole", "ragged"])
-@pytest.mark.parametrize("name", dict.fromkeys(name for name, *_ in papers.CASES))
+@pytest.mark.parametrize(("name", "lengths", "reverse"), papers.CASES)
 def test_cell(name, lengths, reverse, monkeypatch):
     interpret(monkeypatch)
     expected = ask(name, lengths, reverse)
@@ -22,4 +20,5 @@ def test_cell(name, lengths, reverse, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", dict.fromkeys(name for name, *_ in papers.CASES))
 def test_compiled_cell(name):
-    papers.assert_equal(papers.ours(name, papers.LENGTHS, True, "require"), ask(name, papers.LENGTHS, True))
+    for options in ((None, True), (papers.LENGTHS, False)):
+        papers.assert_equal(papers.ours(name, *options, "require"), ask(name, *options))

@@ -246,7 +246,7 @@ def view_of(value: Value) -> tuple[Value, View]:
 def first_column_of(value: Value) -> tuple[Value, int]:
     """The memory that a value is neighbouring columns of, and the first of them: products ask for them in order."""
     base, view = view_of(value)
-    assert view.is_dense, f"{value!r} is no neighbouring columns of {base!r}, which a product needs"
+    assert view.is_dense, f"a product reads {value!r}, which is no neighbouring columns of {base!r}"
     return base, view.first
 
 

@@ -96,9 +96,8 @@ class Simplified:
             start = 0
             for piece in value.inputs:
                 if start <= first and last <= start + piece.width:
-                    if is_view(piece) and not view_of(piece)[1].is_dense:
-                        return None  # whoever reads columns counts on their order
-                    return [(piece, (first - start, last - start))]
+                    in_order = not is_view(piece) or view_of(piece)[1].is_dense  # as whoever reads columns counts on
+                    return [(piece, (first - start, last - start))] if in_order else None
                 start += piece.width
             return None
         repeated = value.row is table.expand and value.inputs[0].inner == (1,)

@@ -64,10 +64,9 @@ def rows_apart(
         return f"{MEET}: a transposed value has them in another dimension", f"write {lead}"
     if places == [0]:
         return None
-    if row is table.reshape and called == "stack":
-        return f"{MEET} in {called}", "write tg.stack([a, b], 1), with the batch in front"
     if row is table.reshape:
-        return f"{MEET} in {called}", "write h.reshape(h.shape[0], -1), with the batch in front"
+        lead = "tg.stack([a, b], 1)" if called == "stack" else "h.reshape(h.shape[0], -1)"
+        return f"{MEET} in {called}", f"write {lead}, with the batch in front"
     if len(places) > 1:
         return f"{MEET}: each is combined with each other", (
             "write sum(-1, keepdim=True) where a row has one number"
