@@ -35,7 +35,6 @@ REFUSED = {
     "product of truth values": (F64, lambda self, x, h: ((h > 0) * (h > -0.1)).to(h.dtype), "truth values in mul"),
     "twice a truth value": (F64, lambda self, x, h: (h > 0) * 2 * h, "truth values"),
     "number of true ones": (F64, lambda self, x, h: (h > 0).sum(-1, keepdim=True) * h, "truth values in sum"),
-    "largest truth value": (F64, lambda self, x, h: tg.where(tg.amax(h > 0, -1, keepdim=True), h, 1), "truth values"),
     "a wider product": (F32, lambda self, x, h: (h.double() @ self.U64).float(), "h into float64"),
     "a narrower product": (F64, lambda self, x, h: (h.float() @ self.U32).double(), "h into float32"),
     "a wider product of the input": (F32, lambda self, x, h: (x.double() @ self.W64).float(), "x into float64"),
