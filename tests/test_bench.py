@@ -48,10 +48,10 @@ def test_peak_is_a_rate(dtype, monkeypatch):
     assert 1e8 < importlib.import_module("peak").measure_fma_peak(dtype, rounds=2) < 1e13
 
 
-CELLS = pytest.param("cells", 6, marks=pytest.mark.slow)
+SLOW = [pytest.param(*row, marks=pytest.mark.slow) for row in (("cells", 6), ("toolbox", 3))]
 
 
-@pytest.mark.parametrize(("table", "fewest"), [("kernels", 4), CELLS, ("toolbox", 3)])
+@pytest.mark.parametrize(("table", "fewest"), [("kernels", 4), *SLOW])
 def test_a_table_has_rows_and_a_summary_for_each_group(table, fewest):
     if table != "kernels":
         pytest.importorskip("torch")
@@ -62,6 +62,7 @@ def test_a_table_has_rows_and_a_summary_for_each_group(table, fewest):
     assert "threads: 1" in printed
 
 
+@pytest.mark.slow
 def test_kernels_without_torch(no_torch):
     printed = bench("kernels", **no_torch)
     assert "PyTorch is not installed" in printed and "against PyTorch" not in printed

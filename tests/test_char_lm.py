@@ -1,9 +1,15 @@
-"""`demos/char_lm.py` as its users run it: in a process of its own, with whatever they give it."""
+"""`demos/char_lm.py` as its users run it, with whatever they give it.
+
+Where a process of its own shows more, a run has one; others run the same file in this process, which has imported the
+library and has compiled its kernels.
+"""
 
 import importlib.util
+import io
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import signal
@@ -26,13 +32,30 @@ def command(*arguments):
     return [sys.executable, "-W", "error", str(SCRIPT), *map(str, arguments)]
 
 
-def run(*arguments, code=0, encoding="utf-8"):
-    """Run the script to its end; what it printed, stdout and stderr."""
-    terminal = {**os.environ, "PYTHONIOENCODING": encoding}
-    done = subprocess.run(command(*arguments), capture_output=True, encoding=encoding, env=terminal, timeout=300)
-    assert done.returncode == code, done.stderr
+def process(*arguments):
+    """Run the script to its end in a process of its own; what it printed, stdout and stderr."""
+    terminal = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(command(*arguments), capture_output=True, encoding="utf-8", env=terminal, timeout=300)
+    assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout, done.stderr
+
+
+def run(*arguments, code=0, encoding="utf-8"):
+    """Run the script to its end in this process, where a warning is an error too."""
+    printed = [io.TextIOWrapper(io.BytesIO(), each, newline="") for each in (encoding, "utf-8")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        for name, stream in zip(("stdout", "stderr"), printed):
+            patch.setattr(sys, name, stream)
+        try:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+            ended = 0
+        except SystemExit as stop:
+            ended = stop.code
+    out, err = (stream.buffer.getvalue().decode(stream.encoding) for stream in printed if not stream.flush())
+    assert ended == code, err
+    return out, err
 
 
 def refusal(*arguments):
@@ -65,7 +88,7 @@ def char_lm():
 def finished(text, tmp_path_factory):
     """A run that nothing disturbed: its folder and what it printed."""
     out = tmp_path_factory.mktemp("finished")
-    return out, *run(*TINY, "--text", text, "--out", out)
+    return out, *process(*TINY, "--text", text, "--out", out)
 
 
 def about(folder):

@@ -181,7 +181,7 @@ def test_single_recurrent_weights_stay_bounded(demo):
         assert layer.cell.weight_u.numpy()[:2] == pytest.approx([2**0.1, -(2**0.1)])
 
 
-@pytest.mark.parametrize("name", ["rnn", "lstm", "indrnn"])
+@pytest.mark.parametrize("name", ["rnn", pytest.param("lstm", marks=pytest.mark.slow), "indrnn"])
 def test_gradient_norms_are_those_of_the_tape(name, demo):
     task = demo.Task.named("copy-10" if name == "rnn" else "adding-10")
     model = demo.Model(task, demo.RECIPES[name], 6).double()

@@ -29,6 +29,7 @@ def check(out):
     assert "# gradient of: h_new = (1 - f) * h + f * n" in out
 
 
+@pytest.mark.slow
 def test_it_runs():
     pytest.importorskip("torch")
     out = run(str(SCRIPT))

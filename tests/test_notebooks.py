@@ -45,7 +45,10 @@ def test_notebook_is_committed_executed_and_small(path):
 
 
 @pytest.mark.filterwarnings("default")  # about the machinery of Jupyter; the kernel's own warnings are looked at below
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, id=p.stem, marks=() if p.stem.startswith("01") else pytest.mark.slow) for p in NOTEBOOKS],
+)
 def test_notebook_prints_what_it_was_committed_with(path, monkeypatch, tmp_path):
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel chooses its own, which puts pictures into the notebook
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))  # no start-up files of whoever runs the tests

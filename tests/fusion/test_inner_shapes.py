@@ -203,6 +203,24 @@ def test_random_steps_compute_what_the_tape_does(monkeypatch, examples):
     run()
 
 
+def test_a_gradient_that_belongs_to_a_step_and_to_a_sequence():
+    """Of what arrives and of what holds for the sequence: it is kept for each step, and added up."""
+
+    class Speaks(tg.nn.Cell):
+        input_size, hidden_size = I, 4
+
+        def __init__(self):
+            self.W, self.U, self.voice = parameter(I, 4), parameter(4, 4), parameter(1, 4)
+
+        def sequence_values(self, batch_size):
+            return {"speaker": self.voice.expand(batch_size, 4)}
+
+        def step(self, x, h):
+            return tg.tanh(x @ self.W + h @ self.U + self.speaker)
+
+    assert_engines_agree(Speaks(), (4, 3, I), lengths=np.array([2, 4, 1]))
+
+
 FOUND = {  # by such steps: what once came out wrong
     "a column of what is repeated along a row, times weights": (
         [(4,)],

@@ -138,7 +138,16 @@ def work(step, n):
     return {"work": count, "explain": len(text), **{d: len(fused.source(d)) for d in ("forward", "backward")}}
 
 
-@pytest.mark.parametrize("name", SHAPES)
+MORE = {"squares", "diamonds", "products_side_by_side", "many_parts"}  # of a kind with others
+
+
+def shapes(names, more):
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=pytest.mark.slow if name in more else ()) for name in names]
+    )
+
+
+@shapes(SHAPES, MORE)
 def test_work_and_source_are_linear(name):
     """Three times the operations, three times the work."""
     less, more = (work(SHAPES[name], n) for n in (120, 360))
@@ -153,7 +162,7 @@ def test_long_steps_on_both_engines(name, monkeypatch):
     assert_engines_agree(cell(SHAPES[name], 150), (2, 2, H), tolerance=1e-10)
 
 
-@pytest.mark.parametrize("name", ["chain", "squares", "diamonds_taken_apart", "products", "before_the_loop"])
+@shapes(["chain", "squares", "diamonds_taken_apart", "products", "before_the_loop"], {"squares", "before_the_loop"})
 def test_python_has_stack_enough(name):
     fused = compiled(SHAPES[name], MOST_OPERATIONS * 4 // 5)
     for direction in ("forward", "backward", "inference"):
@@ -161,7 +170,7 @@ def test_python_has_stack_enough(name):
     assert explain(fused.scan)
 
 
-@pytest.mark.parametrize("name", sorted(SHAPES.keys() - {"pieces", "before_the_loop", "many_parts"}))
+@shapes(sorted(SHAPES.keys() - {"pieces", "before_the_loop", "many_parts"}), MORE | {"row_reductions"})
 def test_too_many_are_refused(name):
     with pytest.raises(Unfusable, match=r"more than 1,000 operations.*write fewer and wider ones"):
         compiled(SHAPES[name], 20 * MOST_OPERATIONS)

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 
 import tinygrad_rnn as tg
 from fusion.comparing import EVERY_CELL, parameter
+from fusion.test_inner_shapes import STEPS, Random
 from fusion.test_random_cells import COMPILED, Composed, programs
 from tinygrad_rnn.autograd import table, tape
 from tinygrad_rnn.fusion.fused import FusedCell
@@ -82,7 +83,7 @@ def check_stages(stages):
 def check_gradients(program, traced, known):
     """Those of states and inputs, against the tape."""
     gradient, random = program.gradient, np.random.default_rng(1)
-    arriving = {d: random.standard_normal((B, d.width)) for d in (*gradient.carries, *gradient.dys)}
+    arriving = {d: random.standard_normal((B, *d.inner)) for d in (*gradient.carries, *gradient.dys)}
     total = [arriving[d] for d in gradient.carries]
     for k, d in enumerate(gradient.dys):
         total[k] = total[k] + arriving[d]
@@ -90,7 +91,7 @@ def check_gradients(program, traced, known):
     for value in [*program.backward, *gradient.values]:
         for x in value.operands:
             if x.kind == "zeros":
-                found[x] = np.zeros((B, x.width))
+                found[x] = np.zeros((B, *x.inner))
             elif x.kind == "weights":
                 (product,) = (p for p in program.products if f"{p.result.name}_weights_T" == x.name)
                 found[x] = np.concatenate([found[w] for w in product.weights], 1).T
@@ -107,8 +108,8 @@ def check_gradients(program, traced, known):
     expected = tg.grad([y for y, _ in pairs], [tensors[x] for x in leaves], [d for _, d in pairs], allow_unused=True)
     ours = [*gradient.states, *(gradient.sequences[x] for x in leaves[len(traced.states) :])]
     for leaf, d, dx in zip(leaves, ours, expected):
-        dx = np.zeros((B, leaf.width)) if dx is None else dx.numpy()
-        d = np.zeros((B, leaf.width)) if d is None or d.kind == "zeros" else found[d]
+        dx = np.zeros((B, leaf.width)) if dx is None else dx.numpy().reshape(B, leaf.width)
+        d = np.zeros((B, leaf.width)) if d is None or d.kind == "zeros" else found[d].reshape(B, leaf.width)
         np.testing.assert_allclose(d, dx, rtol=1e-9, atol=1e-11, err_msg=f"d{leaf.name}")
 
 
@@ -135,6 +136,16 @@ def test_passes_of_any_cell(examples):
         check_stages(stages)
 
     passes_of_any_cell()
+
+
+@pytest.mark.parametrize("examples", [60, pytest.param(600, marks=pytest.mark.slow)])
+def test_passes_of_rows_of_any_rank(examples):
+    @settings(max_examples=examples, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(STEPS)
+    def passes_of_any_rank(step):
+        check_stages(stages_of(Random(*step)))
+
+    passes_of_any_rank()
 
 
 class Slices(tg.nn.Cell):

@@ -111,7 +111,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.mark.parametrize("registers", ["avx512", "avx2", "sse2"])
+@pytest.mark.parametrize("registers", [pytest.param("avx512", marks=pytest.mark.slow), "avx2", "sse2"])
 def test_every_kind_of_processor_computes_the_same(registers, folder):
     """Functions, products, and a step of training; what another kind left in the cache is not taken."""
     assert in_process_for(registers, "report()", folder) == [registers, ["compiled"] * 2]

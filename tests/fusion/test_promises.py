@@ -66,7 +66,8 @@ def test_classic_cells_keep_their_promise(kind, promises):
 @given(programs(), st.booleans())
 def test_random_cells_keep_their_promise(promises, program, every):
     promises.clear()
-    results(Composed(program), (2, 2, program[0]), "require", return_states=every)
+    held = {name: (n,) for name, n in zip("pq", program[4])}
+    results(Composed(program), (2, 2, program[0]), "require", values=held, return_states=every)
     assert not broken(promises)
 
 

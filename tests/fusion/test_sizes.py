@@ -23,16 +23,27 @@ def test_every_two_sizes_meet():
             assert len(np.unique(rows[:, [i, j]], axis=0)) == len(SIZES) ** 2
 
 
-LENGTHS = [  # to compile for every size takes a minute
-    pytest.param(number, id=f"T={T}", marks=() if T == 1 else pytest.mark.slow) for number, T in enumerate(SIZES)
-]
+def agree(name, T, B, I, H):
+    tg.manual_seed(0)
+    cell = CELLS[name](I, H, dtype=np.float64)
+    fused, tape = (results(cell, (T, B, I), engine) for engine in ("require", "never"))
+    assert_close(fused, tape)
 
 
-@pytest.mark.parametrize("number", LENGTHS)
+@pytest.mark.slow  # a kernel is compiled for every number of inputs: a minute
+@pytest.mark.parametrize("number", range(len(SIZES)), ids=lambda number: f"T={SIZES[number]}")
 @pytest.mark.parametrize("name", CELLS)
 def test_classic_cells_agree_to_twelve_digits(name, number):
-    for T, B, I, H in pairs(number):
-        tg.manual_seed(0)
-        cell = CELLS[name](I, H, dtype=np.float64)
-        fused, tape = (results(cell, (T, B, I), engine) for engine in ("require", "never"))
-        assert_close(fused, tape)
+    for sizes in pairs(number):
+        agree(name, *sizes)
+
+
+@pytest.mark.parametrize(
+    ("name", "I"),
+    [("gru", 1), *(pytest.param(*other, marks=pytest.mark.slow) for other in (("rnn", 7), ("lstm", 7), ("gru", 33)))],
+)
+def test_classic_cells_of_one_number_of_inputs_agree(name, I):
+    """Each size in each of the other places: kernels that are compiled once, and once more for one hidden unit."""
+    for number in range(len(SIZES)):
+        T, B, _, H = pairs(number)[number - 1]
+        agree(name, T, B, I, H)

@@ -123,7 +123,7 @@ def test_several_inputs_pass_through(monkeypatch):
     assert_close(*found)
 
 
-@pytest.mark.parametrize("tool", ["everything", "clipped gradients"])
+@pytest.mark.parametrize("tool", ["everything", pytest.param("clipped gradients", marks=pytest.mark.slow)])
 def test_compiled(tool):
     """The same as machine code, the bound of a clipped gradient included."""
     cell = TOOLS[tool](tg.nn.LSTMCell(I, H).double())
@@ -138,8 +138,14 @@ def test_the_backward_kernel_shows_the_clipping():
     assert "0.125" not in layer.source("forward")
 
 
-@pytest.mark.parametrize("engine", ["require", "never"])
-@pytest.mark.parametrize("tool", ["recurrent dropout", "zoneout", "variational dropout", "weight drop"])
+DRAWING = ["recurrent dropout", "variational dropout", "weight drop"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "engine"),
+    [("zoneout", "require"), *((tool, "never") for tool in ["zoneout", *DRAWING])]
+    + [pytest.param(tool, "require", marks=pytest.mark.slow) for tool in DRAWING],
+)
 def test_a_seed_repeats_a_run_and_evaluation_draws_nothing(tool, engine):
     cell = TOOLS[tool](tg.nn.GRUCell(I, 8))
     layer, x = Recurrent(cell, fused=engine), tg.ones(T, B, I)

@@ -334,3 +334,22 @@ def test_rounding_errors_are_no_faults():
     layer = tg.nn.Recurrent(Cancelling(), fused="require")
     layer(tg.randn(5, 2, 4))
     assert "validated" in layer.explain()
+
+
+class Saturated(tg.nn.Cell):
+    """So near to one that what is left of its slope, 1 - h * h, is mostly the rounding of h."""
+
+    input_size, hidden_size = 2, 4
+
+    def __init__(self, kind):
+        self.U = parameter(4, 4).to(kind)
+
+    def step(self, x, h):
+        return tg.tanh(8.4 + h @ self.U)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_rounding_that_a_step_enlarges_is_no_fault(kind):
+    layer = tg.nn.Recurrent(Saturated(kind), fused="require")
+    y, _ = layer(tg.ones(3, 2, 2, dtype=kind), tg.ones(2, 4, dtype=kind).requires_grad_())
+    y.sum().backward()

@@ -23,13 +23,13 @@ def check(name, dtype, around, I, H, T, B, lengths, reverse=False):
                 np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", pytest.param("GRUCell", marks=pytest.mark.slow)])
 def test_classic_cells(name):
     check(name, np.float32, "bare", 5, 17, 3, 9, None)
 
 
 @pytest.mark.skipif("lengths on threads" in KNOWN, reason="ends the process for now")
-@pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", pytest.param("GRUCell", marks=pytest.mark.slow)])
 def test_classic_cells_with_lengths(name):
     check(name, np.float32, "bare", 5, 17, 4, 9, np.array([4, 0, 1, 1, 0, 2, 1, 1, 0]))
 

@@ -519,7 +519,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
 def test_a_flipped_bit_in_any_file_is_never_executed(tmp_path, seed):
     """In a process of its own, which machine code that is not whole would end."""
     sources = str(Path(tinygrad_rnn.__file__).parent.parent)

@@ -242,16 +242,19 @@ def entries_with_few_threads():
 
 
 @pytest.mark.parametrize(
-    ("child", "printed"),
-    [
-        ("empty_products", "nothing"), ("products_over_nothing", "zeros"), ("empty_copies_and_sums", "nothing"),
-        ("pieces_of_registers", "nothing"), ("empty_loops", "nothing"), ("empty_jobs", "nothing"),
-        ("ranges_of_no_rows", "nothing"), ("intrinsics_with_no_counts", "nothing"),
-        ("entries_with_few_threads", "as one"),
+    "children",
+    [  # those of one process
+        {"empty_products": "nothing", "products_over_nothing": "zeros", "empty_copies_and_sums": "nothing",
+         "pieces_of_registers": "nothing"},
+        {"empty_jobs": "nothing"},
+        {"empty_loops": "nothing", "ranges_of_no_rows": "nothing", "intrinsics_with_no_counts": "nothing",
+         "entries_with_few_threads": "as one"},
     ],
+    ids=list,
 )  # fmt: skip
-def test_counts_of_zero_and_below(child, printed):
-    assert in_child(__file__, f"{child}()") == printed
+def test_counts_of_zero_and_below(children):
+    printed = in_child(__file__, "\n".join(f"{child}()" for child in children))
+    assert printed.splitlines() == list(children.values())
 
 
 def test_parts_of_a_product_that_has_none():

@@ -154,11 +154,11 @@ def test_children_forked_while_others_train_and_compile(children, tmp_path):
 
 
 @needs_fork
-@pytest.mark.parametrize("name", locks.ORDER)
-def test_a_fork_waits_for_who_holds_a_lock(name):
+def test_a_fork_waits_for_who_holds_a_lock():
     """And the child, and the parent afterwards, find it open."""
-    code = f"import warnings; warnings.simplefilter('ignore', DeprecationWarning); fork_while_held({name!r})"
-    assert in_child(__file__, code) == "open, open"
+    ignore = "import warnings; warnings.simplefilter('ignore', DeprecationWarning)"
+    printed = in_child(__file__, "\n".join([ignore, *(f"fork_while_held({name!r})" for name in locks.ORDER)]))
+    assert printed.splitlines() == [f"{name}: open, open" for name in locks.ORDER]
 
 
 def is_open(name):
@@ -190,7 +190,8 @@ def fork_while_held(name):
     assert released
     if child == 0:
         os._exit(not is_open(name))
-    print("closed" if os.waitpid(child, 0)[1] else "open", "open" if is_open(name) else "closed", sep=", ")
+    child_found = "closed" if os.waitpid(child, 0)[1] else "open"
+    print(f"{name}: {child_found}, {'open' if is_open(name) else 'closed'}", flush=True)
 
 
 # ---- Ctrl-C ----------------------------------------------------------------------------------------------------------
@@ -263,7 +264,7 @@ def compiled_by_user():
 
 @pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
-@pytest.mark.parametrize("use", ["short", "sequence", "product", "compiled"])
+@pytest.mark.parametrize("use", [pytest.param("short", marks=pytest.mark.slow), "sequence", "product", "compiled"])
 def test_ctrl_c_while_the_first_product_is_made(use):
     with_signal = "signal.signal(signal.SIGINT, signal.default_int_handler)"
     printed = in_child(__file__, f"{with_signal}; interrupt_while_products_are_made({use!r})")

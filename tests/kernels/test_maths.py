@@ -280,11 +280,12 @@ def test_float32_over_the_whole_range(name):
     check(maths32, name, patterns.astype(np.uint32).view(np.float32), wide)
 
 
+@pytest.mark.parametrize("apart", [421, pytest.param(61, marks=pytest.mark.slow)])
 @each
-def test_float32_where_it_matters(name):
-    """Every 61st of the numbers that are neither tiny nor beyond every limit, and the neighbours of every seam."""
+def test_float32_where_it_matters(name, apart):
+    """Some of the numbers that are neither tiny nor beyond every limit, and the neighbours of every seam."""
     lo, hi = np.array([2.0**-12, 128], np.float32).view(np.int32)
-    x = np.arange(lo, hi, 61, dtype=np.int32).view(np.float32)
+    x = np.arange(lo, hi, apart, dtype=np.int32).view(np.float32)
     check(maths32, name, thinned(np.concatenate([x, -x]), 2000), wide)
     check(maths32, name, thinned(neighbours(np.float32, SEAMS, 200).ravel(), 2000), wide)
 

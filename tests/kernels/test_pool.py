@@ -237,7 +237,9 @@ print(json.dumps({"peak": memory("VmHWM") - before, "after": memory("VmRSS") - b
 
 @pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the memory of a process")
-@pytest.mark.parametrize("how", ["alone", "interrupt", "threads"])
+@pytest.mark.parametrize(
+    "how", [*(pytest.param(how, marks=pytest.mark.slow) for how in ("alone", "threads")), "interrupt"]
+)
 def test_training_on_many_lengths_takes_no_more_than_on_the_longest(how):
     """An LSTM's arrays of a step of 400: 8 times 400 * 32 * 128 floats, 52 MB. All sizes kept would be 600 MB.
 

@@ -405,7 +405,7 @@ def test_both_engines(name, monkeypatch):
     assert_engines_agree(cell, (4, B, cell.input_size), reverse=True, start=start, lengths=[3, 4, 1])
 
 
-@each(["QRNN, ifo, window 2", "Clockwork"])
+@each([pytest.param("QRNN, ifo, window 2", marks=pytest.mark.slow), "Clockwork"])
 def test_compiled(name):
     """A few for real; sLSTM is another, below."""
     cell, _, start = build(name, 3, 5)

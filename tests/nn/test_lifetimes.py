@@ -108,11 +108,17 @@ WRAPPERS = {
 
 
 @pytest.mark.filterwarnings("ignore:.*runs on the tape", "ignore:WeightDrop", "ignore:VariationalDropout")
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("make", CELLS)
-def test_a_cell_goes_and_takes_its_kernels_along(make, wrapper, monkeypatch):
+@pytest.mark.parametrize(
+    ("make", "wrapper", "compiled"),
+    [(make, wrapper, False) for make in CELLS for wrapper in WRAPPERS]
+    + [
+        pytest.param(BoundMethod, wrapper, True, marks=() if wrapper in ("nothing", "Zoneout") else pytest.mark.slow)
+        for wrapper in WRAPPERS
+    ],
+)
+def test_a_cell_goes_and_takes_its_kernels_along(make, wrapper, compiled, monkeypatch):
     """Compiled for one cell, whose machine code holds what that of others does; the rest is run by Python."""
-    if make is not BoundMethod:
+    if not compiled:
         interpret(monkeypatch)
         monkeypatch.setenv("TINYGRAD_RNN_VALIDATE", "0")  # what is interpreted is exact in float64 alone
 
@@ -135,12 +141,18 @@ def test_a_cell_goes_and_takes_its_kernels_along(make, wrapper, monkeypatch):
         kind = type(cell) if make is defined_here else cell
         return [weakref.ref(each) for each in (cell, layer, kind, *fused) if each]
 
-    left = use()
-    gc.collect()
+    gc.freeze()  # whatever else the process has needs not be looked through each time
+    try:
+        left = use()
+        gc.collect()
+    finally:
+        gc.unfreeze()
     assert not any(each() for each in left)
 
 
-@pytest.mark.parametrize("kind", [tg.nn.RNN, tg.nn.LSTM, tg.nn.GRU])
+@pytest.mark.parametrize(
+    "kind", [tg.nn.RNN, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (tg.nn.LSTM, tg.nn.GRU))]
+)
 def test_a_stack_goes(kind):
     layer = kind(3, 4, num_layers=2, bidirectional=True)
     layer(tg.randn(2, 1, 3))[0].sum().backward()

@@ -105,13 +105,19 @@ def test_equations(make, equations):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
 
 
-@each_classic
+SECOND = {"GRU", "LSTM projected"}  # the others are of the same products and functions
+
+
+@pytest.mark.parametrize(
+    ("make", "equations"),
+    [pytest.param(*c, id=name, marks=() if name in SECOND else pytest.mark.slow) for name, c in CLASSIC.items()],
+)
 def test_gradients(make, equations):
     """First and second derivatives with respect to x, the initial states and every parameter."""
-    cell = make(2, 3, dtype=np.float64)
+    cell = make(I, 3, dtype=np.float64)  # of as many inputs as above, so that the kernels are those
     if isinstance(cell, RNNCell) and cell.nonlinearity == "relu":
         init.uniform_(cell.bias_ih, 1, 2)  # away from the kink
-    x, states = double(2, 1, 2), [double(*s.shape) for s in cell.begin(None, 1)]
+    x, states = double(2, 1, I), [double(*s.shape) for s in cell.begin(None, 1)]
 
     def run(x, *rest):
         y, final = Recurrent(cell, reverse=True)(x, rest[: len(states)])

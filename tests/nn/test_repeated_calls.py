@@ -16,6 +16,7 @@ from tinygrad_rnn.fusion.fused import FusedCell
 from tinygrad_rnn.nn import recurrent
 
 KINDS = [tg.nn.RNN, tg.nn.GRU, tg.nn.LSTM]
+SLOW = pytest.mark.slow
 
 
 class Leaky(tg.nn.Cell):
@@ -67,7 +68,7 @@ def check(layer, *inputs, no_grad=True):
     return y
 
 
-@pytest.mark.parametrize("no_grad", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.parametrize("no_grad", [pytest.param(True, marks=SLOW), False])
 def test_what_a_step_branches_on_may_change_between_calls(no_grad, monkeypatch):
     tg.manual_seed(0)
     layer, x = tg.nn.Recurrent(Leaky(), fused="require"), tg.randn(5, 2, 3)
@@ -125,7 +126,7 @@ def test_parameters_of_another_dtype_are_seen():
         np.testing.assert_allclose(layer(x)[0].numpy(), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [tg.nn.RNN, tg.nn.GRU, pytest.param(tg.nn.LSTM, marks=SLOW)])
 def test_a_parameter_and_a_mode_may_be_replaced(kind):
     layer, x = kind(3, 4), tg.randn(5, 2, 3)
     before = check(layer, x)
@@ -368,8 +369,11 @@ def both_ways(layer, x, monkeypatch):
     return every
 
 
-@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", [tg.nn.RNNCell, tg.nn.GRUCell, tg.nn.LSTMCell, tg.nn.cells.MGUCell, Joined, OneInput])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=SLOW)])
+@pytest.mark.parametrize(
+    "kind",
+    [tg.nn.RNNCell, tg.nn.GRUCell, tg.nn.LSTMCell, pytest.param(tg.nn.cells.MGUCell, marks=SLOW), Joined, OneInput],
+)
 def test_calls_in_stages_have_the_bits_of_those_in_one_go(kind, dtype, monkeypatch):
     tg.manual_seed(0)
     cell = kind(dtype) if kind in (Joined, OneInput) else kind(3, 5, dtype=dtype)
@@ -381,7 +385,9 @@ def test_calls_in_stages_have_the_bits_of_those_in_one_go(kind, dtype, monkeypat
                 np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("make", EVERY_CELL)
+@pytest.mark.parametrize(
+    "make", [pytest.param(*c.values, id=c.id, marks=() if c.id == "SLSTMCell" else SLOW) for c in EVERY_CELL]
+)
 def test_calls_of_every_cell_in_stages_have_the_bits_of_those_in_one_go(make, monkeypatch):
     tg.manual_seed(0)
     layer = tg.nn.Recurrent(make(6, 6), fused="require")

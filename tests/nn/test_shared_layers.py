@@ -29,6 +29,14 @@ CELLS = {
 }
 
 
+QUICK = {*((name, "never") for name in CELLS), ("a cell's own", "require"), ("all of it", "require")}
+EITHER = [  # a wrapper by itself compiles a cell of its own; all of them together go every way as well
+    pytest.param(CELLS[name], fused, id=f"{name}-{fused}", marks=() if (name, fused) in QUICK else pytest.mark.slow)
+    for name in CELLS
+    for fused in ("never", "require")
+]
+
+
 def in_threads(count, work):
     """Run work(0), ..., work(count - 1) at once; returns the results in order."""
     results, errors = [None] * count, []
@@ -49,8 +57,7 @@ def in_threads(count, work):
     return results
 
 
-@pytest.mark.parametrize("fused", ["never", "require"])
-@pytest.mark.parametrize("make", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize(("make", "fused"), EITHER)
 def test_each_thread_has_its_own_masks(make, fused):
     tg.manual_seed(0)
     layer, x = tg.nn.Recurrent(make(), fused=fused), tg.randn(4, 2, H)
@@ -88,8 +95,7 @@ def test_one_trains_while_another_evaluates(fused):
     in_threads(4, work)
 
 
-@pytest.mark.parametrize("fused", ["never", "require"])
-@pytest.mark.parametrize("make", CELLS.values(), ids=CELLS)
+@pytest.mark.parametrize(("make", "fused"), EITHER)
 def test_in_the_middle_of_a_step_nobody_else_sees_what_it_holds(make, fused):
     """The first step of one thread, or its trace, waits while another looks at the cell and runs it on the tape."""
     cell, x = make(), tg.randn(2, 1, H)

@@ -15,6 +15,15 @@ KINDS = [(RNN, {}), (RNN, {"nonlinearity": "relu"}), (LSTM, {}), (LSTM, {"proj_s
 each_kind = pytest.mark.parametrize(("kind", "options"), KINDS, ids=lambda x: getattr(x, "__name__", str(x)))
 
 
+def some_kinds(*quick):
+    """The others compile kernels of their own, for a second each, and go the same way."""
+    each = enumerate(KINDS)
+    chosen = [pytest.param(*kind, marks=() if number in quick else pytest.mark.slow) for number, kind in each]
+    return pytest.mark.parametrize(("kind", "options"), chosen, ids=lambda x: getattr(x, "__name__", str(x)))
+
+
+
+
 def as_tuple(states):
     return states if isinstance(states, tuple) else (states,)
 
@@ -24,7 +33,7 @@ def assert_equal(a, b):
         np.testing.assert_allclose(x.numpy(), y.numpy(), rtol=1e-12, atol=1e-14)
 
 
-@each_kind
+@some_kinds(3, 4)
 @pytest.mark.parametrize("given", [False, True], ids=["from zeros", "from given states"])
 def test_a_stack_is_what_it_says(kind, options, given):
     """Two layers, two directions: the same as four Recurrents wired by hand."""
@@ -59,8 +68,8 @@ def test_names_and_shapes():
     assert list(LSTM(I, H).children()) == []
 
 
-@each_kind
-@pytest.mark.parametrize("directions", [1, 2])
+@some_kinds(3, 4)
+@pytest.mark.parametrize("directions", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_layouts(kind, options, directions):
     """batch_first transposes input and output, but not the states; without a batch, the batch dimension is left out."""
     net = kind(I, H, 2, bidirectional=directions == 2, **options).double()
@@ -83,7 +92,7 @@ def test_layouts(kind, options, directions):
         assert_equal(net(x[:, 1], state if len(state) > 1 else state[0])[0], given[0][:, 1])
 
 
-@each_kind
+@some_kinds(3)
 def test_gradients(kind, options):
     net = kind(2, 3, 2, bidirectional=True, dtype=np.float64, **options)
     x = tg.randn(2, 1, 2, dtype=np.float64, requires_grad=True)

@@ -26,7 +26,7 @@ RESERVED = {"dy", "y", "f", LIKE}  # the gradient, the result, the dtype in kern
 TRUTHS = {"where": "c", "logical_and": "ab", "logical_or": "ab", "logical_not": "x"}  # inputs that may be truth values
 INSTEAD = {
     ast.IfExp: "where(c, a, b)", ast.BoolOp: "(a > 0) & (b > 0)", ast.Not: "x == 0", ast.Invert: "logical_not(x)",
-    ast.FloorDiv: "floor(a / b)", ast.Mod: "a - floor(a / b) * b",
+    ast.FloorDiv: "floor_divide(a, b)", ast.Mod: "remainder(a, b)",
 }  # fmt: skip
 ALLOWED = "numbers, + - * / **, comparisons, & | between these, and functions"
 MOST_NODES = 1_000  # of a text with all that it names written out

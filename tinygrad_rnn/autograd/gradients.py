@@ -89,7 +89,7 @@ def _start(name: str, y: Any, dy: Any, create_graph: bool) -> Any:
             f"{name}: an output of shape {list(y.shape)} needs a gradient of its shape; only for a single "
             "number is it taken to be 1"
         )
-    dy = np.ones(y.data.shape, y.data.dtype) if dy is None else dy
+    dy = np.array(1, y.data.dtype).reshape(y.data.shape) if dy is None else dy
     array = dy.data if isinstance(dy, Value) else np.asarray(dy)
     if array.shape != y.data.shape:
         raise ValueError(f"{name}: the output has shape {list(y.shape)}, its gradient {list(array.shape)}")

@@ -36,6 +36,7 @@ class Primitive:
         shape: function of the inputs' shapes and attributes that returns the result's shape, or raises an error that
             names the shapes and the fix. Called when `forward` failed, and by whoever needs a shape without a value.
         scatter: `scatter(total, dy, *attributes)` adds the gradient in place, for operations that take a slice of x.
+        at_once: finds the gradients of all inputs on arrays, from dy and, by their names, the residuals.
         onnx: name of the operator in ONNX, if there is one.
         gradients: `dx="..."`, the rule for the gradient of x. No rule: x is not differentiable (a mask).
 
@@ -47,7 +48,7 @@ class Primitive:
 
     def __init__(
         self, signature: str, equation: str, shapes: str, forward: Callable[..., Any], shape: Callable[..., Shape],
-        scatter: Callable[..., None] | None = None, onnx: str | None = None, **gradients: str,
+        scatter: Callable[..., None] | None = None, onnx: str | None = None, at_once: Any = None, **gradients: str,
     ) -> None:  # fmt: skip
         parsed = ast.parse(f"def {signature}: pass").body[0]
         assert isinstance(parsed, ast.FunctionDef)
@@ -56,7 +57,7 @@ class Primitive:
         self.inputs = [parsed.args.vararg.arg] if parsed.args.vararg else [a.arg for a in parsed.args.args]
         self.attributes = [a.arg for a in parsed.args.kwonlyargs]
         self.equation, self.shapes, self.onnx = equation, shapes, onnx
-        self.forward, self.shape, self.scatter, self.rules = forward, shape, scatter, gradients
+        self.forward, self.shape, self.scatter, self.at_once, self.rules = forward, shape, scatter, at_once, gradients
         self.names: dict[str, Any] = {}  # what rules may call: set by the table once all rows are there
 
     def __repr__(self) -> str:
@@ -238,8 +239,9 @@ class Adjoint:
     def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
         """See `tape.Operation`."""
         rules = self.rules if isinstance(dy, Value) else self._rules_on_arrays
-        if self.primitive.variadic:
-            found = rules[0](dy, *saved)
+        at_once = self.primitive.at_once if self.saves and not isinstance(dy, Value) else None
+        if at_once or self.primitive.variadic:
+            found = at_once(dy, **dict(zip(self.saves, saved))) if at_once else rules[0](dy, *saved)
             return [found[i] for i in self.wanted]
         return [rule(dy, *saved) for rule in rules]
 

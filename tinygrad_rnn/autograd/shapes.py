@@ -195,10 +195,10 @@ def _pad_with_value(x: "Tensor", borders: list[tuple[int, int, int]], value: flo
 def cat(tensors: Sequence[Any], dim: int = 0) -> "Tensor":
     """Tensors one after the other along a dimension that exists."""
     xs = _sequence("cat", tensors)
-    ndim = max(x.data.ndim for x in xs)
-    if any(x.data.ndim == 0 for x in xs):
+    ndim = max(dims := [x.data.ndim for x in xs])
+    if 0 in dims:
         raise ValueError("cat: 0-d tensors cannot be joined; stack them")
-    xs = tuple(x for x in xs if x.data.shape != (0,) or ndim == 1)  # PyTorch lets an empty vector join anything
+    xs = xs if min(dims) == ndim else [x for x in xs if x.data.shape != (0,)]  # an empty vector joins anything
     return table.cat(*aligned("cat", *xs), dim=one_dim("cat", dim, ndim))
 
 
@@ -212,16 +212,16 @@ def stack(tensors: Sequence[Any], dim: int = 0) -> "Tensor":
     return table.cat(*aligned("stack", *[unsqueeze(x, axis) for x in xs]), dim=axis)
 
 
-def _sequence(name: str, tensors: Any) -> tuple["Tensor", ...]:
+def _sequence(name: str, tensors: Any) -> list["Tensor"]:
     if not isinstance(tensors, (tuple, list)):
         kind = "Tensor" if isinstance(tensors, Value) else type(tensors).__name__
         raise TypeError(f"{name}: expected a list or tuple of tensors, got {kind}: write {name}([x, y])")
     if not tensors:
         raise ValueError(f"{name}: expected at least one tensor")
     for x in tensors:
-        if not isinstance(x, (Value, np.ndarray, np.generic, int, float)):
+        if not (isinstance(x, Value) or isinstance(x, (np.ndarray, np.generic, int, float))):
             raise TypeError(f"{name}: expected tensors, got {type(x).__name__}")
-    return tuple(as_tensor(x) for x in tensors)
+    return [as_tensor(x) for x in tensors]
 
 
 def split(tensor: Any, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple["Tensor", ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import layer_norm as rows
 from . import arrays
 from .primitive import ElementwisePrimitive, Primitive, Shape
 from .tape import Value, unbroadcast
@@ -139,12 +140,23 @@ log_softmax = tensor("log_softmax(x, *, dim)", "y = x - log(sum(exp(x))) along d
                      arrays.log_softmax, arrays.same_shape, onnx="LogSoftmax",
                      dx="dy - exp(y) * sum(dy, dim=(dim,), keepdim=True)")
 
+layer_norm = tensor("layer_norm(x, weight, bias, *, dim, eps)",
+                    "y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias over dim, the last ones",
+                    "[..., D], [D], [D] -> [..., D]", rows.layer_norm, lambda x, weight, bias, dim, eps:
+                    x[: dim[0]] + arrays.expanded(weight, arrays.expanded(bias, x[dim[0] :])),
+                    onnx="LayerNormalization", at_once=rows.gradients,
+                    dx="normal(x, dim, eps, dy * weight)", dweight="dy * normal(x, dim, eps)", dbias="dy")
+
 # ---- Products --------------------------------------------------------------------------------------------------------
 matmul = tensor("matmul(a, b)", "y[..., i, j] = sum over k of a[..., i, k] b[..., k, j]",
                 "[..., M, K], [..., K, N] -> [..., M, N]",
                 arrays.matmul, arrays.product_shape, onnx="MatMul",
                 da="matmul(dy, mT(b))",
                 db="matmul(mT(a), dy)")
+linear = tensor("linear(x, weight, bias)", "y = x weight^T + bias", "[N, I], [O, I], [O] -> [N, O]",
+                lambda x, weight, bias: arrays.matmul(x, weight.T) + bias,
+                lambda x, weight, bias: arrays.expanded(bias, arrays.product_shape(x, weight[::-1])), onnx="Gemm",
+                dx="matmul(dy, weight)", dweight="matmul(mT(dy), x)", dbias="dy")
 
 # ---- Shapes: nothing is computed, only moved -------------------------------------------------------------------------
 reshape = tensor("reshape(x, *, shape)", "y = x, row by row in another shape", "[...] -> shape",
@@ -200,8 +212,17 @@ def spread(dy: Any, x_shape: Shape, dim: tuple[int, ...]) -> Any:
     if isinstance(dy, Value):
         return expand(kept(dy, x_shape, dim), shape=x_shape)
     dx = np.empty(x_shape, dy.dtype)  # in memory of its own: no slower than a view, and free to be added to
-    dx[...] = kept(dy, x_shape, dim) if dy.ndim else dy
+    dx[...] = dy.reshape(arrays.summed_shape(x_shape, dim, keepdim=True)) if dy.ndim else dy
     return dx
+
+
+def normal(x: Any, dim: tuple[int, ...], eps: float, dy: Any = None) -> Any:
+    """x with mean 0 and variance 1 over dim; or, given the gradient of that, the gradient of x."""
+    mean = lambda v: sum(v, dim=dim, keepdim=True) / int(np.prod([x.shape[i] for i in dim]))
+    centred = x - mean(x)
+    scale = rsqrt(mean(centred * centred) + eps)
+    y = centred * scale
+    return y if dy is None else scale * (dy - mean(dy) - y * mean(dy * y))
 
 
 def flip(x: Any, dim: int) -> Any:
@@ -223,11 +244,11 @@ def inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
 
 def portions(dy: Any, shapes: Sequence[Shape], dim: int) -> list[Any]:
     """What each input contributed to a concatenation."""
-    ends = np.cumsum([shape[dim] for shape in shapes]).tolist()
-    pieces = (arrays.between(dim, end - shape[dim], end) for end, shape in zip(ends, shapes))
-    return [slice(dy, at=at) for at in pieces]
+    end = 0
+    places = [arrays.between(dim, end, end := end + shape[dim]) for shape in shapes]
+    return [dy[at] if isinstance(dy, np.ndarray) else slice(dy, at=at) for at in places]
 
 
-_HELPERS = (kept, spread, tied, flip, mT, inverse, portions)
+_HELPERS = (kept, spread, tied, normal, flip, mT, inverse, portions)
 for _row in TABLE.values():
     _row.names = TABLE | {helper.__name__: helper for helper in _HELPERS}

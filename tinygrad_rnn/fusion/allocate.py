@@ -132,9 +132,9 @@ class Allocation:
         names = Names()
         self.stash_places: dict[Value, tuple[str, int]] = {}
         computed = lambda d: d.kind == "operation" and d.row not in (table.matmul, table.cat) and not is_view(d)
-        added_up = [d for x, d in gradient.sequences.items() if x in self.program.constants and computed(d)]
-        kept = [d for d in gradient.sequences.values() if d not in added_up]
-        kept += [g for _, g in gradient.products]
+        summed = {x: x in self.program.constants and computed(d) for x, d in gradient.sequences.items()}
+        added_up = [d for x, d in gradient.sequences.items() if summed[x]]
+        kept = [d for x, d in gradient.sequences.items() if not summed[x]] + [g for _, g in gradient.products]
         self.vectors: list[tuple[Value, int, Value]] = []
         ahead = list(reversed(gradient.vectors))
         while ahead:

@@ -56,8 +56,11 @@ def _equation(value: Value, has_name: Callable[[Value], bool]) -> ast.expr:
             at[-1] = "{}:{}".format(*columns(value))
         whole = ast.unparse(operands[0])
         return parse(f"{f'({whole})' if isinstance(operands[0], ast.BinOp) else whole}[{', '.join(at)}]")
-    if row is table.permute:
+    if row is table.permute and len(value.shape) == 2:
         return ast.Attribute(operands[0], "T")
+    if row is table.reshape and value.per_row and (at := _ones(value)):
+        whole = ast.unparse(operands[0])
+        return parse(f"{f'({whole})' if isinstance(operands[0], ast.BinOp) else whole}[{', '.join(at)}]")
     if row is table.neg:
         return ast.UnaryOp(ast.USub(), operands[0])
     if row is table.matmul and isinstance(operands[0], ast.BinOp):
@@ -71,6 +74,20 @@ def _equation(value: Value, has_name: Callable[[Value], bool]) -> ast.expr:
     named = lambda x: operand(x) if isinstance(x, Number) else parse(repr(x))
     attributes = [ast.keyword(name, named(x)) for name, x in value.attributes.items()]
     return ast.Call(ast.Name(row.name), operands, attributes)
+
+
+def _ones(value: Value) -> list[str]:
+    """The index that puts dimensions of one element in, if a reshape does nothing else."""
+    at, ahead = [], list(value.inputs[0].shape)
+    for n in value.shape:
+        if ahead and n == ahead[0]:
+            at.append(":")
+            ahead.pop(0)
+        elif n == 1:
+            at.append("None")
+        else:
+            return []
+    return [] if ahead else at
 
 
 def parse(text: str) -> ast.expr:

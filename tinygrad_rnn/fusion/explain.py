@@ -4,10 +4,10 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from ..autograd import table
-from ..autograd.primitive import ElementwisePrimitive
+from ..autograd.primitive import ElementwisePrimitive, Shape
 from .equations import Equations
 from .print import Loop
-from .program import Value, leaf, made_of
+from .program import Value, is_slice, is_view, leaf, made_of
 from .scan import Scan
 from .validate import SWITCH, is_on
 
@@ -18,8 +18,8 @@ def explain(scan: Scan, compared: Iterable[object] = ()) -> str:
     """A report on a compiled step, in the order in which things happen; `compared` are those of its validations."""
     program = scan.program
     inputs = ", ".join(f"{x.name} [T, B, {x.width}]" for x in program.inputs)
-    inputs += "".join(f", {x.name} [{', '.join(map(str, x.shape))}]" for x in program.given)
-    states = ", ".join(f"{state.name} [B, {state.width}]" for state in program.states)
+    inputs += "".join(f", {x.name} {list(x.shape)}" for x in program.given)
+    states = ", ".join(f"{state.name} {list(state.shape)}" for state in program.states)
     sections = {
         f"{scan.title}: {inputs}, states {states}, {scan.dtype.name}": [],
         "The step, as traced": _step(scan),
@@ -54,7 +54,7 @@ def _step(scan: Scan) -> list[str]:
     for value in traced.values:
         if value.row is None or not equations.has_name(value) or value not in needed:
             continue
-        if value.row is table.slice:
+        if is_slice(value):
             base = value.inputs[0].name
             if not equations.has_name(value.inputs[0]):
                 base = equations.describe(value.inputs[0]).partition(" = ")[2]
@@ -121,13 +121,13 @@ def _product(value: Value) -> str:
     return Equations().describe(value)
 
 
-def _loop(width: int, values: list[Value]) -> str:
+def _loop(shape: Shape, values: list[Value]) -> str:
     names = ", ".join(dict.fromkeys(value.name for value in values))
-    if width == 1:
+    if shape == (1,):
         return names
     reductions = [value.name for value in values if value.row in (table.sum, table.amax, table.amin)]
     note = f" ({', '.join(reductions)} over the row)" if reductions else ""
-    return f"a loop over {width} columns: {names}{note}"
+    return f"a loop over {' x '.join(map(str, shape))} columns: {names}{note}"
 
 
 def _residuals(scan: Scan) -> list[str]:
@@ -143,7 +143,7 @@ def _residuals(scan: Scan) -> list[str]:
 
 def _rematerialised(scan: Scan) -> list[str]:
     gradient = set(scan.program.gradient.values)
-    again = [x for x in scan.program.backward if x not in gradient and x.row is not table.slice]
+    again = [x for x in scan.program.backward if x not in gradient and not is_view(x)]
     return [f"rematerialised rather than saved: {', '.join(map(Equations().describe, again))}"] if again else []
 
 

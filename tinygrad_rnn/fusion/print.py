@@ -32,7 +32,7 @@ from .views import strides_of
 PANEL = "PANEL = ROW_BYTES // {}  # the width of a panel of packed weights"
 MOST_NODES = 240  # of an expression in one statement: Python reads nested ones only so far
 
-Loop = tuple[int, list[Value]]  # over how many columns, and what gets a name there: the rest is part of its expression
+Loop = tuple[Shape, list[Value]]  # over which elements, and what gets a name there: the rest is part of its expression
 
 
 class Block:
@@ -78,7 +78,7 @@ class Block:
         arrays: dict[str, None] = {}
         for products, loops in self.schedule.phases:
             for product in products:
-                self.phases.append(("multiply", [(product.width, [product])]))
+                self.phases.append(("multiply", [((product.width,), [product])]))
                 body += self._product_call(product, arrays)
             if loops:
                 body += ["for row in range(lo, top):", f"    {self._row_function(loops, arrays)}"]
@@ -235,7 +235,7 @@ class _Statements:
         self.inside: list[str] = []
         self.after: list[str] = []
         self.results: list[Value] = []
-        row.loops.append((math.prod(shape), self.results))
+        row.loops.append((shape, self.results))
         # What somebody else reads than the value that takes its place is read before.
         self.written = {memory: x for x in values for memory in self.schedule.stores.get(x, [])}
         self.read_first: dict[Value, tuple[str, Memory]] = {}

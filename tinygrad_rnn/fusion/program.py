@@ -103,7 +103,9 @@ class Value:
     @property
     def nameless(self) -> bool:
         """Whether the equation says more than the name."""
-        return not self.named and (self.row is table.mul or re.fullmatch(r"v(_\d+)?", self.name) is not None)
+        moved = self.per_row and self.row in (table.reshape, table.permute, table.expand)
+        short = moved or self.row is table.mul or re.fullmatch(r"v(_\d+)?", self.name) is not None
+        return short and not self.named
 
     def __repr__(self) -> str:
         shape = ", ".join(map(str, self.shape))

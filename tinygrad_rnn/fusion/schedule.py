@@ -1,7 +1,7 @@
 """Schedule: the values of one direction in phases, and a place in memory for those that leave their loop.
 
-A phase is products, and then a function of one row of the batch: loops over its columns, one after the other where a
-reduction ends or the width changes. A value that only its own loop reads is a local variable there; any other has a
+A phase is products, and then a function of one row of the batch: loops over its elements, one after the other where a
+reduction ends or the shape changes. A value that only its own loop reads is a local variable there; any other has a
 place in memory. A value is computed as late as it can be where that saves it one.
 """
 

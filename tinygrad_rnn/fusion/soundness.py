@@ -18,7 +18,7 @@ Shown = Callable[[Any], tuple[str, str]]
 MEET = "the rows of the batch meet"
 _SUMS = (table.sum, table.amax, table.amin)
 _ALONG = (table.softmax, table.log_softmax, table.cumsum)
-_MOVES = (
+MOVES = (
     table.slice, table.slice_scatter, table.index, table.reshape, table.permute, table.expand, table.cat, table.sum_to,
     table.detach,
 )  # fmt: skip
@@ -120,12 +120,12 @@ def one_dtype(
         return _cast(operands[0], np.dtype(attributes["dtype"]), dtype, shown)
     lines = [x for x in (operands[1:] if row is table.where else operands) if hasattr(x, "dtype")]
     only_truths = all(x.dtype.kind == "b" for x in lines)
-    if row in (*_LOGIC, *_MOVES, table.amax, table.amin) or (row in COMPARISONS and only_truths):
+    if row in (*_LOGIC, *MOVES, table.amax, table.amin) or (row in COMPARISONS and only_truths):
         lines = [x for x in lines if x.dtype.kind != "b"]
     for x in lines:
         if x.dtype.kind == "b":
             return f"step computes with truth values in {row.name}", f"write {shown(x)[1]} first"
-        exact = x.dtype == FLOAT32 and dtype == FLOAT64 and row in (*COMPARISONS, *_MOVES, table.where)
+        exact = x.dtype == FLOAT32 and dtype == FLOAT64 and row in (*COMPARISONS, *MOVES, table.where)
         if x.dtype != dtype and not exact:
             return foreign(x, dtype, shown)
     return None

@@ -81,7 +81,7 @@ class Cell(Module):
     def initial_state(self, batch_size: int) -> Any:
         """The states before the first step: zeros [B, H] for every state, in the dtype of the first parameter.
 
-        Override it for states of other sizes or learned ones: return a tensor, or a tuple if there are several. In a
+        Override it for states of other shapes, [B] or [B, D, N], or learned ones: return a tensor, or a tuple. In a
         learned one, let the batch share the parameter: `self.h0.expand(batch_size, self.hidden_size)`.
         """
         if not hasattr(self, "hidden_size"):
@@ -109,7 +109,7 @@ class Cell(Module):
         """Values that hold for a whole sequence, such as a dropout mask: `step` finds them as attributes of the cell.
 
         Called once before the first step. Override it to return, by name, tensors [batch_size, W], a row for each
-        sequence, or of any other shape (two dimensions at most), one for all. They may be computed from parameters.
+        sequence, or of any other shape, one for all. They may be computed from parameters.
         """
         return {}
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import creation
-from ..autograd.operands import as_tensor, floating, integers, one_dim, sizes
+from ..autograd import creation, table
+from ..autograd.operands import aligned, as_tensor, floating, integers, one_dim, sizes
 from ..autograd.pointwise import elu, gelu, leaky_relu, relu, sigmoid, silu, softplus, tanh, where
 from ..autograd.products import matmul
 from ..autograd.reductions import amax, amin, log_softmax, softmax, sqrt_or_zero
 from ..autograd.shapes import pad
+from ..autograd.tape import mode
 from ..autograd.tensor import Tensor
 from .losses import (
     binary_cross_entropy_with_logits,
@@ -45,6 +46,9 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
             f"linear: an input of shape {list(x.shape)} does not fit a weight of shape {list(w.shape)}: "
             "expected [..., in] and [out, in]"
         )
+    if mode.tracer is None and x.ndim == 2 == w.ndim and isinstance(bias, Tensor) and bias.shape == w.shape[:1]:
+        if x.dtype is w.dtype is bias.dtype:
+            return table.linear(x, w, bias)
     y = matmul(x, w.T if w.ndim == 2 else w)
     return y if bias is None else y + bias
 
@@ -96,12 +100,16 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
         ValueError: the input does not end in `normalized_shape`, or weight or bias is of another shape.
     """
     x, shape = floating(input), sizes("layer_norm", (normalized_shape,))
-    if not shape or x.shape[-len(shape) :] != shape:
+    if not shape or x.data.shape[-len(shape) :] != shape:
         raise ValueError(f"layer_norm: normalized_shape {list(shape)} is not the end of the input's {list(x.shape)}")
     for name, value in (("weight", weight), ("bias", bias)):
-        if value is not None and np.shape(value) != shape:
-            raise ValueError(f"layer_norm: {name} has shape {list(np.shape(value))}, expected {list(shape)}")
-    dims = tuple(range(-len(shape), 0))
+        if value is not None and (given := value.shape if isinstance(value, Tensor) else np.shape(value)) != shape:
+            raise ValueError(f"layer_norm: {name} has shape {list(given)}, expected {list(shape)}")
+    if mode.tracer is None:
+        x, w, b = aligned("layer_norm", x, 1 if weight is None else weight, 0 if bias is None else bias)
+        rank = x.data.ndim
+        return table.layer_norm(x, w, b, dim=tuple(range(rank - len(shape), rank)), eps=eps)
+    dims = tuple(range(-len(shape), 0))  # a step is compiled from sums and products
     centred = x - x.mean(dims, keepdim=True)
     y = centred * ((centred * centred).mean(dims, keepdim=True) + eps).rsqrt()
     if weight is not None:
