@@ -249,3 +249,33 @@ def test_noise_of_any_rank(inner, monkeypatch):
     for a, b in zip(found["require"], found["never"]):
         assert a.shape == b.shape
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"lengths": [5, 0, 2, 4]}], ids=str)
+def test_a_state_that_is_handed_on_as_it_is(options, monkeypatch):
+    """It is another value after each step: what reached it came from later ones, and from outside."""
+    interpret(monkeypatch)
+
+    class Hands(tg.nn.Cell):
+        hidden_size = 4
+
+        def __init__(self):
+            self.W = parameter(I, 4)
+
+        def initial_state(self, batch_size):
+            return tg.ones(batch_size, 4, dtype=np.float64), tg.zeros(batch_size, 4, dtype=np.float64)
+
+        def step(self, x, h, c):
+            return h, tg.tanh(x @ self.W + h * c)
+
+    cell, found = Hands(), {}
+    x = np.random.default_rng(0).standard_normal((T, B, I))
+    for engine in ("never", "require"):
+        layer = tg.nn.Recurrent(cell, fused=engine)
+        start = tuple(s.requires_grad_(True) for s in cell.begin(None, B))
+        with tg.record(layer) as r:
+            y, (_, last) = layer(x, start, **options)
+        (y.square().sum() + last.square().sum()).backward()
+        found[engine] = [r["h"], r["c"], r.grad["h"], r.grad["c"]]
+    for a, b in zip(found["require"], found["never"]):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=0, atol=1e-12)

@@ -87,7 +87,9 @@ class Recorded:
         wanting = {name: x for name, x in values.items() if x.requires_grad}
         with set_mode("tracer", None):
             found = grad(list(outputs), list(wanting.values()), list(arrived), allow_unused=True)
-        return dict.fromkeys(values) | {name: None if dx is None else dx.data for name, dx in zip(wanting, found)}
+        handed_on = {name: k for name, k in self.states.items() if self.step.outputs[k].kind == "state"}
+        all_found = dict(zip(wanting, found)) | {name: self._arrived(k) for name, k in handed_on.items()}
+        return dict.fromkeys(values) | {name: None if dx is None else dx.data for name, dx in all_found.items()}
 
     def _arrived(self, k: int) -> Any:
         """The gradient of the k-th state after each step."""

@@ -88,6 +88,8 @@ def run_on_tape(
                 copies = {name: value.clone() for name, value in sequence.values.items()}
                 with record.watching(t, (*xs, *states), copies) as returned:
                     new = cell.advance(x_t, states, **copies)
+                    before = [state.node for state in states if state.node is not None]
+                    new = tuple([x.clone() if any(x.node is node for node in before) else x for x in new])
                     returned(new)
             seen = new[: sequence.watched]
             if running is not None:
