@@ -14,14 +14,16 @@ The names are those of the variables of `step`. A state's name stands for its va
 fast path: what the kernels keep anyway is read from their arrays, the rest is computed when it is asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..autograd.tensor import Tensor
 from ..fusion.recorded import Recorded
+from ..fusion.sequence import Sequence
 from ..fusion.specification import TapeRecord
+from .cell import Cell
 from .module import Module
 from .recurrent import Recorder, Recurrent
 
@@ -77,11 +79,28 @@ class _Source(Protocol):
 
 
 class Recording(Recorder):
-    """The recording of one recurrent layer, see `record`."""
+    """The recording of one recurrent layer, see `record`.
+
+    Attributes:
+        cell, sequence: what ran, and what it was run over: inputs, initial states, direction, lengths.
+    """
+
+    plot: Callable[..., Any]  # of the room above, which gives it
 
     def __init__(self, title: str) -> None:
         self.title = title
         self.source: _Source | None = None
+        self.cell: Cell | None = None
+        self.sequence: Sequence | None = None
+
+    def over(self, cell: Cell, sequence: Sequence) -> None:
+        """Called before a run; what came in is kept without the graph that it came from."""
+        bare = lambda values: tuple(Tensor(x.data) for x in values)
+        inputs, values = bare(sequence.inputs), dict(zip(sequence.values, bare(sequence.values.values())))
+        x = inputs if sequence.several else inputs[0]
+        states, watched = bare(sequence.states), sequence.watched
+        self.cell = cell
+        self.sequence = Sequence(x, states, sequence.reverse, sequence.lengths, watched, values)
 
     def fused(self, cell: Any, run: Any) -> None:
         """Called with a run of the kernels."""
