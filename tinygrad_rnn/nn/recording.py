@@ -94,8 +94,8 @@ class Recording(Recorder):
         self.sequence: Sequence | None = None
 
     def over(self, cell: Cell, sequence: Sequence) -> None:
-        """Called before a run; what came in is kept without the graph that it came from."""
-        bare = lambda values: tuple(Tensor(x.data) for x in values)
+        """Called before a run; a copy of what came in is kept, without the graph that it came from."""
+        bare = lambda values: tuple(Tensor(x.data.copy()) for x in values)
         inputs, values = bare(sequence.inputs), dict(zip(sequence.values, bare(sequence.values.values())))
         x = inputs if sequence.several else inputs[0]
         states, watched = bare(sequence.states), sequence.watched
