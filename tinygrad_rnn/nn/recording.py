@@ -52,7 +52,7 @@ class record:
     """
 
     def __init__(self, module: Module) -> None:
-        self.layers = list(_recurrent_layers(module))
+        self.layers = list(recurrent_layers(module))
         if not self.layers:
             raise TypeError(f"record: there is no recurrent layer in {type(module).__name__}")
         self.parts = [Recording(f"{type(layer.cell).__name__}") for layer in self.layers]
@@ -157,11 +157,12 @@ class Gradients:
         return Tensor(gradient)
 
 
-def _recurrent_layers(module: Module) -> Iterator[Recurrent]:
+def recurrent_layers(module: Module) -> Iterator[Recurrent]:
+    """Those of a module, in order."""
     if isinstance(module, Recurrent):
         yield module
     elif hasattr(module, "scans"):
         yield from module.scans
     else:
         for child in module.children():
-            yield from _recurrent_layers(child)
+            yield from recurrent_layers(child)

@@ -11,12 +11,18 @@
 Every function returns a `Result`: arrays, one picture, and one sentence that says how to read it. None of them needs
 matplotlib before it is asked to draw.
 
-In reading order: `result`, `recorded`; what is recorded: `maps`, `flow`, `gates`, `states`; what steps do: `dynamics`.
+In reading order: `result`, `recorded`; what is recorded: `maps`, `flow`, `losses`, `gates`, `states`; what steps do:
+`dynamics`; what a model does: `models`, `points`, `text`, `inputs`, `clamped`.
 """
 
+from .clamped import ablate
 from .dynamics import jacobians, lyapunov
 from .flow import gradient_flow
 from .gates import saturation, timescales
+from .inputs import connectivity, integrated_gradients
+from .losses import horizon
 from .maps import heatmap
+from .points import fixed_points
 from .result import Result
 from .states import trajectory
+from .text import colored_text
