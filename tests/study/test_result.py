@@ -19,6 +19,11 @@ from tinygrad_rnn.study.result import limits
 def some():
     r = recorded(tg.nn.LSTMCell(2, 3, **F64), T=8, loss=lambda y, s: y.square().sum(), lengths=[8, 5, 3])
     plain = recorded(tg.nn.RNNCell(2, 3, **F64), loss=lambda y, s: y[-1].sum())
+    layer, x = tg.nn.GRU(2, 3), tg.randn(6, 2, 2)
+    with tg.record(layer) as g:
+        y, _ = layer(x)
+    losses = [each.square().sum() for each in y]
+    fixed = tg.study.fixed_points(layer, starts=g, trajectory=tg.study.trajectory(g))
     return {
         "heatmap": tg.study.heatmap(r, "f", b=1),
         "heatmap of a gradient": tg.study.heatmap(r, "dc", sort="peak"),
@@ -30,6 +35,14 @@ def some():
         "trajectory in one dimension": tg.study.trajectory(r, "c", k=1, labels=list("aabbccaa")),
         "jacobians": tg.study.jacobians(r),
         "lyapunov": tg.study.lyapunov(r),
+        "integrated_gradients": tg.study.integrated_gradients(lambda x: layer(x)[0][-1].sum(), x),
+        "integrated_gradients of a row": tg.study.integrated_gradients(lambda x: (x * x).sum(), x[:, 0, 0]),
+        "connectivity": tg.study.connectivity(layer, x[:, 0]),
+        "fixed_points": tg.study.fixed_points(layer, starts=np.zeros((1, 3))),
+        "fixed_points on a trajectory": fixed,
+        "horizon": tg.study.horizon(losses, g),
+        "ablate": tg.study.ablate(layer, x, 0),
+        "colored_text": tg.study.colored_text("to be, or not to be", np.linspace(-1, 1, 19)),
     }
 
 
@@ -60,6 +73,8 @@ def test_static_pages(results):
     for name, result in results.items():
         page = result._repr_html_()
         assert page.startswith("<figure>") and "script" not in page and len(page) < 400_000, name
+        if name == "colored_text":
+            continue
         data = base64.b64decode(re.search('base64,([^"]+)"', page)[1])
         assert data.startswith(b"\x89PNG"), name
         assert result.sentence.split(";")[0].replace("'", "&#x27;") in page

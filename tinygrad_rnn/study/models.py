@@ -27,6 +27,19 @@ def evaluating(*modules: Any) -> Iterator[None]:
             module.training = mode
 
 
+@contextmanager
+def frozen(model: Module) -> Iterator[None]:
+    """Meanwhile no parameter wants a gradient, computed for nothing; graphs that know them do not mind."""
+    places = [(p, p.node) for p in model.parameters()]
+    try:
+        for p, _ in places:
+            p.node = None
+        yield
+    finally:
+        for p, place in places:
+            p.node = place
+
+
 def layer_of(who: str, model: Any, layer: int) -> Recurrent:
     """One of the recurrent layers of a model, in order.
 

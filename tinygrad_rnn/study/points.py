@@ -182,7 +182,9 @@ def _search(at: _At, rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarra
             break
         A = J[some] - eye
         slope = np.einsum("nij,ni->nj", A, moved[some])
-        square = A.swapaxes(1, 2) @ A + damping[some, None, None] * eye
+        square = A.swapaxes(1, 2) @ A
+        least = 1e-14 * (1 + np.trace(square, axis1=1, axis2=2))  # where a whole line stands still
+        square += np.maximum(damping[some], least)[:, None, None] * eye
         trial = rows[some] - np.linalg.solve(square, slope[..., None])[..., 0]
         new = at.moved(trial)
         better = np.isfinite(new).all(-1) & ((new**2).sum(-1) < (moved[some] ** 2).sum(-1))
