@@ -7,6 +7,14 @@ import numpy as np
 from .recorded import of_batch, one_layer, running, sequence_of, steps
 from .result import Result
 
+LINES_SHOWN = 32
+
+
+def some(lines: np.ndarray) -> np.ndarray:
+    """Of the columns besides the first as many as a picture can tell apart, at equal distances, the last among them."""
+    rest = lines[:, 1:]
+    return rest[:, np.unique(np.linspace(0, rest.shape[1] - 1, LINES_SHOWN).round().astype(int))] if rest.size else rest
+
 
 class Jacobians(Result):
     """See `jacobians`.
@@ -22,7 +30,7 @@ class Jacobians(Result):
         self.values, self.names = values, names
         self.sentence = (
             "Each line is a singular value of the step's Jacobian, the factor by which the step stretches some small "
-            "difference: above 1 it grows, below it is forgotten."
+            "difference: above 1 it grows, below it is forgotten; of many, grey ones are left out."
         )
 
     @property
@@ -34,7 +42,7 @@ class Jacobians(Result):
 
     def draw(self, ax: Any) -> None:
         s = np.where(self.singular_values > 0, self.singular_values, np.nan)
-        ax.plot(s[:, 1:], color="0.7", lw=0.6)
+        ax.plot(some(s), color="0.7", lw=0.6)
         ax.plot(s[:, 0], color="C0", lw=1.6, label="largest")
         ax.plot(np.median(self.singular_values, 1), "--", color="C1", lw=1.6, label="median")
         ax.axhline(1, color="black", lw=0.8, ls=":")
@@ -106,7 +114,7 @@ class Lyapunov(Result):
 
     def draw(self, ax: Any) -> None:
         shown = np.where(np.isfinite(self.history), self.history, np.nan)
-        ax.plot(shown[:, 1:], color="0.7", lw=0.6)
+        ax.plot(some(shown), color="0.7", lw=0.6)
         ax.plot(shown[:, 0], color="C0", lw=1.6, label="largest")
         ax.axhline(0, color="black", lw=0.8, ls=":")
         ax.set(title="Lyapunov exponents", xlabel="steps looked at", ylabel="exponent in nats a step")

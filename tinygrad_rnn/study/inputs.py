@@ -123,7 +123,7 @@ class Connectivity(Result):
         values: [T, T], the output at which step by the input at which.
     """
 
-    size = (5.2, 4.4)
+    size = (5.8, 4.4)
 
     def __init__(self, values: np.ndarray) -> None:
         self.values = values

@@ -21,7 +21,7 @@ class Horizon(Result):
         name: of the state.
     """
 
-    size = (5.2, 4.4)
+    size = (5.8, 4.4)
 
     def __init__(self, gradients: np.ndarray, name: str) -> None:
         self.gradients, self.name = gradients, name

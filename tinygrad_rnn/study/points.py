@@ -52,7 +52,8 @@ class FixedPoints(Result):
             ax.set_title("Fixed points on the trajectory")
         else:
             places = self._own_plane()
-            ax.set(title="Fixed points", xlabel="component 1", ylabel="component 2")
+            kind = "unit" if self.values.shape[1] <= 2 or len(self.values) < 2 else "component"
+            ax.set(title="Fixed points", xlabel=f"{kind} 0", ylabel=f"{kind} 1")
         places = places if places.shape[1] > 1 else np.pad(places, ((0, 0), (0, 1)))
         for kind, filled in ((self.stable, "black"), (~self.stable, "white")):
             ax.scatter(places[kind, 0], places[kind, 1], s=60, c=filled, edgecolor="black", lw=1.5, zorder=5)

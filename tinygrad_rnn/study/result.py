@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 COLOURS = "cividis"  # dark to light all the way: it survives greyscale, and colour-blind eyes
+MARGINS = (0.8, 0.3, 0.5, 0.35)  # left, right, below and above the axes, in inches
 LINES = ("-", "--", ":", "-.")  # beside colours, as these do not survive greyscale
 
 
@@ -50,7 +51,10 @@ class Result:
         """The picture as a file, made without pyplot: no figure is left open, and no setting is touched."""
         from matplotlib.figure import Figure
 
-        figure, file = Figure(self.size, dpi=130, layout="constrained"), io.BytesIO()
+        (width, height), file = self.size, io.BytesIO()
+        figure = Figure(self.size, dpi=110)
+        left, right, low, high = MARGINS  # given, as to find them takes as long as to draw
+        figure.subplots_adjust(left / width, low / height, 1 - right / width, 1 - high / height)
         self.draw(figure.add_subplot())
         figure.savefig(file, format="png")
         return file.getvalue()
@@ -106,5 +110,10 @@ def coloured(
     options = {"aspect": "auto", "interpolation": "nearest"} | options
     norm = SymLogNorm(scale[1] * 1e-4, vmin=scale[0], vmax=scale[1]) if log else Normalize(*scale)
     image = ax.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, **options)
-    ax.figure.colorbar(image, ax=ax, label=safe(label))
+    bar = ax.figure.colorbar(image, ax=ax, label=safe(label))
+    if log:  # else ticks crowd about zero
+        above = [scale[1] * size for size in (1e-3, 1e-2, 0.1, 1)]
+        ticks = [*(-x for x in above if scale[0] < 0), 0.0, *above]
+        bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks], minor=False)
+        bar.minorticks_off()
     return image

@@ -8,6 +8,7 @@ from .recorded import look, of_batch, one_layer, running
 from .result import COLOURS, Result, safe
 
 MARKS = "os^Dv<>P*X"
+OTHERS_SHOWN = 32
 
 
 class Trajectory(Result):
@@ -45,7 +46,7 @@ class Trajectory(Result):
     def draw(self, ax: Any) -> None:
         flat = self.values.shape[1] < 2
         xy = lambda path: (np.arange(len(path)), path[:, 0]) if flat else (path[:, 0], path[:, 1])
-        for other in range(self.every.shape[1]):
+        for other in range(min(self.every.shape[1], OTHERS_SHOWN)):
             ax.plot(*xy(self.every[:, other]), color="0.85", lw=0.8, zorder=1)
         ax.plot(*xy(self.values), color="0.5", lw=0.8, zorder=2)
         if self.labels is None:
