@@ -60,6 +60,23 @@ def test_a_recording_without_gradients():
     assert all(p.grad is None for p in layer.parameters())
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_cell_of_two_inputs(engine):
+    class Two(tg.nn.Cell):
+        hidden_size = 2
+
+        def step(self, x, h):
+            a, b = x
+            return a * h + b
+
+    a, b = drawn(5, 3, 2), drawn(5, 3, 2, seed=1)
+    layer = tg.nn.Recurrent(Two(), fused=engine)
+    with tg.record(layer) as r:
+        layer((a, b), tg.zeros(3, 2, dtype=np.float64))
+    expected = [np.diag(x) for x in a.numpy()[:, 1]]
+    np.testing.assert_array_equal(tg.study.jacobians(r, b=1).values, expected)
+
+
 def test_a_state_that_nothing_reaches():
     class Forgets(tg.nn.Cell):
         input_size = hidden_size = 2

@@ -35,7 +35,7 @@ class Model(tg.nn.Module):
 def test_attributions_sum_to_the_difference_with_an_error_of_second_order():
     model, x, base = Model(), drawn(T, B, I), drawn(T, B, I, seed=1) * 0.1
     f = lambda x: model(x)[-1, 0, 1]
-    found = {n: tg.study.integrated_gradients(f, x, base, steps=n, model=model) for n in (8, 16, 32)}
+    found = {n: tg.study.integrated_gradients(f, x, base, steps=n) for n in (8, 16, 32)}
     model.eval()
     difference = float(f(x).numpy() - f(base).numpy())
     for each in found.values():
@@ -57,10 +57,14 @@ def test_a_linear_function_is_attributed_exactly():
 def test_every_module_is_left_in_its_mode():
     model = Model()
     model.drop.eval()
-    seen = []
-    f = lambda x: (seen.append([m.training for m in model.modules()]), model(x).sum())[1]
-    tg.study.integrated_gradients(f, drawn(T, B, I), model=model, steps=2)
-    assert not any(map(any, seen)) and model.training and model.rnn.training and not model.drop.training
+    seen, hidden = [], [model]
+    look = lambda model: seen.append([m.training for m in model.modules()])
+    named = lambda x: (look(model), model(x).sum())[1]
+    tg.study.integrated_gradients(named, drawn(T, B, I), steps=2)
+    inside = lambda x: (look(hidden[0]), hidden[0](x).sum())[1]
+    tg.study.integrated_gradients(inside, drawn(T, B, I), model=model, steps=2)
+    assert len(seen) == 8 and not any(map(any, seen))
+    assert model.training and model.rnn.training and not model.drop.training
     with pytest.raises(ValueError, match="f must return one number"):
         tg.study.integrated_gradients(model, drawn(T, B, I))
     assert model.training and not model.drop.training

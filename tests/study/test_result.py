@@ -112,7 +112,7 @@ with tg.record(layer) as r:
     y, _ = layer(tg.ones(4, 2, 2))
 y.sum().backward()
 for result in (tg.study.heatmap(r, "z"), tg.study.gradient_flow(r), tg.study.jacobians(r), tg.study.trajectory(r)):
-    assert result.values is not None and repr(result)
+    assert result.values is not None and repr(result) and result._repr_html_().startswith("<figure><pre>")
 """
     here = str(Path(tg.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))

@@ -38,6 +38,8 @@ class record:
     A value that holds for the whole sequence, which `step` takes by name, is there at every step as well, and its
     gradient with what reached it at that step.
 
+    `r.plot(name)` draws one, see `study.heatmap`, and the rest of `study` what can be made of them.
+
     Where a sequence has ended, values and gradients are zero. The backward pass may come after the block. What a step
     computes twice in the same way, kernels compute once: two names for it share the gradient that reached either.
 

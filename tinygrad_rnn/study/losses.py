@@ -28,7 +28,8 @@ class Horizon(Result):
         self.values = np.linalg.norm(gradients.reshape(*gradients.shape[:2], -1).astype(np.float64), axis=-1)
         self.sentence = (
             f"Each row is {name} after a step and each column a term of the loss: the lighter, the more that term "
-            "taught it; how far light reaches to the right of the diagonal is how far the net learns to look ahead."
+            "taught it; how far light reaches to the right of the diagonal is how far the net learns to look "
+            "ahead; hatched where nothing arrives."
         )
 
     def draw(self, ax: Any) -> None:
@@ -94,10 +95,10 @@ def _on_tape(r: Recording, name: str, terms: list[Tensor]) -> Any:
     record = r.source
     assert isinstance(record, TapeRecord)
     states = [x for x in record.named[name] if x is not None]
-    _need_graph(r, any(x.node is not None for x in states))
+    _need_graph(r, any(x is not None and x.node is not None for xs in record.named.values() for x in xs))
     at = [t for t, x in enumerate(states) if x.node is not None]
     for term in terms:
-        if term.node is None:
+        if term.node is None or not at:
             yield None
             continue
         found = grad(term, [states[t] for t in at], retain_graph=True, allow_unused=True)
