@@ -41,8 +41,12 @@ def test_a_value_whose_name_begins_with_d_is_itself():
             return 0.5 * h + dh
 
     x = drawn(4, 1, 2).float()
-    r = recorded(Named(), x=x, loss=None)
+    x.requires_grad_()
+    r = recorded(Named(), x=x, loss=lambda y, h: h.sum())
     np.testing.assert_array_equal(tg.study.heatmap(r, "dh").values, 2 * x.numpy()[:, 0].T)
+    gradient = tg.study.heatmap(r, "d_h")
+    assert gradient.title == "dL/dh"
+    np.testing.assert_array_equal(gradient.values, [[0.125, 0.25, 0.5, 1]] * 2)
 
 
 def test_units_in_order():

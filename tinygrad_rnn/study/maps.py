@@ -47,8 +47,8 @@ def heatmap(r: Any, name: str, *, b: int = 0, sort: Any = None) -> Heatmap:
 
     Args:
         r: the recording of one layer.
-        name: of a value, "f", or of a gradient, "df": "d" and the name of a value. Values [T, B, ...] of a higher rank
-            are laid out in one row of units.
+        name: of a value, "f", or of a gradient, "df": "d" and the name of a value, or "d_" if there is a value
+            of that name. Values [T, B, ...] of a higher rank are laid out in one row of units.
         b: which sequence of the batch.
         sort: the order of the units: "mean", the greatest on top; "peak", by the step at which their absolute value is
             greatest; "similar", those beside each other that do alike; or their numbers; None: as they are.

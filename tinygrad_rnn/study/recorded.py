@@ -49,7 +49,7 @@ class Looked(NamedTuple):
 
 
 def look(who: str, r: Any, name: str) -> Looked:
-    """A value, or, under "d" and the name of one, the gradient that reached it.
+    """A value, or, under "d" and the name of one, the gradient that reached it; "d_" where a value is called so.
 
     Raises:
         KeyError: there is no such value; the message lists those there are.
@@ -58,9 +58,10 @@ def look(who: str, r: Any, name: str) -> Looked:
     r = one_layer(who, r)
     if not isinstance(name, str):
         raise TypeError(f"{who}: a value is asked for by its name, such as {r.names[0]!r}, not by {name!r}")
-    gradient = name not in r and name[:1] == "d" and name[1:] in r
-    array = (r.grad[name[1:]] if gradient else r[name]).numpy()
-    return Looked(array.reshape(*array.shape[:2], -1), f"dL/d{name[1:]}" if gradient else name, gradient)
+    of = next((name[n:] for n, d in ((1, "d"), (2, "d_")) if name.startswith(d) and name[n:] in r), None)
+    gradient = of is not None and name not in r
+    array = (r.grad[of] if of is not None and gradient else r[name]).numpy()
+    return Looked(array.reshape(*array.shape[:2], -1), f"dL/d{of}" if gradient else name, gradient)
 
 
 def sequence_of(r: Recording) -> Sequence:
