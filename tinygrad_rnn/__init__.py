@@ -8,13 +8,13 @@
     tensor([2., 4., 6.])
 
 In reading order: `kernels` (what runs hot), `autograd` (what a derivative is), `fusion` (from a cell's step to its
-kernels), `nn` (modules, cells and layers), `optim` (optimisers, clipping, regularisers), `interop` (other libraries'
-weights).
+kernels), `nn` (modules, cells and layers), `optim` (optimisers, clipping, regularisers), `study` (pictures of what
+happens inside), `interop` (other libraries' weights).
 """
 
 import numpy as _np
 
-from . import interop, nn, optim
+from . import interop, nn, optim, study
 from .autograd.creation import (
     arange,
     eye,

@@ -162,7 +162,8 @@ class FusedCell:
         every, finals = made[: self.watched], made[self.watched :]
         run = Run(rows, given, every, residuals, mask, watch is not None)
         if watch is not None:
-            run.leaves, run.needs = [x.data for x in leaves], [mode.level > 0 and x.node is not None for x in leaves]
+            run.leaves = [x.data.copy() for x in leaves]  # optimisers write to parameters before anybody looks
+            run.needs = [mode.level > 0 and x.node is not None for x in leaves]
             beside = extended[len(leaves) :]
             run.noise = [x.data for x in beside[: len(self.noise)]]
             watch(run)

@@ -146,7 +146,7 @@ class Run:
         residuals: what the forward kernel left for the backward one.
         mask: for which gradients.
         recorded: whether somebody will look at what is inside: nothing is overwritten then.
-        leaves, noise: if so, the arrays of leaves as they were given, and what was drawn.
+        leaves, noise: if so, copies of the arrays of leaves as they were given, and what was drawn.
         needs: if so, which of these leaves need a gradient.
         arrived: if so, the gradients of states that the backward kernel found, and carried from step to step.
     """

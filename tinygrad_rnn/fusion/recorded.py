@@ -5,6 +5,7 @@ all steps. With the gradients that the kernels carried from step to step, so doe
 saved is taken from there.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,13 +82,17 @@ class Recorded:
     @lazy
     def _gradients(self) -> dict[str, np.ndarray | None]:
         """What reached each named value at each row: from outside, from the next step, and from other values."""
+        return self.reached(self.named)
+
+    def reached(self, names: Iterable[str]) -> dict[str, np.ndarray | None]:
+        """The same for some values, by the last backward pass that there was."""
         pairs = [(self._known[x], self._arrived(k)) for k, x in enumerate(self.step.outputs)]
         outputs, arrived = zip(*((x, dy) for x, dy in pairs if x.requires_grad))
-        values = {name: self._known[x] for name, x in self.named.items()}
+        values = {name: self._known[self.named[name]] for name in names}
         wanting = {name: x for name, x in values.items() if x.requires_grad}
         with set_mode("tracer", None):
-            found = grad(list(outputs), list(wanting.values()), list(arrived), allow_unused=True)
-        handed_on = {name: k for name, k in self.states.items() if self.step.outputs[k].kind == "state"}
+            found = grad(list(outputs), list(wanting.values()), list(arrived), retain_graph=True, allow_unused=True)
+        handed_on = {n: k for n, k in self.states.items() if n in values and self.step.outputs[k].kind == "state"}
         all_found = dict(zip(wanting, found)) | {name: self._arrived(k) for name, k in handed_on.items()}
         return dict.fromkeys(values) | {name: None if dx is None else dx.data for name, dx in all_found.items()}
 

@@ -14,14 +14,16 @@ The names are those of the variables of `step`. A state's name stands for its va
 fast path: what the kernels keep anyway is read from their arrays, the rest is computed when it is asked for.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
 
 from ..autograd.tensor import Tensor
 from ..fusion.recorded import Recorded
+from ..fusion.sequence import Sequence
 from ..fusion.specification import TapeRecord
+from .cell import Cell
 from .module import Module
 from .recurrent import Recorder, Recurrent
 
@@ -35,6 +37,8 @@ class record:
 
     A value that holds for the whole sequence, which `step` takes by name, is there at every step as well, and its
     gradient with what reached it at that step.
+
+    `r.plot(name)` draws one, see `study.heatmap`, and the rest of `study` what can be made of them.
 
     Where a sequence has ended, values and gradients are zero. The backward pass may come after the block. What a step
     computes twice in the same way, kernels compute once: two names for it share the gradient that reached either.
@@ -50,7 +54,7 @@ class record:
     """
 
     def __init__(self, module: Module) -> None:
-        self.layers = list(_recurrent_layers(module))
+        self.layers = list(recurrent_layers(module))
         if not self.layers:
             raise TypeError(f"record: there is no recurrent layer in {type(module).__name__}")
         self.parts = [Recording(f"{type(layer.cell).__name__}") for layer in self.layers]
@@ -77,11 +81,28 @@ class _Source(Protocol):
 
 
 class Recording(Recorder):
-    """The recording of one recurrent layer, see `record`."""
+    """The recording of one recurrent layer, see `record`.
+
+    Attributes:
+        cell, sequence: what ran, and what it was run over: inputs, initial states, direction, lengths.
+    """
+
+    plot: Callable[..., Any]  # of the room above, which gives it
 
     def __init__(self, title: str) -> None:
         self.title = title
         self.source: _Source | None = None
+        self.cell: Cell | None = None
+        self.sequence: Sequence | None = None
+
+    def over(self, cell: Cell, sequence: Sequence) -> None:
+        """Called before a run; a copy of what came in is kept, without the graph that it came from."""
+        bare = lambda values: tuple(Tensor(x.data.copy()) for x in values)
+        inputs, values = bare(sequence.inputs), dict(zip(sequence.values, bare(sequence.values.values())))
+        x = inputs if sequence.several else inputs[0]
+        states, watched = bare(sequence.states), sequence.watched
+        self.cell = cell
+        self.sequence = Sequence(x, states, sequence.reverse, sequence.lengths, watched, values)
 
     def fused(self, cell: Any, run: Any) -> None:
         """Called with a run of the kernels."""
@@ -138,11 +159,12 @@ class Gradients:
         return Tensor(gradient)
 
 
-def _recurrent_layers(module: Module) -> Iterator[Recurrent]:
+def recurrent_layers(module: Module) -> Iterator[Recurrent]:
+    """Those of a module, in order."""
     if isinstance(module, Recurrent):
         yield module
     elif hasattr(module, "scans"):
         yield from module.scans
     else:
         for child in module.children():
-            yield from _recurrent_layers(child)
+            yield from recurrent_layers(child)

@@ -145,6 +145,8 @@ class Recurrent(Module):
         if states is None:
             states = self.cell.begin(None, B)
         sequence = Sequence(x, states, self.reverse, lengths, len(states) if watch_all else 1, values)
+        if self.recorder is not None:
+            self.recorder.over(self.cell, sequence)
         if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
             return self._run_on_tape(sequence)
         time, options, recorder = clock.now, self._options, self.recorder
@@ -341,6 +343,9 @@ class _LastCall:
 
 class Recorder(Protocol):
     """Who wants to know what happens inside a layer."""
+
+    def over(self, cell: Cell, sequence: Sequence) -> None:
+        """Called before a run."""
 
     def fused(self, cell: FusedCell, run: Run) -> None:
         """Called with a run of the kernels."""

@@ -1,0 +1,122 @@
+"""Every result shows itself: on Axes that are given or made, and as static HTML."""
+
+import base64
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from study.studying import F64, Linear, recorded
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.study.result import limits
+
+
+def some():
+    r = recorded(tg.nn.LSTMCell(2, 3, **F64), T=8, loss=lambda y, s: y.square().sum(), lengths=[8, 5, 3])
+    plain = recorded(tg.nn.RNNCell(2, 3, **F64), loss=lambda y, s: y[-1].sum())
+    layer, x = tg.nn.GRU(2, 3), tg.randn(6, 2, 2)
+    with tg.record(layer) as g:
+        y, _ = layer(x)
+    losses = [each.square().sum() for each in y]
+    fixed = tg.study.fixed_points(layer, starts=g, trajectory=tg.study.trajectory(g))
+    return {
+        "heatmap": tg.study.heatmap(r, "f", b=1),
+        "heatmap of a gradient": tg.study.heatmap(r, "dc", sort="peak"),
+        "gradient_flow": tg.study.gradient_flow(r),
+        "gradient_flow with its bound": tg.study.gradient_flow(plain),
+        "saturation": tg.study.saturation(r, "o"),
+        "timescales": tg.study.timescales(r, "f"),
+        "trajectory": tg.study.trajectory(r, b=1),
+        "trajectory in one dimension": tg.study.trajectory(r, "c", k=1, labels=list("aabbccaa")),
+        "jacobians": tg.study.jacobians(r),
+        "lyapunov": tg.study.lyapunov(r),
+        "integrated_gradients": tg.study.integrated_gradients(lambda x: layer(x)[0][-1].sum(), x),
+        "integrated_gradients of a row": tg.study.integrated_gradients(lambda x: (x * x).sum(), x[:, 0, 0]),
+        "connectivity": tg.study.connectivity(layer, x[:, 0]),
+        "fixed_points": tg.study.fixed_points(layer, starts=np.zeros((1, 3))),
+        "fixed_points on a trajectory": fixed,
+        "horizon": tg.study.horizon(losses, g),
+        "ablate": tg.study.ablate(layer, x, 0),
+        "colored_text": tg.study.colored_text("to be, or not to be", np.linspace(-1, 1, 19)),
+    }
+
+
+@pytest.fixture(scope="module")
+def results():
+    return some()
+
+
+def test_every_result_shows_itself(results):
+    from matplotlib import pyplot
+
+    for name, result in results.items():
+        figure, ax = pyplot.subplots(layout="constrained")
+        assert result.plot(ax) is ax, name
+        assert ax.get_title() and ax.get_xlabel() and ax.get_ylabel(), f"{name} says what it shows"
+        figure.canvas.draw()
+        own = result.plot()
+        own.figure.canvas.draw()
+        assert own.figure is not figure
+        assert len(result.sentence) > 40 and result.sentence.endswith("."), name
+        pyplot.close("all")
+
+
+def test_static_pages(results):
+    from matplotlib import pyplot, rcParams
+
+    before = dict(rcParams)
+    for name, result in results.items():
+        page = result._repr_html_()
+        assert page.startswith("<figure>") and "script" not in page and len(page) < 400_000, name
+        if name == "colored_text":
+            continue
+        data = base64.b64decode(re.search('base64,([^"]+)"', page)[1])
+        assert data.startswith(b"\x89PNG"), name
+        assert result.sentence.split(";")[0].replace("'", "&#x27;") in page
+        assert type(result).__name__ in repr(result)
+    assert dict(rcParams) == before and not pyplot.get_fignums(), "no setting is touched, and no figure left open"
+
+
+def test_names_are_escaped():
+    result = tg.study.heatmap(recorded(Linear([[0.5]])), "h")
+    result.title, result.sentence = "$x_{<b>", "<script>alert(1)</script> & $x_{ &."
+    page = result._repr_html_()
+    assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+def test_values_that_no_scale_fits():
+    """Constants, zeros, and what is not finite are drawn as well."""
+    for array in (np.zeros((2, 3)), np.full((2, 3), 5.0), np.full((2, 3), np.nan), np.array([[np.inf, -np.inf, 2.0]])):
+        low, high = limits(array)
+        assert np.isfinite([low, high]).all() and low < high
+        result = tg.study.heatmap(recorded(Linear([[0.5]])), "h")
+        result.values = array
+        for result.gradient in (False, True):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                result.png()
+
+
+def test_numbers_need_no_matplotlib():
+    code = """
+import sys
+sys.modules["matplotlib"] = None
+import tinygrad_rnn as tg
+layer = tg.nn.GRU(2, 3); layer.fused = "never"
+with tg.record(layer) as r:
+    y, _ = layer(tg.ones(4, 2, 2))
+y.sum().backward()
+for result in (tg.study.heatmap(r, "z"), tg.study.gradient_flow(r), tg.study.jacobians(r), tg.study.trajectory(r)):
+    assert result.values is not None and repr(result) and result._repr_html_().startswith("<figure><pre>")
+"""
+    here = str(Path(tg.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

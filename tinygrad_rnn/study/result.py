@@ -1,0 +1,119 @@
+"""Result: what a function of this room has found, as arrays, and how it shows itself.
+
+The numbers need no drawing library. `plot()` and a notebook import matplotlib when they are asked for a picture.
+"""
+
+import base64
+import html
+import importlib.util
+import io
+import textwrap
+from typing import Any, ClassVar
+
+import numpy as np
+
+COLOURS = "cividis"  # dark to light all the way: it survives greyscale, and colour-blind eyes
+MARGINS = (0.8, 0.3, 0.5, 0.35)  # left, right, below and above the axes, in inches
+LINES = ("-", "--", ":", "-.")  # beside colours, as these do not survive greyscale
+
+
+class Result:
+    """Arrays, a picture of them, and the sentence that says how to read it.
+
+    Attributes:
+        values: the main array, or a dict of arrays by name.
+        sentence: how to read the picture.
+    """
+
+    size: ClassVar[tuple[float, float]] = (7.0, 3.2)  # of the picture, in inches
+    values: Any
+    sentence: str = ""
+
+    def draw(self, ax: Any) -> None:
+        """Draw the picture on the axes."""
+        raise NotImplementedError(f"{type(self).__name__} has no picture")
+
+    def plot(self, ax: Any = None) -> Any:
+        """The picture on the Axes `ax`, which are returned; on those of a new figure, over the sentence, if it is None.
+
+        Raises:
+            ModuleNotFoundError: there is no matplotlib.
+        """
+        if ax is None:
+            from matplotlib import pyplot
+
+            figure, ax = pyplot.subplots(figsize=self.size, layout="constrained")
+            figure.supxlabel(safe(textwrap.fill(self.sentence, 95)), fontsize=9)
+        self.draw(ax)
+        return ax
+
+    def png(self) -> bytes:
+        """The picture as a file, made without pyplot: no figure is left open, and no setting is touched."""
+        from matplotlib.figure import Figure
+
+        (width, height), file = self.size, io.BytesIO()
+        figure = Figure(self.size, dpi=110)
+        left, right, low, high = MARGINS  # given, as to find them takes as long as to draw
+        figure.subplots_adjust(left / width, low / height, 1 - right / width, 1 - high / height)
+        self.draw(figure.add_subplot())
+        figure.savefig(file, format="png")
+        return file.getvalue()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} of {_shape(self.values)}. {self.sentence}"
+
+    def _repr_html_(self) -> str:
+        """The picture over the sentence: no script, no style but its own."""
+        caption = html.escape(self.sentence)
+        if importlib.util.find_spec("matplotlib") is None:
+            return f"<figure><pre>{html.escape(repr(self))}</pre></figure>"
+        data, width = base64.b64encode(self.png()).decode(), round(100 * self.size[0])
+        picture = f'<img width="{width}" alt="{caption}" src="data:image/png;base64,{data}">'
+        return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+
+
+def safe(text: str) -> str:
+    """Text in which matplotlib sees no formula."""
+    return text.replace("$", r"\$")
+
+
+def _shape(values: Any) -> str:
+    if isinstance(values, dict):
+        return ", ".join(f"{name} {list(np.shape(x))}" for name, x in values.items())
+    return str(list(np.shape(values)))
+
+
+def limits(values: np.ndarray, gate: bool = True) -> tuple[float, float]:
+    """The ends of a colour scale: 0 and 1 for gates, else symmetrical about zero where there are both signs."""
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    if gate and 0 <= low and high <= 1:
+        return 0.0, 1.0
+    if low < 0:
+        high = max(-low, high)
+        return -high, high
+    return 0.0, high or 1.0
+
+
+def coloured(
+    ax: Any, values: np.ndarray, label: str, scale: tuple[float, float], log: bool = False, **options: Any
+) -> Any:
+    """Draw a matrix, first row on top, with its colour bar; hatched grey where there is no number.
+
+    A logarithmic scale goes over four decades on both sides of zero, where it is linear in between.
+    """
+    import matplotlib
+    from matplotlib.colors import Normalize, SymLogNorm
+
+    colours = matplotlib.colormaps[COLOURS].with_extremes(bad=(0, 0, 0, 0))
+    ax.patch.set(facecolor="0.9", hatch="///", edgecolor="0.7")
+    options = {"aspect": "auto", "interpolation": "nearest"} | options
+    norm = SymLogNorm(scale[1] * 1e-4, vmin=scale[0], vmax=scale[1]) if log else Normalize(*scale)
+    image = ax.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, **options)
+    bar = ax.figure.colorbar(image, ax=ax, label=safe(label))
+    if log:  # else ticks crowd about zero
+        above = [scale[1] * size for size in (1e-3, 1e-2, 0.1, 1)]
+        ticks = [*(-x for x in above if scale[0] < 0), 0.0, *above]
+        bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks], minor=False)
+        bar.minorticks_off()
+    return image
