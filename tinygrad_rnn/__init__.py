@@ -14,7 +14,7 @@ weights).
 
 import numpy as _np
 
-from . import interop, nn, optim, testing
+from . import interop, nn, optim, study, testing
 from .autograd.creation import (
     arange,
     eye,

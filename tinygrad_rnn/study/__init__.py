@@ -1,0 +1,7 @@
+"""Pictures of what happens inside: arrays, and how they are drawn.
+
+In reading order: `layout` (where boxes go), `graph` (a tape or a step), `replay` (the backward pass in frames).
+"""
+
+from .graph import Graph, graph
+from .replay import Replay, replay
