@@ -153,6 +153,7 @@ from .nn.functional import (
     smooth_l1_loss,
 )  # fmt: skip
 from .nn.recording import record
+from .study.shown import ops
 
 float32, float64, int64 = _np.float32, _np.float64, _np.int64
 __version__ = "0.1.0"

@@ -1,7 +1,9 @@
 """Pictures of what happens inside: arrays, and how they are drawn.
 
-In reading order: `layout` (where boxes go), `graph` (a tape or a step), `replay` (the backward pass in frames).
+In reading order: `layout` (where boxes go), `graph` (a tape or a step), `replay` (the backward pass in frames), `shown`
+(how objects show themselves in a notebook).
 """
 
 from .graph import Graph, graph
 from .replay import Replay, replay
+from .shown import ops
