@@ -1,9 +1,10 @@
 """Pictures of what happens inside: arrays, and how they are drawn.
 
 In reading order: `layout` (where boxes go), `graph` (a tape or a step), `replay` (the backward pass in frames), `shown`
-(how objects show themselves in a notebook).
+(how objects show themselves in a notebook), `summary` (sizes, work and memory of layers).
 """
 
 from .graph import Graph, graph
 from .replay import Replay, replay
 from .shown import ops
+from .summary import Summary, summary
