@@ -251,3 +251,13 @@ def test_what_cannot_be_drawn():
         slow(tg.ones(2, 1, 2))
     with pytest.raises(ValueError, match="ran on the tape"):
         graph(r)
+
+
+def test_long_tapes_take_no_square_of_memory():
+    """Frames know what was received, and make their graph when it is looked at."""
+    y = number(0.5)
+    for _ in range(3000):
+        y = y * 1.001
+    frames = replay(y)
+    assert len(frames) == 3001 and len(frames[10].graph.gradients) == 12
+    assert len(frames._repr_html_()) < 50_000 and "frames more" in frames._repr_html_()

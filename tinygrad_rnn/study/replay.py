@@ -24,7 +24,7 @@ import numpy as np
 from ..autograd.primitive import Adjoint
 from ..autograd.tape import Node, Place, set_mode, unbroadcast
 from ..autograd.tensor import Tensor
-from .graph import Graph, Tape, _escaped, names_in_frames, number
+from .graph import Graph, Tape, _escaped, is_recurrence, names_in_frames, number, operation_name
 
 MOST = 60  # frames that are drawn in a notebook
 
@@ -47,32 +47,37 @@ class Received(NamedTuple):
     total: Any
 
 
-class Frame(NamedTuple):
+class Frame:
     """One node acts.
 
     Attributes:
         box: its number among the boxes of the graph.
         gradient: what has reached it, which is complete.
         received: what its parents get.
-        graph: the graph, with what every value has received so far.
     """
 
-    box: int
-    gradient: Any
-    received: list[Received]
-    graph: Graph
+    def __init__(self, replay: "Replay", number: int, box: int, gradient: Any, received: list[Received]) -> None:
+        self._replay, self._number = replay, number
+        self.box, self.gradient, self.received = box, gradient, received
+
+    @property
+    def graph(self) -> Graph:
+        """The graph, with what every value has received so far."""
+        return self._replay.graph_after(self._number)
 
     def __str__(self) -> str:
-        boxes = self.graph.boxes
-        box, operands = boxes[self.box], [boxes[each.parent].label for each in self.received]
-        title = f"{box.label} = {box.operation}({', '.join(operands)})" if box.operation else box.label
-        title = box.label if box.kind == "recurrence" else title
-        lines = [f"{title}: {_d(box.label)} = {_number(self.gradient)}"]
-        if not box.operation:
-            lines[0] += f", which is complete: it is {box.label}.grad"
+        tape = self._replay.tape
+        labels, operation = tape.labels, operation_name(tape.places[self.box])
+        label, operands = labels[self.box], [labels[each.parent] for each in self.received]
+        title = f"{label} = {operation}({', '.join(operands)})" if operation not in ("", label) else label
+        if operation == label and not is_recurrence(tape.places[self.box]):
+            title = f"{label} = {operation}({', '.join(operands)})"
+        lines = [f"{title}: {_d(label)} = {_number(self.gradient)}"]
+        if not operation:
+            lines[0] += f", which is complete: it is {label}.grad"
         for parent, _, told, gradient, total in self.received:
             makes = "" if total is gradient else f", which makes {_number(total)}"
-            lines.append(f"    {told}: {boxes[parent].label} receives {_number(gradient)}{makes}")
+            lines.append(f"    {told}: {labels[parent]} receives {_number(gradient)}{makes}")
         return "\n".join(lines)
 
     def svg(self) -> str:
@@ -97,9 +102,19 @@ class Replay:
         "parents, by the rule below; what a parent receives is added to what it had."
     )
 
-    def __init__(self, frames: list[Frame]) -> None:
-        self.frames = frames
-        self.values = [frame.gradient for frame in frames]
+    def __init__(self, tape: Tape, root: Any, dy: np.ndarray) -> None:
+        self.tape, self._start = tape, (tape.number[root], dy)
+        acts = _acts(tape, root, dy)
+        self.frames = [Frame(self, number, *act) for number, act in enumerate(acts)]
+        self.values = [frame.gradient for frame in self.frames]
+
+    def graph_after(self, number: int) -> Graph:
+        """The graph once the frames up to this one have been."""
+        totals = dict([self._start])
+        for frame in self.frames[: number + 1]:
+            totals.update((each.parent, each.total) for each in frame.received)
+        places = self.tape.places
+        return self.tape.graph({places[i]: total for i, total in totals.items() if isinstance(total, np.ndarray)})
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -126,13 +141,14 @@ class Replay:
         return self.frames[frame].graph.plot(ax)
 
     def _repr_html_(self) -> str:
-        """Frames to be folded out, the first one open."""
+        """Frames to be folded out, the first one open; without pictures if the graph is large: see `Frame.svg`."""
         parts = [f"<figure><figcaption>{_escaped(self.sentence)}</figcaption>"]
         for i, frame in enumerate(self.frames[:MOST], 1):
             title, *rest = str(frame).split("\n")
             rules = f"<pre>{_escaped(chr(10).join(rest))}</pre>" if rest else ""
             start = "<details open>" if i == 1 else "<details>"
-            parts.append(f"{start}<summary><code>{i}. {_escaped(title)}</code></summary>{rules}{frame.svg()}</details>")
+            picture = frame.svg() if len(self) <= MOST else ""
+            parts.append(f"{start}<summary><code>{i}. {_escaped(title)}</code></summary>{rules}{picture}</details>")
         if len(self) > MOST:
             parts.append(f"<p>... and {len(self) - MOST} frames more</p>")
         return "".join([*parts, "</figure>"])
@@ -169,10 +185,11 @@ def replay(y: Tensor, gradient: Any = None, *, names: dict[str, Any] | None = No
         raise ValueError(f"replay: y has shape {list(y.shape)}, its gradient {list(array.shape)}")
     tape = Tape(y, names or names_in_frames())
     with set_mode("grad", False), set_mode("retain", True), np.errstate(all="ignore"):
-        return Replay(list(_frames(tape, y.node, array)))
+        return Replay(tape, y.node, array)
 
 
-def _frames(tape: Tape, root: Any, dy: np.ndarray) -> Iterator[Frame]:
+def _acts(tape: Tape, root: Any, dy: np.ndarray) -> Iterator[tuple[int, Any, list[Received]]]:
+    """For each node, youngest first: its number, its gradient, and what its parents receive."""
     totals: dict[Place, Any] = {root: dy}
     waiting = [(-root.number, tape.number[root], root)]
     while waiting:
@@ -185,8 +202,7 @@ def _frames(tape: Tape, root: Any, dy: np.ndarray) -> Iterator[Frame]:
             if not known:
                 heapq.heappush(waiting, (-parent.number, tape.number[parent], parent))
             received.append(Received(tape.number[parent], rule, told, gradient, total))
-        arrays = {each: total for each, total in totals.items() if isinstance(total, np.ndarray)}
-        yield Frame(tape.number[place], totals[place], received, tape.graph(arrays))
+        yield tape.number[place], totals[place], received
 
 
 def _handed_on(tape: Tape, place: Place, dy: Any) -> Iterator[tuple[Place, str, str, Any]]:
