@@ -144,8 +144,30 @@ def test_values_of_tensors_that_are_gone():
     y = ((a * b) + a).tanh()
     found = graph(y)
     assert found.values["mul"] == 6 and found.values["add"] == 8
+    x = tg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+    deep = graph((tg.cat([x[:1], x[1:] ** 3]).sum(0) / 2).tanh().sum())
+    assert deep.values["cat"].tolist() == [[1, 2], [27, 64]] and deep.values["pow"].tolist() == [[27, 64]]
+    assert deep.values["sum"].tolist() == [28, 66] and deep.values["div"].tolist() == [14, 33]
     far = graph((a + 1).sum())
     assert "value not kept" in str(far)
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_values_found_again_are_the_tape_s(case, monkeypatch):
+    """With every tensor of a graph kept, and with none: the values that both know are the same."""
+    kept = []
+    make = tg.Tensor.__init__
+    monkeypatch.setattr(tg.Tensor, "__init__", lambda self, *a: (make(self, *a), kept.append(self))[0])
+    y, _leaves = list(some_graphs())[case]
+    known = graph(y).boxes
+    assert all(box.value is not None for box in known if box.kind != "recurrence") and kept
+    kept.clear()
+    found = graph(y).boxes
+    for one, other in zip(found, known):
+        if one.value is not None:
+            assert one.value.shape == other.value.shape == one.shape
+            assert np.allclose(one.value, other.value, rtol=1e-6)
+    assert case == 0 or sum(box.value is not None for box in found) >= len(_leaves) + 1
 
 
 def test_a_recurrence_is_one_box():

@@ -64,7 +64,8 @@ class Box(NamedTuple):
     def lines(self) -> list[str]:
         """The text in the box."""
         title = f"{self.label} = {self.operation}" if self.operation not in ("", self.label) else self.label
-        known = f"value {number(self.value)}" if self.value is not None else f"{list(self.shape)}, value not kept"
+        shape = f"{list(self.shape)}, " if self.shape else ""
+        known = f"value {number(self.value)}" if self.value is not None else f"{shape}value not kept"
         lines = [title, known]
         if self.kind == "recurrence":
             lines = [title]
@@ -287,10 +288,15 @@ class Tape:
                 self._compute_again(place, place.operation)
 
     def _compute_again(self, place: Node, operation: Adjoint) -> None:
-        row = operation.primitive
-        whole = not row.variadic and not row.attributes and len(operation.wanted) == len(row.inputs)
-        if whole and all(parent in self.values for parent in place.parents):
-            self.values[place] = np.asarray(row.forward(*(self.values[parent] for parent in place.parents)))
+        """The value of a place, if all is known that its operation read: constants that no rule names are not."""
+        row, saved = operation.primitive, dict(zip(operation.saves, place.saved or ()))
+        positions = range(len(place.parents)) if row.variadic else range(len(row.inputs))
+        parents = dict(zip(operation.wanted, place.parents))
+        operands = [self.values.get(parents[i]) if i in parents else saved.get(row.inputs[i]) for i in positions]
+        attributes = {name: True if name == "keepdim" else saved.get(name) for name in row.attributes}
+        unknown = [name for name in row.attributes if name not in saved and name != "keepdim"]
+        if not unknown and operands and all(x is not None for x in operands):
+            self.values[place] = np.asarray(row.forward(*operands, **attributes)).reshape(self.shapes[place])
 
     def graph(self, gradients: dict[Place, Any] | None = None) -> Graph:
         """The picture: with the gradients that tensors hold, or with these."""
