@@ -235,8 +235,8 @@ def rules_of(place: Node, tape: Tape) -> list[tuple[str, str]]:
         names |= {row.inputs[i]: label(parent) for i, parent in zip(operation.wanted, place.parents)}
         rules = [f"d{row.inputs[i]} = {row.rules['d' + row.inputs[i]]}" for i in operation.wanted]
     for name, value in zip(operation.saves, place.saved or ()):
-        if name not in names and np.ndim(value) == 0 and not isinstance(value, (tuple, list)):
-            names[name] = number(value) if isinstance(value, (float, int, np.ndarray, np.generic)) else str(value)
+        if isinstance(value, (float, int, np.generic)) or (isinstance(value, np.ndarray) and not value.ndim):
+            names.setdefault(name, number(value))
     words = re.compile(rf"(?<![\w.])({'|'.join(map(re.escape, names))})(?!\w)")
     in_names = lambda rule: words.sub(lambda found: names[found[1]], rule.partition(" = ")[2])
     told = [f"{_d(label(each))} += {in_names(rule)}" for each, rule in zip(place.parents, rules)]
