@@ -99,6 +99,11 @@ def test_noise_is_the_same_in_both_engines():
     assert check_cell(cell, only=["engines", "repeatable"]).passed == ["engines", "repeatable"]
 
 
+def test_lines_are_those_of_the_cell_in_a_wrapper(tape_alone):
+    report = check_cell(tg.nn.Zoneout(MixesRows(3, 4)), only=["rows"], raises=False)
+    assert report.failures[0].line.endswith("h = h - h.mean(0, keepdim=True)")
+
+
 def test_a_local_class_is_not_pickled(tape_alone):
     class Local(Sound):
         pass

@@ -40,6 +40,7 @@ from .autograd.tensor import Tensor
 from .nn.cell import Cell, as_states
 from .nn.module import Parameter
 from .nn.recurrent import Recurrent
+from .nn.regularised import CellWrapper
 
 FIRST = ("signature", "states")  # without which nothing can be tried
 
@@ -318,7 +319,7 @@ class _restored:
 
 def line_of_step(cell: Any, pattern: str = "", method: str = "step") -> str:
     """The first line of a method that matches, or the one that defines it, as `file:line: text`."""
-    kind = type(cell)
+    kind = type(innermost(cell))
     function = inspect.unwrap(getattr(kind, method, None) or kind)
     try:
         lines, first = inspect.getsourcelines(function)
@@ -330,9 +331,17 @@ def line_of_step(cell: Any, pattern: str = "", method: str = "step") -> str:
     return f"{path}:{max(first, 1) + at}: {lines[at].strip()}"
 
 
+def innermost(cell: Any) -> Any:
+    """The cell that is in the library's wrappers, such as `Zoneout`: what is to be mended is there."""
+    while isinstance(cell, CellWrapper) and type(cell).__module__ == CellWrapper.__module__:
+        cell = cell.cell
+    return cell
+
+
 def line_of_error(error: BaseException, cell: Any) -> str:
     """The innermost line of the user's that raised it; that of the step if it is none of theirs."""
-    own = {inspect.getfile(kind) for kind in type(cell).__mro__ if kind.__module__ not in _BASES}
+    kinds = {kind for kind in type(innermost(cell)).__mro__ if kind.__module__ not in _BASES}
+    own = {f.__code__.co_filename for kind in kinds for f in vars(kind).values() if hasattr(f, "__code__")}
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in own]
     named = re.search(r"(\S+\.py:\d+)", str(error))
     if not frames and ".step returned " in str(error):
@@ -608,6 +617,7 @@ def check_pickle(s: Subject) -> Found:
 
 def line_of_attribute(cell: Any) -> str:
     """Where an attribute is set that can be neither copied nor pickled."""
+    cell = innermost(cell)
     for name, value in vars(cell).items():
         if name.startswith("_") and not isinstance(value, Tensor):
             continue
