@@ -10,6 +10,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn.study import graph, replay
 from tinygrad_rnn.study.graph import _size
 from tinygrad_rnn.study.layout import layout
+from tinygrad_rnn.study.repeats import repeats
 
 
 def number(x):
@@ -182,6 +183,32 @@ def test_a_recurrence_is_one_box():
     frames = replay(loss)
     loss.backward()
     assert np.array_equal(frames.graph.gradients["layer.weight_ih_l0"], layer.weight_ih_l0.grad.numpy())
+
+
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_a_loop_is_rolled_into_one_box(kind):
+    """Of ten steps on the tape the first is another one, as nothing is behind its state; nine are alike."""
+    layer = tg.nn.Recurrent(getattr(tg.nn, f"{kind}Cell")(3, 4), fused="never")
+    y, _ = layer(tg.ones(10, 2, 3))
+    whole = graph(y[-1].sum())
+    small = whole.rolled()
+    loop = next(box for box in small.boxes if box.kind == "loop")
+    assert loop.label.startswith(("8 times: ", "9 times: ")), loop.label
+    assert len(small.boxes) < len(whole.boxes) / 3 and all(a < b for a, b in small.edges)
+    assert "times: " in small.svg() and small.rolled().boxes == small.boxes
+
+
+def test_what_repeats_itself():
+    def one(names, parents):
+        return repeats(names.split(), parents)
+
+    assert one("a b c d", [[], [0], [1], [2]]) is None
+    assert one("a b a b", [[], [0], [1], [2]]) is None, "twice is no loop"
+    assert one("a a a", [[], [0], [1]]) is None, "the first has no operand"
+    assert one("a a a a", [[], [0], [1], [2]]) == (1, 1, 3)
+    assert one("a b b a b a b a b c", [[]] * 10) == (3, 2, 3)
+    assert repeats(["", "", "b", "b", "b"], [[], [], [0], [1], [0]]) is None, "the operands are others"
+    assert repeats(["", "", "b", "b", "b"], [[], [], [0], [0], [0]]) == (0, 1, 3)
 
 
 def test_a_step():

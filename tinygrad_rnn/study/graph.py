@@ -35,11 +35,13 @@ from ..nn.module import Module
 from ..nn.recording import Recording
 from ..nn.recurrent import Recurrent
 from .layout import Layout, layout
+from .repeats import repeats
 
 MOST = 150  # boxes in a picture
+WORTH_A_BOX = 8  # so many operations that repeat themselves
 NO_GRADIENT, NOT_KEPT = "no gradient yet", "gradient not kept"
 SIGN = 6.7  # the width of a letter, in a picture
-FILLS = {"leaf": "#ffffff", "operation": "#eef1f4", "recurrence": "#d5dee6"}
+FILLS = {"leaf": "#ffffff", "operation": "#eef1f4", "recurrence": "#d5dee6", "loop": "#d5dee6"}
 
 
 class Box(NamedTuple):
@@ -48,7 +50,7 @@ class Box(NamedTuple):
     Attributes:
         label: its name, or that of its operation where it has none; unique.
         operation: what made it; "" for what is given.
-        kind: "leaf", "operation" or "recurrence".
+        kind: "leaf", "operation", "recurrence", or "loop" for what was rolled into one: it shows its last value.
         shape: of the value.
         value: the array, None where nobody keeps it.
         gradient: the array, or why there is none.
@@ -91,9 +93,11 @@ class Graph:
         "and the derivative of the result with respect to it."
     )
 
-    def __init__(self, boxes: list[Box], edges: list[tuple[int, int]], sentence: str = "") -> None:
+    def __init__(
+        self, boxes: list[Box], edges: list[tuple[int, int]], sentence: str = "", equations: bool = False
+    ) -> None:
         self.boxes, self.edges = boxes, edges
-        self.equations = bool(sentence)  # whether the operations are whole equations
+        self.equations = equations  # whether the operations are whole equations
         self.sentence = sentence or self.sentence
         self.values = {box.label: box.value for box in boxes if box.value is not None}
         arrays = {box.label: box.gradient for box in boxes}
@@ -135,6 +139,33 @@ class Graph:
         """What is drawn, in a line."""
         older = f", the youngest {MOST} drawn" if len(self.boxes) > MOST else ""
         return f"{len(self.boxes)} values, {len(self.edges)} arrows{older}"
+
+    def rolled(self) -> "Graph":
+        """The graph with each loop as one box: the longest run of operations that repeats itself, and then the next.
+
+            >>> import tinygrad_rnn as tg
+            >>> h, w = tg.ones(2), tg.ones(2, requires_grad=True)
+            >>> for t in range(10):
+            ...     h = tg.tanh(h * w)
+            >>> [box.label for box in tg.study.graph(h).rolled().boxes]
+            ['w', 'mul', 'tanh', '9 times: mul, tanh']
+        """
+        operands: list[list[int]] = [[] for _ in self.boxes]
+        for a, b in self.edges:
+            operands[b].append(a)
+        found = repeats([box.operation for box in self.boxes], operands)
+        if found is None or found.period * found.times < WORTH_A_BOX:
+            return self
+        chosen = [i for i, box in enumerate(self.boxes) if box.operation]
+        inside = chosen[found.first : found.first + found.period * found.times]
+        last = self.boxes[inside[-1]]
+        label = f"{found.times} times: {', '.join(self.boxes[i].operation for i in inside[: found.period])}"
+        loop = Box(label, "", "loop", last.shape, last.value, last.gradient)
+        kept = [i for i in range(len(self.boxes)) if i not in set(inside[:-1])]
+        new = {i: k for k, i in enumerate(kept)} | dict.fromkeys(inside, kept.index(inside[-1]))
+        edges = list(dict.fromkeys((new[a], new[b]) for a, b in self.edges if new[a] != new[b]))
+        boxes = [loop if i == inside[-1] else self.boxes[i] for i in kept]
+        return Graph(boxes, edges, self.sentence, self.equations).rolled()
 
     def __str__(self) -> str:
         """The graph as text: each value once, below its first user."""
@@ -199,8 +230,9 @@ def graph(y: Any, *, t: int = -1, names: dict[str, Any] | None = None) -> Graph:
     """The graph behind a tensor, or that of a cell's step.
 
     What is drawn of a tensor is the tape: as many boxes as places on it, and as many arrows. A recurrence that kernels
-    ran is one box. Values come from the tensors that are alive, and from what the tape has saved; gradients are those
-    that tensors hold: of leaves after `backward()`, of others after `retain_grad()` as well. See `replay` for all.
+    ran is one box, and `rolled()` makes one of a loop. Values come from the tensors that are alive, and from what the
+    tape has saved; gradients are those that tensors hold: of leaves after `backward()`, of others after `retain_grad()`
+    as well. See `replay` for all.
 
         >>> import tinygrad_rnn as tg
         >>> x = tg.tensor([1.0, 2.0], requires_grad=True)
@@ -293,9 +325,9 @@ class Tape:
         positions = range(len(place.parents)) if row.variadic else range(len(row.inputs))
         parents = dict(zip(operation.wanted, place.parents))
         operands = [self.values.get(parents[i]) if i in parents else saved.get(row.inputs[i]) for i in positions]
-        attributes = {name: True if name == "keepdim" else saved.get(name) for name in row.attributes}
-        unknown = [name for name in row.attributes if name not in saved and name != "keepdim"]
-        if not unknown and operands and all(x is not None for x in operands):
+        known = {"keepdim": True, "shape": self.shapes.get(place)} | saved
+        attributes = {name: known.get(name) for name in row.attributes}
+        if attributes.keys() <= known.keys() and operands and all(x is not None for x in operands):
             self.values[place] = np.asarray(row.forward(*operands, **attributes)).reshape(self.shapes[place])
 
     def graph(self, gradients: dict[Place, Any] | None = None) -> Graph:
@@ -414,7 +446,7 @@ def _of_step(program: Any, known: dict[Any, tuple[Any, Any]] | None = None) -> G
         boxes.append(Box(label, equation, kind, shape, value, gradient))
         edges += [(number_of[y], i) for y in _named_operands(x, names)]
     sentence = "A step as it was traced: from left to right the lines that the cell's author wrote."
-    return Graph(boxes, edges, sentence)
+    return Graph(boxes, edges, sentence, equations=True)
 
 
 def _named_operands(x: StepValue, named: Any) -> list[StepValue]:
