@@ -273,6 +273,21 @@ def test_boxes_do_not_overlap():
                 assert abs(x - u) >= (w + p) / 2 or abs(y_ - v) >= (h + q) / 2
 
 
+def test_arrows_pass_beside_boxes():
+    """Where an arrow crosses a layer it is straight, and no box of the layer is in its way."""
+    sizes = {name: (40 + 30 * i % 70, 20 + 7 * i % 30) for i, name in enumerate("abcdefghij")}
+    pairs = [(i, k) for k in range(10) for i in range(k) if i * k % 3 == 1 or k == i + 1]
+    edges = [("abcdefghij"[i], "abcdefghij"[k]) for i, k in pairs]
+    place = layout(sizes, edges)
+    assert any(len(path) > 2 for path in place.paths)
+    for path in place.paths:
+        for (x, y), (u, v) in zip(path[1:-1:2], path[2:-1:2]):
+            assert y == v and x < u
+            for name, (p, q) in place.at.items():
+                if x <= p <= u:
+                    assert abs(q - y) >= sizes[name][1] / 2
+
+
 def test_layers_lead_to_the_right():
     place = layout(dict.fromkeys("abcdef", (30, 20)), [("a", "c"), ("b", "c"), ("c", "e"), ("d", "e"), ("a", "f")])
     for first, last in (("a", "c"), ("b", "c"), ("c", "e"), ("d", "e"), ("a", "f")):

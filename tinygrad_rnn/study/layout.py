@@ -62,15 +62,18 @@ def layout(sizes: dict[Hashable, tuple[float, float]], edges: Sequence[tuple[Any
             place.update((box, i - len(column) / 2) for i, box in enumerate(column))
     y = _heights(columns, links, heights)
     x: dict[Any, float] = {}
+    half: dict[Any, float] = {}  # of the width of its layer, which an arrow passes in a straight line
     left = 8.0
     for column in columns:
         widest = max((sizes[box][0] for box in column if box in sizes), default=0.0)
         x.update((box, left + widest / 2) for box in column)
+        half.update((box, widest / 2) for box in column)
         left += widest + BETWEEN
     top = min((y[box] - heights[box] / 2 for box in y), default=0.0) - 8.0
     at = {box: (x[box], y[box] - top) for box in x}
     ends = lambda box, side: (at[box][0] + side * sizes[box][0] / 2, at[box][1])
-    paths = [[ends(a, 1), *(at[bend] for bend in bend_list), ends(b, -1)] for (a, b), bend_list in zip(edges, bends)]
+    across = lambda bend: [(at[bend][0] + side * half[bend], at[bend][1]) for side in (-1, 1)]
+    paths = [[ends(a, 1), *itertools.chain(*map(across, way)), ends(b, -1)] for (a, b), way in zip(edges, bends)]
     bottom = max((at[box][1] + heights[box] / 2 for box in at), default=0.0) + 8.0
     return Layout({box: at[box] for box in sizes}, paths, max(left - BETWEEN, 0.0) + 8.0, bottom)
 
