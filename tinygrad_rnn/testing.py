@@ -130,7 +130,7 @@ def check_cell(
             raise ValueError(f"check_cell: there is no check {name!r}; there are {', '.join(CHECKS)}")
     names = [name for name in names if name not in skip]
     report = CellReport(type(cell).__name__, [], [], [], [])
-    subject = Subject(cell, input_size, dict(values or {}), report)
+    subject, drawn = Subject(cell, input_size, dict(values or {}), report), get_rng_state()
     for name in [*(first for first in FIRST if first not in names), *names]:
         found = subject.failures_of(name)
         report.failures.extend(found)
@@ -140,6 +140,7 @@ def check_cell(
             report.notes.append("the other checks need a step that runs, and does so twice alike")
             report.untried.extend(each for each in names if each not in report.passed and each != name)
             break
+    set_rng_state(drawn)  # nobody's weights depend on whether a cell was checked
     if report.failures and raises:
         raise CellCheckError(report)
     return report

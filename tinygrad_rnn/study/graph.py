@@ -210,15 +210,20 @@ class Graph:
 
             size = (min(max(place.width / 90, 3), 24), min(max(place.height / 90, 1.5), 24))
             _, ax = pyplot.subplots(figsize=size, layout="constrained")
+        from matplotlib.patches import FancyBboxPatch
+
         for path in place.paths:
-            points = np.array(path)
-            ax.plot(*points[:-1].T, color="#5b6770", lw=0.8) if len(points) > 2 else None
-            ax.annotate("", path[-1], path[-2], arrowprops={"arrowstyle": "->", "color": "#5b6770", "shrinkA": 0})
+            ax.plot(*zip(*path[:-1]), color="#5b6770", lw=0.8)
+            ax.annotate("", path[-1], path[-2], arrowprops={"arrowstyle": "->", "color": "#5b6770", "shrinkB": 0})
         for i in shown:
-            fill = {"boxstyle": "round,pad=0.4", "facecolor": FILLS[self.boxes[i].kind], "edgecolor": "#1f2a33"}
-            text = "\n".join(self.boxes[i].lines()).replace("$", r"\$")
-            ax.text(*place.at[i], text, ha="center", va="center", family="monospace", fontsize=7, bbox=fill)
+            (x, y), (width, height) = place.at[i], _size(self.boxes[i])
+            corner, fill = (x - width / 2 + 4, y - height / 2 + 4), FILLS[self.boxes[i].kind]
+            style: dict[str, Any] = {"boxstyle": "round,pad=4", "facecolor": fill, "edgecolor": "#14202b", "mutation_aspect": 1}
+            ax.add_patch(FancyBboxPatch(corner, width - 8, height - 8, **style))
+            text = "\n".join(map(_short, self.boxes[i].lines())).replace("$", r"\$")
+            ax.text(x, y, text, ha="center", va="center", family="monospace", fontsize=7.5)
         ax.set(xlim=(0, place.width), ylim=(place.height, 0))
+        ax.set_aspect("equal")
         ax.set_axis_off()
         return ax
 
@@ -288,7 +293,7 @@ class Tape:
             if isinstance(place, Node):
                 self.shapes.update(zip(place.parents, place.shapes))
         self.tensors: dict[Place, Tensor] = {}
-        known = {id(tensor): name for name, tensor in names.items()}
+        known = {id(tensor): name for name, tensor in reversed(names.items())}  # the first name of each
         for tensor in [*_alive(self.places), y]:
             here: Any = tensor.node
             before = self.tensors.get(here)
