@@ -218,7 +218,7 @@ class Graph:
         for i in shown:
             (x, y), (width, height) = place.at[i], _size(self.boxes[i])
             corner, fill = (x - width / 2 + 4, y - height / 2 + 4), FILLS[self.boxes[i].kind]
-            style: dict[str, Any] = {"boxstyle": "round,pad=4", "facecolor": fill, "edgecolor": "#14202b", "mutation_aspect": 1}
+            style: dict[str, Any] = {"boxstyle": "round,pad=4", "facecolor": fill, "edgecolor": "#14202b"}
             ax.add_patch(FancyBboxPatch(corner, width - 8, height - 8, **style))
             text = "\n".join(map(_short, self.boxes[i].lines())).replace("$", r"\$")
             ax.text(x, y, text, ha="center", va="center", family="monospace", fontsize=7.5)
