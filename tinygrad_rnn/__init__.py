@@ -8,13 +8,13 @@
     tensor([2., 4., 6.])
 
 In reading order: `kernels` (what runs hot), `autograd` (what a derivative is), `fusion` (from a cell's step to its
-kernels), `nn` (modules, cells and layers), `optim` (optimisers, clipping, regularisers), `study` (pictures of what
-happens inside), `interop` (other libraries' weights).
+kernels), `nn` (modules, cells and layers), `optim` (optimisers, clipping, regularisers), `interop` (other libraries'
+weights), `study` (pictures of what happens inside), `testing` (whether a cell keeps the contract).
 """
 
 import numpy as _np
 
-from . import interop, nn, optim, study
+from . import interop, nn, optim, study, testing
 from .autograd.creation import (
     arange,
     eye,
@@ -153,6 +153,7 @@ from .nn.functional import (
     smooth_l1_loss,
 )  # fmt: skip
 from .nn.recording import record
+from .study.shown import ops
 
 float32, float64, int64 = _np.float32, _np.float64, _np.int64
 __version__ = "0.1.0"

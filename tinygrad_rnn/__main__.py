@@ -1,4 +1,7 @@
-"""What the library can tell of itself: `python -m tinygrad_rnn`, `... ops`, `... source CELL`, `... explain CELL`."""
+"""What the library can tell of itself: `python -m tinygrad_rnn`, `... ops`, `... source CELL`, `... explain CELL`.
+
+And of a cell of yours: `... check package.module:MyCell`.
+"""
 
 import argparse
 import importlib
@@ -98,6 +101,20 @@ def tell(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def check(chosen: argparse.Namespace) -> int:
+    """Print whether a cell keeps the contract, with every failure."""
+    from .testing import check_cell
+
+    try:
+        cell = recurrent(chosen.cell, chosen.input_size, chosen.hidden_size).cell
+        report = check_cell(cell, input_size=chosen.input_size, only=chosen.only or None, raises=False)
+    except (ValueError, TypeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(report)
+    return 1 if report.failures else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     from .fusion.stages import STAGES
@@ -115,6 +132,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source.add_argument("direction", nargs="?", choices=["forward", "backward", "inference"], help="default: both")
     explain = commands.add_parser("explain", parents=[sizes], help="what the compiler makes of a cell, in words")
     explain.add_argument("--stage", choices=STAGES, help="the program after a pass (default: the whole story)")
+    checked = commands.add_parser("check", help="whether a cell keeps the contract, with every failure at once")
+    checked.add_argument("cell", metavar="CELL", help="rnn, lstm, gru, or package.module:MyCell")
+    checked.add_argument("--input-size", type=int, default=3, metavar="I", help="default: 3")
+    checked.add_argument("--hidden-size", type=int, default=4, metavar="H", help="default: 4")
+    checked.add_argument("--only", nargs="*", metavar="CHECK", help="these checks, such as rows or gradients")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command is None:
@@ -124,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if chosen.command == "ops":
             return ops(chosen.names)
-        return tell(chosen)
+        return check(chosen) if chosen.command == "check" else tell(chosen)
     except BrokenPipeError:  # the reader of the pipe has seen enough
         sys.stderr.close()
         return 0

@@ -29,7 +29,7 @@ def explain(scan: Scan, compared: Iterable[object] = ()) -> str:
         "Backward, at every step from the last to the first": [
             *_rematerialised(scan), *_phases(scan.phases["backward"]),
         ],
-        "Epilogue, once a call": _epilogue(scan),
+        "Epilogue, once a call": epilogue(scan),
         "Work for each step and row of the batch": _work(scan),
         "Kernels": _kernels(scan),
         "Compared with the tape, in float64, where it first ran": list(map(str, compared))
@@ -147,7 +147,8 @@ def _rematerialised(scan: Scan) -> list[str]:
     return [f"rematerialised rather than saved: {', '.join(map(Equations().describe, again))}"] if again else []
 
 
-def _epilogue(scan: Scan) -> list[str]:
+def epilogue(scan: Scan) -> list[str]:
+    """What follows the loop of the backward pass, once a call."""
     gradient, text = scan.program.gradient, []
     for product, d in gradient.products:
         names = ", ".join(f"d{weights.name}" for weights in product.weights)

@@ -15,7 +15,7 @@ fast path: what the kernels keep anyway is read from their arrays, the rest is c
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -122,6 +122,54 @@ class Recording(Recorder):
         """The gradients by name: `r.grad["h"]`."""
         return Gradients(self)
 
+    def to_dict(self) -> dict[str, np.ndarray]:
+        """All values by name, [T, B, ...], and behind a "d" the gradients that reached them, such as "df" that of f.
+
+        Where there is a value of such a name, the gradient is at "d_" and its name. For `np.savez`, pandas and others.
+
+            >>> import tinygrad_rnn as tg
+            >>> layer = tg.nn.RNN(3, 4)
+            >>> with tg.record(layer) as r:
+            ...     y, _ = layer(tg.ones(5, 2, 3))
+            >>> y.sum().backward()
+            >>> {name: array.shape for name, array in r.to_dict().items() if name in ("h", "dh")}
+            {'h': (5, 2, 4), 'dh': (5, 2, 4)}
+        """
+        source, found = self._called(), {name: self[name].numpy() for name in self.names}
+        for name in self.names:
+            gradient = source.gradient(name)
+            if gradient is not None:
+                found[f"d_{name}" if f"d{name}" in source.named else f"d{name}"] = gradient
+        return found
+
+    def to_xarray(self) -> Any:
+        """The same as an `xarray.Dataset` with dimensions time, batch and unit.
+
+        Values of other widths than the first state have a dimension "unit_<width>"; those of higher rank "dim2_<size>"
+        and so on.
+
+        Raises:
+            ModuleNotFoundError: xarray is not installed.
+        """
+        import xarray
+
+        found, source = self.to_dict(), cast(Any, self._called())
+        states = getattr(source, "states", None) or source.cell.state_names
+        first = found[next(iter(states))].shape[2:]
+
+        def dimensions(array: np.ndarray) -> tuple[str, ...]:
+            inner = array.shape[2:]
+            if len(inner) == 1:
+                return ("time", "batch", "unit" if inner == first else f"unit_{inner[0]}")
+            return ("time", "batch", *(f"dim{k}_{n}" for k, n in enumerate(inner, 2)))
+
+        variables = {name: (dimensions(array), array) for name, array in found.items()}
+        return xarray.Dataset(variables, attrs={"title": f"Recording of {self.title}"})
+
+    def _ipython_key_completions_(self) -> list[str]:
+        """What a notebook offers after `r["`."""
+        return self.names if self.source else []
+
     def __contains__(self, name: str) -> bool:
         return name in self._called().named
 
@@ -148,6 +196,9 @@ class Gradients:
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.recording._ipython_key_completions_()
 
     def __getitem__(self, name: str) -> Tensor:
         gradient = self.recording._known(name).gradient(name)

@@ -77,6 +77,7 @@ class Recurrent(Module):
 
     __slots__ = ("_last",)  # what the last call found out: no attribute of a cell that has a layer within
     recorder: "Recorder | None" = None  # set by `record`
+    explain_html: Any = None  # set by the room of pictures
 
     def __init__(self, cell: Cell, reverse: bool = False, fused: str = "auto") -> None:
         if not isinstance(cell, Cell):
@@ -202,7 +203,7 @@ class Recurrent(Module):
         except Unfusable as error:
             raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {error}") from None
 
-    def explain(self, stage: str | None = None) -> str:
+    def explain(self, stage: str | None = None, html: bool = False) -> str:
         """What the compiler made of the cell, in words: or why it could make nothing of it.
 
         The traced step, prologue and epilogue, phases, the residuals that are saved for the backward pass and
@@ -211,10 +212,14 @@ class Recurrent(Module):
         Args:
             stage: print the program after this pass instead: "trace", "simplify", "hoist", "join", "transpose",
                 "rematerialise", "lower", "allocate" or "print".
+            html: the step, its adjoint and its kernels side by side instead, for a notebook: see `study.explain`.
 
         Raises:
             ValueError: the width of the inputs is not known yet, or there is no such pass.
+            NotImplementedError: HTML is asked for, and the cell cannot be compiled.
         """
+        if html:
+            return self.explain_html()
         try:
             fused = self._last_fused()
             return at_stage(fused.stages, fused.scan, stage) if stage else explain(fused.scan, fused.reports)

@@ -8,21 +8,29 @@
     >>> tg.study.heatmap(r, "f").values.shape  # NumPy arrays; .plot() draws them, and a notebook shows the picture
     (4, 7)
 
-Every function returns a `Result`: arrays, one picture, and one sentence that says how to read it. None of them needs
-matplotlib before it is asked to draw.
+Every function of what is recorded returns a `Result`: arrays, one picture, and one sentence that says how to read it.
+None of them needs matplotlib before it is asked to draw.
 
 In reading order: `result`, `recorded`; what is recorded: `maps`, `flow`, `losses`, `gates`, `states`; what steps do:
-`dynamics`; what a model does: `models`, `points`, `text`, `inputs`, `clamped`.
+`dynamics`; what a model does: `models`, `points`, `text`, `inputs`, `clamped`. `layout` (where boxes go), `repeats`
+(loops on a tape), `graph` (a tape or a step) and `replay` (the backward pass in frames) draw the tape; `shown` says how
+objects show themselves in a notebook, `summary` has sizes, work and memory of layers, and `explained` a step beside
+what became of it.
 """
 
 from .clamped import ablate
 from .dynamics import jacobians, lyapunov
+from .explained import Explained, explain
 from .flow import gradient_flow
 from .gates import saturation, timescales
+from .graph import Graph, graph
 from .inputs import connectivity, integrated_gradients
 from .losses import horizon
 from .maps import heatmap
 from .points import fixed_points
+from .replay import Replay, replay
 from .result import Result
+from .shown import ops
 from .states import trajectory
+from .summary import Summary, summary
 from .text import colored_text

@@ -1,6 +1,7 @@
 """Which cells there are: `tg.nn.cells.list()`."""
 
 from collections.abc import Callable
+from html import escape
 from typing import NamedTuple
 
 from ...autograd.creation import get_rng_state, set_rng_state
@@ -76,10 +77,20 @@ class Row(NamedTuple):
 class Table(list[Row]):
     """Rows that print as a table."""
 
-    def __repr__(self) -> str:
+    def lines(self) -> list[tuple[str, ...]]:
+        """What stands in it, its head first."""
         show = lambda states: ", ".join(f"{name} {width}" for name, width in states.items())
         cells = [(row.name, row.equation, row.source, show(row.states), f"{row.parameters:,}") for row in self]
-        lines = [("cell", "equation", "source", "states", "parameters"), *cells]
+        return [("cell", "equation", "source", "states", "parameters"), *cells]
+
+    def _repr_html_(self) -> str:
+        row = lambda cells, tag: "".join(f'<{tag} style="text-align:left">{escape(x)}</{tag}>' for x in cells)
+        head, *rows = self.lines()
+        body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
+        return f"<table><tr>{row(head, 'th')}</tr>{body}</table>"
+
+    def __repr__(self) -> str:
+        lines = self.lines()
         widths = [max(map(len, column)) for column in zip(*lines)]
         return "\n".join(
             "  ".join([*(text.ljust(n) for text, n in zip(line[:-1], widths)), line[-1].rjust(widths[-1])])

@@ -1,0 +1,169 @@
+"""`check_cell`: it passes every cell of the library, finds each way of being broken, and names it."""
+
+import copy
+import re
+
+import numpy as np
+import pytest
+from broken_cells import BROKEN, AsksTheMode, Hides, MixesRows, NoState, Sound
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.__main__ import main
+from tinygrad_rnn.testing import CHECKS, CellCheckError, check_cell, parametrize_with_checks
+
+ROWS = [row.cell for row in tg.nn.cells.list(3, 4)]
+
+
+def made(kind):
+    return kind(3, 4, 2) if kind is tg.nn.cells.ProjectedLSTMCell else kind(3, 4)
+
+
+@pytest.fixture
+def tape_alone(monkeypatch):
+    """As if nothing could be compiled: what is wrong with a step shows on the tape, and sooner."""
+    monkeypatch.setattr(tg.testing.Subject, "why_not", "no kernels in this test")
+
+
+@pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.__name__)
+def test_what_is_broken_is_found_and_named(kind, tape_alone):
+    check, message, line = BROKEN[kind]
+    report = check_cell(kind(3, 4), raises=False)
+    assert check in {failure.check for failure in report.failures}, str(report)
+    found = [f for f in report.failures if f.check == check and re.search(message, f.message) and line in f.line]
+    assert found, f"expected {message!r} at {line!r}:\n{report}"
+    assert re.search(r"broken_cells\.py:\d+: ", found[0].line)
+
+
+def test_what_is_sound_passes(tape_alone):
+    report = check_cell(Sound(3, 4))
+    assert report.passed == [name for name in CHECKS if name != "engines"] and report.untried == ["engines"]
+
+
+@pytest.mark.parametrize("kind", [Sound, tg.nn.GRUCell])
+def test_both_engines_are_checked(kind):
+    report = check_cell(kind(3, 4))
+    assert report.passed == list(CHECKS) and not report.notes
+
+
+@pytest.mark.parametrize("kind", ROWS[3::6], ids=lambda kind: kind.__name__)
+def test_cells_of_the_library_on_the_tape(kind, tape_alone):
+    assert not check_cell(made(kind)).failures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ROWS, ids=lambda kind: kind.__name__)
+def test_cells_of_the_library(kind):
+    report = check_cell(made(kind))
+    assert report.passed == list(CHECKS) and not report.notes
+
+
+def test_all_failures_are_told_at_once(tape_alone):
+    class Twice(MixesRows, Hides):
+        def __init__(self, input_size, hidden_size):
+            Hides.__init__(self, input_size, hidden_size)
+
+    with pytest.raises(CellCheckError, match=r"(?s)reduce over the last dimension.*is not in state_dict") as caught:
+        check_cell(Twice(3, 4))
+    assert {"rows", "state_dict"} <= {failure.check for failure in caught.value.report.failures}
+
+
+def test_a_refusal_is_a_note_that_says_why():
+    report = check_cell(AsksTheMode(3, 4), only=["compiles"], raises=False)
+    assert report.passed == ["compiles"] and "tg.is_grad_enabled()" in report.notes[0]
+
+
+def test_a_fault_of_the_compiler_is_a_failure(monkeypatch):
+    def refuse(*arguments):
+        raise AssertionError("a fault")
+
+    monkeypatch.setattr("tinygrad_rnn.fusion.fused.compiled", refuse)
+    report = check_cell(Sound(3, 4), only=["compiles"], raises=False)
+    assert "fault of tinygrad_rnn" in report.failures[0].message
+
+
+def test_wrong_kernels_are_found(monkeypatch):
+    """Numbers of the kernels that are off: the engines differ, and so do the slopes."""
+    plain = tg.testing.Subject.run
+
+    def wrong(self, engine, *arguments, **options):
+        y, *states = plain(self, engine, *arguments, **options)
+        return [y * 1.001 if engine == "require" else y, *states]
+
+    monkeypatch.setattr(tg.testing.Subject, "run", wrong)
+    report = check_cell(Sound(3, 4), only=["engines", "stale", "lengths"], raises=False)
+    assert {"engines", "stale"} == {failure.check for failure in report.failures}, str(report)
+
+
+def test_noise_is_the_same_in_both_engines():
+    cell = tg.nn.Zoneout(tg.nn.GRUCell(3, 4), 0.3)
+    assert check_cell(cell, only=["engines", "repeatable"]).passed == ["engines", "repeatable"]
+
+
+def test_lines_are_those_of_the_cell_in_a_wrapper(tape_alone):
+    report = check_cell(tg.nn.Zoneout(MixesRows(3, 4)), only=["rows"], raises=False)
+    assert report.failures[0].line.endswith("h = h - h.mean(0, keepdim=True)")
+
+
+def test_a_local_class_is_not_pickled(tape_alone):
+    class Local(Sound):
+        pass
+
+    report = check_cell(Local(3, 4), only=["pickle"])
+    assert report.untried == ["pickle"] and not report.passed and "not defined in a module" in str(report)
+
+
+def test_the_cell_is_left_as_it_was(tape_alone):
+    cell = tg.nn.LSTMCell(3, 4)
+    cell.weight_ih.grad = tg.ones(16, 3)
+    before, numbers, arrays = dict(vars(cell)), copy.deepcopy(cell.state_dict()), [p.data for p in cell.parameters()]
+    check_cell(cell)
+    assert {n: v for n, v in vars(cell).items() if not n.startswith("_")} == \
+        {n: v for n, v in before.items() if not n.startswith("_")}  # fmt: skip
+    assert all(np.array_equal(numbers[name], value) for name, value in cell.state_dict().items())
+    assert all(p.data is array for p, array in zip(cell.parameters(), arrays)) and cell.training
+    assert np.array_equal(cell.weight_ih.grad.numpy(), np.ones((16, 3)))
+
+
+class Speaks(Sound):
+    def step(self, x, h, *, speaker):
+        return tg.tanh(x @ self.W + h @ self.U + self.b + speaker)
+
+
+def test_values_that_step_takes_by_name(tape_alone):
+    report = check_cell(Speaks(3, 4), raises=False)
+    assert "step takes speaker by name: call check_cell(cell, values={'speaker': an array" in report.failures[0].message
+    assert not check_cell(Speaks(3, 4), values={"speaker": np.ones((2, 4))}).failures
+
+
+def test_width_is_found_where_the_cell_does_not_say_it(tape_alone):
+    cell = Sound(5, 4)
+    cell.input_size = None
+    assert check_cell(cell, only=["states", "rows"]).passed == ["states", "rows"]
+
+
+def test_what_is_no_cell_and_no_check():
+    assert check_cell(tg.nn.Linear(3, 4), raises=False).failures[0].message.startswith("expected a Cell, got Linear")
+    with pytest.raises(ValueError, match="no check 'speed'; there are signature"):
+        check_cell(Sound(3, 4), only=["speed"])
+
+
+@parametrize_with_checks([lambda: Sound(3, 4), lambda: tg.nn.RNNCell(3, 4)], only=["states", "rows", "state_dict"])
+def test_parametrised(make, check):
+    assert check_cell(make(), only=[check]).passed == [check]
+
+
+def test_parametrisation_has_a_test_for_each_check():
+    mark = parametrize_with_checks([lambda: Sound(3, 4)])
+    names, cases = mark.args
+    ids = [case.id for case in cases]
+    assert mark.name == "parametrize" and names == ("make", "check") and ids == [f"Sound-{name}" for name in CHECKS]
+
+
+def test_command_line(capsys):
+    assert main(["check", "rnn", "--only", "states", "rows"]) == 0
+    assert "RNNCell: 2 checks passed" in capsys.readouterr().out
+    assert main(["check", "broken_cells:MixesRows", "--only", "rows"]) == 1
+    assert "rows: sequence 0 gives other outputs alone" in capsys.readouterr().out
+    assert main(["check", f"broken_cells:{NoState.__name__}"]) == 1
+    assert main(["check", "broken_cells:Soound"]) == 2
+    assert main(["check", "rnn", "--only", "speed"]) == 2
