@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from study.studying import ENGINES, F64, Linear, drawn, recorded
 
 import tinygrad_rnn as tg
+from study.studying import ENGINES, F64, Linear, drawn, recorded
 
 T, B, I, H = 7, 2, 3, 4
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from study.studying import ENGINES, F64, Linear, drawn, recorded
 
 import tinygrad_rnn as tg
+from study.studying import ENGINES, F64, Linear, drawn, recorded
 from tinygrad_rnn.study.recorded import before, running, steps
 
 FUNCTIONS = {

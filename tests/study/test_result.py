@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from study.studying import F64, Linear, recorded
 
 import tinygrad_rnn as tg
+from study.studying import F64, Linear, recorded
 from tinygrad_rnn.study.result import limits
 
 

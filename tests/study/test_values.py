@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from study.studying import ENGINES, F64, Linear, drawn, filled, recorded
 
 import tinygrad_rnn as tg
+from study.studying import ENGINES, F64, Linear, drawn, filled, recorded
 
 # ---- heatmap ---------------------------------------------------------------------------------------------------------
 
