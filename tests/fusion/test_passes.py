@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 
 import tinygrad_rnn as tg
 from fusion.comparing import EVERY_CELL, parameter
-from fusion.test_inner_shapes import STEPS, Random
+from fusion.test_inner_shapes import STEPS, VALUES, Random
 from fusion.test_random_cells import COMPILED, Composed, programs
 from tinygrad_rnn.autograd import table, tape
 from tinygrad_rnn.fusion.fused import FusedCell
@@ -25,7 +25,8 @@ def stages_of(cell, watched=1):
     """The program of a cell after each pass."""
     states = tuple(tg.zeros(*s.shape, dtype=np.float64) for s in cell.begin(None, B))
     x = tg.zeros(2, B, cell.input_size, dtype=np.float64)
-    return FusedCell(cell, Sequence(x, states, watched=watched)).stages
+    held = {name: tg.zeros(B, *shape, dtype=np.float64) for name, shape in VALUES.items() if name in cell.value_names}
+    return FusedCell(cell, Sequence(x, states, watched=watched, values=held)).stages
 
 
 def drawn(program):

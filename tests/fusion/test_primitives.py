@@ -249,9 +249,13 @@ def test_a_wrong_kernel_of_a_primitive_is_found(monkeypatch):
 # ---- At random -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(primitives(), st.booleans(), st.sampled_from([None, [3, 1], [0, 2]]))
-def test_random_formulas(written, reverse, lengths):
+@pytest.mark.parametrize("examples", [8, pytest.param(60, marks=pytest.mark.slow)])
+def test_random_formulas(examples):
+    options = settings(max_examples=examples, derandomize=True, suppress_health_check=list(HealthCheck))
+    options(given(primitives(), st.booleans(), st.sampled_from([None, [3, 1], [0, 2]]))(check_formula))()
+
+
+def check_formula(written, reverse, lengths):
     signature, formula, rules = written
     try:
         f = tg.primitive(signature, formula, **rules, check=False)

@@ -10,8 +10,14 @@ import tinygrad_rnn as tg
 from tinygrad_rnn.autograd.table import TABLE
 from tinygrad_rnn.study import graph, replay
 
+QUICK = ("where", "cat", "slice")  # of each kind one: the others take minutes
+ROWS = [
+    pytest.param(row, id=row.name, marks=() if row.name in QUICK else pytest.mark.slow)
+    for row in TABLE.values() if row.rules
+]  # fmt: skip
 
-@pytest.mark.parametrize("row", [row for row in TABLE.values() if row.rules], ids=lambda row: row.name)
+
+@pytest.mark.parametrize("row", ROWS)
 def test_replays_and_values_of_every_row(row):
     """A replay hands on what the backward pass does, and a value that was let go and is found again is the same."""
     chosen = differentiable(row)

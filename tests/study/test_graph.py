@@ -317,6 +317,7 @@ def test_what_cannot_be_drawn():
         graph(r)
 
 
+@pytest.mark.slow
 def test_long_tapes_take_no_square_of_memory():
     """Frames know what was received, and make their graph when it is looked at."""
     y = number(0.5)
