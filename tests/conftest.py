@@ -1,7 +1,9 @@
 """Settings every test shares: no window for a plot, property tests that CI can repeat, and a flag for golden files."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib; a user's own setting wins
@@ -17,3 +19,13 @@ def pytest_addoption(parser):
     parser.addoption(
         "--refresh-golden", action="store_true", help="write the generated source that tests compare with anew"
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests of seconds that repeat, at another size or of another cell, what a quick one proves: run by -m slow."""
+    long = set(Path(__file__).with_name("long_tests.txt").read_text(encoding="utf-8").split("\n"))
+    for item in items:
+        name = item.nodeid.removeprefix("tests/")
+        if name in long or name.partition("[")[0] in long:
+            item.add_marker(pytest.mark.slow)

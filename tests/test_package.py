@@ -176,3 +176,11 @@ def test_importing_is_light():
         [sys.executable, "-c", IMPORT], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
     )
     assert done.stdout == "\n\n\n", done.stdout + done.stderr
+
+
+def test_the_long_tests_are_there():
+    """Those that are told by name to be long."""
+    root = Path(__file__).parent
+    for line in (root / "long_tests.txt").read_text(encoding="utf-8").splitlines():
+        file, _, name = line.partition("::")
+        assert f"def {name.partition('[')[0]}(" in (root / file).read_text(encoding="utf-8"), line
