@@ -1,4 +1,4 @@
-"""Graphs and replays of every row of the table, at all of its samples."""
+"""Graphs and replays of every row of the table, at a third of its samples."""
 
 from xml.etree import ElementTree
 
@@ -21,7 +21,7 @@ ROWS = [
 def test_replays_and_values_of_every_row(row):
     """A replay hands on what the backward pass does, and a value that was let go and is found again is the same."""
     chosen = differentiable(row)
-    for sample in samples(row):
+    for sample in samples(row)[::3]:
         xs = [
             tg.from_numpy(x).requires_grad_() if chosen is None or i in chosen else tg.from_numpy(x)
             for i, x in enumerate(sample.inputs)
