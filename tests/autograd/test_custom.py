@@ -579,7 +579,7 @@ def primitives(draw):
     return f"random({', '.join(names)}, *, k=0.7)", formula, rules
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [8, pytest.param(30, marks=pytest.mark.slow)])
 def test_random_formulas(examples):
     settings(max_examples=examples, derandomize=True)(given(primitives())(check_formula))()
 

@@ -125,7 +125,7 @@ def test_passes_of_composed_cells(program):
     check_stages(stages_of(Composed(program)))
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_passes_of_any_cell(examples):
     @settings(max_examples=examples, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(programs())
@@ -139,7 +139,7 @@ def test_passes_of_any_cell(examples):
     passes_of_any_cell()
 
 
-@pytest.mark.parametrize("examples", [60, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_passes_of_rows_of_any_rank(examples):
     @settings(max_examples=examples, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(STEPS)

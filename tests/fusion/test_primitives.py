@@ -249,7 +249,7 @@ def test_a_wrong_kernel_of_a_primitive_is_found(monkeypatch):
 # ---- At random -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [8, pytest.param(30, marks=pytest.mark.slow)])
 def test_random_formulas(examples):
     options = settings(max_examples=examples, derandomize=True, suppress_health_check=list(HealthCheck))
     options(given(primitives(), st.booleans(), st.sampled_from([None, [3, 1], [0, 2]]))(check_formula))()
