@@ -1,4 +1,4 @@
-"""Graphs and replays of every row of the table, at a third of its samples."""
+"""Graphs and replays of rows of the table: of a third of them, at a third of their samples."""
 
 from xml.etree import ElementTree
 
@@ -13,7 +13,7 @@ from tinygrad_rnn.study import graph, replay
 QUICK = ("where", "cat", "slice")  # of each kind one: the others take minutes
 ROWS = [
     pytest.param(row, id=row.name, marks=() if row.name in QUICK else pytest.mark.slow)
-    for row in TABLE.values() if row.rules
+    for n, row in enumerate(TABLE.values()) if row.rules and (row.name in QUICK or n % 3 == 0)
 ]  # fmt: skip
 
 
