@@ -24,10 +24,10 @@ def moments(x, eps):
     m = v = 0.0
     for j in range(x.size):
         m += x[j]
-    m = m / x.size
+    m = m / max(x.size, 1)
     for j in range(x.size):
         v += (x[j] - m) * (x[j] - m)
-    return m, real(1 / sqrt(v / x.size + eps))
+    return m, real(1 / sqrt(v / max(x.size, 1) + eps))
 @njit(types.void(ROWS, ROW, ROW, types.float64, MADE), cache=CACHE, **REDUCE)
 def forward(x, weight, bias, eps, y):
     for i in range(x.shape[0]):
