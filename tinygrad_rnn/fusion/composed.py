@@ -139,6 +139,7 @@ def reduction(row: Primitive, build: Any, x: Value, dim: tuple[int, ...], keepdi
 
 
 def cumsum(build: Any, x: Value, dim: int) -> Value | None:
+    """Of a single element that element."""
     return x if x.shape[dim] == 1 else None
 
 

@@ -54,13 +54,11 @@ def _equation(value: Value, has_name: Callable[[Value], bool]) -> ast.expr:
         at = [index_text(i) for i in value.attributes["at"]]
         if is_view(value):
             at[-1] = "{}:{}".format(*columns(value))
-        whole = ast.unparse(operands[0])
-        return parse(f"{f'({whole})' if isinstance(operands[0], ast.BinOp) else whole}[{', '.join(at)}]")
+        return _indexed(operands[0], at)
     if row is table.permute and len(value.shape) == 2:
         return ast.Attribute(operands[0], "T")
     if row is table.reshape and value.per_row and (at := _ones(value)):
-        whole = ast.unparse(operands[0])
-        return parse(f"{f'({whole})' if isinstance(operands[0], ast.BinOp) else whole}[{', '.join(at)}]")
+        return _indexed(operands[0], at)
     if row is table.neg:
         return ast.UnaryOp(ast.USub(), operands[0])
     if row is table.matmul and isinstance(operands[0], ast.BinOp):
@@ -74,6 +72,12 @@ def _equation(value: Value, has_name: Callable[[Value], bool]) -> ast.expr:
     named = lambda x: operand(x) if isinstance(x, Number) else parse(repr(x))
     attributes = [ast.keyword(name, named(x)) for name, x in value.attributes.items()]
     return ast.Call(ast.Name(row.name), operands, attributes)
+
+
+def _indexed(whole: ast.expr, at: list[str]) -> ast.expr:
+    """An expression with an index behind it."""
+    text = ast.unparse(whole)
+    return parse(f"{f'({text})' if isinstance(whole, ast.BinOp) else text}[{', '.join(at)}]")
 
 
 def _ones(value: Value) -> list[str]:

@@ -48,8 +48,7 @@ class Memory(NamedTuple):
         """What of a place for a value of this inner shape is elements [first, last) of one dimension."""
         view = self.view or View(0, inner, strides_of(inner))
         shape = (*inner[:dim], last - first, *inner[dim + 1 :])
-        whole = self._replace(first=self.first, view=None)
-        return whole.seen(View(view.first + first * view.strides[dim], shape, view.strides))
+        return self._replace(view=None).seen(View(view.first + first * view.strides[dim], shape, view.strides))
 
 
 Stores = dict[Value, list[Memory]]
