@@ -399,7 +399,7 @@ def names_in_frames() -> dict[str, Any]:
     """Name -> tensor, of the variables of the functions that run, and of the parameters of their modules."""
     frame: FrameType | None = sys._getframe(1)
     found: dict[str, Any] = {}
-    here = os.path.dirname(__file__)
+    here = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")  # no names of the package's own
     while frame is not None:
         if not frame.f_code.co_filename.startswith(here):
             for name, value in {**frame.f_globals, **frame.f_locals}.items():
@@ -538,13 +538,3 @@ def _arrow(path: list[tuple[float, float]], colour: str, width: float) -> str:
     head = f"{u:.1f},{v:.1f} {u - side:.1f},{v - 3:.1f} {u - side:.1f},{v + 3:.1f}"
     return (f'<path d="{text}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
             f'<polygon points="{head}" fill="{colour}"/>')  # fmt: skip
-
-
-def _graph(self: Tensor, *, names: dict[str, Any] | None = None) -> Graph:
-    """The tape behind this tensor as a picture, see `tg.study.graph`."""
-    return graph(self, names=names)
-
-
-# The classes of the rooms below know no pictures: this room gives them theirs.
-_graph.__name__, _graph.__qualname__ = "graph", "Tensor.graph"
-setattr(Tensor, "graph", _graph)  # noqa: B010

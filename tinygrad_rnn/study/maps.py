@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from ..nn.recording import Recording
 from .recorded import look, of_batch, one_layer, running
 from .result import Result, coloured, limits, safe
 
@@ -112,11 +111,3 @@ def _similar(values: np.ndarray) -> np.ndarray:
     u, s, _ = np.linalg.svd(courses, full_matrices=False)
     first, second = (u[:, :2] * s[:2]).T if u.shape[1] > 1 else (u[:, 0], np.zeros(len(u)))
     return np.argsort(np.arctan2(second, first), kind="stable")
-
-
-def _plot(self: Recording, name: str, ax: Any = None, **options: Any) -> Any:
-    """`study.heatmap` of a value, "f", or a gradient, "df", as a picture on Axes, which are returned."""
-    return heatmap(self, name, **options).plot(ax)
-
-
-Recording.plot = _plot

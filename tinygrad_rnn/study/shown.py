@@ -224,7 +224,3 @@ class Ops(Mapping[str, Op]):
 
 
 ops = Ops()
-
-# The classes of the rooms below know no pictures: this room gives them theirs.
-for kind, show in ((Tensor, tensor_html), (Module, module_html), (Recording, recording_html)):
-    setattr(kind, "_repr_html_", show)  # noqa: B010
