@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from .lapack import one_thread
 from .recorded import look, of_batch, one_layer, running
 from .result import Result, coloured, limits, safe
 
@@ -108,6 +109,7 @@ def _similar(values: np.ndarray) -> np.ndarray:
     centred = values - values.mean(1, keepdims=True)
     scale = np.linalg.norm(centred, axis=1, keepdims=True)
     courses = centred / np.where(scale > 0, scale, 1)
-    u, s, _ = np.linalg.svd(courses, full_matrices=False)
+    with one_thread():
+        u, s, _ = np.linalg.svd(courses, full_matrices=False)
     first, second = (u[:, :2] * s[:2]).T if u.shape[1] > 1 else (u[:, 0], np.zeros(len(u)))
     return np.argsort(np.arctan2(second, first), kind="stable")
