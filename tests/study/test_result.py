@@ -62,6 +62,9 @@ def test_every_result_shows_itself(results):
         own = result.plot()
         own.figure.canvas.draw()
         assert own.figure is not figure
+        for text in (text for text in own.figure.texts if text.get_text() == own.figure.get_supxlabel() != ""):
+            box, whole = text.get_window_extent(), own.figure.bbox
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1, f"the sentence under {name} is cut off"
         assert len(result.sentence) > 40 and result.sentence.endswith("."), name
         pyplot.close("all")
 

@@ -14,6 +14,7 @@ import numpy as np
 
 COLOURS = "cividis"  # dark to light all the way: it survives greyscale, and colour-blind eyes
 MARGINS = (0.8, 0.3, 0.5, 0.35)  # left, right, below and above the axes, in inches
+LETTERS = 13.5  # of the sentence that fit into an inch
 LINES = ("-", "--", ":", "-.")  # beside colours, as these do not survive greyscale
 
 
@@ -43,7 +44,7 @@ class Result:
             from matplotlib import pyplot
 
             figure, ax = pyplot.subplots(figsize=self.size, layout="constrained")
-            figure.supxlabel(safe(textwrap.fill(self.sentence, 95)), fontsize=9)
+            figure.supxlabel(safe(textwrap.fill(self.sentence, int(LETTERS * self.size[0]))), fontsize=9)
         self.draw(ax)
         return ax
 
