@@ -23,6 +23,10 @@ def some():
     with tg.record(layer) as g:
         y, _ = layer(x)
     losses = [each.square().sum() for each in y]
+    with tg.study.Monitor(tg.optim.SGD(layer.parameters(), lr=0.1)) as monitor:
+        for _ in range(3):
+            layer(x)[0].square().mean().backward()
+            monitor.optimizer.step()
     fixed = tg.study.fixed_points(layer, starts=g, trajectory=tg.study.trajectory(g))
     return {
         "heatmap": tg.study.heatmap(r, "f", b=1),
@@ -41,6 +45,7 @@ def some():
         "fixed_points": tg.study.fixed_points(layer, starts=np.zeros((1, 3))),
         "fixed_points on a trajectory": fixed,
         "horizon": tg.study.horizon(losses, g),
+        "Monitor": monitor,
         "ablate": tg.study.ablate(layer, x, 0),
         "colored_text": tg.study.colored_text("to be, or not to be", np.linspace(-1, 1, 19)),
     }

@@ -36,6 +36,7 @@ from ..nn.recording import Recording
 from ..nn.recurrent import Recurrent
 from .layout import Layout, layout
 from .repeats import repeats
+from .result import image
 
 MOST = 150  # boxes in a picture
 WORTH_A_BOX = 8  # so many operations that repeat themselves
@@ -192,11 +193,9 @@ class Graph:
     def __repr__(self) -> str:
         return f"Graph of {self.title}. {self.sentence}"
 
-    def _repr_svg_(self) -> str:
-        return self.svg()
-
     def _repr_html_(self) -> str:
-        return f"<figure>{self.svg()}<figcaption>{_escaped(self.sentence)}</figcaption></figure>"
+        picture = image(self.svg(), self.title, 'style="max-width:100%"')
+        return f"<figure>{picture}<figcaption>{_escaped(self.sentence)}</figcaption></figure>"
 
     def plot(self, ax: Any = None) -> Any:
         """The same picture by matplotlib: on the Axes `ax`, which are returned, or those of a new figure.
@@ -244,7 +243,7 @@ def graph(y: Any, *, t: int = -1, names: dict[str, Any] | None = None) -> Graph:
         >>> picture = tg.study.graph((x * x).sum())
         >>> [box.label for box in picture.boxes], picture.edges
         (['x', 'mul', 'sum'], [(0, 1), (0, 1), (1, 2)])
-        >>> picture._repr_svg_()[:4]
+        >>> picture.svg()[:4]
         '<svg'
 
     Of a `Recurrent` (or a module with recurrent layers: the first) it is the step as it was traced; of a recording the

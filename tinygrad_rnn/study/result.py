@@ -68,9 +68,15 @@ class Result:
         caption = html.escape(self.sentence)
         if importlib.util.find_spec("matplotlib") is None:
             return f"<figure><pre>{html.escape(repr(self))}</pre></figure>"
-        data, width = base64.b64encode(self.png()).decode(), round(100 * self.size[0])
-        picture = f'<img width="{width}" alt="{caption}" src="data:image/png;base64,{data}">'
+        picture = image(self.png(), self.sentence, f'width="{round(100 * self.size[0])}"')
         return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+
+
+def image(file: bytes | str, alt: str, attributes: str = "") -> str:
+    """A picture, PNG or the text of an SVG, inside a page: a host of notebooks cuts out an SVG that is no image."""
+    kind, data = ("svg+xml", file.encode()) if isinstance(file, str) else ("png", file)
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f'<img {attributes} alt="{html.escape(alt)}" src="{source}">'
 
 
 def safe(text: str) -> str:
