@@ -23,9 +23,10 @@ def some():
     with tg.record(layer) as g:
         y, _ = layer(x)
     losses = [each.square().sum() for each in y]
-    with tg.study.Monitor(tg.optim.SGD(layer.parameters(), lr=0.1)) as monitor:
+    trained = tg.nn.Linear(2, 3)
+    with tg.study.Monitor(tg.optim.SGD(trained.parameters(), lr=0.1)) as monitor:
         for _ in range(3):
-            layer(x)[0].square().mean().backward()
+            trained(x).square().mean().backward()
             monitor.optimizer.step()
     fixed = tg.study.fixed_points(layer, starts=g, trajectory=tg.study.trajectory(g))
     return {
