@@ -51,6 +51,17 @@ def test_adam_s_first_step_moves_by_lr(kind):
     np.testing.assert_allclose(monitor.history["update"]["w"], [0.02 * signs.std()], rtol=1e-11)
 
 
+def test_parameters_of_many_blocks():
+    (w,) = made((300, 400))
+    w.data += 5
+    monitor = Monitor(optimizer := tg.optim.SGD([w], lr=0.01))
+    give([w])
+    weight, update = w.numpy().std(), 0.01 * w.grad.numpy().std()
+    optimizer.step()
+    np.testing.assert_allclose(monitor.history["weight"]["w"], [weight], rtol=1e-12)
+    np.testing.assert_allclose(monitor.history["update"]["w"], [update], rtol=1e-10)
+
+
 def test_decay_and_rounding_count():
     """The update is what the numbers did: it is 0 where float32 cannot hold it."""
     (w,) = made((6,), dtype=np.float32)

@@ -268,11 +268,9 @@ class Optimizer:
             ValueError: a gradient is not of its parameter's shape and dtype, or a parameter's array is read-only.
             TypeError: a gradient is no tensor. No parameter has been moved.
         """
-        arguments: tuple[Any, ...] = (self,) if closure is None else (self, closure)
-        named: dict[str, Any] = {}
-        if self._pre_hooks:
-            arguments, named = self._before_step(arguments, named)
-            closure = named.get("closure", *arguments[1:])
+        told = self._before_step(closure) if self._pre_hooks or self._post_hooks else None
+        if told is not None:
+            closure = told[1].get("closure", *told[0][1:])
         loss = None
         if closure is not None:
             with enable_grad():
@@ -296,8 +294,9 @@ class Optimizer:
         for p, group in moved:
             self.update(p.data, p.grad.data, self.state[p], group)
         note_change([p for p, _ in moved])
-        for hook in list(self._post_hooks.values()):
-            hook(self, arguments, named)
+        if told is not None:
+            for hook in list(self._post_hooks.values()):
+                hook(self, *told)
         return loss
 
     def register_step_pre_hook(self, hook: Callable[..., Any]) -> HookHandle:
@@ -325,8 +324,10 @@ class Optimizer:
         """
         return HookHandle(self._post_hooks, hook)
 
-    def _before_step(self, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _before_step(self, closure: Any) -> tuple[Any, dict[str, Any]]:
         """Run the hooks; with which arguments the step is to be made."""
+        arguments: Any = (self,) if closure is None else (self, closure)
+        named: dict[str, Any] = {}
         for hook in list(self._pre_hooks.values()):
             changed = hook(self, arguments, named)
             if changed is not None:

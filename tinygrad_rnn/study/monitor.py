@@ -16,6 +16,7 @@ from .result import COLOURS, LINES, Result, safe
 
 USUAL = -3.0  # log10 of update over weight, of a learning rate that is neither too small nor too large
 POINTS = 200  # of a line; more steps are drawn as means of neighbours
+BLOCK = 1 << 15  # numbers
 RECENT = 20  # steps over which the share of clipped ones goes
 OF_EACH = ("ratio", "update", "weight")  # parameter, in the history
 NAMED = 9  # lines that the legend names
@@ -151,7 +152,7 @@ class Monitor(Result):
         for name in self.history["ratio"]:
             p = named.get(name)
             old = None if p is None or p.grad is None else self._before.get(id(p))
-            update, weight = (math.nan, math.nan) if p is None or old is None else (_std(p.data - old), _std(old))
+            update, weight = (math.nan, math.nan) if p is None or old is None else (_std(p.data, old), _std(old))
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = float(np.log10(np.float64(update) / np.float64(weight)))
             for key, value in zip(OF_EACH, (ratio, update, weight)):
@@ -227,12 +228,16 @@ def _norm(parameters: list[Tensor]) -> float:
     return get_total_norm([p.grad for p in parameters if p.grad is not None]).item()
 
 
-def _std(x: np.ndarray) -> float:
-    """The standard deviation, its sums in float64."""
+def _std(x: np.ndarray, minus: np.ndarray | None = None) -> float:
+    """The standard deviation of x, or of a difference, in blocks that stay in the cache; summed up in float64."""
     if not x.size:
         return math.nan
+    x, minus = x.reshape(-1), None if minus is None else minus.reshape(-1)
+    blocks = [slice(i, i + BLOCK) for i in range(0, x.size, BLOCK)]
+    part = lambda at: x[at] if minus is None else x[at] - minus[at]
     with np.errstate(invalid="ignore", over="ignore"):
-        return math.sqrt(sum_of_squares(x - float(np.mean(x, dtype=np.float64))) / x.size)
+        mean = sum(float(part(at).sum()) for at in blocks) / x.size
+        return math.sqrt(sum(sum_of_squares(part(at) - mean) for at in blocks) / x.size)
 
 
 def _thinned(values: Any) -> np.ndarray:
