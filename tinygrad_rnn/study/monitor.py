@@ -187,7 +187,7 @@ class Monitor(Result):
         ax.fill_between(steps, 0, _thinned(clipped), color="0.85", lw=0, label="share clipped", **bottom)
         lines = {name: _thinned(x) for name, x in self.values.items()}
         lines = {name: x for name, x in lines.items() if np.isfinite(x).any()}
-        colours = matplotlib.colormaps[COLOURS](np.linspace(0.05, 0.9, max(len(lines), 1)))
+        colours = matplotlib.colormaps[COLOURS](np.linspace(0.05, 0.8, max(len(lines), 1)))
         many, unnamed = len(lines), slice(NAMED // 2 + 1, len(lines) - NAMED // 2)  # the extremes are named
         left_out = range(many)[unnamed] if many > NAMED + 1 else range(0)
         for k, (name, ratio) in enumerate(sorted(lines.items(), key=lambda pair: -_last(pair[1]))):
