@@ -19,7 +19,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -457,9 +457,9 @@ def main(options: argparse.Namespace) -> None:
     print(f"\n{table(run, ngrams)}\n\n{checkpoint}\n{picture}")
 
 
-if __name__ == "__main__":
+def command_line(parser: Parser, main: Callable[[argparse.Namespace], None]) -> None:
+    """Run a program; what goes wrong is told in one line."""
     sys.stdout.reconfigure(errors="replace")  # a terminal may lack characters of the text
-    parser = arguments()
     try:
         main(parser.parse_args())
         sys.stdout.flush()
@@ -471,3 +471,7 @@ if __name__ == "__main__":
         parser.error("not enough memory for these sizes")
     except KeyboardInterrupt as stop:
         parser.exit(130, f"\n{parser.prog}: {stop or 'stopped'}\n")
+
+
+if __name__ == "__main__":
+    command_line(arguments(), main)
