@@ -13,7 +13,6 @@ import hashlib
 import html
 import io
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ import numpy as np
 from char_lm import HERE, Refusal, Run, number
 
 import tinygrad_rnn as tg
+from tinygrad_rnn.study.text import COLUMNS
 
 SETTINGS = char_lm.DEFAULTS | dict(hidden=128, embedding=32, dropout=0.0, steps=1500, every=500)
 QUICK = dict(hidden=12, embedding=6, batch=8, length=24, steps=30, every=30)
@@ -30,6 +30,8 @@ KEEPS = {"LSTM": "f", "GRU": "z"}  # the gates that say which share of a state i
 SHORT, LONG, BATCH = 72, 4000, 32  # characters of a picture, of what is counted, and texts side by side
 QUICK_READ = (24, 400, 4)
 MOST_JACOBIANS = 1 << 25  # numbers
+GREY = 200  # where a text has no number
+LOWEST = -2.5  # of the exponents that are drawn
 
 
 # ---- What is looked at -----------------------------------------------------------------------------------------------
@@ -66,9 +68,9 @@ class Look:
         """The recording of the topmost layer."""
         return r[-1] if isinstance(r, (list, tuple)) else r
 
-    def pieces(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def pieces(self, length: int, times: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Texts [T, B] side by side from all over the held-out text, and what comes next at each character."""
-        starts = np.linspace(0, len(self.numbers) - length - 1, self.batch).astype(int)
+        starts = np.linspace(0, len(self.numbers) - length - 1, self.batch * times).astype(int)
         at = np.arange(length)[:, None] + starts
         return self.numbers[at], self.numbers[at + 1]
 
@@ -105,12 +107,25 @@ def on_characters(text: str, axis: str = "x") -> Callable[[Any], None]:
 
     def draw(ax: Any) -> None:
         for one in axis:
-            size = 7 if len(text) < 60 else 5.5
+            size = 6.2 if len(text) < 60 else 5.5
             labels = [shown(character).replace("$", r"\$") for character in text]
             getattr(ax, f"set_{one}ticks")(range(len(text)), labels, family="monospace", fontsize=size)
             ax.tick_params(axis=one, length=0, pad=1)
 
     return draw
+
+
+KINDS = {
+    "letter": "small letters", "capital": "capitals", "space": "spaces", "line end": "ends of lines",
+    "other": "other characters",
+}  # fmt: skip
+
+
+def kind_of(character: str) -> str:
+    """One of KINDS."""
+    if character.isalpha():
+        return "capital" if character.isupper() else "letter"
+    return {"\n": "line end", " ": "space"}.get(character, "other")
 
 
 def name_of(character: str) -> str:
@@ -169,21 +184,45 @@ def best_units(look: Look) -> list[tuple[float, str, str, int]]:
 def unit(look: Look) -> Picture:
     found = best_units(look)
     r, cue, look.of, look.unit = found[0]
-    half, count = look.long // 2, min(640, look.long // 2)
+    half, count = look.long // 2, min(720, look.long // 2)
     values = look.r[look.of].numpy()[half : half + count, 0, look.unit]
-    text = colored(look.text[half : half + count], values)
+    text = colored(*by_lines(look.text[half : half + count], values))
+    text.size = (7.0, 0.9 + 0.24 * len(text.values) / COLUMNS)
     says = [
         f"Unit {look.unit} of {look.of} follows {cue} best: r = {r:.2f} on text that had no part in choosing it."
     ]
     says += [f"For {cue}, that is unit {k} of {name} (r = {r:.2f})." for r, cue, name, k in found[1:] if abs(r) >= 0.3]
     rows = "".join(f"<tr><td>{cue}</td><td>{k} of {name}</td><td>{r:.2f}</td></tr>" for r, cue, name, k in found)
     table = f"<table><tr><th>what it might follow</th><th>best unit</th><th>r</th></tr>{rows}</table>"
-    return Picture(f"Unit {look.unit} of {look.of} reads", text, says, html=table)
+    title = f"Unit {look.unit} of {look.of} follows {cue} (r = {r:.2f})"
+    return Picture(title, text, says, _without_blanks, table)
+
+
+def _without_blanks(ax: Any) -> None:
+    """Rows of text that end where their lines do."""
+    image = ax.images[0]
+    pixels = image.get_array().copy()
+    blank = (pixels == GREY).all(-1)
+    pixels[blank] = 255
+    image.set_data(pixels)
+    ax.set(xlabel="", ylabel="", xticks=[], xlim=(-0.5, max(np.flatnonzero(~blank.all(0)), default=0) + 0.5))
+    ax.spines[:].set_visible(False)
+
+
+def by_lines(text: str, values: np.ndarray) -> tuple[str, np.ndarray]:
+    """Text and numbers with blanks, which have no number, so that each line begins a row of the picture."""
+    start = text.find("\n") + 1  # the first line is not whole
+    chars, numbers = "", []
+    for line in re.findall(r"[^\n]*\n", text[start:]):
+        blanks = -len(line) % COLUMNS
+        numbers += [values[start : start + len(line)], np.full(blanks, np.nan)]
+        chars, start = chars + line + " " * blanks, start + len(line)
+    return (chars, np.concatenate(numbers)) if chars else (text, values)
 
 
 def colored(text: str, values: np.ndarray) -> Any:
     """Text in the colours of numbers, of which the outermost share a colour."""
-    low, high = map(float, np.quantile(values, (0.02, 0.98)))
+    low, high = map(float, np.nanquantile(values, (0.02, 0.98)))
     return tg.study.colored_text(text, values, low=low, high=high if high > low else low + 1)
 
 
@@ -207,7 +246,9 @@ def ablation(look: Look) -> Picture:
     if ends.any():
         change = float((bits(found.after) - bits(found.before))[ends].mean())
         says.append(f"Where a line ends, that is {change:.3f} bits.")
-    return Picture("What changes without it", found, says, on_characters(text_of(look, x)))
+    letters = on_characters(text_of(look, x))
+    return Picture(f"What changes without unit {look.unit} of {look.of}", found, says,
+                   lambda ax: (letters(ax), ax.margins(x=0)))  # fmt: skip
 
 
 def text_of(look: Look, x: np.ndarray) -> str:
@@ -246,8 +287,9 @@ def saturation(look: Look) -> Picture:
     shut, open_ = found.values.T
     always, never = (found.values.sum(1) > 0.9).mean(), (found.values.sum(1) < 0.1).mean()
     says = [
-        f"{name} is below {found.low:g} in {shut.mean():.0%} and above {found.high:g} in {open_.mean():.0%} of all units "
-        f"and steps; {always:.0%} of its units are at one of the ends nine tenths of the time, {never:.0%} hardly ever."
+        f"{name} is below {found.low:g} in {shut.mean():.0%} and above {found.high:g} in {open_.mean():.0%} of all "
+        f"units and steps; {always:.0%} of its units are at one of the ends nine tenths of the time, {never:.0%} less "
+        "than a tenth."
     ]
     return Picture(f"How often {name} is shut or open", found, says)
 
@@ -270,7 +312,7 @@ def timescales(look: Look) -> Picture | None:
 
 def flow(look: Look) -> Picture:
     """The gradient of a single prediction, the last, on its way back."""
-    x, y = look.pieces(look.short)
+    x, y = look.pieces(look.short, 8)
     with tg.record(look.model) as r:
         scores, _ = look.model(x)
     char_lm.loss_in_bits(scores[-1:], y[-1:]).backward()
@@ -278,11 +320,11 @@ def flow(look: Look) -> Picture:
     look.model.zero_grad()
     says = []
     for name, norm in found.values.items():
-        back = int(np.argmax(norm[::-1] < norm[-1] / 2)) if (norm < norm[-1] / 2).any() else None
-        left = f"{norm[0] / norm[-1]:.1g} of it are left after {len(norm) - 1}"
+        below = norm[::-1] < norm[-1] / 2
+        kept = int(below.argmax()) - 1 if below.any() else len(norm) - 1
         says.append(
-            f"The gradient at {name} of the last prediction keeps half of its norm for "
-            + (f"{back - 1} steps back; {left}." if back is not None else f"all {len(norm) - 1} steps back.")
+            f"The gradient of the last prediction at {name} keeps half of its norm for {kept} "
+            f"step{'s' * (kept != 1)} back; after {len(norm) - 1}, {norm[0] / norm[-1]:.1g} of it is left."
         )
     return Picture("How far back a prediction teaches", found, says)
 
@@ -298,15 +340,17 @@ def horizon(look: Look) -> Picture:
     ahead = np.array([np.diagonal(found.values, k)[: length // 2].mean() for k in range(length // 2)])
     share = np.cumsum(ahead) / ahead.sum()
     says = [
-        f"Of all that teaches {found.name} at a step, {share[0]:.0%} comes from the prediction made right there, and nine "
-        f"tenths from those within {int((share < 0.9).sum())} steps (sums of norms, as far as {length // 2} ahead)."
+        f"Of all that teaches {found.name} at a step, {share[0]:.0%} comes from the prediction made right there, and "
+        f"nine tenths from those within {int((share < 0.9).sum())} steps (sums of norms, {length // 2} steps ahead at "
+        "most)."
     ]
     return Picture("Which predictions teach which state", found, says)
 
 
-def connectivity(look: Look) -> tuple[Picture, Picture]:
-    text = look.text[look.after]
-    found = tg.study.connectivity(look.model, look.numbers[look.after], of="largest")
+def connectivity(look: Look, length: int | None = None) -> tuple[Picture, Picture]:
+    here = slice(look.long, look.long + (length or look.short))
+    text = look.text[here]
+    found = tg.study.connectivity(look.model, look.numbers[here], of="largest")
     T = len(text)
     share = found.values / np.maximum(found.values.sum(1, keepdims=True), 1e-30)
     back = np.array([np.diagonal(share, -k).mean() for k in range(T // 2)])
@@ -318,12 +362,12 @@ def connectivity(look: Look) -> tuple[Picture, Picture]:
     far = np.tril(share, -min(10, T // 2))
     count = np.tril(np.ones_like(share), -min(10, T // 2)).sum(0)
     each = far.sum(0) / np.maximum(count, 1)
-    kinds = {c: each[[k for k in range(T) if text[k] == c and count[k]]] for c in set(text)}
-    kinds = {c: float(found.mean()) for c, found in kinds.items() if len(found) > 1}
+    kinds = {kind: each[[k for k in range(T) if kind_of(text[k]) == kind and count[k]]] for kind in KINDS}
+    kinds = {kind: float(found.mean()) for kind, found in kinds.items() if len(found) > 1}
     if kinds and each[count > 0].mean() > 0:
         most = max(kinds, key=kinds.__getitem__)
         says.append(
-            f"Of what lies ten characters or more behind, {name_of(most)} counts most, "
+            f"Of what lies ten characters or more behind, {KINDS[most]} count most, "
             f"{kinds[most] / each[count > 0].mean():.1f} times as much as a character does in the mean."
         )
     t = T - 1
@@ -332,8 +376,9 @@ def connectivity(look: Look) -> tuple[Picture, Picture]:
         f"The lighter a character, the more the prediction that follows the last one, {name_of(text[t])}, hangs on it, "
         "by the logarithm of the norm."
     )
+    one.size = (7.0, 0.9 + 0.24 * -(-T // COLUMNS))
     whole = Picture("What each prediction hangs on", found, says, on_characters(text, "xy"))
-    return whole, Picture("What the last prediction hangs on", one, [])
+    return whole, Picture("What the last prediction hangs on", one, [], _without_blanks)
 
 
 # ---- Dynamics --------------------------------------------------------------------------------------------------------
@@ -342,7 +387,7 @@ def connectivity(look: Look) -> tuple[Picture, Picture]:
 def lyapunov(look: Look) -> Picture:
     """Of the layer as it reads: a difference of its states, not of the text."""
     W = sum(look.r[name].numpy()[0, 0].size for name in look.states)
-    T = int(np.clip(MOST_JACOBIANS // W**2, 24, 200))
+    T = int(np.clip(MOST_JACOBIANS // W**2, 24, 100))
     with tg.no_grad(), tg.record(look.model) as r:
         look.model(look.numbers[look.long : look.long + T, None], look.state)
     found = tg.study.lyapunov(look.last(r))
@@ -353,21 +398,22 @@ def lyapunov(look: Look) -> Picture:
             f"{-1 / top:.3g} characters"
         )
     else:
-        means = f"it is chaotic: a difference grows e-fold within {1 / max(top, 1e-9):.3g} characters, whatever it reads"
+        e_fold = 1 / max(top, 1e-9)
+        means = f"it is chaotic, as it reads: a difference grows e-fold within {e_fold:.3g} characters"
     slow = int((found.values > -0.1).sum())
     says = [
         f"The largest Lyapunov exponent, over {T} characters, is {top:.3f} a step: {means}. {slow} of {W} directions "
         "take more than ten characters to shrink so far."
     ]
-    return Picture("Whether differences grow", found, says)
+    found.sentence += f" Those below {LOWEST} are left out."
+    return Picture("Whether differences grow", found, says, lambda ax: ax.set_ylim(max(ax.get_ylim()[0], LOWEST), 0.3))
 
 
 def trajectory(look: Look) -> Picture:
     name, count = look.states[0], min(400, look.long)
     with tg.no_grad(), tg.record(look.model) as r:
         look.model(look.numbers[:count, None])
-    kind = lambda c: "letter" if c.isalpha() else "line end" if c == "\n" else "space" if c == " " else "other"
-    labels = [kind(c) for c in look.text[:count]]
+    labels = [kind_of(c) for c in look.text[:count]]
     found = tg.study.trajectory(look.last(r), name, labels=labels)
     states = look.last(r)[name].numpy()[:, 0].astype(np.float64)
     s = np.linalg.svd(states - states.mean(0), compute_uv=False) ** 2
@@ -376,12 +422,12 @@ def trajectory(look: Look) -> Picture:
         f"Two directions show {found.explained_variance.sum():.0%} of how {name} varies; nine tenths need {most} of "
         f"{states.shape[1]}."
     ]
-    return Picture(f"The path of {name}", found, says, lambda ax: ax.get_lines() and _paler(ax))
+    return Picture(f"The path of {name}", found, says, _paler)
 
 
 def _paler(ax: Any) -> None:
     for line in ax.get_lines():
-        line.set(alpha=0.25)
+        line.set(alpha=0.2, lw=0.5)
 
 
 LOOKS: dict[str, Callable[[Look], Any]] = {
@@ -403,6 +449,7 @@ def png(picture: Picture) -> bytes:
     ax = figure.add_subplot()
     picture.result.plot(ax)
     picture.more(ax)
+    ax.set_title(picture.title)
     figure.savefig(file, format="png", metadata={"Title": picture.title, "Software": "python demos/look_inside.py"})
     return file.getvalue()
 
@@ -486,7 +533,8 @@ def trained(options: argparse.Namespace, text: str) -> Run:
     return run
 
 
-def main(options: argparse.Namespace) -> None:
+def looked(options: argparse.Namespace) -> Look:
+    """The network that is asked for, and what it reads."""
     if options.threads:
         tg.set_num_threads(options.threads)
     text, sizes = char_lm.read(options.text), QUICK_READ if options.quick else (SHORT, LONG, BATCH)
@@ -500,7 +548,11 @@ def main(options: argparse.Namespace) -> None:
     unknown = sorted(set(unseen) - set(run.vocabulary))
     if unknown:
         raise Refusal(f"the network has not met {' '.join(map(repr, unknown))}: give the text that it learned from")
-    says = look_at(Look(run, unseen, sizes), options.out)
+    return Look(run, unseen, sizes)
+
+
+def main(options: argparse.Namespace) -> None:
+    says = look_at(looked(options), options.out)
     print("\nWhat the pictures say\n\n" + "\n".join(f"- {sentence}" for sentence in says))
     print(f"\n{options.out / 'index.html'}")
 
