@@ -421,15 +421,20 @@ def writable(folder: Path) -> None:
         raise Refusal(f"cannot write to {folder}: {error.strerror}") from None
 
 
+def use_threads(count: int | None) -> None:
+    """At most so many, if that is said."""
+    if count:
+        try:
+            tg.set_num_threads(count)
+        except ValueError as error:
+            raise Refusal(f"--threads: {error}") from None
+
+
 def main(options: argparse.Namespace) -> None:
     checkpoint, picture = options.out / "checkpoint.safetensors", options.out / "char_lm.png"
     said = LONG if options.long else {}
     said = said | {name: value for name in DEFAULTS if (value := getattr(options, name)) is not None}
-    if options.threads:
-        try:
-            tg.set_num_threads(options.threads)
-        except ValueError as error:
-            raise Refusal(f"--threads: {error}") from None
+    use_threads(options.threads)
     if options.sample:
         if not checkpoint.exists():
             raise Refusal(f"there is no checkpoint in {options.out}: train first")

@@ -168,6 +168,8 @@ def best_units(look: Look) -> list[tuple[float, str, str, int]]:
     cue, the state and the unit; the best first."""
     half, found = look.long // 2, []
     for cue, course in cues(look.text[: look.long]).items():
+        if not np.ptp(course[:half]) or not np.ptp(course[half:]):  # there is none
+            continue
         best = (0.0, look.states[0], 0)
         for name in look.states:
             units = look.r[name].numpy()[:, 0].astype(np.float64)
@@ -392,14 +394,11 @@ def lyapunov(look: Look) -> Picture:
         look.model(look.numbers[look.long : look.long + T, None], look.state)
     found = tg.study.lyapunov(look.last(r))
     top = float(found.values[0])
+    span = f"{1 / max(abs(top), 1e-9):.3g} characters"
     if top < 0:
-        means = (
-            f"whatever it began with, it ends in the same states: a difference shrinks to a third (1/e) within "
-            f"{-1 / top:.3g} characters"
-        )
+        means = f"a small difference of its states shrinks to a third (1/e) within {span}, so it forgets how it began"
     else:
-        e_fold = 1 / max(top, 1e-9)
-        means = f"it is chaotic, as it reads: a difference grows e-fold within {e_fold:.3g} characters"
+        means = f"a small difference of its states grows to e times itself within {span}, which is chaos"
     slow = int((found.values > -0.1).sum())
     says = [
         f"The largest Lyapunov exponent, over {T} characters, is {top:.3f} a step: {means}. {slow} of {W} directions "
@@ -440,18 +439,21 @@ LOOKS: dict[str, Callable[[Look], Any]] = {
 # ---- The folder and the page -----------------------------------------------------------------------------------------
 
 
-def png(picture: Picture) -> bytes:
-    """The picture as a file."""
+def png(picture: Picture) -> tuple[bytes, bytes]:
+    """The picture as a file, with its title, and without it, for where that stands above."""
     from matplotlib.figure import Figure
 
     width, height = picture.result.size
-    figure, file = Figure((width * 1.15, height * 1.15), dpi=120, layout="constrained"), io.BytesIO()
+    figure, files = Figure((width * 1.15, height * 1.15), dpi=120, layout="constrained"), []
     ax = figure.add_subplot()
     picture.result.plot(ax)
     picture.more(ax)
-    ax.set_title(picture.title)
-    figure.savefig(file, format="png", metadata={"Title": picture.title, "Software": "python demos/look_inside.py"})
-    return file.getvalue()
+    for title in (picture.title, ""):
+        ax.set_title(title)
+        files.append(io.BytesIO())
+        about = {"Title": picture.title, "Software": "python demos/look_inside.py"}
+        figure.savefig(files[-1], format="png", metadata=about)
+    return files[0].getvalue(), files[1].getvalue()
 
 
 STYLE = """
@@ -475,8 +477,9 @@ def page(look: Look, drawn: list[tuple[Picture, bytes]], says: list[str]) -> str
     ]
     for picture, data in drawn:
         caption, source = html.escape(picture.result.sentence), base64.b64encode(data).decode()
+        width = round(110 * picture.result.size[0])  # letters of one size in all pictures
         parts.append(
-            f'<h2>{html.escape(picture.title)}</h2><figure><img width="760" alt="{caption}" '
+            f'<h2>{html.escape(picture.title)}</h2><figure><img width="{width}" alt="{caption}" '
             f'src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>{picture.html}'
         )
     items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in says)
@@ -493,9 +496,10 @@ def look_at(look: Look, out: Path) -> list[str]:
         found = find(look)
         several = found if type(found) is tuple else (found,) if found is not None else ()
         for place, picture in enumerate(several):
-            drawn.append((picture, png(picture)))
+            titled, untitled = png(picture)
+            (out / f"{name}{'_of_one' * place}.png").write_bytes(titled)
+            drawn.append((picture, untitled))
             says += picture.says
-            (out / f"{name}{'_of_one' * place}.png").write_bytes(drawn[-1][1])
     (out / "index.html").write_text(page(look, drawn, says), encoding="utf-8")
     return says
 
@@ -535,8 +539,7 @@ def trained(options: argparse.Namespace, text: str) -> Run:
 
 def looked(options: argparse.Namespace) -> Look:
     """The network that is asked for, and what it reads."""
-    if options.threads:
-        tg.set_num_threads(options.threads)
+    char_lm.use_threads(options.threads)
     text, sizes = char_lm.read(options.text), QUICK_READ if options.quick else (SHORT, LONG, BATCH)
     char_lm.writable(options.out)
     unseen = text[len(text) * 9 // 10 :]
