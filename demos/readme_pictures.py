@@ -50,7 +50,7 @@ NOTE = (
     "that end early."
 )
 PAPER, INK, PALE = "#fbfaf7", "#24292f", "#6e6a62"
-FONT, CHARACTER, ROW = 10.9, 6.57, 16.2  # in pixels: size, width of a character, distance of lines
+FONT, CHARACTER, ROW = 10.9, 6.55, 16.2  # in pixels: size, width of a character, distance of lines
 WIDTHS = (33, 39, 43)  # characters in a column
 GUTTER, MARGIN = 33, 8
 NAME = re.compile(r"[A-Za-z_]\w*|\W|\d+")
