@@ -190,9 +190,7 @@ def unit(look: Look) -> Picture:
     values = look.r[look.of].numpy()[half : half + count, 0, look.unit]
     text = colored(*by_lines(look.text[half : half + count], values))
     text.size = (7.0, 0.9 + 0.24 * len(text.values) / COLUMNS)
-    says = [
-        f"Unit {look.unit} of {look.of} follows {cue} best: r = {r:.2f} on text that had no part in choosing it."
-    ]
+    says = [f"Unit {look.unit} of {look.of} follows {cue} best: r = {r:.2f} on text that had no part in choosing it."]
     says += [f"For {cue}, that is unit {k} of {name} (r = {r:.2f})." for r, cue, name, k in found[1:] if abs(r) >= 0.3]
     rows = "".join(f"<tr><td>{cue}</td><td>{k} of {name}</td><td>{r:.2f}</td></tr>" for r, cue, name, k in found)
     table = f"<table><tr><th>what it might follow</th><th>best unit</th><th>r</th></tr>{rows}</table>"

@@ -147,9 +147,8 @@ def test_the_strip_in_readme_is_made_by_its_command(demo, tmp_path):
     from PIL import Image
 
     pictures = demo("readme_pictures")
-    made = Image.open(pictures.HERE / "look_inside.png")
     pictures.main(pictures.arguments().parse_args(["--quick", "--folder", str(tmp_path), "--out", str(tmp_path)]))
-    quick = Image.open(tmp_path / "look_inside.png")
-    assert made.size == quick.size and made.info == quick.info
-    assert made.info["Title"].endswith(f"made by {pictures.COMMAND}")
+    with Image.open(pictures.HERE / "look_inside.png") as made, Image.open(tmp_path / "look_inside.png") as quick:
+        assert made.size == quick.size and made.info == quick.info
+        assert made.info["Title"].endswith(f"made by {pictures.COMMAND}")
     assert (tmp_path / "step.svg").read_text(encoding="utf-8") == pictures.step_svg()
