@@ -68,6 +68,11 @@ class Look:
         """The recording of the topmost layer."""
         return r[-1] if isinstance(r, (list, tuple)) else r
 
+    def course(self, name: str) -> np.ndarray:
+        """[T, units], a value as the text is read."""
+        array = self.r[name].numpy()[:, 0]
+        return array.reshape(len(array), -1).astype(np.float64)
+
     def pieces(self, length: int, times: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Texts [T, B] side by side from all over the held-out text, and what comes next at each character."""
         starts = np.linspace(0, len(self.numbers) - length - 1, self.batch * times).astype(int)
@@ -172,13 +177,13 @@ def best_units(look: Look) -> list[tuple[float, str, str, int]]:
             continue
         best = (0.0, look.states[0], 0)
         for name in look.states:
-            units = look.r[name].numpy()[:, 0].astype(np.float64)
+            units = look.course(name)
             r = correlation(units[:half], course[:half])
             unit = int(np.abs(r).argmax())
             if abs(r[unit]) > abs(best[0]):
                 best = (r[unit], name, unit)
         _, name, unit = best
-        again = correlation(look.r[name].numpy()[half:, 0, [unit]].astype(np.float64), course[half:])[0]
+        again = correlation(look.course(name)[half:, [unit]], course[half:])[0]
         found.append((float(again), cue, name, unit))
     return sorted(found, key=lambda each: -abs(each[0]))
 
@@ -187,7 +192,7 @@ def unit(look: Look) -> Picture:
     found = best_units(look)
     r, cue, look.of, look.unit = found[0]
     half, count = look.long // 2, min(720, look.long // 2)
-    values = look.r[look.of].numpy()[half : half + count, 0, look.unit]
+    values = look.course(look.of)[half : half + count, look.unit]
     text = colored(*by_lines(look.text[half : half + count], values))
     text.size = (7.0, 0.9 + 0.24 * len(text.values) / COLUMNS)
     says = [f"Unit {look.unit} of {look.of} follows {cue} best: r = {r:.2f} on text that had no part in choosing it."]
@@ -234,15 +239,17 @@ def ablation(look: Look) -> Picture:
     hold = lambda k: tg.study.ablate(look.model, x, k, name=look.of, layer=top)
     found = hold(look.unit)
     cost = lambda each: float((bits(each.after) - bits(each.before)).mean())
-    units = look.r[look.of].shape[2]
+    units = look.course(look.of).shape[1]
     others = [k for k in np.linspace(0, units - 1, min(12, units)).astype(int).tolist() if k != look.unit]
     costs = [cost(hold(k)) for k in others]
     ends = y == look.run.vocabulary.index("\n") if "\n" in look.run.vocabulary else np.zeros_like(y, bool)
-    says = [
-        f"Held at 0, unit {look.unit} of {look.of} costs {cost(found):.3f} bits a character; a unit of {look.of} costs "
-        f"{np.median(costs):.3f} in the median of {len(costs)}, so it is "
-        + ("a cause, not only in step." if cost(found) > max(costs) else "no greater cause than others.")
-    ]
+    says = [f"Held at 0, unit {look.unit} of {look.of} costs {cost(found):.3f} bits a character."]
+    if costs:
+        verdict = "a cause, not only in step" if cost(found) > max(costs) else "no greater cause than others"
+        says = [
+            f"{says[0][:-1]}; a unit of {look.of} costs {np.median(costs):.3f} in the median of {len(costs)}, so it is "
+            f"{verdict}."
+        ]
     if ends.any():
         change = float((bits(found.after) - bits(found.before))[ends].mean())
         says.append(f"Where a line ends, that is {change:.3f} bits.")
@@ -281,8 +288,10 @@ def gate(look: Look) -> Picture:
     return Picture(f"{name}, character by character", found, says, on_characters(text))
 
 
-def saturation(look: Look) -> Picture:
+def saturation(look: Look) -> Picture | None:
     name = look.gate or look.states[0]
+    if np.abs(look.course(name)).max() > 1:  # neither a gate nor what a tanh made
+        return None
     found = tg.study.saturation(look.r, name)
     shut, open_ = found.values.T
     always, never = (found.values.sum(1) > 0.9).mean(), (found.values.sum(1) < 0.1).mean()
@@ -320,6 +329,8 @@ def flow(look: Look) -> Picture:
     look.model.zero_grad()
     says = []
     for name, norm in found.values.items():
+        if not norm[-1] > 0:  # no prediction hangs on this state in the step that it is made in
+            continue
         below = norm[::-1] < norm[-1] / 2
         kept = int(below.argmax()) - 1 if below.any() else len(norm) - 1
         says.append(
@@ -412,7 +423,7 @@ def trajectory(look: Look) -> Picture:
         look.model(look.numbers[:count, None])
     labels = [kind_of(c) for c in look.text[:count]]
     found = tg.study.trajectory(look.last(r), name, labels=labels)
-    states = look.last(r)[name].numpy()[:, 0].astype(np.float64)
+    states = look.last(r)[name].numpy().reshape(count, -1).astype(np.float64)
     s = np.linalg.svd(states - states.mean(0), compute_uv=False) ** 2
     most = int((np.cumsum(s) / s.sum() < 0.9).sum()) + 1
     says = [
@@ -511,7 +522,7 @@ def arguments() -> char_lm.Parser:
     add("--checkpoint", type=Path, metavar="FILE", help="look into this network, of char_lm.py, and train none")
     add("--text", type=Path, default=HERE / "data" / "shakespeare.txt", metavar="FILE", help="UTF-8 text to read")
     add("--out", type=Path, default=HERE / "runs" / "look_inside", metavar="FOLDER", help="where pictures go")
-    add("--cell", choices=char_lm.CELLS, help="the recurrent cell to train (default: lstm)")
+    add("--cell", metavar="NAME", help="the recurrent cell to train, as char_lm.py takes it (default: lstm)")
     add("--steps", type=number(int, 1), help=f"updates (default: {SETTINGS['steps']})")
     add("--seed", type=number(int, 0), help="of initial weights (default: 0)")
     add("--resume", action="store_true", help="go on with the checkpoint in --out")
@@ -523,7 +534,9 @@ def arguments() -> char_lm.Parser:
 def trained(options: argparse.Namespace, text: str) -> Run:
     """A network that has learned from the first nine tenths of the text."""
     checkpoint = options.out / "checkpoint.safetensors"
-    said = {name: value for name in ("cell", "steps", "seed") if (value := getattr(options, name)) is not None}
+    said = {name: value for name in ("steps", "seed") if (value := getattr(options, name)) is not None}
+    if options.cell:
+        said["cell"] = char_lm.arguments().parse_args(["--cell", options.cell]).cell
     settings = SETTINGS | (QUICK if options.quick else {}) | said
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     if options.resume:
