@@ -18,6 +18,7 @@ A notebook ends in exercises. Each is a code cell and the markdown cell behind i
   so what both of them need belongs into a cell before.
 
 The test runs every cell as it was committed, and behind the last one, in the same kernel, each solution with its check.
+`run_notebook.py`, beside this file, runs a notebook as it is to be committed.
 """
 
 import ast
@@ -129,7 +130,11 @@ def test_notebook_prints_what_it_was_committed_with_and_its_solutions_hold(path,
         for exercise in exercises(notebook)
     ]
     notebook.cells.extend(answers)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    (tmp_path / "notebooks").mkdir()  # empty, and the data of the demos where they are from a notebook's own place
+    (tmp_path / "demos").mkdir()
+    (tmp_path / "demos" / "data").symlink_to(path.parent.parent / "demos" / "data")
+    place = {"metadata": {"path": tmp_path / "notebooks"}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
 
     shouted = [o.text for cell in fresh for o in cell.outputs if o.get("name") == "stderr"]
     assert not shouted, "a warning, or another word on stderr"
