@@ -1,6 +1,6 @@
 """Run notebooks where they are, as they are to be committed: `python tests/run_notebook.py notebooks/04*.ipynb`.
 
-A new kernel runs every cell, in order. Pictures are reduced to 128 colours, which nobody sees and which makes them a
+A new kernel runs every cell, in order. Pictures are reduced to 256 colours, which nobody sees and which makes them a
 third as large. Times, which differ at every run, are left out.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-COLOURS = 128
+COLOURS = 256
 
 
 def smaller(png: str) -> str:
