@@ -56,6 +56,18 @@ SequenceValues = list[tuple["Cell", dict[str, Tensor]]]  # cells may be equal, o
 class Cell(Module):
     """One step of a recurrence. Subclasses define `step` and set `hidden_size`.
 
+        >>> import tinygrad_rnn as tg
+        >>> class Leaky(tg.nn.Cell):
+        ...     def __init__(self, input_size, hidden_size):
+        ...         self.input_size, self.hidden_size = input_size, hidden_size
+        ...         self.W = tg.nn.weight(input_size, hidden_size)
+        ...
+        ...     def step(self, x, h):  # x [B, I], h [B, H] -> the new h
+        ...         return 0.9 * h + 0.1 * tg.tanh(x @ self.W)
+        >>> y, h = tg.nn.Recurrent(Leaky(3, 2))(tg.ones(7, 4, 3))  # x [T, B, I]
+        >>> y.shape, h.shape
+        ((7, 4, 2), (4, 2))
+
     The states are the arguments of `step` after x. It returns the new ones in the same order and shapes: a tensor, or a
     tuple if there are several. The first is the output.
 

@@ -28,6 +28,12 @@ DIRECTIONS = ("forward", "backward", "inference")
 class Recurrent(Module):
     """A cell applied to one element of a sequence after the other: `s[t] = step(x[t], s[t - 1])`.
 
+        >>> import tinygrad_rnn as tg
+        >>> layer = tg.nn.Recurrent(tg.nn.GRUCell(3, 8))
+        >>> y, h = layer(tg.ones(5, 2, 3), lengths=[5, 2])
+        >>> y.shape, h.shape, y[2:, 1].abs().sum().item()  # nothing comes out after the end of a sequence
+        ((5, 2, 8), (2, 8), 0.0)
+
         y, state = Recurrent(cell)(x)               # x [T, B, I] -> y [T, B, H], the first state after every step
         y, state = Recurrent(cell)(x, state)        # start from given states instead of cell.initial_state(B)
         y, state = Recurrent(cell)(x, lengths=[3, 7])           # sequences that end before the longest one

@@ -456,6 +456,11 @@ class RecurrentStack(Stack):
 class RNN(RecurrentStack):
     """Layers of `RNNCell`: `h' = tanh(W_ih x + b_ih + W_hh h + b_hh)` (Elman, 1990).
 
+        >>> import tinygrad_rnn as tg
+        >>> y, h = tg.nn.RNN(28, 64)(tg.ones(7, 5, 28))
+        >>> y.shape, h.shape
+        ((7, 5, 64), (1, 5, 64))
+
     `output, h_n = rnn(input, h_0)`. Arguments and shapes are those of `RecurrentStack`, PyTorch's.
 
     Args:
@@ -491,6 +496,14 @@ class RNN(RecurrentStack):
 
 class LSTM(RecurrentStack):
     """Layers of `LSTMCell` (Hochreiter and Schmidhuber, 1997; Gers et al., 2000), gate order i f g o.
+
+        >>> import tinygrad_rnn as tg
+        >>> layer = tg.nn.LSTM(28, 64)
+        >>> y, (h, c) = layer(tg.ones(7, 5, 28))
+        >>> y.shape, h.shape, c.shape
+        ((7, 5, 64), (1, 5, 64), (1, 5, 64))
+        >>> sum(p.numel() for p in layer.parameters())  # 4 H (I + H + 2)
+        24064
 
     `output, (h_n, c_n) = lstm(input, (h_0, c_0))`. Arguments and shapes are those of `RecurrentStack`, PyTorch's.
 
@@ -533,6 +546,11 @@ class LSTM(RecurrentStack):
 
 class GRU(RecurrentStack):
     """Layers of `GRUCell` (Cho et al., 2014), gate order r z n, "reset after".
+
+        >>> import tinygrad_rnn as tg
+        >>> y, h = tg.nn.GRU(28, 64, num_layers=2, bidirectional=True)(tg.ones(7, 5, 28), lengths=[7, 2, 4, 7, 1])
+        >>> y.shape, h.shape
+        ((7, 5, 128), (4, 5, 64))
 
     `output, h_n = gru(input, h_0)`. Arguments and shapes are those of `RecurrentStack`, PyTorch's.
 
