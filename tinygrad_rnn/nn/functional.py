@@ -30,6 +30,7 @@ __all__ = [
     "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
     "binary_cross_entropy_with_logits", "kl_div",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes
 
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:

@@ -14,6 +14,12 @@ from ..autograd.tape import note_change
 from ..autograd.tensor import Tensor
 from .module import Module, Parameter
 
+__all__ = [
+    "weight", "bias", "zeros_", "ones_", "constant_", "eye_", "uniform_", "normal_", "trunc_normal_", "orthogonal_",
+    "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "calculate_gain", "forget_gate_bias_",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes
+
 T = TypeVar("T", bound=Tensor)
 
 

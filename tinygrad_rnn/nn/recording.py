@@ -68,14 +68,14 @@ class record:
         self.parts = [Recording(f"{type(layer.cell).__name__}") for layer in self.layers]
 
     def __enter__(self) -> Any:
-        self.before = [layer.recorder for layer in self.layers]
+        self.before = [layer._recorder for layer in self.layers]
         for layer, part in zip(self.layers, self.parts):
-            layer.recorder = part
+            layer._recorder = part
         return self.parts[0] if len(self.parts) == 1 else self.parts
 
     def __exit__(self, *error: object) -> None:
         for layer, recorder in zip(self.layers, self.before):
-            layer.recorder = recorder
+            layer._recorder = recorder
 
 
 class _Source(Protocol):

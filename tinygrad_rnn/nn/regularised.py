@@ -220,7 +220,7 @@ class VariationalDropout(CellWrapper):
         inner = self.cell
         while isinstance(inner, CellWrapper):
             inner = inner.cell
-        if masks[0] is not None and self.states == "first" and inner.calls("masked"):
+        if masks[0] is not None and self.states == "first" and inner._calls("masked"):
             with holding([(inner, {"recurrent_mask": masks[0]})]):
                 return self.cell.advance(x, states, **values)
         seen = tuple(s if mask is None else s * mask for s, mask in zip(states, masks))
@@ -243,7 +243,7 @@ class VariationalDropout(CellWrapper):
             where = f" ({code.co_filename}:{code.co_firstlineno}, in step)" if code else ""
             remedy = f"write self.masked({name}) where it meets weights, such as self.masked({name}) @ self.U"
             if self.states == "all":
-                remedy = "leave out states='all'" + ("" if inner.calls("masked") else f" and {remedy}")
+                remedy = "leave out states='all'" + ("" if inner._calls("masked") else f" and {remedy}")
             self._tell(
                 f"VariationalDropout: {type(inner).__name__}.step hands {name} on{where}, and so it is divided by "
                 f"{1 - self.state:.3g} at every step: {remedy}"

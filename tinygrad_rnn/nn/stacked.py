@@ -203,7 +203,7 @@ class Stack(Module):
             outputs = []
             for scan in layer:
                 own = shared[len(finals)] if shared else values
-                watched, final = scan.run(x, starts and starts[len(finals)], lengths, return_states, own)
+                watched, final = scan._run(x, starts and starts[len(finals)], lengths, return_states, own)
                 outputs.append(watched[0])
                 finals.append(final)
                 every.append(watched)

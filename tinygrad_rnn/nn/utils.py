@@ -19,6 +19,11 @@ import numpy as np
 from ..autograd.arrays import sum_of_squares
 from ..autograd.tensor import Tensor
 
+__all__ = [
+    "truncated", "detached", "clip_grad_norm_", "clip_grad_value_", "clip_grad_adaptive_", "get_total_norm",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes
+
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 """A parameter, parameters, or pairs as from `named_parameters()`, with which errors can say the name."""
 

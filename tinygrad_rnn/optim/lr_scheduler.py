@@ -22,6 +22,12 @@ from typing import Any
 
 from .optimizer import Optimizer
 
+__all__ = [
+    "LRScheduler", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts", "OneCycleLR", "ReduceLROnPlateau", "SequentialLR",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes
+
 
 class LRScheduler:
     """Base of all schedules. A subclass defines `next_lr`; its attributes are its state.

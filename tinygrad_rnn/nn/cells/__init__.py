@@ -21,3 +21,12 @@ from .lstm_variants import (
 from .minimal import MGUCell, MinimalRNNCell, RANCell, UGRNNCell
 from .named import make
 from .timescales import ClockworkRNNCell, SCRNCell
+
+__all__ = [
+    "list", "make", "RNNCell", "LSTMCell", "GRUCell", "IRNNCell", "ProjectedLSTMCell",
+    "PeepholeLSTMCell", "CoupledLSTMCell", "NoForgetGateLSTMCell", "LayerNormLSTMCell", "MultiplicativeLSTMCell",
+    "SLSTMCell", "GRUVariantCell", "LayerNormGRUCell", "LiGRUCell", "MGUCell", "MinimalRNNCell", "UGRNNCell", "RANCell",
+    "IndRNNCell", "SRUCell", "QRNNCell", "MinGRUCell", "MinLSTMCell", "SCRNCell", "ClockworkRNNCell",
+    "ArticleLSTMCell", "ArticleGRUCell",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes
