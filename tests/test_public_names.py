@@ -86,7 +86,7 @@ def below(kind):
 def test_what_is_there_has_a_public_name(kind):
     """A new layer, cell, loss, optimiser or schedule is listed; what several of them share need not be."""
     there = [each for each in below(kind) if each.__module__.startswith(("tinygrad_rnn.nn.", "tinygrad_rnn.optim."))]
-    ours = [each for each in there if getattr(sys.modules[each.__module__], each.__name__, None) is each]  # no doctest's
+    ours = [each for each in there if getattr(sys.modules[each.__module__], each.__name__, None) is each]
     last = [each for each in ours if not any(issubclass(other, each) for other in ours if other is not each)]
     public = set(map(id, CALLABLES.values()))
     assert [each for each in last if not each.__name__.startswith("_") and id(each) not in public] == []
