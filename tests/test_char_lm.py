@@ -124,7 +124,8 @@ def test_other_cells(cell, text, tmp_path):
 STATES = ["slstm", "projected-lstm", "clockworkrnn", "qrnn", "scrn"]  # which begin with no zeros, or vary in width
 
 
-@pytest.mark.parametrize("cell", ["mingru", *(pytest.param(name, marks=pytest.mark.slow) for name in STATES)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["mingru", *STATES])
 def test_every_cell_of_the_catalogue(cell, text, tmp_path):
     """It is trained, goes on from its checkpoint with its states, and writes."""
     named = [*TINY[:8], "--cell", cell, "--text", text, "--layers", 2, "--every", 3, "--out", tmp_path]
