@@ -193,7 +193,12 @@ RECIPES = {
 
 def recipe_of(name: str) -> Recipe:
     """That of a name above; another cell of the library, or somebody's, starts as it does by itself."""
-    return RECIPES.get(name) or Recipe(name, lambda I, H, T: [cells.make(name, I, H)], lr=2e-3)
+    if name in RECIPES:
+        return RECIPES[name]
+    label = name.rpartition(":")[2]
+    if label == name:
+        label = type(cells.make(name, 4, 4)).__name__.removesuffix("Cell")
+    return Recipe(label, lambda I, H, T: [cells.make(name, I, H)], lr=2e-3)
 
 
 class Model(tg.nn.Module):
@@ -381,7 +386,7 @@ def draw_learning(results: list[Result], path: Path) -> None:
     for panel in panels[max(len(tasks) - columns, 0) : len(tasks)]:
         panel.set_xlabel("thousands of training sequences")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5 if columns > 1 else 3, frameon=False)
     save(figure, path)
 
 
