@@ -174,5 +174,10 @@ def __getattr__(name: str) -> object:
     return globals().setdefault(name, module if name in ("study", "testing") else getattr(module, name))
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+# All but the rooms that the names above come from.
+__all__ = [
+    name
+    for name in {*globals(), *_LATER} - {"kernels", "autograd", "fusion", "checkpoint", "pictures"}
+    if not name.startswith("_")
+]
+__dir__ = __all__.copy  # what a tab completes

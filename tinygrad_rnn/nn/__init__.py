@@ -25,3 +25,14 @@ from .recording import record
 from .recurrent import Recurrent
 from .regularised import CellWrapper, ClipGradient, LearnedInitialState, VariationalDropout, WeightDrop, Zoneout
 from .stacked import GRU, LSTM, RNN, Stack
+
+__all__ = [
+    "Module", "Parameter", "Sequential", "ModuleList",
+    "Linear", "Embedding", "LayerNorm", "Dropout", "GaussianNoise",
+    "Cell", "RNNCell", "LSTMCell", "GRUCell", "ProjectedLSTMCell", "cells",
+    "Recurrent", "Stack", "RNN", "LSTM", "GRU", "record",
+    "CellWrapper", "Zoneout", "VariationalDropout", "WeightDrop", "ClipGradient", "LearnedInitialState",
+    "CrossEntropyLoss", "NLLLoss", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "BCEWithLogitsLoss", "KLDivLoss",
+    "weight", "bias", "init", "functional", "utils",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes
