@@ -1,5 +1,6 @@
 """The tape as a picture, and the backward pass in frames: micrograd's numbers, and as many boxes as the tape has."""
 
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -279,13 +280,14 @@ def test_arrows_pass_beside_boxes():
     pairs = [(i, k) for k in range(10) for i in range(k) if i * k % 3 == 1 or k == i + 1]
     edges = [("abcdefghij"[i], "abcdefghij"[k]) for i, k in pairs]
     place = layout(sizes, edges)
-    assert any(len(path) > 2 for path in place.paths)
-    for path in place.paths:
-        for (x, y), (u, v) in zip(path[1:-1:2], path[2:-1:2]):
-            assert y == v and x < u
-            for name, (p, q) in place.at.items():
-                if x <= p <= u:
-                    assert abs(q - y) >= sizes[name][1] / 2
+    assert any(len(path) > 4 for path in place.paths)
+    for edge, path in zip(edges, place.paths):
+        assert path == sorted(path), "it goes to the right"
+        for name, (p, q) in place.at.items():
+            (width, height), inside = sizes[name], 0.5 if name in edge else 0.0
+            for (x, y), (u, v) in itertools.pairwise(path):
+                if x < p + width / 2 - inside and u > p - width / 2 + inside:
+                    assert y == v and (name in edge or abs(q - y) >= height / 2), (edge, name)
 
 
 def test_layers_lead_to_the_right():

@@ -79,7 +79,13 @@ def layout(
     bent = [list(itertools.chain(*map(across, way))) for way in bends]
     out = _ends(edges, 0, at, sizes, [[*way, at[b]][0] for (_, b), way in zip(edges, bent)])
     into = _ends(edges, 1, at, sizes, [[at[a], *way][-1] for (a, _), way in zip(edges, bent)])
-    paths = [[first, *way, last] for first, way, last in zip(out, bent, into)]
+    clear = lambda box, side, point: (  # beside a wider box of its layer an arrow runs straight
+        [(x[box] + side * half[box], point[1])] if sizes[box][0] / 2 < half[box] - 1 else []
+    )
+    paths = [
+        [first, *clear(a, 1, first), *way, *clear(b, -1, last), last]
+        for (a, b), first, way, last in zip(edges, out, bent, into)
+    ]
     bottom = max((at[box][1] + heights[box] / 2 for box in at), default=0.0) + 8.0
     return Layout({box: at[box] for box in sizes}, paths, max(left - between, 0.0) + 8.0, bottom)
 
