@@ -596,19 +596,6 @@ def _box(box: Box, middle: tuple[float, float], marked: bool, received: bool) ->
     return "".join(parts)
 
 
-def _arrow(path: list[tuple[float, float]], colour: str, width: float) -> str:
-    """A curve through the points, and its head."""
-    (x, _), (u, v) = path[-2:]
-    text = f"M{path[0][0]:.1f},{path[0][1]:.1f}"
-    for (a, b), (c, d) in itertools.pairwise(path):
-        middle = (a + c) / 2
-        text += f" C{middle:.1f},{b:.1f} {middle:.1f},{d:.1f} {c:.1f},{d:.1f}"
-    side = 6 if u > x else -6
-    head = f"{u:.1f},{v:.1f} {u - side:.1f},{v - 3:.1f} {u - side:.1f},{v + 3:.1f}"
-    return (f'<path d="{text}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
-            f'<polygon points="{head}" fill="{colour}"/>')  # fmt: skip
-
-
 def _plotted(ax: Any, path: list[tuple[float, float]], colour: str) -> None:
     """The same curve by matplotlib, and its head."""
     from matplotlib.patches import FancyArrowPatch
@@ -621,6 +608,19 @@ def _plotted(ax: Any, path: list[tuple[float, float]], colour: str) -> None:
         codes += [Path.CURVE4] * 3
     style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "shrinkA": 0, "shrinkB": 0}
     ax.add_patch(FancyArrowPatch(path=Path(points, codes), color=colour, lw=0.9, **style))
+
+
+def _arrow(path: list[tuple[float, float]], colour: str, width: float) -> str:
+    """A curve through the points, and its head."""
+    (x, _), (u, v) = path[-2:]
+    text = f"M{path[0][0]:.1f},{path[0][1]:.1f}"
+    for (a, b), (c, d) in itertools.pairwise(path):
+        middle = (a + c) / 2
+        text += f" C{middle:.1f},{b:.1f} {middle:.1f},{d:.1f} {c:.1f},{d:.1f}"
+    side = 6 if u > x else -6
+    head = f"{u:.1f},{v:.1f} {u - side:.1f},{v - 3:.1f} {u - side:.1f},{v + 3:.1f}"
+    return (f'<path d="{text}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
+            f'<polygon points="{head}" fill="{colour}"/>')  # fmt: skip
 
 
 def _graph(self: Tensor, *, names: dict[str, Any] | None = None) -> Graph:
