@@ -31,6 +31,7 @@ def test_the_lines_of_a_step_as_they_stand_there():
         "n = tg.tanh(x @ self.Wh + (f * h) @ self.Uh + self.bh)",
         "return (1 - f) * h + f * n",
     ]
+    assert repr(page).startswith("Explained: 3 lines of the step, 20 lines of the adjoint, ") and len(repr(page)) < 99
 
 
 def test_what_came_from_which_line():

@@ -1,5 +1,6 @@
 """The tape as a picture, and the backward pass in frames: micrograd's numbers, and as many boxes as the tape has."""
 
+import itertools
 import re
 from xml.etree import ElementTree
 
@@ -279,13 +280,14 @@ def test_arrows_pass_beside_boxes():
     pairs = [(i, k) for k in range(10) for i in range(k) if i * k % 3 == 1 or k == i + 1]
     edges = [("abcdefghij"[i], "abcdefghij"[k]) for i, k in pairs]
     place = layout(sizes, edges)
-    assert any(len(path) > 2 for path in place.paths)
-    for path in place.paths:
-        for (x, y), (u, v) in zip(path[1:-1:2], path[2:-1:2]):
-            assert y == v and x < u
-            for name, (p, q) in place.at.items():
-                if x <= p <= u:
-                    assert abs(q - y) >= sizes[name][1] / 2
+    assert any(len(path) > 4 for path in place.paths)
+    for edge, path in zip(edges, place.paths):
+        assert path == sorted(path), "it goes to the right"
+        for name, (p, q) in place.at.items():
+            (width, height), inside = sizes[name], 0.5 if name in edge else 0.0
+            for (x, y), (u, v) in itertools.pairwise(path):
+                if x < p + width / 2 - inside and u > p - width / 2 + inside:
+                    assert y == v and (name in edge or abs(q - y) >= height / 2), (edge, name)
 
 
 def test_layers_lead_to_the_right():
@@ -294,6 +296,53 @@ def test_layers_lead_to_the_right():
         assert place.at[first][0] < place.at[last][0]
     assert place.at["d"][0] == place.at["c"][0], "what is given stands close to its reader"
     assert layout({}, []).paths == []
+
+
+class Own:
+    """A number of a user's own class."""
+
+    def __init__(self, value, parents=(), slopes=(), name=""):
+        self.value, self.parents, self.slopes, self.name, self.grad = value, parents, slopes, name, None
+
+
+def test_numbers_of_a_class_of_ones_own():
+    a, b = Own(2.0, name="a"), Own(-3.0)
+    e = Own(-6.0, (a, b), (-3.0, 2.0), "mul")
+    y = Own(-4.0, (e, a), (1.0, 1.0), "add")
+    before = graph(y)
+    assert [box.label for box in before.boxes] == ["a", "b", "e", "y"] and before.sent is None
+    assert before.edges == [(0, 2), (1, 2), (2, 3), (0, 3)] and str(before).count("no gradient yet") == 4
+    a.grad, b.grad, e.grad, y.grad = -2.0, 2.0, 1.0, 1.0
+    after = graph(y)
+    assert after.gradients == {"a": -2, "b": 2, "e": 1, "y": 1} and after.sent == ["-3", "2", "1", "1"]
+    assert after.svg().count("<polygon") == 2 * len(after.edges) and ">-3</text>" in after.svg()
+    chain = a
+    for _ in range(3000):  # deeper than Python's recursion
+        chain = Own(1.0, (chain,))
+    assert len(graph(chain).boxes) == 3001
+
+
+def test_all_frames_in_one_picture():
+    from matplotlib import pyplot
+
+    L, names = lecture()
+    whole = replay(L, names=names).whole
+    labels = [box.label for box in whole.boxes]
+    sent = {(labels[a], labels[b]): text for (a, b), text in zip(whole.edges, whole.sent)}
+    assert sent == {("a", "e"): "6", ("b", "e"): "-4", ("c", "d"): "-2", ("e", "d"): "-2", ("d", "L"): "-2",
+                    ("f", "L"): "4"}  # fmt: skip
+    x = number(3.0)
+    twice = replay(x * x).whole
+    assert twice.sent == ["3", "3"] and twice.edges == [(0, 1), (0, 1)], "each use has an arrow of its own"
+    assert sorted(t.get_text() for t in whole.plot().texts if "\n" not in t.get_text()) == sorted(whole.sent)
+    pyplot.close("all")
+
+
+def test_arrows_end_side_by_side():
+    place = layout(dict.fromkeys("abc", (30, 20)), [("a", "c"), ("b", "c"), ("a", "c")])
+    ends = [path[-1] for path in place.paths]
+    assert len(set(ends)) == 3 and all(x == place.at["c"][0] - 15 and abs(y - place.at["c"][1]) < 10 for x, y in ends)
+    assert len({path[0] for path in place.paths}) == 3
 
 
 def test_what_cannot_be_drawn():

@@ -64,6 +64,11 @@ class Explained(str):
     forward: list[Line]
     backward: list[Line]
 
+    def __repr__(self) -> str:
+        """Not the page itself, which is long; `print` shows it."""
+        counts = (self.step, "step"), (self.adjoint, "adjoint"), (self.forward + self.backward, "kernels")
+        return f"Explained: {', '.join(f'{len(lines)} lines of the {name}' for lines, name in counts)}"
+
     def _repr_html_(self) -> str:
         return str(self)
 

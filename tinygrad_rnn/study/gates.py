@@ -147,6 +147,7 @@ class Timescales(Result):
         ax.plot(shown, "o-", ms=4, lw=0.8)
         ax.set(title=safe(f"How long units remember, by {self.name}"), xlabel="unit, slowest first")
         ax.set(ylabel="time constant in steps")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         finite = shown[np.isfinite(shown)]
         if finite.size and finite.max() > 10 * finite.min():
             ax.set(ylabel="time constant in steps (log)", yscale="log")

@@ -34,7 +34,7 @@ from ..fusion.program import made_of
 from ..nn.module import Module
 from ..nn.recording import Recording
 from ..nn.recurrent import Recurrent
-from .layout import Layout, layout
+from .layout import BETWEEN, Layout, layout
 from .repeats import repeats
 from .result import image
 
@@ -42,6 +42,8 @@ MOST = 150  # boxes in a picture
 WORTH_A_BOX = 8  # so many operations that repeat themselves
 NO_GRADIENT, NOT_KEPT = "no gradient yet", "gradient not kept"
 SIGN = 6.7  # the width of a letter, in a picture
+AHEAD, BACK = "#5b6770", "#b3400a"  # the colours of arrows
+SENT = " The lower arrows, with numbers, are what each box hands back: those that arrive at one are added."
 FILLS = {"leaf": "#ffffff", "operation": "#eef1f4", "recurrence": "#d5dee6", "loop": "#d5dee6"}
 
 
@@ -92,6 +94,7 @@ class Graph:
         edges: pairs of numbers of boxes, from operand to result: as many as the tape has.
         values: label -> array, where it is known.
         gradients: label -> array, where there is one.
+        sent: for each edge what goes back along it, as text; None where that is not drawn.
         sentence: how to read it.
     """
 
@@ -101,11 +104,12 @@ class Graph:
     )
 
     def __init__(
-        self, boxes: list[Box], edges: list[tuple[int, int]], sentence: str = "", equations: bool = False
-    ) -> None:
-        self.boxes, self.edges = boxes, edges
+        self, boxes: list[Box], edges: list[tuple[int, int]], sentence: str = "", equations: bool = False,
+        sent: list[str] | None = None,
+    ) -> None:  # fmt: skip
+        self.boxes, self.edges, self.sent = boxes, edges, sent
         self.equations = equations  # whether the operations are whole equations
-        self.sentence = sentence or self.sentence
+        self.sentence = sentence or self.sentence + (SENT if sent is not None else "")
         self.values = {box.label: box.value for box in boxes if box.value is not None}
         arrays = {box.label: box.gradient for box in boxes}
         self.gradients = {label: g for label, g in arrays.items() if isinstance(g, np.ndarray)}
@@ -114,7 +118,21 @@ class Graph:
         """Where everything goes in a picture; which boxes are in it, and which edges."""
         shown = range(max(len(self.boxes) - MOST, 0), len(self.boxes))
         edges = [(a, b) for a, b in self.edges if a in shown]
-        return layout({i: _size(self.boxes[i]) for i in shown}, edges), shown, edges
+        room = BETWEEN if self.sent is None else 2 * BETWEEN
+        return layout({i: _size(self.boxes[i]) for i in shown}, edges, room), shown, edges
+
+    def going_back(
+        self, place: "Layout", shown: range
+    ) -> Iterator[tuple[list[tuple[float, float]], tuple[float, float], str]]:
+        """The arrows of the backward pass, a little below those they answer; what goes along each, and where to say so.
+
+        That is near to where it comes from, as arrows cross in the middle.
+        """
+        texts = [text for (a, _), text in zip(self.edges, self.sent or []) if a in shown]
+        for path, text in zip(place.paths, texts):
+            back = [(x, y + 5.0) for x, y in path[::-1]]
+            (x, y), (u, v) = back[:2]
+            yield back, (x + 0.35 * (u - x), y + 0.22 * (v - y)), _short(text, 12)
 
     def svg(self, marked: int | None = None, received: dict[int, str] | None = None) -> str:
         """The picture.
@@ -131,14 +149,20 @@ class Graph:
                  f'background:#ffffff"><title>{_escaped(self.title)}</title>']  # fmt: skip
         for (a, b), path in zip(edges, place.paths):
             back = b == marked and a in received
-            parts.append(_arrow(path[::-1] if back else path, "#b3400a" if back else "#5b6770", 2.2 if back else 1.1))
+            parts.append(_arrow(path[::-1] if back else path, BACK if back else AHEAD, 2.2 if back else 1.1))
+        told = []
+        for path, (x, y), text in self.going_back(place, shown):
+            parts.append(_arrow(path, BACK, 1.4))
+            told.append(f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle" fill="{BACK}" stroke="#ffffff" '
+                        f'stroke-width="3" paint-order="stroke">{_escaped(text)}</text>')  # fmt: skip
+        parts += told
         for i in shown:
             parts.append(_box(self.boxes[i], place.at[i], i == marked, i in received))
         for i, text in received.items():  # in the corner of the box, as it is added there
             if i in shown:
                 (x, y), (width, height) = place.at[i], _size(self.boxes[i])
                 parts.append(f'<text x="{x + width / 2:.1f}" y="{y - height / 2 - 4:.1f}" text-anchor="end" '
-                             f'fill="#b3400a" font-weight="bold">+= {_escaped(_short(text, 26))}</text>')  # fmt: skip
+                             f'fill="{BACK}" font-weight="bold">+= {_escaped(_short(text, 26))}</text>')  # fmt: skip
         return "".join([*parts, "</svg>"])
 
     @property
@@ -218,8 +242,11 @@ class Graph:
         from matplotlib.patches import FancyBboxPatch
 
         for path in place.paths:
-            ax.plot(*zip(*path[:-1]), color="#5b6770", lw=0.8)
-            ax.annotate("", path[-1], path[-2], arrowprops={"arrowstyle": "->", "color": "#5b6770", "shrinkB": 0})
+            _plotted(ax, path, AHEAD)
+        for path, (x, y), text in self.going_back(place, shown):
+            _plotted(ax, path, BACK)
+            around = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"}
+            ax.text(x, y, text, ha="center", va="center", family="monospace", fontsize=7.5, color=BACK, bbox=around)
         for i in shown:
             (x, y), (width, height) = place.at[i], _size(self.boxes[i])
             corner, fill = (x - width / 2 + 4, y - height / 2 + 4), FILLS[self.boxes[i].kind]
@@ -258,8 +285,12 @@ def graph(y: Any, *, t: int = -1, names: dict[str, Any] | None = None) -> Graph:
         >>> print(tg.study.graph(tg.nn.Recurrent(tg.nn.RNNCell(3, 4))).boxes[-1].operation)
         tanh(a)
 
+    Numbers of a class of your own are drawn too, if they have a `value` and `parents`, the numbers that they were made
+    from; their `name`, `grad` and `slopes` (towards each parent) are used where there are any. With slopes and
+    gradients the picture has the arrows of the backward pass as well.
+
     Args:
-        y: a tensor of any shape, a recurrent layer, or a recording.
+        y: a tensor of any shape, a recurrent layer, a recording, or a number of a class of yours.
         t: of a recording, which step.
         names: name -> tensor; by default the names of variables of the functions that run.
 
@@ -275,6 +306,8 @@ def graph(y: Any, *, t: int = -1, names: dict[str, Any] | None = None) -> Graph:
         return _of_recording(y, t)
     if isinstance(y, Module):
         return _of_step(_recurrent_in(y)._last_fused().stages["trace"])
+    if hasattr(y, "parents") and hasattr(y, "value"):
+        return _of_numbers(y, names)
     raise TypeError(f"graph: expected a tensor, a recurrent layer or a recording, got {type(y).__name__}")
 
 
@@ -400,15 +433,19 @@ def _alive(places: list[Place]) -> Iterator[Tensor]:
                 yield each  # type: ignore[misc]
 
 
-def names_in_frames() -> dict[str, Any]:
-    """Name -> tensor, of the variables of the functions that run, and of the parameters of their modules."""
+def names_in_frames(kind: type = Value) -> dict[str, Any]:
+    """Name -> tensor, of the variables of the functions that run, and of the parameters of their modules.
+
+    Args:
+        kind: of what to look for, if it is not tensors.
+    """
     frame: FrameType | None = sys._getframe(1)
     found: dict[str, Any] = {}
     here = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")  # no names of the package's own
     while frame is not None:
         if not frame.f_code.co_filename.startswith(here):
             for name, value in {**frame.f_globals, **frame.f_locals}.items():
-                if isinstance(value, Value):
+                if isinstance(value, kind):
                     found.setdefault(name, value)
                 elif isinstance(value, Module):
                     for inner, parameter in value.named_parameters():
@@ -422,6 +459,38 @@ def _unique(labels: Iterable[str]) -> Iterator[str]:
     for label in labels:
         seen[label] = seen.get(label, 0) + 1
         yield label if seen[label] == 1 else f"{label}_{seen[label]}"
+
+
+# ---- From somebody else's numbers -----------------------------------------------------------------------------------
+
+
+def _of_numbers(y: Any, names: dict[str, Any] | None) -> Graph:
+    """The graph behind a number of a class of the user's: parents first, each once."""
+    numbers: dict[int, Any] = {}
+    ahead = [(y, False)]
+    while ahead:
+        x, parents_done = ahead.pop()
+        if id(x) not in numbers:
+            if parents_done:
+                numbers[id(x)] = x
+            else:
+                ahead += [(x, True), *((parent, False) for parent in reversed(tuple(x.parents)))]
+    known = {id(x): name for name, x in reversed((names or names_in_frames(type(y))).items())}
+    told = [str(getattr(x, "name", "") or "") for x in numbers.values()]
+    given = {i: name for (i, x), name in zip(numbers.items(), told) if name and not tuple(x.parents)}
+    labels = list(_unique({**known, **given}.get(i, name or "number") for i, name in zip(numbers, told)))
+    boxes, edges, sent = [], [], []
+    position = {i: k for k, i in enumerate(numbers)}
+    for k, (x, name, label) in enumerate(zip(numbers.values(), told, labels)):
+        made = bool(tuple(x.parents))
+        grad = getattr(x, "grad", None)
+        gradient = NO_GRADIENT if grad is None else np.asarray(grad)
+        value, kind = np.asarray(x.value), "operation" if made else "leaf"
+        boxes.append(Box(label, name if made else "", kind, value.shape, value, gradient))
+        edges += [(position[id(parent)], k) for parent in x.parents]
+        if grad is not None:
+            sent += [number(np.multiply(slope, grad)) for slope in getattr(x, "slopes", ())]
+    return Graph(boxes, edges, sent=sent if edges and len(sent) == len(edges) else None)
 
 
 # ---- From a step -----------------------------------------------------------------------------------------------------
@@ -530,6 +599,20 @@ def _box(box: Box, middle: tuple[float, float], marked: bool, received: bool) ->
         parts.append(f'<text x="{middle[0]:.1f}" y="{y + 17 + 15 * i:.1f}" text-anchor="middle" fill="{ink}"{weight}>'
                      f"{told}</text>")  # fmt: skip
     return "".join(parts)
+
+
+def _plotted(ax: Any, path: list[tuple[float, float]], colour: str) -> None:
+    """The same curve by matplotlib, and its head."""
+    from matplotlib.patches import FancyArrowPatch
+    from matplotlib.path import Path
+
+    points, codes = [path[0]], [Path.MOVETO]
+    for (a, b), (c, d) in itertools.pairwise(path):
+        middle = (a + c) / 2
+        points += [(middle, b), (middle, d), (c, d)]
+        codes += [Path.CURVE4] * 3
+    style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "shrinkA": 0, "shrinkB": 0}
+    ax.add_patch(FancyArrowPatch(path=Path(points, codes), color=colour, lw=0.9, **style))
 
 
 def _arrow(path: list[tuple[float, float]], colour: str, width: float) -> str:

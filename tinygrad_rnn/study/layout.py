@@ -14,6 +14,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 GAP, BETWEEN = 18.0, 46.0  # between boxes of a layer, and between layers
+ENDS = 0.8  # the share of a box's side on which arrows end
 SWEEPS = 8
 
 
@@ -32,12 +33,15 @@ class Layout(NamedTuple):
     height: float
 
 
-def layout(sizes: dict[Hashable, tuple[float, float]], edges: Sequence[tuple[Any, Any]]) -> Layout:
+def layout(
+    sizes: dict[Hashable, tuple[float, float]], edges: Sequence[tuple[Any, Any]], between: float = BETWEEN
+) -> Layout:
     """Place boxes so that all edges point to the right.
 
     Args:
         sizes: box -> width and height, in an order in which edges lead from earlier boxes to later ones.
         edges: pairs of boxes.
+        between: the room between two layers.
     """
     layer = layers(sizes, edges)
     columns: list[list[Any]] = [[] for _ in range(1 + max(layer.values(), default=-1))]
@@ -68,18 +72,26 @@ def layout(sizes: dict[Hashable, tuple[float, float]], edges: Sequence[tuple[Any
         widest = max((sizes[box][0] for box in column if box in sizes), default=0.0)
         x.update((box, left + widest / 2) for box in column)
         half.update((box, widest / 2) for box in column)
-        left += widest + BETWEEN
+        left += widest + between
     top = min((y[box] - heights[box] / 2 for box in y), default=0.0) - 8.0
     at = {box: (x[box], y[box] - top) for box in x}
-    ends = lambda box, side: (at[box][0] + side * sizes[box][0] / 2, at[box][1])
     across = lambda bend: [(at[bend][0] + side * half[bend], at[bend][1]) for side in (-1, 1)]
-    paths = [[ends(a, 1), *itertools.chain(*map(across, way)), ends(b, -1)] for (a, b), way in zip(edges, bends)]
+    bent = [list(itertools.chain(*map(across, way))) for way in bends]
+    out = _ends(edges, 0, at, sizes, [[*way, at[b]][0] for (_, b), way in zip(edges, bent)])
+    into = _ends(edges, 1, at, sizes, [[at[a], *way][-1] for (a, _), way in zip(edges, bent)])
+    clear = lambda box, side, point: (  # beside a wider box of its layer an arrow runs straight
+        [(x[box] + side * half[box], point[1])] if sizes[box][0] / 2 < half[box] - 1 else []
+    )
+    paths = [
+        [first, *clear(a, 1, first), *way, *clear(b, -1, last), last]
+        for (a, b), first, way, last in zip(edges, out, bent, into)
+    ]
     bottom = max((at[box][1] + heights[box] / 2 for box in at), default=0.0) + 8.0
-    return Layout({box: at[box] for box in sizes}, paths, max(left - BETWEEN, 0.0) + 8.0, bottom)
+    return Layout({box: at[box] for box in sizes}, paths, max(left - between, 0.0) + 8.0, bottom)
 
 
 def layers(boxes: Any, edges: Sequence[tuple[Any, Any]]) -> dict[Any, int]:
-    """For each box its layer: right of all that lead to it; those that nothing leads to are close to their readers."""
+    """For each box its layer: right of all that lead to it, and close to its readers if that makes no arrows longer."""
     into: dict[Any, list[Any]] = {box: [] for box in boxes}
     out: dict[Any, list[Any]] = {box: [] for box in boxes}
     for a, b in edges:
@@ -88,10 +100,25 @@ def layers(boxes: Any, edges: Sequence[tuple[Any, Any]]) -> dict[Any, int]:
     layer: dict[Any, int] = {}
     for box in boxes:
         layer[box] = 1 + max((layer[a] for a in into[box]), default=-1)
-    for box in boxes:
-        if not into[box] and out[box]:
+    for box in reversed(list(boxes)):
+        if len(into[box]) <= len(out[box]) and out[box]:
             layer[box] = min(layer[b] for b in out[box]) - 1
     return layer
+
+
+def _ends(edges: Sequence[tuple[Any, Any]], side: int, at: Any, sizes: Any, towards: list[Any]) -> list[Any]:
+    """Where the edges touch their first boxes (side 0) or their last: each in its place, in the order they come in."""
+    of_box: dict[Any, list[int]] = {}
+    for number, edge in enumerate(edges):
+        of_box.setdefault(edge[side], []).append(number)
+    found: list[Any] = [None] * len(edges)
+    for box, numbers in of_box.items():
+        (x, y), (width, height) = at[box], sizes[box]
+        numbers.sort(key=lambda number: towards[number][1])
+        for i, number in enumerate(numbers):
+            room = ENDS * height * (i - (len(numbers) - 1) / 2) / len(numbers)
+            found[number] = (x + (width / 2 if side == 0 else -width / 2), y + room)
+    return found
 
 
 def _heights(columns: list[list[Any]], links: dict[Any, list[Any]], heights: dict[Any, float]) -> dict[Any, float]:

@@ -146,6 +146,13 @@ class Replay:
         """The last frame's graph: every gradient is complete."""
         return self.frames[-1].graph
 
+    @property
+    def whole(self) -> Graph:
+        """All frames in one picture: beside each arrow another goes back, with what the parent received."""
+        known, found = {frame.box: frame.received for frame in self.frames}, self.graph
+        sent = [_number(each.gradient) for box in range(len(found.boxes)) for each in known[box]]
+        return Graph(found.boxes, found.edges, sent=sent)
+
     def plot(self, ax: Any = None, frame: int = -1) -> Any:
         """The graph of one frame by matplotlib, see `Graph.plot`."""
         return self.frames[frame].graph.plot(ax)
