@@ -86,6 +86,14 @@ _hooks: dict[object, Any] = {}
 def register_clip_hook(hook: Callable[[list[Tensor]], None]) -> HookHandle:
     """Call `hook(parameters)` whenever gradients are about to be clipped, with those whose gradient will change.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0, 1.0])
+        >>> p.grad = tg.tensor([3.0, 4.0])
+        >>> handle = tg.nn.utils.register_clip_hook(lambda parameters: print(len(parameters), parameters[0].grad))
+        >>> _ = tg.nn.utils.clip_grad_norm_([p], 1.0)
+        1 tensor([3., 4.])
+        >>> handle.remove()
+
     The gradients are still as they were. Nothing is told where all are within their limits.
 
     Returns:

@@ -27,3 +27,6 @@ In reading order: `report` (what is told), `lines` (of which line), `subject` (a
 from .check import CHECKS, check_cell, parametrize_with_checks
 from .report import CellCheckError, CellReport, Failure
 from .subject import Subject
+
+__all__ = ["check_cell", "parametrize_with_checks", "CHECKS", "CellCheckError", "CellReport", "Failure", "Subject"]
+__dir__ = __all__.copy  # what a tab completes
