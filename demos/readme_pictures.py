@@ -192,10 +192,10 @@ def strip(look: look_inside.Look) -> bytes:
         picture = find(look)
         before = set(figure.axes)
         picture.result.plot(ax)
+        _small(ax, picture.title)
         picture.more(ax)
         for bar in set(figure.axes) - before:  # the lighter the more: what stands under it says so
             bar.remove()
-        _small(ax, picture.title)
     figure.savefig(file, format="png")
     return fewer_colours(file)
 
