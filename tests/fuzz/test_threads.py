@@ -36,7 +36,8 @@ def test_classic_cells_with_lengths(name):
 
 # Every cell as it is; of wrappers and float64, which other cells share, each takes every third cell.
 CALLS = [(name, np.float32, "bare") for name in NAMES]
-CALLS += [(name, np.float32, "everything") for name in NAMES[::3]] + [(name, np.float64, "bare") for name in NAMES[1::3]]
+CALLS += [(name, np.float32, "everything") for name in NAMES[::3]]
+CALLS += [(name, np.float64, "bare") for name in NAMES[1::3]]
 
 
 @pytest.mark.slow
