@@ -1,13 +1,30 @@
 """Modules, cells and layers.
 
-In reading order: `module`, `losses`, `functional`, `init`, `layers`, `containers`, then what has to do with time:
-`cell`, `cells`, `regularised`, `recurrent`, `recording`, `stacked`. `utils` clips gradients and cuts sequences.
+In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `functional`, `layers`,
+`activations`, `convolutional`, `containers`, then what has to do with time: `cell`, `cells`, `regularised`,
+`recurrent`, `recording`, `stacked`. `utils` clips gradients and cuts sequences.
 """
 
 from . import cells, functional, init, utils
+from .activations import (
+    ELU,
+    GELU,
+    Flatten,
+    Identity,
+    LeakyReLU,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from .batch_norm import BatchNorm1d
 from .cell import Cell
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .containers import ModuleList, Sequential
+from .convolutional import AdaptiveAvgPool1d, AvgPool1d, Conv1d, MaxPool1d
 from .init import bias, weight
 from .layers import Dropout, Embedding, GaussianNoise, LayerNorm, Linear
 from .losses import (
