@@ -6,6 +6,7 @@ import pytest
 import tinygrad_rnn as tg
 
 nn, F = tg.nn, tg.nn.functional
+X, W = tg.zeros(2, 3, 5), tg.zeros(4, 3, 2)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -37,12 +38,12 @@ def test_groups_are_convolutions_of_their_own():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: F.conv1d(tg.zeros(2, 3, 5), tg.zeros(4, 2, 3)), r"\[2, 3, 5\] does not fit a weight of shape \[4, 2, 3"),
-        (lambda: F.conv1d(tg.zeros(2, 3, 5), tg.zeros(4, 3, 6)), "fewer steps than the 6 over which"),
-        (lambda: F.conv1d(tg.zeros(2, 3, 5), tg.zeros(4, 3, 2), padding="both"), "'same' or 'causal', not 'both'"),
-        (lambda: F.conv1d(tg.zeros(2, 3, 5), tg.zeros(4, 3, 2), padding="same", stride=2), "only where the stride is 1"),
-        (lambda: F.conv1d(tg.zeros(2, 3, 5), tg.zeros(4, 3, 2), stride=0), "stride must be an integer of at least 1"),
-        (lambda: F.conv1d(tg.zeros(2, 3, 5), tg.zeros(4, 3, 2), padding=1, padding_mode="zero"), "one of zeros, reflect"),
+        (lambda: F.conv1d(X, tg.zeros(4, 2, 3)), r"\[2, 3, 5\] does not fit a weight of shape \[4, 2, 3"),
+        (lambda: F.conv1d(X, tg.zeros(4, 3, 6)), "fewer steps than the 6 over which"),
+        (lambda: F.conv1d(X, W, padding="both"), "'same' or 'causal', not 'both'"),
+        (lambda: F.conv1d(X, W, padding="same", stride=2), "only where the stride is 1"),
+        (lambda: F.conv1d(X, W, stride=0), "stride must be an integer of at least 1"),
+        (lambda: F.conv1d(X, W, padding=1, padding_mode="zero"), "one of zeros, reflect"),
         (lambda: nn.Conv1d(3, 4, 2, groups=2), "2 groups do not divide 3 and 4"),
         (lambda: F.max_pool1d(tg.zeros(2, 3, 5), 6), "over 6 steps is longer than the sequence, 5 steps"),
         (lambda: F.avg_pool1d(tg.zeros(2, 3, 5), 3, padding=2), "padding 2 is more than half of kernel_size 3"),
@@ -84,6 +85,7 @@ def test_sequential_takes_any_callable():
 
 def test_activations_print_their_options():
     assert repr(nn.LeakyReLU(0.2)) == "LeakyReLU(negative_slope=0.2)"
-    assert repr(nn.Conv1d(2, 4, 3, padding="causal")).startswith("Conv1d(2, 4, kernel_size=3, stride=1, padding='causal')")
+    shown = "Conv1d(2, 4, kernel_size=3, stride=1, padding='causal')"
+    assert repr(nn.Conv1d(2, 4, 3, padding="causal")).startswith(shown)
     assert repr(nn.MaxPool1d(2)).startswith("MaxPool1d(kernel_size=2, stride=2, padding=0")
     assert repr(nn.ReLU()) == "ReLU()"

@@ -11,7 +11,7 @@ SEEDS = range(60)
 
 
 def compare(ours, theirs, *arrays):
-    """Values and the gradients of all arrays, of the same function in two libraries; a ValueError is refused by both."""
+    """Values and the gradients of all arrays, of one function in two libraries; or both refuse it."""
     mine = [tg.tensor(x, requires_grad=True) for x in arrays]
     others = [torch.tensor(x, requires_grad=True) for x in arrays]
     TALLY["convolutions and pools"]["compared"] += 1
@@ -35,7 +35,7 @@ def compare(ours, theirs, *arrays):
 def test_conv1d(seed):
     rng = np.random.default_rng(seed)
     groups = int(rng.choice([1, 1, 2, 3]))
-    n, c, o, length, k = int(rng.integers(0, 4)), int(rng.integers(1, 4)), int(rng.integers(1, 4)), *rng.integers(1, 9, 2)
+    n, c, o, length, k = (int(rng.integers(low, high)) for low, high in ((0, 4), (1, 4), (1, 4), (1, 9), (1, 9)))
     options = dict(stride=int(rng.integers(1, 4)), padding=int(rng.integers(0, 5)), dilation=int(rng.integers(1, 4)))
     if rng.random() < 0.3:
         options |= dict(padding=str(rng.choice(["same", "valid"])), stride=1)
