@@ -18,6 +18,7 @@ import numpy as np
 
 from ..autograd.arrays import sum_of_squares
 from ..autograd.tensor import Tensor
+from .compressed import compress as compress
 
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 """A parameter, parameters, or pairs as from `named_parameters()`, with which errors can say the name."""
