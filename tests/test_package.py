@@ -15,7 +15,8 @@ import pytest
 import tinygrad_rnn
 
 PACKAGE = Path(tinygrad_rnn.__file__).parent
-ROOMS = ["kernels", "autograd", "fusion", "nn", "optim", "study", "interop"]  # each may import those before it
+# Each may import those before it.
+ROOMS = ["kernels", "autograd", "fusion", "nn", "optim", "study", "interop", "testing"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -166,16 +167,22 @@ with event.install_recorder("numba:run_pass") as recorder:
 print(*({"matplotlib", "torch", "tqdm", "scipy", "pandas", "IPython", "ipywidgets"} & set(sys.modules) - numba_has))
 print(*[name for name in sys.modules if name.startswith("tinygrad_rnn.generated")])
 print(*recorder.buffer)
+print(*[name for name in sys.modules if name.startswith(("tinygrad_rnn.study", "tinygrad_rnn.testing"))])
+x = tinygrad_rnn.ones(3, requires_grad=True)
+assert {"study", "testing", "ops"} <= set(dir(tinygrad_rnn))
+assert x._repr_html_() and str((x * x).graph()).endswith("x  value [1, 1, 1]  no gradient yet\\n    x  (above)")
+assert tinygrad_rnn.study.heatmap and tinygrad_rnn.testing.check_cell and "tanh" in tinygrad_rnn.ops
 """
 
 
 def test_importing_is_light():
-    """Nothing is compiled or loaded from the cache, and nothing is imported that only some users need."""
+    """Nothing is compiled or loaded from the cache, and nothing is imported that only some users need; the rooms that
+    are loaded later are there all the same."""
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", IMPORT], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
     )
-    assert done.stdout == "\n\n\n", done.stdout + done.stderr
+    assert (done.stdout, done.returncode) == ("\n\n\n\n", 0), done.stdout + done.stderr
 
 
 def test_the_long_tests_are_there():

@@ -12,9 +12,12 @@ kernels), `nn` (modules, cells and layers), `optim` (optimisers, clipping, regul
 weights), `study` (pictures of what happens inside), `testing` (whether a cell keeps the contract).
 """
 
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 import numpy as _np
 
-from . import interop, nn, optim, study, testing
+from . import interop, nn, optim, pictures
 from .autograd.creation import (
     arange,
     eye,
@@ -158,7 +161,23 @@ from .nn.functional import (
     smooth_l1_loss,
 )  # fmt: skip
 from .nn.recording import record
-from .study.shown import ops
+
+if _TYPE_CHECKING:
+    from . import study, testing
+    from .study.shown import ops
 
 float32, float64, int64 = _np.float32, _np.float64, _np.int64
 __version__ = "0.1.0"
+
+_LATER = {"study": ".study", "testing": ".testing", "ops": ".study.shown"}  # loaded at their first use
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _importlib.import_module(_LATER[name], __name__)
+    return globals().setdefault(name, module if name in ("study", "testing") else getattr(module, name))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

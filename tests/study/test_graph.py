@@ -106,7 +106,7 @@ def test_as_many_boxes_arrows_and_frames_as_the_tape(case):
     assert all(a < b for a, b in found.edges), "operands are older than results"
     assert len({box.label for box in found.boxes}) == len(found.boxes)
     assert len(ElementTree.fromstring(found.svg()).findall("{*}rect")) == len(places)
-    assert found._repr_svg_().count("<polygon") == len(found.edges)
+    assert found.svg().count("<polygon") == len(found.edges)
 
 
 @pytest.mark.parametrize("case", range(5))

@@ -23,6 +23,11 @@ def some():
     with tg.record(layer) as g:
         y, _ = layer(x)
     losses = [each.square().sum() for each in y]
+    trained = tg.nn.Linear(2, 3)
+    with tg.study.Monitor(tg.optim.SGD(trained.parameters(), lr=0.1)) as monitor:
+        for _ in range(3):
+            trained(x).square().mean().backward()
+            monitor.optimizer.step()
     fixed = tg.study.fixed_points(layer, starts=g, trajectory=tg.study.trajectory(g))
     return {
         "heatmap": tg.study.heatmap(r, "f", b=1),
@@ -41,6 +46,7 @@ def some():
         "fixed_points": tg.study.fixed_points(layer, starts=np.zeros((1, 3))),
         "fixed_points on a trajectory": fixed,
         "horizon": tg.study.horizon(losses, g),
+        "Monitor": monitor,
         "ablate": tg.study.ablate(layer, x, 0),
         "colored_text": tg.study.colored_text("to be, or not to be", np.linspace(-1, 1, 19)),
     }
@@ -62,6 +68,9 @@ def test_every_result_shows_itself(results):
         own = result.plot()
         own.figure.canvas.draw()
         assert own.figure is not figure
+        for text in (text for text in own.figure.texts if text.get_text() == own.figure.get_supxlabel() != ""):
+            box, whole = text.get_window_extent(), own.figure.bbox
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1, f"the sentence under {name} is cut off"
         assert len(result.sentence) > 40 and result.sentence.endswith("."), name
         pyplot.close("all")
 

@@ -87,7 +87,7 @@ class Recording(Recorder):
         cell, sequence: what ran, and what it was run over: inputs, initial states, direction, lengths.
     """
 
-    plot: Callable[..., Any]  # of the room above, which gives it
+    plot: Callable[..., Any]  # set by `pictures`
 
     def __init__(self, title: str) -> None:
         self.title = title

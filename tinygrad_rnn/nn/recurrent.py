@@ -77,7 +77,7 @@ class Recurrent(Module):
 
     __slots__ = ("_last",)  # what the last call found out: no attribute of a cell that has a layer within
     recorder: "Recorder | None" = None  # set by `record`
-    explain_html: Any = None  # set by the room of pictures
+    explain_html: Any = None  # set by `pictures`
 
     def __init__(self, cell: Cell, reverse: bool = False, fused: str = "auto") -> None:
         if not isinstance(cell, Cell):

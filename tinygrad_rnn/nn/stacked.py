@@ -162,7 +162,7 @@ class Stack(Module):
         self._prepare()
         return self._scans[layer][0].source(direction)
 
-    explain_html: Any = None  # set by the room of pictures
+    explain_html: Any = None  # set by `pictures`
 
     def explain(self, stage: str | None = None, html: bool = False) -> str:
         """What the compiler made of the cells of all layers' forward directions, see `Recurrent.explain`."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.arrays import sum_of_squares
+from ..autograd.tape import HookHandle
 from ..autograd.tensor import Tensor
 from .compressed import compress as compress
 
@@ -62,6 +63,23 @@ def detached(states: Any) -> Any:
 # ---- Clipping --------------------------------------------------------------------------------------------------------
 
 BLOCK = 8192  # elements whose float64 copy stays in the cache while it is summed
+_hooks: dict[object, Any] = {}
+
+
+def register_clip_hook(hook: Callable[[list[Tensor]], None]) -> HookHandle:
+    """Call `hook(parameters)` whenever gradients are about to be clipped, with those whose gradient will change.
+
+    The gradients are still as they were. Nothing is told where all are within their limits.
+
+    Returns:
+        A handle, with `remove()`.
+    """
+    return HookHandle(_hooks, hook)
+
+
+def _tell(named: list[tuple[str, Any]]) -> None:
+    for hook in list(_hooks.values()):
+        hook([p for _, p in named])
 
 
 def clip_grad_norm_(
@@ -100,6 +118,7 @@ def clip_grad_norm_(
         raise RuntimeError(f"clip_grad_norm_: {_what_is_not_finite(named)}; nothing was clipped")
     factor = max_norm / (total + 1e-6)
     if not factor >= 1:
+        _tell(named)
         with np.errstate(invalid="ignore"):  # 0 * inf, where the caller wants no error
             for _, p in named:
                 p.grad = Tensor(_scaled(p.grad.data, factor))
@@ -117,7 +136,10 @@ def clip_grad_value_(parameters: Parameters, clip_value: float) -> None:
     """
     if not clip_value >= 0:
         raise ValueError(f"clip_grad_value_: clip_value must be at least 0, got {clip_value}")
-    for _, p in _with_gradients("clip_grad_value_", parameters):
+    named = _with_gradients("clip_grad_value_", parameters)
+    if _hooks and (beyond := [(n, p) for n, p in named if not (np.abs(p.grad.data) <= clip_value).all()]):
+        _tell(beyond)
+    for _, p in named:
         p.grad = Tensor(np.clip(p.grad.data, -clip_value, clip_value))
 
 
@@ -162,8 +184,10 @@ def clip_grad_adaptive_(
     norms = [unit_norms(f"clip_grad_adaptive_: {label}", p.grad.data, dim) for label, p in named]
     if error_if_nonfinite and not all(np.isfinite(norm).all() for norm in norms):
         raise RuntimeError(f"clip_grad_adaptive_: {_what_is_not_finite(named)}; nothing was clipped")
-    for (label, p), norm in zip(named, norms):
-        limit = clip_factor * np.maximum(unit_norms(label, p.data, dim), eps)
+    limits = [clip_factor * np.maximum(unit_norms(label, p.data, dim), eps) for label, p in named]
+    if _hooks and (beyond := [pair for pair, norm, limit in zip(named, norms, limits) if (norm > limit).any()]):
+        _tell(beyond)
+    for (_, p), norm, limit in zip(named, norms, limits):
         too_long = norm > limit
         if too_long.any():
             with np.errstate(invalid="ignore"):  # inf / inf, where the caller wants no error

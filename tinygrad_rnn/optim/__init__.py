@@ -27,7 +27,7 @@ from .asgd import ASGD, NTASGD
 from .early_stopping import EarlyStopping
 from .groups import decay_groups
 from .nadam import NAdam
-from .optimizer import Optimizer
+from .optimizer import Optimizer, Rule
 from .penalties import (
     activation_penalty,
     elastic_net_penalty,
@@ -42,7 +42,7 @@ from .sgd import SGD
 from .weights import max_norm_, weight_noise
 
 __all__ = [
-    "Optimizer", "SGD", "ASGD", "NTASGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Adadelta", "Rprop",
+    "Optimizer", "Rule", "SGD", "ASGD", "NTASGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Adadelta", "Rprop",
     "decay_groups", "lr_scheduler",
     "clip_grad_norm_", "clip_grad_value_", "clip_grad_adaptive_", "get_total_norm",
     "l1_penalty", "l2_penalty", "elastic_net_penalty", "nuclear_norm_penalty",

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..autograd.primitive import names_in
-from ..autograd.tape import enable_grad, note_change
+from ..autograd.tape import HookHandle, enable_grad, note_change
 from ..autograd.tensor import Tensor
 from ..kernels.elementwise import Elementwise, scalar_code
 
@@ -98,6 +98,8 @@ class Optimizer:
         self.defaults = defaults
         self.state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []
+        self._pre_hooks: dict[object, Any] = {}
+        self._post_hooks: dict[object, Any] = {}
         groups = self._listed(params)
         if groups and not isinstance(groups[0], dict):
             groups = [{"params": groups}]
@@ -113,6 +115,10 @@ class Optimizer:
                 f"`for group in optimizer.param_groups: group[{name!r}] = ...`"
             )
         super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: hooks are for this very optimiser."""
+        return {**vars(self), "_pre_hooks": {}, "_post_hooks": {}}
 
     def __repr__(self) -> str:
         lines = []
@@ -262,6 +268,11 @@ class Optimizer:
             ValueError: a gradient is not of its parameter's shape and dtype, or a parameter's array is read-only.
             TypeError: a gradient is no tensor. No parameter has been moved.
         """
+        arguments: tuple[Any, ...] = (self,) if closure is None else (self, closure)
+        named: dict[str, Any] = {}
+        if self._pre_hooks:
+            arguments, named = self._before_step(arguments, named)
+            closure = named.get("closure", *arguments[1:])
         loss = None
         if closure is not None:
             with enable_grad():
@@ -285,7 +296,44 @@ class Optimizer:
         for p, group in moved:
             self.update(p.data, p.grad.data, self.state[p], group)
         note_change([p for p, _ in moved])
+        for hook in list(self._post_hooks.values()):
+            hook(self, arguments, named)
         return loss
+
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> HookHandle:
+        """Call `hook(optimizer, args, kwargs)` before every step, and before its closure, as in PyTorch.
+
+        Args:
+            hook: returns None, or other `(args, kwargs)` for `step`. The first of args is the optimiser.
+
+        Returns:
+            A handle, with `remove()`. Copies and pickles of an optimiser have no hooks.
+        """
+        return HookHandle(self._pre_hooks, hook)
+
+    def register_step_post_hook(self, hook: Callable[..., None]) -> HookHandle:
+        """Call `hook(optimizer, args, kwargs)` after every step, as in PyTorch.
+
+            >>> import tinygrad_rnn as tg
+            >>> w = tg.ones(2, requires_grad=True)
+            >>> optimizer = tg.optim.SGD([w], lr=0.5)
+            >>> handle = optimizer.register_step_post_hook(lambda *_: print(w.tolist()))
+            >>> w.sum().backward()
+            >>> optimizer.step()
+            [0.5, 0.5]
+            >>> handle.remove()
+        """
+        return HookHandle(self._post_hooks, hook)
+
+    def _before_step(self, arguments: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Run the hooks; with which arguments the step is to be made."""
+        for hook in list(self._pre_hooks.values()):
+            changed = hook(self, arguments, named)
+            if changed is not None:
+                if not (isinstance(changed, tuple) and len(changed) == 2):
+                    raise RuntimeError(f"{type(self).__name__}: a hook before a step returns None or (args, kwargs)")
+                arguments, named = changed
+        return arguments, named
 
     def state_dict(self) -> dict[str, Any]:
         """Options and state in PyTorch's layout, with the parameters numbered in the order of the groups:

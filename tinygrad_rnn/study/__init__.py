@@ -11,11 +11,11 @@
 Every function of what is recorded returns a `Result`: arrays, one picture, and one sentence that says how to read it.
 None of them needs matplotlib before it is asked to draw.
 
-In reading order: `result`, `recorded`; what is recorded: `maps`, `flow`, `losses`, `gates`, `states`; what steps do:
-`dynamics`; what a model does: `models`, `points`, `text`, `inputs`, `clamped`. `layout` (where boxes go), `repeats`
-(loops on a tape), `graph` (a tape or a step) and `replay` (the backward pass in frames) draw the tape; `shown` says how
-objects show themselves in a notebook, `summary` has sizes, work and memory of layers, and `explained` a step beside
-what became of it.
+In reading order: `lapack`, `result`, `recorded`; what is recorded: `maps`, `flow`, `losses`, `gates`, `states`; what
+steps do: `dynamics`; what a model does: `models`, `points`, `text`, `inputs`, `clamped`. `layout` (where boxes go),
+`repeats` (loops on a tape), `graph` (a tape or a step) and `replay` (the backward pass in frames) draw the tape;
+`monitor` watches training; `shown` says how objects show themselves in a notebook, `summary` has sizes, work and memory
+of layers, and `explained` a step beside what became of it.
 """
 
 from .clamped import ablate
@@ -27,6 +27,7 @@ from .graph import Graph, graph
 from .inputs import connectivity, integrated_gradients
 from .losses import horizon
 from .maps import heatmap
+from .monitor import Monitor
 from .points import fixed_points
 from .replay import Replay, replay
 from .result import Result

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from .lapack import one_thread
 from .recorded import of_batch, one_layer, running, sequence_of, steps
 from .result import Result
 
@@ -37,7 +38,8 @@ class Jacobians(Result):
     def singular_values(self) -> np.ndarray:
         """[T, W], falling."""
         if self._singular_values is None:
-            self._singular_values = np.linalg.svd(self.values, compute_uv=False)
+            with one_thread():
+                self._singular_values = np.linalg.svd(self.values, compute_uv=False)
         return self._singular_values
 
     def draw(self, ax: Any) -> None:
@@ -157,8 +159,8 @@ def lyapunov(r: Any, *, b: int = 0) -> Lyapunov:
     if not np.isfinite(J).all():
         raise ValueError("lyapunov: there are Jacobians that are not finite")
     Q, grown = np.eye(J.shape[1]), np.empty(J.shape[:2])
-    for t, step in enumerate(J.astype(np.float64)):
-        Q, R = np.linalg.qr(step @ Q)
-        with np.errstate(divide="ignore"):
+    with one_thread(), np.errstate(divide="ignore"):
+        for t, step in enumerate(J.astype(np.float64)):
+            Q, R = np.linalg.qr(step @ Q)
             grown[t] = np.log(np.abs(np.diagonal(R)))
     return Lyapunov(grown)

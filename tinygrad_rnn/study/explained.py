@@ -331,8 +331,3 @@ def unanswered(page: Explained, steps: Iterable[int]) -> list[str]:
     """
     there = [set().union(*(line.steps for line in column)) for column in (page.adjoint, page.backward)]
     return [page.steps[i] for i in steps if not all(i in found for found in there)]
-
-
-# The classes of the room below know no pictures: this room gives them theirs.
-for kind in (Recurrent, Stack):
-    setattr(kind, "explain_html", lambda self: explain(self, html=True))  # noqa: B010

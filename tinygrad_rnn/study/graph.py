@@ -36,6 +36,7 @@ from ..nn.recording import Recording
 from ..nn.recurrent import Recurrent
 from .layout import Layout, layout
 from .repeats import repeats
+from .result import image
 
 MOST = 150  # boxes in a picture
 WORTH_A_BOX = 8  # so many operations that repeat themselves
@@ -192,11 +193,9 @@ class Graph:
     def __repr__(self) -> str:
         return f"Graph of {self.title}. {self.sentence}"
 
-    def _repr_svg_(self) -> str:
-        return self.svg()
-
     def _repr_html_(self) -> str:
-        return f"<figure>{self.svg()}<figcaption>{_escaped(self.sentence)}</figcaption></figure>"
+        picture = image(self.svg(), self.title, 'style="max-width:100%"')
+        return f"<figure>{picture}<figcaption>{_escaped(self.sentence)}</figcaption></figure>"
 
     def plot(self, ax: Any = None) -> Any:
         """The same picture by matplotlib: on the Axes `ax`, which are returned, or those of a new figure.
@@ -244,7 +243,7 @@ def graph(y: Any, *, t: int = -1, names: dict[str, Any] | None = None) -> Graph:
         >>> picture = tg.study.graph((x * x).sum())
         >>> [box.label for box in picture.boxes], picture.edges
         (['x', 'mul', 'sum'], [(0, 1), (0, 1), (1, 2)])
-        >>> picture._repr_svg_()[:4]
+        >>> picture.svg()[:4]
         '<svg'
 
     Of a `Recurrent` (or a module with recurrent layers: the first) it is the step as it was traced; of a recording the
@@ -399,7 +398,7 @@ def names_in_frames() -> dict[str, Any]:
     """Name -> tensor, of the variables of the functions that run, and of the parameters of their modules."""
     frame: FrameType | None = sys._getframe(1)
     found: dict[str, Any] = {}
-    here = os.path.dirname(__file__)
+    here = os.path.join(os.path.dirname(os.path.dirname(__file__)), "")  # no names of the package's own
     while frame is not None:
         if not frame.f_code.co_filename.startswith(here):
             for name, value in {**frame.f_globals, **frame.f_locals}.items():
@@ -538,13 +537,3 @@ def _arrow(path: list[tuple[float, float]], colour: str, width: float) -> str:
     head = f"{u:.1f},{v:.1f} {u - side:.1f},{v - 3:.1f} {u - side:.1f},{v + 3:.1f}"
     return (f'<path d="{text}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
             f'<polygon points="{head}" fill="{colour}"/>')  # fmt: skip
-
-
-def _graph(self: Tensor, *, names: dict[str, Any] | None = None) -> Graph:
-    """The tape behind this tensor as a picture, see `tg.study.graph`."""
-    return graph(self, names=names)
-
-
-# The classes of the rooms below know no pictures: this room gives them theirs.
-_graph.__name__, _graph.__qualname__ = "graph", "Tensor.graph"
-setattr(Tensor, "graph", _graph)  # noqa: B010

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..nn.recording import Recording
+from .lapack import one_thread
 from .recorded import look, of_batch, one_layer, running
 from .result import Result, coloured, limits, safe
 
@@ -109,14 +109,7 @@ def _similar(values: np.ndarray) -> np.ndarray:
     centred = values - values.mean(1, keepdims=True)
     scale = np.linalg.norm(centred, axis=1, keepdims=True)
     courses = centred / np.where(scale > 0, scale, 1)
-    u, s, _ = np.linalg.svd(courses, full_matrices=False)
+    with one_thread():
+        u, s, _ = np.linalg.svd(courses, full_matrices=False)
     first, second = (u[:, :2] * s[:2]).T if u.shape[1] > 1 else (u[:, 0], np.zeros(len(u)))
     return np.argsort(np.arctan2(second, first), kind="stable")
-
-
-def _plot(self: Recording, name: str, ax: Any = None, **options: Any) -> Any:
-    """`study.heatmap` of a value, "f", or a gradient, "df", as a picture on Axes, which are returned."""
-    return heatmap(self, name, **options).plot(ax)
-
-
-Recording.plot = _plot

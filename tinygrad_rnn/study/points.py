@@ -9,6 +9,7 @@ from ..autograd.operands import as_array
 from ..autograd.tape import no_grad
 from ..nn.cell import Cell
 from ..nn.recording import Recording
+from .lapack import one_thread
 from .models import cell_of
 from .recorded import Steps, one_layer, running, side_by_side
 from .result import Result
@@ -32,7 +33,8 @@ class FixedPoints(Result):
     size = (5.6, 4.4)
 
     def __init__(self, values: np.ndarray, speed: np.ndarray, jacobians: np.ndarray, path: Trajectory | None) -> None:
-        eigenvalues = np.linalg.eigvals(jacobians).astype(complex)
+        with one_thread():
+            eigenvalues = np.linalg.eigvals(jacobians).astype(complex)
         eigenvalues = np.take_along_axis(eigenvalues, np.argsort(-np.abs(eigenvalues), -1, kind="stable"), -1)
         largest = np.abs(eigenvalues).max(-1, initial=0)
         order = np.lexsort((*values.T[::-1].round(6), (np.abs(eigenvalues) >= 1).sum(-1)))
@@ -186,7 +188,8 @@ def _search(at: _At, rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarra
         square = A.swapaxes(1, 2) @ A
         least = 1e-14 * (1 + np.trace(square, axis1=1, axis2=2))  # where a whole line stands still
         square += np.maximum(damping[some], least)[:, None, None] * eye
-        trial = rows[some] - np.linalg.solve(square, slope[..., None])[..., 0]
+        with one_thread():
+            trial = rows[some] - np.linalg.solve(square, slope[..., None])[..., 0]
         new = at.moved(trial)
         better = np.isfinite(new).all(-1) & ((new**2).sum(-1) < (moved[some] ** 2).sum(-1))
         damping[some] = np.where(better, np.maximum(damping[some] / 10, 1e-20), damping[some] * 8)

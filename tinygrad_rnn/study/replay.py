@@ -25,6 +25,7 @@ from ..autograd.primitive import Adjoint
 from ..autograd.tape import Node, Place, set_mode, unbroadcast
 from ..autograd.tensor import Tensor
 from .graph import Graph, Tape, _escaped, is_recurrence, names_in_frames, number, operation_name
+from .result import image
 
 MOST = 60  # frames that are drawn in a notebook
 
@@ -84,8 +85,12 @@ class Frame:
         """The graph, with the node that acts and the arrows on which gradients go."""
         return self.graph.svg(self.box, {each.parent: _number(each.gradient) for each in self.received})
 
-    def _repr_svg_(self) -> str:
-        return self.svg()
+    def _repr_html_(self) -> str:
+        return f"<figure>{self.picture()}<figcaption><pre>{_escaped(str(self))}</pre></figcaption></figure>"
+
+    def picture(self) -> str:
+        """`svg()` inside a page."""
+        return image(self.svg(), str(self).partition("\n")[0], 'style="max-width:100%"')
 
 
 class Replay:
@@ -147,7 +152,7 @@ class Replay:
             title, *rest = str(frame).split("\n")
             rules = f"<pre>{_escaped(chr(10).join(rest))}</pre>" if rest else ""
             start = "<details open>" if i == 1 else "<details>"
-            picture = frame.svg() if len(self) <= MOST else ""
+            picture = frame.picture() if len(self) <= MOST else ""
             parts.append(f"{start}<summary><code>{i}. {_escaped(title)}</code></summary>{rules}{picture}</details>")
         if len(self) > MOST:
             parts.append(f"<p>... and {len(self) - MOST} frames more</p>")

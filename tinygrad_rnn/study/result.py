@@ -14,6 +14,7 @@ import numpy as np
 
 COLOURS = "cividis"  # dark to light all the way: it survives greyscale, and colour-blind eyes
 MARGINS = (0.8, 0.3, 0.5, 0.35)  # left, right, below and above the axes, in inches
+LETTERS = 13.5  # of the sentence that fit into an inch
 LINES = ("-", "--", ":", "-.")  # beside colours, as these do not survive greyscale
 
 
@@ -43,7 +44,7 @@ class Result:
             from matplotlib import pyplot
 
             figure, ax = pyplot.subplots(figsize=self.size, layout="constrained")
-            figure.supxlabel(safe(textwrap.fill(self.sentence, 95)), fontsize=9)
+            figure.supxlabel(safe(textwrap.fill(self.sentence, int(LETTERS * self.size[0]))), fontsize=9)
         self.draw(ax)
         return ax
 
@@ -67,9 +68,15 @@ class Result:
         caption = html.escape(self.sentence)
         if importlib.util.find_spec("matplotlib") is None:
             return f"<figure><pre>{html.escape(repr(self))}</pre></figure>"
-        data, width = base64.b64encode(self.png()).decode(), round(100 * self.size[0])
-        picture = f'<img width="{width}" alt="{caption}" src="data:image/png;base64,{data}">'
+        picture = image(self.png(), self.sentence, f'width="{round(100 * self.size[0])}"')
         return f"<figure>{picture}<figcaption>{caption}</figcaption></figure>"
+
+
+def image(file: bytes | str, alt: str, attributes: str = "") -> str:
+    """A picture, PNG or the text of an SVG, inside a page: a host of notebooks cuts out an SVG that is no image."""
+    kind, data = ("svg+xml", file.encode()) if isinstance(file, str) else ("png", file)
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return f'<img {attributes} alt="{html.escape(alt)}" src="{source}">'
 
 
 def safe(text: str) -> str:

@@ -1,4 +1,4 @@
-"""How objects show themselves in a notebook: static HTML and SVG, every name escaped, and of bounded size.
+"""How objects show themselves in a notebook: static HTML, every name escaped, and of bounded size.
 
     >>> import tinygrad_rnn as tg
     >>> tg.tensor([1.0, -2.0, 3.0])._repr_html_()[:7]
@@ -9,7 +9,6 @@
                                      shapes: [...] -> [...]    ONNX: Tanh
 """
 
-import base64
 import html
 import itertools
 import struct
@@ -25,6 +24,7 @@ from ..autograd.table import TABLE
 from ..autograd.tensor import Tensor
 from ..nn.module import Module, Parameter
 from ..nn.recording import Recording
+from .result import image
 
 MOST_TEXT, MOST_ROWS, MOST_CELLS = 2_000, 200, 40
 STOPS = np.array([(0, 32, 76), (57, 72, 107), (112, 112, 115), (166, 154, 109), (255, 233, 69)], float)  # cividis
@@ -38,7 +38,7 @@ def small_picture(values: np.ndarray, width: int = 160, height: int = 60) -> str
     """An array as a small picture: a line for a vector, tiles for a matrix (dark is low), of more the first matrix.
 
         >>> small_picture(np.arange(3.0))[:4], small_picture(np.eye(2))[:4]
-        ('<svg', '<img')
+        ('<img', '<img')
 
     Returns:
         "" for a single number, and where there is nothing to see.
@@ -56,9 +56,8 @@ def small_picture(values: np.ndarray, width: int = 160, height: int = 60) -> str
     if values.ndim == 1:
         return _line(scaled, width, height, title)
     scaled = _fewer(_fewer(scaled, MOST_CELLS).T, 3 * MOST_CELLS).T
-    data = base64.b64encode(png(scaled)).decode()
     style = f"width:{width}px;height:{height}px;image-rendering:pixelated"
-    return f'<img style="{style}" alt="{title}" title="{title}" src="data:image/png;base64,{data}">'
+    return image(png(scaled), title, f'style="{style}" title="{title}"')
 
 
 def _line(scaled: np.ndarray, width: int, height: int, title: str) -> str:
@@ -66,8 +65,8 @@ def _line(scaled: np.ndarray, width: int, height: int, title: str) -> str:
     x = np.linspace(3, width - 3, len(scaled))
     points = " ".join(f"{a:.1f},{height - 4 - (height - 8) * b:.1f}" for a, b in zip(x, scaled) if np.isfinite(b))
     line = f'<polyline points="{points}" fill="none" stroke="#39486b" stroke-width="1.3"/>'
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-            f'viewBox="0 0 {width} {height}"><title>{title}</title>{line}</svg>')  # fmt: skip
+    start = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
+    return image(f"{start}{line}</svg>", title, f'title="{title}"')
 
 
 def png(scaled: np.ndarray) -> bytes:
@@ -224,7 +223,3 @@ class Ops(Mapping[str, Op]):
 
 
 ops = Ops()
-
-# The classes of the rooms below know no pictures: this room gives them theirs.
-for kind, show in ((Tensor, tensor_html), (Module, module_html), (Recording, recording_html)):
-    setattr(kind, "_repr_html_", show)  # noqa: B010

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from .lapack import one_thread
 from .recorded import look, of_batch, one_layer, running
 from .result import COLOURS, Result, safe
 
@@ -112,7 +113,8 @@ def trajectory(r: Any, name: str = "h", *, b: int = 0, k: int = 2, labels: Any =
     if not np.isfinite(rows).all():
         raise ValueError(f"trajectory: {looked.title} has values that are not finite")
     mean = rows.mean(0)
-    _, s, components = np.linalg.svd(rows - mean, full_matrices=len(rows) < k)
+    with one_thread():
+        _, s, components = np.linalg.svd(rows - mean, full_matrices=len(rows) < k)
     components, s = components[:k], np.pad(s, (0, max(0, k - len(s))))
     components = components * np.sign(components[np.arange(k), np.abs(components).argmax(1)])[:, None]
     total = (s**2).sum()
