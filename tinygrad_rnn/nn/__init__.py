@@ -2,7 +2,8 @@
 
 In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `functional`, `layers`,
 `activations`, `convolutional`, `containers`, then what has to do with time: `cell`, `cells`, `regularised`,
-`recurrent`, `recording`, `stacked`. `utils` clips gradients and cuts sequences.
+`recurrent`, `recording`, `stacked`. `compressed` cuts a trained LSTM, `sparse_autoencoder` says what units mean;
+`utils` clips gradients and cuts sequences.
 """
 
 from . import cells, functional, init, utils
@@ -41,4 +42,5 @@ from .module import Module, Parameter
 from .recording import record
 from .recurrent import Recurrent
 from .regularised import CellWrapper, ClipGradient, LearnedInitialState, VariationalDropout, WeightDrop, Zoneout
+from .sparse_autoencoder import SparseAutoencoder
 from .stacked import GRU, LSTM, RNN, Stack
