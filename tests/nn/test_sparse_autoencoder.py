@@ -170,16 +170,17 @@ def test_what_cannot_be_is_refused(call, message):
 
 
 def test_it_recovers_a_dictionary_from_superposition():
-    """32 directions in 16 dimensions, 3 at a time (cosines above 0.98); with k halved, not."""
+    """32 directions in 16 dimensions, 3 at a time: cosines above 0.98. One at a time explains little of such states."""
     rng = np.random.default_rng(0)
     D = rng.standard_normal((16, 32))
     D /= np.linalg.norm(D, axis=0)
     s = rng.uniform(0.5, 1.5, (20_000, 32)) * (rng.random((20_000, 32)).argsort(1) < 3)
     x = (s @ D.T).astype(np.float32)
-    cosine = {}
+    cosine, left = {}, {}
     for k, steps in ((3, 3000), (1, 600)):
         tg.manual_seed(0)
         sae = train(SAE(16, 32, k=k, dead_after=5000), x, steps, 3e-3, 512)
+        left[k] = sae.metrics(x).unexplained
         cosine[k] = np.abs(D.T @ sae.weight_d.numpy()).max(1).mean()
     assert cosine[3] > 0.98
-    assert cosine[1] < 0.95
+    assert left[3] < 0.1 < 0.3 < left[1]
