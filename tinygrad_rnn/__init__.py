@@ -141,7 +141,11 @@ from .autograd.tensor import Tensor
 from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_weights, save_checkpoint, save_weights
 from .kernels.threads import get_num_threads, set_num_threads
 from .nn.functional import (
+    adaptive_avg_pool1d,
+    avg_pool1d,
+    batch_norm,
     binary_cross_entropy_with_logits,
+    conv1d,
     cross_entropy,
     dropout,
     embedding,
@@ -150,6 +154,7 @@ from .nn.functional import (
     l1_loss,
     layer_norm,
     linear,
+    max_pool1d,
     mse_loss,
     nll_loss,
     normalize,

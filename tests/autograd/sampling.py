@@ -221,6 +221,26 @@ ELEMENTS = [
     ((3, 2), (ROWS, None, ROWS // 2), (3, 1)),
 ]
 
+def _convolutions():
+    """One kernel of every kind, and the two rows that are the gradients of the first."""
+    kinds = [  # N, C, L, O, k, stride, dilation, before, after
+        (1, 1, 1, 1, 1, 1, 1, 0, 0), (2, 3, 5, 2, 3, 1, 1, 0, 0), (2, 2, 5, 3, 2, 2, 1, 1, 0),
+        (1, 2, 7, 2, 3, 1, 2, 4, 0), (2, 1, 6, 2, 2, 3, 2, 1, 2), (3, 2, 4, 1, 4, 1, 1, 0, 0),
+        (2, 2, 3, 2, 1, 2, 1, 0, 1), (1, 3, 4, 2, 2, 4, 3, 3, 3), (2, 2, 5, 2, 3, 2, 1, 1, 1),
+        (1, 1, 9, 1, 3, 2, 2, 0, 2), (0, 2, 4, 2, 2, 1, 1, 0, 0), (2, 2, 2, 2, 3, 1, 1, 1, 0),
+    ]  # fmt: skip
+    whole = {name: [] for name in ("conv1d", "conv1d_input", "conv1d_weight")}
+    for n, c, length, o, size, stride, dilation, before, after in kinds:
+        taps = dict(stride=stride, dilation=dilation, before=before, after=after)
+        result = (n, o, (length + before + after - dilation * (size - 1) - 1) // stride + 1)
+        whole["conv1d"].append(([(n, c, length), (o, c, size)], taps))
+        whole["conv1d_input"].append(([result, (o, c, size)], dict(length=length, **taps)))
+        whole["conv1d_weight"].append(([result, (n, c, length)], dict(size=size, **taps)))
+    taps = dict(stride=1, dilation=2, before=0, after=1)
+    refused = {"conv1d": [([(2, 3, 5), (2, 2, 3)], taps), ([(2, 3, 5), (2, 3, 4)], taps)]}
+    return {name: Whole(taken, refused.get(name, [])) for name, taken in whole.items()}
+
+
 WHOLE = {
     "sum": Whole([*_reductions(), ([(0, 3)], dict(dim=(0,), keepdim=False))]),
     "amax": Whole(_reductions(), refused=[([(0, 3)], dict(dim=(0,), keepdim=False))]),
@@ -256,6 +276,7 @@ WHOLE = {
         ],
         refused=[([(2, 3), (4, 4), (4,)], {}), ([(32, 28), (64, 64), (64,)], {})],
     ),
+    **_convolutions(),
     "matmul": Whole(
         taken=[
             ([a, b], {})

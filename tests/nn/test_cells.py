@@ -239,6 +239,48 @@ case("RAN", cells.RANCell)(ran(np.tanh))
 case("RAN, identity", lambda I, H, **o: cells.RANCell(I, H, nonlinearity="identity", **o))(ran(np.copy))
 
 
+@case("Factorised LSTM", lambda I, H, **o: cells.FactorisedLSTMCell(I, H, 3, 2, **o))
+@case("Factorised LSTM, no projection", lambda I, H, **o: cells.FactorisedLSTMCell(I, H, 2, **o))
+def factorised_lstm(p, x, h, c):
+    a = np.concatenate([x, h], 1) @ p["weight_1"].T @ p["weight_2"].T + p["bias"]
+    i, f, g, o = np.split(a, 4, 1)
+    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+    m = sigmoid(o) * np.tanh(c)
+    return (m @ p["weight_hr"].T if "weight_hr" in p else m), c
+
+
+@case("Group LSTM", lambda I, H, **o: cells.GroupLSTMCell(I, H, 3 - H % 3 % 2, 6, **o), same=True)
+@case("Group LSTM, no projection", lambda I, H, **o: cells.GroupLSTMCell(I, H, 3 - H % 3 % 2, **o), same=True)
+def group_lstm(p, x, h, c):
+    new, groups = [], sum(name.startswith("weights.") for name in p)
+    for k, (x_k, h_k, c_k) in enumerate(zip(*(np.split(v, groups, 1) for v in (x, h, c)))):
+        a = np.concatenate([x_k, h_k], 1) @ p[f"weights.{k}"].T + p[f"biases.{k}"]
+        i, f, g, o = np.split(a, 4, 1)
+        c_k = sigmoid(f) * c_k + sigmoid(i) * np.tanh(g)
+        new.append((sigmoid(o) * np.tanh(c_k), c_k))
+    m, c = (np.concatenate(parts, 1) for parts in zip(*new))
+    return (m @ p["weight_hr"].T if "weight_hr" in p else m), c
+
+
+def thin(p, x, name):
+    return x @ (p[name] if name in p else p[f"{name}_2"] @ p[f"{name}_1"]).T
+
+
+@case("FastRNN", cells.FastRNNCell)
+@case("FastRNN, low rank", lambda I, H, **o: cells.FastRNNCell(I, H, 2, 3, **o))
+def fast_rnn(p, x, h):
+    n = np.tanh(thin(p, x, "weight_ih") + thin(p, h, "weight_hh") + p["bias"])
+    return (sigmoid(p["alpha"]) * n + sigmoid(p["beta"]) * h,)
+
+
+@case("FastGRNN", cells.FastGRNNCell)
+@case("FastGRNN, low rank", lambda I, H, **o: cells.FastGRNNCell(I, H, 2, 3, **o))
+def fast_grnn(p, x, h):
+    a = thin(p, x, "weight_ih") + thin(p, h, "weight_hh")
+    z, n = sigmoid(a + p["bias_z"]), np.tanh(a + p["bias_n"])
+    return (z * h + (sigmoid(p["zeta"]) * (1 - z) + sigmoid(p["nu"])) * n,)
+
+
 def indrnn(function):
     return lambda p, x, h: (function(x @ p["weight_ih"].T + p["weight_u"] * h + p["bias"]),)
 

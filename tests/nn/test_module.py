@@ -433,7 +433,7 @@ def test_sequential_of_names():
     assert list(net[1:].state_dict()) == ["two.weight", "two.bias"]
     with pytest.raises(ValueError, match=r"'a\.b' cannot be the name of a module"):
         Sequential({"a.b": Linear(1, 1)})
-    with pytest.raises(TypeError, match="expected modules, got float as number 1"):
+    with pytest.raises(TypeError, match="expected modules and functions, got float as number 1"):
         Sequential(Linear(1, 1), 0.5)
 
 

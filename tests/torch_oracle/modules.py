@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,7 +46,9 @@ class ModuleOutcome:
 
 def build(case: ModuleCase) -> tg.nn.Module:
     """The module with its weights loaded."""
-    module = getattr(tg.nn, case.name)(*case.args, dtype=np.dtype(case.dtype), **case.kwargs)
+    kind = getattr(tg.nn, case.name)
+    dtype = {"dtype": np.dtype(case.dtype)} if "dtype" in inspect.signature(kind).parameters else {}
+    module = kind(*case.args, **dtype, **case.kwargs)
     module.load_state_dict(case.state)
     return module.train(case.training)
 
@@ -68,7 +71,8 @@ def run(case: ModuleCase, cotangents: list, fused: str | None = None) -> ModuleO
         return node.array if isinstance(node, Index) else node
 
     outputs = module(*tree_map(argument, case.inputs))
-    terms = [(o * tg.tensor(c)).sum() for o, c in zip(tree_leaves(outputs), cotangents)]
+    differentiable = [o for o in tree_leaves(outputs) if o.requires_grad]
+    terms = [(o * tg.tensor(c)).sum() for o, c in zip(differentiable, cotangents)]
     sum(terms[1:], terms[0]).backward()
     return ModuleOutcome(
         outputs=tree_map(lambda o: np.array(o.numpy()), outputs),

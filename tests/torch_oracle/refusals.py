@@ -26,7 +26,9 @@ class NoError:
     reason: str
 
 
-REFUSALS: list[Refusal] = []
+REFUSALS: list[Refusal] = [
+    Refusal("nn.functional.batch_norm", 2, r"expected \[N, C, ...\], got shape \[0\]", "numbers without channels"),
+]
 
 NO_ERRORS = [
     NoError("roll", "Dimension specified as 0", "for `dim` a 0-d tensor has one dimension, as in most of PyTorch"),
@@ -34,6 +36,8 @@ NO_ERRORS = [
         NoError(op, "^$", "a number may stand where PyTorch wants a tensor")
         for op in ("maximum", "minimum", "__radd__", "__rsub__", "__rmul__", "__rdiv__", "__rpow__")
     ),
+    NoError("nn.functional.conv1d", "should be the same", "dtypes are promoted, as in most of PyTorch"),
+    NoError("nn.functional.max_pool1d", "with optional 0 dim batch size", "no channels are none to find a maximum in"),
     NoError("*", "Attempting to copy|same device|found at least two devices", "there are no devices"),
     NoError("*", "only tensors with up to 64 dims", "NumPy has no such arrays, so there is nothing to refuse"),
 ]

@@ -23,12 +23,14 @@ NAMES = """
     reshape permute transpose squeeze unsqueeze expand broadcast_to flip roll nn.functional.pad
     cat stack split chunk unbind __getitem__ index_select gather masked_fill tril triu
     softmax log_softmax nn.functional.layer_norm nn.functional.linear nn.functional.embedding nn.functional.normalize
+    nn.functional.conv1d nn.functional.max_pool1d nn.functional.avg_pool1d nn.functional.adaptive_avg_pool1d
+    nn.functional.batch_norm
     nn.functional.cross_entropy nn.functional.nll_loss nn.functional.mse_loss nn.functional.l1_loss
     nn.functional.smooth_l1_loss nn.functional.binary_cross_entropy_with_logits nn.functional.kl_div
 """.split()
 
-# Variants that are about something else than the op: integer division, complex numbers, a GPU compiler.
-OTHER_VARIANTS = {"trunc_rounding", "floor_rounding", "complex", "triton_optimized"}
+# Variants that are about something else than the op: integer division, complex numbers, GPUs.
+OTHER_VARIANTS = {"trunc_rounding", "floor_rounding", "complex", "triton_optimized", "without_cudnn"}
 
 
 
@@ -65,6 +67,11 @@ def plain(node):
 def fresh(node):
     """A leaf of its own for every tensor: a sample may hand out one tensor twice, or a view of another's graph."""
     return node.detach().requires_grad_(node.requires_grad) if isinstance(node, torch.Tensor) else node
+
+
+def spare(node):
+    """A copy of what a function may write to, as running statistics are."""
+    return node.clone() if isinstance(node, torch.Tensor) and not node.requires_grad else node
 
 
 def arguments(sample) -> tuple[tuple, dict]:
@@ -114,7 +121,7 @@ def ask(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's advice on its own arguments
-        output = function(*args, **kwargs)
+        output = function(*tree_map(spare, args), **tree_map(spare, kwargs))
     outputs = list(output) if isinstance(output, (tuple, list)) else [output]
     leaves = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.requires_grad]
     outcome = Outcome([o.detach().numpy().copy() for o in outputs])

@@ -32,6 +32,9 @@ TORCH = {
         x, x.shape[dim[0] :], weight.expand(x.shape[dim[0] :]), bias.expand(x.shape[dim[0] :]), eps
     ),
     "linear": torch.nn.functional.linear,
+    "conv1d": lambda x, weight, **taps: convolved(x, weight, **taps),
+    "conv1d_input": lambda g, weight, length, **taps: transposed(g, weight, length, **taps),
+    "conv1d_weight": lambda g, x, size, **taps: windows(x, size, g.shape[2], **taps, of=g),
     "floor_divide": lambda a, b: torch.div(a, b, rounding_mode="floor"),
     "permute": torch.permute,
     "expand": lambda x, shape: x.expand(shape),
@@ -50,6 +53,25 @@ def clipped(x, limit):
     y = x.clone()
     y.register_hook(lambda dy: dy.clamp(-limit, limit))
     return y
+
+
+def convolved(x, weight, stride, dilation, before, after):
+    padded = torch.nn.functional.pad(x, (before, after))
+    return torch.nn.functional.conv1d(padded, weight, stride=stride, dilation=dilation)
+
+
+def transposed(g, weight, length, stride, dilation, before, after):
+    """PyTorch's transposed convolution gives what the windows cover: zeros where they do not reach, cut to x."""
+    covered = torch.nn.functional.conv_transpose1d(g, weight, stride=stride, dilation=dilation)
+    missing = before + length + after - covered.shape[2]
+    return torch.nn.functional.pad(covered, (0, missing))[..., before : before + length]
+
+
+def windows(x, size, count, stride, dilation, before, after, of):
+    """The gradient of a kernel, as its definition says it."""
+    padded = torch.nn.functional.pad(x, (before, after))
+    steps = torch.arange(count)[:, None] * stride + torch.arange(size) * dilation
+    return torch.einsum("bon,bcnk->ock", of, padded[..., steps])
 
 
 class StraightThrough(torch.autograd.Function):

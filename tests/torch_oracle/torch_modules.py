@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import warnings
 from collections.abc import Iterator
 
@@ -34,7 +35,10 @@ def ask_module(constructor: Case, inputs: tuple, training: bool, dtype: torch.dt
     """The case as plain data, and PyTorch's answer to it."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    module = getattr(torch.nn, constructor.op)(*constructor.args, dtype=dtype, **constructor.kwargs).train(training)
+    kind = getattr(torch.nn, constructor.op)
+    has_dtype = issubclass(kind, torch.nn.RNNBase) or "dtype" in inspect.signature(kind).parameters
+    typed = {"dtype": dtype} if has_dtype else {}
+    module = kind(*constructor.args, **typed, **constructor.kwargs).train(training)
     with torch.no_grad():  # LayerNorm starts with ones and zeros, which would hide a mix-up
         for parameter in module.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, dtype=dtype, generator=generator)
@@ -45,7 +49,7 @@ def ask_module(constructor: Case, inputs: tuple, training: bool, dtype: torch.dt
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # which of its kernels PyTorch uses
         outputs = module(*inputs)
-    flat = list(tree_leaves(outputs))
+    flat = [output for output in tree_leaves(outputs) if output.requires_grad]  # not the places of the largest
     cotangents = [torch.randn(o.shape, dtype=dtype, generator=generator) for o in flat]
     leaves = [x for x in tree_leaves(inputs) if isinstance(x, torch.Tensor) and x.requires_grad]
     named = dict(module.named_parameters())

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.convolution import Taps
 from ..kernels.elementwise import Elementwise
 from ..kernels.matmul import matmul as packed_matmul
 from ..kernels.pool import staggered
@@ -109,6 +110,18 @@ def product_shape(a: Shape, b: Shape) -> Shape:
         return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
     except ValueError:
         raise ValueError(f"batch dimensions do not broadcast: a is {list(a)}, b is {list(b)}") from None
+
+
+def convolved(x: Shape, weight: Shape, stride: int, dilation: int, before: int, after: int) -> Shape:
+    if len(x) != 3 or len(weight) != 3 or x[1] != weight[1]:
+        raise ValueError(f"expected [B, C, L] and a weight of shape [O, C, k], got {list(x)} and {list(weight)}")
+    taps = Taps(x[2], weight[2], stride, dilation, before, after)
+    if taps.windows < 1:
+        raise ValueError(
+            f"x {list(x)}, padded by {before} and {after}, has fewer steps than the {taps.reach + 1} over which a "
+            f"weight {list(weight)} reaches"
+        )
+    return x[0], weight[0], taps.windows
 
 
 # ---- Shapes ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import convolution
 from ..kernels import layer_norm as rows
 from . import arrays
 from .primitive import ElementwisePrimitive, Primitive, Shape
@@ -157,6 +158,24 @@ linear = tensor("linear(x, weight, bias)", "y = x weight^T + bias", "[N, I], [O,
                 lambda x, weight, bias: arrays.matmul(x, weight.T) + bias,
                 lambda x, weight, bias: arrays.expanded(bias, arrays.product_shape(x, weight[::-1])), onnx="Gemm",
                 dx="matmul(dy, weight)", dweight="matmul(mT(dy), x)", dbias="dy")
+
+_TAPS = "stride=stride, dilation=dilation, before=before, after=after"
+conv1d = tensor("conv1d(x, weight, *, stride, dilation, before, after)",
+                "y[b, o, n] = sum over c, i of weight[o, c, i] x[b, c, n stride + i dilation - before]",
+                "[B, C, L], [O, C, K] -> [B, O, N]", convolution.correlate, arrays.convolved, onnx="Conv",
+                dx=f"conv1d_input(dy, weight, length=x_shape[2], {_TAPS})",
+                dweight=f"conv1d_weight(dy, x, size=weight_shape[2], {_TAPS})")
+conv1d_input = tensor("conv1d_input(g, weight, *, length, stride, dilation, before, after)",
+                      "y = gradient of x in conv1d(x, weight), given that of its result",
+                      "[B, O, N], [O, C, K] -> [B, C, L]", convolution.correlate_input,
+                      lambda g, weight, length, **taps: (g[0], weight[1], length),
+                      onnx="ConvTranspose", dg=f"conv1d(dy, weight, {_TAPS})",
+                      dweight=f"conv1d_weight(g, dy, size=weight_shape[2], {_TAPS})")
+conv1d_weight = tensor("conv1d_weight(g, x, *, size, stride, dilation, before, after)",
+                       "y = gradient of weight in conv1d(x, weight), given that of its result",
+                       "[B, O, N], [B, C, L] -> [O, C, K]", convolution.correlate_weight,
+                       lambda g, x, size, **taps: (g[1], x[1], size),
+                       dg=f"conv1d(x, dy, {_TAPS})", dx=f"conv1d_input(g, dy, length=x_shape[2], {_TAPS})")
 
 # ---- Shapes: nothing is computed, only moved -------------------------------------------------------------------------
 reshape = tensor("reshape(x, *, shape)", "y = x, row by row in another shape", "[...] -> shape",

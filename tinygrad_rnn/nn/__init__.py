@@ -1,13 +1,31 @@
 """Modules, cells and layers.
 
-In reading order: `module`, `losses`, `functional`, `init`, `layers`, `containers`, then what has to do with time:
-`cell`, `cells`, `regularised`, `recurrent`, `recording`, `stacked`. `utils` clips gradients and cuts sequences.
+In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `functional`, `layers`,
+`activations`, `convolutional`, `containers`, then what has to do with time: `cell`, `cells`, `regularised`,
+`recurrent`, `recording`, `stacked`. `compressed` cuts a trained LSTM, `sparse_autoencoder` says what units mean;
+`utils` clips gradients and cuts sequences.
 """
 
 from . import cells, functional, init, utils
+from .activations import (
+    ELU,
+    GELU,
+    Flatten,
+    Identity,
+    LeakyReLU,
+    LogSoftmax,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+)
+from .batch_norm import BatchNorm1d
 from .cell import Cell
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .containers import ModuleList, Sequential
+from .convolutional import AdaptiveAvgPool1d, AvgPool1d, Conv1d, MaxPool1d
 from .init import bias, weight
 from .layers import Dropout, Embedding, GaussianNoise, LayerNorm, Linear
 from .losses import (
@@ -24,11 +42,14 @@ from .module import Module, Parameter
 from .recording import record
 from .recurrent import Recurrent
 from .regularised import CellWrapper, ClipGradient, LearnedInitialState, VariationalDropout, WeightDrop, Zoneout
+from .sparse_autoencoder import SparseAutoencoder
 from .stacked import GRU, LSTM, RNN, Stack
 
 __all__ = [
     "Module", "Parameter", "Sequential", "ModuleList",
-    "Linear", "Embedding", "LayerNorm", "Dropout", "GaussianNoise",
+    "Linear", "Embedding", "LayerNorm", "BatchNorm1d", "Dropout", "GaussianNoise", "Flatten", "Identity",
+    "ReLU", "LeakyReLU", "ELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Softplus", "Softmax", "LogSoftmax",
+    "Conv1d", "MaxPool1d", "AvgPool1d", "AdaptiveAvgPool1d", "SparseAutoencoder",
     "Cell", "RNNCell", "LSTMCell", "GRUCell", "ProjectedLSTMCell", "cells",
     "Recurrent", "Stack", "RNN", "LSTM", "GRU", "record",
     "CellWrapper", "Zoneout", "VariationalDropout", "WeightDrop", "ClipGradient", "LearnedInitialState",

@@ -13,6 +13,8 @@ from .module import Module
 class _Numbered(Module):
     """Modules in order, each under its number or a name of its own."""
 
+    _wanted = "modules"
+
     def __init__(self) -> None:
         self._items: dict[str, Module] = {}
 
@@ -20,13 +22,18 @@ class _Numbered(Module):
         return ((name.removeprefix("_items."), value) for name, value in super()._members())
 
     def _put(self, name: str, module: Any) -> None:
-        if not isinstance(module, Module):
-            raise TypeError(f"{type(self).__name__}: expected modules, got {type(module).__name__} as number {name}")
+        if not self._takes(module):
+            raise TypeError(
+                f"{type(self).__name__}: expected {self._wanted}, got {type(module).__name__} as number {name}"
+            )
         if "." in name or not name:
             raise ValueError(f"{type(self).__name__}: {name!r} cannot be the name of a module: no dots, and not empty")
         self._items[name] = module
 
-    def append(self, module: Module) -> Any:
+    def _takes(self, module: Any) -> bool:
+        return isinstance(module, Module)
+
+    def append(self, module: Any) -> Any:
         """Add a module at the end; returns itself."""
         self._put(str(len(self._items)), module)
         return self
@@ -87,7 +94,12 @@ class ModuleList(_Numbered):
 
 
 class Sequential(_Numbered):
-    """Modules applied one after the other: `Sequential(a, b)(x)` is `b(a(x))`.
+    """Modules and functions applied one after the other: `Sequential(a, b)(x)` is `b(a(x))`.
+
+        >>> import tinygrad_rnn as tg
+        >>> model = tg.nn.Sequential(tg.nn.Linear(3, 4), tg.tanh, lambda h: h.mean(-1))
+        >>> model(tg.zeros(5, 3)).shape
+        (5,)
 
         >>> import tinygrad_rnn as tg
         >>> model = tg.nn.Sequential(tg.nn.Linear(3, 8), tg.nn.LayerNorm(8), tg.nn.Linear(8, 1))
@@ -95,8 +107,13 @@ class Sequential(_Numbered):
         (5, 1)
 
     Args:
-        modules: modules, named "0", "1", ...; or one dict of named modules.
+        modules: modules and functions of one tensor, named "0", "1", ...; or one dict of named ones.
     """
+
+    _wanted = "modules and functions"
+
+    def _takes(self, module: Any) -> bool:
+        return isinstance(module, Module) or (callable(module) and not isinstance(module, type))
 
     def __init__(self, *modules: Any) -> None:
         super().__init__()
@@ -106,6 +123,10 @@ class Sequential(_Numbered):
 
     def _part(self, index: slice) -> tuple[Any, ...]:
         return (dict(list(self._items.items())[index]),)
+
+    def _shown(self) -> Iterator[tuple[str, str]]:
+        for name, item in self._items.items():
+            yield name, repr(item) if isinstance(item, Module) else getattr(item, "__name__", repr(item))
 
     def forward(self, input: Any) -> Any:
         for module in self:

@@ -13,6 +13,7 @@ from ..autograd.reductions import amax, amin, log_softmax, softmax, sqrt_or_zero
 from ..autograd.shapes import pad
 from ..autograd.tape import mode
 from ..autograd.tensor import Tensor
+from .batch_norm import batch_norm
 from .losses import (
     binary_cross_entropy_with_logits,
     cross_entropy,
@@ -23,9 +24,11 @@ from .losses import (
     nll_loss,
     smooth_l1_loss,
 )
+from .sliding import adaptive_avg_pool1d, avg_pool1d, conv1d, max_pool1d
 
 __all__ = [
-    "linear", "embedding", "layer_norm", "normalize", "dropout", "gaussian_noise",
+    "linear", "embedding", "layer_norm", "batch_norm", "normalize", "dropout", "gaussian_noise",
+    "conv1d", "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d",
     "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh", "softmax", "log_softmax", "pad",
     "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
     "binary_cross_entropy_with_logits", "kl_div",

@@ -330,14 +330,16 @@ class Module:
         """What stands between the parentheses of the repr: the arguments the module was made with."""
         return ""
 
+    def _shown(self) -> Iterator[tuple[str, str]]:
+        """What the repr lists below the first line."""
+        return ((name, repr(child)) for name, child in self.named_children())
+
     def __repr__(self) -> str:
         own = ", ".join(f"{name} {list(p.shape)}" for name, p in self.named_parameters(recurse=False))
         count = sum(p.numel() for p in self.parameters())
         total = f"{count:,} parameter{'' if count == 1 else 's'}" if count else ""
         note = f"  # {': '.join(filter(None, [own, total]))}" if total else ""
-        children = "".join(
-            f"\n  ({name}): " + repr(child).replace("\n", "\n  ") for name, child in self.named_children()
-        )
+        children = "".join(f"\n  ({name}): " + text.replace("\n", "\n  ") for name, text in self._shown())
         name, arguments = type(self).__name__, self.extra_repr()
         return f"{name}({arguments}{note}{children}\n)" if children else f"{name}({arguments}){note}"
 

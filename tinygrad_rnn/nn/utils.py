@@ -19,10 +19,11 @@ import numpy as np
 from ..autograd.arrays import sum_of_squares
 from ..autograd.tape import HookHandle
 from ..autograd.tensor import Tensor
+from .compressed import compress as compress
 
 __all__ = [
     "truncated", "detached", "clip_grad_norm_", "clip_grad_value_", "clip_grad_adaptive_", "get_total_norm",
-    "register_clip_hook",
+    "register_clip_hook", "compress",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
 

@@ -33,6 +33,7 @@ from .penalties import (
     elastic_net_penalty,
     l1_penalty,
     l2_penalty,
+    nuclear_norm_penalty,
     temporal_activation_penalty,
 )
 from .rmsprop import RMSprop
@@ -44,7 +45,8 @@ __all__ = [
     "Optimizer", "Rule", "SGD", "ASGD", "NTASGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Adadelta", "Rprop",
     "decay_groups", "lr_scheduler",
     "clip_grad_norm_", "clip_grad_value_", "clip_grad_adaptive_", "get_total_norm",
-    "l1_penalty", "l2_penalty", "elastic_net_penalty", "activation_penalty", "temporal_activation_penalty",
+    "l1_penalty", "l2_penalty", "elastic_net_penalty", "nuclear_norm_penalty",
+    "activation_penalty", "temporal_activation_penalty",
     "max_norm_", "weight_noise", "EarlyStopping",
 ]
 __dir__ = __all__.copy  # what a tab completes

@@ -79,6 +79,32 @@ def elastic_net_penalty(parameters: Tensor | Iterable[Tensor], l1: float, l2: fl
     return _penalty("elastic_net_penalty", both, l1, abs) + _penalty("elastic_net_penalty", both, l2, square)
 
 
+def nuclear_norm_penalty(factors: Iterable[tuple[Tensor, Tensor]], strength: float) -> Tensor:
+    """`strength * sum (|U|^2 + |V|^2) / 2` over pairs of matrices, which drives their products U V to low ranks.
+
+        >>> import tinygrad_rnn as tg
+        >>> U, V = tg.nn.Parameter([[3.0], [0.0]]), tg.nn.Parameter([[0.0, 1.0]])
+        >>> tg.optim.nuclear_norm_penalty([(U, V)], strength=0.1)
+        tensor(0.5, grad_fn=mul)
+
+    The smallest value over all U, V with U V = W is strength times the nuclear norm of W, the sum of its singular
+    values (Srebro, Rennie, Jaakkola, 2005). Train a matrix as two factors with this penalty, then cut the product, as
+    `nn.utils.compress` does (Kliegl, Goyal, Zhao, Srinet, Shoeybi, "Trace norm regularization and faster inference for
+    embedded speech recognition RNNs", 2017).
+
+    Raises:
+        ValueError: `strength` is negative, NaN or infinite, there are no pairs, or a pair has no product.
+    """
+    pairs = list(factors)
+    for U, V in pairs:
+        if U.ndim != 2 or V.ndim != 2 or U.shape[1] != V.shape[0]:
+            raise ValueError(
+                f"nuclear_norm_penalty: expected two matrices whose product there is, got {list(U.shape)} and "
+                f"{list(V.shape)}"
+            )
+    return _penalty("nuclear_norm_penalty", [p for pair in pairs for p in pair], 0.5 * strength, square)
+
+
 def activation_penalty(h: Tensor, alpha: float) -> Tensor:
     """AR, activation regularization: `alpha * mean h^2`, a differentiable tensor of no dimensions.
 

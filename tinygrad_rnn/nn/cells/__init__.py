@@ -1,14 +1,15 @@
 """Recurrent cells, each a few lines of maths with its source: `tg.nn.cells.list()` prints which there are.
 
 In reading order: `gated` (what cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`,
-`gru_variants`, `minimal` (fewer gates), `diagonal` (no recurrent product), `timescales` (slow parts), `article` (two
-cells just as an article lists them), `catalogue` (the list), `named` (cells by name).
+`gru_variants`, `minimal` (fewer gates), `diagonal` (no recurrent product), `factored` (thin matrices), `timescales`
+(slow parts), `article` (two cells just as an article lists them), `catalogue` (the list), `named` (cells by name).
 """
 
 from .article import ArticleGRUCell, ArticleLSTMCell
 from .catalogue import catalogue as list
 from .classic import GRUCell, IRNNCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .diagonal import IndRNNCell, MinGRUCell, MinLSTMCell, QRNNCell, SRUCell
+from .factored import FactorisedLSTMCell, FastGRNNCell, FastRNNCell, GroupLSTMCell
 from .gru_variants import GRUVariantCell, LayerNormGRUCell, LiGRUCell
 from .lstm_variants import (
     CoupledLSTMCell,
@@ -27,6 +28,7 @@ __all__ = [
     "PeepholeLSTMCell", "CoupledLSTMCell", "NoForgetGateLSTMCell", "LayerNormLSTMCell", "MultiplicativeLSTMCell",
     "SLSTMCell", "GRUVariantCell", "LayerNormGRUCell", "LiGRUCell", "MGUCell", "MinimalRNNCell", "UGRNNCell", "RANCell",
     "IndRNNCell", "SRUCell", "QRNNCell", "MinGRUCell", "MinLSTMCell", "SCRNCell", "ClockworkRNNCell",
+    "FactorisedLSTMCell", "GroupLSTMCell", "FastRNNCell", "FastGRNNCell",
     "ArticleLSTMCell", "ArticleGRUCell",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes

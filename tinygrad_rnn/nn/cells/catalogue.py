@@ -10,6 +10,7 @@ from ..cell import Cell
 from .article import ArticleGRUCell, ArticleLSTMCell
 from .classic import GRUCell, IRNNCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .diagonal import IndRNNCell, MinGRUCell, MinLSTMCell, QRNNCell, SRUCell
+from .factored import FactorisedLSTMCell, FastGRNNCell, FastRNNCell, GroupLSTMCell
 from .gru_variants import GRUVariantCell, LayerNormGRUCell, LiGRUCell
 from .lstm_variants import (
     CoupledLSTMCell,
@@ -22,12 +23,16 @@ from .lstm_variants import (
 from .minimal import MGUCell, MinimalRNNCell, RANCell, UGRNNCell
 from .timescales import ClockworkRNNCell, SCRNCell
 
+KUCHAIEV = "Kuchaiev and Ginsburg, 2017"
+
 # (how it is made from I and H, what it computes, source). Gates are meant after their sigmoid.
 ROWS: list[tuple[Callable[[int, int], Cell], str, str]] = [
     (RNNCell, "h' = tanh(W x + U h + b)", "Elman, 1990"),
     (IRNNCell, "h' = relu(W x + U h + b), U = 1 at first", "Le et al., 2015"),
     (LSTMCell, "c' = f c + i tanh(g), h' = o tanh(c')", "Hochreiter and Schmidhuber, 1997"),
     (lambda I, H: ProjectedLSTMCell(I, H, max(H // 2, 1)), "h' = P (o tanh(c'))", "Sak et al., 2014"),
+    (lambda I, H: FactorisedLSTMCell(I, H, max(H // 4, 1)), "an LSTM of W_2 (W_1 [x, h])", KUCHAIEV),
+    (lambda I, H: GroupLSTMCell(I, H, 2 - (I % 2 | H % 2)), "LSTMs, each of its part of x and h", KUCHAIEV),
     (PeepholeLSTMCell, "an LSTM whose i and f see c, whose o sees c'", "Gers et al., 2002"),
     (CoupledLSTMCell, "c' = (1 - i) c + i tanh(g)", "Greff et al., 2017"),
     (NoForgetGateLSTMCell, "c' = c + i tanh(g)", "Hochreiter and Schmidhuber, 1997"),
@@ -42,6 +47,8 @@ ROWS: list[tuple[Callable[[int, int], Cell], str, str]] = [
     (MinimalRNNCell, "z = tanh(W x + b), h' = u h + (1 - u) z", "Chen, 2017"),
     (UGRNNCell, "h' = g h + (1 - g) tanh(W x + U h + b)", "Collins et al., 2017"),
     (RANCell, "c' = f c + i (W x), h' = tanh(c')", "Lee et al., 2017"),
+    (FastRNNCell, "h' = a tanh(W x + U h + b) + (1 - a) h, nearly", "Kusupati et al., 2018"),
+    (FastGRNNCell, "h' = z h + (a (1 - z) + b) tanh(W x + U h + b_n)", "Kusupati et al., 2018"),
     (IndRNNCell, "h' = relu(W x + u h + b)", "Li et al., 2018"),
     (SRUCell, "c' = f c + (1 - f) (W x), h' = r c' + (1 - r) x", "Lei et al., 2018"),
     (QRNNCell, "c' = f c + (1 - f) tanh(z), h' = o c'", "Bradbury et al., 2017"),

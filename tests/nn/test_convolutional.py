@@ -1,0 +1,91 @@
+"""Layers that slide over time, and batch norm: what follows from their definitions. PyTorch is asked elsewhere."""
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+
+nn, F = tg.nn, tg.nn.functional
+X, W = tg.zeros(2, 3, 5), tg.zeros(4, 3, 2)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_causal_convolution_does_not_see_the_future(stride, groups):
+    layer = nn.Conv1d(4, 8, 3, stride=stride, dilation=2, groups=groups, padding="causal", dtype=np.float64)
+    x = tg.randn(2, 4, 11, dtype=tg.float64, requires_grad=True)
+    y = layer(x)
+    assert y.shape == (2, 8, -(-11 // stride))
+    for step in range(y.shape[2]):
+        (seen,) = tg.grad(y[:, :, step].sum(), [x], retain_graph=True)
+        steps = np.flatnonzero(np.abs(seen.numpy()).sum((0, 1)))
+        expected = [step * stride - 2 * i for i in (2, 1, 0)]
+        assert steps.tolist() == [s for s in expected if s >= 0]
+
+
+def test_a_shifted_sequence_gives_shifted_results():
+    layer, x = nn.Conv1d(2, 3, 4, padding="causal", dtype=np.float64), tg.randn(1, 2, 20, dtype=tg.float64)
+    late = F.pad(x, (5, 0))[..., :20]
+    np.testing.assert_allclose(layer(late)[..., 5:].detach(), layer(x)[..., :15].detach(), atol=1e-14)
+
+
+def test_groups_are_convolutions_of_their_own():
+    x, w = tg.randn(2, 6, 9), tg.randn(4, 3, 2)
+    apart = tg.cat([F.conv1d(x[:, :3], w[:2]), F.conv1d(x[:, 3:], w[2:])], 1)
+    np.testing.assert_array_equal(F.conv1d(x, w, groups=2).numpy(), apart.numpy())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: F.conv1d(X, tg.zeros(4, 2, 3)), r"\[2, 3, 5\] does not fit a weight of shape \[4, 2, 3"),
+        (lambda: F.conv1d(X, tg.zeros(4, 3, 6)), "fewer steps than the 6 over which"),
+        (lambda: F.conv1d(X, W, padding="both"), "'same' or 'causal', not 'both'"),
+        (lambda: F.conv1d(X, W, padding="same", stride=2), "only where the stride is 1"),
+        (lambda: F.conv1d(X, W, stride=0), "stride must be an integer of at least 1"),
+        (lambda: F.conv1d(X, W, padding=1, padding_mode="zero"), "one of zeros, reflect"),
+        (lambda: nn.Conv1d(3, 4, 2, groups=2), "2 groups do not divide 3 and 4"),
+        (lambda: F.max_pool1d(tg.zeros(2, 3, 5), 6), "over 6 steps is longer than the sequence, 5 steps"),
+        (lambda: F.avg_pool1d(tg.zeros(2, 3, 5), 3, padding=2), "padding 2 is more than half of kernel_size 3"),
+        (lambda: F.adaptive_avg_pool1d(tg.zeros(2, 3, 0), 3), "with steps, got shape"),
+        (lambda: F.batch_norm(tg.zeros(1, 3), None, None, training=True), "one value for each channel"),
+        (lambda: F.batch_norm(tg.zeros(4, 3), None, None), "there must be a running_mean"),
+        (lambda: F.batch_norm(tg.zeros(4, 3), None, None, tg.ones(2), training=True), r"weight has shape \[2\]"),
+        (lambda: nn.BatchNorm1d(3)(tg.zeros(2, 3, 4, 5)), r"expected \[N, C\] or \[N, C, L\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_a_copy_of_a_batch_norm_has_statistics_of_its_own():
+    import copy
+
+    norm = nn.BatchNorm1d(2)
+    other = copy.deepcopy(norm)
+    norm(tg.randn(5, 2) + 3)
+    assert other.running_mean.tolist() == [0, 0]
+    assert int(norm.num_batches_tracked.numpy()) == 1
+    other.load_state_dict(norm.state_dict())
+    np.testing.assert_array_equal(other.running_mean.numpy(), norm.running_mean.numpy())
+
+
+def test_sequential_takes_any_callable():
+    model = nn.Sequential(nn.Linear(3, 4), tg.tanh, nn.Flatten(), lambda h: 2 * h)
+    x = tg.randn(5, 3)
+    np.testing.assert_array_equal(model(x).detach(), 2 * tg.tanh(model[0](x)).detach())
+    assert list(model.state_dict()) == ["0.weight", "0.bias"]
+    assert "(1): tanh\n" in repr(model)
+    with pytest.raises(TypeError, match="modules and functions, got type as number 1"):
+        nn.Sequential(nn.Tanh(), nn.Tanh)
+    with pytest.raises(TypeError, match="expected modules, got function"):
+        nn.ModuleList([lambda x: x])
+
+
+def test_activations_print_their_options():
+    assert repr(nn.LeakyReLU(0.2)) == "LeakyReLU(negative_slope=0.2)"
+    shown = "Conv1d(2, 4, kernel_size=3, stride=1, padding='causal')"
+    assert repr(nn.Conv1d(2, 4, 3, padding="causal")).startswith(shown)
+    assert repr(nn.MaxPool1d(2)).startswith("MaxPool1d(kernel_size=2, stride=2, padding=0")
+    assert repr(nn.ReLU()) == "ReLU()"

@@ -1,0 +1,147 @@
+"""Batch normalisation (Ioffe, Szegedy, 2015): channels brought to mean 0 and variance 1 over a batch."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from ..autograd import table
+from ..autograd.operands import as_tensor, floating
+from ..autograd.tensor import Tensor
+from . import init
+from .module import Module, Parameter
+
+
+def batch_norm(
+    input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> Tensor:  # fmt: skip
+    """`y = (x - mean) / sqrt(var + eps) * weight + bias`, a mean and a variance for each channel.
+
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor([[1.0, 10.0], [3.0, 30.0]])
+        >>> tg.nn.functional.batch_norm(x, None, None, training=True, eps=0.0)
+        tensor([[-1., -1.],
+                [ 1.,  1.]])
+
+    Shapes: [N, C, ...] -> the same; everything else [C].
+
+    Args:
+        running_mean, running_var: tensors that take a step of `momentum` towards the mean and the unbiased variance of
+            this batch while training, and replace them otherwise; or None.
+        training: take mean and (biased) variance from this batch.
+
+    Raises:
+        ValueError: a shape does not fit, there is a single value for each channel while training, or there are no
+            running statistics where they are needed.
+    """
+    x = floating(input)
+    if x.ndim < 2:
+        raise ValueError(f"batch_norm: expected [N, C, ...], got shape {list(x.shape)}")
+    channels = x.shape[1]
+    for name, value in (("mean", running_mean), ("var", running_var), ("weight", weight), ("bias", bias)):
+        if value is not None and as_tensor(value).shape != (channels,):
+            raise ValueError(f"batch_norm: {name} has shape {list(as_tensor(value).shape)}, expected [{channels}]")
+    if not training and (running_mean is None or running_var is None):
+        raise ValueError("batch_norm: without training there must be a running_mean and a running_var")
+    shape = (channels, *[1] * (x.ndim - 2))
+    if not training:
+        scale = (floating(running_var) + eps).rsqrt()
+        y = (x - floating(running_mean).reshape(shape)) * scale.reshape(shape)
+    else:
+        if x.numel() == channels:
+            raise ValueError(
+                f"batch_norm: shape {list(x.shape)} has one value for each channel, and training takes a variance of "
+                "them: it needs more than one"
+            )
+        y = _normalised(x, eps)
+        _follow(running_mean, running_var, x.data, momentum)
+    if weight is not None:
+        y = y * floating(weight).reshape(shape)
+    return y if bias is None else y + floating(bias).reshape(shape)
+
+
+def _normalised(x: Tensor, eps: float) -> Tensor:
+    """A channel is a row of the layer norm's kernel."""
+    by_channel = x.transpose(0, 1)
+    rows = table.layer_norm(by_channel.reshape(x.shape[1], -1), 1, 0, dim=(1,), eps=eps)
+    return rows.reshape(by_channel.shape).transpose(0, 1)
+
+
+def _follow(mean: Any, var: Any, x: np.ndarray, momentum: float) -> None:
+    """Move the running statistics towards those of a batch."""
+    axes = (0, *range(2, x.ndim))
+    for running, statistic in ((mean, np.mean), (var, functools.partial(np.var, ddof=1))):
+        if running is not None and x.size:
+            running.data += momentum * (statistic(x, axes, np.float64) - running.data)
+
+
+class BatchNorm1d(Module):
+    """Batch normalisation with running statistics, which `eval()` uses instead of those of the batch.
+
+        >>> import tinygrad_rnn as tg
+        >>> norm = tg.nn.BatchNorm1d(2)
+        >>> norm(tg.tensor([[1.0, 10.0], [3.0, 30.0]])).shape
+        (2, 2)
+        >>> norm.running_mean
+        tensor([0.2, 2. ])
+
+    Shapes: [N, C] or [N, C, L] -> the same.
+
+    Args:
+        momentum: how far the running statistics go towards those of a batch; None: they are plain means of all batches.
+        affine: whether there are a weight and, unless `bias` is False, a bias.
+        track_running_stats: whether there are running statistics; otherwise every batch has its own, in `eval()` too.
+
+    Attributes:
+        weight, bias: [num_features], ones and zeros to begin with, or None.
+        running_mean, running_var, num_batches_tracked: buffers, or None.
+    """
+
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True,
+        track_running_stats: bool = True, *, bias: bool = True, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        self.num_features, self.eps, self.momentum = num_features, eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
+        values = lambda: np.zeros(num_features, np.float32 if dtype is None else dtype)
+        self.weight = Parameter(values()) if affine else None
+        self.bias = Parameter(values()) if affine and bias else None
+        for name in ("running_mean", "running_var"):
+            self.register_buffer(name, Tensor(values()) if track_running_stats else None)
+        self.register_buffer("num_batches_tracked", Tensor(np.array(0)) if track_running_stats else None)
+        self.reset_parameters()
+
+    def reset_running_stats(self) -> None:
+        """Forget all batches."""
+        if self.track_running_stats:
+            self.running_mean.data[...], self.running_var.data[...], self.num_batches_tracked.data[...] = 0, 1, 0
+
+    def reset_parameters(self) -> None:
+        """Back to ones and zeros, and forget all batches."""
+        self.reset_running_stats()
+        if self.weight is not None:
+            init.ones_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+    def forward(self, input: Any) -> Tensor:
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.track_running_stats:
+            self.num_batches_tracked.data += 1
+            momentum = 1 / int(self.num_batches_tracked.data) if self.momentum is None else momentum
+        batch = self.training or not self.track_running_stats
+        if np.ndim(input) not in (2, 3):
+            raise ValueError(f"BatchNorm1d: expected [N, C] or [N, C, L], got shape {list(np.shape(input))}")
+        mean, var = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
+        return batch_norm(input, mean, var, self.weight, self.bias, batch, momentum, self.eps)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
