@@ -14,7 +14,7 @@ weights), `study` (pictures of what happens inside), `testing` (whether a cell k
 
 import numpy as _np
 
-from . import interop, nn, optim, study, testing
+from . import adversarial, interop, nn, optim, study, testing
 from .autograd.creation import (
     arange,
     eye,
