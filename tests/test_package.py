@@ -15,7 +15,8 @@ import pytest
 import tinygrad_rnn
 
 PACKAGE = Path(tinygrad_rnn.__file__).parent
-ROOMS = ["kernels", "autograd", "fusion", "nn", "optim", "study", "interop", "adversarial"]  # each may import those before it
+# Each may import those before it.
+ROOMS = ["kernels", "autograd", "fusion", "nn", "optim", "study", "interop", "adversarial"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -9,7 +9,8 @@
 
 In reading order: `kernels` (what runs hot), `autograd` (what a derivative is), `fusion` (from a cell's step to its
 kernels), `nn` (modules, cells and layers), `optim` (optimisers, clipping, regularisers), `interop` (other libraries'
-weights), `study` (pictures of what happens inside), `testing` (whether a cell keeps the contract).
+weights), `study` (pictures of what happens inside), `adversarial` (inputs changed so that a network fails, and bounds
+on what such changes can do), `testing` (whether a cell keeps the contract).
 """
 
 import numpy as _np

@@ -7,6 +7,7 @@ import numpy as np
 
 from ..autograd.creation import generator
 from ..autograd.operands import as_array
+from ..autograd.tape import Value
 from ..nn.recurrent import check_lengths
 
 AUTO = "auto"
@@ -171,7 +172,7 @@ class Ball:
             return None, None
         if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
             raise ValueError(f"{self.who}: bounds must be (low, high), with None where there is none, not {bounds!r}")
-        low, high = (None if each is None else as_array(each).astype(self.x.dtype) for each in bounds)
+        low, high = (None if each is None else exactly(each).astype(self.x.dtype) for each in bounds)
         for name, each in (("low", low), ("high", high)):
             try:
                 fits = each is None or np.broadcast_shapes(each.shape, self.x.shape) == self.x.shape
@@ -194,9 +195,14 @@ def check_size(who: str, name: str, value: Any) -> float:
         ValueError: it is another one.
         TypeError: it is none.
     """
-    array = as_array(value)
+    array = exactly(value)
     if array.ndim or array.dtype.kind not in "iuf":
         raise TypeError(f"{who}: {name} must be a number, not {value!r}")
     if not 0 <= float(array) < math.inf:
         raise ValueError(f"{who}: {name} must be finite and not negative, not {value}")
     return float(array)
+
+
+def exactly(value: Any) -> np.ndarray:
+    """An array of what was given: numbers of Python's are float64, where a tensor of them would be float32."""
+    return value.data if isinstance(value, Value) else np.asarray(value)

@@ -15,6 +15,7 @@ from ..nn.containers import Sequential
 from ..nn.layers import Dropout, GaussianNoise, Linear
 from ..nn.recurrent import Recurrent, check_lengths
 from ..nn.stacked import GRU, LSTM, RNN, Stack
+from .ball import exactly
 from .interval import Interval
 
 States = tuple[Interval, ...]
@@ -280,12 +281,12 @@ def certified_epsilon(margin: Callable[[float], Any], epsilons: Any) -> np.ndarr
         ValueError: epsilons are not positive or do not rise, or margins are not [B].
     """
     who = "certified_epsilon"
-    radii = as_array(epsilons).astype(np.float64)
+    radii = exactly(epsilons).astype(np.float64)
     if radii.ndim != 1 or not radii.size or not (np.diff(radii, prepend=0.0) > 0).all():
         raise ValueError(f"{who}: epsilons must be positive numbers in rising order, not {epsilons!r}")
     found = holds = None
     for epsilon in radii.tolist():
-        margins = as_array(margin(epsilon))
+        margins = exactly(margin(epsilon))
         if margins.ndim != 1 or (found is not None and margins.shape != found.shape):
             raise ValueError(f"{who}: margin must return one number for each sequence, not {list(margins.shape)}")
         holds = margins > 0 if holds is None else holds & (margins > 0)

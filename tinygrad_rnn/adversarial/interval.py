@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.operands import as_array
-from .ball import AUTO, Ball
+from .ball import AUTO, Ball, exactly
 from .slopes import numbers_of
 
 
@@ -30,7 +29,7 @@ class Interval:
     __slots__ = ("lower", "upper")
 
     def __init__(self, lower: Any, upper: Any) -> None:
-        self.lower, self.upper = (as_array(each).astype(np.float64) for each in (lower, upper))
+        self.lower, self.upper = (exactly(each).astype(np.float64) for each in (lower, upper))
         if self.lower.shape != self.upper.shape:
             raise ValueError(f"Interval: lower is {list(self.lower.shape)}, upper {list(self.upper.shape)}")
         if not (self.lower <= self.upper).all():
@@ -45,7 +44,7 @@ class Interval:
         >>> Interval.around([[0.5, 1.0]], 0.25, bounds=(0, 1))
         Interval([[0.25 0.75]], [[0.75 1.  ]])
         """
-        data = numbers_of("Interval.around", x).astype(np.float64)
+        data = numbers_of("Interval.around", exactly(x)).astype(np.float64)
         ball = Ball(
             "Interval.around", data, epsilon, np.inf, mask=mask, lengths=lengths, batch_dim=batch_dim, bounds=bounds
         )
@@ -80,10 +79,10 @@ class Interval:
 
     def linear(self, weight: Any, bias: Any = None) -> "Interval":
         """`x W^T + b`, exactly: from the middle m and the radius r, `m W^T + b -+ r |W|^T`."""
-        W = as_array(weight).astype(np.float64)
+        W = exactly(weight).astype(np.float64)
         middle, radius = 0.5 * (self.lower + self.upper) @ W.T, 0.5 * (self.upper - self.lower) @ np.abs(W.T)
         if bias is not None:
-            middle = middle + as_array(bias).astype(np.float64)
+            middle = middle + exactly(bias).astype(np.float64)
         return Interval(middle - radius, middle + radius)
 
     def tanh(self) -> "Interval":

@@ -7,14 +7,14 @@ import numpy as np
 
 from ..autograd.creation import generator
 from ..autograd.gradients import grad
-from ..autograd.operands import as_array, as_tensor
+from ..autograd.operands import as_tensor
 from ..autograd.pointwise import rsqrt, square
 from ..autograd.reductions import log_softmax
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
 from ..nn.functional import embedding
 from ..nn.layers import Embedding
-from .ball import AUTO, Ball, check_size
+from .ball import AUTO, Ball, check_size, exactly
 from .slopes import numbers_of, slope, standing_still
 
 
@@ -197,7 +197,7 @@ def normalised_embedding(weight: Any, frequencies: Any, eps: float = 1e-6) -> Te
         ValueError: shapes do not fit, or frequencies are negative, not finite or all 0.
     """
     weight = as_tensor(weight)
-    f = as_array(frequencies).astype(np.float64)
+    f = exactly(frequencies).astype(np.float64)
     if weight.ndim != 2 or f.shape != weight.shape[:1]:
         raise ValueError(
             f"normalised_embedding: expected a weight [V, E] and frequencies [V], got {list(weight.shape)} and "
@@ -241,7 +241,7 @@ class NormalisedEmbedding(Embedding):
     ) -> None:  # fmt: skip
         super().__init__(num_embeddings, embedding_dim, padding_idx, dropout=dropout, dtype=dtype)
         normalised_embedding(self.weight.detach(), frequencies)  # which says what is wrong with them
-        f = as_array(frequencies).astype(np.float64)
+        f = exactly(frequencies).astype(np.float64)
         self.register_buffer("frequencies", Tensor((f / f.sum()).astype(self.weight.dtype)))
 
     @property
