@@ -2,18 +2,19 @@
 
 The sequences are made here: 40 numbers in which there are two things to see.
 
-    bumps     One bump in each half, up or down: ++, +-, -+ or --, the four classes. Anybody sees them, but noise now and
-              then hides one.
+    bumps     One bump in each half, up or down: ++, +-, -+ or --, the four classes. Anybody sees them, but noise hides
+              one now and then.
     ripple    A faint wave of period four, whose phase is the class too. Nobody sees it; it is nearly always right.
 
 Numbers are divided by the standard deviation of the data, and epsilon, the largest change of any number, is in that
-unit. A plain GRU learns to read the ripple, which a change of half its size turns into that of another class. One that
-is trained on sequences attacked by a few steps of projected gradient ascent (Madry et al., 2018) has to read the bumps:
-it is right less often where nobody attacks, and more often where somebody does (Tsipras et al., 2019).
+unit. A plain GRU learns to read the ripple, which a small change turns into that of another class. One that is trained
+on sequences attacked by a few steps of projected gradient ascent (Madry et al., 2018) learns to read the bumps: it is
+right less often where nobody attacks, and more often where somebody does (Tsipras et al., 2019).
 
-Both are then attacked with ten times as many steps from several starts. What is left in `--out` are a picture, of the
-accuracy against epsilon and of what the attacks look like, and the numbers. Pixels are not sequences, and these are not
-words: what holds here of accuracy need not hold there.
+Both are then attacked with ten times as many steps, from two starts, and shown sequences without a ripple, and with
+that of another class. What is left in `--out` are a picture, of the accuracy against epsilon and of what the attacks
+look like, and the numbers. That attacks in training cost accuracy is so here, as for images; on words they have raised
+it.
 """
 
 import argparse
@@ -38,14 +39,20 @@ DEFAULTS = dict(
     epsilons=[0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.7, 1.0],
 )  # fmt: skip
 QUICK = dict(updates=12, hidden=8, batch=20, tests=30, test_steps=3, restarts=1, epsilons=[0.1, 0.5])
-SMALL = np.geomspace(1e-6, 1e-1, 16)  # what interval bounds are tried with
 
 
 # ---- The sequences ---------------------------------------------------------------------------------------------------
 
 
-def draw(rng: np.random.Generator, count: int, ripple: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences x [40, count, 1], of standard deviation 1, and their classes."""
+def draw(
+    rng: np.random.Generator, count: int, ripple: float = 0.2, turned: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences x [40, count, 1], of standard deviation 1, and their classes.
+
+    Args:
+        ripple: its height.
+        turned: by how many classes the ripple is off.
+    """
     y, t = rng.integers(0, CLASSES, count), np.arange(LENGTH)[:, None]
     x = np.zeros((LENGTH, count))
     for first, last, sign in ((5, 15, 1 - 2 * (y // 2)), (22, 35, 1 - 2 * (y % 2))):
@@ -53,7 +60,7 @@ def draw(rng: np.random.Generator, count: int, ripple: float = 0.2) -> tuple[np.
         x += sign * height * np.exp(-0.5 * ((t - place) / width) ** 2)
     white = rng.standard_normal((LENGTH + 4, count))
     x += 0.5 * sum(white[k : k + LENGTH] for k in range(5)) / math.sqrt(5)  # noise as smooth as the bumps
-    x += ripple * np.cos(math.pi / 2 * (t - y))
+    x += ripple * np.cos(math.pi / 2 * (t - y - turned))
     return (x / STD).astype(np.float32)[:, :, None], y
 
 
@@ -90,7 +97,7 @@ class Result:
         clean: accuracy on sequences as they are.
         noise, fgsm, pgd: accuracy at each epsilon: under random signs, one step, and the strongest of all attacks up to
             that size.
-        certified: the share of sequences for which interval bounds prove, at each of SMALL, that nothing can fail.
+        without, misled: accuracy without a ripple, and with that of the next class.
         seconds: of processor time, for training.
     """
 
@@ -101,7 +108,8 @@ class Result:
     noise: list[float] = field(default_factory=list)
     fgsm: list[float] = field(default_factory=list)
     pgd: list[float] = field(default_factory=list)
-    certified: list[float] = field(default_factory=list)
+    without: float = 0.0
+    misled: float = 0.0
     seconds: float = 0.0
 
 
@@ -150,16 +158,9 @@ def attack(model: Model, result: Result, options: argparse.Namespace) -> None:
         result.noise.append(float(model.right((x + epsilon * signs).astype(np.float32), y).mean()))
         result.fgsm.append(float(model.right(one_step, y).mean()))
         result.pgd.append(float(holds.mean()))
-    some = slice(min(options.tests, 100))
-    largest = tg.adversarial.certified_epsilon(lambda epsilon: proved(model, x[:, some], y[some], epsilon), SMALL)
-    result.certified = [float((largest >= epsilon).mean()) for epsilon in SMALL]
-
-
-def proved(model: Model, x: np.ndarray, y: np.ndarray, epsilon: float) -> np.ndarray:
-    """For each sequence, by how much its own class wins at least, whatever the attack."""
-    inputs = tg.adversarial.Interval.around(x, epsilon)
-    _, h = tg.adversarial.interval_bounds(model.rnn, inputs)
-    return tg.adversarial.certified_margin(model.head, h[-1], y)
+    for kind, options_of_kind in (("without", dict(ripple=0.0)), ("misled", dict(turned=1))):
+        x, y = draw(np.random.default_rng([result.seed, 1]), options.tests, **options_of_kind)
+        setattr(result, kind, float(model.right(x, y).mean()))
 
 
 # ---- What comes out of it --------------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ def draw_picture(results: list[Result], models: dict[str, Model], options: argpa
     """Accuracy against epsilon; and one sequence with what each model's attacker adds to it."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(10.5, 5), layout="constrained")
     panels = figure.subplot_mosaic([["accuracy", "plain"], ["accuracy", "adversarial"]], width_ratios=[1.35, 1])
     panel, epsilons = panels["accuracy"], [0.0, *options.epsilons]
     for r in results:
@@ -203,9 +204,9 @@ def draw_picture(results: list[Result], models: dict[str, Model], options: argpa
     panel.text(epsilons[-1], 100 / CLASSES + 1, "guessing", color="0.4", ha="right", fontsize=8)
     panel.axvline(options.epsilon, color="0.6", lw=0.8, zorder=0)
     panel.text(options.epsilon, 102, " trained against", color="0.4", fontsize=8)
-    panel.set(xlabel="epsilon, in standard deviations of the data", ylabel="accuracy, %", ylim=(-2, 108), xlim=(0, None))
-    panel.set_title("Accuracy under attack")
-    panel.legend(frameon=False, fontsize=8, loc="upper right", bbox_to_anchor=(1, 0.97))
+    panel.set(xlabel="epsilon, in standard deviations of the data", ylabel="accuracy, %", title="Accuracy under attack")
+    panel.set(ylim=(-2, 108), xlim=(0, None))
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     panel.spines[["top", "right"]].set_visible(False)
 
     x, y = draw(np.random.default_rng([options.seed, 3]), 20)
@@ -221,9 +222,9 @@ def draw_picture(results: list[Result], models: dict[str, Model], options: argpa
         panel.plot(t, changed[:, b, 0], color=COLOURS[name], lw=1.5, label="attacked")
         panel.plot(t, changed[:, b, 0] - x[:, b, 0] - 4, color="0.35", lw=1, drawstyle="steps-mid", label="the change")
         panel.set_title(f"{name}: {['++', '+-', '-+', '--'][y[b]]} is taken for {verdict}", fontsize=10)
-        panel.set(ylim=(-5, None), yticks=[-2, 0, 2])
+        panel.set(ylim=(-6, None), yticks=[-2, 0, 2])
         panel.spines[["top", "right"]].set_visible(False)
-    panels["plain"].legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.04))
+    panels["plain"].legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, -0.05))
     panels["plain"].set(xticklabels=[])
     panels["adversarial"].set(xlabel="step t")
     save(figure, path)
@@ -253,7 +254,8 @@ def number(kind: type, low: float):
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be a number ({kind.__name__}), not {text!r}") from None
         if not (value > 0 if kind is float else value >= low) or value == math.inf:
-            raise argparse.ArgumentTypeError(f"must be {'positive' if low or kind is float else 'at least 0'}, not {text}")
+            least = "positive" if low or kind is float else "at least 0"
+            raise argparse.ArgumentTypeError(f"must be {least}, not {text}")
         return value
 
     return parse
@@ -295,11 +297,12 @@ def main(options: argparse.Namespace) -> None:
     print(f"\n{table(results, options)}\n")
     print("accuracy in percent, at epsilons in standard deviations of the data; many steps: and none that is smaller")
     for r in results:
-        half = [epsilon for epsilon, share in zip(SMALL, r.certified) if share >= 0.5]
-        limit = f"up to an epsilon of {half[-1]:.1g}" if half else f"at no epsilon down to {SMALL[0]:.1g}"
-        print(f"{r.name}, seed {r.seed}: interval bounds prove half of the sequences safe {limit}")
+        print(
+            f"seed {r.seed}, {r.name}: {r.without:.1%} without the ripple, {r.misled:.1%} with that of another class; "
+            f"trained in {r.seconds:.0f} s of processor time"
+        )
     (options.out / "adversarial.json").write_text(
-        json.dumps(dict(epsilons=options.epsilons, small=SMALL.tolist(), results=[asdict(r) for r in results]))
+        json.dumps(dict(epsilons=options.epsilons, results=[asdict(r) for r in results]))
     )
     draw_picture(results, first, options, options.out / "adversarial.png")
 

@@ -27,7 +27,9 @@ def interval_bounds(module: Any, x: Interval, lengths: Any = None) -> Any:
     Every step is done in interval arithmetic: exact for linear maps and for functions that never fall; products of
     gates and states by their corners; and the GRU's z h + (1 - z) n as what it is, a point between h and n. It costs
     about two forward passes in NumPy, and it is sound: nothing within the interval leads outside of the bounds. It
-    forgets how states depend on each other, which makes bounds grow with every step: small epsilons and tens of steps.
+    forgets how states depend on each other, so bounds grow with every step, by the sum of the absolute recurrent
+    weights of a unit at worst: they say something for few steps or weights that are small, and nothing for a GRU of 32
+    units that has learnt to remember over 40.
 
         >>> import tinygrad_rnn as tg
         >>> rnn, x = tg.nn.GRU(3, 4), tg.randn(7, 2, 3)
