@@ -32,8 +32,8 @@ def numbers_of(who: str, x: Any) -> np.ndarray:
 def standing_still(f: Any, model: Any) -> Iterator[bool]:
     """Meanwhile the modules that f names, and those of `model`, are in eval mode and want no gradients for themselves.
 
-    Yields whether one of them is `batch_first`. All is as before afterwards, after errors too. No other thread may train
-    them meanwhile.
+    Yields whether one of them is `batch_first`. All is as before afterwards, after errors too. No other thread may
+    train them meanwhile.
     """
     modules = [*modules_of(f), *modules_of(model)]
     with contextlib.ExitStack() as stack:
