@@ -3,6 +3,7 @@
 import functools
 import math
 
+import numba
 import numpy as np
 import pytest
 
@@ -269,6 +270,7 @@ def test_a_model_behind_a_wall_is_named():
     assert drop.training and np.allclose(found.numpy(), x + 0.1, atol=1e-15)
 
 
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
 def test_layers_run_as_they_were_compiled():
     """Neither the attack's kernels nor those of training are made anew: they are the same."""
     from numba.core import event
