@@ -16,7 +16,7 @@ import tinygrad_rnn
 
 PACKAGE = Path(tinygrad_rnn.__file__).parent
 # Each may import those before it.
-ROOMS = ["kernels", "autograd", "fusion", "nn", "optim", "study", "interop", "testing"]
+ROOMS = ["kernels", "autograd", "fusion", "nn", "optim", "study", "interop", "adversarial", "testing"]
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

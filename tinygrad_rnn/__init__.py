@@ -9,7 +9,8 @@
 
 In reading order: `kernels` (what runs hot), `autograd` (what a derivative is), `fusion` (from a cell's step to its
 kernels), `nn` (modules, cells and layers), `optim` (optimisers, clipping, regularisers), `interop` (other libraries'
-weights), `study` (pictures of what happens inside), `testing` (whether a cell keeps the contract).
+weights), `study` (pictures of what happens inside), `adversarial` (inputs changed so that a network fails, and bounds
+on what such changes can do), `testing` (whether a cell keeps the contract).
 """
 
 import importlib as _importlib
@@ -163,20 +164,20 @@ from .nn.functional import (
 from .nn.recording import record
 
 if _TYPE_CHECKING:
-    from . import study, testing
+    from . import adversarial, study, testing
     from .study.shown import ops
 
 float32, float64, int64 = _np.float32, _np.float64, _np.int64
 __version__ = "0.1.0"
 
-_LATER = {"study": ".study", "testing": ".testing", "ops": ".study.shown"}  # loaded at their first use
+_LATER = {name: f".{name}" for name in ("study", "adversarial", "testing")} | {"ops": ".study.shown"}  # loaded at their first use
 
 
 def __getattr__(name: str) -> object:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = _importlib.import_module(_LATER[name], __name__)
-    return globals().setdefault(name, module if name in ("study", "testing") else getattr(module, name))
+    return globals().setdefault(name, getattr(module, name) if name == "ops" else module)
 
 
 # All but the rooms that the names above come from.

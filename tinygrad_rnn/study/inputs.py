@@ -1,6 +1,5 @@
 """integrated_gradients and connectivity: which inputs a result hangs on."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,7 @@ from ..autograd.tape import enable_grad
 from ..autograd.tensor import Tensor, grad
 from ..nn.layers import Embedding
 from ..nn.module import Module
-from .models import evaluating, frozen, output_of
+from .models import evaluating, frozen, modules_of, output_of
 from .result import Result, coloured, limits
 from .text import ColoredText, colored_text
 
@@ -91,22 +90,13 @@ def integrated_gradients(
     if data.ndim == 3 and not 0 <= b < data.shape[1]:
         raise ValueError(f"integrated_gradients: b={b} is no sequence of x, {list(data.shape)}")
     total, way = np.zeros(data.shape), (data - start).astype(data.dtype)
-    with evaluating(*_modules_of(f), model), enable_grad():
+    with evaluating(*modules_of(f), model), enable_grad():
         for k in range(steps):
             here = Tensor(start + data.dtype.type((k + 0.5) / steps) * way).requires_grad_()
             (slope,) = grad(_number(f(here), here), [here])
             total += slope.numpy()
         ends = [float(_number(f(Tensor(end.copy())), None).data.reshape(())) for end in (data, start)]
     return Attribution(way * total / steps, ends[0] - ends[1], b)
-
-
-def _modules_of(f: Any) -> list[Any]:
-    """The modules that a function names: itself, whose method it is, or variables that it reads."""
-    found = [f, getattr(f, "__self__", None)]
-    if inspect.isfunction(f):
-        read = inspect.getclosurevars(f)
-        found += [*read.nonlocals.values(), *read.globals.values()]
-    return found
 
 
 def _number(y: Any, x: Tensor | None) -> Tensor:
