@@ -139,6 +139,7 @@ from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_weigh
 from .kernels.threads import get_num_threads, set_num_threads
 from .nn.functional import (
     adaptive_avg_pool1d,
+    alibi_bias,
     avg_pool1d,
     batch_norm,
     binary_cross_entropy_with_logits,
@@ -155,6 +156,9 @@ from .nn.functional import (
     mse_loss,
     nll_loss,
     normalize,
+    rotary_positions,
+    scaled_dot_product_attention,
+    sinusoidal_positions,
     smooth_l1_loss,
 )  # fmt: skip
 from .nn.recording import record

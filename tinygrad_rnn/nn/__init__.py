@@ -1,7 +1,7 @@
 """Modules, cells and layers.
 
-In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `functional`, `layers`,
-`activations`, `convolutional`, `containers`, then what has to do with time: `cell`, `cells`, `regularised`,
+In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `attention`, `positions`,
+`functional`, `layers`, `activations`, `convolutional`, `containers`, `transformer`, then what has to do with time: `cell`, `cells`, `regularised`,
 `recurrent`, `recording`, `stacked`. `utils` clips gradients and cuts sequences.
 """
 
@@ -42,3 +42,4 @@ from .recording import record
 from .recurrent import Recurrent
 from .regularised import CellWrapper, ClipGradient, LearnedInitialState, VariationalDropout, WeightDrop, Zoneout
 from .stacked import GRU, LSTM, RNN, Stack
+from .transformer import MultiheadAttention, SinusoidalPositions, TransformerEncoder, TransformerEncoderLayer
