@@ -26,9 +26,10 @@ from pathlib import Path
 import numpy as np
 
 import tinygrad_rnn as tg
+from tinygrad_rnn.nn.cells.catalogue import short_name
 
 HERE = Path(__file__).resolve().parent
-CELLS = {"rnn": tg.nn.RNN, "lstm": tg.nn.LSTM, "gru": tg.nn.GRU}
+CLASSIC = {"rnn": tg.nn.RNN, "lstm": tg.nn.LSTM, "gru": tg.nn.GRU}  # with PyTorch's names of parameters
 DEFAULTS = dict(
     cell="lstm", hidden=256, layers=1, embedding=64, dropout=0.1,
     batch=32, length=64, steps=3000, lr=1e-2, clip=0.4, seed=0, every=500,
@@ -107,9 +108,16 @@ class CharModel(tg.nn.Module):
 
     def __init__(self, kinds: int, cell: str, embedding: int, hidden: int, layers: int, dropout: float) -> None:
         self.embedding = tg.nn.Embedding(kinds, embedding)
-        self.recurrent = CELLS[cell](embedding, hidden, layers, dropout=dropout if layers > 1 else 0.0)
+        between = dropout if layers > 1 else 0.0
+        if cell in CLASSIC:
+            self.recurrent = CLASSIC[cell](embedding, hidden, layers, dropout=between)
+        else:
+            make = lambda width: tg.nn.cells.make(cell, width, hidden)
+            self.recurrent = tg.nn.Stack(make, embedding, layers, dropout=between)
         self.dropout = tg.nn.Dropout(dropout)
-        self.scores = tg.nn.Linear(hidden, kinds)
+        with tg.no_grad():
+            outputs = self.recurrent.cells[-1].begin(None, 1)[0].shape[-1]  # of some cells not the size of the state
+        self.scores = tg.nn.Linear(outputs, kinds)
 
     def forward(self, x, state=None):
         y, state = self.recurrent(self.dropout(self.embedding(x)), state)
@@ -121,16 +129,20 @@ def loss_in_bits(scores, y):
     return tg.cross_entropy(scores.reshape(-1, scores.shape[-1]), y.reshape(-1)) / math.log(2)
 
 
-def detached(state, stream: int):
-    """The same states [layers, B, H] without their past, and those of one stream as they are before any text.
+def detached(state, cells: list[tg.nn.Cell], stream: int):
+    """The same states [layers, B, ...] without their past, and those of one stream as they are before any text.
 
     The streams take turns with this, so that the network learns to begin, as it must for a sample.
     """
-    if isinstance(state, tuple):
-        return tuple(detached(s, stream) for s in state)
-    anew = state.numpy().copy()
-    anew[:, stream] = 0
-    return tg.tensor(anew)
+    with tg.no_grad():
+        begun = zip(*(cell.begin(None, 1) for cell in cells))  # of each state, that of every layer, [1, ...]
+    anew = []
+    for last, layers in zip(state if isinstance(state, tuple) else (state,), begun):
+        array = last.numpy().copy()
+        for layer, first in enumerate(layers):
+            array[layer, stream] = first.numpy()[0]
+        anew.append(tg.tensor(array))
+    return tuple(anew) if len(anew) > 1 else anew[0]
 
 
 class Run:
@@ -150,7 +162,10 @@ class Run:
         self.settings, self.vocabulary, self.text = settings, vocabulary, text
         tg.manual_seed(settings["seed"])
         sizes = {name: settings[name] for name in ("cell", "embedding", "hidden", "layers", "dropout")}
-        self.model = CharModel(len(vocabulary), **sizes)
+        try:
+            self.model = CharModel(len(vocabulary), **sizes)
+        except ValueError as error:
+            raise Refusal(f"--cell {settings['cell']}: {error}") from None
         self.optimiser = tg.optim.Adam(self.model.parameters(), lr=settings["lr"])
         self.step = 0
         self.state = None
@@ -173,7 +188,7 @@ class Run:
             raise Refusal(f"step {self.step + 1} went astray, try a smaller --lr or --clip: {error}") from None
         self.optimiser.param_groups[0]["lr"] = self.settings["lr"] * (1 - self.step / steps)
         self.optimiser.step()
-        self.state = detached(state, self.step % self.settings["batch"])
+        self.state = detached(state, self.model.recurrent.cells, self.step % self.settings["batch"])
         self.step += 1
         self.losses.append(loss.item())
         self.norms.append(norm.item())
@@ -291,7 +306,8 @@ def start_of(run: Run) -> str:
 
 
 def name_of(run: Run) -> str:
-    return f"{run.settings['cell'].upper()}, {run.settings['layers']} x {run.settings['hidden']}"
+    kind = type(run.model.recurrent.cells[-1]).__name__.removesuffix("Cell")
+    return f"{kind}, {run.settings['layers']} x {run.settings['hidden']}"
 
 
 def table(run: Run, ngrams: list[tuple[float, float]]) -> str:
@@ -363,6 +379,17 @@ def number(kind: type, low: float, high: float = math.inf, strictly: bool = Fals
     return parse
 
 
+def known(name: str) -> str:
+    """The short name of a cell of the library; one of somebody else's is looked for when it is made."""
+    if ":" in name:
+        return name
+    try:
+        cell = tg.nn.cells.make(name, 4, 4)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return short_name(type(cell).__name__)
+
+
 def arguments() -> Parser:
     parser = Parser(prog="char_lm.py", description=__doc__.split("\n")[0])
 
@@ -371,7 +398,8 @@ def arguments() -> Parser:
         parser.add_argument(f"--{name}", type=kind, help=f"{meaning} (default: {default})", **more)
 
     count, positive, any_number = number(int, 1), number(float, 0, strictly=True), number(float, 0)
-    setting("cell", str, "the recurrent cell", choices=CELLS)
+    kinds = "the recurrent cell, as `python -m tinygrad_rnn cells` lists them, or package.module:MyCell"
+    setting("cell", known, kinds, metavar="NAME")
     setting("hidden", count, "size of its state")
     setting("layers", count, "recurrent layers on top of each other")
     setting("embedding", count, "numbers that stand for a character")

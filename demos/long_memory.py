@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.nn import cells, init
+from tinygrad_rnn.nn.cells.catalogue import short_name
 
 HERE = Path(__file__).resolve().parent
 DEFAULTS = dict(
@@ -190,6 +191,16 @@ RECIPES = {
 }  # fmt: skip
 
 
+def recipe_of(name: str) -> Recipe:
+    """That of a name above; another cell of the library, or somebody's, starts as it does by itself."""
+    if name in RECIPES:
+        return RECIPES[name]
+    label = name.rpartition(":")[2]
+    if label == name:
+        label = type(cells.make(name, 4, 4)).__name__.removesuffix("Cell")
+    return Recipe(label, lambda I, H, T: [cells.make(name, I, H)], lr=2e-3)
+
+
 class Model(tg.nn.Module):
     """Layers of a cell and a linear map of the last one's output: after the last step, or for copy after each."""
 
@@ -197,7 +208,9 @@ class Model(tg.nn.Module):
         self.layers = tg.nn.ModuleList(
             [tg.nn.Recurrent(cell) for cell in recipe.make(task.inputs, hidden, task.length)]
         )
-        self.scores = tg.nn.Linear(hidden, task.outputs)
+        with tg.no_grad():
+            width = self.layers[-1].cell.begin(None, 1)[0].shape[-1]  # of some cells not the size of the state
+        self.scores = tg.nn.Linear(width, task.outputs)
         self.every_step = task.name == "copy"
         self.bounded = recipe.bounded
 
@@ -224,7 +237,7 @@ def gradient_norms(model: Model, task: Task, x: np.ndarray, y: np.ndarray) -> di
         task.loss(model(x), y).backward()
     gradients = {name: r.grad[name].numpy().astype(np.float64) for name in last.cell.state_names}
     model.zero_grad()
-    return {name: np.linalg.norm(gradient, axis=(1, 2)).tolist() for name, gradient in gradients.items()}
+    return {name: np.linalg.norm(g.reshape(len(g), -1), axis=1).tolist() for name, g in gradients.items()}
 
 
 @dataclass
@@ -268,7 +281,7 @@ class Result:
 
 def learn(task: Task, cell: str, seed: int, options: argparse.Namespace) -> Result:
     """Train until the task is solved or the sequences are used up."""
-    began, recipe = time.process_time(), RECIPES[cell]
+    began, recipe = time.process_time(), recipe_of(cell)
     tg.manual_seed(seed)
     training, test = (np.random.default_rng([seed, part]) for part in (0, 1))
     few, many = task.draw(test, 100), task.draw(test, options.tests)
@@ -320,7 +333,7 @@ def table(results: list[Result]) -> str:
     rows = [["", *tasks]]
     for cell in dict.fromkeys(r.cell for r in results):
         own = [[outcome(r) for r in results if (r.cell, r.task) == (cell, task)] for task in tasks]
-        rows.append([RECIPES[cell].label, *map(", ".join, own)])
+        rows.append([recipe_of(cell).label, *map(", ".join, own)])
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ["-" * width for width in widths])
     return "\n".join(f"| {' | '.join(text.ljust(width) for text, width in zip(row, widths))} |" for row in rows)
@@ -328,6 +341,17 @@ def table(results: list[Result]) -> str:
 
 TINTS = "0.35", "tab:brown", "tab:red", "tab:orange", "tab:blue", "tab:cyan", "tab:green", "tab:purple"
 COLOURS = dict(zip(RECIPES, TINTS))
+
+
+def colour(cell: str, results: list[Result]) -> str:
+    """That of a recipe is always the same; other cells have those of a map, which grow lighter in print, too."""
+    others = list(dict.fromkeys(r.cell for r in results if r.cell not in RECIPES))
+    if cell in RECIPES:
+        return COLOURS[cell]
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    return to_hex(colormaps["viridis"](others.index(cell) / max(len(others), 2)))
 
 
 def draw_learning(results: list[Result], path: Path) -> None:
@@ -346,10 +370,11 @@ def draw_learning(results: list[Result], path: Path) -> None:
         for r in (own := [r for r in results if r.task == task]):
             seen, losses = np.array(r.seen) / 1000, np.array(r.losses) / r.baseline
             first = r.seed == own[0].seed
-            strength = dict(color=COLOURS[r.cell], lw=1.6 if first else 0.8, alpha=1 if first else 0.5)
-            panel.plot(seen, losses, **strength, label=RECIPES[r.cell].label if first else None)
+            tint = colour(r.cell, results)
+            strength = dict(color=tint, lw=1.6 if first else 0.8, alpha=1 if first else 0.5)
+            panel.plot(seen, losses, **strength, label=recipe_of(r.cell).label if first else None)
             if r.solved is not None:
-                panel.plot(seen[-1], losses[-1], "o", color=COLOURS[r.cell], ms=6 if first else 3.5, clip_on=False)
+                panel.plot(seen[-1], losses[-1], "o", color=tint, ms=6 if first else 3.5, clip_on=False)
         panel.axhline(1, color="k", ls="--", lw=1, label="without memory")
         panel.set(yscale="log", title=task, ylabel="loss / without memory")
         panel.set_ylim(top=max(1.6, 1.05 * min(r.losses[-1] / r.baseline for r in own)))
@@ -361,7 +386,7 @@ def draw_learning(results: list[Result], path: Path) -> None:
     for panel in panels[max(len(tasks) - columns, 0) : len(tasks)]:
         panel.set_xlabel("thousands of training sequences")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5 if columns > 1 else 3, frameon=False)
     save(figure, path)
 
 
@@ -376,9 +401,9 @@ def draw_gradients(results: list[Result], path: Path) -> None:
     for panel, when in zip(panels, ("before", "after")):
         for r in own:
             for state, norms in getattr(r, when).items():
-                label = RECIPES[r.cell].label + (f", {state}" if len(r.before) > 1 else "")
+                label = recipe_of(r.cell).label + (f", {state}" if len(r.before) > 1 else "")
                 seen = np.where(norms, norms, np.nan)  # what has underflowed to 0 has no logarithm
-                style = dict(color=COLOURS[r.cell], lw=1.5, ls="-" if state == "h" else "--", label=label)
+                style = dict(color=colour(r.cell, results), lw=1.5, ls="-" if state == "h" else "--", label=label)
                 panel.plot(np.arange(1, len(norms) + 1), seen, **style)
         panel.set(yscale="log", xlabel="time step t", title=f"{when} training")
         panel.set_ylim(bottom=max(panel.get_ylim()[0], 1e-30))  # float32 ends at 1e-38, and denormals draw a bend
@@ -401,10 +426,14 @@ def save(figure, path: Path) -> None:
 
 
 def known(text: str) -> str:
-    """The name of a cell."""
-    if text not in RECIPES:
-        raise argparse.ArgumentTypeError(f"must be some of {', '.join(RECIPES)}, not {text!r}")
-    return text
+    """The name of a recipe, or of a cell that can be made."""
+    name = text if ":" in text else short_name(text)
+    if name not in RECIPES:
+        try:
+            cells.make(name, 4, 4)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{error}; recipes are {', '.join(RECIPES)}") from None
+    return name
 
 
 def number(kind: type, low: float):
@@ -426,7 +455,8 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, count = parser.add_argument, number(int, 1)
     add("--tasks", type=Task.named, nargs="+", metavar="TASK", help=f"(default: {' '.join(DEFAULTS['tasks'])})")
-    add("--cells", type=known, nargs="+", metavar="CELL", help=f"(default: {' '.join(RECIPES)})")
+    words = "any that `python -m tinygrad_rnn cells` lists, or package.module:MyCell"
+    add("--cells", type=known, nargs="+", metavar="CELL", help=f"{words} (default: {' '.join(RECIPES)})")
     add("--seed", type=number(int, 0), default=0, help="of weights and sequences (default: 0)")
     add("--seeds", type=count, default=1, help="how many runs, with this seed and those after it (default: 1)")
     for option, meaning in (

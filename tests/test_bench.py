@@ -105,6 +105,17 @@ def test_the_new_process_has_as_many_processors_as_threads(monkeypatch, launch):
     assert len(seen[0]) == 1 and os.sched_getaffinity(0) == allowed
 
 
+@pytest.mark.slow
+def test_cells_that_are_named_are_measured_against_their_tape():
+    printed = bench("cells", "--cells", "min-lstm", "tinygrad_rnn.nn.cells:RANCell")
+    assert printed.count("against tape") == 2 and len(ROW.findall(printed)) == 2
+
+
+def test_an_unknown_cell_is_refused():
+    result = subprocess.run([sys.executable, str(BENCH), "cells", "--cells", "lsmt"], capture_output=True, text=True)
+    assert result.returncode == 2 and "did you mean lstm" in result.stderr
+
+
 def test_an_unknown_table_is_refused():
     result = subprocess.run([sys.executable, str(BENCH), "nothing"], capture_output=True, text=True)
     assert result.returncode == 2 and "invalid choice" in result.stderr

@@ -121,6 +121,38 @@ def test_other_cells(cell, text, tmp_path):
     assert len(written) == len("\n") + 7 + len("\n")
 
 
+STATES = ["slstm", "projected-lstm", "clockworkrnn", "qrnn", "scrn"]  # which begin with no zeros, or vary in width
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["mingru", *STATES])
+def test_every_cell_of_the_catalogue(cell, text, tmp_path):
+    """It is trained, goes on from its checkpoint with its states, and writes."""
+    named = [*TINY[:8], "--cell", cell, "--text", text, "--layers", 2, "--every", 3, "--out", tmp_path]
+    run(*named, "--steps", 6)
+    assert about(tmp_path)["metadata"]["settings"]["cell"] == cell.replace("-", "")
+    run(*named, "--steps", 8, "--resume")
+    assert about(tmp_path)["step"] == 8 and np.isfinite(about(tmp_path)["metadata"]["losses"]).all()
+    assert run("--out", tmp_path, "--sample", 7)[0]
+
+
+def test_a_stream_that_begins_has_the_states_that_its_cells_begin_with(char_lm):
+    """An sLSTM's are not all zero, and a projected LSTM's differ in width."""
+    for name in ("slstm", "projectedlstm"):
+        stack = tg.nn.Stack(lambda width, name=name: tg.nn.cells.make(name, width, 4), 3, 2, fused="never")
+        _, state = stack(tg.randn(5, 6, 3))
+        anew = char_lm.detached(state, stack.cells, 2)
+        for layer, cell in enumerate(stack.cells):
+            for before, after, first in zip(state, anew, cell.begin(None, 1)):
+                assert (after.numpy()[layer, 2] == first.numpy()[0]).all()
+                assert (after.numpy()[layer, [0, 1, 3, 4, 5]] == before.numpy()[layer, [0, 1, 3, 4, 5]]).all()
+
+
+@pytest.mark.parametrize(("cell", "said"), [("lsmt", "did you mean lstm"), ("no_such:Cell", "cannot import no_such")])
+def test_unknown_cells_are_refused(cell, said, text, tmp_path):
+    assert said in refusal("--cell", cell, "--text", text, "--batch", 4, "--length", 8, "--out", tmp_path)
+
+
 def test_it_learns_what_counting_cannot(tmp_path):
     """Whether a line ends in c or in d was decided five characters earlier, where a 4-gram does not look."""
     rng = np.random.default_rng(1)

@@ -71,6 +71,23 @@ def test_what_a_cell_can_learn_it_learns(demo):
     assert demo.outcome(result) == f"{result.solved / 1000:.1f}"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [row.short for row in tg.nn.cells.list(4, 4) if row.short not in ("rnn", "lstm")])
+def test_every_cell_is_taken_by_name(cell, demo):
+    chosen = options(demo, *f"--hidden 8 --sequences 16 --batch 8 --tests 8 --cells {cell.upper()}".split())
+    assert chosen.cells == [cell]
+    result = demo.learn(demo.Task.named("copy-10"), cell, 0, chosen)
+    row = demo.table([result]).splitlines()[2]
+    assert len(result.losses) > 1 and row.startswith(f"| {demo.recipe_of(cell).label} ")
+
+
+def test_cells_without_a_recipe(demo):
+    """They have the tints of a map, each another one; and the names of commands."""
+    results = [demo.Result("adding-10", cell, 0, 1.0, 1) for cell in ("lstm", "slstm", "ran", "sru")]
+    assert len({demo.colour(r.cell, results) for r in results}) == 4
+    assert demo.known("Layer-Norm-GRU") == "layernormgru" and demo.known("chrono") == "chrono"
+
+
 def test_gradients_that_are_not_finite_end_a_run(demo):
     result = demo.learn(demo.Task.named("adding-10"), "irnn", 0, options(demo, "--lr", "1e20"))
     assert result.astray and result.solved is None and demo.outcome(result) == "astray"

@@ -166,3 +166,10 @@ from .study.shown import ops
 
 float32, float64, int64 = _np.float32, _np.float64, _np.int64
 __version__ = "0.1.0"
+# All but the rooms that the names above come from.
+__all__ = [
+    name
+    for name in {*globals(), "study", "testing"} - {"kernels", "autograd", "fusion", "checkpoint"}
+    if not name.startswith("_")
+]
+__dir__ = __all__.copy  # what a tab completes

@@ -1,10 +1,9 @@
-"""What the library can tell of itself: `python -m tinygrad_rnn`, `... ops`, `... source CELL`, `... explain CELL`.
+"""What the library can tell of itself: `python -m tinygrad_rnn`, `... ops`, `... cells`.
 
-And of a cell of yours: `... check package.module:MyCell`.
+And of a cell, its own or yours: `... source CELL`, `... explain CELL`, `... check package.module:MyCell`.
 """
 
 import argparse
-import importlib
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ def ops(names: Sequence[str]) -> int:
         names: of those to print; all if there are none. What is defined elsewhere is `package.module:name`.
     """
     from .autograd.table import TABLE
+    from .nn.cells.named import imported
 
     rows: list[Any] = []
     unknown: list[str] = []
@@ -44,43 +44,23 @@ def ops(names: Sequence[str]) -> int:
     return 0
 
 
-def imported(name: str) -> Any:
-    """A module of the user's.
+def cells() -> int:
+    """Print the cells of the library, under the names that commands and demos take."""
+    from .nn.cells.catalogue import catalogue
 
-    Raises:
-        ValueError: it cannot be imported.
-    """
-    sys.path.insert(0, "")  # modules of the current folder are found, as with python -m
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise ValueError(f"cannot import {name}: {error}") from None
+    lines = [("name", "equation", "source"), *((row.short, row.equation, row.source) for row in catalogue(4, 4))]
+    width, longest = (max(len(line[i]) for line in lines) for i in (0, 1))
+    for name, equation, source in lines:
+        print(f"{name:<{width}}  {equation:<{longest}}  {source}")
+    print("\nNeither case matters nor - and _. A cell of yours is package.module:MyCell.")
+    return 0
 
 
 def recurrent(name: str, input_size: int, hidden_size: int) -> Any:
-    """A layer of the cell that a user names: "rnn", "lstm", "gru" or "package.module:MyCell".
-
-    Raises:
-        ValueError: there is no such cell, or it cannot be made from two sizes.
-    """
+    """A layer of the cell that a user names, see `nn.cells.make`."""
     from . import nn
 
-    classic = {"rnn": nn.RNNCell, "lstm": nn.LSTMCell, "gru": nn.GRUCell}
-    if name in classic:
-        return nn.Recurrent(classic[name](input_size, hidden_size))
-    module_name, colon, class_name = name.partition(":")
-    if not (module_name and colon and class_name):
-        raise ValueError(f"no cell {name!r}: expected {', '.join(classic)} or package.module:MyCell")
-    module = imported(module_name)
-    kind: Any = getattr(module, class_name, None)
-    if not (isinstance(kind, type) and issubclass(kind, nn.Cell)):
-        there = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, nn.Cell)]
-        raise ValueError(f"{module_name} has no cell {class_name!r}; its cells are: {', '.join(there) or 'none'}")
-    sizes: Any = (input_size, hidden_size)  # not every cell takes these
-    try:
-        cell: nn.Cell = kind(*sizes)
-    except Exception as error:
-        raise ValueError(f"{class_name}({input_size}, {hidden_size}) failed: {error}") from None
+    cell = nn.cells.make(name, input_size, hidden_size)
     if cell.input_size is None:
         cell.input_size = input_size
     return nn.Recurrent(cell)
@@ -124,8 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = commands.add_parser("ops", help="the table of primitives: equation, gradients, shapes")
     only = "only these; package.module:name for one of your own"
     table.add_argument("names", nargs="*", metavar="NAME", help=only)
+    commands.add_parser("cells", help="the cells of the library, and the names that commands know them by")
     sizes = argparse.ArgumentParser(add_help=False)
-    sizes.add_argument("cell", metavar="CELL", help="rnn, lstm, gru, or package.module:MyCell")
+    name = "its name, such as lstm or mingru, as `cells` lists them, or package.module:MyCell"
+    sizes.add_argument("cell", metavar="CELL", help=name)
     sizes.add_argument("--input-size", type=int, default=28, metavar="I", help="default: 28")
     sizes.add_argument("--hidden-size", type=int, default=64, metavar="H", help="default: 64")
     source = commands.add_parser("source", parents=[sizes], help="the kernels that a cell is compiled to")
@@ -133,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     explain = commands.add_parser("explain", parents=[sizes], help="what the compiler makes of a cell, in words")
     explain.add_argument("--stage", choices=STAGES, help="the program after a pass (default: the whole story)")
     checked = commands.add_parser("check", help="whether a cell keeps the contract, with every failure at once")
-    checked.add_argument("cell", metavar="CELL", help="rnn, lstm, gru, or package.module:MyCell")
+    checked.add_argument("cell", metavar="CELL", help=name)
     checked.add_argument("--input-size", type=int, default=3, metavar="I", help="default: 3")
     checked.add_argument("--hidden-size", type=int, default=4, metavar="H", help="default: 4")
     checked.add_argument("--only", nargs="*", metavar="CHECK", help="these checks, such as rows or gradients")
@@ -146,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if chosen.command == "ops":
             return ops(chosen.names)
+        if chosen.command == "cells":
+            return cells()
         return check(chosen) if chosen.command == "check" else tell(chosen)
     except BrokenPipeError:  # the reader of the pipe has seen enough
         sys.stderr.close()

@@ -43,12 +43,24 @@ FORMAT = "tinygrad_rnn checkpoint"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or loaded; the message names the file and the cause. Nothing was changed."""
+    """A checkpoint could not be written or loaded; the message names the file and the cause. Nothing was changed.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.load_checkpoint("no_such_file.safetensors")
+        Traceback (most recent call last):
+            ...
+        tinygrad_rnn.checkpoint.CheckpointError: cannot load no_such_file.safetensors: No such ...
+    """
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What `load_checkpoint` returns besides what it restores.
+
+        >>> import tinygrad_rnn as tg
+        >>> checkpoint = tg.Checkpoint(step=7, metadata={"lr": 0.1})  # as `load_checkpoint` returns one
+        >>> checkpoint.step, checkpoint.metadata["lr"]
+        (7, 0.1)
 
     Attributes:
         step: as given to `save_checkpoint`.
@@ -72,6 +84,15 @@ def save_checkpoint(
     scheduler: LRScheduler | None = None,
 ) -> None:
     """Write weights, optimiser, schedule, step and random state to one safetensors file, all or nothing.
+
+        >>> import tempfile
+        >>> import tinygrad_rnn as tg
+        >>> model = tg.nn.Linear(2, 2)
+        >>> optimizer = tg.optim.Adam(model.parameters())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tg.save_checkpoint(f"{folder}/run.safetensors", model, optimizer, step=100)
+        ...     tg.load_checkpoint(f"{folder}/run.safetensors", model, optimizer).step
+        100
 
     The file appears at `path` at once and complete, over an older one if there is one. A process that is killed in the
     middle leaves the older one untouched and a file `.tinygrad_rnn-*.tmp` beside it, which may be deleted. The new file
@@ -121,6 +142,14 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Restore what `save_checkpoint` saved: everything that is asked for, or nothing.
 
+        >>> import tempfile
+        >>> import tinygrad_rnn as tg
+        >>> model = tg.nn.Linear(2, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tg.save_checkpoint(f"{folder}/run.safetensors", model, step=3, metadata={"note": "tuned"})
+        ...     tg.load_checkpoint(f"{folder}/run.safetensors", tg.nn.Linear(2, 2))
+        Checkpoint(step=3, metadata={'note': 'tuned'})
+
     Args:
         path: of the file.
         model: gets the weights, of the same names, shapes and dtypes; None leaves them in the file.
@@ -166,6 +195,14 @@ def load_checkpoint(
 def save_weights(path: str | os.PathLike[str], model: Module) -> None:
     """Write a model's parameters and buffers alone, under their `state_dict` names, as safetensors.
 
+        >>> import tempfile
+        >>> import tinygrad_rnn as tg
+        >>> import os
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tg.save_weights(f"{folder}/weights.safetensors", tg.nn.Linear(2, 2))
+        ...     os.listdir(folder)
+        ['weights.safetensors']
+
     PyTorch reads the file with `safetensors.torch.load_file`, and its built-in layers understand the names.
 
     Raises:
@@ -178,6 +215,15 @@ def save_weights(path: str | os.PathLike[str], model: Module) -> None:
 
 def load_weights(path: str | os.PathLike[str], model: Module) -> None:
     """Read a model's parameters and buffers from a safetensors file, as by `save_weights` or from PyTorch.
+
+        >>> import tempfile
+        >>> import tinygrad_rnn as tg
+        >>> trained, fresh = tg.nn.Linear(2, 2), tg.nn.Linear(2, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     tg.save_weights(f"{folder}/weights.safetensors", trained)
+        ...     tg.load_weights(f"{folder}/weights.safetensors", fresh)
+        >>> bool((fresh.weight == trained.weight).all())
+        True
 
     Values are converted to the dtypes of the model.
 

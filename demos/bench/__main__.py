@@ -35,16 +35,20 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "NUMBA_DISABLE_JIT")
 
 
-def launch(table: str, threads: int = 1, quick: bool = False, smoke: bool = False) -> int:
+def launch(
+    table: str, threads: int = 1, quick: bool = False, smoke: bool = False, cells: Sequence[str] = ()
+) -> int:
     """Print a table, "kernels", "cells" or "toolbox", from a new process with `threads` threads for every library.
 
     Args:
         quick: only the three smallest sizes.
         smoke: one tiny size, timed once: to see that it runs.
+        cells: of the table "cells" only these, each against its own tape.
     """
     environment = {name: value for name, value in os.environ.items() if name not in UNSET}
     environment |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     flags = ["--quick"] * quick + ["--smoke"] * smoke
+    flags += ["--cells", *cells] if cells else []
     command = [sys.executable, str(HERE), table, "--here", "--threads", str(threads), *flags]
     with on_processors(threads):
         return subprocess.run(command, env=environment, check=False).returncode
@@ -100,7 +104,7 @@ def measure(table: str, settings: Settings) -> None:
     print(f"tinygrad_rnn {tg.__version__}, NumPy {np.__version__}, threads: {settings.threads}; ratio = rival / ours")
     for group in TABLES[table](settings):
         report(group, settings)
-    if table == "cells":
+    if table == "cells" and not settings.cells:
         report_first_calls(*(TINY if settings.smoke else CELL_SIZES[2]))
 
 
@@ -113,13 +117,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="only the three smallest sizes")
     parser.add_argument("--smoke", action="store_true", help=argparse.SUPPRESS)  # one tiny size: to see that it runs
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # this is the new process
+    words = "only these, on kernels against the tape: names of `python -m tinygrad_rnn cells`, or module:Class"
+    parser.add_argument("--cells", nargs="+", default=[], metavar="NAME", help=words)
     chosen = parser.parse_args(arguments)
+    try:
+        for name in chosen.cells:
+            tg.nn.cells.make(name, 4, 4)
+    except ValueError as error:
+        parser.error(str(error))
     if chosen.table == "chart":
         print(draw(HERE.parent / "README.md", HERE.parent / "speed.png"))
     elif chosen.here:
-        measure(chosen.table, Settings(chosen.threads, chosen.quick, chosen.smoke))
+        measure(chosen.table, Settings(chosen.threads, chosen.quick, chosen.smoke, tuple(chosen.cells)))
     else:
-        return launch(chosen.table, chosen.threads, chosen.quick, chosen.smoke)
+        return launch(chosen.table, chosen.threads, chosen.quick, chosen.smoke, chosen.cells)
     return 0
 
 

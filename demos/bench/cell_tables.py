@@ -21,6 +21,9 @@ TINY = (2, 1, 3, 4)
 
 def cell_groups(settings: Settings) -> Iterator[Group]:
     """Whole layers: training steps, inference."""
+    if settings.cells:
+        yield from named_groups(settings)
+        return
     torch, jax, onnx = installed("torch"), installed("jax"), installed("onnxruntime")
     sizes = settings.some(CELL_SIZES, TINY)
     forward_sizes = settings.some([(1, 1, 32, 32), *CELL_SIZES], TINY)
@@ -45,6 +48,27 @@ def cell_groups(settings: Settings) -> Iterator[Group]:
     if onnx is not None and torch is not None:
         rows = (onnx_row(onnx, torch, n, s, settings.threads) for n in ("LSTM", "GRU", "RNN") for s in forward_sizes)
         yield Group("forward without gradients (T, B, I, H)", "ONNX Runtime", rows, target=(0.8, 1.1))
+
+
+def named_groups(settings: Settings) -> Iterator[Group]:
+    """Cells that the user names: training steps of the kernels against the same cell on the tape."""
+    for name in settings.cells:
+        rows = (named_row(name, size) for size in settings.some(CELL_SIZES, TINY))
+        yield Group(f"{name}, training step (T, B, I, H)", "tape", rows)
+
+
+def named_row(name: str, size: tuple[int, int, int, int]) -> Row:
+    """A training step of a cell by name, on either engine."""
+    T, B, I, H = size
+
+    def call(engine):
+        layer = tg.nn.Recurrent(tg.nn.cells.make(name, I, H), fused=engine)
+        (x,) = leaves(tg, random(T, B, I))
+        with tg.no_grad():
+            dy = tg.ones_like(layer(x)[0])
+        return training(lambda x: layer(x)[0], x, dy, list(layer.parameters()))
+
+    return Row(f"{T}, {B}, {I}, {H}", call("auto"), call("never"))
 
 
 def both_layers(torch: Any, name: str, I: int, H: int) -> tuple[Any, Any]:

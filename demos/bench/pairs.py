@@ -37,6 +37,7 @@ class Settings(NamedTuple):
     threads: int
     quick: bool
     smoke: bool
+    cells: tuple[str, ...] = ()
 
     def some(self, cases: Sequence[Any], smallest: Any) -> Sequence[Any]:
         """All cases, which are in order of size; the first three if quick; `smallest` alone for a smoke test."""

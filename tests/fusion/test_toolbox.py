@@ -39,7 +39,7 @@ CELLS = {
 
 
 def with_recurrent_dropout(cell):
-    if cell.calls("candidate"):  # others refuse it
+    if cell._calls("candidate"):  # others refuse it
         cell.recurrent_dropout = 0.4
     return cell
 

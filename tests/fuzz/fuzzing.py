@@ -33,7 +33,7 @@ OK, REFUSED, UNSAID = "agree", "refused", "says nothing"
 
 def recurrently_dropped(cell):
     """With recurrent dropout, where the cell has a candidate."""
-    if cell.calls("candidate"):
+    if cell._calls("candidate"):
         cell.recurrent_dropout = 0.3
     return cell
 

@@ -336,6 +336,35 @@ def test_cells_of_different_states():
         net(x, [h, h_2])
 
 
+class Matrix(tg.nn.Cell):
+    """A memory of the shape [B, H, 2], and a clock [B]."""
+
+    def __init__(self, input_size, hidden_size):
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.W = tg.nn.weight(input_size, hidden_size)
+
+    def initial_state(self, batch_size):
+        return (tg.zeros(batch_size, self.hidden_size), tg.zeros(batch_size, self.hidden_size, 2), tg.ones(batch_size))
+
+    def step(self, x, h, C, t):
+        C = 0.5 * C + tg.tanh(x @ self.W + h).unsqueeze(-1) / t.unsqueeze(-1).unsqueeze(-1)
+        return C.sum(-1), C, t + 1
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_states_of_any_shape_go_on(layers):
+    """The final states of one piece begin the next, and both pieces are the whole."""
+    net, x = Stack(lambda width: Matrix(width, 3), 4, layers, fused="never"), tg.randn(6, 5, 4)
+    whole, last = net(x)
+    first, state = net(x[:2])
+    assert [s.shape for s in state] == [(layers, 5, 3), (layers, 5, 3, 2), (layers, 5)]
+    second, state = net(x[2:], state)
+    np.testing.assert_allclose(tg.cat([first, second]).numpy(), whole.numpy(), rtol=1e-6)
+    assert all(np.allclose(a.numpy(), b.numpy()) for a, b in zip(state, last))
+    with pytest.raises(ValueError, match=r"initial state C has shape .*, expected \[\d, 5, 3, 2\]"):
+        net(x, (last[0], last[1][..., 0], last[2]))
+
+
 def test_training_mode_reaches_the_cells():
     """Those of an LSTM are no children of it, and recurrent dropout happens in them."""
     outer = tg.nn.Sequential(LSTM(I, 64, recurrent_dropout=0.5))

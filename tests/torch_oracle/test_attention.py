@@ -89,7 +89,8 @@ def test_multihead(seed):
     masks = {}
     if truth():  # floats as well as truth values, of which the first key is always left
         shape = (queries, keys) if truth() else (n * heads, queries, keys)
-        masks["attn_mask"] = rng.standard_normal(shape) if truth() else (rng.random(shape) < 0.5) & (np.arange(keys) > 0)
+        hidden = (rng.random(shape) < 0.5) & (np.arange(keys) > 0)
+        masks["attn_mask"] = rng.standard_normal(shape) if truth() else hidden
     if truth():
         shape = n, keys
         hidden = (rng.random(shape) < 0.5) & (np.arange(keys) > 0)

@@ -20,6 +20,11 @@ POINTS = 96  # where rules are compared with finite differences
 def primitive(signature: str, formula: str, /, *, check: bool = True, **gradients: str) -> "Function":
     """A new elementwise operation: a row of the table from outside, and the function that computes it.
 
+        >>> import tinygrad_rnn as tg
+        >>> cube = tg.primitive("cube(x)", "x ** 3", dx="3 * dy * x ** 2")
+        >>> cube(tg.tensor([1.0, 2.0]))
+        tensor([1., 8.])
+
         y = formula        dx = the rule for x
 
     It runs eagerly, is recorded, is differentiated again by the rules of what its rules name, is compiled into fused

@@ -16,7 +16,15 @@ from .tensor import Tensor
 
 
 class GradcheckError(AssertionError):
-    """A gradient disagrees with finite differences."""
+    """A gradient disagrees with finite differences.
+
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor([3.0], dtype=tg.float64, requires_grad=True)
+        >>> tg.gradcheck(lambda x: tg.clip_gradient(2 * x, 0.5), [x])
+        Traceback (most recent call last):
+            ...
+        tinygrad_rnn.autograd.gradcheck.GradcheckError: gradient of output 0 (made by ...
+    """
 
 
 def gradcheck(
@@ -24,6 +32,11 @@ def gradcheck(
     raise_exception: bool = True, nondet_tol: float = 0.0,
 ) -> bool:  # fmt: skip
     """Check that the gradients of `func` agree with finite differences: |a - n| <= atol + rtol |n| for every entry.
+
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor([0.5, -1.0], dtype=tg.float64, requires_grad=True)
+        >>> tg.gradcheck(lambda x: tg.tanh(x) * x, [x])
+        True
 
     Args:
         func: function of tensors that returns a tensor or a tuple of tensors.
@@ -46,6 +59,11 @@ def gradcheck(
 
 def gradgradcheck(func: Callable[..., Any], inputs: Any, grad_outputs: Any = None, **tolerances: Any) -> bool:
     """Check the second derivatives: the same for the function that maps (inputs, grad_outputs) to first gradients.
+
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor([0.5, -1.0], dtype=tg.float64, requires_grad=True)
+        >>> tg.gradgradcheck(tg.tanh, [x])
+        True
 
     Args:
         grad_outputs: the gradients that the first pass starts from; random ones by default.

@@ -31,15 +31,15 @@ def grad(
 ) -> tuple[Any, ...]:  # fmt: skip
     """The derivatives of the sum of `outputs` (weighted by `grad_outputs`) with respect to `inputs`.
 
-    Unlike `backward` it returns them and leaves every `grad` alone. With `create_graph` they can be differentiated
-    again, to any order:
-
         >>> import tinygrad_rnn as tg
         >>> x = tg.tensor(2.0, requires_grad=True)
         >>> (first,) = tg.grad(x**3, [x], create_graph=True)
         >>> (second,) = tg.grad(first, [x])
         >>> first.item(), second.item()
         (12.0, 12.0)
+
+    Unlike `backward` it returns them and leaves every `grad` alone. With `create_graph` they can be differentiated
+    again, to any order.
 
     Raises:
         RuntimeError: an input had no part in the outputs; `allow_unused=True` returns None for it.

@@ -104,18 +104,42 @@ def _mode(field: str, setting: Any, function: Any) -> Any:
 def no_grad(function: Any = None) -> Any:
     """Record nothing inside: results need no gradient, and no residual is saved for one. Also a decorator.
 
+        >>> import tinygrad_rnn as tg
+        >>> w = tg.tensor([1.0, 2.0], requires_grad=True)
+        >>> with tg.no_grad():
+        ...     w -= 0.5
+        >>> w
+        tensor([0.5, 1.5], requires_grad=True)
+
     Leaves can be written to inside, which is how weights are updated by hand: `p -= 0.1 * p.grad`.
     """
     return _mode("grad", False, function)
 
 
 def enable_grad(function: Any = None) -> Any:
-    """Record again, inside a `no_grad` block. Also a decorator."""
+    """Record again, inside a `no_grad` block. Also a decorator.
+
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor([1.0], requires_grad=True)
+        >>> with tg.no_grad():
+        ...     with tg.enable_grad():
+        ...         y = x * 2
+        >>> y.requires_grad
+        True
+    """
     return _mode("grad", True, function)
 
 
 def is_grad_enabled() -> bool:
-    """Whether operations of this thread are being recorded."""
+    """Whether operations of this thread are being recorded.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.is_grad_enabled()
+        True
+        >>> with tg.no_grad():
+        ...     tg.is_grad_enabled()
+        False
+    """
     not_traced("tg.is_grad_enabled()")
     return mode.grad
 
@@ -128,6 +152,13 @@ def not_traced(what: str) -> None:
 
 def detect_anomaly() -> set_mode:
     """Raise `FloatingPointError` at the first operation, forward or backward, that makes a NaN out of none.
+
+        >>> import tinygrad_rnn as tg
+        >>> with tg.detect_anomaly():
+        ...     tg.log(tg.tensor([-1.0]))
+        Traceback (most recent call last):
+            ...
+        FloatingPointError: log produced the first NaN, called at ...
 
     The message names the operation and the line of user code that called it. Slow: every result is inspected.
     """

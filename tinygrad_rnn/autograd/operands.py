@@ -20,7 +20,13 @@ LARGEST = float(np.finfo(np.float32).max)  # of a float32; what is larger become
 
 
 def as_tensor(x: Any) -> "Tensor":
-    """x itself if it is a tensor, else a constant. Python floats become float32; NumPy arrays keep their dtype."""
+    """x itself if it is a tensor, else a constant. Python floats become float32; NumPy arrays keep their dtype.
+
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor([1.0, 2.0])
+        >>> tg.as_tensor(x) is x, tg.as_tensor([1, 2]).dtype
+        (True, dtype('int64'))
+    """
     if isinstance(x, Value):
         return x  # type: ignore[return-value]
     return Value.tensor(as_array(x))
@@ -194,8 +200,15 @@ def unrecorded(function: Callable[..., Any], *operands: Any, **options: Any) -> 
     return Value.tensor(np.asarray(found))
 
 
-def named(name: str, meaning: str, function: Any) -> Any:
-    """A function that is one of several from one mould, with a name and a docstring of its own."""
+def named(name: str, meaning: str, function: Any, example: str = "") -> Any:
+    """A function that is one of several from one mould, with a name and a docstring of its own.
+
+    Args:
+        meaning: a sentence, and where there is an example the end of its line; more may follow.
+        example: what it is called with, and what that prints, as "tg.tensor([4.0]) -> tensor([2.])".
+    """
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = meaning
+    call, _, shown = example.partition(" -> ")
+    lines = f"\n\n    >>> import tinygrad_rnn as tg\n    >>> tg.{name}({call})\n    {shown}\n"
+    function.__doc__ = meaning.replace("\n", lines, 1) if example else meaning
     return function

@@ -6,7 +6,7 @@ All of them broadcast their arguments, accept tensors, NumPy arrays and numbers,
 import math
 from collections.abc import Callable
 from numbers import Number
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -22,43 +22,58 @@ if TYPE_CHECKING:
 # ---- One operand -----------------------------------------------------------------------------------------------------
 
 
-def _unary(row: ElementwisePrimitive, convert: Callable[[Any], Any] = floating) -> "Callable[[Any], Tensor]":
-    """The function of a row, with a docstring read off it."""
-    meaning = f"""`{row.equation}` for every element x of input, of any shape.
-
-    Its gradient is `dx = {row.rules["dx"]}`.
-    """
-    return named(row.name, meaning, unary(row, lambda input: row(convert(input))))
+def _unary(row: ElementwisePrimitive, shown: str, convert: Callable[[Any], Any] = floating) -> Any:
+    """The function of a row, with a docstring read off it, and what it makes of two numbers."""
+    meaning = f"`{row.equation}` for every element x of input, of any shape.\n\nIts gradient: `dx = {row.rules['dx']}`."
+    example = f"tg.tensor({[0.25, 1.0] if convert is floating else [-1.5, 2.0]}) -> tensor([{shown}])"
+    return named(row.name, meaning, unary(row, lambda input: row(convert(input))), example)
 
 
-exp, expm1 = _unary(table.exp), _unary(table.expm1)
-log, log1p = _unary(table.log), _unary(table.log1p)
-sqrt, rsqrt, reciprocal = _unary(table.sqrt), _unary(table.rsqrt), _unary(table.reciprocal)
-sin, cos, erf = _unary(table.sin), _unary(table.cos), _unary(table.erf)
-tanh, sigmoid, silu = _unary(table.tanh), _unary(table.sigmoid), _unary(table.silu)
+exp, expm1 = _unary(table.exp, "1.284 , 2.7183"), _unary(table.expm1, "0.284 , 1.7183")
+log, log1p = _unary(table.log, "-1.3863,  0.    "), _unary(table.log1p, "0.2231, 0.6931")
+sqrt, rsqrt, reciprocal = map(_unary, (table.sqrt, table.rsqrt, table.reciprocal), ("0.5, 1. ", "2., 1.", "4., 1."))
+sin, cos = _unary(table.sin, "0.2474, 0.8415"), _unary(table.cos, "0.9689, 0.5403")
+erf, silu = _unary(table.erf, "0.2763, 0.8427"), _unary(table.silu, "0.1405, 0.7311")
+tanh, sigmoid = _unary(table.tanh, "0.2449, 0.7616"), _unary(table.sigmoid, "0.5622, 0.7311")
 
 
 # These take integers as they are.
-neg, abs, sign, square = (_unary(row, as_tensor) for row in (table.neg, table.abs, table.sign, table.square))
-relu, floor = _unary(table.relu, as_tensor), _unary(table.floor, as_tensor)
+neg, abs = _unary(table.neg, " 1.5, -2. ", as_tensor), _unary(table.abs, "1.5, 2. ", as_tensor)
+sign, square = _unary(table.sign, "-1.,  1.", as_tensor), _unary(table.square, "2.25, 4.  ", as_tensor)
+relu, floor = _unary(table.relu, "0., 2.", as_tensor), _unary(table.floor, "-2.,  2.", as_tensor)
 
 
 def leaky_relu(input: Any, negative_slope: Any = 0.01) -> "Tensor":
-    """`x if x > 0 else negative_slope * x` for every element x."""
+    """`x if x > 0 else negative_slope * x` for every element x.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.leaky_relu(tg.tensor([-1.0, 2.0]), 0.1)
+        tensor([-0.1,  2. ])
+    """
     if isinstance(negative_slope, Value):  # it may be learned (He et al., 2015)
         return where(input > 0, input, negative_slope * input)
     return table.leaky_relu(floating(input), negative_slope=negative_slope)
 
 
 def elu(input: Any, alpha: Any = 1.0) -> "Tensor":
-    """`x if x > 0 else alpha * (exp(x) - 1)` for every element x (Clevert et al., 2016)."""
+    """`x if x > 0 else alpha * (exp(x) - 1)` for every element x (Clevert et al., 2016).
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.elu(tg.tensor([-1.0, 0.0, 2.0]))
+        tensor([-0.6321,  0.    ,  2.    ])
+    """
     if isinstance(alpha, Value):
         return where(input > 0, input, alpha * expm1(minimum(input, 0)))
     return table.elu(floating(input), alpha=alpha)
 
 
 def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> "Tensor":
-    """`log(1 + exp(beta * x)) / beta`, and x itself where `beta * x > threshold`."""
+    """`log(1 + exp(beta * x)) / beta`, and x itself where `beta * x > threshold`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.softplus(tg.tensor([0.0, 100.0]))
+        tensor([  0.6931, 100.    ])
+    """
     x = floating(input)
     scaled = x if beta == 1 else beta * x
     smooth = table.softplus(scaled)
@@ -67,6 +82,10 @@ def softplus(input: Any, beta: float = 1.0, threshold: float = 20.0) -> "Tensor"
 
 def gelu(input: Any, approximate: str = "none") -> "Tensor":
     """`x * P(X <= x)` for a standard normal X, or its tanh approximation (Hendrycks and Gimpel, 2016).
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.gelu(tg.tensor([-1.0, 0.0, 1.0]))
+        tensor([-0.1587,  0.    ,  0.8413])
 
     Args:
         approximate: "none", or "tanh" for `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`.
@@ -82,44 +101,62 @@ def gelu(input: Any, approximate: str = "none") -> "Tensor":
 # ---- Two operands and more -------------------------------------------------------------------------------------------
 
 
-def _binary(row: ElementwisePrimitive, meaning: str) -> "Callable[[Any, Any], Tensor]":
-    return named(row.name, meaning, binary(row, lambda input, other: row(*aligned(row.name, input, other))))
+def _binary(row: ElementwisePrimitive, meaning: str, shown: str) -> "Callable[[Any, Any], Tensor]":
+    example = f"tg.tensor([1.0, 5.0]), tg.tensor([3.0, 2.0]) -> tensor({shown})"
+    return named(row.name, meaning, binary(row, lambda input, other: row(*aligned(row.name, input, other))), example)
 
 
 def _ratio(input: Any, other: Any) -> "Tensor":
     return table.div(*(floating(x) if isinstance(x, Value) else x for x in aligned("div", input, other)))
 
 
-_add, _sub, _div = _binary(table.add, "`a + b`."), _binary(table.sub, "`a - b`."), binary(table.div, _ratio)
-mul = _binary(table.mul, "`input * other`.")
-maximum = _binary(table.maximum, "The larger of two values; NaN if either is. Ties share the gradient equally.")
-minimum = _binary(table.minimum, "The smaller of two values; NaN if either is. Ties share the gradient equally.")
+_add, _sub = _binary(table.add, "`a + b`.\n", "[4., 7.]"), _binary(table.sub, "`a - b`.\n", "[-2.,  3.]")
+mul, _div = _binary(table.mul, "`input * other`.\n", "[ 3., 10.]"), binary(table.div, _ratio)
+maximum = _binary(table.maximum, "The larger of two; NaN if either is. Ties share the gradient equally.\n", "[3., 5.]")
+minimum = _binary(table.minimum, "The smaller of two; NaN if either is. Ties share the gradient equally.\n", "[1., 2.]")
 
 
 def add(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
-    """`input + alpha * other`."""
+    """`input + alpha * other`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.add(tg.tensor([1.0, 2.0]), tg.tensor([10.0, 20.0]), alpha=2)
+        tensor([21., 42.])
+    """
     return _add(input, other if alpha == 1 else mul(other, alpha))
 
 
 def sub(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
-    """`input - alpha * other`."""
+    """`input - alpha * other`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.sub(tg.tensor([5.0, 7.0]), 1, alpha=2)
+        tensor([3., 5.])
+    """
     return _sub(input, other if alpha == 1 else mul(other, alpha))
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> "Tensor":
-    """`input / other`; with `rounding_mode` "floor" or "trunc" rounded, and then with a gradient of 0."""
+    """`input / other`; with `rounding_mode` "floor" or "trunc" rounded, and then with a gradient of 0.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.div(tg.tensor([7.0, -7.0]), 2, rounding_mode="floor")
+        tensor([ 3., -4.])
+    """
     quotient = _div(input, other)
-    if rounding_mode is None:
-        return quotient
-    if rounding_mode == "floor":
-        return table.floor(quotient)
-    if rounding_mode == "trunc":
-        return table.sign(quotient) * table.floor(table.abs(quotient))
+    if rounding_mode is None: return quotient
+    if rounding_mode == "floor": return table.floor(quotient)
+    if rounding_mode == "trunc": return table.sign(quotient) * table.floor(table.abs(quotient))
     raise ValueError(f"div: rounding_mode must be None, 'floor' or 'trunc', not {rounding_mode!r}")
 
 
 def pow(input: Any, exponent: Any) -> "Tensor":
-    """`input ** exponent`. The gradient at `0 ** 0` is 0."""
+    """`input ** exponent`. The gradient at `0 ** 0` is 0.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.pow(tg.tensor([1.0, 2.0, 3.0]), 3)
+        tensor([ 1.,  8., 27.])
+    """
     a, b = aligned("pow", input, exponent)
     if isinstance(b, (int, float)) and b == 2:
         return square(a)
@@ -130,6 +167,12 @@ def pow(input: Any, exponent: Any) -> "Tensor":
 
 def clamp(input: Any, min: Any = None, max: Any = None) -> "Tensor":
     """`minimum(maximum(input, min), max)`; where min > max the result is max.
+
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor([-2.0, 0.5, 2.0], requires_grad=True)
+        >>> tg.clamp(x, -1, 1).sum().backward()
+        >>> x.grad
+        tensor([0., 1., 0.])
 
     The gradient passes where `min <= input <= max`, both ends included.
     """
@@ -145,6 +188,12 @@ def clamp(input: Any, min: Any = None, max: Any = None) -> "Tensor":
 
 def clip_gradient(input: Any, value: float) -> "Tensor":
     """The input itself; its gradient is clipped to `[-value, value]`, element by element, in the backward pass.
+
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor([1.0, 1.0], requires_grad=True)
+        >>> (tg.clip_gradient(x, 0.5) * tg.tensor([10.0, 0.1])).sum().backward()
+        >>> x.grad
+        tensor([0.5, 0.1])
 
         y = x        dx = min(max(dy, -value), value)
 
@@ -165,15 +214,6 @@ def clip_gradient(input: Any, value: float) -> "Tensor":
 def straight_through(hard: Any, soft: Any) -> "Tensor":
     """The value of `hard` with the gradient of `soft`: what is decided is used, and what would decide softly learns.
 
-        y = hard        dhard = 0, dsoft = dy
-
-    Args:
-        hard: what comes out, such as a rounded or a thresholded value; truth values become 0 and 1.
-        soft: where gradients go, unchanged; of any shape that broadcasts with hard's.
-
-    Like every gradient that is no derivative, it does not agree with finite differences. Second derivatives are those
-    of `soft`.
-
         >>> import tinygrad_rnn as tg
         >>> v = tg.tensor([-1.0, 0.5, 2.0], requires_grad=True)
         >>> bit = tg.straight_through(v > 0, tg.sigmoid(v))  # a binary neuron
@@ -183,6 +223,15 @@ def straight_through(hard: Any, soft: Any) -> "Tensor":
         >>> v.grad
         tensor([0.1966, 0.235 , 0.105 ])
 
+        y = hard        dhard = 0, dsoft = dy
+
+    Args:
+        hard: what comes out, such as a rounded or a thresholded value; truth values become 0 and 1.
+        soft: where gradients go, unchanged; of any shape that broadcasts with hard's.
+
+    Like every gradient that is no derivative, it does not agree with finite differences. Second derivatives are those
+    of `soft`.
+
     Source: Bengio, Léonard and Courville, "Estimating or propagating gradients through stochastic neurons for
     conditional computation", 2013.
     """
@@ -191,7 +240,13 @@ def straight_through(hard: Any, soft: Any) -> "Tensor":
 
 
 def where(condition: Any, input: Any, other: Any) -> "Tensor":
-    """`input` where the condition holds, else `other`."""
+    """`input` where the condition holds, else `other`.
+
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor([-1.0, 2.0])
+        >>> tg.where(x > 0, x, 0.1 * x)
+        tensor([-0.1,  2. ])
+    """
     a, b = aligned("where", input, other)
     if not (isinstance(a, Value) or isinstance(b, Value)):
         a = as_tensor(a)
@@ -200,7 +255,12 @@ def where(condition: Any, input: Any, other: Any) -> "Tensor":
 
 
 def masked_fill(input: Any, mask: Any, value: Any) -> "Tensor":
-    """`value` where the mask holds, else `input`."""
+    """`value` where the mask holds, else `input`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.masked_fill(tg.tensor([1.0, 2.0]), tg.tensor([False, True]), -9)
+        tensor([ 1., -9.])
+    """
     scalar = np.asarray(value.data if isinstance(value, Value) else value)
     if scalar.dtype.kind not in "biuf" or scalar.ndim:
         raise TypeError(f"masked_fill: value must be a real number or a 0-d tensor, not {value!r}")
@@ -242,8 +302,9 @@ def _divisible(sign: str, input: Any, other: Any) -> Any:
 
 
 def _comparison(row: ElementwisePrimitive) -> "Callable[[Any, Any], Tensor]":
-    meaning = f"A boolean tensor: `{row.equation}` for every element."
-    return named(row.name, meaning, lambda input, other: row(*aligned(row.name, input, other)))
+    example = f"tg.tensor([0, 2]), tg.tensor([2, 2]) -> {cast(Any, row).integer([0, 2], [2, 2])!r}"
+    meaning, example = f"A boolean tensor: `{row.equation}` for every element.\n", example.replace("array", "tensor")
+    return named(row.name, meaning, lambda input, other: row(*aligned(row.name, input, other)), example)
 
 
 COMPARED = (Value, int, float, np.ndarray, np.generic, list, tuple, Number)  # the rest is equal to no tensor
@@ -252,7 +313,12 @@ logical_and, logical_or = _comparison(table.logical_and), _comparison(table.logi
 
 
 def logical_not(input: Any) -> "Tensor":
-    """A boolean tensor: whether an element is zero or False."""
+    """A boolean tensor: whether an element is zero or False.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.logical_not(tg.tensor([True, False]))
+        tensor([False,  True])
+    """
     return table.logical_not(as_tensor(input))
 
 
@@ -276,16 +342,31 @@ bitwise_not = _bitwise("~", np.invert, table.logical_not)
 
 
 def isnan(input: Any) -> "Tensor":
-    """A boolean tensor: whether an element is not a number."""
+    """A boolean tensor: whether an element is not a number.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.isnan(tg.tensor([1.0, float("inf"), float("nan")]))
+        tensor([False, False,  True])
+    """
     x = as_tensor(input)
     return table.ne(x, x)
 
 
 def isinf(input: Any) -> "Tensor":
-    """A boolean tensor: whether an element is infinite."""
+    """A boolean tensor: whether an element is infinite.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.isinf(tg.tensor([1.0, float("inf"), float("nan")]))
+        tensor([False,  True, False])
+    """
     return table.eq(table.abs(as_tensor(input).detach()), math.inf)
 
 
 def isfinite(input: Any) -> "Tensor":
-    """A boolean tensor: whether an element is a number, and not infinite."""
+    """A boolean tensor: whether an element is a number, and not infinite.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.isfinite(tg.tensor([1.0, float("inf"), float("nan")]))
+        tensor([ True, False, False])
+    """
     return table.lt(table.abs(as_tensor(input).detach()), math.inf)

@@ -22,6 +22,10 @@ _matrix_product = binary(table.matmul, table.matmul)  # of two matrices
 def matmul(input: Any, other: Any) -> "Tensor":
     """The matrix product, NumPy's and PyTorch's `@`.
 
+        >>> import tinygrad_rnn as tg
+        >>> tg.matmul(tg.ones(5, 2, 3), tg.ones(3, 4)).shape
+        (5, 2, 4)
+
     Shapes: [K] @ [K] -> []; [M, K] @ [K] -> [M]; [K] @ [K, N] -> [N]; [..., M, K] @ [..., K, N] -> [..., M, N] with
     batch dimensions that broadcast.
 
@@ -60,12 +64,22 @@ def _of_dims(name: str, *operands: tuple[Any, int]) -> list[Any]:
 
 
 def mm(input: Any, mat2: Any) -> "Tensor":
-    """The product of two matrices: [M, K], [K, N] -> [M, N]."""
+    """The product of two matrices: [M, K], [K, N] -> [M, N].
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.mm(tg.tensor([[1.0, 2.0]]), tg.tensor([[3.0], [4.0]]))
+        tensor([[11.]])
+    """
     return matmul(*_of_dims("mm", (input, 2), (mat2, 2)))
 
 
 def bmm(input: Any, mat2: Any) -> "Tensor":
-    """The products of two stacks of matrices: [B, M, K], [B, K, N] -> [B, M, N], without broadcasting."""
+    """The products of two stacks of matrices: [B, M, K], [B, K, N] -> [B, M, N], without broadcasting.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.bmm(tg.ones(5, 2, 3), tg.ones(5, 3, 4)).shape
+        (5, 2, 4)
+    """
     a, b = _of_dims("bmm", (input, 3), (mat2, 3))
     if a.shape[0] != b.shape[0]:
         raise ValueError(f"bmm: batch sizes differ: {list(a.shape)} and {list(b.shape)}; matmul broadcasts them")
@@ -73,12 +87,22 @@ def bmm(input: Any, mat2: Any) -> "Tensor":
 
 
 def mv(input: Any, vec: Any) -> "Tensor":
-    """The product of a matrix and a vector: [M, K], [K] -> [M]."""
+    """The product of a matrix and a vector: [M, K], [K] -> [M].
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.mv(tg.tensor([[1.0, 2.0], [3.0, 4.0]]), tg.tensor([1.0, 1.0]))
+        tensor([3., 7.])
+    """
     return _times_vector("mv", input, 2, vec)
 
 
 def dot(input: Any, tensor: Any) -> "Tensor":
-    """The inner product of two vectors: [K], [K] -> []."""
+    """The inner product of two vectors: [K], [K] -> [].
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.dot(tg.tensor([1.0, 2.0]), tg.tensor([3.0, 4.0])).item()
+        11.0
+    """
     return _times_vector("dot", input, 1, tensor)
 
 
@@ -90,13 +114,23 @@ def _times_vector(name: str, input: Any, ndim: int, vector: Any) -> "Tensor":
 
 
 def outer(input: Any, vec2: Any) -> "Tensor":
-    """The outer product of two vectors: [M], [N] -> [M, N]."""
+    """The outer product of two vectors: [M], [N] -> [M, N].
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.outer(tg.tensor([1.0, 2.0]), tg.tensor([3.0, 4.0]))
+        tensor([[3., 4.],
+                [6., 8.]])
+    """
     a, b = _of_dims("outer", (input, 1), (vec2, 1))
     return reshape(a, (a.shape[0], 1)) * b
 
 
 def einsum(equation: str, *operands: Any) -> "Tensor":
     """Einstein's summation convention: `einsum("tbi,ih->tbh", x, w)`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.einsum("tbi,ih->tbh", tg.ones(7, 2, 3), tg.ones(3, 4)).shape
+        (7, 2, 4)
 
     Operands are contracted from left to right, each pair as one batched matrix product over the letters that appear
     in neither later operands nor the result.

@@ -27,13 +27,23 @@ def _as(x: "Tensor", dtype: Any) -> "Tensor":
 
 
 def sum(input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> "Tensor":
-    """The sum over `dim`. Integers and booleans are summed as int64."""
+    """The sum over `dim`. Integers and booleans are summed as int64.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.sum(tg.tensor([[1.0, 2.0], [3.0, 4.0]]), dim=0)
+        tensor([4., 6.])
+    """
     x = _as(as_tensor(input), dtype)
     return table.sum(x, dim=all_dims("sum", dim, x.data.ndim), keepdim=keepdim)
 
 
 def mean(input: Any, dim: Dims = None, keepdim: bool = False, *, dtype: Any = None) -> "Tensor":
-    """The sum over `dim` divided by the number of elements; NaN where there are none."""
+    """The sum over `dim` divided by the number of elements; NaN where there are none.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.mean(tg.tensor([[1.0, 2.0], [3.0, 6.0]]), dim=0)
+        tensor([2., 4.])
+    """
     x = _as(as_tensor(input), dtype)
     if x.data.dtype.kind != "f":
         raise TypeError(f"mean: expected a tensor of floats, got {x.data.dtype}; pass dtype=float32 to convert it")
@@ -47,6 +57,10 @@ def _count(shape: tuple[int, ...], dims: tuple[int, ...]) -> int:
 
 def var(input: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False, unbiased: Any = None) -> "Tensor":
     """`sum((x - mean)^2) / (N - correction)` over `dim`; NaN or inf where the divisor is not positive.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.var(tg.tensor([1.0, 2.0, 3.0])).item(), tg.var(tg.tensor([1.0, 3.0]), correction=0).item()
+        (1.0, 1.0)
 
     Args:
         correction: 1 for the unbiased estimate (Bessel), 0 for the mean square.
@@ -65,7 +79,12 @@ def var(input: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = Fal
 
 
 def std(input: Any, dim: Any = None, *, correction: Any = 1, keepdim: bool = False, unbiased: Any = None) -> "Tensor":
-    """The square root of `var`, whose gradient is taken as 0 where all elements are equal."""
+    """The square root of `var`, whose gradient is taken as 0 where all elements are equal.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.std(tg.tensor([1.0, 2.0, 3.0])).item()
+        1.0
+    """
     return sqrt_or_zero(var(input, dim, correction=correction, keepdim=keepdim, unbiased=unbiased))
 
 
@@ -77,6 +96,12 @@ def sqrt_or_zero(x: "Tensor") -> "Tensor":
 
 def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> "Tensor":
     """The product over `dim`, of everything if it is None.
+
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor([2.0, 0.0, 3.0], requires_grad=True)
+        >>> tg.prod(x).backward()
+        >>> x.grad  # right where a factor is zero
+        tensor([0., 6., 0.])
 
     Halves are multiplied with each other until one factor is left, so that no gradient divides by a factor: it is
     right where one or several are zero.
@@ -99,20 +124,25 @@ def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: An
     return table.reshape(x, shape=result)
 
 
-def _extreme(row: Primitive, which: str) -> "Callable[..., Tensor]":
+def _extreme(row: Primitive, which: str, shown: str) -> "Callable[..., Tensor]":
     def function(input: Any, dim: Dims = (), keepdim: bool = False) -> "Tensor":
         x = as_tensor(input)
         return row(x, dim=all_dims(row.name, dim, x.data.ndim), keepdim=keepdim)
 
-    meaning = f"The {which} element over `dim`; NaN if there is one. Ties share the gradient equally."
-    return named(row.name, meaning, function)
+    meaning = f"The {which} element over `dim`; NaN if there is one. Ties share the gradient equally.\n"
+    return named(row.name, meaning, function, f"tg.tensor([[1.0, 5.0], [3.0, 2.0]]), 1 -> tensor({shown})")
 
 
-amax, amin = _extreme(table.amax, "largest"), _extreme(table.amin, "smallest")
+amax, amin = _extreme(table.amax, "largest", "[5., 3.]"), _extreme(table.amin, "smallest", "[1., 2.]")
 
 
 def norm(input: Any, p: Any = 2, dim: Dims = None, keepdim: bool = False) -> "Tensor":
-    """`sum(|x|^p)^(1/p)` over `dim`; `p` may be inf, and "fro" is 2. At 0 the gradient is 0."""
+    """`sum(|x|^p)^(1/p)` over `dim`; `p` may be inf, and "fro" is 2. At 0 the gradient is 0.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.norm(tg.tensor([3.0, 4.0])).item(), tg.norm(tg.tensor([3.0, 4.0]), 1).item()
+        (5.0, 7.0)
+    """
     x = table.abs(floating(input))
     if p in (math.inf, -math.inf):
         return (amax if p > 0 else amin)(x, dim, keepdim)
@@ -122,12 +152,23 @@ def norm(input: Any, p: Any = 2, dim: Dims = None, keepdim: bool = False) -> "Te
 
 
 def argmax(input: Any, dim: int | None = None, keepdim: bool = False) -> "Tensor":
-    """The position of the largest element, the first of equals; of the flattened tensor if `dim` is None."""
+    """The position of the largest element, the first of equals; of the flattened tensor if `dim` is None.
+
+        >>> import tinygrad_rnn as tg
+        >>> scores = tg.tensor([[0.1, 2.0, 0.3], [5.0, 1.0, 1.0]])
+        >>> tg.argmax(scores, dim=1)
+        tensor([1, 0])
+    """
     return _position(np.argmax, input, dim, keepdim)
 
 
 def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> "Tensor":
-    """The position of the smallest element, the first of equals; of the flattened tensor if `dim` is None."""
+    """The position of the smallest element, the first of equals; of the flattened tensor if `dim` is None.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.argmin(tg.tensor([3.0, 1.0, 2.0])).item()
+        1
+    """
     return _position(np.argmin, input, dim, keepdim)
 
 
@@ -141,7 +182,12 @@ def _position(function: Callable[..., Any], input: Any, dim: int | None, keepdim
 
 
 def all(input: Any, dim: Dims = None, keepdim: bool = False) -> "Tensor":
-    """Whether all elements over `dim` are nonzero."""
+    """Whether all elements over `dim` are nonzero.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.all(tg.tensor([[True, True], [True, False]]), dim=1)
+        tensor([ True, False])
+    """
     x = as_tensor(input)
     dims = all_dims("all", dim, x.data.ndim)
     if mode.tracer is not None:
@@ -150,7 +196,12 @@ def all(input: Any, dim: Dims = None, keepdim: bool = False) -> "Tensor":
 
 
 def any(input: Any, dim: Dims = None, keepdim: bool = False) -> "Tensor":
-    """Whether an element over `dim` is nonzero."""
+    """Whether an element over `dim` is nonzero.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.any(tg.tensor([[False, False], [True, False]]), dim=1)
+        tensor([False,  True])
+    """
     x = as_tensor(input)
     dims = all_dims("any", dim, x.data.ndim)
     if mode.tracer is not None:
@@ -159,7 +210,12 @@ def any(input: Any, dim: Dims = None, keepdim: bool = False) -> "Tensor":
 
 
 def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> "Tensor":
-    """`log(sum(exp(x)))` over `dim`, computed as `m + log(sum(exp(x - m)))` with m the maximum: no overflow."""
+    """`log(sum(exp(x)))` over `dim`, computed as `m + log(sum(exp(x - m)))` with m the maximum: no overflow.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.logsumexp(tg.tensor([1000.0, 1000.0]), 0)  # 1000 + log(2): no overflow
+        tensor(1000.6932)
+    """
     x = floating(input)
     dims = all_dims("logsumexp", dim, x.data.ndim)
     if _count(x.data.shape, dims) == 0:
@@ -171,7 +227,12 @@ def logsumexp(input: Any, dim: Dims, keepdim: bool = False) -> "Tensor":
 
 
 def cumsum(input: Any, dim: int, *, dtype: Any = None) -> "Tensor":
-    """The running sum along `dim`."""
+    """The running sum along `dim`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.cumsum(tg.tensor([1.0, 2.0, 3.0]), 0)
+        tensor([1., 3., 6.])
+    """
     x = _as(as_tensor(input), dtype)
     if not x.data.ndim:
         one_dim("cumsum", dim, 0)
@@ -180,12 +241,23 @@ def cumsum(input: Any, dim: int, *, dtype: Any = None) -> "Tensor":
 
 
 def softmax(input: Any, dim: int, dtype: Any = None) -> "Tensor":
-    """`exp(x) / sum(exp(x))` along `dim`."""
+    """`exp(x) / sum(exp(x))` along `dim`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.softmax(tg.tensor([[0.0, 0.0], [1.0, -1.0]]), 1)
+        tensor([[0.5   , 0.5   ],
+                [0.8808, 0.1192]])
+    """
     return _normalised(table.softmax, input, dim, dtype)
 
 
 def log_softmax(input: Any, dim: int, dtype: Any = None) -> "Tensor":
-    """`x - log(sum(exp(x)))` along `dim`: the logarithm of `softmax`, without its underflow."""
+    """`x - log(sum(exp(x)))` along `dim`: the logarithm of `softmax`, without its underflow.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.log_softmax(tg.tensor([0.0, 0.0]), 0)
+        tensor([-0.6931, -0.6931])
+    """
     return _normalised(table.log_softmax, input, dim, dtype)
 
 

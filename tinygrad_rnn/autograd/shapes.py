@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def reshape(input: Any, shape: Any, *more: int) -> "Tensor":
-    """The same elements, row by row, in another shape; one size may be -1, which is then computed."""
+    """The same elements, row by row, in another shape; one size may be -1, which is then computed.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.reshape(tg.arange(6), 2, -1)
+        tensor([[0, 1, 2],
+                [3, 4, 5]])
+    """
     x = as_tensor(input)
     wanted = sizes("reshape", (shape, *more))
     if -1 in wanted:
@@ -33,7 +39,12 @@ def reshape(input: Any, shape: Any, *more: int) -> "Tensor":
 
 
 def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> "Tensor":
-    """Dimensions start_dim to end_dim (inclusive) as one."""
+    """Dimensions start_dim to end_dim (inclusive) as one.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.flatten(tg.ones(2, 3, 4), 1).shape
+        (2, 12)
+    """
     x = as_tensor(input)
     first, last = one_dim("flatten", start_dim, x.data.ndim), one_dim("flatten", end_dim, x.data.ndim)
     if first > last:
@@ -43,7 +54,12 @@ def flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> "Tensor":
 
 
 def permute(input: Any, dims: Any, *more: int) -> "Tensor":
-    """Dimensions in another order: `y.shape[i] == x.shape[dims[i]]`."""
+    """Dimensions in another order: `y.shape[i] == x.shape[dims[i]]`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.permute(tg.ones(2, 3, 4), 2, 0, 1).shape
+        (4, 2, 3)
+    """
     x = as_tensor(input)
     order = tuple(one_dim("permute", d, x.data.ndim) for d in sizes("permute", (dims, *more)))
     if sorted(order) != list(range(x.data.ndim)):
@@ -52,7 +68,12 @@ def permute(input: Any, dims: Any, *more: int) -> "Tensor":
 
 
 def transpose(input: Any, dim0: int, dim1: int) -> "Tensor":
-    """Two dimensions exchanged."""
+    """Two dimensions exchanged.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.transpose(tg.ones(2, 3, 4), 0, 1).shape
+        (3, 2, 4)
+    """
     x = as_tensor(input)
     order = list(range(x.data.ndim))
     a, b = one_dim("transpose", dim0, x.data.ndim), one_dim("transpose", dim1, x.data.ndim)
@@ -70,7 +91,12 @@ def t(input: Any) -> "Tensor":
 
 
 def squeeze(input: Any, dim: int | tuple[int, ...] | None = None) -> "Tensor":
-    """Without dimensions of size 1: all of them, or those of `dim` that are."""
+    """Without dimensions of size 1: all of them, or those of `dim` that are.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.squeeze(tg.ones(1, 3, 1)).shape, tg.squeeze(tg.ones(1, 3, 1), 0).shape
+        ((3,), (3, 1))
+    """
     x = as_tensor(input)
     shape: Any = x.shape
     if dim is None and mode.tracer is not None and mode.tracer.has_rows(x):
@@ -81,7 +107,12 @@ def squeeze(input: Any, dim: int | tuple[int, ...] | None = None) -> "Tensor":
 
 
 def unsqueeze(input: Any, dim: int) -> "Tensor":
-    """With a dimension of size 1 inserted at `dim`."""
+    """With a dimension of size 1 inserted at `dim`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.unsqueeze(tg.ones(2, 3), 1).shape
+        (2, 1, 3)
+    """
     x = as_tensor(input)
     shape = x.data.shape
     at = one_dim("unsqueeze", dim, len(shape) + 1)
@@ -89,7 +120,13 @@ def unsqueeze(input: Any, dim: int) -> "Tensor":
 
 
 def expand(input: Any, size: Any, *more: int) -> "Tensor":
-    """Dimensions of size 1 repeated to `size`, without copying; -1 leaves a size as it is."""
+    """Dimensions of size 1 repeated to `size`, without copying; -1 leaves a size as it is.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.expand(tg.tensor([[1.0], [2.0]]), -1, 3)
+        tensor([[1., 1., 1.],
+                [2., 2., 2.]])
+    """
     x = as_tensor(input)
     wanted = sizes("expand", (size, *more))
     new = len(wanted) - x.data.ndim
@@ -100,7 +137,13 @@ def expand(input: Any, size: Any, *more: int) -> "Tensor":
 
 
 def broadcast_to(input: Any, shape: Sequence[int]) -> "Tensor":
-    """`input` repeated to `shape`, by NumPy's rules of broadcasting."""
+    """`input` repeated to `shape`, by NumPy's rules of broadcasting.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.broadcast_to(tg.tensor([1.0, 2.0]), (2, 2))
+        tensor([[1., 2.],
+                [1., 2.]])
+    """
     return expand(input, tuple(shape))
 
 
@@ -112,7 +155,12 @@ def sum_to_size(input: Any, size: Any, *more: int) -> "Tensor":
 
 
 def flip(input: Any, dims: Any, *more: int) -> "Tensor":
-    """The order of elements reversed along `dims`."""
+    """The order of elements reversed along `dims`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.flip(tg.tensor([1.0, 2.0, 3.0]), 0)
+        tensor([3., 2., 1.])
+    """
     x = as_tensor(input)
     wanted = sizes("flip", (dims, *more))
     backwards = all_dims("flip", wanted, x.data.ndim) if wanted else ()
@@ -120,7 +168,12 @@ def flip(input: Any, dims: Any, *more: int) -> "Tensor":
 
 
 def roll(input: Any, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] | None = None) -> "Tensor":
-    """Elements moved by `shifts` along `dims`, those that leave at the end entering at the front."""
+    """Elements moved by `shifts` along `dims`, those that leave at the end entering at the front.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.roll(tg.tensor([1.0, 2.0, 3.0]), 1)
+        tensor([3., 1., 2.])
+    """
     x = as_tensor(input)
     if dims is None or dims == ():
         return reshape(roll(reshape(x, -1), shifts, 0), x.data.shape) if x.data.size else x
@@ -137,6 +190,10 @@ def roll(input: Any, shifts: int | tuple[int, ...], dims: int | tuple[int, ...] 
 
 def pad(input: Any, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> "Tensor":
     """A border around the last dimensions; negative widths cut.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.pad(tg.tensor([1.0, 2.0]), (1, 2))
+        tensor([0., 1., 2., 0., 0.])
 
     Args:
         pad: (before, after) of the last dimension, then of the one before it, and so on.
@@ -193,7 +250,12 @@ def _pad_with_value(x: "Tensor", borders: list[tuple[int, int, int]], value: flo
 
 
 def cat(tensors: Sequence[Any], dim: int = 0) -> "Tensor":
-    """Tensors one after the other along a dimension that exists."""
+    """Tensors one after the other along a dimension that exists.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.cat([tg.ones(2, 3), tg.zeros(1, 3)]).shape
+        (3, 3)
+    """
     xs = _sequence("cat", tensors)
     ndim = max(dims := [x.data.ndim for x in xs])
     if 0 in dims:
@@ -203,7 +265,13 @@ def cat(tensors: Sequence[Any], dim: int = 0) -> "Tensor":
 
 
 def stack(tensors: Sequence[Any], dim: int = 0) -> "Tensor":
-    """Tensors of one shape side by side along a new dimension."""
+    """Tensors of one shape side by side along a new dimension.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.stack([tg.tensor([1.0, 2.0]), tg.tensor([3.0, 4.0])])
+        tensor([[1., 2.],
+                [3., 4.]])
+    """
     xs = _sequence("stack", tensors)
     for x in xs:
         if x.data.shape != xs[0].data.shape:
@@ -225,7 +293,12 @@ def _sequence(name: str, tensors: Any) -> list["Tensor"]:
 
 
 def split(tensor: Any, split_size_or_sections: int | Sequence[int], dim: int = 0) -> tuple["Tensor", ...]:
-    """Slices along `dim`: of the given sizes, or of one size with what is left at the end."""
+    """Slices along `dim`: of the given sizes, or of one size with what is left at the end.
+
+        >>> import tinygrad_rnn as tg
+        >>> [part.shape for part in tg.split(tg.ones(5, 2), [3, 2])]
+        [(3, 2), (2, 2)]
+    """
     x, axis, n = _divided("split", tensor, dim)
     if isinstance(split_size_or_sections, (tuple, list)):
         parts = sizes("split", (split_size_or_sections,))
@@ -254,7 +327,12 @@ def _narrow(x: "Tensor", axis: int, start: int, stop: int) -> "Tensor":
 
 
 def narrow(input: Any, dim: int, start: int, length: int) -> "Tensor":
-    """`length` elements along `dim`, from `start` on."""
+    """`length` elements along `dim`, from `start` on.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.narrow(tg.arange(6), 0, 2, 3)
+        tensor([2, 3, 4])
+    """
     x, axis, n = _divided("narrow", input, dim)
     first = start % n if start < 0 and n else start
     if not 0 <= first <= n - length or length < 0:
@@ -263,7 +341,12 @@ def narrow(input: Any, dim: int, start: int, length: int) -> "Tensor":
 
 
 def chunk(input: Any, chunks: int, dim: int = 0) -> tuple["Tensor", ...]:
-    """At most `chunks` slices of equal size along `dim`, the last one smaller."""
+    """At most `chunks` slices of equal size along `dim`, the last one smaller.
+
+        >>> import tinygrad_rnn as tg
+        >>> [gate.shape for gate in tg.chunk(tg.ones(5, 12), 4, -1)]
+        [(5, 3), (5, 3), (5, 3), (5, 3)]
+    """
     if chunks < 1:
         raise ValueError(f"chunk: chunks must be positive, got {chunks}")
     x, axis, n = _divided("chunk", input, dim)
@@ -271,7 +354,12 @@ def chunk(input: Any, chunks: int, dim: int = 0) -> tuple["Tensor", ...]:
 
 
 def unbind(input: Any, dim: int = 0) -> tuple["Tensor", ...]:
-    """The slices along `dim`, without that dimension. Their gradients are gathered in one array."""
+    """The slices along `dim`, without that dimension. Their gradients are gathered in one array.
+
+        >>> import tinygrad_rnn as tg
+        >>> [x_t.shape for x_t in tg.unbind(tg.ones(3, 16, 28))]
+        [(16, 28), (16, 28), (16, 28)]
+    """
     x, axis, n = _divided("unbind", input, dim)
     return tuple([table.slice(x, at=along(axis, i)) for i in range(n)])
 
@@ -321,7 +409,14 @@ def _plain(part: Any, copy: bool) -> Any:
 
 
 def index_select(input: Any, dim: int, index: Any) -> "Tensor":
-    """The slices along `dim` at the positions of a 1-d index."""
+    """The slices along `dim` at the positions of a 1-d index.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.index_select(tg.tensor([[1.0, 2.0], [3.0, 4.0]]), 0, tg.tensor([1, 1, 0]))
+        tensor([[3., 4.],
+                [3., 4.],
+                [1., 2.]])
+    """
     x, places = as_tensor(input), integers("index_select", index)
     axis = one_dim("index_select", dim, x.data.ndim)
     if places.ndim > 1:
@@ -339,7 +434,14 @@ def _in_range(name: str, places: np.ndarray, size: int, dim: int) -> None:
 
 
 def gather(input: Any, dim: int, index: Any) -> "Tensor":
-    """`y[i][j][k] = x[i][index[i][j][k]][k]`, for dim 1 of three; index has as many dimensions as x."""
+    """`y[i][j][k] = x[i][index[i][j][k]][k]`, for dim 1 of three; index has as many dimensions as x.
+
+        >>> import tinygrad_rnn as tg
+        >>> scores = tg.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+        >>> tg.gather(scores, 1, tg.tensor([[2], [0]]))  # a column for each row
+        tensor([[3.],
+                [4.]])
+    """
     x, places = as_tensor(input), integers("gather", index)
     axis = one_dim("gather", dim, x.data.ndim)
     if not x.data.ndim or not places.ndim:
@@ -361,7 +463,7 @@ class Extreme(NamedTuple):
     indices: Any  # of a dimension, and where they are
 
 
-def _extreme(of_all: Any, position: Any, of_two: Any, which: str) -> Any:
+def _extreme(of_all: Any, position: Any, of_two: Any, which: str, values: str, indices: str) -> Any:
     def function(input: Any, dim: Any = None, keepdim: bool = False) -> Any:
         if dim is None or isinstance(dim, (Value, np.ndarray)):
             return of_all(input) if dim is None else of_two(input, dim)
@@ -369,19 +471,23 @@ def _extreme(of_all: Any, position: Any, of_two: Any, which: str) -> Any:
         found = gather(input, dim, places) if places.data.ndim else as_tensor(input)
         return Extreme(*[x if keepdim else squeeze(x, dim) for x in (found, places)])
 
-    meaning = f"""The {which} element; with `dim`, (values, indices) along it; with a tensor, that of the two.
+    meaning = f"""The {which} element; with `dim`, (values, indices) along it; with a tensor, that of the two.\n
+    Of equals along `dim` the first one gets the gradient; without `dim` they share it."""
+    shown = f"tg.tensor([[1.0, 5.0], [3.0, 2.0]]), 1 -> Extreme(values=tensor({values}), indices=tensor({indices}))"
+    return named(of_all.__name__[1:], meaning, function, shown)
 
-    Of equals along `dim` the first one gets the gradient; without `dim` they share it.
-    """
-    return named(of_all.__name__[1:], meaning, function)
 
-
-largest = _extreme(reductions.amax, reductions.argmax, pointwise.maximum, "largest")
-smallest = _extreme(reductions.amin, reductions.argmin, pointwise.minimum, "smallest")
+largest = _extreme(reductions.amax, reductions.argmax, pointwise.maximum, "largest", "[5., 3.]", "[1, 0]")
+smallest = _extreme(reductions.amin, reductions.argmin, pointwise.minimum, "smallest", "[1., 2.]", "[0, 1]")
 
 
 def diagonal(input: Any, dim0: int = 0, dim1: int = 1) -> "Tensor":
-    """The elements whose indices along two dimensions of equal size agree, along a new last dimension."""
+    """The elements whose indices along two dimensions of equal size agree, along a new last dimension.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.diagonal(tg.tensor([[1.0, 2.0], [3.0, 4.0]]))
+        tensor([1., 4.])
+    """
     x = as_tensor(input)
     a, b = one_dim("diagonal", dim0, x.data.ndim), one_dim("diagonal", dim1, x.data.ndim)
     rest = [i for i in range(x.data.ndim) if i not in (a, b)]
@@ -391,12 +497,25 @@ def diagonal(input: Any, dim0: int = 0, dim1: int = 1) -> "Tensor":
 
 
 def tril(input: Any, diagonal: int = 0) -> "Tensor":
-    """The elements on and below a diagonal of the last two dimensions, 0 elsewhere."""
+    """The elements on and below a diagonal of the last two dimensions, 0 elsewhere.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.tril(tg.ones(3, 3))
+        tensor([[1., 0., 0.],
+                [1., 1., 0.],
+                [1., 1., 1.]])
+    """
     return _triangle("tril", input, lambda column, row: column - row <= diagonal)
 
 
 def triu(input: Any, diagonal: int = 0) -> "Tensor":
-    """The elements on and above a diagonal of the last two dimensions, 0 elsewhere."""
+    """The elements on and above a diagonal of the last two dimensions, 0 elsewhere.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.triu(tg.ones(2, 2))
+        tensor([[1., 1.],
+                [0., 1.]])
+    """
     return _triangle("triu", input, lambda column, row: column - row >= diagonal)
 
 

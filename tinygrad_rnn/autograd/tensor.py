@@ -42,6 +42,13 @@ def _reflected(function: Callable[[Any, Any], Any]) -> Callable[["Tensor", Any],
 class Tensor(Value):
     """A multidimensional array of one dtype that can remember how it was computed.
 
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+        >>> y = (x * x).sum()
+        >>> y.backward()
+        >>> y.item(), x.grad.tolist()
+        (30.0, [[2.0, 4.0], [6.0, 8.0]])
+
     Made by `tensor`, `zeros` and the other functions of `creation`, and by operations. `numpy()` is the array itself;
     `backward()` fills in the `grad` of every tensor that was made with `requires_grad=True` and had a part in it.
     """

@@ -67,7 +67,7 @@ def run_on_tape(
 
     Args:
         record: is told the named values of every step.
-        held: what cells hold for the sequence; their `values_of_sequence` if it is None.
+        held: what cells hold for the sequence; their `_values_of_sequence` if it is None.
 
     Returns:
         The values after each step of the states that are watched, and the final values of all.
@@ -78,7 +78,7 @@ def run_on_tape(
     steps = [unbind(x if running is None else where(running[..., None], x, 0)) for x in sequence.inputs]
     order = range(sequence.T)[:: -1 if sequence.reverse else 1]
     every: list[list[Tensor]] = [[] for _ in range(sequence.watched)]
-    with cell.holding(cell.values_of_sequence(sequence.B) if held is None else held):
+    with cell._holding(cell._values_of_sequence(sequence.B) if held is None else held):
         for t in order:
             xs = tuple(x[t] for x in steps)
             x_t = xs if sequence.several else xs[0]

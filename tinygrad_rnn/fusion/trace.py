@@ -406,7 +406,7 @@ def _trace_once(
     by_name = {name: trace.leaf(name, "given", at(shape), dtype) for name, shape, dtype in values}
     try:
         with Locals(cell):  # what these values are made of may change as well
-            of_sequence = cell.values_of_sequence(batch)
+            of_sequence = cell._values_of_sequence(batch)
         given = [
             (owner, {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in held.items()})
             for owner, held in of_sequence
@@ -414,7 +414,7 @@ def _trace_once(
         leaves = [*xs, *symbols, *by_name.values(), *(symbol for _, held in given for symbol in held.values())]
         numbers_drawn = get_rng_state()
         held = [x for _, x in tensors]
-        with watched(held), set_mode("tracer", trace), cell.holding(given), Locals(cell), latching(trace, codes):
+        with watched(held), set_mode("tracer", trace), cell._holding(given), Locals(cell), latching(trace, codes):
             returned = cell.step(xs[0] if single else tuple(xs), *symbols, **by_name)
     except Unfusable as error:
         raise trace.latch(error) from None

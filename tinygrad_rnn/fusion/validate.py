@@ -132,7 +132,7 @@ class _Trial:
         program, leaves = fused.program, fused.leaves
         set_rng_state(np.random.default_rng(draw).bit_generator.state)  # type: ignore[arg-type]
         with no_grad():
-            self.held = self.cell.values_of_sequence(B)
+            self.held = self.cell._values_of_sequence(B)
         self.after_held = get_rng_state()
         held = [value for _, values in self.held for value in values.values()]
         inputs: Any = [self._drawn((T, B, *x.shape[1:]), x.dtype) for x in leaves[: fused.inputs]]

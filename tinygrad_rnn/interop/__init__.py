@@ -26,3 +26,9 @@ from .weights import (
     to_onnx,
     to_torch,
 )
+
+__all__ = [
+    "Weights", "from_cell", "to_cell", "from_torch", "to_torch", "from_keras", "to_keras", "from_onnx", "to_onnx",
+    "swap_update_gate",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes

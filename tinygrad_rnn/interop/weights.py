@@ -37,6 +37,11 @@ OPTIONAL = ("bias_ih", "bias_hh", "weight_hr", "peephole")
 class Weights:
     """One layer in one direction, in PyTorch's layout.
 
+        >>> import tinygrad_rnn as tg
+        >>> weights = tg.interop.from_cell(tg.nn.LSTMCell(3, 4))
+        >>> weights.kind, weights.weight_ih.shape
+        ('lstm', (16, 3))
+
     Raises:
         ValueError: kind or reset is none of these, or an array has a shape that does not fit the others.
 
@@ -100,6 +105,11 @@ class Weights:
 def from_cell(cell: Cell) -> Weights:
     """The weights of an RNNCell, LSTMCell, ProjectedLSTMCell, PeepholeLSTMCell, GRUCell or GRUVariantCell, copied.
 
+        >>> import tinygrad_rnn as tg
+        >>> weights = tg.interop.from_cell(tg.nn.GRUCell(3, 4))
+        >>> weights.kind, weights.weight_hh.shape
+        ('gru', (12, 4))
+
     A GRUVariantCell whose z keeps the new state is converted. A nonlinearity is not kept.
 
     Raises:
@@ -120,6 +130,12 @@ def from_cell(cell: Cell) -> Weights:
 
 def to_cell(weights: Weights, **options: Any) -> Cell:
     """A cell with a copy of these weights: RNNCell, LSTMCell (projected or with peepholes), GRUCell or GRUVariantCell.
+
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.RNNCell(3, 4)
+        >>> twin = tg.interop.to_cell(tg.interop.from_cell(cell))
+        >>> bool((twin.weight_ih == cell.weight_ih).all())
+        True
 
     Args:
         options: such as `nonlinearity="relu"`, for the cell.
@@ -157,6 +173,11 @@ def from_torch(
 ) -> Weights:
     """One layer and direction of the `state_dict` of an `nn.RNN`, `nn.LSTM` or `nn.GRU`, PyTorch's or ours.
 
+        >>> import tinygrad_rnn as tg
+        >>> weights = tg.interop.from_torch("lstm", tg.nn.LSTM(3, 4).state_dict())
+        >>> weights.weight_ih.shape
+        (16, 3)
+
     Args:
         kind: "rnn", "lstm" or "gru".
         state_dict: name -> array, or tensor on the CPU.
@@ -178,6 +199,10 @@ def from_torch(
 
 def to_torch(weights: Weights, layer: int | None = 0, reverse: bool = False, prefix: str = "") -> dict[str, np.ndarray]:
     """The entries of a `state_dict` for one layer and direction, see `from_torch`; those of several can be joined.
+
+        >>> import tinygrad_rnn as tg
+        >>> list(tg.interop.to_torch(tg.interop.from_cell(tg.nn.RNNCell(3, 4))))
+        ['weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0']
 
     For PyTorch make tensors of them: `{name: torch.from_numpy(array) for name, array in ...}`.
 
@@ -202,6 +227,12 @@ def _torch_names(layer: int | None, reverse: bool, prefix: str) -> dict[str, str
 
 def from_keras(kind: str, arrays: Sequence[Any], reset_after: bool = True) -> Weights:
     """What `get_weights()` of a Keras SimpleRNN, LSTM or GRU layer returns: kernel, recurrent kernel, and maybe bias.
+
+        >>> import numpy as np
+        >>> import tinygrad_rnn as tg
+        >>> arrays = np.zeros((3, 16)), np.zeros((4, 16)), np.zeros(16)
+        >>> tg.interop.from_keras("lstm", arrays).weight_ih.shape
+        (16, 3)
 
     Of a Bidirectional layer the first half of the arrays is the forward layer's, the second the backward one's.
 
@@ -243,6 +274,10 @@ def from_keras(kind: str, arrays: Sequence[Any], reset_after: bool = True) -> We
 def to_keras(weights: Weights, reset_after: bool = True) -> list[np.ndarray]:
     """What `set_weights` of a Keras layer takes: kernel [I, kH], recurrent kernel [H, kH] and, if there is one, bias.
 
+        >>> import tinygrad_rnn as tg
+        >>> [array.shape for array in tg.interop.to_keras(tg.interop.from_cell(tg.nn.LSTMCell(3, 4)))]
+        [(3, 16), (4, 16), (16,)]
+
     PyTorch's two biases are added up: Keras has one, but for a GRU with reset_after, where it is [2, 3H].
 
     Args:
@@ -271,6 +306,12 @@ def from_onnx(
     kind: str, W: Any, R: Any, B: Any = None, P: Any = None, linear_before_reset: int = 0
 ) -> tuple[Weights, ...]:
     """The weights of the ONNX operators RNN, LSTM and GRU, one `Weights` for each direction.
+
+        >>> import numpy as np
+        >>> import tinygrad_rnn as tg
+        >>> (weights,) = tg.interop.from_onnx("rnn", np.zeros((1, 4, 3)), np.zeros((1, 4, 4)))
+        >>> weights.weight_ih.shape
+        (4, 3)
 
     Args:
         W, R: [D, kH, I] and [D, kH, H].
@@ -313,6 +354,11 @@ def from_onnx(
 def to_onnx(*directions: Weights) -> dict[str, Any]:
     """Inputs W, R and, if there are any, B and P of an ONNX operator; of a GRU also the attribute linear_before_reset.
 
+        >>> import tinygrad_rnn as tg
+        >>> inputs = tg.interop.to_onnx(tg.interop.from_cell(tg.nn.RNNCell(3, 4)))
+        >>> inputs["W"].shape, inputs["R"].shape
+        ((1, 4, 3), (1, 4, 4))
+
     Args:
         directions: one `Weights`, or the forward and the backward ones of a bidirectional layer.
 
@@ -346,6 +392,12 @@ def to_onnx(*directions: Weights) -> dict[str, Any]:
 
 def swap_update_gate(weights: Weights) -> Weights:
     """The same GRU with z in the place of 1 - z, or the other way round: sigmoid(-a) = 1 - sigmoid(a).
+
+        >>> import tinygrad_rnn as tg
+        >>> weights = tg.interop.from_cell(tg.nn.GRUCell(3, 4))
+        >>> twice = tg.interop.swap_update_gate(tg.interop.swap_update_gate(weights))
+        >>> bool((twice.weight_ih == weights.weight_ih).all())
+        True
 
     Raises:
         ValueError: it is no GRU.

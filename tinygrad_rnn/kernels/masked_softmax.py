@@ -1,8 +1,9 @@
 """Softmax of rows under a mask, forward and backward in one pass each: what attention pays to whom.
 
-Row i of a matrix x [L, S] becomes exp(z - m) / sum(exp(z - m)), z = scale x + bias, m = max(z). What has a bias of minus
-infinity gets 0, and so does, if `causal`, what stands behind the diagonal: row i sees columns 0 to i, whatever S is. A
-row of which nothing is left is 0, and its gradient too; NumPy's calls would make it NaN, and take three times as long.
+Row i of a matrix x [L, S] becomes exp(z - m) / sum(exp(z - m)), z = scale x + bias, m = max(z). What has a bias of
+minus infinity gets 0, and so does, if `causal`, what stands behind the diagonal: row i sees columns 0 to i, whatever S
+is. A row of which nothing is left is 0, and its gradient too; NumPy's calls would make it NaN, and take three times as
+long.
 """
 
 import functools

@@ -6,12 +6,24 @@ _num_threads = 0  # chosen at first use: NUMBA_NUM_THREADS may be set after this
 
 
 def get_num_threads() -> int:
-    """The number of threads a large operation may use, the caller's included; at first NUMBA_NUM_THREADS."""
+    """The number of threads a large operation may use, the caller's included; at first NUMBA_NUM_THREADS.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.get_num_threads() >= 1
+        True
+    """
     return _num_threads or int(config.NUMBA_NUM_THREADS)
 
 
 def set_num_threads(n: int) -> None:
     """Let large operations use `n` threads, the caller's included. Results do not depend on it, to the last bit.
+
+        >>> import tinygrad_rnn as tg
+        >>> before = tg.get_num_threads()
+        >>> tg.set_num_threads(1)
+        >>> tg.get_num_threads()
+        1
+        >>> tg.set_num_threads(before)
 
     Raises:
         TypeError: `n` is not an integer.

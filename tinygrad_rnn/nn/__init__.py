@@ -1,8 +1,8 @@
 """Modules, cells and layers.
 
 In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `attention`, `positions`,
-`functional`, `layers`, `activations`, `convolutional`, `containers`, `transformer`, then what has to do with time: `cell`, `cells`, `regularised`,
-`recurrent`, `recording`, `stacked`. `utils` clips gradients and cuts sequences.
+`functional`, `layers`, `activations`, `convolutional`, `containers`, `transformer`, then what has to do with time:
+`cell`, `cells`, `regularised`, `recurrent`, `recording`, `stacked`. `utils` clips gradients and cuts sequences.
 """
 
 from . import cells, functional, init, utils
@@ -43,3 +43,18 @@ from .recurrent import Recurrent
 from .regularised import CellWrapper, ClipGradient, LearnedInitialState, VariationalDropout, WeightDrop, Zoneout
 from .stacked import GRU, LSTM, RNN, Stack
 from .transformer import MultiheadAttention, SinusoidalPositions, TransformerEncoder, TransformerEncoderLayer
+
+__all__ = [
+    "Module", "Parameter", "Sequential", "ModuleList",
+    "Linear", "Embedding", "LayerNorm", "Dropout", "GaussianNoise", "BatchNorm1d",
+    "Conv1d", "MaxPool1d", "AvgPool1d", "AdaptiveAvgPool1d",
+    "MultiheadAttention", "TransformerEncoderLayer", "TransformerEncoder", "SinusoidalPositions",
+    "ReLU", "LeakyReLU", "ELU", "Sigmoid", "Tanh", "GELU", "SiLU", "Softplus", "Softmax", "LogSoftmax",
+    "Identity", "Flatten",
+    "Cell", "RNNCell", "LSTMCell", "GRUCell", "ProjectedLSTMCell", "cells",
+    "Recurrent", "Stack", "RNN", "LSTM", "GRU", "record",
+    "CellWrapper", "Zoneout", "VariationalDropout", "WeightDrop", "ClipGradient", "LearnedInitialState",
+    "CrossEntropyLoss", "NLLLoss", "MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "BCEWithLogitsLoss", "KLDivLoss",
+    "weight", "bias", "init", "functional", "utils",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes

@@ -91,7 +91,7 @@ def check_mask(name: str, bias: Any, shape: tuple[int, ...], what: str = "attn_m
     """Raise ValueError unless the bias can be repeated to the shape of the scores."""
     given = tuple(bias.shape)
     if len(given) > len(shape) or any(n not in (1, m) for n, m in zip(given[::-1], shape[::-1])):
-        raise ValueError(f"{name}: {what} has shape {list(given)}, which does not broadcast to the scores' {list(shape)}")
+        raise ValueError(f"{name}: {what} has shape {list(given)}, which does not fit scores of shape {list(shape)}")
 
 
 @functools.lru_cache(100)  # nobody writes to the arrays

@@ -56,6 +56,18 @@ SequenceValues = list[tuple["Cell", dict[str, Tensor]]]  # cells may be equal, o
 class Cell(Module):
     """One step of a recurrence. Subclasses define `step` and set `hidden_size`.
 
+        >>> import tinygrad_rnn as tg
+        >>> class Leaky(tg.nn.Cell):
+        ...     def __init__(self, input_size, hidden_size):
+        ...         self.input_size, self.hidden_size = input_size, hidden_size
+        ...         self.W = tg.nn.weight(input_size, hidden_size)
+        ...
+        ...     def step(self, x, h):  # x [B, I], h [B, H] -> the new h
+        ...         return 0.9 * h + 0.1 * tg.tanh(x @ self.W)
+        >>> y, h = tg.nn.Recurrent(Leaky(3, 2))(tg.ones(7, 4, 3))  # x [T, B, I]
+        >>> y.shape, h.shape
+        ((7, 4, 2), (4, 2))
+
     The states are the arguments of `step` after x. It returns the new ones in the same order and shapes: a tensor, or a
     tuple if there are several. The first is the output.
 
@@ -98,7 +110,7 @@ class Cell(Module):
                 return value
         return next(self.parameters(), None)
 
-    def begins_with_zeros(self, operands: Iterable[Any]) -> bool:
+    def _begins_with_zeros(self, operands: Iterable[Any]) -> bool:
         """Whether `initial_state` is `Cell`'s and has the dtype of one of these operands, or that of no parameter."""
         kind, first = type(self), self._first_parameter()
         plain = getattr(self.initial_state, "__func__", None) is Cell.initial_state
@@ -121,7 +133,7 @@ class Cell(Module):
     @recurrent_dropout.setter
     def recurrent_dropout(self, p: float) -> None:
         check_below_one(f"{type(self).__name__}.recurrent_dropout", p, "would let nothing into the states")
-        if p and not self.calls("candidate"):
+        if p and not self._calls("candidate"):
             raise ValueError(
                 f"{type(self).__name__}: recurrent dropout drops elements of a candidate, and this cell has none: its "
                 "step does not call self.candidate"
@@ -142,7 +154,7 @@ class Cell(Module):
         return h if mask is None else h * mask
 
     @classmethod
-    def calls(cls, name: str) -> bool:
+    def _calls(cls, name: str) -> bool:
         """Whether a method of this class, or of one that it inherits from, mentions a method of `Cell`."""
         kinds = [kind for kind in cls.__mro__ if issubclass(kind, Cell) and kind is not Cell]
         return any(name in f.__code__.co_names for kind in kinds for f in vars(kind).values() if hasattr(f, "__code__"))
@@ -184,10 +196,10 @@ class Cell(Module):
         x = as_tensor(x)
         if x.ndim not in (1, 2):
             raise ValueError(f"{type(self).__name__}: expected x of shape [B, I] or [I], got {list(x.shape)}")
-        self.check_width(x)
+        self._check_width(x)
         if x.ndim == 2:
-            values = self.check_values(values, x.shape[0])
-            with self.holding(self.values_of_sequence(x.shape[0])):
+            values = self._check_values(values, x.shape[0])
+            with self._holding(self._values_of_sequence(x.shape[0])):
                 states = self.advance(x, self.begin(hx, x.shape[0]), **values)
         else:
             batch_of_one = None if hx is None else tuple(unsqueeze(state, 0) for state in as_states(hx))
@@ -197,7 +209,7 @@ class Cell(Module):
 
     # ---- The contract, checked: what runs a cell goes through these --------------------------------------------------
 
-    def check_width(self, x: Tensor) -> None:
+    def _check_width(self, x: Tensor) -> None:
         """Raise ValueError if the cell says how wide its inputs are and x is not."""
         if self.input_size is not None and x.shape[-1] != self.input_size:
             raise ValueError(
@@ -233,7 +245,7 @@ class Cell(Module):
                 )
         return states
 
-    def check_values(self, values: dict[str, Any], batch_size: int) -> dict[str, Tensor]:
+    def _check_values(self, values: dict[str, Any], batch_size: int) -> dict[str, Tensor]:
         """What a call gives by name for a sequence, as tensors in the order of `value_names`.
 
         Raises:
@@ -274,7 +286,7 @@ class Cell(Module):
             return f"step takes no {name} by name, and so {type(inner).__name__} would not get it: write {words}"
         return f"nothing is called {name}: step takes {known} by name, and a layer hx, lengths and return_states"
 
-    def values_of_sequence(self, batch_size: int) -> "SequenceValues":
+    def _values_of_sequence(self, batch_size: int) -> "SequenceValues":
         """The `sequence_values` of this cell and of those inside it."""
         cells = [module for module in self.modules() if isinstance(module, Cell)]
         found = [(cell, values) for cell in cells if (values := cell.sequence_values(batch_size))]
@@ -287,7 +299,7 @@ class Cell(Module):
         return found
 
     @contextmanager
-    def holding(self, values: "SequenceValues") -> Iterator[None]:
+    def _holding(self, values: "SequenceValues") -> Iterator[None]:
         """While a sequence runs: every cell has its `sequence_values` as attributes, for who runs it alone."""
         for cell, named in values:
             for name in named:

@@ -70,7 +70,13 @@ def _numbered(modules: Iterable[Module]) -> dict[str, Module]:
 
 
 class ModuleList(_Numbered):
-    """A list of modules, named "0", "1", ... It has no `forward`."""
+    """A list of modules, named "0", "1", ... It has no `forward`.
+
+        >>> import tinygrad_rnn as tg
+        >>> layers = tg.nn.ModuleList([tg.nn.Linear(2, 3), tg.nn.Linear(3, 1)])
+        >>> len(layers), [name for name, _ in layers.named_parameters()]
+        (2, ['0.weight', '0.bias', '1.weight', '1.bias'])
+    """
 
     def __init__(self, modules: Iterable[Module] = ()) -> None:
         super().__init__()
@@ -94,6 +100,11 @@ class Sequential(_Numbered):
         >>> model = tg.nn.Sequential(tg.nn.Linear(3, 4), tg.tanh, lambda h: h.mean(-1))
         >>> model(tg.zeros(5, 3)).shape
         (5,)
+
+        >>> import tinygrad_rnn as tg
+        >>> model = tg.nn.Sequential(tg.nn.Linear(3, 8), tg.nn.LayerNorm(8), tg.nn.Linear(8, 1))
+        >>> model(tg.ones(5, 3)).shape
+        (5, 1)
 
     Args:
         modules: modules and functions of one tensor, named "0", "1", ...; or one dict of named ones.

@@ -36,10 +36,15 @@ __all__ = [
     "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
     "binary_cross_entropy_with_logits", "kl_div",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes
 
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
     """`y = x W^T + b`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.linear(tg.ones(5, 3), tg.ones(4, 3), tg.zeros(4)).shape
+        (5, 4)
 
     Shapes: input [..., I], weight [O, I] -> [..., O]; weight [I] -> [...]. bias [O].
 
@@ -61,6 +66,12 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
 
 def embedding(input: Any, weight: Any, padding_idx: int | None = None, *, dropout: float = 0.0) -> Tensor:
     """The rows of `weight` that `input` names: [...] of integers, weight [N, E] -> [..., E].
+
+        >>> import tinygrad_rnn as tg
+        >>> table = tg.tensor([[0.0, 0.1], [1.0, 1.1], [2.0, 2.1]])
+        >>> tg.embedding(tg.tensor([2, 0]), table)
+        tensor([[2. , 2.1],
+                [0. , 0.1]])
 
     Args:
         padding_idx: a row that gets no gradient; negative ones are counted from the end.
@@ -98,6 +109,11 @@ def row_number(name: str, padding_idx: int, n: int) -> int:
 def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Tensor:
     """`y = (x - mean) / sqrt(var + eps) * weight + bias`, mean and variance over the last dimensions (Ba et al., 2016).
 
+        >>> import tinygrad_rnn as tg
+        >>> tg.layer_norm(tg.tensor([[1.0, 3.0], [10.0, 30.0]]), 2)
+        tensor([[-1.,  1.],
+                [-1.,  1.]])
+
     Args:
         normalized_shape: the sizes of those dimensions; weight and bias have this shape.
         eps: keeps the division finite where all x are equal.
@@ -126,6 +142,10 @@ def layer_norm(input: Any, normalized_shape: Any, weight: Any = None, bias: Any 
 def normalize(input: Any, p: float = 2.0, dim: Any = 1, eps: float = 1e-12) -> Tensor:
     """`x / max(|x|, eps)`, |x| being the p-norm `(sum |x|^p)^(1/p)` along `dim`.
 
+        >>> import tinygrad_rnn as tg
+        >>> tg.normalize(tg.tensor([[3.0, 4.0]]))
+        tensor([[0.6, 0.8]])
+
     p may be negative, 0 (the number of nonzero elements), `inf` and `-inf` (largest and smallest magnitude). Where the
     norm has no derivative the gradient is taken as 0.
     """
@@ -150,6 +170,11 @@ def _norm(x: Tensor, p: float, dims: tuple[int, ...]) -> Tensor:
 
 def dropout(input: Any, p: float = 0.5, training: bool = True) -> Tensor:
     """Each element is 0 with probability p, else divided by 1 - p, which keeps its mean (Srivastava et al., 2014).
+
+        >>> import tinygrad_rnn as tg
+        >>> y = tg.dropout(tg.ones(1000), 0.5)
+        >>> sorted(set(y.tolist())), tg.dropout(tg.ones(2), 0.5, training=False).tolist()
+        ([0.0, 2.0], [1.0, 1.0])
 
     The mask comes from the library's generator: `manual_seed` repeats it.
 
@@ -224,6 +249,10 @@ def scaled_dot_product_attention(
 
 def gaussian_noise(input: Any, std: float = 0.1, training: bool = True) -> Tensor:
     """`x + n`, every element of n being a number of its own from N(0, std^2) (Poole et al., 2014).
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.gaussian_noise(tg.ones(2), 0.1, training=False)
+        tensor([1., 1.])
 
     The noise comes from the library's generator: `manual_seed` repeats it. The gradient passes through unchanged.
 

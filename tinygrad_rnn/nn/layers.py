@@ -20,6 +20,11 @@ def empty(*shape: int, dtype: Any = None) -> Parameter:
 class Linear(Module):
     """`y = x W^T + b`, with W and b from U(-1 / sqrt(in_features), 1 / sqrt(in_features)) to begin with.
 
+        >>> import tinygrad_rnn as tg
+        >>> layer = tg.nn.Linear(3, 4)
+        >>> layer(tg.ones(7, 5, 3)).shape, layer.weight.shape, layer.bias.shape
+        ((7, 5, 4), (4, 3), (4,))
+
     Shapes: x [..., in_features] -> [..., out_features].
 
     Attributes:
@@ -48,6 +53,11 @@ class Linear(Module):
 
 class Embedding(Module):
     """A table of vectors, looked up by integers: [...] -> [..., embedding_dim]. Starts from N(0, 1).
+
+        >>> import tinygrad_rnn as tg
+        >>> vectors = tg.nn.Embedding(100, 8)
+        >>> vectors(tg.tensor([[1, 2, 3], [4, 5, 6]])).shape
+        (2, 3, 8)
 
     Args:
         padding_idx: a row that starts as zeros and gets no gradient; negative ones are counted from the end.
@@ -105,6 +115,11 @@ class Embedding(Module):
 class LayerNorm(Module):
     """`y = (x - mean) / sqrt(var + eps) * weight + bias` over the last dimensions (Ba et al., 2016).
 
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.LayerNorm(2)(tg.tensor([[1.0, 3.0], [10.0, 30.0]]))
+        tensor([[-1.,  1.],
+                [-1.,  1.]], grad_fn=layer_norm)
+
     Args:
         normalized_shape: the sizes of those dimensions; a single int for the last one.
         elementwise_affine: whether there are a weight and a bias at all.
@@ -145,7 +160,15 @@ class LayerNorm(Module):
 
 
 class Dropout(Module):
-    """While training, each element is 0 with probability p, else divided by 1 - p (Srivastava et al., 2014)."""
+    """While training, each element is 0 with probability p, else divided by 1 - p (Srivastava et al., 2014).
+
+        >>> import tinygrad_rnn as tg
+        >>> drop = tg.nn.Dropout(0.5)
+        >>> drop.eval()(tg.ones(3))
+        tensor([1., 1., 1.])
+        >>> sorted(set(drop.train()(tg.ones(1000)).tolist()))
+        [0.0, 2.0]
+    """
 
     def __init__(self, p: float = 0.5) -> None:
         functional.check_probability("Dropout", p)
@@ -160,6 +183,11 @@ class Dropout(Module):
 
 class GaussianNoise(Module):
     """While training, a number from N(0, std^2) is added to each element (Poole et al., 2014).
+
+        >>> import tinygrad_rnn as tg
+        >>> noise = tg.nn.GaussianNoise(0.1)
+        >>> noise.eval()(tg.ones(3))
+        tensor([1., 1., 1.])
 
     Between recurrent layers or on their input it makes what they compute depend less on details.
 

@@ -32,6 +32,11 @@ def cross_entropy(
 ) -> Tensor:
     """The negative log-likelihood of classes under `softmax(input)`.
 
+        >>> import tinygrad_rnn as tg
+        >>> scores = tg.tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> tg.cross_entropy(scores, tg.tensor([0, 1]))  # log(1 + exp(-2))
+        tensor(0.1269)
+
     For one sample with scores x and true class t it is `-w[t] log softmax(x)[t]`. With class probabilities q as the
     target it is `-sum_c w[c] q[c] log softmax(x)[c]`; label smoothing replaces q by `(1 - s) q + s / C`
     (Szegedy et al., 2016).
@@ -65,6 +70,10 @@ def nll_loss(
     input: Any, target: Any, weight: Any = None, *, ignore_index: int = -100, reduction: str = "mean"
 ) -> Tensor:
     """`-w[t] x[t]` for log-probabilities x and true class t: `cross_entropy` after a `log_softmax`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nll_loss(tg.tensor([[-0.5, -2.0]]), tg.tensor([1])).item()
+        2.0
 
     Shapes and arguments are those of `cross_entropy` with class indices.
 
@@ -163,17 +172,33 @@ def _along(weights: np.ndarray, dim: int, ndim: int) -> np.ndarray:
 
 
 def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Tensor:
-    """`(x - t)^2`. Warns if input and target have to be broadcast, which is seldom meant."""
+    """`(x - t)^2`. Warns if input and target have to be broadcast, which is seldom meant.
+
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor([1.0, 5.0], requires_grad=True)
+        >>> tg.mse_loss(x, tg.tensor([2.0, 2.0])).backward()
+        >>> x.grad  # 2 (x - t) / N
+        tensor([-1.,  3.])
+    """
     return _reduced("mse_loss", square(_difference("mse_loss", input, target, reduction)), reduction)
 
 
 def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Tensor:
-    """`|x - t|`. Warns if input and target have to be broadcast, which is seldom meant."""
+    """`|x - t|`. Warns if input and target have to be broadcast, which is seldom meant.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.l1_loss(tg.tensor([1.0, 5.0]), tg.tensor([2.0, 2.0])).item()
+        2.0
+    """
     return _reduced("l1_loss", abs(_difference("l1_loss", input, target, reduction)), reduction)
 
 
 def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """`d^2 / (2 beta)` where `|d| = |x - t| < beta`, else `|d| - beta / 2`. With beta = 0 it is `l1_loss`.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.smooth_l1_loss(tg.tensor([0.5, 5.0]), tg.tensor([0.0, 2.0]), reduction="none")
+        tensor([0.125, 2.5  ])
 
     Raises:
         ValueError: beta is negative.
@@ -186,6 +211,10 @@ def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: fl
 
 def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """`d^2 / 2` where `|d| = |x - t| <= delta`, else `delta (|d| - delta / 2)` (Huber, 1964).
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.functional.huber_loss(tg.tensor([0.5, 5.0]), tg.tensor([0.0, 2.0])).item()  # (0.125 + 2.5) / 2
+        1.3125
 
     Raises:
         ValueError: delta is not positive.
@@ -224,6 +253,12 @@ def binary_cross_entropy_with_logits(
 ) -> Tensor:
     """`-w (p t log s(x) + (1 - t) log(1 - s(x)))` with the sigmoid s, computed so that nothing overflows.
 
+        >>> import tinygrad_rnn as tg
+        >>> scores = tg.tensor([0.0, 0.0], requires_grad=True)
+        >>> tg.binary_cross_entropy_with_logits(scores, tg.tensor([1.0, 0.0])).backward()
+        >>> scores.grad  # (sigmoid(score) - target) / 2
+        tensor([-0.25,  0.25])
+
     Args:
         input: the scores x, of any shape.
         target: the probabilities t, of the same shape.
@@ -247,6 +282,11 @@ def binary_cross_entropy_with_logits(
 
 def kl_div(input: Any, target: Any, *, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """`t (log t - x)`, whose sum is the Kullback-Leibler divergence KL(t || exp(x)).
+
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.tensor([0.25, 0.75])
+        >>> tg.kl_div(p.log(), p, reduction="sum").item()  # of a distribution and itself
+        0.0
 
     Args:
         input: x, LOG-probabilities, as from `log_softmax`.
@@ -308,7 +348,13 @@ class _Loss(Module):
 
 
 class CrossEntropyLoss(_Loss):
-    """`cross_entropy` as a module."""
+    """`cross_entropy` as a module.
+
+        >>> import tinygrad_rnn as tg
+        >>> scores = tg.tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> tg.nn.CrossEntropyLoss()(scores, tg.tensor([0, 1]))  # log(1 + exp(-2))
+        tensor(0.1269)
+    """
 
     function = staticmethod(cross_entropy)
 
@@ -321,7 +367,12 @@ class CrossEntropyLoss(_Loss):
 
 
 class NLLLoss(_Loss):
-    """`nll_loss` as a module."""
+    """`nll_loss` as a module.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.NLLLoss()(tg.tensor([[-0.5, -2.0]]), tg.tensor([1])).item()
+        2.0
+    """
 
     function = staticmethod(nll_loss)
 
@@ -330,7 +381,12 @@ class NLLLoss(_Loss):
 
 
 class MSELoss(_Loss):
-    """`mse_loss` as a module."""
+    """`mse_loss` as a module.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.MSELoss()(tg.tensor([1.0, 5.0]), tg.tensor([2.0, 2.0])).item()
+        5.0
+    """
 
     function = staticmethod(mse_loss)
 
@@ -339,7 +395,12 @@ class MSELoss(_Loss):
 
 
 class L1Loss(_Loss):
-    """`l1_loss` as a module."""
+    """`l1_loss` as a module.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.L1Loss()(tg.tensor([1.0, 5.0]), tg.tensor([2.0, 2.0])).item()
+        2.0
+    """
 
     function = staticmethod(l1_loss)
 
@@ -348,7 +409,12 @@ class L1Loss(_Loss):
 
 
 class SmoothL1Loss(_Loss):
-    """`smooth_l1_loss` as a module."""
+    """`smooth_l1_loss` as a module.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.SmoothL1Loss(reduction="none")(tg.tensor([0.5, 5.0]), tg.tensor([0.0, 2.0]))
+        tensor([0.125, 2.5  ])
+    """
 
     function = staticmethod(smooth_l1_loss)
 
@@ -357,7 +423,12 @@ class SmoothL1Loss(_Loss):
 
 
 class HuberLoss(_Loss):
-    """`huber_loss` as a module."""
+    """`huber_loss` as a module.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.HuberLoss(delta=1.0)(tg.tensor([0.5, 5.0]), tg.tensor([0.0, 2.0])).item()  # (0.125 + 2.5) / 2
+        1.3125
+    """
 
     function = staticmethod(huber_loss)
 
@@ -366,7 +437,13 @@ class HuberLoss(_Loss):
 
 
 class BCEWithLogitsLoss(_Loss):
-    """`binary_cross_entropy_with_logits` as a module."""
+    """`binary_cross_entropy_with_logits` as a module.
+
+        >>> import tinygrad_rnn as tg
+        >>> criterion = tg.nn.BCEWithLogitsLoss(reduction="sum")
+        >>> criterion(tg.tensor([0.0, 0.0]), tg.tensor([1.0, 0.0]))  # 2 log(2)
+        tensor(1.3863)
+    """
 
     function = staticmethod(binary_cross_entropy_with_logits)
 
@@ -375,7 +452,13 @@ class BCEWithLogitsLoss(_Loss):
 
 
 class KLDivLoss(_Loss):
-    """`kl_div` as a module."""
+    """`kl_div` as a module.
+
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.tensor([0.25, 0.75])
+        >>> tg.nn.KLDivLoss(reduction="sum")(p.log(), p).item()  # of a distribution and itself
+        0.0
+    """
 
     function = staticmethod(kl_div)
 

@@ -24,6 +24,11 @@ M = TypeVar("M", bound="Module")
 class Parameter(Variable):
     """A tensor that is learned. It has a copy of `data` to itself, since optimisers write to it in place.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0, 2.0])
+        >>> p.requires_grad, (p * 2).sum().item()
+        (True, 6.0)
+
     Results of operations on parameters are plain tensors.
 
     Args:

@@ -50,9 +50,9 @@ def alibi_bias(heads: int, queries: int, keys: int | None = None, *, dtype: Any 
                 [[-0.    , -0.0039, -0.0078],
                  [-0.0039, -0.    , -0.0039]]])
 
-    The slopes are m_h = 2^(-8 h / n), h = 1 ... n, for a number n of heads that is a power of two; for another one those
-    of the power below, and then every second one of the power above, as the authors have it. Query i and key i stand at
-    the same place, as under the causal mask of `scaled_dot_product_attention`.
+    The slopes are m_h = 2^(-8 h / n), h = 1 ... n, for a number n of heads that is a power of two; for another one
+    those of the power below, and then every second one of the power above, as the authors have it. Query i and key i
+    stand at the same place, as under the causal mask of `scaled_dot_product_attention`.
 
     Shapes: -> [heads, queries, keys]; as many keys as queries unless given. It is an `attn_mask` for queries
     [N, heads, L, E].

@@ -31,6 +31,14 @@ from .recurrent import Recorder, Recurrent
 class record:
     """Context manager: record what happens inside the recurrent layers of a module while it is called.
 
+        >>> import tinygrad_rnn as tg
+        >>> layer = tg.nn.RNN(3, 4)
+        >>> with tg.record(layer) as r:
+        ...     y, _ = layer(tg.ones(7, 2, 3))
+        >>> y.sum().backward()
+        >>> r["h"].shape, r.grad["h"].shape
+        ((7, 2, 4), (7, 2, 4))
+
     `with record(layer) as r`: of the last call of each layer, `r[name]` is a value over time, [T, B, W], and, after
     `backward()`, `r.grad[name]` the gradient that reached it; `r.names` are the names there are. A module with several
     recurrent layers, such as a stack, has them in order: `r[0]["h"]`, `r[1].grad["h"]`.
@@ -60,14 +68,14 @@ class record:
         self.parts = [Recording(f"{type(layer.cell).__name__}") for layer in self.layers]
 
     def __enter__(self) -> Any:
-        self.before = [layer.recorder for layer in self.layers]
+        self.before = [layer._recorder for layer in self.layers]
         for layer, part in zip(self.layers, self.parts):
-            layer.recorder = part
+            layer._recorder = part
         return self.parts[0] if len(self.parts) == 1 else self.parts
 
     def __exit__(self, *error: object) -> None:
         for layer, recorder in zip(self.layers, self.before):
-            layer.recorder = recorder
+            layer._recorder = recorder
 
 
 class _Source(Protocol):

@@ -28,6 +28,12 @@ DIRECTIONS = ("forward", "backward", "inference")
 class Recurrent(Module):
     """A cell applied to one element of a sequence after the other: `s[t] = step(x[t], s[t - 1])`.
 
+        >>> import tinygrad_rnn as tg
+        >>> layer = tg.nn.Recurrent(tg.nn.GRUCell(3, 8))
+        >>> y, h = layer(tg.ones(5, 2, 3), lengths=[5, 2])
+        >>> y.shape, h.shape, y[2:, 1].abs().sum().item()  # nothing comes out after the end of a sequence
+        ((5, 2, 8), (2, 8), 0.0)
+
         y, state = Recurrent(cell)(x)               # x [T, B, I] -> y [T, B, H], the first state after every step
         y, state = Recurrent(cell)(x, state)        # start from given states instead of cell.initial_state(B)
         y, state = Recurrent(cell)(x, lengths=[3, 7])           # sequences that end before the longest one
@@ -76,7 +82,7 @@ class Recurrent(Module):
     """
 
     __slots__ = ("_last",)  # what the last call found out: no attribute of a cell that has a layer within
-    recorder: "Recorder | None" = None  # set by `record`
+    _recorder: "Recorder | None" = None  # set by `record`
     explain_html: Any = None  # set by the room of pictures
 
     def __init__(self, cell: Cell, reverse: bool = False, fused: str = "auto") -> None:
@@ -100,7 +106,7 @@ class Recurrent(Module):
     @property
     def _options(self) -> tuple[Any, ...]:
         """What decides how a call is done."""
-        return self.cell, self.reverse, self._fused, self.recorder
+        return self.cell, self.reverse, self._fused, self._recorder
 
     @property
     def _name(self) -> str:
@@ -118,15 +124,15 @@ class Recurrent(Module):
             got = ", ".join(str(list(shape)) for shape in shapes)
             raise ValueError(f"{self._name}: expected x of shape [T, B, I] with T > 0, got {got}")
         if not several:
-            self.cell.check_width(xs[0])
+            self.cell._check_width(xs[0])
         ends = None if lengths is None else check_lengths(self._name, lengths, T, B)
         known = None if hx is None or self._last is None else self._last.zeros_of(self, B)
         states = None if hx is None else self.cell.begin(hx, B, known)
-        every, finals = self.run(xs if several else xs[0], states, ends, return_states, values)
+        every, finals = self._run(xs if several else xs[0], states, ends, return_states, values)
         final = finals if len(finals) > 1 else finals[0]
         return (every[0], final, every) if return_states else (every[0], final)
 
-    def run(
+    def _run(
         self, x: Any, states: States | None, lengths: np.ndarray | None, watch_all: bool, values: dict[str, Any]
     ) -> tuple[States, States]:
         """The values after each step of the first state, or of all, and the final values of all.
@@ -142,15 +148,15 @@ class Recurrent(Module):
             if repeated is not None:
                 return repeated
         B = (x[0] if isinstance(x, tuple) else x).data.shape[1]
-        values = self.cell.check_values(values, B)
+        values = self.cell._check_values(values, B)
         if states is None:
             states = self.cell.begin(None, B)
         sequence = Sequence(x, states, self.reverse, lengths, len(states) if watch_all else 1, values)
-        if self.recorder is not None:
-            self.recorder.over(self.cell, sequence)
+        if self._recorder is not None:
+            self._recorder.over(self.cell, sequence)
         if self.fused == "never" or (mode.anomaly and self.fused == "auto"):  # anomalies are found line by line
             return self._run_on_tape(sequence)
-        time, options, recorder = clock.now, self._options, self.recorder
+        time, options, recorder = clock.now, self._options, self._recorder
         compiled = compiled_cell(self.cell, sequence)
         try:
             fused = compiled.cell()
@@ -171,9 +177,9 @@ class Recurrent(Module):
 
     def _run_on_tape(self, sequence: Sequence) -> tuple[States, States]:
         record = None
-        if self.recorder is not None:
+        if self._recorder is not None:
             record = TapeRecord(self.cell, sequence)
-            self.recorder.tape(record)
+            self._recorder.tape(record)
         return run_on_tape(self.cell, sequence, record)
 
     def _try_a_step(self, sequence: Sequence) -> None:
@@ -252,7 +258,7 @@ class Recurrent(Module):
             told.add(reason)
             warnings.warn(
                 f"{type(self.cell).__name__} runs on the tape, step by step: {reason}. fused='never' accepts that",
-                stacklevel=5,  # of who called a layer that called `run`
+                stacklevel=5,  # of who called a layer that called `_run`
             )
 
     def extra_repr(self) -> str:
@@ -280,7 +286,7 @@ class _LastCall:
         self.values = {name: (x.data.shape, x.data.dtype) for name, x in sequence.values.items()}
         self.parameters, self.first = [each.data for each in self.fused.fixed], 1 + len(self.values)
         cell = options[0]
-        self.zeros: States | None = cell.begin(None, sequence.B) if cell.begins_with_zeros(self.fused.fixed) else None
+        self.zeros: States | None = cell.begin(None, sequence.B) if cell._begins_with_zeros(self.fused.fixed) else None
 
     def holds(self, layer: Recurrent) -> bool:
         """Whether nothing has changed; whatever is set on a module moves the clock on."""

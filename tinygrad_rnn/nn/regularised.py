@@ -37,6 +37,13 @@ from .module import Module, Parameter
 class CellWrapper(Cell):
     """A cell with another one inside, `self.cell`, whose sizes, states and initial states it has.
 
+        >>> import tinygrad_rnn as tg
+        >>> class Halved(tg.nn.CellWrapper):
+        ...     def step(self, x, *states, **values):
+        ...         return tuple(0.5 * state for state in self.cell.advance(x, states, **values))
+        >>> Halved(tg.nn.LSTMCell(3, 4)).state_names
+        ('h', 'c')
+
     Subclasses define `step(self, x, *states, **values)` and call `self.cell.advance(x, states, **values)`, which
     returns a tuple of states; `values` are what holds for a sequence, and the cell inside gets what is handed on.
 
@@ -105,6 +112,12 @@ class CellWrapper(Cell):
 class Zoneout(CellWrapper):
     """Elements of the states that keep their old value at random, anew at every step (Krueger et al., 2017).
 
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.Zoneout(tg.nn.GRUCell(3, 1000), 0.5)
+        >>> h = tg.randn(1, 1000)
+        >>> 0.4 < (cell(tg.ones(1, 3), h) == h).sum().item() / 1000 < 0.6
+        True
+
         training:      s' = where(rand < p, s, step(x, s))
         evaluation:    s' = p * s + (1 - p) * step(x, s)        what is expected of it
 
@@ -146,6 +159,11 @@ class Zoneout(CellWrapper):
 
 class VariationalDropout(CellWrapper):
     """Dropout with one mask for a whole sequence, of inputs and of the states that a step sees (Gal, 2016).
+
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.VariationalDropout(tg.nn.LSTMCell(3, 4), input=0.2, state=0.3)
+        >>> [state.shape for state in cell(tg.ones(5, 3))]
+        [(5, 4), (5, 4)]
 
         x[t] <- x[t] * m_x        s[t - 1] <- s[t - 1] * m_s        m: 0 with probability p, else 1 / (1 - p)
 
@@ -202,7 +220,7 @@ class VariationalDropout(CellWrapper):
         inner = self.cell
         while isinstance(inner, CellWrapper):
             inner = inner.cell
-        if masks[0] is not None and self.states == "first" and inner.calls("masked"):
+        if masks[0] is not None and self.states == "first" and inner._calls("masked"):
             with holding([(inner, {"recurrent_mask": masks[0]})]):
                 return self.cell.advance(x, states, **values)
         seen = tuple(s if mask is None else s * mask for s, mask in zip(states, masks))
@@ -225,7 +243,7 @@ class VariationalDropout(CellWrapper):
             where = f" ({code.co_filename}:{code.co_firstlineno}, in step)" if code else ""
             remedy = f"write self.masked({name}) where it meets weights, such as self.masked({name}) @ self.U"
             if self.states == "all":
-                remedy = "leave out states='all'" + ("" if inner.calls("masked") else f" and {remedy}")
+                remedy = "leave out states='all'" + ("" if inner._calls("masked") else f" and {remedy}")
             self._tell(
                 f"VariationalDropout: {type(inner).__name__}.step hands {name} on{where}, and so it is divided by "
                 f"{1 - self.state:.3g} at every step: {remedy}"
@@ -237,6 +255,13 @@ class VariationalDropout(CellWrapper):
 
 class WeightDrop(CellWrapper):
     """Recurrent weights of which elements are dropped, the same ones for a whole sequence (Merity et al., 2018).
+
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.WeightDrop(tg.nn.LSTMCell(3, 4), 0.5)
+        >>> cell
+        WeightDrop(p=0.5, names=['weight_hh']  # 144 parameters
+          (cell): LSTMCell(3, 4)  # weight_ih [16, 3], weight_hh [16, 4], bias_ih [16], bias_hh [16]: 144 parameters
+        )
 
         W <- W * m        m: 0 with probability p, else 1 / (1 - p)
 
@@ -338,6 +363,11 @@ def _dropped(name: str) -> str:
 class ClipGradient(CellWrapper):
     """Gradients of the states, clipped at every step on the way back, inside the loop over time.
 
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.ClipGradient(tg.nn.GRUCell(3, 4), 1.0)
+        >>> cell(tg.ones(5, 3)).shape
+        (5, 4)
+
         forward:     s' = step(x, s)
         backward:    ds' <- min(max(ds', -value), value)
 
@@ -369,6 +399,11 @@ class ClipGradient(CellWrapper):
 
 class LearnedInitialState(CellWrapper):
     """Initial states that are parameters, shared by all sequences: `s[-1] = initial_s`.
+
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.LearnedInitialState(tg.nn.GRUCell(3, 4))
+        >>> [(name, p.shape) for name, p in cell.named_parameters() if not name.startswith("cell.")]
+        [('initial_h', (1, 4))]
 
     They start from the cell's own initial states, which are zeros as a rule. States given in a call take their place.
 

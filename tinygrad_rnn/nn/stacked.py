@@ -37,7 +37,7 @@ class Stack(Module):
 
     Shapes:
         input: [T, B, I], or [B, T, I] if batch_first, or [T, I] without a batch.
-        hx: each state [num_layers * D, B, its size], or without B if the input has none; the directions of a layer
+        hx: each state [num_layers * D, B, *its size], or without B if the input has none; the directions of a layer
             follow each other. batch_first does not apply to states. If the states of the cells differ in number or
             size: a list with the states of each cell, as `Recurrent` takes them. The cells' own by default.
         output: like the input, with D * O features: the last layer's outputs, forward direction first.
@@ -58,7 +58,7 @@ class Stack(Module):
         input, hx: see above.
         lengths: [B] integers from 0 to T, as for `Recurrent`: each backward direction starts at a sequence's own end,
             final states are those at the ends, and outputs beyond them are zero.
-        return_states: also return the values of all states after every step: for each state [num_layers * D, T, B, its
+        return_states: also return the values of all states after every step: for each state [num_layers * D, T, B, *its
             size], or with B before T if batch_first, in a tuple even if there is one; a list of such tuples, without
             the first dimension, if the states of the cells differ.
         values: by name, what the cells take as keyword-only arguments of `step`, tensors [B, ...], or [...] if the
@@ -127,7 +127,7 @@ class Stack(Module):
         self.input_size = self._scans[0][0].cell.input_size if input_size is None else input_size
         self.num_layers, self.batch_first, self.bidirectional = num_layers, batch_first, bidirectional
         self.dropout, self.variational = dropout, variational
-        self._widths = self._common_widths()
+        self._sizes = self._common_sizes()
 
     _apart: ClassVar[tuple[str, ...]] = ("_scans",)
 
@@ -203,7 +203,7 @@ class Stack(Module):
             outputs = []
             for scan in layer:
                 own = shared[len(finals)] if shared else values
-                watched, final = scan.run(x, starts and starts[len(finals)], lengths, return_states, own)
+                watched, final = scan._run(x, starts and starts[len(finals)], lengths, return_states, own)
                 outputs.append(watched[0])
                 finals.append(final)
                 every.append(watched)
@@ -213,7 +213,7 @@ class Stack(Module):
         if not return_states:
             return y, final
         laid_out = [tuple(self._in_layout(values, batched) for values in states) for states in every]
-        return y, final, tuple(map(stack, zip(*laid_out))) if self._widths else laid_out
+        return y, final, tuple(map(stack, zip(*laid_out))) if self._sizes else laid_out
 
     def _shared(self, values: dict[str, Any]) -> list[dict[str, Any]]:
         """The values for a sequence that each cell takes."""
@@ -256,17 +256,17 @@ class Stack(Module):
 
     # ---- States: stacked if they are alike, else one by one ----------------------------------------------------------
 
-    def _common_widths(self) -> dict[str, int] | None:
-        """The names and widths of the states, if they are the same for all cells."""
+    def _common_sizes(self) -> dict[str, tuple[int, ...]] | None:
+        """The names of the states and their shapes behind the batch, if they are the same for all cells."""
         with no_grad():
             states = [(c.state_names, as_states(c.initial_state(1))) for c in self.cells]
-        kinds = [{name: s.shape[-1] for name, s in zip(*each)} for each in states]
+        kinds = [{name: s.shape[1:] for name, s in zip(*each)} for each in states]
         return kinds[0] if all(list(kind.items()) == list(kinds[0].items()) for kind in kinds) else None
 
     def _starts(self, hx: Any, batch_size: int, batched: bool) -> list[States]:
         """What each cell starts from."""
         cells = self.cells
-        if self._widths:
+        if self._sizes:
             states = as_states(hx)
             if not batched:
                 states = tuple(unsqueeze(s, 1) for s in states)
@@ -284,7 +284,7 @@ class Stack(Module):
 
     def _together(self, finals: list[States], batched: bool) -> Any:
         """The states of all cells as the user gets them."""
-        if self._widths:
+        if self._sizes:
             last = [stack(each) for each in zip(*finals)] if len(finals) > 1 else [_of_one(s) for s in finals[0]]
             if not batched:
                 last = [squeeze(s, 1) for s in last]
@@ -293,14 +293,14 @@ class Stack(Module):
         return [states if len(states) > 1 else states[0] for states in each]
 
     def _check_states(self, states: States, cells: int, batch_size: int, batched: bool) -> None:
-        assert self._widths is not None
-        name, names = type(self).__name__, list(self._widths)
+        assert self._sizes is not None
+        name, names = type(self).__name__, list(self._sizes)
         if len(states) != len(names):
             raise ValueError(
                 f"{name}: expected initial state{'s' * (len(names) > 1)} {', '.join(names)}, got {len(states)} of them"
             )
-        for (state_name, width), state in zip(self._widths.items(), states):
-            expected = (cells, batch_size, width)
+        for (state_name, size), state in zip(self._sizes.items(), states):
+            expected = (cells, batch_size, *size)
             if state.data.shape != expected:
                 without = lambda shape: list(shape if batched else (*shape[:1], *shape[2:]))
                 raise ValueError(
@@ -456,6 +456,11 @@ class RecurrentStack(Stack):
 class RNN(RecurrentStack):
     """Layers of `RNNCell`: `h' = tanh(W_ih x + b_ih + W_hh h + b_hh)` (Elman, 1990).
 
+        >>> import tinygrad_rnn as tg
+        >>> y, h = tg.nn.RNN(28, 64)(tg.ones(7, 5, 28))
+        >>> y.shape, h.shape
+        ((7, 5, 64), (1, 5, 64))
+
     `output, h_n = rnn(input, h_0)`. Arguments and shapes are those of `RecurrentStack`, PyTorch's.
 
     Args:
@@ -491,6 +496,14 @@ class RNN(RecurrentStack):
 
 class LSTM(RecurrentStack):
     """Layers of `LSTMCell` (Hochreiter and Schmidhuber, 1997; Gers et al., 2000), gate order i f g o.
+
+        >>> import tinygrad_rnn as tg
+        >>> layer = tg.nn.LSTM(28, 64)
+        >>> y, (h, c) = layer(tg.ones(7, 5, 28))
+        >>> y.shape, h.shape, c.shape
+        ((7, 5, 64), (1, 5, 64), (1, 5, 64))
+        >>> sum(p.numel() for p in layer.parameters())  # 4 H (I + H + 2)
+        24064
 
     `output, (h_n, c_n) = lstm(input, (h_0, c_0))`. Arguments and shapes are those of `RecurrentStack`, PyTorch's.
 
@@ -533,6 +546,11 @@ class LSTM(RecurrentStack):
 
 class GRU(RecurrentStack):
     """Layers of `GRUCell` (Cho et al., 2014), gate order r z n, "reset after".
+
+        >>> import tinygrad_rnn as tg
+        >>> y, h = tg.nn.GRU(28, 64, num_layers=2, bidirectional=True)(tg.ones(7, 5, 28), lengths=[7, 2, 4, 7, 1])
+        >>> y.shape, h.shape
+        ((7, 5, 128), (4, 5, 64))
 
     `output, h_n = gru(input, h_0)`. Arguments and shapes are those of `RecurrentStack`, PyTorch's.
 

@@ -235,7 +235,8 @@ class TransformerEncoderLayer(Module):
     ) -> None:  # fmt: skip
         if isinstance(activation, str):
             if activation not in ACTIVATIONS:
-                raise ValueError(f"TransformerEncoderLayer: activation must be relu, gelu or a function: {activation!r}")
+                lead = "TransformerEncoderLayer: activation must be relu, gelu or a function"
+                raise ValueError(f"{lead}: {activation!r}")
             activation = ACTIVATIONS[activation]
         self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype)
         self.linear1 = Linear(d_model, dim_feedforward, bias, dtype=dtype)

@@ -19,6 +19,11 @@ import numpy as np
 from ..autograd.arrays import sum_of_squares
 from ..autograd.tensor import Tensor
 
+__all__ = [
+    "truncated", "detached", "clip_grad_norm_", "clip_grad_value_", "clip_grad_adaptive_", "get_total_norm",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes
+
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 """A parameter, parameters, or pairs as from `named_parameters()`, with which errors can say the name."""
 
@@ -27,6 +32,11 @@ Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 
 def truncated(layer: Callable[..., Any], chunks: Iterable[Any], hx: Any = None) -> Iterator[tuple[Any, Any]]:
     """Run a layer over the chunks of a long sequence: states go on from chunk to chunk, gradients do not.
+
+        >>> import tinygrad_rnn as tg
+        >>> layer, x = tg.nn.RNN(3, 4), tg.randn(250, 2, 3)
+        >>> [y.shape[0] for y, h in tg.nn.utils.truncated(layer, x.split(100))]
+        [100, 100, 50]
 
         for (y, _), target in zip(tg.nn.utils.truncated(lstm, x.split(100)), targets):
             loss = tg.nn.functional.mse_loss(head(y), target)
@@ -52,7 +62,14 @@ def truncated(layer: Callable[..., Any], chunks: Iterable[Any], hx: Any = None) 
 
 
 def detached(states: Any) -> Any:
-    """The same values without their past: a state, or nested tuples and lists of states."""
+    """The same values without their past: a state, or nested tuples and lists of states.
+
+        >>> import tinygrad_rnn as tg
+        >>> h = tg.ones(2, requires_grad=True) * 3
+        >>> c = tg.nn.utils.detached((h, [h]))
+        >>> h.requires_grad, c[0].requires_grad, c[1][0].requires_grad
+        (True, False, False)
+    """
     if isinstance(states, (tuple, list)):
         return type(states)(map(detached, states))
     return states.detach()
@@ -67,6 +84,12 @@ def clip_grad_norm_(
     parameters: Parameters, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = True
 ) -> Tensor:
     """Scale all gradients by one factor so that together they are no longer than `max_norm`.
+
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0, 1.0])
+        >>> p.grad = tg.tensor([3.0, 4.0])
+        >>> tg.nn.utils.clip_grad_norm_([p], 1.0), p.grad  # the norm before, the gradient after
+        (tensor(5., dtype=float64), tensor([0.6, 0.8]))
 
         norm = (sum over all parameters of sum |g|^norm_type)^(1 / norm_type)
         g <- g * max_norm / (norm + 1e-6)     if that factor is below 1
@@ -108,6 +131,13 @@ def clip_grad_norm_(
 def clip_grad_value_(parameters: Parameters, clip_value: float) -> None:
     """Clamp every element of every gradient: `g <- min(max(g, -clip_value), clip_value)`.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0, 1.0])
+        >>> p.grad = tg.tensor([3.0, -0.5])
+        >>> tg.nn.utils.clip_grad_value_([p], 1.0)
+        >>> p.grad
+        tensor([ 1. , -0.5])
+
     This bends the direction of the step. Call it after `backward()` and before `step()`. Infinite elements become
     `clip_value`, NaN stays NaN.
 
@@ -128,6 +158,13 @@ def clip_grad_adaptive_(
     error_if_nonfinite: bool = True,
 ) -> None:
     """Adaptive gradient clipping: no unit's gradient is longer than a fraction of the unit's weights.
+
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([[3.0, 4.0]])
+        >>> p.grad = tg.tensor([[0.0, 10.0]])
+        >>> tg.nn.utils.clip_grad_adaptive_([p], 0.1)
+        >>> p.grad  # a tenth of the unit's weights, whose norm is 5
+        tensor([[0. , 0.5]])
 
         limit = clip_factor * max(|w|, eps)
         g <- g * limit / |g|                  for each unit whose |g| is above its limit
@@ -200,6 +237,10 @@ def get_total_norm(
     tensors: Tensor | Iterable[Tensor], norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> Tensor:
     """The norm of several tensors taken together, as if they were one long vector; summed in float64.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.utils.get_total_norm([tg.tensor([3.0]), tg.tensor([[4.0]])]).item()
+        5.0
 
     As in PyTorch the tensors are the gradients themselves: `get_total_norm(p.grad for p in model.parameters())`.
 

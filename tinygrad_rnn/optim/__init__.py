@@ -47,3 +47,4 @@ __all__ = [
     "l1_penalty", "l2_penalty", "elastic_net_penalty", "activation_penalty", "temporal_activation_penalty",
     "max_norm_", "weight_noise", "EarlyStopping",
 ]
+__dir__ = __all__.copy  # what a tab completes

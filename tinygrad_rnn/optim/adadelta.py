@@ -19,6 +19,14 @@ ADADELTA = Rule("adadelta", "p v u", {
 class Adadelta(Optimizer):
     """The gradient divided by the root of its running mean square, times that of the steps so far.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0, 1.0])
+        >>> optimizer = tg.optim.Adadelta([p])
+        >>> p.grad = tg.tensor([1.0, 100.0])
+        >>> optimizer.step()
+        >>> bool(p[0] > 0.99), bool(abs(p[0] - p[1]) < 1e-4)  # small steps at first, of one length for all
+        (True, True)
+
         g <- dL/dp + weight_decay * p
         v <- rho * v + (1 - rho) * g^2
         d <- sqrt(u + eps) / sqrt(v + eps) * g

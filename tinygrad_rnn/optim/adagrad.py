@@ -17,6 +17,15 @@ ADAGRAD = Rule("adagrad", "p s", {
 class Adagrad(Optimizer):
     """The gradient divided by the root of the sum of all its squares.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0])
+        >>> optimizer = tg.optim.Adagrad([p], lr=0.1)
+        >>> for _ in range(4):
+        ...     p.grad = tg.tensor([2.0])
+        ...     optimizer.step()
+        >>> round(p.item(), 4)  # 1 - 0.1 (1 + 1 / sqrt(2) + 1 / sqrt(3) + 1 / sqrt(4))
+        0.7216
+
         g <- dL/dp + weight_decay * p
         s <- s + g^2
         p <- p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)

@@ -28,6 +28,14 @@ AMSGRAD = Rule("adam_amsgrad", "p m v v_max", {
 class Adam(Optimizer):
     """Adam: momentum divided by the root of the mean square of the gradient.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0, -2.0])
+        >>> optimizer = tg.optim.Adam([p], lr=0.1)
+        >>> (p**4).sum().backward()
+        >>> optimizer.step()
+        >>> [round(x, 4) for x in p.tolist()]  # the first step moves by lr, however long the gradient is
+        [0.9, -1.9]
+
         g <- dL/dp + weight_decay * p
         m <- beta1 * m + (1 - beta1) * g
         v <- beta2 * v + (1 - beta2) * g^2
@@ -93,6 +101,14 @@ class Adam(Optimizer):
 
 class AdamW(Adam):
     """Adam with weight decay beside the gradient instead of in it.
+
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0])
+        >>> optimizer = tg.optim.AdamW([p], lr=0.1, weight_decay=0.5)
+        >>> p.grad = tg.tensor([0.0])
+        >>> optimizer.step()
+        >>> round(p.item(), 4)  # the decay alone: p - lr * weight_decay * p
+        0.95
 
         p <- p - lr * weight_decay * p
         p <- p - lr * m_hat / (sqrt(v_hat) + eps)

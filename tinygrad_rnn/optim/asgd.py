@@ -28,6 +28,14 @@ AVERAGED = Rule("sgd_averaged", "p ax", {
 class ASGD(Optimizer):
     """Averaged stochastic gradient descent, as PyTorch has it.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0])
+        >>> optimizer = tg.optim.ASGD([p], lr=0.5, lambd=0.0)
+        >>> p.grad = tg.tensor([1.0])
+        >>> optimizer.step()
+        >>> p.item(), "ax" in optimizer.state[p]  # the running average
+        (0.5, True)
+
         g   <- dL/dp + weight_decay * p
         p   <- (1 - lambd * eta) * p - eta * g
         ax  <- ax + mu * (p - ax)
@@ -87,6 +95,14 @@ class ASGD(Optimizer):
 
 class NTASGD(Optimizer):
     """Gradient descent that averages its weights from when the validation loss has stopped improving.
+
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0])
+        >>> optimizer = tg.optim.NTASGD([p], lr=0.5)
+        >>> p.grad = tg.tensor([1.0])
+        >>> optimizer.step()
+        >>> p.item()
+        0.5
 
         p  <- p - lr * (dL/dp + weight_decay * p)
         ax <- the mean of p now, at the trigger, and of every p since           (after the trigger only)

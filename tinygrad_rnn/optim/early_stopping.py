@@ -15,6 +15,13 @@ NUMBERS = ("best", "best_check", "checks", "num_bad_checks")
 class EarlyStopping:
     """Stop when a metric has not improved for `patience` checks in a row; may keep the best weights.
 
+        >>> import tinygrad_rnn as tg
+        >>> stopping = tg.optim.EarlyStopping(patience=2)
+        >>> [stopping.step(loss) for loss in (3.0, 2.0, 2.5, 2.1)]
+        [False, False, False, True]
+        >>> stopping.best
+        2.0
+
         stopper = tg.optim.EarlyStopping(patience=5, keep=model)
         for epoch in range(100):
             train(model)

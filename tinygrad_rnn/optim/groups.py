@@ -12,6 +12,11 @@ from ..nn.module import Module
 def decay_groups(model: Module, weight_decay: float, undecayed: Iterable[str] = ()) -> list[dict[str, Any]]:
     """The parameters of a model in two groups: those that weight decay should shrink, and those that it should not.
 
+        >>> import tinygrad_rnn as tg
+        >>> decayed, others = tg.optim.decay_groups(tg.nn.Linear(3, 4), weight_decay=0.01)
+        >>> [p.shape for p in decayed["params"]], [p.shape for p in others["params"]]
+        ([(4, 3)], [(4,)])
+
         optimizer = tg.optim.AdamW(tg.optim.decay_groups(model, weight_decay=0.1), lr=1e-3)
 
     What multiplies an input decays: shrinking it makes the model smoother. Biases, and the scales and shifts of

@@ -22,6 +22,12 @@ from typing import Any
 
 from .optimizer import Optimizer
 
+__all__ = [
+    "LRScheduler", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR", "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts", "OneCycleLR", "ReduceLROnPlateau", "SequentialLR",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes
+
 
 class LRScheduler:
     """Base of all schedules. A subclass defines `next_lr`; its attributes are its state.
@@ -143,6 +149,12 @@ class LRScheduler:
 class StepLR(LRScheduler):
     """lr <- gamma * lr every `step_size` epochs.
 
+        >>> import tinygrad_rnn as tg
+        >>> optimizer = tg.optim.SGD(tg.nn.Linear(2, 2).parameters(), lr=1.0)
+        >>> scheduler = tg.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
+        >>> [scheduler.step() or scheduler.get_last_lr()[0] for _ in range(4)]
+        [1.0, 0.5, 0.5, 0.25]
+
     Raises:
         ValueError: step_size is below 1, or gamma negative.
     """
@@ -159,6 +171,12 @@ class StepLR(LRScheduler):
 
 class MultiStepLR(LRScheduler):
     """lr <- gamma * lr at each of the milestones, numbers of epochs; one that is named twice counts twice.
+
+        >>> import tinygrad_rnn as tg
+        >>> optimizer = tg.optim.SGD(tg.nn.Linear(2, 2).parameters(), lr=1.0)
+        >>> scheduler = tg.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[2, 3], gamma=0.5)
+        >>> [scheduler.step() or scheduler.get_last_lr()[0] for _ in range(4)]
+        [1.0, 0.5, 0.25, 0.25]
 
     Raises:
         ValueError: a milestone or gamma is negative.
@@ -182,6 +200,12 @@ class MultiStepLR(LRScheduler):
 class ExponentialLR(LRScheduler):
     """lr <- gamma * lr at every epoch.
 
+        >>> import tinygrad_rnn as tg
+        >>> optimizer = tg.optim.SGD(tg.nn.Linear(2, 2).parameters(), lr=1.0)
+        >>> scheduler = tg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        >>> [scheduler.step() or scheduler.get_last_lr()[0] for _ in range(3)]
+        [0.5, 0.25, 0.125]
+
     Raises:
         ValueError: gamma is negative.
     """
@@ -197,6 +221,12 @@ class ExponentialLR(LRScheduler):
 
 class ConstantLR(LRScheduler):
     """lr = factor * base_lr until epoch `total_iters`, then base_lr.
+
+        >>> import tinygrad_rnn as tg
+        >>> optimizer = tg.optim.SGD(tg.nn.Linear(2, 2).parameters(), lr=1.0)
+        >>> scheduler = tg.optim.lr_scheduler.ConstantLR(optimizer, factor=0.5, total_iters=2)
+        >>> [scheduler.step() or scheduler.get_last_lr()[0] for _ in range(3)]
+        [0.5, 1.0, 1.0]
 
     Raises:
         ValueError: factor is not in [0, 1], or total_iters below 1.
@@ -218,6 +248,12 @@ class ConstantLR(LRScheduler):
 
 class LinearLR(LRScheduler):
     """lr = base_lr times a factor that goes linearly from `start_factor` to `end_factor` in `total_iters` epochs.
+
+        >>> import tinygrad_rnn as tg
+        >>> optimizer = tg.optim.SGD(tg.nn.Linear(2, 2).parameters(), lr=1.0)
+        >>> scheduler = tg.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.5, total_iters=2)
+        >>> [scheduler.step() or round(scheduler.get_last_lr()[0], 3) for _ in range(3)]
+        [0.75, 1.0, 1.0]
 
     The usual warm-up: a first step of an adaptive optimiser knows little about the size of gradients.
 
@@ -250,6 +286,12 @@ class LinearLR(LRScheduler):
 class CosineAnnealingLR(LRScheduler):
     """From base_lr down to `eta_min` along half a cosine of `T_max` epochs, then up and down again.
 
+        >>> import tinygrad_rnn as tg
+        >>> optimizer = tg.optim.SGD(tg.nn.Linear(2, 2).parameters(), lr=1.0)
+        >>> scheduler = tg.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
+        >>> [scheduler.step() or round(scheduler.get_last_lr()[0], 3) for _ in range(4)]
+        [0.854, 0.5, 0.146, 0.0]
+
         lr = eta_min + (base_lr - eta_min) * (1 + cos(pi * epoch / T_max)) / 2
 
     computed from the last lr, so that what others have multiplied it with lasts.
@@ -277,6 +319,12 @@ class CosineAnnealingLR(LRScheduler):
 
 class CosineAnnealingWarmRestarts(LRScheduler):
     """Half cosines from base_lr down to `eta_min`, each followed by a jump back up and `T_mult` times as long.
+
+        >>> import tinygrad_rnn as tg
+        >>> optimizer = tg.optim.SGD(tg.nn.Linear(2, 2).parameters(), lr=1.0)
+        >>> scheduler = tg.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=2)
+        >>> [scheduler.step() or round(scheduler.get_last_lr()[0], 3) for _ in range(4)]
+        [0.5, 1.0, 0.5, 1.0]
 
         lr = eta_min + (base_lr - eta_min) * (1 + cos(pi * T_cur / T_i)) / 2
 
@@ -327,6 +375,12 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 
 class OneCycleLR(LRScheduler):
     """One rise to `max_lr` and one long fall, with the momentum going the other way; a step for every batch.
+
+        >>> import tinygrad_rnn as tg
+        >>> optimizer = tg.optim.SGD(tg.nn.Linear(2, 2).parameters(), lr=1.0, momentum=0.9)
+        >>> scheduler = tg.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=5, pct_start=0.5)
+        >>> [scheduler.step() or round(scheduler.get_last_lr()[0], 3) for _ in range(4)]
+        [0.76, 0.905, 0.345, 0.0]
 
     From max_lr / div_factor up to max_lr in the first `pct_start` of all steps, then down to
     max_lr / div_factor / final_div_factor; with three phases down to where it began as steeply as it rose, and then to
@@ -444,6 +498,14 @@ def _phases(rising: float, total_steps: int, three_phase: bool) -> list[dict[str
 class SequentialLR(LRScheduler):
     """One schedule after the other: the next one starts at epoch 0 of its own where the milestone says.
 
+        >>> import tinygrad_rnn as tg
+        >>> from tinygrad_rnn.optim.lr_scheduler import ExponentialLR, LinearLR, SequentialLR
+        >>> optimizer = tg.optim.SGD(tg.nn.Linear(2, 2).parameters(), lr=1.0)
+        >>> warm_up = LinearLR(optimizer, start_factor=0.5, total_iters=2)
+        >>> scheduler = SequentialLR(optimizer, [warm_up, ExponentialLR(optimizer, 0.5)], milestones=[2])
+        >>> [scheduler.step() or round(scheduler.get_last_lr()[0], 3) for _ in range(4)]
+        [0.75, 1.0, 0.5, 0.25]
+
         warm_up = LinearLR(optimizer, start_factor=0.1, total_iters=10)
         fall = CosineAnnealingLR(optimizer, T_max=90)
         scheduler = SequentialLR(optimizer, [warm_up, fall], milestones=[10])
@@ -511,6 +573,12 @@ class SequentialLR(LRScheduler):
 
 class ReduceLROnPlateau(LRScheduler):
     """lr <- factor * lr when a metric has not improved for more than `patience` epochs.
+
+        >>> import tinygrad_rnn as tg
+        >>> optimizer = tg.optim.SGD(tg.nn.Linear(2, 2).parameters(), lr=1.0)
+        >>> scheduler = tg.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1)
+        >>> [scheduler.step(loss) or scheduler.get_last_lr()[0] for loss in (3.0, 3.1, 3.2)]
+        [1.0, 1.0, 0.1]
 
         scheduler.step(validation_loss)      # once an epoch
 

@@ -18,6 +18,14 @@ NADAM = Rule("nadam", "p m v", {
 class NAdam(Optimizer):
     """Adam with Nesterov momentum: the step is taken with the momentum that the next one will have.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0])
+        >>> optimizer = tg.optim.NAdam([p], lr=0.1)
+        >>> p.grad = tg.tensor([2.0])
+        >>> optimizer.step()
+        >>> optimizer.state[p]["step"], p.item() < 1
+        (1, True)
+
         g    <- dL/dp + weight_decay * p
         mu_t  = beta1 * (1 - 0.96^(t * momentum_decay) / 2)
         m    <- beta1 * m + (1 - beta1) * g

@@ -71,6 +71,21 @@ class Rule:
 class Optimizer:
     """Base of all optimisers, with PyTorch's interface.
 
+        >>> import numpy as np
+        >>> import tinygrad_rnn as tg
+        >>> class SignDescent(tg.optim.Optimizer):
+        ...     def __init__(self, params, lr=0.1):
+        ...         super().__init__(params, {"lr": lr})
+        ...
+        ...     def update(self, p, g, state, group):
+        ...         p -= group["lr"] * np.sign(g)
+        >>> p = tg.nn.Parameter([1.0, -1.0])
+        >>> optimizer = SignDescent([p], lr=0.5)
+        >>> (p * p).sum().backward()
+        >>> optimizer.step()
+        >>> p.tolist()
+        [0.5, -0.5]
+
     A subclass hands its options with their defaults to `__init__` and defines `update`, the step of one parameter;
     `check` refuses options that make no sense. Everything else is here.
 

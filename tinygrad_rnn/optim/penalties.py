@@ -29,6 +29,11 @@ from ..autograd.tensor import Tensor
 def l1_penalty(parameters: Tensor | Iterable[Tensor], strength: float) -> Tensor:
     """`strength * sum |p|` over all elements, a differentiable tensor of no dimensions.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([3.0, -4.0])
+        >>> tg.optim.l1_penalty([p], 0.5).item()
+        3.5
+
     Its gradient is `strength * sign(p)`, the same however small p is, and 0 at 0: weights that the loss does not need
     are driven to zero (Tibshirani, 1996), around which they go on swinging by lr * strength.
 
@@ -40,6 +45,11 @@ def l1_penalty(parameters: Tensor | Iterable[Tensor], strength: float) -> Tensor
 
 def l2_penalty(parameters: Tensor | Iterable[Tensor], strength: float) -> Tensor:
     """`strength * sum p^2` over all elements, a differentiable tensor of no dimensions.
+
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([3.0, -4.0])
+        >>> tg.optim.l2_penalty([p], 0.5).item()
+        12.5
 
     Its gradient is `2 * strength * p`: weights are kept small in proportion to their size (Hoerl, Kennard, 1970). As in
     Keras there is no factor of one half, so `weight_decay=2 * strength` is its like in `SGD` and `Adam`, but not in
@@ -54,6 +64,11 @@ def l2_penalty(parameters: Tensor | Iterable[Tensor], strength: float) -> Tensor
 def elastic_net_penalty(parameters: Tensor | Iterable[Tensor], l1: float, l2: float) -> Tensor:
     """`l1 * sum |p| + l2 * sum p^2` over all elements, a differentiable tensor of no dimensions.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([3.0, -4.0])
+        >>> tg.optim.elastic_net_penalty([p], l1=1.0, l2=0.5).item()  # 7 + 12.5
+        19.5
+
     The second term spreads what the first would give to one of several weights that are alike (Zou, Hastie, 2005).
 
     Raises:
@@ -66,6 +81,10 @@ def elastic_net_penalty(parameters: Tensor | Iterable[Tensor], l1: float, l2: fl
 
 def activation_penalty(h: Tensor, alpha: float) -> Tensor:
     """AR, activation regularization: `alpha * mean h^2`, a differentiable tensor of no dimensions.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.optim.activation_penalty(tg.tensor([1.0, 3.0]), 2.0).item()  # 2 (1 + 9) / 2
+        10.0
 
     Keeps activations small. The paper takes the output of the last recurrent layer as the next one sees it, after
     dropout, so that what was dropped is not penalised.
@@ -88,6 +107,11 @@ def activation_penalty(h: Tensor, alpha: float) -> Tensor:
 
 def temporal_activation_penalty(h: Tensor, beta: float, dim: int = 0) -> Tensor:
     """TAR, temporal activation regularization: `beta * mean (h[t + 1] - h[t])^2`, a tensor of no dimensions.
+
+        >>> import tinygrad_rnn as tg
+        >>> h = tg.tensor([[0.0], [1.0], [3.0]])
+        >>> tg.optim.temporal_activation_penalty(h, 2.0).item()  # 2 (1 + 4) / 2
+        5.0
 
     Keeps a state from changing more than it has to, step by step. The paper takes the output of the last recurrent
     layer before dropout, which would be a change at every step.

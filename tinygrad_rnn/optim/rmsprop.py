@@ -27,6 +27,14 @@ RULES = {  # by (centered, with momentum)
 class RMSprop(Optimizer):
     """The gradient divided by the root of its running mean square.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0, 1.0])
+        >>> optimizer = tg.optim.RMSprop([p], lr=0.01, alpha=0.75)
+        >>> p.grad = tg.tensor([1.0, 100.0])
+        >>> optimizer.step()
+        >>> [round(x, 4) for x in p.tolist()]  # lr / sqrt(1 - alpha), however long the gradient is
+        [0.98, 0.98]
+
         g <- dL/dp + weight_decay * p
         v <- alpha * v + (1 - alpha) * g^2
         p <- p - lr * g / (sqrt(v) + eps)

@@ -19,6 +19,15 @@ RPROP = Rule("rprop", "p before size", {
 class Rprop(Optimizer):
     """Resilient backpropagation: every weight has a step size, which grows while its gradient keeps its sign.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0])
+        >>> optimizer = tg.optim.Rprop([p], lr=0.1)
+        >>> for _ in range(2):
+        ...     p.grad = tg.tensor([7.0])
+        ...     optimizer.step()
+        >>> round(p.item(), 4)  # 1 - 0.1 - 1.2 * 0.1
+        0.78
+
         g    <- dL/dp
         size <- size * etas[1] where g and the g before have the same sign, * etas[0] where they have opposite ones
         g    <- 0 where they have opposite signs: no step is taken there, and the next one counts as a fresh start

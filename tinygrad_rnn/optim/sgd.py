@@ -21,6 +21,14 @@ MOMENTUM = Rule("sgd_momentum", "p b", {
 class SGD(Optimizer):
     """Gradient descent with optional momentum.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([1.0, 2.0])
+        >>> optimizer = tg.optim.SGD([p], lr=0.25)
+        >>> (p * p).sum().backward()
+        >>> optimizer.step()
+        >>> p.tolist()  # p - lr * 2 p
+        [0.5, 1.0]
+
         g <- dL/dp + weight_decay * p
         b <- momentum * b + (1 - dampening) * g      (b = g at the first step)
         p <- p - lr * b,  or p - lr * (g + momentum * b) with nesterov

@@ -15,6 +15,13 @@ from ..nn.utils import unit_norms
 def max_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, dim: int | tuple[int, ...] | None = None) -> None:
     """Shorten, in place, the weights that lead into a unit to `max_norm` where they are longer.
 
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter([[3.0, 4.0], [0.3, 0.4]])
+        >>> tg.optim.max_norm_([p], 1.0)
+        >>> p.detach()
+        tensor([[0.6, 0.8],
+                [0.3, 0.4]])
+
         w <- w * max_norm / |w|               for each unit whose |w| is above max_norm
 
     Call it after `step()`. Weights may then take large steps without growing for ever: it goes well with dropout and
@@ -53,6 +60,14 @@ def max_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, dim: int |
 @contextlib.contextmanager
 def weight_noise(parameters: Tensor | Iterable[Tensor], std: float) -> Iterator[None]:
     """Inside, every weight has a number from N(0, std^2) added to it; afterwards it is what it was, to the last bit.
+
+        >>> import tinygrad_rnn as tg
+        >>> p = tg.nn.Parameter(tg.ones(1000))
+        >>> with tg.optim.weight_noise([p], 0.1):
+        ...     0.08 < p.std().item() < 0.12
+        True
+        >>> p.std().item()
+        0.0
 
         with tg.optim.weight_noise(model.parameters(), std=0.075):
             loss = criterion(model(x), target)

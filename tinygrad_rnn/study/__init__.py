@@ -34,3 +34,10 @@ from .shown import ops
 from .states import trajectory
 from .summary import Summary, summary
 from .text import colored_text
+
+__all__ = [
+    "heatmap", "gradient_flow", "horizon", "saturation", "timescales", "trajectory", "jacobians", "lyapunov",
+    "fixed_points", "colored_text", "connectivity", "integrated_gradients", "ablate",
+    "graph", "replay", "explain", "summary", "ops", "Result", "Graph", "Replay", "Explained", "Summary",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes

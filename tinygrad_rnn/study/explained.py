@@ -48,6 +48,11 @@ class Line(NamedTuple):
 class Explained(str):
     """A page of HTML, which a notebook shows.
 
+        >>> import tinygrad_rnn as tg
+        >>> page = tg.nn.Recurrent(tg.nn.RNNCell(3, 4)).explain(html=True)
+        >>> isinstance(page, tg.study.Explained), len(page.steps)
+        (True, 2)
+
     Attributes:
         steps: the lines of the step (of the first layer, if there are several).
         step, adjoint, forward, backward: the columns.

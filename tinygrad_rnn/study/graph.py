@@ -80,6 +80,12 @@ class Box(NamedTuple):
 class Graph:
     """What `graph` returns: boxes and arrows, from what is given to the result. Print it, or look at it in a notebook.
 
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor(2.0, requires_grad=True)
+        >>> graph = tg.study.graph(x * x + x)
+        >>> len(graph.boxes), len(graph.edges)
+        (3, 4)
+
     Attributes:
         boxes: from the oldest to the youngest, which is the result.
         edges: pairs of numbers of boxes, from operand to result: as many as the tape has.

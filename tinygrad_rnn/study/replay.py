@@ -91,6 +91,11 @@ class Frame:
 class Replay:
     """What `replay` returns: frames, from the result to the oldest leaf; as many as the graph has boxes.
 
+        >>> import tinygrad_rnn as tg
+        >>> x = tg.tensor(2.0, requires_grad=True)
+        >>> len(tg.study.replay(x * x + x).frames)
+        3
+
     Attributes:
         frames: see `Frame`.
         values: for each frame the gradient that was complete.

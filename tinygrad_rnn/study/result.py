@@ -20,6 +20,14 @@ LINES = ("-", "--", ":", "-.")  # beside colours, as these do not survive greysc
 class Result:
     """Arrays, a picture of them, and the sentence that says how to read it.
 
+        >>> import tinygrad_rnn as tg
+        >>> layer = tg.nn.RNN(3, 4)
+        >>> with tg.record(layer) as r:
+        ...     y, _ = layer(tg.ones(7, 2, 3))
+        >>> found = tg.study.heatmap(r, "h")
+        >>> isinstance(found, tg.study.Result), found.values.shape
+        (True, (4, 7))
+
     Attributes:
         values: the main array, or a dict of arrays by name.
         sentence: how to read the picture.

@@ -61,6 +61,10 @@ class Layer(NamedTuple):
 class Summary:
     """What `summary` returns; prints as a table.
 
+        >>> import tinygrad_rnn as tg
+        >>> tg.study.summary(tg.nn.LSTM(3, 4), T=7, B=2).parameters
+        144
+
     Attributes:
         layers: see `Layer`.
         parameters: of the model, each counted once.

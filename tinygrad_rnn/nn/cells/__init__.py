@@ -2,7 +2,7 @@
 
 In reading order: `gated` (what cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`,
 `gru_variants`, `minimal` (fewer gates), `diagonal` (no recurrent product), `timescales` (slow parts), `article` (two
-cells just as an article lists them), `catalogue` (the list).
+cells just as an article lists them), `catalogue` (the list), `named` (cells by name).
 """
 
 from .article import ArticleGRUCell, ArticleLSTMCell
@@ -19,4 +19,14 @@ from .lstm_variants import (
     SLSTMCell,
 )
 from .minimal import MGUCell, MinimalRNNCell, RANCell, UGRNNCell
+from .named import make
 from .timescales import ClockworkRNNCell, SCRNCell
+
+__all__ = [
+    "list", "make", "RNNCell", "LSTMCell", "GRUCell", "IRNNCell", "ProjectedLSTMCell",
+    "PeepholeLSTMCell", "CoupledLSTMCell", "NoForgetGateLSTMCell", "LayerNormLSTMCell", "MultiplicativeLSTMCell",
+    "SLSTMCell", "GRUVariantCell", "LayerNormGRUCell", "LiGRUCell", "MGUCell", "MinimalRNNCell", "UGRNNCell", "RANCell",
+    "IndRNNCell", "SRUCell", "QRNNCell", "MinGRUCell", "MinLSTMCell", "SCRNCell", "ClockworkRNNCell",
+    "ArticleLSTMCell", "ArticleGRUCell",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes

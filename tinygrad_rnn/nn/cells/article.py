@@ -42,6 +42,11 @@ class _ArticleCell(Cell):
 class ArticleLSTMCell(_ArticleCell):
     """The article's LSTM.
 
+        >>> import tinygrad_rnn as tg
+        >>> h, c = tg.nn.cells.ArticleLSTMCell(3, 4)(tg.ones(5, 3))
+        >>> h.shape, c.shape
+        ((5, 4), (5, 4))
+
         i, f, o = sigmoid(x Wi + h Ui + bi), sigmoid(x Wf + h Uf + bf), sigmoid(x Wo + h Uo + bo)
         c' = f * c + i * tanh(x Wc + h Uc + bc)
         h' = o * tanh(c')
@@ -70,6 +75,10 @@ class ArticleLSTMCell(_ArticleCell):
 
 class ArticleGRUCell(_ArticleCell):
     """The article's GRU, which is NOT the usual one.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.cells.ArticleGRUCell(3, 4)(tg.ones(5, 3)).shape
+        (5, 4)
 
         z  = sigmoid(x Wr + h Ur + br)
         r  = tanh(x Wh + z * (h Uh + bh))

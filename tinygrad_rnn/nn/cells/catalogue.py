@@ -54,8 +54,22 @@ ROWS: list[tuple[Callable[[int, int], Cell], str, str]] = [
 ]
 
 
+def short_name(name: str) -> str:
+    """The short name of a cell: that of its class without "Cell"; neither case matters nor "-" and "_".
+
+    >>> short_name("LayerNormLSTMCell"), short_name("layer-norm_LSTM")
+    ('layernormlstm', 'layernormlstm')
+    """
+    return name.replace("-", "").replace("_", "").lower().removesuffix("cell")
+
+
 class Row(NamedTuple):
     """What is known of a cell.
+
+        >>> import tinygrad_rnn as tg
+        >>> row = tg.nn.cells.list(28, 64)[0]
+        >>> row.name, row.short, row.states, row.parameters
+        ('RNNCell', 'rnn', {'h': 64}, 6016)
 
     Attributes:
         name: of its class in `nn.cells`.
@@ -64,6 +78,7 @@ class Row(NamedTuple):
         states: names and widths.
         parameters: how many numbers it learns.
         cell: its class, whose docstring says everything.
+        short: its short name, by which `make` and command lines know it.
     """
 
     name: str
@@ -72,6 +87,7 @@ class Row(NamedTuple):
     states: dict[str, int]
     parameters: int
     cell: type[Cell]
+    short: str
 
 
 class Table(list[Row]):
@@ -118,6 +134,7 @@ def catalogue(input_size: int = 128, hidden_size: int = 128) -> Table:
         with no_grad():
             states = {name: s.shape[-1] for name, s in zip(cell.state_names, cell.begin(None, 1))}
         count = sum(p.numel() for p in cell.parameters())
-        table.append(Row(type(cell).__name__, equation, source, states, count, type(cell)))
+        name = type(cell).__name__
+        table.append(Row(name, equation, source, states, count, type(cell), short_name(name)))
     set_rng_state(random_state)  # nobody's weights depend on whether the list was looked at
     return table

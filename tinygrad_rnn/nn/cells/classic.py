@@ -25,6 +25,11 @@ class TorchCell(GatedCell):
 class RNNCell(TorchCell):
     """The simple recurrent cell (Elman, 1990).
 
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.RNNCell(3, 4)
+        >>> cell(tg.ones(5, 3)).shape, [name for name, _ in cell.named_parameters()]
+        ((5, 4), ['weight_ih', 'weight_hh', 'bias_ih', 'bias_hh'])
+
         h' = tanh(W_ih x + b_ih + W_hh h + b_hh)
 
     Args:
@@ -51,6 +56,10 @@ class RNNCell(TorchCell):
 
 class IRNNCell(RNNCell):
     """A ReLU network that starts as the identity (Le, Jaitly and Hinton, 2015).
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.cells.IRNNCell(3, 2).weight_hh.tolist()
+        [[1.0, 0.0], [0.0, 1.0]]
 
         h' = relu(W_ih x + b_ih + W_hh h + b_hh),    W_hh = scale * identity to begin with
 
@@ -80,6 +89,11 @@ class IRNNCell(RNNCell):
 class LSTMCell(TorchCell):
     """Long short-term memory (Hochreiter and Schmidhuber, 1997) with forget gates (Gers et al., 2000).
 
+        >>> import tinygrad_rnn as tg
+        >>> h, c = tg.nn.LSTMCell(3, 4)(tg.ones(5, 3))
+        >>> h.shape, c.shape
+        ((5, 4), (5, 4))
+
         i, f, g, o = W_ih x + b_ih + W_hh h + b_hh
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(c')
@@ -101,6 +115,11 @@ class LSTMCell(TorchCell):
 
 class ProjectedLSTMCell(LSTMCell):
     """An LSTM whose output is projected to P numbers, which is all that the next step sees of it (Sak et al., 2014).
+
+        >>> import tinygrad_rnn as tg
+        >>> h, c = tg.nn.ProjectedLSTMCell(3, 8, proj_size=2)(tg.ones(5, 3))
+        >>> h.shape, c.shape
+        ((5, 2), (5, 8))
 
         i, f, g, o = W_ih x + b_ih + W_hh h + b_hh
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
@@ -132,6 +151,12 @@ class ProjectedLSTMCell(LSTMCell):
 
 class GRUCell(TorchCell):
     """The gated recurrent unit (Cho et al., 2014), its reset gate applied after the product ("reset after").
+
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.GRUCell(3, 4)
+        >>> h = cell(tg.ones(5, 3))
+        >>> cell(tg.ones(5, 3), h).shape, cell.state_names
+        ((5, 4), ('h',))
 
         r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
         z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)

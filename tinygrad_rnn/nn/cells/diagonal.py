@@ -20,6 +20,11 @@ from .gated import GatedCell
 class IndRNNCell(GatedCell):
     """The independently recurrent network: each unit has one recurrent weight (Li et al., 2018).
 
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.cells.IndRNNCell(3, 4)
+        >>> cell.weight_u.shape, cell(tg.ones(5, 3)).shape
+        ((4,), (5, 4))
+
         h' = relu(W_ih x + u * h + b)
 
     u starts from U(0, 1), b at zero. For sequences of T steps the paper keeps |u| below 2^(1 / T) by clipping it after
@@ -61,6 +66,11 @@ class IndRNNCell(GatedCell):
 
 class SRUCell(GatedCell):
     """The simple recurrent unit, with a highway from input to output (Lei et al., 2018).
+
+        >>> import tinygrad_rnn as tg
+        >>> h, c = tg.nn.cells.SRUCell(4, 4)(tg.ones(5, 4))
+        >>> h.shape, c.shape
+        ((5, 4), (5, 4))
 
         f, r = W_f x + v_f * c + b_f,  W_r x + v_r * c + b_r
         c' = sigmoid(f) * c + (1 - sigmoid(f)) * (W x)
@@ -110,6 +120,11 @@ class SRUCell(GatedCell):
 
 class QRNNCell(GatedCell):
     """The pooling of a quasi-recurrent network over convolutions of its input (Bradbury et al., 2017).
+
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.cells.QRNNCell(3, 4, window=2)
+        >>> cell.state_names
+        ('h', 'c', 'previous')
 
         z, f, o, i = W_ih x[t] + W_previous x[t - 1] + b
         h' = sigmoid(f) * h + (1 - sigmoid(f)) * tanh(z)         pooling="f"
@@ -181,6 +196,11 @@ class QRNNCell(GatedCell):
 class MinGRUCell(GatedCell):
     """minGRU: a GRU whose gate and candidate see the input alone (Feng et al., 2024).
 
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.cells.MinGRUCell(3, 4)
+        >>> sum(p.numel() for p in cell.parameters())  # no weights of the state: 2 H (I + 1)
+        32
+
         z, n = W_ih x + b
         h' = (1 - sigmoid(z)) * h + sigmoid(z) * n
 
@@ -198,6 +218,11 @@ class MinGRUCell(GatedCell):
 
 class MinLSTMCell(GatedCell):
     """minLSTM: a mean of old and new, weighted by two gates that see the input alone (Feng et al., 2024).
+
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.cells.MinLSTMCell(3, 4)
+        >>> sum(p.numel() for p in cell.parameters())  # no weights of the state: 3 H (I + 1)
+        48
 
         f, i, n = W_ih x + b
         h' = (sigmoid(f) * h + sigmoid(i) * n) / (sigmoid(f) + sigmoid(i))

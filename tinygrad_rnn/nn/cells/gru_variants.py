@@ -16,6 +16,11 @@ from .gated import GatedCell
 class GRUVariantCell(TorchCell):
     """The gated recurrent unit in all four ways in which it is written (Cho et al., 2014; Chung et al., 2014).
 
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.cells.GRUVariantCell(3, 4, reset="before", keeps="old")
+        >>> cell(tg.ones(5, 3)).shape
+        (5, 4)
+
         r = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
         z = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
         n = tanh(W_in x + b_in + W_hn (r * h) + b_hn)       reset="before": Cho et al., ONNX's default
@@ -68,6 +73,10 @@ class GRUVariantCell(TorchCell):
 class LayerNormGRUCell(GatedCell):
     """A GRU with layer normalisation (Ba, Kiros and Hinton, 2016).
 
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.cells.LayerNormGRUCell(3, 4)(tg.ones(5, 3)).shape
+        (5, 4)
+
         r, z = sigmoid(LN(W_irz x) + LN(W_hrz h))
         n = tanh(LN(W_in x) + r * LN(W_hn h))
         h' = (1 - z) * h + z * n
@@ -109,6 +118,11 @@ def _together(norm: LayerNorm, a: Tensor, b: Tensor) -> list[Tensor]:
 
 class LiGRUCell(GatedCell):
     """The light GRU: no reset gate, and a ReLU in place of the tanh (Ravanelli et al., 2018).
+
+        >>> import tinygrad_rnn as tg
+        >>> h = tg.nn.cells.LiGRUCell(3, 4)(tg.randn(5, 3))
+        >>> bool((h >= 0).all())
+        True
 
         z, n = W_ih x + W_hh h + b
         h' = sigmoid(z) * h + (1 - sigmoid(z)) * relu(n)

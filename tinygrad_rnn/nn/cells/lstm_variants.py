@@ -13,6 +13,11 @@ from .gated import GatedCell, chunk
 class PeepholeLSTMCell(GatedCell):
     """An LSTM whose gates see the memory (Gers, Schraudolph and Schmidhuber, 2002).
 
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.cells.PeepholeLSTMCell(3, 4)
+        >>> cell.peephole.shape  # of i, f and o
+        (12,)
+
         i, f, g, o = W_ih x + W_hh h + b
         c' = sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * tanh(g)
         h' = sigmoid(o + p_o * c') * tanh(c')
@@ -42,6 +47,11 @@ class PeepholeLSTMCell(GatedCell):
 class CoupledLSTMCell(GatedCell):
     """An LSTM that forgets as much as it writes, known as CIFG (Greff et al., 2017).
 
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.cells.CoupledLSTMCell(3, 4)
+        >>> sum(p.numel() for p in cell.parameters())  # three gates: 3 H (I + H + 1)
+        96
+
         i, g, o = W_ih x + W_hh h + b
         c' = (1 - sigmoid(i)) * c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(c')
@@ -62,6 +72,12 @@ class CoupledLSTMCell(GatedCell):
 class NoForgetGateLSTMCell(GatedCell):
     """The LSTM as it was before forget gates (Hochreiter and Schmidhuber, 1997): its memory only ever adds up.
 
+        >>> import tinygrad_rnn as tg
+        >>> cell, x = tg.nn.cells.NoForgetGateLSTMCell(3, 4), tg.zeros(5, 3)
+        >>> _, c = cell(x, (tg.zeros(5, 4), tg.full((5, 4), 7.0)))
+        >>> bool((c > 6).all())  # nothing is forgotten
+        True
+
         i, g, o = W_ih x + W_hh h + b
         c' = c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(c')
@@ -80,6 +96,11 @@ class NoForgetGateLSTMCell(GatedCell):
 
 class LayerNormLSTMCell(GatedCell):
     """An LSTM with layer normalisation (Ba, Kiros and Hinton, 2016).
+
+        >>> import tinygrad_rnn as tg
+        >>> h, c = tg.nn.cells.LayerNormLSTMCell(3, 4)(tg.ones(5, 3))
+        >>> h.shape, c.shape
+        ((5, 4), (5, 4))
 
         i, f, g, o = LN(W_ih x) + LN(W_hh h) + b
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
@@ -111,6 +132,11 @@ class LayerNormLSTMCell(GatedCell):
 class MultiplicativeLSTMCell(GatedCell):
     """An LSTM whose transition depends on the input (Krause et al., 2016): m takes the place of h.
 
+        >>> import tinygrad_rnn as tg
+        >>> h, c = tg.nn.cells.MultiplicativeLSTMCell(3, 4)(tg.ones(5, 3))
+        >>> h.shape, c.shape
+        ((5, 4), (5, 4))
+
         m = (W_mx x) * (W_mh h)
         i, f, g, o = W_ih x + W_hh m + b
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
@@ -139,6 +165,10 @@ class MultiplicativeLSTMCell(GatedCell):
 
 class SLSTMCell(GatedCell):
     """sLSTM: an LSTM whose input gate is an exponential, its memory a weighted mean (Beck et al., 2024).
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.cells.SLSTMCell(3, 4).state_names
+        ('h', 'c', 'n', 'm')
 
         i, f, z, o = W_ih x + W_hh h + b
         m' = max(log sigmoid(f) + m, i)                          keeps both exponentials at most 1

@@ -13,6 +13,11 @@ from .gated import GatedCell
 class MGUCell(GatedCell):
     """The minimal gated unit: a GRU with one gate (Zhou et al., 2016).
 
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.cells.MGUCell(3, 4)
+        >>> sum(p.numel() for p in cell.parameters())  # two thirds of a GRU: 2 H (I + H + 1)
+        64
+
         z = sigmoid(W_iz x + W_hz h + b_z)
         n = tanh(W_in x + W_hn (z * h) + b_n)
         h' = (1 - z) * h + z * n
@@ -33,6 +38,10 @@ class MGUCell(GatedCell):
 
 class MinimalRNNCell(GatedCell):
     """MinimalRNN: the input is mapped into the state's space, and a gate mixes the two (Chen, 2017).
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.cells.MinimalRNNCell(3, 4)(tg.ones(5, 3)).shape
+        (5, 4)
 
         z = tanh(W_ih x + b_z)
         u = sigmoid(W_hh h + W_zh z + b)
@@ -60,6 +69,10 @@ class MinimalRNNCell(GatedCell):
 class UGRNNCell(GatedCell):
     """The update gate RNN: a simple cell with a GRU's update gate (Collins, Sohl-Dickstein and Sussillo, 2017).
 
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.cells.UGRNNCell(3, 4)(tg.ones(5, 3)).shape
+        (5, 4)
+
         g, n = W_ih x + W_hh h + b
         h' = sigmoid(g) * h + (1 - sigmoid(g)) * tanh(n)
 
@@ -82,6 +95,11 @@ class UGRNNCell(GatedCell):
 
 class RANCell(GatedCell):
     """The recurrent additive network: its memory is a weighted sum of its inputs (Lee, Levy and Zettlemoyer, 2017).
+
+        >>> import tinygrad_rnn as tg
+        >>> h, c = tg.nn.cells.RANCell(3, 4)(tg.ones(5, 3))
+        >>> bool((h == c.tanh()).all())
+        True
 
         i, f = W_ih x + W_hh h + b
         c' = sigmoid(f) * c + sigmoid(i) * W_cx x

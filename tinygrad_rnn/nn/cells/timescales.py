@@ -20,6 +20,10 @@ from .gated import GatedCell
 class SCRNCell(Cell):
     """The structurally constrained network: a simple cell beside a context that drifts slowly (Mikolov et al., 2014).
 
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.cells.SCRNCell(3, 4, context_size=2)(tg.ones(5, 3)).shape  # both parts side by side
+        (5, 6)
+
         s' = (1 - alpha) * B x + alpha * s
         h' = sigmoid(P s' + A x + R h)
 
@@ -71,6 +75,12 @@ class SCRNCell(Cell):
 
 class ClockworkRNNCell(GatedCell):
     """The clockwork RNN: modules of a simple cell that tick at different rates (Koutnik et al., 2014).
+
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.cells.ClockworkRNNCell(3, 4, periods=(1, 2))
+        >>> h, clock = cell(tg.ones(5, 3))
+        >>> h.shape, clock[0].item()
+        ((5, 4), 1.0)
 
         h' = tanh(W_ih x + W_hh h + b) in modules whose period divides the clock, else h
         clock' = clock + 1
