@@ -311,7 +311,7 @@ def test_wrong_options(wrong, tmp_path):
         "--hidden -3", "--layers 0", "--embedding 0", "--batch 0", "--length 0", "--steps 0", "--every 0", "--seed -1",
         "--hidden 2.5", "--hidden x", "--lr 0", "--lr -1", "--lr inf", "--clip 0", "--clip nan", "--dropout 1",
         "--dropout -0.1", "--sample 0", "--sample -5", "--temperature -1", "--temperature nan", "--threads 0",
-        "--cell transformer", "--steps",
+        "--cell transformers", "--steps",
     ],
 )  # fmt: skip
 def test_more_wrong_options(wrong, char_lm, capsys):
