@@ -67,7 +67,7 @@ def ops() -> dict[str, list[tuple[Case, Outcome]]]:
 def modules() -> list[tuple[ModuleCase, ModuleOutcome]]:
     sampled = [
         ask_module(constructor, forward.args, training=True)
-        for name in ("RNNCell", "LSTMCell", "GRUCell", "RNN", "LSTM", "GRU", "Linear", "LayerNorm", "Embedding")
+        for name in ("RNNCell", "LSTMCell", "GRUCell", "RNN", "LSTM", "GRU", "Linear", "LayerNorm", "Embedding", "MultiheadAttention")
         for constructor, forward in spread(list(module_samples(name, training=True)), PER_OP)
         if sum(x.numel() for x in tree_leaves(forward.args)) <= LARGEST
     ]

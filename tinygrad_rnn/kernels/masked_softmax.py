@@ -55,6 +55,9 @@ def backward(dy, y, scale, dx):
 '''
 
 
+_quiet = np.errstate(invalid="ignore", over="ignore")  # of NumPy's numbers, where nothing is compiled
+
+
 @functools.cache
 def _compiled(dtype: np.dtype) -> Any:
     bits = 8 * dtype.itemsize
@@ -62,6 +65,7 @@ def _compiled(dtype: np.dtype) -> Any:
     return cache.load(SOURCE.format(**numbers), f"masked_softmax_{dtype.name}")
 
 
+@_quiet
 def masked_softmax(x: np.ndarray, bias: Any, scale: float, causal: bool) -> np.ndarray:
     """y for x [..., L, S] and a bias that broadcasts to it."""
     y, rows = np.empty(x.shape, x.dtype), _rows(x)
@@ -75,6 +79,7 @@ def masked_softmax(x: np.ndarray, bias: Any, scale: float, causal: bool) -> np.n
     return y
 
 
+@_quiet
 def gradient(dy: np.ndarray, y: np.ndarray, scale: float) -> np.ndarray:
     """The gradient of x, given that of y; with a scale of 1 that of the bias."""
     dx, rows = np.empty(y.shape, y.dtype), _rows(y)

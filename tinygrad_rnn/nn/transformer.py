@@ -233,11 +233,9 @@ class TransformerEncoderLayer(Module):
         activation: str | Callable[[Tensor], Tensor] = "relu", layer_norm_eps: float = 1e-5, batch_first: bool = False,
         norm_first: bool = False, bias: bool = True, *, dtype: Any = None,
     ) -> None:  # fmt: skip
-        if isinstance(activation, str):
-            if activation not in ACTIVATIONS:
-                lead = "TransformerEncoderLayer: activation must be relu, gelu or a function"
-                raise ValueError(f"{lead}: {activation!r}")
-            activation = ACTIVATIONS[activation]
+        function = ACTIVATIONS.get(activation) if isinstance(activation, str) else activation
+        if function is None:
+            raise ValueError(f"TransformerEncoderLayer: activation must be relu, gelu or a function: {activation!r}")
         self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype)
         self.linear1 = Linear(d_model, dim_feedforward, bias, dtype=dtype)
         self.dropout = Dropout(dropout)
@@ -246,7 +244,7 @@ class TransformerEncoderLayer(Module):
         self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype)
         self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype)
         self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout)
-        self.activation = activation
+        self.activation = function
 
     def forward(
         self, src: Any, src_mask: Any = None, src_key_padding_mask: Any = None, is_causal: bool = False
