@@ -94,6 +94,18 @@ def check_mask(name: str, bias: Any, shape: tuple[int, ...], what: str = "attn_m
         raise ValueError(f"{name}: {what} has shape {list(given)}, which does not fit scores of shape {list(shape)}")
 
 
+def check_shapes(name: str, query: Tensor, key: Tensor, value: Tensor, bias: Any) -> None:
+    """Raise ValueError unless what stands before the last two sizes broadcasts, and the bias to the scores."""
+    try:
+        batch = np.broadcast_shapes(query.shape[:-2], key.shape[:-2])
+        np.broadcast_shapes(batch, value.shape[:-2])
+    except ValueError:
+        shown = ", ".join(str(list(x.shape)) for x in (query, key, value))
+        raise ValueError(f"{name}: the first sizes of {shown} do not broadcast together") from None
+    if np.ndim(bias):
+        check_mask(name, bias, (*batch, query.shape[-2], key.shape[-2]))
+
+
 @functools.lru_cache(100)  # nobody writes to the arrays
 def _behind(queries: int, keys: int, dtype: Any) -> np.ndarray:
     """Minus infinity where key j comes after query i, 0 elsewhere."""

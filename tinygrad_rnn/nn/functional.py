@@ -234,15 +234,9 @@ def scaled_dot_product_attention(
         )
     if enable_gqa:
         k, v = (attention.repeated_heads(name, x, q) for x in (k, v))
-    try:
-        batch = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
-        np.broadcast_shapes(batch, v.shape[:-2])
-    except ValueError:
-        shown = ", ".join(str(list(x.shape)) for x in (q, k, v))
-        raise ValueError(f"{name}: the first sizes of {shown} do not broadcast together") from None
     bias = 0 if attn_mask is None else attention.bias_of(attn_mask, q.dtype, what=f"{name}: attn_mask")
-    if attn_mask is not None:
-        attention.check_mask(name, bias, (*batch, q.shape[-2], k.shape[-2]))
+    if mode.tracer is None:  # a step must not look at the size of the batch
+        attention.check_shapes(name, q, k, v, bias)
     shares = attention.weights(q, k, bias, is_causal, scale)
     return matmul(dropout(shares, dropout_p) if dropout_p else shares, v)
 
