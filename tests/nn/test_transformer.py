@@ -4,9 +4,9 @@ import copy
 
 import numpy as np
 import pytest
+from fusion.comparing import interpret
 
 import tinygrad_rnn as tg
-from fusion.comparing import interpret
 
 nn, F = tg.nn, tg.nn.functional
 
@@ -244,7 +244,8 @@ ATTEND = F.scaled_dot_product_attention
         (lambda: nn.MultiheadAttention(6, 4), "4 heads do not divide embed_dim 6"),
         (lambda: nn.MultiheadAttention(6, 2)(Z(5, 3, 6), Z(4, 2, 6), Z(4, 2, 6)), r"\[L, N, 6\].*got \[5, 3, 6\]"),
         (lambda: nn.MultiheadAttention(6, 2)(Z(5, 6), Z(4, 6), Z(4, 6), Z(1, 5)), r"key_padding_mask has shape \[1, 5"),
-        (lambda: nn.MultiheadAttention(6, 2)(*[Z(5, 3, 6)] * 3, attn_mask=Z(3, 5, 5)), r"attn_mask has shape \[3"),
+        (lambda: nn.MultiheadAttention(6, 2)(*[Z(5, 3, 6)] * 3, attn_mask=Z(3, 5, 5)), r"expected \[6, 5, 5\]"),
+        (lambda: nn.MultiheadAttention(6, 3)(*[Z(5, 3, 6)] * 3, attn_mask=Z(3, 5, 5)), r"expected \[9, 5, 5\]"),
         (lambda: nn.TransformerEncoderLayer(6, 2, activation="silly"), "relu, gelu or a function: 'silly'"),
         (lambda: F.rotary_positions(Z(4, 3)), "an even E, got shape"),
         (lambda: F.rotary_positions(Z(4, 4), pairs="both"), "'halves' or 'adjacent', not 'both'"),

@@ -94,8 +94,8 @@ class MultiheadAttention(Module):
 
         Args:
             key_padding_mask: [N, S]; True hides a key from all queries of its sequence; floats are added to scores.
-            attn_mask: [L, S], [N heads, L, S] or what broadcasts to [N, heads, L, S]; True hides a key, which is the
-                other way round in `functional.scaled_dot_product_attention`; floats are added to scores.
+            attn_mask: [L, S], [N heads, L, S], or of four sizes that broadcast to [N, heads, L, S]; True hides a key,
+                which is the other way round in `functional.scaled_dot_product_attention`; floats are added to scores.
             average_attn_weights: the mean of the weights over the heads is returned.
             is_causal: query i sees the keys 0 to i, whether or not there is an attn_mask, which PyTorch wants as well.
 
@@ -178,7 +178,10 @@ class MultiheadAttention(Module):
         found: list[Any] = []
         if attn_mask is not None:
             bias = attention.bias_of(attn_mask, dtype, hides=True, what="MultiheadAttention: attn_mask")
-            if bias.ndim == 3 and bias.shape[0] == n * h:
+            if bias.ndim == 3 and bias.shape[0] != n * h:  # of sequences or of heads: it cannot be told
+                shown = f"{list(bias.shape)}, expected {[n * h, queries, keys]}, or what broadcasts to"
+                raise ValueError(f"MultiheadAttention: attn_mask has shape {shown} {[n, h, queries, keys]}")
+            if bias.ndim == 3:
                 bias = bias.reshape(n, h, *bias.shape[1:])
             attention.check_mask("MultiheadAttention", bias, (n, h, queries, keys))
             found.append(bias)
