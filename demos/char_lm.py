@@ -7,6 +7,9 @@ update. The state after one piece is the state before the next, but gradients st
 backpropagation through time. The last tenth is held out. What the network has learned is measured there, in bits per
 character, beside n-gram models of the same text: what counting alone achieves.
 
+`--cell transformer` trains a decoder-only transformer instead, which remembers nothing: it looks at the `--length`
+characters before each one, and each piece of the text is learned by itself.
+
 It leaves in `--out` a checkpoint, from which `--resume` continues to the same bits as if nothing had happened and
 `--sample 1000` writes, and a picture of the run.
 """
@@ -34,6 +37,7 @@ DEFAULTS = dict(
     cell="lstm", hidden=256, layers=1, embedding=64, dropout=0.1,
     batch=32, length=64, steps=3000, lr=1e-2, clip=0.4, seed=0, every=500,
 )  # fmt: skip
+TRANSFORMER = dict(hidden=128, layers=3, dropout=0.0, steps=2000, lr=2e-3, clip=1.0)  # instead of these
 LONG = dict(hidden=512, steps=4000, lr=7e-3, every=400)
 
 
@@ -119,9 +123,43 @@ class CharModel(tg.nn.Module):
             outputs = self.recurrent.cells[-1].begin(None, 1)[0].shape[-1]  # of some cells not the size of the state
         self.scores = tg.nn.Linear(outputs, kinds)
 
+        self.piece = 256  # characters to read at once where nothing is learned
+
     def forward(self, x, state=None):
         y, state = self.recurrent(self.dropout(self.embedding(x)), state)
         return self.scores(self.dropout(y)), state
+
+    def handed_on(self, state, stream: int):
+        """What the next piece of the text begins with, after an update; see `detached`."""
+        return detached(state, self.recurrent.cells, stream)
+
+
+class CharTransformer(tg.nn.Module):
+    """The same without memory: its state are the characters before, of which it sees `length`, x among them.
+
+    A decoder-only transformer whose norms come first (Vaswani et al., 2017; Radford et al., 2019): causal attention,
+    sinusoidal positions, heads of 32 or so.
+    """
+
+    def __init__(self, kinds: int, hidden: int, layers: int, length: int, dropout: float) -> None:
+        heads = next(n for n in range(max(hidden // 32, 1), 0, -1) if hidden % n == 0)
+        block = lambda: tg.nn.TransformerEncoderLayer(hidden, heads, 4 * hidden, dropout, "gelu", norm_first=True)
+        self.embedding = tg.nn.Embedding(kinds, hidden)
+        self.positions = tg.nn.SinusoidalPositions(hidden, dropout)
+        self.blocks = [block() for _ in range(layers)]
+        self.norm = tg.nn.LayerNorm(hidden)
+        self.scores = tg.nn.Linear(hidden, kinds)
+        self.length, self.piece = length, max(length // 2, 1)  # so a character has half as many before it, at least
+
+    def forward(self, x, state=None):
+        seen = x if state is None else np.concatenate([state[max(len(state) + len(x) - self.length, 0) :], x])
+        y = self.positions(self.embedding(seen))
+        for block in self.blocks:
+            y = block(y, is_causal=True)
+        return self.scores(self.norm(y[len(seen) - len(x) :])), seen
+
+    def handed_on(self, state, stream: int) -> None:
+        """Nothing: each piece is learned by itself."""
 
 
 def loss_in_bits(scores, y):
@@ -161,9 +199,11 @@ class Run:
     def __init__(self, settings: dict, vocabulary: str, text: str) -> None:
         self.settings, self.vocabulary, self.text = settings, vocabulary, text
         tg.manual_seed(settings["seed"])
-        sizes = {name: settings[name] for name in ("cell", "embedding", "hidden", "layers", "dropout")}
+        is_transformer = settings["cell"] == "transformer"
+        kind, own = (CharTransformer, ["length"]) if is_transformer else (CharModel, ["cell", "embedding"])
+        sizes = {name: settings[name] for name in ("hidden", "layers", "dropout", *own)}
         try:
-            self.model = CharModel(len(vocabulary), **sizes)
+            self.model = kind(len(vocabulary), **sizes)
         except ValueError as error:
             raise Refusal(f"--cell {settings['cell']}: {error}") from None
         self.optimiser = tg.optim.Adam(self.model.parameters(), lr=settings["lr"])
@@ -188,7 +228,7 @@ class Run:
             raise Refusal(f"step {self.step + 1} went astray, try a smaller --lr or --clip: {error}") from None
         self.optimiser.param_groups[0]["lr"] = self.settings["lr"] * (1 - self.step / steps)
         self.optimiser.step()
-        self.state = detached(state, self.model.recurrent.cells, self.step % self.settings["batch"])
+        self.state = self.model.handed_on(state, self.step % self.settings["batch"])
         self.step += 1
         self.losses.append(loss.item())
         self.norms.append(norm.item())
@@ -199,9 +239,9 @@ class Run:
         total, state = 0.0, None
         self.model.eval()
         with tg.no_grad():
-            for piece in range(0, len(x), 256):
-                scores, state = self.model(x[piece : piece + 256], state)
-                total += loss_in_bits(scores, y[piece : piece + 256]).item() * len(scores)
+            for i in range(0, len(x), self.model.piece):
+                scores, state = self.model(x[i : i + self.model.piece], state)
+                total += loss_in_bits(scores, y[i : i + self.model.piece]).item() * len(scores)
         self.model.train()
         self.checks.append((self.step, total / len(x)))
 
@@ -219,7 +259,8 @@ class Run:
         self.model.eval()
         with tg.no_grad():
             for _ in range(count):
-                scores, state = self.model(x, state)
+                for i in range(0, len(x), self.model.piece):
+                    scores, state = self.model(x[i : i + self.model.piece], state)
                 last = scores.numpy()[-1, 0].astype(np.float64)
                 best = np.argmax(last + temperature * rng.gumbel(size=len(last)))
                 written.append(self.vocabulary[best])
@@ -228,7 +269,7 @@ class Run:
         return prompt + "".join(written)
 
     def save(self, path: Path) -> None:
-        states = self.state if isinstance(self.state, tuple) else (self.state,)
+        states = self.state if isinstance(self.state, tuple) else [] if self.state is None else [self.state]
         about = dict(
             program="char_lm", settings=self.settings, vocabulary=self.vocabulary, text=self.text,
             state=[s.numpy().tolist() for s in states], losses=self.losses, norms=self.norms, checks=self.checks,
@@ -244,7 +285,7 @@ class Run:
         run = cls(about["settings"], about["vocabulary"], about["text"])
         run.step = tg.load_checkpoint(path, run.model, run.optimiser).step
         states = tuple(tg.tensor(np.array(s, np.float32)) for s in about["state"])
-        run.state = states if len(states) > 1 else states[0]
+        run.state = states if len(states) > 1 else states[0] if states else None
         run.losses, run.norms, run.checks = about["losses"], about["norms"], about["checks"]
         return run
 
@@ -306,7 +347,9 @@ def start_of(run: Run) -> str:
 
 
 def name_of(run: Run) -> str:
-    kind = type(run.model.recurrent.cells[-1]).__name__.removesuffix("Cell")
+    model, kind = run.model, "transformer"
+    if isinstance(model, CharModel):
+        kind = type(model.recurrent.cells[-1]).__name__.removesuffix("Cell")
     return f"{kind}, {run.settings['layers']} x {run.settings['hidden']}"
 
 
@@ -381,7 +424,7 @@ def number(kind: type, low: float, high: float = math.inf, strictly: bool = Fals
 
 def known(name: str) -> str:
     """The short name of a cell of the library; one of somebody else's is looked for when it is made."""
-    if ":" in name:
+    if ":" in name or name == "transformer":
         return name
     try:
         cell = tg.nn.cells.make(name, 4, 4)
@@ -394,15 +437,16 @@ def arguments() -> Parser:
     parser = Parser(prog="char_lm.py", description=__doc__.split("\n")[0])
 
     def setting(name: str, kind, meaning: str, **more) -> None:  # no default here: --resume must know what was said
-        default = f"{DEFAULTS[name]}; with --long {LONG[name]}" if name in LONG else DEFAULTS[name]
+        others = (("--long", LONG), ("a transformer", TRANSFORMER))
+        default = "; with ".join([str(DEFAULTS[name]), *(f"{what} {x[name]}" for what, x in others if name in x)])
         parser.add_argument(f"--{name}", type=kind, help=f"{meaning} (default: {default})", **more)
 
     count, positive, any_number = number(int, 1), number(float, 0, strictly=True), number(float, 0)
-    kinds = "the recurrent cell, as `python -m tinygrad_rnn cells` lists them, or package.module:MyCell"
+    kinds = "the recurrent cell, as `python -m tinygrad_rnn cells` lists them, package.module:MyCell, or transformer"
     setting("cell", known, kinds, metavar="NAME")
     setting("hidden", count, "size of its state")
     setting("layers", count, "recurrent layers on top of each other")
-    setting("embedding", count, "numbers that stand for a character")
+    setting("embedding", count, "numbers that stand for a character; a transformer's are --hidden")
     setting("dropout", number(float, 0, 1), "share of numbers dropped around the layers while training")
     setting("batch", count, "streams of text that are read side by side")
     setting("length", count, "characters of each stream in an update, through which gradients flow back")
@@ -461,6 +505,8 @@ def use_threads(count: int | None) -> None:
 def main(options: argparse.Namespace) -> None:
     checkpoint, picture = options.out / "checkpoint.safetensors", options.out / "char_lm.png"
     said = LONG if options.long else {}
+    if options.long and options.cell == "transformer":
+        raise Refusal("--long is of recurrent cells: give a transformer --hidden, --layers and --steps")
     said = said | {name: value for name in DEFAULTS if (value := getattr(options, name)) is not None}
     use_threads(options.threads)
     if options.sample:
@@ -476,7 +522,7 @@ def main(options: argparse.Namespace) -> None:
     if options.resume:
         run = resumed(checkpoint, said, fingerprint)
     else:
-        settings = DEFAULTS | said
+        settings = DEFAULTS | (TRANSFORMER if said.get("cell") == "transformer" else {}) | said
         check_length(text, settings["batch"], settings["length"])
         run = Run(settings, "".join(sorted(set(text))), fingerprint)
     writable(options.out)

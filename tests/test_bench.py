@@ -48,7 +48,7 @@ def test_peak_is_a_rate(dtype, monkeypatch):
     assert 1e8 < importlib.import_module("peak").measure_fma_peak(dtype, rounds=2) < 1e13
 
 
-SLOW = [pytest.param(*row, marks=pytest.mark.slow) for row in (("cells", 6), ("toolbox", 3))]
+SLOW = [pytest.param(*row, marks=pytest.mark.slow) for row in (("cells", 6), ("toolbox", 3), ("layers", 4))]
 
 
 @pytest.mark.parametrize(("table", "fewest"), [("kernels", 4), *SLOW])
@@ -73,6 +73,11 @@ def test_cells_without_torch(no_torch):
     printed = bench("cells", **no_torch)
     assert "PyTorch is not installed" in printed and "against" not in printed
     assert "cache empty" in printed and "cache filled" in printed
+
+
+@pytest.mark.slow
+def test_layers_without_torch(no_torch):
+    assert "there is nothing to compare with" in bench("layers", **no_torch)
 
 
 def test_the_new_process_is_pinned_and_free_of_settings_that_slow_numpy(monkeypatch, launch):

@@ -148,6 +148,53 @@ def test_a_stream_that_begins_has_the_states_that_its_cells_begin_with(char_lm):
                 assert (after.numpy()[layer, [0, 1, 3, 4, 5]] == before.numpy()[layer, [0, 1, 3, 4, 5]]).all()
 
 
+def transformer(char_lm, **settings):
+    """A run of a small one, and pieces of a text for it."""
+    settings = dict(char_lm.DEFAULTS, cell="transformer", hidden=8, layers=2, length=6, batch=4, steps=9, **settings)
+    rng = np.random.default_rng(0)
+    return char_lm.Run(settings, "abcd", ""), rng.integers(0, 4, (40, 4)), rng.integers(0, 4, (40, 4))
+
+
+@pytest.mark.slow
+def test_a_transformer(text, tmp_path):
+    """It is trained, goes on from its checkpoint, and writes more than it sees at once."""
+    named = [*TINY, "--cell", "transformer", "--text", text, "--every", 3, "--out", tmp_path]
+    out, _ = run(*named, "--steps", 6)
+    assert "transformer, 2 x 8: " in out and "4-gram" in out and (tmp_path / PICTURE).exists()
+    run(*named, "--steps", 8, "--resume")
+    assert about(tmp_path)["step"] == 8 and np.isfinite(about(tmp_path)["metadata"]["losses"]).all()
+    written, _ = run("--out", tmp_path, "--sample", 30, "--prompt", "aab aab a aab")  # longer than --length 8
+    assert len(written) == 13 + 30 + len("\n")
+    assert "--long is of recurrent cells" in refusal("--cell", "transformer", "--long", "--text", text)
+
+
+def test_a_transformer_that_was_saved_goes_on_with_the_same_bits(char_lm, tmp_path):
+    one, x, y = transformer(char_lm, dropout=0.2)
+    for _ in range(3):
+        one.learn(x, y)
+    one.save(tmp_path / CHECKPOINT)
+    other = char_lm.Run.load(tmp_path / CHECKPOINT)
+    one.learn(x, y)
+    tg.load_checkpoint(tmp_path / CHECKPOINT)  # the random numbers of then
+    other.learn(x, y)
+    assert other.losses == one.losses
+    for a, b in zip(one.model.parameters(), other.model.parameters()):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_a_transformer_sees_the_last_characters_alone(char_lm):
+    """Read in pieces, each character's scores are those of a window that ends with it: of 4 to 6 characters."""
+    run, x, _ = transformer(char_lm, dropout=0.0)
+    x = x[:39]  # whole pieces
+    model, state, found = run.model.eval(), None, []
+    for i in range(0, len(x), model.piece):
+        scores, state = model(x[i : i + model.piece], state)
+        found.append(scores.numpy())
+    for i, scores in enumerate(np.concatenate(found)):
+        start = max(i // model.piece * model.piece - (6 - model.piece), 0)
+        np.testing.assert_allclose(scores, model(x[start : i + 1])[0].numpy()[-1], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("cell", "said"), [("lsmt", "did you mean lstm"), ("no_such:Cell", "cannot import no_such")])
 def test_unknown_cells_are_refused(cell, said, text, tmp_path):
     assert said in refusal("--cell", cell, "--text", text, "--batch", 4, "--length", 8, "--out", tmp_path)
@@ -311,7 +358,7 @@ def test_wrong_options(wrong, tmp_path):
         "--hidden -3", "--layers 0", "--embedding 0", "--batch 0", "--length 0", "--steps 0", "--every 0", "--seed -1",
         "--hidden 2.5", "--hidden x", "--lr 0", "--lr -1", "--lr inf", "--clip 0", "--clip nan", "--dropout 1",
         "--dropout -0.1", "--sample 0", "--sample -5", "--temperature -1", "--temperature nan", "--threads 0",
-        "--cell transformer", "--steps",
+        "--cell transformers", "--steps",
     ],
 )  # fmt: skip
 def test_more_wrong_options(wrong, char_lm, capsys):

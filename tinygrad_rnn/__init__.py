@@ -143,6 +143,7 @@ from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_weigh
 from .kernels.threads import get_num_threads, set_num_threads
 from .nn.functional import (
     adaptive_avg_pool1d,
+    alibi_bias,
     avg_pool1d,
     batch_norm,
     binary_cross_entropy_with_logits,
@@ -159,6 +160,9 @@ from .nn.functional import (
     mse_loss,
     nll_loss,
     normalize,
+    rotary_positions,
+    scaled_dot_product_attention,
+    sinusoidal_positions,
     smooth_l1_loss,
 )  # fmt: skip
 from .nn.recording import record
@@ -170,7 +174,8 @@ if _TYPE_CHECKING:
 float32, float64, int64 = _np.float32, _np.float64, _np.int64
 __version__ = "0.1.0"
 
-_LATER = {name: f".{name}" for name in ("study", "adversarial", "testing")} | {"ops": ".study.shown"}  # loaded at their first use
+# Loaded at their first use.
+_LATER = {name: f".{name}" for name in ("study", "adversarial", "testing")} | {"ops": ".study.shown"}
 
 
 def __getattr__(name: str) -> object:

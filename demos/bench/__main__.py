@@ -1,4 +1,4 @@
-"""How fast is it here? `python demos/bench cells`, `kernels` and `toolbox` print tables, `chart` draws one.
+"""How fast is it here? `python demos/bench cells`, `kernels`, `toolbox` and `layers` print tables, `chart` draws one.
 
 Each row is one piece of work done by this library and by a rival at its best settings: NumPy, PyTorch, JAX, ONNX
 Runtime, whichever are installed. The two take turns, call by call, so that a machine which slows down for a while slows
@@ -24,6 +24,7 @@ import numpy as np
 from cell_tables import CELL_SIZES, TINY, cell_groups
 from chart import draw
 from kernel_tables import kernel_groups
+from layer_tables import layer_groups
 from pairs import Settings, duration, report
 from toolbox_tables import toolbox_groups
 
@@ -38,7 +39,7 @@ UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "NUMBA_DISABLE_JIT")
 def launch(
     table: str, threads: int = 1, quick: bool = False, smoke: bool = False, cells: Sequence[str] = ()
 ) -> int:
-    """Print a table, "kernels", "cells" or "toolbox", from a new process with `threads` threads for every library.
+    """Print one of TABLES, from a new process with `threads` threads for every library.
 
     Args:
         quick: only the three smallest sizes.
@@ -95,7 +96,7 @@ def report_first_calls(T: int, B: int, I: int, H: int) -> None:
             print(f"    cache {state:<8}{duration(called):>12}, after {duration(imported)} for the import", flush=True)
 
 
-TABLES = {"kernels": kernel_groups, "cells": cell_groups, "toolbox": toolbox_groups}
+TABLES = {"kernels": kernel_groups, "cells": cell_groups, "toolbox": toolbox_groups, "layers": layer_groups}
 
 
 def measure(table: str, settings: Settings) -> None:

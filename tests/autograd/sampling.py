@@ -248,6 +248,24 @@ WHOLE = {
     "cumsum": Whole(ALONG),
     "softmax": Whole(ALONG),
     "log_softmax": Whole(ALONG),
+    "masked_softmax": Whole(
+        taken=[
+            ([shape, bias], dict(scale=scale, causal=causal))
+            for shape, bias, scale, causal in [
+                ((1, 1), (), 1.0, False), ((2, 3), (3,), 0.5, False), ((3, 2), (3, 2), 2.0, True),
+                ((2, 3), (), 0.5, True),
+                ((2, 3), (2, 1), 1.0, False), ((2, 2, 3), (2, 1, 3), 0.5, True), ((2, 2, 3), (2, 3), -1.0, False),
+                ((0, 3), (3,), 1.0, False), ((2, 0), (), 1.0, True), ((2, 3), (2, 3), 0.0, False),
+                ((2, 1, 3), (1, 3), 0.5, False), ((3, 3), (3, 3), 1.0, True), ((2, 2), (1,), 0.5, True),
+                ((2, 1, 2, 2), (2, 1, 1, 2), 1.0, True),
+            ]
+        ],
+        refused=[
+            ([(3,), ()], dict(scale=1.0, causal=False)),
+            ([(2, 3), (2,)], dict(scale=1.0, causal=False)),
+            ([(2, 3), (2, 2, 3)], dict(scale=1.0, causal=True)),
+        ],
+    ),
     "layer_norm": Whole(
         taken=[
             ([shape, weight, bias], dict(dim=dim, eps=0.1))

@@ -65,11 +65,12 @@ def ops() -> dict[str, list[tuple[Case, Outcome]]]:
 
 
 def modules() -> list[tuple[ModuleCase, ModuleOutcome]]:
+    names = "RNNCell LSTMCell GRUCell RNN LSTM GRU Linear LayerNorm Embedding MultiheadAttention".split()
     sampled = [
         ask_module(constructor, forward.args, training=True)
-        for name in ("RNNCell", "LSTMCell", "GRUCell", "RNN", "LSTM", "GRU", "Linear", "LayerNorm", "Embedding")
+        for name in names
         for constructor, forward in spread(list(module_samples(name, training=True)), PER_OP)
-        if sum(x.numel() for x in tree_leaves(forward.args)) <= LARGEST
+        if sum(x.numel() for x in tree_leaves(forward.args) if isinstance(x, torch.Tensor)) <= LARGEST
     ]
     torch.manual_seed(0)
     layers = [

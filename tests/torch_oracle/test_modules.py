@@ -17,6 +17,7 @@ from torch_oracle.torch_modules import MODULES, ask_module, module_samples
 
 SAMPLED = ["RNNCell", "LSTMCell", "GRUCell", "RNN", "LSTM", "GRU", "Linear", "LayerNorm", "Embedding"]
 SAMPLED += ["Conv1d", "MaxPool1d", "AvgPool1d", "AdaptiveAvgPool1d", "BatchNorm1d"]
+SAMPLED += ["MultiheadAttention", "TransformerEncoderLayer"]
 SAMPLED += ["ReLU", "LeakyReLU", "ELU", "Sigmoid", "Tanh", "GELU", "SiLU", "Softplus", "Softmax", "LogSoftmax"]
 T, B, I, H = 5, 3, 4, 6
 

@@ -31,6 +31,7 @@ TORCH = {
     "layer_norm": lambda x, weight, bias, dim, eps: torch.nn.functional.layer_norm(
         x, x.shape[dim[0] :], weight.expand(x.shape[dim[0] :]), bias.expand(x.shape[dim[0] :]), eps
     ),
+    "masked_softmax": lambda x, bias, scale, causal: torch.softmax(behind(scale * x + bias, causal), -1),
     "linear": torch.nn.functional.linear,
     "conv1d": lambda x, weight, **taps: convolved(x, weight, **taps),
     "conv1d_input": lambda g, weight, length, **taps: transposed(g, weight, length, **taps),
@@ -53,6 +54,12 @@ def clipped(x, limit):
     y = x.clone()
     y.register_hook(lambda dy: dy.clamp(-limit, limit))
     return y
+
+
+def behind(scores, causal):
+    """Minus infinity above the diagonal, which begins at the top left."""
+    hidden = torch.ones(scores.shape, dtype=bool).triu(1)
+    return scores.masked_fill(hidden, -torch.inf) if causal else scores
 
 
 def convolved(x, weight, stride, dilation, before, after):

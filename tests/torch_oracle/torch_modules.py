@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.testing._internal.common_modules import module_db
 
+import tinygrad_rnn as tg
 from torch_oracle.cases import Case, tree_leaves, tree_map
 from torch_oracle.modules import ModuleCase, ModuleOutcome
 from torch_oracle.optimisers import OptimiserCase
@@ -27,8 +28,15 @@ def module_samples(name: str, training: bool, dtype: torch.dtype = torch.float64
     info = MODULES[name]
     for sample in info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training):
         constructor, forward = sample.constructor_input, sample.forward_input
-        inputs = tree_map(fresh, (*forward.args, *forward.kwargs.values()))
+        bound = inspect.signature(getattr(torch.nn, name).forward).bind(None, *forward.args, **forward.kwargs)
+        bound.apply_defaults()
+        inputs = tree_map(fresh, bound.args[1:])
         yield Case(name, constructor.args, constructor.kwargs), Case(name, inputs)
+
+
+def ours(option):
+    """An option of a module as it is here: a function is the one of the same name."""
+    return getattr(tg.nn.functional, option.__name__) if callable(option) else option
 
 
 def ask_module(constructor: Case, inputs: tuple, training: bool, dtype: torch.dtype = torch.float64, seed: int = 0):
@@ -43,9 +51,8 @@ def ask_module(constructor: Case, inputs: tuple, training: bool, dtype: torch.dt
         for parameter in module.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, dtype=dtype, generator=generator)
     state = {key: value.detach().numpy().copy() for key, value in module.state_dict().items()}
-    case = ModuleCase(
-        constructor.op, constructor.args, constructor.kwargs, state, tree_map(plain, inputs), training, str(dtype)[6:]
-    )
+    options = tree_map(ours, (constructor.args, constructor.kwargs))
+    case = ModuleCase(constructor.op, *options, state, tree_map(plain, inputs), training, str(dtype)[6:])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # which of its kernels PyTorch uses
         outputs = module(*inputs)

@@ -64,6 +64,12 @@ def below_maximum(x: np.ndarray, dim: int) -> np.ndarray:
     return x - np.maximum.reduce(x, axis=dim, keepdims=True, initial=-np.inf)
 
 
+def masked(x: Shape, bias: Shape, scale: float, causal: bool) -> Shape:
+    if len(x) < 2:
+        raise ValueError(f"expected scores [..., queries, keys], got {list(x)} and a bias of shape {list(bias)}")
+    return expanded(bias, x)
+
+
 def same_shape(x: Shape, **attributes: Any) -> Shape:
     return x
 

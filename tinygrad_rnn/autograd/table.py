@@ -13,6 +13,7 @@ import numpy as np
 
 from ..kernels import convolution
 from ..kernels import layer_norm as rows
+from ..kernels import masked_softmax as attended
 from . import arrays
 from .primitive import ElementwisePrimitive, Primitive, Shape
 from .tape import Value, unbroadcast
@@ -140,6 +141,10 @@ softmax = tensor("softmax(x, *, dim)", "y = exp(x) / sum(exp(x)) along dim", "[.
 log_softmax = tensor("log_softmax(x, *, dim)", "y = x - log(sum(exp(x))) along dim", "[...] -> [...]",
                      arrays.log_softmax, arrays.same_shape, onnx="LogSoftmax",
                      dx="dy - exp(y) * sum(dy, dim=(dim,), keepdim=True)")
+masked_softmax = tensor("masked_softmax(x, bias, *, scale, causal)",
+                        "y = softmax of scale x + bias along the last dim; 0 where j > i if causal, or nothing is left",
+                        "[..., L, S], [...] -> [..., L, S]", attended.masked_softmax, arrays.masked,
+                        dx="softened(dy, y, scale)", dbias="softened(dy, y, 1)")
 
 layer_norm = tensor("layer_norm(x, weight, bias, *, dim, eps)",
                     "y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias over dim, the last ones",
@@ -244,6 +249,13 @@ def normal(x: Any, dim: tuple[int, ...], eps: float, dy: Any = None) -> Any:
     return y if dy is None else scale * (dy - mean(dy) - y * mean(dy * y))
 
 
+def softened(dy: Any, y: Any, scale: float) -> Any:
+    """The gradient of what a softmax along the last dimension is taken of, times scale."""
+    if not isinstance(dy, Value):
+        return attended.gradient(dy, y, scale)
+    return scale * (y * (dy - sum(dy * y, dim=(y.ndim - 1,), keepdim=True)))
+
+
 def flip(x: Any, dim: int) -> Any:
     """x backwards along dim."""
     return slice(x, at=arrays.between(dim, None, None, -1))
@@ -268,6 +280,6 @@ def portions(dy: Any, shapes: Sequence[Shape], dim: int) -> list[Any]:
     return [dy[at] if isinstance(dy, np.ndarray) else slice(dy, at=at) for at in places]
 
 
-_HELPERS = (kept, spread, tied, normal, flip, mT, inverse, portions)
+_HELPERS = (kept, spread, tied, normal, softened, flip, mT, inverse, portions)
 for _row in TABLE.values():
     _row.names = TABLE | {helper.__name__: helper for helper in _HELPERS}

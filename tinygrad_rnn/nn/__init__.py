@@ -1,9 +1,9 @@
 """Modules, cells and layers.
 
-In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `functional`, `layers`,
-`activations`, `convolutional`, `containers`, then what has to do with time: `cell`, `cells`, `regularised`,
-`recurrent`, `recording`, `stacked`. `compressed` cuts a trained LSTM, `sparse_autoencoder` says what units mean;
-`utils` clips gradients and cuts sequences.
+In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `attention`, `positions`,
+`functional`, `layers`, `activations`, `convolutional`, `containers`, `transformer`, then what has to do with time:
+`cell`, `cells`, `regularised`, `recurrent`, `recording`, `stacked`. `compressed` cuts a trained LSTM,
+`sparse_autoencoder` says what units mean; `utils` clips gradients and cuts sequences.
 """
 
 from . import cells, functional, init, utils
@@ -44,12 +44,15 @@ from .recurrent import Recurrent
 from .regularised import CellWrapper, ClipGradient, LearnedInitialState, VariationalDropout, WeightDrop, Zoneout
 from .sparse_autoencoder import SparseAutoencoder
 from .stacked import GRU, LSTM, RNN, Stack
+from .transformer import MultiheadAttention, SinusoidalPositions, TransformerEncoder, TransformerEncoderLayer
 
 __all__ = [
     "Module", "Parameter", "Sequential", "ModuleList",
-    "Linear", "Embedding", "LayerNorm", "BatchNorm1d", "Dropout", "GaussianNoise", "Flatten", "Identity",
-    "ReLU", "LeakyReLU", "ELU", "GELU", "SiLU", "Sigmoid", "Tanh", "Softplus", "Softmax", "LogSoftmax",
+    "Linear", "Embedding", "LayerNorm", "Dropout", "GaussianNoise", "BatchNorm1d",
     "Conv1d", "MaxPool1d", "AvgPool1d", "AdaptiveAvgPool1d", "SparseAutoencoder",
+    "MultiheadAttention", "TransformerEncoderLayer", "TransformerEncoder", "SinusoidalPositions",
+    "ReLU", "LeakyReLU", "ELU", "Sigmoid", "Tanh", "GELU", "SiLU", "Softplus", "Softmax", "LogSoftmax",
+    "Identity", "Flatten",
     "Cell", "RNNCell", "LSTMCell", "GRUCell", "ProjectedLSTMCell", "cells",
     "Recurrent", "Stack", "RNN", "LSTM", "GRU", "record",
     "CellWrapper", "Zoneout", "VariationalDropout", "WeightDrop", "ClipGradient", "LearnedInitialState",

@@ -13,6 +13,7 @@ from ..autograd.reductions import amax, amin, log_softmax, softmax, sqrt_or_zero
 from ..autograd.shapes import pad
 from ..autograd.tape import mode
 from ..autograd.tensor import Tensor
+from . import attention
 from .batch_norm import batch_norm
 from .losses import (
     binary_cross_entropy_with_logits,
@@ -24,10 +25,12 @@ from .losses import (
     nll_loss,
     smooth_l1_loss,
 )
+from .positions import alibi_bias, rotary_positions, sinusoidal_positions
 from .sliding import adaptive_avg_pool1d, avg_pool1d, conv1d, max_pool1d
 
 __all__ = [
     "linear", "embedding", "layer_norm", "batch_norm", "normalize", "dropout", "gaussian_noise",
+    "scaled_dot_product_attention", "sinusoidal_positions", "alibi_bias", "rotary_positions",
     "conv1d", "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d",
     "relu", "leaky_relu", "elu", "gelu", "silu", "softplus", "sigmoid", "tanh", "softmax", "log_softmax", "pad",
     "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss",
@@ -187,6 +190,55 @@ def dropout(input: Any, p: float = 0.5, training: bool = True) -> Tensor:
     if not training or not p:
         return x
     return x * creation.drawn(lambda shape: dropout_mask(shape, p, x.dtype), x.shape, x.dtype)
+
+
+def scaled_dot_product_attention(
+    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """`y = softmax(scale q k^T + mask) v`: for each query, the values of the keys that it resembles.
+
+        >>> import tinygrad_rnn as tg
+        >>> q, k, v = tg.zeros(3, 2), tg.zeros(3, 2), tg.tensor([[1.0], [2.0], [6.0]])
+        >>> tg.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)  # means of what has been
+        tensor([[1. ],
+                [1.5],
+                [3. ]])
+
+    Shapes: query [..., L, E], key [..., S, E], value [..., S, V] -> [..., L, V]; what stands before broadcasts, and
+    mostly is [N, heads].
+
+    Args:
+        attn_mask: broadcasts to [..., L, S]. Truth values: True lets a key be seen (in `nn.MultiheadAttention` it hides
+            one, as in PyTorch). Floats are added to the scores. A query that sees no key at all gets 0, not NaN.
+        dropout_p: the probability of a weight to be dropped, whether or not a model is training.
+        is_causal: query i sees the keys 0 to i: the mask is aligned at the top left, as in PyTorch, also where L and S
+            differ. (Some libraries align it at the bottom right, where the last query sees the last key.) With an
+            attn_mask, which PyTorch refuses beside it, both hold.
+        scale: 1 / sqrt(E) unless given.
+        enable_gqa: key and value [..., groups, S, E] have fewer heads than the query, each for several in a row.
+
+    Raises:
+        ValueError: the shapes do not fit, or dropout_p is not in [0, 1].
+        TypeError: attn_mask holds integers.
+
+    Vaswani et al., "Attention is all you need", 2017, section 3.2.
+    """
+    name = "scaled_dot_product_attention"
+    check_probability(f"{name}: dropout_p", dropout_p)
+    q, k, v = aligned(name, floating(query), floating(key), floating(value))
+    if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+        raise ValueError(
+            f"{name}: query {list(q.shape)}, key {list(k.shape)} and value {list(v.shape)} do not fit: expected "
+            "[..., L, E], [..., S, E] and [..., S, V]"
+        )
+    if enable_gqa:
+        k, v = (attention.repeated_heads(name, x, q) for x in (k, v))
+    bias = 0 if attn_mask is None else attention.bias_of(attn_mask, q.dtype, what=f"{name}: attn_mask")
+    if mode.tracer is None:  # a step must not look at the size of the batch
+        attention.check_shapes(name, q, k, v, bias)
+    shares = attention.weights(q, k, bias, is_causal, scale)
+    return matmul(dropout(shares, dropout_p) if dropout_p else shares, v)
 
 
 def gaussian_noise(input: Any, std: float = 0.1, training: bool = True) -> Tensor:
