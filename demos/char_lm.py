@@ -19,7 +19,7 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -421,15 +421,20 @@ def writable(folder: Path) -> None:
         raise Refusal(f"cannot write to {folder}: {error.strerror}") from None
 
 
+def use_threads(count: int | None) -> None:
+    """At most so many, if that is said."""
+    if count:
+        try:
+            tg.set_num_threads(count)
+        except ValueError as error:
+            raise Refusal(f"--threads: {error}") from None
+
+
 def main(options: argparse.Namespace) -> None:
     checkpoint, picture = options.out / "checkpoint.safetensors", options.out / "char_lm.png"
     said = LONG if options.long else {}
     said = said | {name: value for name in DEFAULTS if (value := getattr(options, name)) is not None}
-    if options.threads:
-        try:
-            tg.set_num_threads(options.threads)
-        except ValueError as error:
-            raise Refusal(f"--threads: {error}") from None
+    use_threads(options.threads)
     if options.sample:
         if not checkpoint.exists():
             raise Refusal(f"there is no checkpoint in {options.out}: train first")
@@ -457,9 +462,9 @@ def main(options: argparse.Namespace) -> None:
     print(f"\n{table(run, ngrams)}\n\n{checkpoint}\n{picture}")
 
 
-if __name__ == "__main__":
+def command_line(parser: Parser, main: Callable[[argparse.Namespace], None]) -> None:
+    """Run a program; what goes wrong is told in one line."""
     sys.stdout.reconfigure(errors="replace")  # a terminal may lack characters of the text
-    parser = arguments()
     try:
         main(parser.parse_args())
         sys.stdout.flush()
@@ -471,3 +476,7 @@ if __name__ == "__main__":
         parser.error("not enough memory for these sizes")
     except KeyboardInterrupt as stop:
         parser.exit(130, f"\n{parser.prog}: {stop or 'stopped'}\n")
+
+
+if __name__ == "__main__":
+    command_line(arguments(), main)
