@@ -20,6 +20,7 @@ from ..autograd.arrays import sum_of_squares
 from ..autograd.tape import HookHandle
 from ..autograd.tensor import Tensor
 from .compressed import compress as compress
+from .sparse_autoencoder import loss_recovered as loss_recovered
 
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 """A parameter, parameters, or pairs as from `named_parameters()`, with which errors can say the name."""
