@@ -75,6 +75,13 @@ def labels(text: str) -> dict[str, np.ndarray]:
     }
 
 
+def progress(name: str, unit: str, over: Any = None, **more: Any) -> Any:
+    """A progress bar, which writes seldom where nobody looks."""
+    from tqdm import tqdm
+
+    return tqdm(over, desc=name, unit=unit, mininterval=0.5 if sys.stderr.isatty() else 10, **more)
+
+
 # ---- States ----------------------------------------------------------------------------------------------------------
 
 
@@ -95,14 +102,12 @@ class Read(NamedTuple):
 
 def read(model: Any, numbers: np.ndarray, streams: int, most: int, name: str) -> Read:
     """So many stretches of a text side by side, of each the beginning but the first characters."""
-    from tqdm import tqdm
-
     streams = max(1, min(streams, len(numbers) // (4 * WARM)))
     places, _ = char_lm.streams(np.arange(len(numbers)), streams)
     places = places[: WARM + max(most // streams, 1)]
     state, h = None, []
     model.eval()
-    with tg.no_grad(), tqdm(total=places.size, desc=name, unit="character", unit_scale=True) as bar:
+    with tg.no_grad(), progress(name, "character", total=places.size, unit_scale=True) as bar:
         for start in range(0, len(places), 256):
             piece = places[start : start + 256]
             y, state = model.recurrent(model.embedding(numbers[piece]), state)
@@ -118,13 +123,11 @@ def read(model: Any, numbers: np.ndarray, streams: int, most: int, name: str) ->
 
 def sparse_autoencoder(states: np.ndarray, sizes: dict, seed: int, name: str) -> tg.nn.SparseAutoencoder:
     """One that has learned from these states."""
-    from tqdm import tqdm
-
     tg.manual_seed(seed)
     rng, width = np.random.default_rng(seed), states.shape[1]
     sae = tg.nn.SparseAutoencoder(width, sizes["latents"], k=sizes["k"], dead_after=50 * sizes["batch"])
     optimiser = sae.normalise(states).watch(tg.optim.Adam(sae.parameters(), lr=sizes["sae_lr"]))
-    bar = tqdm(range(sizes["sae_steps"]), desc=name, unit="step", mininterval=0.5 if sys.stderr.isatty() else 10)
+    bar = progress(name, "step", range(sizes["sae_steps"]))
     for step in bar:
         optimiser.param_groups[0]["lr"] = sizes["sae_lr"] * min(1.0, 2 * (1 - step / sizes["sae_steps"]))
         loss = sae.loss(states[rng.integers(len(states), size=sizes["batch"])])
@@ -269,8 +272,6 @@ def measured(run: Run, sae: Any, held_out: Read, learned: np.ndarray, k: int) ->
 
 def find(run: Run, text: str, sizes: dict, seed: int) -> Found:
     """Train what is compared, and compare it."""
-    from tqdm import tqdm
-
     learned, held_out = char_lm.split(text, run.vocabulary)
     begin = len(learned)
     every = labels(text)
@@ -290,7 +291,7 @@ def find(run: Run, text: str, sizes: dict, seed: int) -> Found:
         latents = pieces(sae.encode, unseen.states)
         scores = probes(seen.states, told, sizes["probe_steps"], seed)(unseen.states)
         mean, vectors = axes(seen.states)
-        with tqdm(total=2 * len(vectors) + latents.shape[1], desc=f"{word}F1", unit="direction") as bar:
+        with progress(f"{word}F1", "direction", total=2 * len(vectors) + latents.shape[1]) as bar:
             methods[f"{word}unit"] = best(unseen.states, truth, half, bar)
             methods[f"{word}PCA"] = best((unseen.states - mean) @ vectors, truth, half, bar)
             methods[f"{word}latent"] = best(latents, truth, half, bar, signs=(1,))

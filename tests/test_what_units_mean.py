@@ -146,3 +146,19 @@ def test_a_stretch_is_read_with_its_past(demo):
     np.testing.assert_array_equal(numbers[found.at + 1], found.follows)
     h, _ = run.model.recurrent(run.model.embedding(numbers[849:1698, None]))
     np.testing.assert_allclose(found.states[749:], h.detach().numpy()[100:, 0], atol=1e-6)
+
+
+# ---- The README ------------------------------------------------------------------------------------------------------
+
+
+def test_readme_shows_a_default_run(demo):
+    """Its table has a row for each label that is frequent enough, its means are those of the rows."""
+    text = (SCRIPT.parent / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([a-z][^|]*) \| [\d.]+ % \| (.*) \|$", text, flags=re.MULTILINE)
+    names = [name for name in demo.labels("") if name != "capital after a capital"]
+    assert [name for name, _ in rows] == names
+    scores = np.array([[float(score) for score in row.split(" | ")] for _, row in rows])
+    (mean,) = re.findall(r"^\| mean \| \| (.*) \|$", text, flags=re.MULTILINE)
+    assert scores.shape[1] == 1 + len(demo.METHODS)
+    np.testing.assert_allclose(scores.mean(0), [float(m) for m in mean.split(" | ")], atol=0.0101)
+    assert "(what_units_mean.png)" in text and (SCRIPT.parent / "what_units_mean.png").stat().st_size < 200_000
