@@ -62,6 +62,43 @@ def test_k_latents_are_active_and_they_are_the_largest():
         assert np.count_nonzero(row) <= 3
 
 
+def test_equal_latents_and_nan():
+    sae = made(latents=12, k=3)
+    sae.weight_e.numpy()[...], sae.bias_e.numpy()[...] = 0, 1
+    z = sae(states())[1].numpy()
+    assert (np.count_nonzero(z, -1) == 3).all() and z.max() == 1
+    sae.weight_e.numpy()[5] = np.nan
+    assert np.isnan(sae.loss(states()).item()) and np.isnan(sae(states())[1].numpy()[:, 5]).all()
+
+
+def test_the_loss_measures_every_batch_alike():
+    """That of a batch is the mean of those of its states, one of which varies by nothing."""
+    sae, x = made().eval(), states()
+    assert sae.loss(x).item() == pytest.approx(np.mean([sae.loss(row).item() for row in x]), rel=1e-12)
+    left = sae.metrics(x).unexplained  # of the states that it is normalised by
+    assert sae.loss(x).item() == pytest.approx(left, rel=1e-12)
+
+
+def test_a_sigmoid_that_is_always_shut_or_open_learns_on():
+    for bias in -800.0, 800.0:
+        sae, x = made("kl", decay=0.0), states()
+        sae.bias_e.numpy()[3] = bias
+        loss = sae.loss(x)
+        loss.backward()
+        assert np.isfinite(loss.item()) and np.isfinite(sae.weight_e.grad.numpy()).all()
+        assert sae.bias_e.grad.numpy()[3] * bias > 0, "back to where it is neither"
+
+
+def test_a_sigmoid_is_active_above_a_half():
+    sae, x = made("kl"), states()
+    sae.bias_e.numpy()[:4], sae.bias_e.numpy()[4:6] = -50, 50
+    z = sae(x)[1].numpy()
+    found = sae.metrics(x)
+    assert found.l0 == pytest.approx((z > 0.5).sum() / len(x)) and found.dead >= 4 / 9
+    sae.loss(x)
+    assert sae.silent.numpy()[:6].tolist() == [40] * 4 + [0] * 2
+
+
 def test_thresholds_get_the_pseudo_derivatives_of_the_paper():
     """dz/dtheta = -(theta / eps) K((a - theta) / eps), dH/dtheta = -(1 / eps) K(...), K a rectangle of width 1."""
     sae = made("jumprelu", bandwidth=0.5)
@@ -131,6 +168,10 @@ def test_metrics_are_what_they_say():
     assert found.l0 == pytest.approx((z.numpy() != 0).sum() / len(x))
     assert found.unexplained == pytest.approx(((near.numpy() - x) ** 2).sum() / ((x - x.mean(0)) ** 2).sum())
     assert found.dead == pytest.approx((~(z.numpy() != 0).any(0)).mean())
+    many = np.random.default_rng(0).standard_normal((9001, 6))  # in pieces
+    near, z = sae(many)
+    unexplained = ((near.numpy() - many) ** 2).sum() / ((many - many.mean(0)) ** 2).sum()
+    assert sae.metrics(many)[:2] == pytest.approx(((z.numpy() != 0).sum() / 9001, unexplained))
     perfect = SAE(6, 6, "linear", dtype=np.float64)
     perfect.weight_e.numpy()[...], perfect.weight_d.numpy()[...] = np.eye(6), np.eye(6)
     assert perfect.metrics(x).unexplained == pytest.approx(0, abs=1e-28)
@@ -161,6 +202,15 @@ def test_copies_and_state_dicts():
     [
         (lambda: SAE(4, 8, "sparse"), "kind must be one of topk, jumprelu, l1, kl, linear, not 'sparse'"),
         (lambda: SAE(4, 8, k=9), "k must be in 1 to 8"),
+        (lambda: SAE(4, 8, k=2.5), "k must be a whole number from 1, not 2.5"),
+        (lambda: SAE(0, 8, k=2), "input_size must be a whole number from 1, not 0"),
+        (lambda: SAE(4, 8, "l1", sparsity=-1), "sparsity must be at least 0, not -1"),
+        (lambda: SAE(4, 8, k=2, sparsity=1e-3), "sparsity is of 'kl' and 'jumprelu' and 'l1'; 'topk' has no use"),
+        (lambda: SAE(4, 8, "l1", auxiliary=2), "auxiliary is of 'topk'; 'l1' has no use for it"),
+        (lambda: SAE(4, 8, "kl", rho=0), "rho must be between 0 and 1, not 0"),
+        (lambda: SAE(4, 8, "jumprelu", bandwidth=0), "bandwidth must be above 0, not 0"),
+        (lambda: SAE(4, 8, k=2).loss(np.zeros((0, 4))), "there are no states"),
+        (lambda: SAE(4, 8, k=2).normalise([[0, 1, np.inf, 0]]), "numbers that are not finite"),
         (lambda: SAE(4, 8, k=2).loss(np.zeros((3, 5))), r"expected states \[..., 4\], got shape \[3, 5\]"),
     ],
 )

@@ -9,7 +9,8 @@ A state x [D] is written as a sum of few of N directions. Five ways to keep them
     "kl"         sigmoid(a)                      |x^ - x|^2 / 2 + decay |W|^2 / 2 + sparsity * sum KL(rho || mean z)
     "linear"     a                               E: with N < D it finds what PCA finds
 
-where a = W_e (x - b_d) + b_e, x^ = W_d z + b_d, and E = mean |x^ - x|^2 / mean |x - mean x|^2.
+where a = W_e (x - b_d) + b_e, x^ = W_d z + b_d, and E = mean |x^ - x|^2 / D, of states that `normalise` has brought to
+mean 0 and mean square 1: so E is the share of the variance that is left over, in every batch by the same measure.
 """
 
 import math
@@ -18,20 +19,23 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd.operands import ask, floating
-from ..autograd.pointwise import exp, log, relu, sigmoid, straight_through
+from ..autograd.pointwise import exp, relu, sigmoid, softplus, straight_through, where
+from ..autograd.reductions import logsumexp
 from ..autograd.tape import no_grad, note_change
 from ..autograd.tensor import Tensor
-from .functional import linear
+from .functional import linear, matmul
 from .module import Module, Parameter
 
 KINDS = ("topk", "jumprelu", "l1", "kl", "linear")
+SPARSITY = {"kl": 3.0, "jumprelu": 1e-3, "l1": 1e-3}  # of the others nothing keeps latents silent but what they are
+ROWS = 4096  # that are measured at a time
 
 
 class SparseMetrics(NamedTuple):
     """How well a sparse autoencoder does on some states.
 
     Attributes:
-        l0: how many latents are active in a state, on average.
+        l0: how many latents are active in a state, on average: not 0, or for "kl" above a half.
         unexplained: the fraction of the variance that is left over, |x^ - x|^2 / |x - mean|^2.
         dead: the share of latents that are active in none of the states.
     """
@@ -60,12 +64,23 @@ class SparseAutoencoder(Module):
 
     Args:
         latents: N.
-        kind: "topk", "jumprelu", "l1", "kl" or "linear"; see the module's docstring.
+        kind: "topk", "jumprelu", "l1", "kl" or "linear": E below is mean |x^ - x|^2 / D of normalised states,
+            a = W_e (x - b_d) + b_e, x^ = W_d z + b_d.
+
+            - "topk": z = the k largest of relu(a); loss E + AuxK / 32, AuxK being how badly dead latents explain what
+              is left over, as a share of it.
+            - "jumprelu": z = a where a > theta, else 0; loss E + sparsity * mean number of active latents.
+            - "l1": z = relu(a); loss E + sparsity * mean sum of z |d|, d being the latent's column of weight_d. Who
+              writes |x^ - x|^2 in place of E has D times this sparsity.
+            - "kl": z = sigmoid(a); loss mean |x^ - x|^2 / 2 + decay |W|^2 / 2 + sparsity * sum KL(rho || mean z), means
+              over the batch, which must be large.
+            - "linear": z = a; loss E.
         k: of "topk": how many latents are active.
-        sparsity: the weight of what keeps latents silent; by default 3 for "kl", 1e-3 for others.
+        sparsity: of "jumprelu", "l1", "kl": the weight of what keeps latents silent; by default 3 for "kl", else 1e-3.
         rho: of "kl": the mean activation that is aimed at.
         decay: of "kl": the weight of |W|^2 / 2.
-        bandwidth: of "jumprelu": how near to its threshold a latent must be to move it.
+        bandwidth: of "jumprelu": thresholds learn from latents that are nearer to them than half of this. The
+            default is to states of norm sqrt(D) what the paper's 0.001 is to its states of norm 1, with D = 2304.
         auxiliary: of "topk": how many dead latents explain what is left over; by default D / 2.
         dead_after: a latent is dead that was not active in so many states.
 
@@ -80,6 +95,9 @@ class SparseAutoencoder(Module):
     monosemanticity", 2023. "topk": Makhzani and Frey, "k-sparse autoencoders", 2013; Gao et al., "Scaling and
     evaluating sparse autoencoders", 2024. "jumprelu": Rajamanoharan et al., "Jumping ahead", 2024. "linear": Baldi and
     Hornik, 1989.
+
+    Raises:
+        ValueError: if a number is out of its range, or says something that this kind does not listen to.
     """
 
     mean: Any
@@ -88,17 +106,22 @@ class SparseAutoencoder(Module):
 
     def __init__(
         self, input_size: int, latents: int, kind: str = "topk", *, k: int = 32, sparsity: float | None = None,
-        rho: float = 0.05, decay: float = 1e-4, bandwidth: float = 1e-3, auxiliary: int | None = None,
+        rho: float = 0.05, decay: float = 1e-4, bandwidth: float = 0.05, auxiliary: int | None = None,
         dead_after: int = 100_000, dtype: Any = None,
     ) -> None:  # fmt: skip
         if kind not in KINDS:
             raise ValueError(f"SparseAutoencoder: kind must be one of {', '.join(KINDS)}, not {kind!r}")
-        if kind == "topk" and not 0 < k <= latents:
+        counts = dict(input_size=input_size, latents=latents, k=k, dead_after=dead_after)
+        for name, count in counts.items():
+            if not isinstance(count, (int, np.integer)) or count < 1:
+                raise ValueError(f"SparseAutoencoder: {name} must be a whole number from 1, not {count!r}")
+        if kind == "topk" and k > latents:
             raise ValueError(f"SparseAutoencoder: k must be in 1 to {latents}, the number of latents, not {k}")
-        self.input_size, self.latents, self.kind, self.k = input_size, latents, kind, k
-        self.sparsity = (3.0 if kind == "kl" else 1e-3) if sparsity is None else sparsity
-        self.rho, self.decay, self.bandwidth, self.dead_after = rho, decay, bandwidth, dead_after
+        self.input_size, self.latents, self.kind, self.k, self.dead_after = input_size, latents, kind, k, dead_after
+        self.sparsity = SPARSITY.get(kind, 0.0) if sparsity is None else sparsity
+        self.rho, self.decay, self.bandwidth = rho, decay, bandwidth
         self.auxiliary = min(input_size // 2 if auxiliary is None else auxiliary, latents)
+        self._check(sparsity, auxiliary)
         numbers = lambda *shape: np.zeros(shape, np.float32 if dtype is None else dtype)
         self.weight_e, self.bias_e = Parameter(numbers(latents, input_size)), Parameter(numbers(latents))
         self.weight_d, self.bias_d = Parameter(numbers(input_size, latents)), Parameter(numbers(input_size))
@@ -107,6 +130,23 @@ class SparseAutoencoder(Module):
         self.register_buffer("scale", Tensor(np.ones_like(numbers())))
         self.register_buffer("silent", Tensor(np.zeros(latents, np.int64)))
         self.reset_parameters()
+
+    def _check(self, sparsity: float | None, auxiliary: int | None) -> None:
+        """Numbers must be in their ranges, and what is said must matter."""
+        wrong = {
+            "sparsity must be at least 0": self.sparsity >= 0, "rho must be between 0 and 1": 0 < self.rho < 1,
+            "decay must be at least 0": self.decay >= 0, "bandwidth must be above 0": self.bandwidth > 0,
+            "auxiliary must be a whole number from 0": self.auxiliary >= 0 and self.auxiliary == int(self.auxiliary),
+        }  # fmt: skip
+        said = {"sparsity": (sparsity, (*SPARSITY,)), "auxiliary": (auxiliary, ("topk",))}
+        for message, is_right in wrong.items():
+            if not is_right:
+                raise ValueError(f"SparseAutoencoder: {message}, not {getattr(self, message.split()[0])}")
+        for name, (value, kinds) in said.items():
+            if value is not None and self.kind not in kinds:
+                raise ValueError(
+                    f"SparseAutoencoder: {name} is of {' and '.join(map(repr, kinds))}; {self.kind!r} has no use for it"
+                )
 
     def reset_parameters(self) -> None:
         """Directions drawn at random, of norm 1; the encoder is the decoder's transpose, biases are zeros."""
@@ -127,10 +167,19 @@ class SparseAutoencoder(Module):
 
         Means that are large beside the deviations leave most latents dead; states of LSTMs have such.
         """
-        x = self._states(states).reshape(-1, self.input_size)
+        x = self._rows(states)
+        if not np.isfinite(x).all():
+            raise ValueError("SparseAutoencoder.normalise: among the states are numbers that are not finite")
         self.mean.data[...] = x.mean(0, np.float64)
         self.scale.data[...] = math.sqrt(np.mean(np.square(x - self.mean.data), dtype=np.float64)) or 1.0
         return self
+
+    def _rows(self, x: Any) -> np.ndarray:
+        """States [..., D] as rows, of which there must be one."""
+        rows = self._states(x).reshape(-1, self.input_size)
+        if not len(rows):
+            raise ValueError("SparseAutoencoder: there are no states")
+        return rows
 
     def _states(self, x: Any) -> np.ndarray:
         array: np.ndarray = floating(x).data
@@ -156,14 +205,15 @@ class SparseAutoencoder(Module):
         return self.decode(z), z
 
     def _before(self, x: Tensor) -> Tensor:
-        return linear(x - self.bias_d, self.weight_e, self.bias_e)
+        # W_e (x - b_d) + b_e, without a product as large as W_e x on the way back to b_d
+        return linear(x, self.weight_e, self.bias_e - matmul(self.weight_e, self.bias_d))
 
     def _sum(self, z: Tensor) -> Tensor:
         return linear(z, self.weight_d, self.bias_d)
 
     def _latents(self, a: Tensor) -> Tensor:
         if self.kind == "topk":
-            return relu(a) * _largest(a, self.k)
+            return _largest(a, self.k)
         if self.kind == "jumprelu":
             return self._jump(a)[0]
         return {"l1": relu, "kl": sigmoid, "linear": lambda a: a}[self.kind](a)
@@ -181,42 +231,46 @@ class SparseAutoencoder(Module):
 
     def loss(self, x: Any) -> Tensor:
         """What training makes small, for states x [..., D]; while training it counts how long latents are silent."""
-        self._states(x)
-        x = ((floating(x) - self.mean) / self.scale).reshape(-1, self.input_size).detach()
+        x = (Tensor(self._rows(x)) - self.mean) / self.scale
         a = self._before(x)
         z, active = self._jump(a) if self.kind == "jumprelu" else (self._latents(a), None)
         left = self._sum(z) - x
         if self.training:
             self._listen(z.data)
         if self.kind == "kl":
-            return left.square().sum(-1).mean() / 2 + self._kept_small(z)
-        loss = left.square().mean() / _variance(x)
+            return left.square().sum(-1).mean() / 2 + self._kept_small(a)
+        loss = left.square().mean()
         if active is not None:
             return loss + self.sparsity * active.sum(-1).mean()
         if self.kind == "l1":
             return loss + self.sparsity * (z * self.weight_d.square().sum(0).sqrt()).sum(-1).mean()
         return loss + self._auxiliary(a, left) / 32 if self.kind == "topk" else loss
 
-    def _kept_small(self, z: Tensor) -> Tensor:
-        rho, mean = self.rho, z.mean(0)
-        divergence = rho * (math.log(rho) - log(mean)) + (1 - rho) * (math.log(1 - rho) - log(1 - mean))
+    def _kept_small(self, a: Tensor) -> Tensor:
+        # logarithms of means of sigmoid(a) and of 1 - sigmoid(a), finite where all of a batch are 0 or 1 to rounding
+        on, off = (logsumexp(-softplus(b, threshold=40.0), 0) - math.log(len(a)) for b in (-a, a))
+        rho = self.rho
+        divergence = rho * (math.log(rho) - on) + (1 - rho) * (math.log(1 - rho) - off)
         weights = self.weight_e.square().sum() + self.weight_d.square().sum()
         return self.decay / 2 * weights + self.sparsity * divergence.sum()
 
     def _auxiliary(self, a: Tensor, left: Tensor) -> Tensor | float:
         """How badly the dead latents explain what the others leave over: a gradient for latents that get none."""
-        dead = self.silent.data >= self.dead_after
-        count = min(self.auxiliary, int(dead.sum()))
+        dead = np.flatnonzero(self.silent.data >= self.dead_after)
+        count = min(self.auxiliary, len(dead))
         if not count:
             return 0.0
-        alone = relu(a) * _largest(a, count, dead)
-        rest = left.detach()
-        return (linear(alone, self.weight_d) + rest).square().mean() / max(float(rest.square().mean()), 1e-12)
+        alone, rest = _largest(a[:, dead], count), left.detach()
+        return (linear(alone, self.weight_d[:, dead]) + rest).square().mean() / max(float(rest.square().mean()), 1e-12)
+
+    def _active(self, z: np.ndarray) -> np.ndarray:
+        """Which latents are; a sigmoid is, says Ng, where it is near to 1."""
+        return z > 0.5 if self.kind == "kl" else z != 0
 
     def _listen(self, z: np.ndarray) -> None:
         silent = self.silent.data
         silent += len(z)
-        silent[(z != 0).any(0)] = 0
+        silent[self._active(z).any(0)] = 0
 
     def watch(self, optimizer: Any) -> Any:
         """Keep the decoder's columns at norm 1 at every step of this optimiser, which is returned.
@@ -233,7 +287,8 @@ class SparseAutoencoder(Module):
         """Take out of the decoder's gradient what would change the norms of its columns."""
         if self.weight_d.grad is not None:
             gradient, columns = self.weight_d.grad.data, self.weight_d.data
-            self.weight_d.grad = Tensor(gradient - columns * (gradient * columns).sum(0))
+            along = np.einsum("dn,dn->n", gradient, columns) / np.maximum(np.square(columns).sum(0), 1e-24)
+            self.weight_d.grad = Tensor(gradient - columns * along)
 
     def constrain_(self) -> None:
         """Divide the decoder's columns by their norms."""
@@ -245,14 +300,19 @@ class SparseAutoencoder(Module):
 
     def metrics(self, x: Any) -> SparseMetrics:
         """Of states x [..., D]: active latents, variance left over, dead latents."""
-        states = self._states(x).reshape(-1, self.input_size)
-        with no_grad():
-            near, z = self(states)
-        is_active = z.data != 0
-        left, spread = (np.square(v, dtype=np.float64).sum() for v in (near.data - states, states - states.mean(0)))
-        return SparseMetrics(
-            float(is_active.sum(-1).mean()), float(left / max(spread, 1e-300)), float(1 - is_active.any(0).mean())
-        )
+        states = self._rows(x)
+        left, spread, active, ever = 0.0, 0.0, 0, np.zeros(self.latents, bool)
+        middle = states.mean(0, np.float64)
+        for start in range(0, len(states), ROWS):
+            piece = states[start : start + ROWS]
+            with no_grad():
+                near, z = self(piece)
+            is_active = self._active(z.data)
+            active += int(np.count_nonzero(is_active))
+            ever |= is_active.any(0)
+            left += float(np.square(near.data - piece, dtype=np.float64).sum())
+            spread += float(np.square(piece - middle).sum())
+        return SparseMetrics(active / len(states), left / max(spread, 1e-300), float(1 - ever.mean()))
 
     def extra_repr(self) -> str:
         k = f", k={self.k}" if self.kind == "topk" else ""
@@ -271,14 +331,18 @@ def loss_recovered(model: float, autoencoder: float, zero: float) -> float:
     return (zero - autoencoder) / (zero - model)
 
 
-def _largest(a: Tensor, k: int, among: np.ndarray | None = None) -> Tensor:
-    """1 where a number is among the k largest of its row, of those latents that `among` names; else 0."""
+def _largest(a: Tensor, k: int) -> Tensor:
+    """What is positive among the k largest of each row, else 0; of equal ones it takes any."""
     ask(a)
-    numbers = a.data if among is None else np.where(among, a.data, -np.inf)
-    mask = np.zeros_like(a.data)
-    np.put_along_axis(mask, np.argpartition(numbers, -k, -1)[..., -k:], 1, -1)
-    return Tensor(mask)
-
-
-def _variance(x: Tensor) -> float:
-    return max(float(np.mean(np.square(x.data - x.data.mean(0)), dtype=np.float64)), 1e-12)
+    numbers, count = a.data, a.shape[-1]
+    least = np.partition(numbers, count - k, -1)[..., count - k, None]
+    keep = ~(numbers < np.maximum(least, np.finfo(numbers.dtype).tiny))  # so that NaN stays what it is
+    more = np.count_nonzero(keep, -1) > k
+    if more.any():
+        rows = numbers[more]
+        places = np.argpartition(rows, count - k, -1)[..., count - k :]
+        keep[more] = False
+        chosen = np.zeros_like(rows, bool)
+        np.put_along_axis(chosen, places, True, -1)
+        keep[more] = chosen & ~(rows <= 0)
+    return where(keep, a, 0.0)

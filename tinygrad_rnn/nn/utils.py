@@ -20,6 +20,7 @@ from ..autograd.arrays import sum_of_squares
 from ..autograd.tape import HookHandle
 from ..autograd.tensor import Tensor
 from .compressed import compress as compress
+from .sparse_autoencoder import loss_recovered as loss_recovered
 
 __all__ = [
     "truncated", "detached", "clip_grad_norm_", "clip_grad_value_", "clip_grad_adaptive_", "get_total_norm",
