@@ -17,7 +17,7 @@ ROOMS = {
     room.__name__.replace("tinygrad_rnn", "tg"): room
     for room in (
         tg, tg.nn, tg.nn.cells, tg.nn.functional, tg.nn.init, tg.nn.utils, tg.optim, tg.optim.lr_scheduler, tg.study,
-        tg.interop,
+        tg.interop, tg.adversarial,
     )
 }  # fmt: skip
 OF_NUMPY, OBJECTS = {np.float32, np.float64, np.int64}, {"ops"}

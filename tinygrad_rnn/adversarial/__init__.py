@@ -33,3 +33,4 @@ __all__ = [
     "NormalisedEmbedding", "normalised_embedding", "substitute_words", "Substitution",
     "Interval", "interval_bounds", "certified_margin", "certified_epsilon",
 ]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes
