@@ -106,10 +106,10 @@ def paragraphs(thing):
 
 @pytest.mark.parametrize("path", CALLABLES)
 def test_docstrings_have_an_example(path):
-    """Behind the summary; of the study kit, where it may need words before, anywhere."""
+    """Behind the summary; of study and attacks, where it may need words before, anywhere."""
     summary, *rest = paragraphs(CALLABLES[path])
     assert ">>>" not in summary
-    if path.startswith("tg.study."):
+    if path.startswith(("tg.study.", "tg.adversarial.")):
         assert any(part.lstrip().startswith(">>> ") for part in rest)
     else:
         assert rest and rest[0].lstrip().startswith(">>> "), f"{path}: an example follows the summary"

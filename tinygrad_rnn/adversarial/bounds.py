@@ -205,7 +205,7 @@ def _of_stack(stack: Any, x: Interval, lengths: Any) -> Any:
             finals.append(states if batched else tuple(s[0] for s in states))
         x = Interval.join(lambda parts: np.concatenate(parts, -1), outputs)
     y = x.both(lambda a: a.swapaxes(0, 1)) if turned else x if batched else x[:, 0]
-    if stack._widths is None:  # states that cannot be stacked
+    if stack._sizes is None:  # states that cannot be stacked
         return y, [states if len(states) > 1 else states[0] for states in finals]
     together = tuple(Interval.join(np.stack, list(each)) for each in zip(*finals))
     return y, together if len(together) > 1 else together[0]

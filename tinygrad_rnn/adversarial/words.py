@@ -17,7 +17,11 @@ WHO = "substitute_words"
 
 
 class Substitution(NamedTuple):
-    """What `substitute_words` did.
+    """What `substitute_words` did, for each text of a batch.
+
+        >>> found = Substitution(np.array([[3], [5]]), np.array([[False], [True]]), np.array([True]))
+        >>> found.words[found.changed], found.fooled.mean()  # the words that were put in, and the share of fooled texts
+        (array([5]), np.float64(1.0))
 
     Attributes:
         words: [T, B], the texts afterwards.
