@@ -2,7 +2,7 @@
 
 In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `functional`, `layers`,
 `activations`, `convolutional`, `containers`, then what has to do with time: `cell`, `cells`, `regularised`,
-`recurrent`, `recording`, `stacked`. `utils` clips gradients and cuts sequences.
+`recurrent`, `recording`, `stacked`. `utils` clips gradients, cuts sequences and parametrises weights.
 """
 
 from . import cells, functional, init, utils
@@ -24,7 +24,7 @@ from .batch_norm import BatchNorm1d
 from .cell import Cell
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .containers import ModuleList, Sequential
-from .convolutional import AdaptiveAvgPool1d, AvgPool1d, Conv1d, MaxPool1d
+from .convolutional import TCN, AdaptiveAvgPool1d, AvgPool1d, Conv1d, MaxPool1d, TemporalBlock
 from .init import bias, weight
 from .layers import Dropout, Embedding, GaussianNoise, LayerNorm, Linear
 from .losses import (
