@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.nn.utils.parametrizations import weight_norm
+from tinygrad_rnn.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 from tinygrad_rnn.nn.utils.parametrize import is_parametrized, register_parametrization, remove_parametrizations
 
 nn = tg.nn
@@ -171,6 +171,18 @@ class Shadowed(nn.Module):
         (lambda: remove_parametrizations(nn.Linear(3, 2), "weight"), ValueError, "is not parametrised"),
         (lambda: remove_parametrizations(weight_norm(nn.Linear(3, 2)), "weight", False), ValueError, "2 originals"),
         (lambda: weight_norm(nn.RNNCell(3, 2), "weight_hh").reset_parameters(), RuntimeError, "is parametrised; call"),
+        (lambda: weight_norm(nn.Linear(3, 2)).reset_parameters(), RuntimeError, "weight is parametrised; call"),
+        (lambda: weight_norm(nn.Conv1d(3, 2, 1)).reset_parameters(), RuntimeError, "weight is parametrised; call"),
+        (lambda: weight_norm(nn.Embedding(3, 2)).reset_parameters(), RuntimeError, "weight is parametrised; call"),
+        (lambda: spectral_norm(nn.Linear(3, 2), n_power_iterations=0), ValueError, "must be positive"),
+        (lambda: spectral_norm(nn.Linear(3, 2), dim=2), IndexError, "dim must be from -2 to 1"),
+        (lambda: orthogonal(nn.Linear(3, 2), "bias"), ValueError, "must be a matrix"),
+        (lambda: orthogonal(nn.Linear(3, 2), orthogonal_map="qr"), ValueError, "must be one of matrix_exp"),
+        (
+            lambda: orthogonal(nn.Linear(3, 3), use_trivialization=False),
+            ValueError,
+            "cannot be given a value without a base",
+        ),
     ],
 )
 def test_what_cannot_be_is_told(call, error, message):
@@ -199,3 +211,63 @@ def test_a_weight_that_the_cell_does_not_hold_is_refused():
     layer = nn.Recurrent(Reaches())
     with pytest.warns(UserWarning, match="make that module an attribute of the cell"):
         layer(tg.ones(3, 2, 4))
+
+
+def test_spectral_norm_comes_to_the_largest_singular_value():
+    layer = nn.Linear(7, 5, dtype=np.float64)
+    W = layer.weight.numpy().copy()
+    spectral_norm(layer)
+    for _ in range(300):
+        layer(tg.ones(1, 7, dtype=tg.float64))
+    np.testing.assert_allclose(layer.weight.numpy(), W / np.linalg.norm(W, 2), rtol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(layer.weight.numpy(), 2), 1, rtol=1e-9)
+    layer.parametrizations.weight.original.numpy()[...] *= np.linspace(1, 9, 7)
+    layer.eval()
+    kept = layer.weight.numpy().copy()
+    np.testing.assert_array_equal(layer.weight.numpy(), kept)  # evaluation takes no steps
+    layer.train()
+    assert np.abs(layer.weight.numpy() - kept).max() > 1e-4
+
+
+def test_a_sequence_takes_one_step_of_the_power_method_on_both_engines():
+    made = {}
+    for fused in ("require", "never"):
+        tg.manual_seed(1)
+        cell = spectral_norm(nn.RNNCell(3, 4, dtype=np.float64), "weight_hh")
+        made[fused] = [results(cell, fused) for _ in range(3)]
+    for ours, tape in zip(made["require"], made["never"], strict=True):
+        for x, y in zip(ours, tape, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (5, 3), (3, 5), (4, 1), (1, 1)])
+@pytest.mark.parametrize("way", ["matrix_exp", "cayley", "householder"])
+def test_orthogonal_weights_stay_so_and_begin_as_they_were(shape, way):
+    layer = nn.Linear(*shape[::-1], dtype=np.float64)
+    nn.init.orthogonal_(layer.weight)
+    before = layer.weight.numpy().copy()
+    orthogonal(layer, orthogonal_map=way)
+    np.testing.assert_allclose(layer.weight.numpy(), before, atol=1e-12)
+    optimiser = tg.optim.SGD(layer.parameters(), lr=0.3)
+    for _ in range(4):
+        optimiser.zero_grad()
+        (layer(tg.randn(6, shape[1], dtype=tg.float64)) - 1).square().sum().backward()
+        optimiser.step()
+    W = layer.weight.numpy()
+    square = W @ W.T if shape[0] < shape[1] else W.T @ W
+    np.testing.assert_allclose(square, np.eye(min(shape)), atol=1e-12)
+    assert shape == (1, 1) or np.abs(W - before).max() > 1e-3
+    other = orthogonal(nn.Linear(*shape[::-1], dtype=np.float64), orthogonal_map=way)
+    other.load_state_dict(layer.state_dict())
+    np.testing.assert_array_equal(other.weight.numpy(), W)
+    layer.weight = before
+    np.testing.assert_allclose(layer.weight.numpy(), before, atol=1e-12)
+
+
+@pytest.mark.parametrize("way", ["matrix_exp", "cayley", "householder"])
+def test_orthogonal_maps_are_differentiable_twice(way):
+    from tinygrad_rnn.nn.utils.parametrizations import _MAPS
+
+    X = tg.randn(4, 4, dtype=tg.float64, requires_grad=True)
+    f = (lambda X: _MAPS[way](X)) if way == "householder" else (lambda X: _MAPS[way](3 * (X - X.T)))
+    assert tg.gradcheck(f, [X]) and tg.gradgradcheck(f, [X])

@@ -43,14 +43,25 @@ def torch_layer(cell, x):
     zeros = torch.zeros(x.shape[1], cell.hidden_size, dtype=torch.float64)
     state = (zeros, zeros) if isinstance(cell, torch.nn.LSTMCell) else zeros
     steps = []
-    for x_t in x:
-        state = cell(x_t, state)
-        steps.append(state[0] if isinstance(state, tuple) else state)
+    with torch.nn.utils.parametrize.cached():  # once for a sequence: spectral norm takes a step each time
+        for x_t in x:
+            state = cell(x_t, state)
+            steps.append(state[0] if isinstance(state, tuple) else state)
     return torch.stack(steps)
 
 
-WAYS = {"weight_norm": ("weight_norm", {}), "weight_norm of all": ("weight_norm", {"dim": None}),
-        "weight_norm of columns": ("weight_norm", {"dim": 1})}  # fmt: skip
+WAYS = {
+    "weight_norm": ("weight_norm", {}),
+    "weight_norm of all": ("weight_norm", {"dim": None}),
+    "weight_norm of columns": ("weight_norm", {"dim": 1}),
+    "spectral_norm": ("spectral_norm", {}),
+    "spectral_norm of columns": ("spectral_norm", {"dim": 1, "n_power_iterations": 3}),
+    "orthogonal": ("orthogonal", {}),
+    "matrix_exp": ("orthogonal", {"orthogonal_map": "matrix_exp"}),
+    "cayley": ("orthogonal", {"orthogonal_map": "cayley"}),
+    "householder": ("orthogonal", {"orthogonal_map": "householder"}),
+    "householder without a base": ("orthogonal", {"orthogonal_map": "householder", "use_trivialization": False}),
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -65,13 +76,14 @@ def test_recurrent_weights(way, kind, fused):
     mine.load_state_dict(arrays(other))
     y, _ = tg.nn.Recurrent(mine, fused=fused)(tg.tensor(X))
     agree(mine, other, y, torch_layer(other, torch.tensor(X)))
+    for name, buffer in mine.named_buffers():  # which a trace and a validation did not touch
+        np.testing.assert_allclose(buffer.numpy(), other.state_dict()[name].numpy(), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kind", ["Linear", "Conv1d"])
-def test_layers(way, kind):
+@pytest.mark.parametrize(("kind", "sizes"), [("Linear", (3, 4)), ("Linear", (3, 2)), ("Conv1d", (5, 4, 2))])
+def test_layers(way, kind, sizes):
     name, options = WAYS[way]
-    sizes = (3, 4) if kind == "Linear" else (5, 4, 2)
     other = getattr(theirs, name)(getattr(torch.nn, kind)(*sizes, dtype=torch.float64), **options)
     mine = getattr(ours, name)(getattr(tg.nn, kind)(*sizes, dtype=np.float64), **options)
     assert [*mine.state_dict()] == [*other.state_dict()]

@@ -58,6 +58,7 @@ class Conv1d(Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
+        self._refuse_computed()
         bound = 1 / math.sqrt(max(self.in_channels // self.groups * self.kernel_size, 1))
         for parameter in self.parameters():
             init.uniform_(parameter, -bound, bound)

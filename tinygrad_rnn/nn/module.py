@@ -276,6 +276,12 @@ class Module:
         computed = vars(self).get("parametrizations")
         return {} if computed is None else {name: computed[name]() for name in computed}
 
+    def _refuse_computed(self) -> None:
+        """Raise RuntimeError if something here is computed: nothing can be drawn in its place."""
+        if "parametrizations" in vars(self):
+            names = ", ".join(self.parametrizations)
+            raise RuntimeError(f"reset_parameters: {names} is parametrised; call remove_parametrizations before")
+
     # ---- Changing everything at once ---------------------------------------------------------------------------------
 
     def train(self: M, mode: bool = True) -> M:

@@ -120,15 +120,6 @@ class Parametrizations(Module):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def reset_parameters(self) -> None:
-        """There is no drawing anew of what is computed.
-
-        Raises:
-            RuntimeError: always.
-        """
-        names = ", ".join(self)
-        raise RuntimeError(f"reset_parameters: {names} is parametrised; call remove_parametrizations before")
-
 
 def register_parametrization(module: M, tensor_name: str, parametrization: Module) -> M:
     """Let a parameter of a module be computed, `module.<name> = parametrization(original)`; returns the module.
