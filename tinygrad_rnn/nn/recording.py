@@ -79,6 +79,8 @@ class _Source(Protocol):
 
     def gradient(self, name: str) -> np.ndarray | None: ...
 
+    def of_state(self, name: str) -> tuple[np.ndarray, np.ndarray] | None: ...
+
 
 class Recording(Recorder):
     """The recording of one recurrent layer, see `record`.

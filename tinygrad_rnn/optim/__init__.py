@@ -27,12 +27,15 @@ from .asgd import ASGD, NTASGD
 from .early_stopping import EarlyStopping
 from .groups import decay_groups
 from .nadam import NAdam
+from .omega import omega_penalty
 from .optimizer import Optimizer
 from .penalties import (
     activation_penalty,
     elastic_net_penalty,
     l1_penalty,
     l2_penalty,
+    norm_stabilizer_penalty,
+    soft_orthogonality_penalty,
     temporal_activation_penalty,
 )
 from .rmsprop import RMSprop
@@ -45,5 +48,6 @@ __all__ = [
     "decay_groups", "lr_scheduler",
     "clip_grad_norm_", "clip_grad_value_", "clip_grad_adaptive_", "get_total_norm",
     "l1_penalty", "l2_penalty", "elastic_net_penalty", "activation_penalty", "temporal_activation_penalty",
+    "norm_stabilizer_penalty", "omega_penalty", "soft_orthogonality_penalty",
     "max_norm_", "weight_noise", "EarlyStopping",
 ]
