@@ -127,7 +127,7 @@ def _recurrent_weight(r: Recording, U: Any) -> np.ndarray | None:
     assert cell is not None
     if U is None:
         plain = isinstance(cell, RNNCell) and type(cell).step is RNNCell.step
-        return np.asarray(vars(cell)["weight_hh"].data, np.float64) if plain else None
+        return np.asarray(cell.weight_hh.data, np.float64) if plain else None
     U = np.asarray(U.data if hasattr(U, "node") else U, np.float64)
     names, H = cell.state_names, sequence_of(r).states[0][0].numel()
     if len(names) > 1 or U.shape != (H, H):
