@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 import tinygrad_rnn as tg
 
-DEFAULTS = dict(lengths=("10-20", "20-50", "50-100"), updates=12_000, seeds=5, hidden=100, every=250, sure=10_000)
+DEFAULTS = dict(lengths=("10-20", "20-50", "50-100"), updates=20_000, seeds=5, hidden=100, every=250, sure=10_000)
 QUICK = dict(lengths=("10", "10-20"), updates=20, seeds=2, hidden=10, every=10, sure=200)
 
 

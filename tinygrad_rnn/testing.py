@@ -37,6 +37,7 @@ from .autograd.gradcheck import GradcheckError, gradcheck
 from .autograd.gradients import grad
 from .autograd.tape import Node, no_grad
 from .autograd.tensor import Tensor
+from .fusion.held import only_looking
 from .nn.cell import Cell, as_states
 from .nn.module import Parameter
 from .nn.recurrent import Recurrent
@@ -132,7 +133,8 @@ def check_cell(
     report = CellReport(type(cell).__name__, [], [], [], [])
     subject, drawn = Subject(cell, input_size, dict(values or {}), report), get_rng_state()
     for name in [*(first for first in FIRST if first not in names), *names]:
-        found = subject.failures_of(name)
+        with only_looking():  # or both engines would have another weight where each sequence changes what it is made of
+            found = subject.failures_of(name)
         report.failures.extend(found)
         if not found and name in names and name not in report.untried:
             report.passed.append(name)
