@@ -37,11 +37,11 @@ from .autograd.gradcheck import GradcheckError, gradcheck
 from .autograd.gradients import grad
 from .autograd.tape import Node, no_grad
 from .autograd.tensor import Tensor
-from .fusion.held import only_looking
 from .nn.cell import Cell, as_states
 from .nn.module import Parameter
 from .nn.recurrent import Recurrent
 from .nn.regularised import CellWrapper
+from .nn.utils.parametrize import only_looking
 
 FIRST = ("signature", "states")  # without which nothing can be tried
 

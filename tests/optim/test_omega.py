@@ -109,7 +109,7 @@ def test_value_and_gradient_are_those_of_the_definition(case, fused):
 
 def test_closed_form():
     cell = Elman()
-    r = recorded(cell, lengths=np.array([7, 2, 0, 5]))
+    r = recorded(cell, "never", lengths=np.array([7, 2, 0, 5]))
     cell.zero_grad()
     omega_penalty(r, cell).backward()
     d, h, W = r.grad["h"].numpy().reshape(-1, H), r["h"].numpy().reshape(-1, H), cell.U.numpy()
@@ -139,7 +139,7 @@ def test_one_step_of_one_unit_by_hand():
             return tg.tanh(x + h @ self.w)
 
     cell = One()
-    layer = nn.Recurrent(cell)
+    layer = nn.Recurrent(cell, fused="never")
     with tg.record(layer) as r:
         y, _ = layer(tg.zeros(1, 1, 1, dtype=tg.float64), tg.ones(1, 1, dtype=tg.float64))
     y.sum().backward()
@@ -158,7 +158,7 @@ def test_gradients_that_keep_their_length_are_not_penalised():
         cell.weight_hh[...] = np.eye(H)[[2, 0, 1, 4, 3]]
         cell.weight_ih[...] = 0
         cell.bias_ih[...] = 100
-    assert omega_penalty(recorded(cell), cell).item() == pytest.approx(0, abs=1e-24)
+    assert omega_penalty(recorded(cell, "never"), cell).item() == pytest.approx(0, abs=1e-24)
 
 
 @pytest.mark.parametrize("fused", ["require", "never"])
@@ -199,9 +199,8 @@ def test_layers_of_a_stack_have_one_each():
 
 def test_where_no_gradient_arrives_there_is_none_to_keep():
     cell = rnn_cell()
-    with tg.record(nn.Recurrent(cell)) as r:
-        layer = nn.Recurrent(cell)
-        layer.recorder = r
+    layer = nn.Recurrent(cell)
+    with tg.record(layer) as r:
         y, _ = layer(tg.randn(T, B, I, dtype=tg.float64))
     (0 * y.sum()).backward()
     cell.zero_grad()

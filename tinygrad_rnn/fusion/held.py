@@ -18,19 +18,6 @@ Values = Sequence[tuple[Any, dict[str, Any]]]
 # By owner and name: the value, and the names that were asked for since it is held. Never changed, only replaced.
 _held: ContextVar[Mapping[tuple[int, str], tuple[Any, set[str]]]] = ContextVar("held", default=MappingProxyType({}))
 
-# Whether somebody asks for the values of a sequence only to see what they are like: none of what that changes counts.
-looking: ContextVar[bool] = ContextVar("looking", default=False)
-
-
-@contextmanager
-def only_looking() -> Iterator[None]:
-    """Inside, what is computed for a sequence changes nothing that is kept from one to the next."""
-    before = looking.set(True)
-    try:
-        yield
-    finally:
-        looking.reset(before)
-
 
 class Held:
     """The attribute of a class by which its instances are asked for what is held, then for what is theirs, be it there

@@ -52,15 +52,6 @@ class Recorded:
             return None
         return np.array(self.rows.scattered(np.broadcast_to(found, (self.rows.total, *self.named[name].inner))))
 
-    def of_state(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """The values of a state after each step, and what reached them: [rows, ...] each, in the same order, without
-        those of sequences that have ended; None if the backward pass has not been here."""
-        if self.run.arrived is None:
-            return None
-        k = self.states[name]
-        d = np.asarray(self._arrived(k).data)
-        return self.saved[name][self.rows.B :].reshape(d.shape), d
-
     def _value(self, name: str) -> np.ndarray:
         """For each row of each step: what the kernels have of it, or what the tape makes of the states."""
         scan = self.fused.scan

@@ -52,11 +52,6 @@ class TapeRecord:
             return None
         return self.stacked(name, lambda x: np.zeros_like(x.data) if x.grad is None else x.grad.data)
 
-    def of_state(self, name: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """See `fusion.recorded.Recorded`; with zeros where sequences have ended."""
-        h, d = self.value(name), self.gradient(name)
-        return None if d is None else (h.reshape(-1, *h.shape[2:]), d.reshape(-1, *h.shape[2:]))
-
     def stacked(self, name: str, of: Callable[[Tensor], np.ndarray]) -> np.ndarray:
         """What there is of a value at each step, and zeros after the end of a sequence."""
         values = np.stack([of(x) for x in self.named[name] if x is not None])

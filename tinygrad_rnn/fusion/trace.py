@@ -27,7 +27,6 @@ from .again import compare
 from .batch import BATCH, Batch, stand_ins
 from .builder import MOST_VALUES, Builder, name_of
 from .frames import Locals, called, latching, listener, step_codes, step_line
-from .held import only_looking
 from .names import FORMS, RESERVED, Names
 from .program import Number, Program, Value, leaf, needed_for
 from .refusal import CompilerError, Unfusable, innermost
@@ -406,7 +405,7 @@ def _trace_once(
     symbols = [trace.leaf(name, "state", at(shape), dtype) for name, shape, dtype in states]
     by_name = {name: trace.leaf(name, "given", at(shape), dtype) for name, shape, dtype in values}
     try:
-        with Locals(cell), only_looking():  # what these values are made of may change as well
+        with Locals(cell):  # what these values are made of may change as well
             of_sequence = cell.values_of_sequence(batch)
         given = [
             (owner, {name: trace.leaf(name, "given", value.shape, value.dtype) for name, value in held.items()})

@@ -26,7 +26,6 @@ from ..autograd.primitive import FLOAT32, FLOAT64
 from ..autograd.table import matmul
 from ..autograd.tape import Value, no_grad, set_mode
 from ..autograd.tensor import grad
-from .held import only_looking
 from .judge import Judge
 from .recorded import Recorded
 from .rows import RaggedRows, Rows, full_rows
@@ -132,7 +131,7 @@ class _Trial:
         self.rows = full_rows(T, B, rows.flipped) if self.lengths is None else RaggedRows(T, self.lengths, rows.flipped)
         program, leaves = fused.program, fused.leaves
         set_rng_state(np.random.default_rng(draw).bit_generator.state)  # type: ignore[arg-type]
-        with no_grad(), only_looking():
+        with no_grad():
             self.held = self.cell.values_of_sequence(B)
         self.after_held = get_rng_state()
         held = [value for _, values in self.held for value in values.values()]

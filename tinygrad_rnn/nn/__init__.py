@@ -1,8 +1,8 @@
 """Modules, cells and layers.
 
-In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `functional`, `layers`,
-`activations`, `convolutional`, `containers`, then what has to do with time: `cell`, `cells`, `regularised`,
-`recurrent`, `recording`, `stacked`. `utils` clips gradients, cuts sequences and parametrises weights.
+In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `functional`, `utils`
+(clipped gradients, sequences in parts, weights that are computed of others), `layers`, `activations`, `containers`,
+`convolutional`, then what has to do with time: `cell`, `cells`, `regularised`, `recurrent`, `recording`, `stacked`.
 """
 
 from . import cells, functional, init, utils

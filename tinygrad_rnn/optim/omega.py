@@ -19,14 +19,13 @@ from ..autograd.pointwise import square
 from ..autograd.tensor import Tensor
 from ..fusion.compile import fused_cell
 from ..fusion.evaluate import evaluate
-from ..fusion.held import only_looking
 from ..fusion.program import Program, Value, depending, needed_for
 from ..fusion.refusal import Unfusable
 from ..fusion.rows import full_rows
 from ..nn.cell import Cell
 from ..nn.module import Module
 from ..nn.recording import Recording, recurrent_layers
-from ..nn.utils.parametrize import is_parametrized
+from ..nn.utils.parametrize import is_parametrized, only_looking
 
 BOUND = 1e-20  # of the square of a gradient: below it there is nothing to keep alive
 # act'(a) as a function of h = act(a).
@@ -77,7 +76,7 @@ def omega_penalty(r: Recording, cell: Module) -> Tensor:
     recorded = _recorded(r, cell)
     program = _program(r, recorded)
     act, weight, is_transposed = _recurrence(program, recorded)
-    found = r._called().of_state(program.states[0].name)
+    found = r.of_first_state()
     if found is None:
         raise RuntimeError("omega_penalty: no gradient has reached the states: call loss.backward() first")
     h, d = found

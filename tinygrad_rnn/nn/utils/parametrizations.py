@@ -23,12 +23,11 @@ from ...autograd.creation import generator
 from ...autograd.pointwise import sqrt
 from ...autograd.primitive import Primitive
 from ...autograd.shapes import cat, tril, triu
-from ...autograd.tape import note_change
+from ...autograd.tape import mode, note_change
 from ...autograd.tensor import Tensor
-from ...fusion.held import looking
 from ..functional import normalize
 from ..module import Module
-from .parametrize import parameter_of, register_parametrization
+from .parametrize import looking, parameter_of, register_parametrization
 
 M = TypeVar("M", bound=Module)
 
@@ -113,7 +112,7 @@ class _SpectralNorm(Module):
         if weight.ndim == 1:
             return normalize(weight, dim=0, eps=self.eps)
         matrix = self._matrix(weight)
-        if self.training and not looking.get():
+        if self.training and mode.grad and not looking.get():
             self._come_nearer(matrix.data, self.n_power_iterations)
         u, v = Tensor(self._u.data.copy()), Tensor(self._v.data.copy())  # gradients go through sigma, not through these
         return weight / ((matrix @ v) * u).sum()
@@ -150,8 +149,9 @@ def spectral_norm(
         W / sigma,    sigma = u^T W v,    u = W v / |W v|,    v = W^T u / |W^T u|
 
     The singular value is an estimate from below: u and v are kept, and each time that the weight is read in training
-    mode the power method takes a step. In a recurrent cell that is once for each sequence. Gradients go through sigma,
-    with u and v constant. A weight of more than two dimensions is taken as a matrix, a vector is divided by its norm.
+    mode the power method takes a step, though not under `no_grad`, as it does in PyTorch. In a recurrent cell that is
+    once for each sequence. Gradients go through sigma, with u and v constant. A weight of more than two dimensions is
+    taken as a matrix, a vector is divided by its norm.
 
     Args:
         name: of the parameter.

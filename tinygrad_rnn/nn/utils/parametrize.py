@@ -10,6 +10,8 @@ the tape, and the kernels get it with what else holds for the sequence: see `Cel
 
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +23,18 @@ from ...fusion.held import Held
 from ..module import Module, Parameter
 
 M = TypeVar("M", bound=Module)
+# Whether somebody reads computed weights only to see what they are: what reading changes stays as it is.
+looking: ContextVar[bool] = ContextVar("looking", default=False)
+
+
+@contextmanager
+def only_looking() -> Iterator[None]:
+    """Inside, reading a computed weight changes nothing that the next one is made of."""
+    before = looking.set(True)
+    try:
+        yield
+    finally:
+        looking.reset(before)
 
 
 class ParametrizationList(Module):
