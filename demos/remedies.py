@@ -204,7 +204,7 @@ def draw(results: list[Result], path: Path) -> None:
         for r in (each for each in results if each.lengths == lengths):
             way = WAYS[r.way]
             at = np.array([0, *r.updates]) / 1000
-            panel.plot(at, [0.75, *r.errors], color=way.colour, ls=way.line, lw=1.4, alpha=0.85)
+            panel.plot(at, [0.75, *r.errors], color=way.colour, ls=way.line, lw=1.4 if way.clips else 0.8, alpha=0.85)
             if r.solved is not None:
                 panel.plot(at[-1], 0, "o", color=way.colour, ms=6, clip_on=False, zorder=3)
             elif r.astray:

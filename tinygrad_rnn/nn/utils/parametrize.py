@@ -46,7 +46,7 @@ class ParametrizationList(Module):
 
     def __init__(self, parametrization: Module, value: Parameter) -> None:
         vars(self)["0"] = parametrization
-        self.count = 1
+        self.count, self.shape = 1, value.shape
         self.names: tuple[str, ...] = ("original",)
         with no_grad():
             found = _inverse(parametrization, value.detach())
@@ -78,6 +78,8 @@ class ParametrizationList(Module):
     def assign(self, value: Any) -> None:
         """Let the attribute have this value, as near as the parametrizations can come to it."""
         value = as_tensor(value).detach()
+        if value.shape != self.shape:
+            raise ValueError(f"a parametrised weight of shape {list(self.shape)} cannot be {list(value.shape)}")
         with no_grad():
             for each in reversed([*self]):
                 value = _inverse(each, value)
@@ -160,24 +162,33 @@ def register_parametrization(module: M, tensor_name: str, parametrization: Modul
     """
     lists = {name: module.parametrizations[name] for name in getattr(module, "parametrizations", ())}
     if tensor_name in lists:
+        with no_grad(), only_looking():
+            value = lists[tensor_name]()
+            _check_alike(tensor_name, parametrization, parametrization(value), value.shape, value.dtype)
         lists[tensor_name].append(parametrization)
         module.parametrizations = Parametrizations(type(module), lists)
         return module
     value = parameter_of(module, tensor_name)
     array, shape, dtype = value.data, value.shape, value.dtype
     made = ParametrizationList(parametrization, value)
-    with no_grad():
-        found = made()
-    if not isinstance(found, Tensor) or (found.shape, found.dtype) != (shape, dtype):
+    try:
+        with no_grad():
+            _check_alike(tensor_name, parametrization, made(), shape, dtype)
+    except BaseException:
         value.data = array
-        got = f"{list(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
-        raise ValueError(
-            f"register_parametrization: {tensor_name} is {list(shape)} of {dtype}, and "
-            f"{type(parametrization).__name__} gives {got}"
-        )
+        raise
     delattr(module, tensor_name)
     module.parametrizations = Parametrizations(type(module), lists | {tensor_name: made})
     return module
+
+
+def _check_alike(name: str, parametrization: Module, found: Any, shape: tuple[int, ...], dtype: Any) -> None:
+    if not isinstance(found, Tensor) or (found.shape, found.dtype) != (shape, dtype):
+        got = f"{list(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"register_parametrization: {name} is {list(shape)} of {dtype}, and {type(parametrization).__name__} gives "
+            f"{got}"
+        )
 
 
 def parameter_of(module: Module, name: str) -> Parameter:
@@ -187,6 +198,8 @@ def parameter_of(module: Module, name: str) -> Parameter:
         ValueError, TypeError: see `register_parametrization`.
     """
     title = type(module).__name__
+    if is_parametrized(module, name):
+        raise ValueError(f"{title}.{name} is parametrised already; call remove_parametrizations before")
     value = vars(module).get(name)
     if not isinstance(value, Parameter):
         known = [each for each, p in vars(module).items() if isinstance(p, Parameter)]
