@@ -98,3 +98,21 @@ def test_errors_are_counted_over_all_lengths(demo):
     share = demo.errors_of(first_class, (10, 20), 4000, np.random.default_rng(0))
     assert share == pytest.approx(0.75, abs=0.03)
     assert {T for T, _, _ in seen} == set(range(10, 21)) and sum(B for _, B, _ in seen) == 4000
+
+
+def test_readme_shows_a_run(demo):
+    """Its table has the default lengths and all ways; its numbers are possible ones; its picture is small."""
+    text = (DEMOS / "README.md").read_text(encoding="utf-8")
+    assert "`python demos/long_memory.py --remedies`" in text
+    (header,) = re.findall(r"^\| +\| (lengths .*) \|$", text, flags=re.M)
+    assert [name.strip() for name in header.split("|")] == [f"lengths {each}" for each in demo.DEFAULTS["lengths"]]
+    for way in demo.WAYS.values():
+        (row,) = re.findall(rf"^\| {re.escape(way.label)} +\| (.*) \|$", text, flags=re.M)
+        columns = [column.strip() for column in row.split("|")]
+        assert len(columns) == len(demo.DEFAULTS["lengths"])
+        for column in columns[:2]:
+            solved, runs = map(int, re.match(r"(\d) of (\d)", column).groups())
+            assert runs == demo.DEFAULTS["seeds"] and (solved == runs) == ("wrong" not in column)
+            for updates in re.findall(r"([\d.]+)k", column):
+                assert 0 < float(updates) <= demo.DEFAULTS["updates"] / 1000
+    assert "(remedies.png)" in text and (DEMOS / "remedies.png").stat().st_size < 200_000
