@@ -18,12 +18,8 @@ import numpy as np
 
 from ...autograd.arrays import sum_of_squares
 from ...autograd.tensor import Tensor
-from . import parametrizations, parametrize
-
-__all__ = [
-    "clip_grad_adaptive_", "clip_grad_norm_", "clip_grad_value_", "detached", "get_total_norm", "parametrizations",
-    "parametrize", "truncated", "unit_norms",
-]  # fmt: skip
+from . import parametrizations as parametrizations
+from . import parametrize as parametrize
 
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 """A parameter, parameters, or pairs as from `named_parameters()`, with which errors can say the name."""
