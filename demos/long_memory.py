@@ -468,6 +468,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--clip", type=number(float, 0.0), default=1.0, help="longest norm of the gradient (default: 1)")
     add("--quick", action="store_true", help="a few sequences of short tasks, to see that it runs")
     add("--out", type=Path, default=HERE / "runs", metavar="FOLDER", help="where pictures and numbers go")
+    add("--remedies", action="store_true", help="ways to train an RNN instead, with options of their own: add --help")
     return parser
 
 
@@ -492,6 +493,11 @@ def main(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     try:
-        main(arguments().parse_args())
+        if "--remedies" in sys.argv:
+            import remedies
+
+            remedies.main(remedies.arguments().parse_args([each for each in sys.argv[1:] if each != "--remedies"]))
+        else:
+            main(arguments().parse_args())
     except OSError as error:
         sys.exit(f"long_memory.py: {error}")

@@ -12,6 +12,8 @@ from tinygrad_rnn.optim import (
     elastic_net_penalty,
     l1_penalty,
     l2_penalty,
+    norm_stabilizer_penalty,
+    soft_orthogonality_penalty,
     temporal_activation_penalty,
 )
 
@@ -143,3 +145,62 @@ def test_activations_that_make_no_sense():
             temporal_activation_penalty(empty, 1.0)
     with pytest.raises(IndexError, match="temporal_activation_penalty: dim 3"):
         temporal_activation_penalty(activations(2, 2, 2), 1.0, dim=3)
+
+
+def test_norm_stabiliser_is_its_formula():
+    h = np.random.default_rng(2).standard_normal((6, 3, 4))
+    norms = np.linalg.norm(h, axis=-1)
+    changes = np.diff(norms, axis=0) ** 2
+    assert norm_stabilizer_penalty(tg.tensor(h), 7.0).item() == pytest.approx(7 * changes.mean(), rel=1e-12)
+    other_way = tg.tensor(h.swapaxes(0, 1))
+    assert norm_stabilizer_penalty(other_way, 7.0, dim=1).item() == pytest.approx(7 * changes.mean(), rel=1e-12)
+    first = np.random.default_rng(3).standard_normal((3, 4))
+    more = np.concatenate([(norms[:1] - np.linalg.norm(first, axis=-1)) ** 2, changes])
+    assert norm_stabilizer_penalty(tg.tensor(h), 2.0, initial=tg.tensor(first)).item() == pytest.approx(2 * more.mean())
+    lengths = np.array([6, 1, 3])
+    runs = np.arange(6)[:, None] < lengths
+    ended = tg.tensor(h * runs[..., None], requires_grad=True)
+    found = norm_stabilizer_penalty(ended, 1.0, lengths=lengths)
+    assert found.item() == pytest.approx(changes[runs[1:]].mean(), rel=1e-12)
+    found.backward()
+    assert not ended.grad.numpy()[~runs].any() and ended.grad.numpy()[:3, 2].all()
+    with_first = norm_stabilizer_penalty(ended, 1.0, initial=tg.tensor(first), lengths=lengths)
+    assert with_first.item() == pytest.approx(more[runs].mean(), rel=1e-12)
+    assert norm_stabilizer_penalty(tg.ones(1, 2, 3), 1.0).item() == 0
+    assert tg.gradcheck(lambda h: norm_stabilizer_penalty(h, 3.0), [tg.tensor(h, requires_grad=True)])
+
+
+def test_norm_stabiliser_lets_a_zero_be():
+    """States that are zero have a gradient that is finite."""
+    h = tg.zeros(4, 2, 3, requires_grad=True)
+    norm_stabilizer_penalty(h, 1.0).backward()
+    np.testing.assert_array_equal(h.grad.numpy(), 0)
+
+
+def test_soft_orthogonality_is_its_formula():
+    W = tg.tensor(np.random.default_rng(4).standard_normal((8, 4)), requires_grad=True)
+    penalty = soft_orthogonality_penalty(W, 0.3)
+    A = W.numpy().T @ W.numpy() - np.eye(4)
+    assert penalty.item() == pytest.approx(0.3 * (A * A).sum(), rel=1e-12)
+    penalty.backward()
+    np.testing.assert_allclose(W.grad.numpy(), 0.3 * 4 * W.numpy() @ A, rtol=1e-10)
+    halves = soft_orthogonality_penalty([W[:4], W[4:]], 0.3).item()
+    assert soft_orthogonality_penalty([W], 0.3, blocks=2).item() == pytest.approx(halves, rel=1e-12)
+    assert soft_orthogonality_penalty(tg.eye(3), 1.0).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: norm_stabilizer_penalty(tg.zeros(3, 2, 2), -1.0), "beta must be at least 0"),
+        (lambda: norm_stabilizer_penalty(tg.zeros(3, 2, 2), 1.0, dim=2), "no steps in dimension 2"),
+        (lambda: norm_stabilizer_penalty(tg.zeros(3, 0, 2), 1.0), "no steps"),
+        (lambda: norm_stabilizer_penalty(tg.zeros(3, 2, 2), 1.0, lengths=[3]), r"lengths has shape \[1\]"),
+        (lambda: soft_orthogonality_penalty(tg.zeros(3), 1.0), "expected a matrix"),
+        (lambda: soft_orthogonality_penalty(tg.zeros(4, 2), 1.0, blocks=3), "3 blocks of rows"),
+        (lambda: soft_orthogonality_penalty(tg.zeros(4, 2), float("nan")), "strength must be"),
+    ],
+)
+def test_mistakes_of_these_two_are_told(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

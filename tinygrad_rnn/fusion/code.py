@@ -48,7 +48,7 @@ DYNAMIC = frozenset(
     "__setattr__ __import__ import_module modules children parameters buffers named_modules named_children "
     "named_parameters named_buffers state_dict".split()
 )
-ALWAYS = frozenset("step sequence_values initial_state hidden_size".split())
+ALWAYS = frozenset("step sequence_values initial_state hidden_size parametrizations".split())
 _READS = frozenset(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM"))
 
 

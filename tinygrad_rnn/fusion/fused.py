@@ -90,7 +90,7 @@ class FusedCell:
 
     def _held(self, B: int) -> list[Tensor]:
         """What the cells inside hold for this sequence."""
-        held = [tensor for cell in self.owners for tensor in cell.sequence_values(B).values()]
+        held = [tensor for cell in self.owners for tensor in cell._of_sequence(B).values()]
         known = self.given[len(self.by_name) :]
         if len(held) != len(known):
             raise ValueError(f"sequence_values returned {len(held)} values, and {len(known)} when it was compiled")

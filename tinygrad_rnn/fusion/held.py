@@ -20,7 +20,8 @@ _held: ContextVar[Mapping[tuple[int, str], tuple[Any, set[str]]]] = ContextVar("
 
 
 class Held:
-    """The attribute of a class by which its instances are asked for what is held, then for what is theirs."""
+    """The attribute of a class by which its instances are asked for what is held, then for what is theirs, be it there
+    or computed of parameters (see `nn.utils.parametrize`)."""
 
     def __init__(self, kind: type, name: str) -> None:
         self.kind, self.name = kind, name
@@ -31,8 +32,11 @@ class Held:
         if found is not None:
             found[1].add(self.name)
             return found[0]
-        if owner is not None and self.name in vars(owner):
-            return vars(owner)[self.name]
+        own = {} if owner is None else vars(owner)
+        if self.name in own:
+            return own[self.name]
+        if self.name in own.get("parametrizations", ()):
+            return own["parametrizations"][self.name]()
         try:
             return getattr(super(self.kind, kind if owner is None else owner), self.name)  # what there is without this
         except AttributeError:

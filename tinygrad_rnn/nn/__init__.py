@@ -1,9 +1,9 @@
 """Modules, cells and layers.
 
 In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `attention`, `positions`,
-`functional`, `layers`, `activations`, `convolutional`, `containers`, `transformer`, then what has to do with time:
-`cell`, `cells`, `regularised`, `recurrent`, `recording`, `stacked`. `compressed` cuts a trained LSTM,
-`sparse_autoencoder` says what units mean; `utils` clips gradients and cuts sequences.
+`functional`, `layers`, `activations`, `containers`, `transformer`, then what has to do with time: `cell`, `cells`,
+`regularised`, `recurrent`, `recording`, `stacked`. `compressed` cuts a trained LSTM, `sparse_autoencoder` says what
+units mean; `utils` clips gradients, cuts sequences and computes weights of others; `convolutional` has such weights.
 """
 
 from . import cells, functional, init, utils
@@ -25,7 +25,7 @@ from .batch_norm import BatchNorm1d
 from .cell import Cell
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .containers import ModuleList, Sequential
-from .convolutional import AdaptiveAvgPool1d, AvgPool1d, Conv1d, MaxPool1d
+from .convolutional import TCN, AdaptiveAvgPool1d, AvgPool1d, Conv1d, MaxPool1d, TemporalBlock
 from .init import bias, weight
 from .layers import Dropout, Embedding, GaussianNoise, LayerNorm, Linear
 from .losses import (
@@ -49,7 +49,7 @@ from .transformer import MultiheadAttention, SinusoidalPositions, TransformerEnc
 __all__ = [
     "Module", "Parameter", "Sequential", "ModuleList",
     "Linear", "Embedding", "LayerNorm", "Dropout", "GaussianNoise", "BatchNorm1d",
-    "Conv1d", "MaxPool1d", "AvgPool1d", "AdaptiveAvgPool1d", "SparseAutoencoder",
+    "Conv1d", "TemporalBlock", "TCN", "MaxPool1d", "AvgPool1d", "AdaptiveAvgPool1d", "SparseAutoencoder",
     "MultiheadAttention", "TransformerEncoderLayer", "TransformerEncoder", "SinusoidalPositions",
     "ReLU", "LeakyReLU", "ELU", "Sigmoid", "Tanh", "GELU", "SiLU", "Softplus", "Softmax", "LogSoftmax",
     "Identity", "Flatten",

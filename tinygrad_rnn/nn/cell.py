@@ -50,7 +50,7 @@ from .functional import check_below_one, dropout
 from .module import Module, Parameter
 
 States = tuple[Tensor, ...]
-SequenceValues = list[tuple["Cell", dict[str, Tensor]]]  # cells may be equal, or have no hash
+SequenceValues = list[tuple[Module, dict[str, Tensor]]]  # cells may be equal, or have no hash
 
 
 class Cell(Module):
@@ -286,10 +286,13 @@ class Cell(Module):
             return f"step takes no {name} by name, and so {type(inner).__name__} would not get it: write {words}"
         return f"nothing is called {name}: step takes {known} by name, and a layer hx, lengths and return_states"
 
+    def _of_sequence(self, batch_size: int) -> dict[str, Tensor]:
+        computed, own = super()._of_sequence(batch_size), self.sequence_values(batch_size)
+        return computed | own if computed else own
+
     def _values_of_sequence(self, batch_size: int) -> "SequenceValues":
-        """The `sequence_values` of this cell and of those inside it."""
-        cells = [module for module in self.modules() if isinstance(module, Cell)]
-        found = [(cell, values) for cell in cells if (values := cell.sequence_values(batch_size))]
+        """The `sequence_values` of this cell and of those inside it, and what its modules compute of parameters."""
+        found = [(module, values) for module in self.modules() if (values := module._of_sequence(batch_size))]
         for cell, values in found:
             for name, value in values.items():
                 if not isinstance(value, Tensor):

@@ -40,6 +40,7 @@ class Linear(Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
+        self._refuse_computed()
         bound = 1 / math.sqrt(self.in_features) if self.in_features else 0.0
         for parameter in self.parameters():
             init.uniform_(parameter, -bound, bound)
@@ -88,6 +89,7 @@ class Embedding(Module):
 
     def reset_parameters(self) -> None:
         """Draw the vectors anew."""
+        self._refuse_computed()
         init.normal_(self.weight)
         if self.padding_idx is not None:
             self.weight.numpy()[self.padding_idx] = 0

@@ -77,6 +77,7 @@ class Module:
     """
 
     training: bool = True
+    parametrizations: Any  # of what is computed, see `utils.parametrize`; not there if nothing is
     _buffers: Mapping[str, bool] = {}  # name -> whether it is saved; replaced, never changed, hence safe to share
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -93,6 +94,10 @@ class Module:
                     f"{type(self).__name__}.{name} is a Parameter and would be lost: assign a Parameter or None, or "
                     f"write new values into it, `with tg.no_grad(): x.{name}[...] = values`"
                 )
+        computed = vars(self).get("parametrizations")
+        if computed is not None and name in computed:
+            computed[name].assign(value)
+            return
         super().__setattr__(name, value)
         clock.tick()  # compiled cells look at what they were traced with only after this
 
@@ -268,6 +273,19 @@ class Module:
             state[name].data[...] = array
         note_change(state[name] for name in arrays)
         return IncompatibleKeys(missing, unexpected)
+
+    # ---- What is computed of parameters ------------------------------------------------------------------------------
+
+    def _of_sequence(self, batch_size: int) -> dict[str, Tensor]:
+        """By name, what this module has for a whole sequence: attributes that are computed, see `utils.parametrize`."""
+        computed = vars(self).get("parametrizations")
+        return {} if computed is None else {name: computed[name]() for name in computed}
+
+    def _refuse_computed(self) -> None:
+        """Raise RuntimeError if something here is computed: nothing can be drawn in its place."""
+        if "parametrizations" in vars(self):
+            names = ", ".join(self.parametrizations)
+            raise RuntimeError(f"reset_parameters: {names} is parametrised; call remove_parametrizations before")
 
     # ---- Changing everything at once ---------------------------------------------------------------------------------
 

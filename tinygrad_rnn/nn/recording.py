@@ -174,6 +174,20 @@ class Recording(Recorder):
         variables = {name: (dimensions(array), array) for name, array in found.items()}
         return xarray.Dataset(variables, attrs={"title": f"Recording of {self.title}"})
 
+    def of_first_state(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The values of the first state after each step, and what reached them: [rows, H] each, in the same order.
+
+        Rows of sequences that have ended are zero, or left out. None if no gradient has reached the state.
+        """
+        source, name = self._called(), self.cell.state_names[0] if self.cell else ""
+        if not isinstance(source, Recorded):
+            h, d = source.value(name), source.gradient(name)
+            return None if d is None else (h.reshape(-1, h.shape[-1]), d.reshape(-1, h.shape[-1]))
+        if source.run.arrived is None:
+            return None
+        d = np.asarray(source._arrived(0).data)  # as the kernels left it, without running the step again
+        return source.saved[name][source.rows.B :].reshape(d.shape), d
+
     def _ipython_key_completions_(self) -> list[str]:
         """What a notebook offers after `r["`."""
         return self.names if self.source else []

@@ -304,7 +304,7 @@ class WeightDrop(CellWrapper):
         if not self.training or not self.p:
             return {}
         owned = (self._owner(name) for name in self.names)
-        return {_dropped(name): dropout(vars(o)[own], self.p) for name, (o, own) in zip(self.names, owned)}
+        return {_dropped(name): dropout(getattr(o, own), self.p) for name, (o, own) in zip(self.names, owned)}
 
     def step(self, x: Any, *states: Tensor, **values: Tensor) -> States:
         weights = [(name, held(self, _dropped(name))) for name in self.names]

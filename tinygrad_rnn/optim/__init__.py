@@ -3,7 +3,8 @@
 In reading order: `optimizer` (parameter groups and state), then the rules, each as its paper has it: `sgd`, `asgd`,
 `adam`, `nadam`, `rmsprop`, `adagrad`, `adadelta`, `rprop`. `groups` says which weights decay. `lr_scheduler` changes
 learning rates while training. Against overfitting: `penalties` are terms for the loss, `weights` limits the weights or
-adds noise to them, `early_stopping` says when to stop. Clipping is in `nn.utils`, where PyTorch has it, and here.
+adds noise to them, `early_stopping` says when to stop. `omega` keeps gradients from vanishing. Clipping is in
+`nn.utils`, where PyTorch has it, and here.
 
 What belongs where in a step:
 
@@ -27,13 +28,16 @@ from .asgd import ASGD, NTASGD
 from .early_stopping import EarlyStopping
 from .groups import decay_groups
 from .nadam import NAdam
+from .omega import omega_penalty
 from .optimizer import Optimizer, Rule
 from .penalties import (
     activation_penalty,
     elastic_net_penalty,
     l1_penalty,
     l2_penalty,
+    norm_stabilizer_penalty,
     nuclear_norm_penalty,
+    soft_orthogonality_penalty,
     temporal_activation_penalty,
 )
 from .rmsprop import RMSprop
@@ -47,6 +51,7 @@ __all__ = [
     "clip_grad_norm_", "clip_grad_value_", "clip_grad_adaptive_", "get_total_norm",
     "l1_penalty", "l2_penalty", "elastic_net_penalty", "nuclear_norm_penalty",
     "activation_penalty", "temporal_activation_penalty",
+    "norm_stabilizer_penalty", "omega_penalty", "soft_orthogonality_penalty",
     "max_norm_", "weight_noise", "EarlyStopping",
 ]
 __dir__ = __all__.copy  # what a tab completes

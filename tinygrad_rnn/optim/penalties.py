@@ -20,9 +20,14 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
 
 from ..autograd.operands import one_dim
-from ..autograd.pointwise import abs, square
+from ..autograd.pointwise import abs, square, where
+from ..autograd.reductions import norm
+from ..autograd.shapes import cat
 from ..autograd.tensor import Tensor
 
 
@@ -165,6 +170,92 @@ def temporal_activation_penalty(h: Tensor, beta: float, dim: int = 0) -> Tensor:
         return (h * 0).sum()
     ahead = (slice(None),) * dim
     return square(h[(*ahead, slice(1, None))] - h[(*ahead, slice(None, -1))]).mean() * beta
+
+
+def norm_stabilizer_penalty(
+    h: Tensor, beta: float, dim: int = 0, *, initial: Tensor | None = None, lengths: Any = None
+) -> Tensor:
+    """`beta * mean (|h[t]| - |h[t - 1]|)^2`, a differentiable tensor of no dimensions.
+
+        >>> import tinygrad_rnn as tg
+        >>> h = tg.tensor([[[3.0, 4.0]], [[0.0, 7.0]], [[1.0, 0.0]]])  # of lengths 5, 7, 1
+        >>> norm_stabilizer_penalty(h, beta=1.0)
+        tensor(20.)
+
+    Keeps the length of a state as it is, whatever its direction does, so that it does not grow beyond the sequences
+    that it was trained with; an RNN of ReLUs that starts as the identity does. The paper penalises h, not c, of an
+    LSTM.
+
+    Args:
+        h: the output of a recurrent layer, [T, B, H].
+        beta: the strength; 50 to 500 in the paper, for characters.
+        dim: the dimension of time; 1 for batch_first.
+        initial: the state before the first step, [B, H], from which the paper counts; without it there are T - 1
+            differences.
+        lengths: [B], if sequences end earlier: differences beyond do not count.
+
+    Returns:
+        The mean over all steps and sequences; 0 if there is no difference.
+
+    Raises:
+        ValueError: `beta` is negative, NaN or infinite, h is empty, or there is not a length for each sequence.
+        IndexError: h has no such dimension.
+
+    Source: Krueger and Memisevic, "Regularizing RNNs by stabilizing activations", 2016.
+    """
+    _check_strength("norm_stabilizer_penalty", beta=beta)
+    dim = one_dim("norm_stabilizer_penalty", dim, h.ndim)
+    if dim == h.ndim - 1 or not h.numel():
+        raise ValueError(f"norm_stabilizer_penalty: there are no steps in dimension {dim} of shape {list(h.shape)}")
+    norms = norm(h, dim=-1).transpose(0, dim)  # [T, B]
+    if initial is not None:
+        norms = cat([norm(initial, dim=-1).unsqueeze(0), norms])
+    steps = norms.shape[0] - 1
+    changes = square(norms[1:] - norms[:-1])
+    if lengths is None:
+        return changes.mean() * beta if steps else (norms * 0).sum()
+    ends = np.asarray(lengths)
+    if ends.shape != norms.shape[1:] or ends.ndim != 1:
+        raise ValueError(
+            f"norm_stabilizer_penalty: lengths has shape {list(ends.shape)}, expected one for each sequence: "
+            f"{list(norms.shape[1:])}"
+        )
+    runs = np.arange(steps)[:, None] < ends - (initial is None)
+    return where(runs, changes, 0).sum() * (beta / max(int(runs.sum()), 1))
+
+
+def soft_orthogonality_penalty(parameters: Tensor | Iterable[Tensor], strength: float, blocks: int = 1) -> Tensor:
+    """`strength * |W^T W - 1|^2` summed over all matrices, a differentiable tensor of no dimensions.
+
+        >>> import tinygrad_rnn as tg
+        >>> soft_orthogonality_penalty(tg.tensor([[2.0, 0.0], [0.0, 1.0]]), strength=0.1)
+        tensor(0.9)
+
+    Draws recurrent weights towards matrices that change no length, neither of states nor of gradients, and lets them
+    be others where the loss wants that. Its gradient is `4 strength W (W^T W - 1)`. See
+    `nn.utils.parametrizations.orthogonal` for weights that are orthogonal at every step.
+
+    Args:
+        parameters: matrices [M, N], of which the columns are to be orthonormal: hand over `W.T` for rows.
+        blocks: into how many parts of as many rows each is cut first: 4 for an LSTM's weight_hh, 3 for a GRU's.
+
+    Raises:
+        ValueError: `strength` is negative, NaN or infinite, there are no parameters, or one is no matrix that can be
+            cut so.
+
+    Source: Vorontsov, Trabelsi, Kadoury and Pal, "On orthogonality and learning recurrent networks with long term
+    dependencies", 2017, section 3.2.
+    """
+
+    def of(W: Tensor) -> Tensor:
+        if W.ndim != 2 or W.shape[0] % blocks:
+            raise ValueError(
+                f"soft_orthogonality_penalty: expected a matrix of {blocks} blocks of rows, got shape {list(W.shape)}"
+            )
+        parts = W.reshape(blocks, W.shape[0] // blocks, W.shape[1])
+        return square(parts.mT @ parts - Tensor(np.eye(W.shape[1], dtype=W.dtype)))
+
+    return _penalty("soft_orthogonality_penalty", parameters, strength, of)
 
 
 def _check_strength(name: str, **strengths: float) -> None:

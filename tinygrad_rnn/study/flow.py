@@ -126,8 +126,9 @@ def _recurrent_weight(r: Recording, U: Any) -> np.ndarray | None:
     cell = r.cell
     assert cell is not None
     if U is None:
-        plain = isinstance(cell, RNNCell) and type(cell).step is RNNCell.step
-        return np.asarray(vars(cell)["weight_hh"].data, np.float64) if plain else None
+        if isinstance(cell, RNNCell) and type(cell).step is RNNCell.step:
+            return np.asarray(cell.weight_hh.data, np.float64)
+        return None
     U = np.asarray(U.data if hasattr(U, "node") else U, np.float64)
     names, H = cell.state_names, sequence_of(r).states[0][0].numel()
     if len(names) > 1 or U.shape != (H, H):

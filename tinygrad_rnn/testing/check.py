@@ -7,6 +7,7 @@ import numpy as np
 
 from ..autograd.creation import get_rng_state, set_rng_state
 from ..nn.cell import Cell
+from ..nn.utils.parametrize import only_looking
 from .changes import check_stale, check_threads
 from .copies import check_deepcopy, check_pickle, check_state_dict
 from .engines import check_compiles, check_engines, check_validation
@@ -58,7 +59,8 @@ def check_cell(
     report = CellReport(type(cell).__name__, [], [], [], [])
     subject, drawn = Subject(cell, input_size, dict(values or {}), report), get_rng_state()
     for name in [*(first for first in FIRST if first not in names), *names]:
-        found = failures_of(subject, name)
+        with only_looking():  # or both engines would have another weight where each sequence changes what it is made of
+            found = failures_of(subject, name)
         report.failures.extend(found)
         if not found and name in names and name not in report.untried:
             report.passed.append(name)

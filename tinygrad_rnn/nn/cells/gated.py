@@ -45,6 +45,7 @@ class GatedCell(Cell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew, as they were drawn to begin with."""
+        self._refuse_computed()
         bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for parameter in self.parameters(recurse=False):
             init.uniform_(parameter, -bound, bound)

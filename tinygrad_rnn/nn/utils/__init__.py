@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+<<<<<<< HEAD:tinygrad_rnn/nn/utils.py
 from ..autograd.arrays import sum_of_squares
 from ..autograd.tape import HookHandle
 from ..autograd.tensor import Tensor
@@ -27,6 +28,12 @@ __all__ = [
     "register_clip_hook", "compress",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
+=======
+from ...autograd.arrays import sum_of_squares
+from ...autograd.tensor import Tensor
+from . import parametrizations as parametrizations
+from . import parametrize as parametrize
+>>>>>>> w-omega:tinygrad_rnn/nn/utils/__init__.py
 
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 """A parameter, parameters, or pairs as from `named_parameters()`, with which errors can say the name."""
