@@ -16,24 +16,19 @@ from typing import Any
 
 import numpy as np
 
-<<<<<<< HEAD:tinygrad_rnn/nn/utils.py
-from ..autograd.arrays import sum_of_squares
-from ..autograd.tape import HookHandle
-from ..autograd.tensor import Tensor
-from .compressed import compress as compress
-from .sparse_autoencoder import loss_recovered as loss_recovered
+from ...autograd.arrays import sum_of_squares
+from ...autograd.tape import HookHandle
+from ...autograd.tensor import Tensor
+from ..compressed import compress as compress
+from ..sparse_autoencoder import loss_recovered as loss_recovered
+from . import parametrizations as parametrizations
+from . import parametrize as parametrize
 
 __all__ = [
     "truncated", "detached", "clip_grad_norm_", "clip_grad_value_", "clip_grad_adaptive_", "get_total_norm",
-    "register_clip_hook", "compress",
+    "register_clip_hook", "compress", "loss_recovered", "parametrizations", "parametrize",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
-=======
-from ...autograd.arrays import sum_of_squares
-from ...autograd.tensor import Tensor
-from . import parametrizations as parametrizations
-from . import parametrize as parametrize
->>>>>>> w-omega:tinygrad_rnn/nn/utils/__init__.py
 
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 """A parameter, parameters, or pairs as from `named_parameters()`, with which errors can say the name."""
