@@ -50,7 +50,7 @@ def test_run_leaves_a_picture_numbers_and_a_table(tmp_path):
     done = run("--quick", "--models", "linear", "cnn", "MGUCell", "--seeds", 2, "--shuffled", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "21/21" in done.stderr  # the progress bar
-    row = r"^\| (\S+) \| ([\d,]+) \| \d+\.\d \| .* to .* \| (.*) \| \d+\.\d \|$"
+    row = r"^\| (\S+) \| ([\d,]+) \| \d+\.\d \| [\d.]+ to [\d.]+ \| .* \| (.*) \| \d+\.\d \|$"
     assert re.findall(row, done.stdout, re.MULTILINE) == [
         ("linear", "410", "31 to 33"), ("CNN", "5,210", "50 to 60"), ("MGU", "5,002", ""),
     ]  # fmt: skip
