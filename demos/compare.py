@@ -24,7 +24,8 @@ from typing import NamedTuple
 
 import music
 import numpy as np
-from music import Refusal, save
+from long_memory import number, save
+from music import Refusal
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
@@ -190,6 +191,7 @@ RECIPES = {
         "GRU", lambda: BothWays(cells.GRUCell),
         ordered=Published(91, 89.1, (88, 92)), shuffled=Published(57, 53.3, (50, 60)),
     ),
+    "slstm": Recipe("sLSTM", lambda: BothWays(cells.SLSTMCell)),
     "tcn": Recipe("TCN", Causal),
     "attention": Recipe("attention", Attention, lr=3e-3),
 }  # fmt: skip
@@ -412,21 +414,6 @@ def known(text: str) -> str:
         names = ", ".join(dict.fromkeys([*RECIPES, *music.RECIPES]))
         raise argparse.ArgumentTypeError(f"must be some of {names}, or a cell as MGUCell, not {text!r}")
     return text
-
-
-def number(kind: type, low: float):
-    """A type for argparse: a finite number of at least `low`, or above it if that is 0.0."""
-
-    def parse(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a number ({kind.__name__}), not {text!r}") from None
-        if not (value > 0 if kind is float else value >= low) or value == float("inf"):
-            raise argparse.ArgumentTypeError(f"must be {'positive' if low else 'at least 0'}, not {text}")
-        return value
-
-    return parse
 
 
 def arguments() -> argparse.ArgumentParser:

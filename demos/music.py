@@ -16,7 +16,6 @@ beside its lengths, traindata_lengths and so on.
 
 import argparse
 import json
-import os
 import pickle
 import sys
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from long_memory import save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
@@ -37,13 +37,6 @@ EPOCHS, BATCH = 60, 8
 
 class Refusal(Exception):
     """What cannot be done, in one line for the user."""
-
-
-def save(figure, path: Path) -> None:
-    """Write a picture, or leave the old one."""
-    draft = path.with_name(f".{path.name}.tmp")
-    figure.savefig(draft, format="png", dpi=100, pil_kwargs={"optimize": True})
-    os.replace(draft, path)
 
 
 # ---- The files -------------------------------------------------------------------------------------------------------
