@@ -73,6 +73,61 @@ def test_others_have_about_as_many_parameters(name, demo):
     assert 4_500 < sum(p.numel() for p in demo.RECIPES[name].make().parameters()) < 5_500
 
 
+def in_pytorch(torch, name):
+    """A published model as PyTorch has it, and how it is called."""
+    nn, relu = torch.nn, torch.relu
+    if name == "mlp":
+        m = nn.ModuleDict(dict(linear1=nn.Linear(40, 100), linear2=nn.Linear(100, 100), linear3=nn.Linear(100, 10)))
+
+        def call(x):
+            h = relu(m.linear1(x))
+            return m.linear3(h + relu(m.linear2(h)))
+
+    elif name == "cnn":
+        widths = dict(conv1=(1, 5), conv2=(25, 3), conv3=(25, 3))
+        m = nn.ModuleDict({key: nn.Conv1d(i, 25, k, stride=2, padding=1) for key, (i, k) in widths.items()})
+        m["linear"] = nn.Linear(125, 10)
+
+        def call(x):
+            return m.linear(relu(m.conv3(relu(m.conv2(relu(m.conv1(x[:, None])))))).flatten(1))
+
+    else:
+        m = nn.ModuleDict(dict(recurrent=nn.GRU(1, 6, batch_first=True, bidirectional=True), linear=nn.Linear(480, 10)))
+
+        def call(x):
+            return m.linear(m.recurrent(x[..., None])[0].flatten(1))
+
+    return m, call
+
+
+def pytorchs(key):
+    """PyTorch's name of a parameter."""
+    layer, direction, name = re.match(r"(recurrent\.)cells\.(\d)\.(\w+)|", key).groups()
+    return key if layer is None else f"{layer}{name}_l0{'_reverse' * int(direction)}"
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "gru"])
+def test_training_is_that_of_pytorch(name, demo):
+    """The answers after some updates from the same weights, of the same batches, are PyTorch's."""
+    torch, data = pytest.importorskip("torch"), demo.stand_in()
+    theirs, call = in_pytorch(torch, name)
+    made = demo.RECIPES[name].make()
+    theirs.load_state_dict({pytorchs(key): torch.tensor(value) for key, value in made.state_dict().items()})
+    optimiser = torch.optim.Adam(theirs.parameters(), lr=1e-2)
+    for step in range(9):
+        part = slice(step * 100 % 400, step * 100 % 400 + 100)
+        loss = torch.nn.functional.cross_entropy(call(torch.tensor(data.x[part])), torch.tensor(data.y[part]))
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(demo.RECIPES, name, demo.Recipe(name, lambda: made))
+        result = demo.learn(name, 0, data, options(demo, "--steps", 8))
+    scores = call(torch.tensor(data.x_test)).detach().numpy()
+    np.testing.assert_allclose(made(tg.tensor(data.x_test)).numpy(), scores, rtol=1e-3, atol=1e-3)
+    assert result.answers == scores.argmax(1).tolist()
+
+
 def test_batches_come_in_the_order_of_storage_and_wrap(demo, monkeypatch):
     data, seen = demo.stand_in(), []
 
