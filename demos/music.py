@@ -299,6 +299,7 @@ def draw(results: list[Result], path: Path, out: Path) -> None:
         label = f"{RECIPES[r.model].label}: test {r.test:.2f}" if first else None
         axes.plot(epochs, r.validated, color=colour, lw=1.6 if first else 0.8, label=label)
         axes.plot(r.epoch, min(r.validated), mark, color=colour)
+    axes.plot([], [], "k", lw=1.6, label="validation, its lowest marked")
     axes.plot([], [], "k--", lw=1, label="what is learned from")
     axes.set(xlabel="epoch", ylabel="negative log-likelihood of a frame (nats)", title=path.stem.replace("_", " "))
     lowest = min(min(r.learned + r.validated) for r in results)
