@@ -317,3 +317,21 @@ def test_a_run_on_music(tmp_path):
     for r in json.loads((tmp_path / "music.json").read_text()):
         assert len(r["validated"]) == 2 and r["validated"][1] < r["validated"][0] < 88 * np.log(2) * 1.1
     assert (tmp_path / "music.png").read_bytes().startswith(b"\x89PNG")
+
+
+# ---- The README ------------------------------------------------------------------------------------------------------
+
+
+def test_readme_shows_default_runs(demo):
+    """Its tables have all models, of the sizes that are made, and what repeats a publication is inside its band."""
+    text = (SCRIPT.parent / "README.md").read_text(encoding="utf-8")
+    assert "`python demos/compare.py --seeds 3`" in text and "`python demos/compare.py --music" in text
+    for name, recipe in demo.RECIPES.items():
+        row = rf"^\| {recipe.label} \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \| .* \| ([\d.]+)(.*) \| [\d.]+ \|$"
+        (found,) = re.findall(row, text, flags=re.MULTILINE)
+        assert found[0] == f"{sum(p.numel() for p in recipe.make().parameters()):,}"
+        assert float(found[2]) <= float(found[1]) <= float(found[3])
+        for known, right in (recipe.ordered, found[1]), (recipe.shuffled, found[4]):
+            assert known is None or known.band[0] <= float(right) <= known.band[1], name
+    for name in "compare.png", "compare_shuffled.png":
+        assert f"({name})" in text and (SCRIPT.parent / name).stat().st_size < 200_000
