@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import music
 import numpy as np
-from long_memory import number, save
-from music import Refusal
+from long_memory import number
+from music import Refusal, save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
@@ -357,7 +357,8 @@ def draw_learning(axes, results: list[Result], names: list[str], colours: dict) 
     axes.set_yticks(ticks, map(str, ticks))
     axes.set_yticks([], minor=True)
     axes.set_ylim(max(0.8 * min(100.5 - max(r.tested) for r in results), 1), 105)
-    axes.legend(frameon=False, ncols=2, loc="best", handlelength=3.2)
+    below = dict(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=8)
+    axes.legend(**below, ncols=4, columnspacing=1, handlelength=3.2)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -400,7 +401,7 @@ def draw_confused(axes, own: list[Result], data: Data) -> None:
         right, down = 48 * (k % 4), 3 * (k // 4)
         x = data.x_test[row]
         axes.plot(right + np.arange(len(x)), x / np.abs(x).max() - down, color="0.15", lw=1.2)
-        axes.text(right, 1.2 - down, f"{data.y_test[row]}, taken for {said[0, row]}", fontsize=9)
+        axes.text(right, 1.2 - down, f"{data.y_test[row]}, taken for {said[0, row]}", fontsize=8)
     axes.set(xticks=[], yticks=[], ylim=(-4.2, 1.7), title=f"Curves that {recipe(own[0].model).label} gets wrong")
     axes.spines[:].set_visible(False)
 

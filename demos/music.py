@@ -15,7 +15,9 @@ beside its lengths, traindata_lengths and so on.
 """
 
 import argparse
+import io
 import json
+import os
 import pickle
 import sys
 import time
@@ -26,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from long_memory import save
+from PIL import Image
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
@@ -37,6 +39,14 @@ EPOCHS, BATCH = 60, 8
 
 class Refusal(Exception):
     """What cannot be done, in one line for the user."""
+
+
+def save(figure, path: Path) -> None:
+    """Write a picture of few colours, which takes half the space, or leave the old one."""
+    draft, drawn = path.with_name(f".{path.name}.tmp"), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=100)
+    Image.open(drawn).convert("RGB").quantize(128).save(draft, format="png", optimize=True)
+    os.replace(draft, path)
 
 
 # ---- The files -------------------------------------------------------------------------------------------------------
