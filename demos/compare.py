@@ -9,8 +9,8 @@ updates. Others stand beside them, with about as many parameters as the CNN and 
 With `--shuffled` the 40 numbers of every curve change places, all curves in the same way: whoever relied on what is
 beside what loses it.
 
-`pip install ".[demos]"` brings what makes the data. `--music FILE` trains on the piano rolls of a file of yours instead;
-see `music.py`.
+`pip install ".[demos]"` brings what makes the data. `--music FILE` trains on the piano rolls of a file of yours
+instead; see `music.py`.
 """
 
 import argparse

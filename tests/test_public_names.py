@@ -16,7 +16,8 @@ import tinygrad_rnn as tg
 ROOMS = {
     room.__name__.replace("tinygrad_rnn", "tg"): room
     for room in (
-        tg, tg.nn, tg.nn.cells, tg.nn.functional, tg.nn.init, tg.nn.utils, tg.optim, tg.optim.lr_scheduler, tg.study,
+        tg, tg.nn, tg.nn.cells, tg.nn.functional, tg.nn.init, tg.nn.utils,
+        tg.nn.utils.parametrizations, tg.nn.utils.parametrize, tg.optim, tg.optim.lr_scheduler, tg.study,
         tg.interop, tg.adversarial,
     )
 }  # fmt: skip

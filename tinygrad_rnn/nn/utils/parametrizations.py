@@ -29,6 +29,8 @@ from ..functional import normalize
 from ..module import Module
 from .parametrize import looking, parameter_of, register_parametrization
 
+__all__ = ["weight_norm", "spectral_norm", "orthogonal"]
+__dir__ = __all__.copy  # what a tab completes
 M = TypeVar("M", bound=Module)
 
 # ---- Weight norm -----------------------------------------------------------------------------------------------------

@@ -22,6 +22,10 @@ from ...autograd.tensor import Tensor
 from ...fusion.held import Held
 from ..module import Module, Parameter
 
+__all__ = [
+    "register_parametrization", "is_parametrized", "remove_parametrizations", "ParametrizationList", "Parametrizations",
+]  # fmt: skip
+__dir__ = __all__.copy  # what a tab completes
 M = TypeVar("M", bound=Module)
 # Whether somebody reads computed weights only to see what they are: what reading changes stays as it is.
 looking: ContextVar[bool] = ContextVar("looking", default=False)
@@ -39,6 +43,11 @@ def only_looking() -> Iterator[None]:
 
 class ParametrizationList(Module):
     """What one attribute is computed by, `self[0]`, `self[1]`, ... one after another; called, it gives the value.
+
+        >>> import tinygrad_rnn as tg
+        >>> layer = tg.nn.utils.parametrizations.weight_norm(tg.nn.Linear(3, 2))
+        >>> sorted(name for name, _ in layer.parametrizations.weight.named_parameters())
+        ['original0', 'original1']
 
     Attributes:
         original: what the first of them takes; or original0, original1 and so on, if its `right_inverse` gives several.
@@ -105,6 +114,11 @@ class ParametrizationList(Module):
 
 class Parametrizations(Module):
     """The parametrizations of a module by the names of its attributes, which lie on it as `parametrizations`.
+
+        >>> import tinygrad_rnn as tg
+        >>> layer = tg.nn.utils.parametrizations.orthogonal(tg.nn.Linear(3, 3))
+        >>> "weight" in layer.parametrizations, "bias" in layer.parametrizations
+        (True, False)
 
     It is replaced where one comes or goes, never changed: so compiled cells notice.
     """
