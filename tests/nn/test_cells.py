@@ -10,6 +10,7 @@ from fusion.comparing import assert_engines_agree, interpret
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.nn import Cell, Recurrent, cells
+from tinygrad_rnn.nn.cells.catalogue import ROWS
 
 T, B, I, H = 5, 3, 4, 6
 CASES = {}
@@ -252,9 +253,9 @@ def factorised_lstm(p, x, h, c):
 @case("Group LSTM", lambda I, H, **o: cells.GroupLSTMCell(I, H, 3 - H % 3 % 2, 6, **o), same=True)
 @case("Group LSTM, no projection", lambda I, H, **o: cells.GroupLSTMCell(I, H, 3 - H % 3 % 2, **o), same=True)
 def group_lstm(p, x, h, c):
-    new, groups = [], sum(name.startswith("weights.") for name in p)
+    new, groups = [], len(p["weight"])
     for k, (x_k, h_k, c_k) in enumerate(zip(*(np.split(v, groups, 1) for v in (x, h, c)))):
-        a = np.concatenate([x_k, h_k], 1) @ p[f"weights.{k}"].T + p[f"biases.{k}"]
+        a = np.concatenate([x_k, h_k], 1) @ p["weight"][k].T + p["bias"][k]
         i, f, g, o = np.split(a, 4, 1)
         c_k = sigmoid(f) * c_k + sigmoid(i) * np.tanh(g)
         new.append((sigmoid(o) * np.tanh(c_k), c_k))
@@ -693,9 +694,8 @@ def test_list():
     kinds = {kind for kind in vars(cells).values() if isinstance(kind, type) and issubclass(kind, Cell)}
     assert [row.cell for row in table if row.name != row.cell.__name__] == []
     assert {row.cell for row in table} == kinds and len(table) == len(kinds)
-    for row in table:
-        options = {"proj_size": 4} if row.name == "ProjectedLSTMCell" else {}
-        cell = row.cell(5, 8, **options)
+    for row, (make, *_) in zip(table, ROWS):
+        cell = make(5, 8)
         assert row.parameters == sum(p.numel() for p in cell.parameters())
         assert row.states == {n: s.shape[1] for n, s in zip(cell.state_names, cell.begin(None, 2))}
         source = " ".join((inspect.getdoc(row.cell) or "").split())

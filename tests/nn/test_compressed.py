@@ -120,7 +120,7 @@ def test_one_group_is_a_projected_lstm():
     state = plain.state_dict()
     both = np.concatenate([state["weight_ih"], state["weight_hh"]], 1)
     group.load_state_dict(
-        {"weights.0": both, "biases.0": state["bias_ih"] + state["bias_hh"], "weight_hr": state["weight_hr"]}
+        {"weight": both[None], "bias": (state["bias_ih"] + state["bias_hh"])[None], "weight_hr": state["weight_hr"]}
     )
     x = tg.randn(T, B, I, dtype=tg.float64)
     for fused in ("require", "never"):

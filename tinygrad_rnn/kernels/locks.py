@@ -25,6 +25,7 @@ ORDER = (
     "llvm",  # ... and that of LLVM's library, at every call of it
     "arriving",  # several threads may bring gradients to one tensor
     "helpers",  # of the team, while they are started and stopped
+    "blas",  # how many threads NumPy's library has, while that is changed
 )
 _locks: dict[str, Any] = {name: threading.RLock() for name in ORDER}
 _locks |= {"numba": global_compiler_lock, "llvm": getattr(ffi.lib, "_lock", contextlib.nullcontext())}

@@ -6,14 +6,15 @@ Where other programs run beside, two threads that wait for each other at every c
 import contextlib
 import ctypes
 import functools
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
+from ..kernels.locks import lock
+
 NAMES = ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads")
-_lock, _inside, _before = threading.Lock(), 0, 1
+_inside, _before = 0, 1
 
 
 @functools.cache
@@ -44,7 +45,7 @@ def one_thread() -> Iterator[None]:
         yield
         return
     get, set_ = switch
-    with _lock:
+    with lock("blas"):
         if not _inside:
             _before = get()
             set_(1)
@@ -52,7 +53,7 @@ def one_thread() -> Iterator[None]:
     try:
         yield
     finally:
-        with _lock:
+        with lock("blas"):
             _inside -= 1
             if not _inside:
                 set_(_before)

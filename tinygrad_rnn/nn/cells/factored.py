@@ -90,8 +90,8 @@ class GroupLSTMCell(Cell):
     c is [B, H], h is [B, P]; the projection, which is full, is where groups meet. With `proj_size=0` there is none.
 
     Attributes:
-        weights: of each group, [4H / n, (I + P) / n].
-        biases: of each group, [4H / n], or None.
+        weight: of the groups, [n, 4H / n, (I + P) / n].
+        bias: of the groups, [n, 4H / n], or None.
         weight_hr: the projection, [P, H], or None.
 
     Raises:
@@ -112,8 +112,8 @@ class GroupLSTMCell(Cell):
             )
         self.input_size, self.hidden_size, self.groups, self.proj_size = input_size, hidden_size, groups, proj_size
         rows, columns = 4 * hidden_size // groups, (input_size + output) // groups
-        self.weights = [empty(rows, columns, dtype=dtype) for _ in range(groups)]
-        self.biases = [empty(rows, dtype=dtype) if bias else None for _ in range(groups)]
+        self.weight = empty(groups, rows, columns, dtype=dtype)
+        self.bias = empty(groups, rows, dtype=dtype) if bias else None
         self.weight_hr = empty(proj_size, hidden_size, dtype=dtype) if proj_size else None
         self.reset_parameters()
 
@@ -122,7 +122,7 @@ class GroupLSTMCell(Cell):
         _draw_rows(self)
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        dtype = self.weights[0].dtype
+        dtype = self.weight.dtype
         return (
             zeros(batch_size, self.proj_size or self.hidden_size, dtype=dtype),
             zeros(batch_size, self.hidden_size, dtype=dtype),
@@ -130,16 +130,18 @@ class GroupLSTMCell(Cell):
 
     def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         width = x.shape[-1] // self.groups
-        parts = zip(chunk(x, self.groups, -1), chunk(self.masked(h), self.groups, -1), self.weights, self.biases)
-        groups = [linear(x_k, W[:, :width], b) + linear(h_k, W[:, width:]) for x_k, h_k, W, b in parts]
-        i, f, g, o = (cat(gate, -1) for gate in zip(*(chunk(a, 4, -1) for a in groups)))
+        groups = []
+        for k, (x_k, h_k) in enumerate(zip(chunk(x, self.groups, -1), chunk(self.masked(h), self.groups, -1))):
+            W, b = self.weight[k], None if self.bias is None else self.bias[k]
+            groups.append(chunk(linear(x_k, W[:, :width], b) + linear(h_k, W[:, width:]), 4, -1))
+        i, f, g, o = (cat(gate, -1) for gate in zip(*groups))
         c = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g))
         m = sigmoid(o) * tanh(c)
         return (m if self.weight_hr is None else linear(m, self.weight_hr)), c
 
     def extra_repr(self) -> str:
         sizes = f"{self.input_size}, {self.hidden_size}, groups={self.groups}, proj_size={self.proj_size}"
-        return sizes if self.biases[0] is not None else f"{sizes}, bias=False"
+        return sizes if self.bias is not None else f"{sizes}, bias=False"
 
 
 class FastRNNCell(Cell):
@@ -263,6 +265,6 @@ def _plus(a: Tensor, bias: Parameter | None) -> Tensor:
 
 
 def _draw_rows(cell: Cell) -> None:
-    for parameter in cell.parameters():
-        bound = 1 / math.sqrt(parameter.shape[-1]) if parameter.ndim > 1 and parameter.shape[-1] else 0.0
+    for name, parameter in cell.named_parameters():
+        bound = 0.0 if name == "bias" or not parameter.shape[-1] else 1 / math.sqrt(parameter.shape[-1])
         init.uniform_(parameter, -bound, bound)
