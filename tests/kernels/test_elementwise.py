@@ -246,8 +246,8 @@ def test_strided_and_repeated_operands_go_through_buffers(watched):
     """A buffer for each operand that is not contiguous, one for all blocks; the others are used as they are."""
     twice, calls = watched
     n = 2 * BLOCK + 7
-    y = np.empty(n)
-    wide, spaced = numbers(3 * n), np.zeros(2 * n)
+    memory, spaced = numbers(6 * n), np.zeros(2 * n)
+    wide, y = memory[: 3 * n], memory[5 * n :]  # what lies side by side is taken for what overlaps
     for x in (wide[::3], wide[::-3], np.broadcast_to(wide[5], n)):
         calls.clear()
         twice(x, out=y)
