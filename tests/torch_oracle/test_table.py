@@ -33,6 +33,9 @@ TORCH = {
     ),
     "masked_softmax": lambda x, bias, scale, causal: torch.softmax(behind(scale * x + bias, causal), -1),
     "linear": torch.nn.functional.linear,
+    "batch_norm": lambda x, weight, bias, eps: torch.nn.functional.batch_norm(
+        x, None, None, weight.flatten(), bias.expand(weight.shape).flatten(), training=True, eps=eps
+    ),
     "conv1d": lambda x, weight, **taps: convolved(x, weight, **taps),
     "conv1d_input": lambda g, weight, length, **taps: transposed(g, weight, length, **taps),
     "conv1d_weight": lambda g, x, size, **taps: windows(x, size, g.shape[2], **taps, of=g),

@@ -9,11 +9,14 @@ import math
 from typing import Any
 
 import numpy as np
+from numba import config
 
+from ..kernels.batch_norm import moments as moments
 from ..kernels.convolution import Taps
 from ..kernels.elementwise import Elementwise
 from ..kernels.matmul import matmul as packed_matmul
 from ..kernels.pool import staggered
+from ..kernels.scatter import add_rows
 from ..kernels.squares import sum_of_squares as sum_of_squares
 from .primitive import Shape
 
@@ -130,6 +133,22 @@ def convolved(x: Shape, weight: Shape, stride: int, dilation: int, before: int, 
     return x[0], weight[0], taps.windows
 
 
+def input_of(g: Shape, weight: Shape, length: int, **taps: int) -> Shape:
+    return g[0], weight[1], length
+
+
+def weight_of(g: Shape, x: Shape, size: int, **taps: int) -> Shape:
+    return g[1], x[1], size
+
+
+def row_by_row(x: Shape, weight: Shape, bias: Shape, dim: tuple[int, ...], eps: float) -> Shape:
+    return x[: dim[0]] + expanded(weight, expanded(bias, x[dim[0] :]))
+
+
+def by_channel(x: Shape, weight: Shape, bias: Shape, eps: float) -> Shape:
+    return expanded(weight, expanded(bias, x))
+
+
 # ---- Shapes ----------------------------------------------------------------------------------------------------------
 
 
@@ -191,16 +210,13 @@ def add_to_elements(total: np.ndarray, dy: np.ndarray, at: Any) -> None:
 
 
 def _add_to_rows(total: np.ndarray, dy: np.ndarray, rows: np.ndarray) -> None:
-    """The same for whole rows, many times as fast: what goes to one row is brought together and summed first."""
-    rows = rows.astype(np.intp, copy=False)  # a size need not fit into an index's own dtype
+    """The same for whole rows, many times as fast."""
+    rows = rows.astype(np.int64, copy=False)  # a size need not fit into an index's own dtype
     rows = np.where(rows < 0, rows + len(total), rows)
-    order = np.argsort(rows, kind="stable")
-    ordered = rows[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
-    if len(starts) == len(rows):
-        total[rows] += dy
+    if total.dtype in (np.float32, np.float64) and total.flags.c_contiguous and not config.DISABLE_JIT:
+        add_rows(total.reshape(len(total), -1), rows, np.ascontiguousarray(dy, total.dtype).reshape(len(dy), -1))
     else:
-        total[ordered[starts]] += np.add.reduceat(dy[order], starts, axis=0)
+        np.add.at(total, rows, dy)
 
 
 def index_add(x: np.ndarray, shape: Shape, at: Any) -> np.ndarray:

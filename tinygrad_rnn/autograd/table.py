@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels import batch_norm as channels
 from ..kernels import convolution
 from ..kernels import layer_norm as rows
 from ..kernels import masked_softmax as attended
@@ -148,10 +149,13 @@ masked_softmax = tensor("masked_softmax(x, bias, *, scale, causal)",
 
 layer_norm = tensor("layer_norm(x, weight, bias, *, dim, eps)",
                     "y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias over dim, the last ones",
-                    "[..., D], [D], [D] -> [..., D]", rows.layer_norm, lambda x, weight, bias, dim, eps:
-                    x[: dim[0]] + arrays.expanded(weight, arrays.expanded(bias, x[dim[0] :])),
+                    "[..., D], [D], [D] -> [..., D]", rows.layer_norm, arrays.row_by_row,
                     onnx="LayerNormalization", at_once=rows.gradients,
                     dx="normal(x, dim, eps, dy * weight)", dweight="dy * normal(x, dim, eps)", dbias="dy")
+batch_norm = tensor("batch_norm(x, weight, bias, *, eps)", "y = the same over N and L, for each channel",
+                    "[N, C, L], [C, 1], [C, 1] -> [N, C, L]", channels.batch_norm, arrays.by_channel,
+                    onnx="BatchNormalization", at_once=channels.gradients,
+                    dx="normal(x, (0, 2), eps, dy * weight)", dweight="dy * normal(x, (0, 2), eps)", dbias="dy")
 
 # ---- Products --------------------------------------------------------------------------------------------------------
 matmul = tensor("matmul(a, b)", "y[..., i, j] = sum over k of a[..., i, k] b[..., k, j]",
@@ -171,15 +175,12 @@ conv1d = tensor("conv1d(x, weight, *, stride, dilation, before, after)",
                 dx=f"conv1d_input(dy, weight, length=x_shape[2], {_TAPS})",
                 dweight=f"conv1d_weight(dy, x, size=weight_shape[2], {_TAPS})")
 conv1d_input = tensor("conv1d_input(g, weight, *, length, stride, dilation, before, after)",
-                      "y = gradient of x in conv1d(x, weight), given that of its result",
-                      "[B, O, N], [O, C, K] -> [B, C, L]", convolution.correlate_input,
-                      lambda g, weight, length, **taps: (g[0], weight[1], length),
-                      onnx="ConvTranspose", dg=f"conv1d(dy, weight, {_TAPS})",
-                      dweight=f"conv1d_weight(g, dy, size=weight_shape[2], {_TAPS})")
+                      "y = dx of conv1d, for dy = g", "[B, O, N], [O, C, K] -> [B, C, L]",
+                      convolution.correlate_input, arrays.input_of, onnx="ConvTranspose",
+                      dg=f"conv1d(dy, weight, {_TAPS})", dweight=f"conv1d_weight(g, dy, size=weight_shape[2], {_TAPS})")
 conv1d_weight = tensor("conv1d_weight(g, x, *, size, stride, dilation, before, after)",
-                       "y = gradient of weight in conv1d(x, weight), given that of its result",
-                       "[B, O, N], [B, C, L] -> [O, C, K]", convolution.correlate_weight,
-                       lambda g, x, size, **taps: (g[1], x[1], size),
+                       "y = dweight of conv1d, for dy = g", "[B, O, N], [B, C, L] -> [O, C, K]",
+                       convolution.correlate_weight, arrays.weight_of,
                        dg=f"conv1d(x, dy, {_TAPS})", dx=f"conv1d_input(g, dy, length=x_shape[2], {_TAPS})")
 
 # ---- Shapes: nothing is computed, only moved -------------------------------------------------------------------------
@@ -211,9 +212,8 @@ cat = tensor("cat(*xs, dim)", "y = xs one after the other along dim",
              "[..., N1, ...], [..., N2, ...] -> [..., N1 + N2, ...]",
              lambda *xs, dim: np.concatenate(xs, axis=dim), arrays.joined, onnx="Concat",
              dxs="portions(dy, shapes, dim)")
-cast = tensor("cast(x, *, dtype)", "y = x in another dtype", "[...] -> [...]",
-              arrays.cast, arrays.same_shape, onnx="Cast",
-              dx="cast(dy, dtype=x_dtype)")
+cast = tensor("cast(x, *, dtype)", "y = x in another dtype", "[...] -> [...]", arrays.cast, arrays.same_shape,
+              onnx="Cast", dx="cast(dy, dtype=x_dtype)")
 
 # fmt: on
 

@@ -1,12 +1,13 @@
 """Batch normalisation (Ioffe, Szegedy, 2015): channels brought to mean 0 and variance 1 over a batch."""
 
-import functools
+import math
 from typing import Any
 
 import numpy as np
 
 from ..autograd import table
-from ..autograd.operands import as_tensor, floating
+from ..autograd.arrays import moments
+from ..autograd.operands import aligned, as_tensor, floating
 from ..autograd.tensor import Tensor
 from . import init
 from .module import Module, Parameter
@@ -44,36 +45,36 @@ def batch_norm(
             raise ValueError(f"batch_norm: {name} has shape {list(as_tensor(value).shape)}, expected [{channels}]")
     if not training and (running_mean is None or running_var is None):
         raise ValueError("batch_norm: without training there must be a running_mean and a running_var")
+    if training:
+        return _of_batch(x, running_mean, running_var, weight, bias, momentum, eps)
     shape = (channels, *[1] * (x.ndim - 2))
-    if not training:
-        scale = (floating(running_var) + eps).rsqrt()
-        y = (x - floating(running_mean).reshape(shape)) * scale.reshape(shape)
-    else:
-        if x.numel() == channels:
-            raise ValueError(
-                f"batch_norm: shape {list(x.shape)} has one value for each channel, and training takes a variance of "
-                "them: it needs more than one"
-            )
-        y = _normalised(x, eps)
-        _follow(running_mean, running_var, x.data, momentum)
+    scale = (floating(running_var) + eps).rsqrt()
+    y = (x - floating(running_mean).reshape(shape)) * scale.reshape(shape)
     if weight is not None:
         y = y * floating(weight).reshape(shape)
     return y if bias is None else y + floating(bias).reshape(shape)
 
 
-def _normalised(x: Tensor, eps: float) -> Tensor:
-    """A channel is a row of the layer norm's kernel."""
-    by_channel = x.transpose(0, 1)
-    rows = table.layer_norm(by_channel.reshape(x.shape[1], -1), 1, 0, dim=(1,), eps=eps)
-    return rows.reshape(by_channel.shape).transpose(0, 1)
-
-
-def _follow(mean: Any, var: Any, x: np.ndarray, momentum: float) -> None:
-    """Move the running statistics towards those of a batch."""
-    axes = (0, *range(2, x.ndim))
-    for running, statistic in ((mean, np.mean), (var, functools.partial(np.var, ddof=1))):
-        if running is not None and x.size:
-            running.data += momentum * (statistic(x, axes, np.float64) - running.data)
+def _of_batch(x: Tensor, mean: Any, var: Any, weight: Any, bias: Any, momentum: float, eps: float) -> Tensor:
+    """With the mean and the variance of this batch, which the running ones follow."""
+    channels = x.shape[1]
+    if x.numel() == channels:
+        raise ValueError(
+            f"batch_norm: shape {list(x.shape)} has one value for each channel, and training takes a variance of "
+            "them: it needs more than one"
+        )
+    scale = floating(np.ones(channels, x.dtype) if weight is None else weight)
+    shift = floating(np.zeros(channels, x.dtype) if bias is None else bias)
+    x, scale, shift = aligned("batch_norm", x, scale, shift)
+    whole = x.reshape(x.shape[0], channels, math.prod(x.shape[2:]))
+    if x.numel() and (mean is not None or var is not None):
+        count = x.numel() // channels
+        now, spread = moments(whole.data)
+        for running, found in ((mean, now), (var, spread * (count / (count - 1)))):
+            if running is not None:
+                running.data += momentum * (found - running.data)
+    y = table.batch_norm(whole, scale.reshape(channels, 1), shift.reshape(channels, 1), eps=eps)
+    return y.reshape(x.shape)
 
 
 class BatchNorm1d(Module):

@@ -11,9 +11,11 @@ import numpy as np
 
 from ..autograd import table
 from ..autograd.operands import aligned, ask, floating
+from ..autograd.pointwise import where
 from ..autograd.shapes import cat, pad
 from ..autograd.tensor import Tensor
 
+WIDE = 64  # channels; of fewer, groups are computed together
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -66,6 +68,10 @@ def conv1d(
 def _in_groups(x: Tensor, w: Tensor, groups: int, options: dict[str, int]) -> Tensor:
     if groups == 1:
         return table.conv1d(x, w, **options)
+    if x.shape[1] <= WIDE:  # one product with many zeros takes less time than many small ones
+        inside = np.kron(np.eye(groups, dtype=w.dtype), np.ones((w.shape[0] // groups, w.shape[1]), w.dtype))
+        every = w.unsqueeze(1).expand(-1, groups, -1, -1).reshape(w.shape[0], x.shape[1], w.shape[2])
+        return table.conv1d(x, every * Tensor(inside[:, :, None]), **options)
     if w.shape[1] == 1:  # a channel alone is no product of matrices: multiply and add
         return _by_channel(x, w, **options)
     xs, ws = x.chunk(groups, 1), w.chunk(groups, 0)
@@ -115,14 +121,17 @@ def max_pool1d(
         "max_pool1d", input, kernel_size, stride, padding, dilation, ceil_mode
     )
     ask(x)
-    wanted = (length - 1) * stride + dilation * (size - 1) + 1
-    values = np.full((*x.shape[:-1], max(wanted, padding + x.shape[-1])), -math.inf, x.dtype)
-    values[..., padding : padding + x.shape[-1]] = x.data
-    starts = np.arange(length)[:, None] * stride
-    windows = values[..., starts + np.arange(size) * dilation]
-    places = (starts[:, 0] - padding) + dilation * windows.argmax(-1)
-    y = x.gather(-1, Tensor(places))
-    return (y, Tensor(places)) if return_indices else y
+    after = (length - 1) * stride + dilation * (size - 1) + 1 - padding - x.shape[-1]
+    padded = pad(x, (padding, after), value=-math.inf) if padding or after > 0 else x
+    taps = _shifted(padded, size, length, stride, dilation)
+    starts = np.arange(length) * stride - padding
+    y, places = taps[0], np.broadcast_to(starts, taps[0].shape)
+    for i, tap in enumerate(taps[1:], 1):
+        is_larger = (tap.data > y.data) | np.isnan(tap.data)
+        if return_indices:
+            places = np.where(is_larger, starts + i * dilation, places)
+        y = where(is_larger, tap, y)
+    return (y, Tensor(np.ascontiguousarray(places))) if return_indices else y
 
 
 def avg_pool1d(
