@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba import config
 
+from ..kernels import masked_softmax
 from ..kernels.batch_norm import moments as moments
 from ..kernels.convolution import Taps
 from ..kernels.elementwise import Elementwise
@@ -59,6 +60,18 @@ def softmax(x: np.ndarray, dim: int) -> np.ndarray:
 def log_softmax(x: np.ndarray, dim: int) -> np.ndarray:
     shifted = below_maximum(x, dim)
     return shifted - log(np.add.reduce(exp(shifted), axis=dim, keepdims=True))
+
+
+def softmax_gradient(dy: np.ndarray, y: np.ndarray, dim: int) -> tuple[np.ndarray]:
+    if dim == y.ndim - 1:
+        return (masked_softmax.gradient(dy, y, 1),)
+    return (y * (dy - (dy * y).sum(dim, keepdims=True)),)
+
+
+def log_softmax_gradient(dy: np.ndarray, y: np.ndarray, dim: int) -> tuple[np.ndarray]:
+    if dim == y.ndim - 1:
+        return (masked_softmax.gradient_of_log(dy, y),)
+    return (dy - exp(y) * dy.sum(dim, keepdims=True),)
 
 
 @quiet

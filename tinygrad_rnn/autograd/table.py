@@ -137,10 +137,10 @@ cumsum = tensor("cumsum(x, *, dim)", "y[i] = x[0] + ... + x[i] along dim", "[...
                 arrays.cumsum, arrays.same_shape, onnx="CumSum",
                 dx="flip(cumsum(flip(dy, dim), dim=dim), dim)")
 softmax = tensor("softmax(x, *, dim)", "y = exp(x) / sum(exp(x)) along dim", "[...] -> [...]",
-                 arrays.softmax, arrays.same_shape, onnx="Softmax",
+                 arrays.softmax, arrays.same_shape, onnx="Softmax", at_once=arrays.softmax_gradient,
                  dx="y * (dy - sum(dy * y, dim=(dim,), keepdim=True))")
 log_softmax = tensor("log_softmax(x, *, dim)", "y = x - log(sum(exp(x))) along dim", "[...] -> [...]",
-                     arrays.log_softmax, arrays.same_shape, onnx="LogSoftmax",
+                     arrays.log_softmax, arrays.same_shape, onnx="LogSoftmax", at_once=arrays.log_softmax_gradient,
                      dx="dy - exp(y) * sum(dy, dim=(dim,), keepdim=True)")
 masked_softmax = tensor("masked_softmax(x, bias, *, scale, causal)",
                         "y = softmax of scale x + bias along the last dim; 0 where j > i if causal, or nothing is left",

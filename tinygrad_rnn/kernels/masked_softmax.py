@@ -44,6 +44,14 @@ def forward(x, bias, places, scale, period, y, keys, top, top_key):
             y[i, j] *= share
         for j in range(n, x.shape[1]):
             y[i, j] = 0
+@njit(types.void(ROWS, ROWS, MADE), cache=CACHE, **REDUCE)
+def backward_of_log(dy, y, dx):
+    for i in range(y.shape[0]):
+        total = real(0)
+        for j in range(y.shape[1]):
+            total += dy[i, j]
+        for j in range(y.shape[1]):
+            dx[i, j] = dy[i, j] - exp(y[i, j]) * total
 @njit(types.void(ROWS, ROWS, types.{dtype}, MADE), cache=CACHE, **REDUCE)
 def backward(dy, y, scale, dx):
     for i in range(y.shape[0]):
@@ -84,6 +92,14 @@ def gradient(dy: np.ndarray, y: np.ndarray, scale: float) -> np.ndarray:
     """The gradient of x, given that of y; with a scale of 1 that of the bias."""
     dx, rows = np.empty(y.shape, y.dtype), _rows(y)
     _compiled(y.dtype).backward(_rows(dy), rows, scale, dx.reshape(rows.shape))
+    return dx
+
+
+@_quiet
+def gradient_of_log(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The gradient of x, given that of y = log(softmax(x)) along the last dimension."""
+    dx, rows = np.empty(y.shape, y.dtype), _rows(y)
+    _compiled(y.dtype).backward_of_log(_rows(dy), rows, dx.reshape(rows.shape))
     return dx
 
 
