@@ -11,11 +11,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn.__main__ import main
 from tinygrad_rnn.testing import CHECKS, CellCheckError, check_cell, parametrize_with_checks
 
-ROWS = [row.cell for row in tg.nn.cells.list(3, 4)]
-
-
-def made(kind):
-    return kind(3, 4, 2) if kind is tg.nn.cells.ProjectedLSTMCell else kind(3, 4)
+NAMES = [row.short for row in tg.nn.cells.list(3, 4)]
 
 
 @pytest.fixture
@@ -45,15 +41,15 @@ def test_both_engines_are_checked(kind):
     assert report.passed == list(CHECKS) and not report.notes
 
 
-@pytest.mark.parametrize("kind", ROWS[3::6], ids=lambda kind: kind.__name__)
-def test_cells_of_the_library_on_the_tape(kind, tape_alone):
-    assert not check_cell(made(kind)).failures
+@pytest.mark.parametrize("name", NAMES[3::6])
+def test_cells_of_the_library_on_the_tape(name, tape_alone):
+    assert not check_cell(tg.nn.cells.make(name, 3, 4)).failures
 
 
 @pytest.mark.slow  # half of them: the tests of each room try them all
-@pytest.mark.parametrize("kind", ROWS[::2], ids=lambda kind: kind.__name__)
-def test_cells_of_the_library(kind):
-    report = check_cell(made(kind))
+@pytest.mark.parametrize("name", NAMES[::2])
+def test_cells_of_the_library(name):
+    report = check_cell(tg.nn.cells.make(name, 3, 4))
     assert report.passed == list(CHECKS) and not report.notes
 
 

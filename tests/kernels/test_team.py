@@ -240,7 +240,7 @@ compiled = pytest.mark.skipif(
 
 
 @compiled
-@pytest.mark.parametrize("jobs", [20, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jobs", [20, pytest.param(150, marks=pytest.mark.slow)])
 def test_jobs_of_threads_that_linger(jobs):
     assert in_child(__file__, f"many_jobs({jobs})", timeout=300 + jobs) == "0 wrong"
 
