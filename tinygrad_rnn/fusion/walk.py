@@ -209,6 +209,8 @@ class Walk:
 
     def _module(self, value: types.ModuleType, path: str) -> None:
         own, attributes = vars(value), self.names.attributes
+        imported = [own.get(name) for name in ("__loader__", "__spec__")]  # how it came: under pytest that is all tests
+        self.seen.update((id(each), each) for each in imported)
         if value is os and not attributes.isdisjoint(("environ", "getenv")):
             self._go((vars(os.environ)["_data"],), "os.environ")
         if is_users(value):
