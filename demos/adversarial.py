@@ -20,7 +20,6 @@ it.
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -28,11 +27,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
+from long_memory import HERE, number, save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
 
-HERE = Path(__file__).resolve().parent
 LENGTH, CLASSES = 40, 4
 DEFAULTS = dict(
     updates=1500, hidden=32, batch=100, tests=500, test_steps=50, restarts=2,
@@ -235,30 +234,7 @@ def sequence_that_all_get_right(models: dict[str, Model], x: np.ndarray, y: np.n
     return int(np.all([model.right(x, y) for model in models.values()], 0).argmax())
 
 
-def save(figure, path: Path) -> None:
-    """Write a picture, or leave the old one."""
-    draft = path.with_name(f".{path.name}.tmp")
-    figure.savefig(draft, format="png", dpi=100, pil_kwargs={"optimize": True})
-    os.replace(draft, path)
-
-
 # ---- The command line ------------------------------------------------------------------------------------------------
-
-
-def number(kind: type, low: float):
-    """A type for argparse: a finite number of at least `low`, or above it if that is 0.0."""
-
-    def parse(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a number ({kind.__name__}), not {text!r}") from None
-        if not (value > 0 if kind is float else value >= low) or value == math.inf:
-            least = "positive" if low or kind is float else "at least 0"
-            raise argparse.ArgumentTypeError(f"must be {least}, not {text}")
-        return value
-
-    return parse
 
 
 def arguments() -> argparse.ArgumentParser:

@@ -445,7 +445,8 @@ def number(kind: type, low: float):
         except ValueError:
             raise argparse.ArgumentTypeError(f"must be a number ({kind.__name__}), not {text!r}") from None
         if not (value > 0 if kind is float else value >= low) or value == math.inf:
-            raise argparse.ArgumentTypeError(f"must be {'positive' if low else 'at least 0'}, not {text}")
+            least = "positive" if low or kind is float else "at least 0"
+            raise argparse.ArgumentTypeError(f"must be {least}, not {text}")
         return value
 
     return parse

@@ -21,9 +21,12 @@ def demo():
     spec = importlib.util.spec_from_file_location("demo_adversarial", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     sys.modules["demo_adversarial"] = module  # where its dataclass looks for its annotations
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)  # where it finds what demos share
+        spec.loader.exec_module(module)
     yield module
     del sys.modules["demo_adversarial"]
+    sys.modules.pop("long_memory", None)
 
 
 def test_run_leaves_a_picture_numbers_and_a_table(tmp_path):
