@@ -59,14 +59,20 @@ def fgsm(
     """
     who = "fgsm"
     data = numbers_of(who, x)
+    allowed = dict(mask=mask, lengths=lengths, batch_dim=batch_dim, bounds=bounds)
+    ball, r = one_step(who, loss, data, epsilon, norm, model, allowed)
+    return Tensor(ball.at(r))
+
+
+def one_step(
+    who: str, loss: Callable[[Tensor], Any], data: np.ndarray, epsilon: float, norm: float, model: Any,
+    allowed: dict[str, Any],
+) -> tuple[Ball, np.ndarray]:  # fmt: skip
+    """Which changes are allowed, and the one that goes as far as it may where the loss rises most steeply."""
     with standing_still(loss, model) as batch_first:
-        ball = Ball(
-            who, data, epsilon, norm,
-            mask=mask, lengths=lengths, batch_dim=batch_dim, batch_first=batch_first, bounds=bounds,
-        )  # fmt: skip
+        ball = Ball(who, data, epsilon, norm, batch_first=batch_first, **allowed)
         _, g = slope(who, loss, data)
-    step = data.dtype.type(ball.epsilon)
-    return Tensor(ball.at(ball.project(step * ball.unit(g))))
+    return ball, ball.project(data.dtype.type(ball.epsilon) * ball.unit(g))
 
 
 def pgd(

@@ -14,8 +14,9 @@ from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
 from ..nn.functional import embedding
 from ..nn.layers import Embedding
+from .attacks import one_step
 from .ball import AUTO, Ball, check_size, exactly
-from .slopes import numbers_of, slope, standing_still
+from .slopes import numbers_of, standing_still
 
 
 def adversarial_loss(
@@ -54,14 +55,8 @@ def adversarial_loss(
     """
     who = "adversarial_loss"
     x = as_tensor(x)
-    data = numbers_of(who, x)
-    with standing_still(loss, model) as batch_first:
-        ball = Ball(
-            who, data, epsilon, norm,
-            mask=mask, lengths=lengths, batch_dim=batch_dim, batch_first=batch_first, bounds=bounds,
-        )  # fmt: skip
-        _, g = slope(who, loss, data)
-    r = ball.project(data.dtype.type(ball.epsilon) * ball.unit(g))
+    allowed = dict(mask=mask, lengths=lengths, batch_dim=batch_dim, bounds=bounds)
+    _, r = one_step(who, loss, numbers_of(who, x), epsilon, norm, model, allowed)
     return loss(x + Tensor(r))
 
 

@@ -1,6 +1,7 @@
 """Cells whose weights are products of thin matrices, or blocks of them: fewer parameters for as many units."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from ...autograd.creation import zeros
@@ -14,7 +15,35 @@ from ..layers import empty
 from ..module import Parameter
 
 
-class FactorisedLSTMCell(Cell):
+class _LSTM(Cell):
+    """An LSTM, projected or not, but for how its gates come about."""
+
+    hidden_size: int
+    proj_size: int
+    weight_hr: Parameter | None
+
+    def gates(self, x: Tensor, h: Tensor) -> Iterable[Tensor]:
+        """i, f, g and o before their nonlinearities, [B, H] each."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, from U(-1 / sqrt(n), 1 / sqrt(n)) for rows of n numbers; biases are zeros."""
+        for name, parameter in self.named_parameters():
+            bound = 0.0 if name == "bias" or not parameter.shape[-1] else 1 / math.sqrt(parameter.shape[-1])
+            init.uniform_(parameter, -bound, bound)
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        outputs, dtype = self.proj_size or self.hidden_size, next(self.parameters()).dtype
+        return zeros(batch_size, outputs, dtype=dtype), zeros(batch_size, self.hidden_size, dtype=dtype)
+
+    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        i, f, g, o = self.gates(x, self.masked(h))
+        c = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g))
+        m = sigmoid(o) * tanh(c)
+        return (m if self.weight_hr is None else linear(m, self.weight_hr)), c
+
+
+class FactorisedLSTMCell(_LSTM):
     """A projected LSTM whose gates are a product of two thin matrices (Kuchaiev and Ginsburg, 2017).
 
         >>> import tinygrad_rnn as tg
@@ -50,31 +79,16 @@ class FactorisedLSTMCell(Cell):
         self.weight_hr = empty(proj_size, hidden_size, dtype=dtype) if proj_size else None
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew, from U(-1 / sqrt(n), 1 / sqrt(n)) for rows of n numbers; biases are zeros."""
-        _draw_rows(self)
-
-    def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        dtype = self.weight_1.dtype
-        return (
-            zeros(batch_size, self.proj_size or self.hidden_size, dtype=dtype),
-            zeros(batch_size, self.hidden_size, dtype=dtype),
-        )
-
-    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def gates(self, x: Tensor, h: Tensor) -> Iterable[Tensor]:
         W_x, W_h = self.weight_1[:, : self.input_size], self.weight_1[:, self.input_size :]
-        thin = linear(x, W_x) + linear(self.masked(h), W_h)
-        i, f, g, o = chunk(linear(thin, self.weight_2, self.bias), 4, -1)
-        c = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g))
-        m = sigmoid(o) * tanh(c)
-        return (m if self.weight_hr is None else linear(m, self.weight_hr)), c
+        return chunk(linear(linear(x, W_x) + linear(h, W_h), self.weight_2, self.bias), 4, -1)
 
     def extra_repr(self) -> str:
         sizes = f"{self.input_size}, {self.hidden_size}, rank={self.rank}, proj_size={self.proj_size}"
         return sizes if self.bias is not None else f"{sizes}, bias=False"
 
 
-class GroupLSTMCell(Cell):
+class GroupLSTMCell(_LSTM):
     """A projected LSTM in groups, each of which sees its part of x and of h (Kuchaiev and Ginsburg, 2017).
 
         >>> import tinygrad_rnn as tg
@@ -117,27 +131,12 @@ class GroupLSTMCell(Cell):
         self.weight_hr = empty(proj_size, hidden_size, dtype=dtype) if proj_size else None
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw all parameters anew, from U(-1 / sqrt(n), 1 / sqrt(n)) for rows of n numbers; biases are zeros."""
-        _draw_rows(self)
-
-    def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        dtype = self.weight.dtype
-        return (
-            zeros(batch_size, self.proj_size or self.hidden_size, dtype=dtype),
-            zeros(batch_size, self.hidden_size, dtype=dtype),
-        )
-
-    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        width = x.shape[-1] // self.groups
-        groups = []
-        for k, (x_k, h_k) in enumerate(zip(chunk(x, self.groups, -1), chunk(self.masked(h), self.groups, -1))):
+    def gates(self, x: Tensor, h: Tensor) -> Iterable[Tensor]:
+        width, groups = x.shape[-1] // self.groups, []
+        for k, (x_k, h_k) in enumerate(zip(chunk(x, self.groups, -1), chunk(h, self.groups, -1))):
             W, b = self.weight[k], None if self.bias is None else self.bias[k]
             groups.append(chunk(linear(x_k, W[:, :width], b) + linear(h_k, W[:, width:]), 4, -1))
-        i, f, g, o = (cat(gate, -1) for gate in zip(*groups))
-        c = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g))
-        m = sigmoid(o) * tanh(c)
-        return (m if self.weight_hr is None else linear(m, self.weight_hr)), c
+        return (cat(gate, -1) for gate in zip(*groups))
 
     def extra_repr(self) -> str:
         sizes = f"{self.input_size}, {self.hidden_size}, groups={self.groups}, proj_size={self.proj_size}"
@@ -262,9 +261,3 @@ class FastGRNNCell(FastRNNCell):
 
 def _plus(a: Tensor, bias: Parameter | None) -> Tensor:
     return a if bias is None else a + bias
-
-
-def _draw_rows(cell: Cell) -> None:
-    for name, parameter in cell.named_parameters():
-        bound = 0.0 if name == "bias" or not parameter.shape[-1] else 1 / math.sqrt(parameter.shape[-1])
-        init.uniform_(parameter, -bound, bound)
