@@ -12,16 +12,14 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ..autograd import table
-from ..autograd.primitive import ElementwisePrimitive
 from ..autograd.tape import no_grad
-from ..fusion.program import made_of
 from ..fusion.rows import Rows
 from ..fusion.trace import Unfusable
 from ..nn.layers import Embedding, Linear
 from ..nn.module import Module
 from ..nn.recurrent import Recurrent
 from ..nn.stacked import Stack
+from ..nn.work import flops_of
 
 HEAD = ("layer", "kind", "states", "x -> y", "parameters", "flops a step", "saved for backward")
 
@@ -187,19 +185,6 @@ def _recurrent(name: str, layer: Recurrent, T: int, B: int, note: str = "") -> L
         return Layer(name, kind, states, x, y, count, None, None)
     x = (T, B, fused.program.inputs[0].width)
     return Layer(name, kind, states, x, y, count, B * flops_of(fused), saved_by(fused, T, B))
-
-
-def flops_of(fused: Any) -> int:
-    """Of a forward step of one sequence: 2 for each weight of a product, 1 for each element of other maths."""
-    total = 0
-    for value in made_of(fused.stages["simplify"].outputs):
-        if value.row is table.matmul and value.per_row:
-            total += 2 * value.width * value.inputs[0].shape[-1]
-        elif isinstance(value.row, ElementwisePrimitive) and value.per_row:
-            total += value.width
-        elif value.row in (table.sum, table.amax, table.amin) and value.per_row:
-            total += value.inputs[0].width
-    return total
 
 
 def saved_by(fused: Any, T: int, B: int) -> int:

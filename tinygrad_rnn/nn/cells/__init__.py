@@ -1,12 +1,14 @@
 """Recurrent cells, each a few lines of maths with its source: `tg.nn.cells.list()` prints which there are.
 
-In reading order: `gated` (what cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`,
-`gru_variants`, `minimal` (fewer gates), `diagonal` (no recurrent product), `factored` (thin matrices), `timescales`
-(slow parts), `article` (two cells just as an article lists them), `catalogue` (the list), `named` (cells by name).
+In reading order: `catalogue` (the list, which a cell enters by a decorator), `named` (cells by name), `gated` (what
+cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`, `gru_variants`, `minimal` (fewer
+gates), `diagonal` (no recurrent product), `factored` (thin matrices), `timescales` (slow parts), `article` (two cells
+just as an article lists them).
 """
 
 from .article import ArticleGRUCell, ArticleLSTMCell
 from .catalogue import catalogue as list
+from .catalogue import listed, unlisted
 from .classic import GRUCell, IRNNCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .diagonal import IndRNNCell, MinGRUCell, MinLSTMCell, QRNNCell, SRUCell
 from .factored import FactorisedLSTMCell, FastGRNNCell, FastRNNCell, GroupLSTMCell
@@ -24,7 +26,7 @@ from .named import make
 from .timescales import ClockworkRNNCell, SCRNCell
 
 __all__ = [
-    "list", "make", "RNNCell", "LSTMCell", "GRUCell", "IRNNCell", "ProjectedLSTMCell",
+    "list", "make", "listed", "unlisted", "RNNCell", "LSTMCell", "GRUCell", "IRNNCell", "ProjectedLSTMCell",
     "PeepholeLSTMCell", "CoupledLSTMCell", "NoForgetGateLSTMCell", "LayerNormLSTMCell", "MultiplicativeLSTMCell",
     "SLSTMCell", "GRUVariantCell", "LayerNormGRUCell", "LiGRUCell", "MGUCell", "MinimalRNNCell", "UGRNNCell", "RANCell",
     "IndRNNCell", "SRUCell", "QRNNCell", "MinGRUCell", "MinLSTMCell", "SCRNCell", "ClockworkRNNCell",

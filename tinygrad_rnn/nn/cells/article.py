@@ -13,6 +13,7 @@ from .. import init
 from ..cell import Cell
 from ..layers import empty
 from ..module import Parameter
+from .catalogue import listed
 
 
 class _ArticleCell(Cell):
@@ -39,6 +40,7 @@ class _ArticleCell(Cell):
         return f"{self.input_size}, {self.hidden_size}"
 
 
+@listed("c' = f c + i tanh(g), h' = o tanh(c')", "an article's listing")
 class ArticleLSTMCell(_ArticleCell):
     """The article's LSTM.
 
@@ -73,6 +75,7 @@ class ArticleLSTMCell(_ArticleCell):
         return h, c
 
 
+@listed("n = tanh(W x + (1 - zz) (U r)), h' = z n + (1 - z) h", "an article's listing")
 class ArticleGRUCell(_ArticleCell):
     """The article's GRU, which is NOT the usual one.
 

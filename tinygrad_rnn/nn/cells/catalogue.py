@@ -1,64 +1,116 @@
-"""Which cells there are: `tg.nn.cells.list()`."""
+"""Which cells there are: `tg.nn.cells.list()`, and how one comes to stand there."""
 
+import re
+from bisect import insort
 from collections.abc import Callable
+from dataclasses import dataclass
 from html import escape
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from ...autograd.creation import get_rng_state, set_rng_state
+from ...autograd.creation import get_rng_state, set_rng_state, zeros
 from ...autograd.tape import no_grad
+from ...fusion.compile import fused_cell
+from ...fusion.fused import FusedCell
+from ...fusion.refusal import Unfusable
+from ...fusion.sequence import Sequence
 from ..cell import Cell
-from .article import ArticleGRUCell, ArticleLSTMCell
-from .classic import GRUCell, IRNNCell, LSTMCell, ProjectedLSTMCell, RNNCell
-from .diagonal import IndRNNCell, MinGRUCell, MinLSTMCell, QRNNCell, SRUCell
-from .factored import FactorisedLSTMCell, FastGRNNCell, FastRNNCell, GroupLSTMCell
-from .gru_variants import GRUVariantCell, LayerNormGRUCell, LiGRUCell
-from .lstm_variants import (
-    CoupledLSTMCell,
-    LayerNormLSTMCell,
-    MultiplicativeLSTMCell,
-    NoForgetGateLSTMCell,
-    PeepholeLSTMCell,
-    SLSTMCell,
-)
-from .minimal import MGUCell, MinimalRNNCell, RANCell, UGRNNCell
-from .timescales import ClockworkRNNCell, SCRNCell
+from ..work import flops_of
 
-KUCHAIEV = "Kuchaiev and Ginsburg, 2017"
+Kind = TypeVar("Kind", bound=type[Cell])
+Shapes = dict[str, tuple[int, ...]]
 
-# (how it is made from I and H, what it computes, source). Gates are meant after their sigmoid.
-ROWS: list[tuple[Callable[[int, int], Cell], str, str]] = [
-    (RNNCell, "h' = tanh(W x + U h + b)", "Elman, 1990"),
-    (IRNNCell, "h' = relu(W x + U h + b), U = 1 at first", "Le et al., 2015"),
-    (LSTMCell, "c' = f c + i tanh(g), h' = o tanh(c')", "Hochreiter and Schmidhuber, 1997"),
-    (lambda I, H: ProjectedLSTMCell(I, H, max(H // 2, 1)), "h' = P (o tanh(c'))", "Sak et al., 2014"),
-    (lambda I, H: FactorisedLSTMCell(I, H, max(H // 4, 1)), "an LSTM of W_2 (W_1 [x, h])", KUCHAIEV),
-    (lambda I, H: GroupLSTMCell(I, H, 2 - (I % 2 | H % 2)), "LSTMs, each of its part of x and h", KUCHAIEV),
-    (PeepholeLSTMCell, "an LSTM whose i and f see c, whose o sees c'", "Gers et al., 2002"),
-    (CoupledLSTMCell, "c' = (1 - i) c + i tanh(g)", "Greff et al., 2017"),
-    (NoForgetGateLSTMCell, "c' = c + i tanh(g)", "Hochreiter and Schmidhuber, 1997"),
-    (LayerNormLSTMCell, "an LSTM of LN(W x) + LN(U h) + b and LN(c')", "Ba et al., 2016"),
-    (MultiplicativeLSTMCell, "m = (W x) (U h) in place of h in an LSTM", "Krause et al., 2016"),
-    (SLSTMCell, "i = exp(...), c' = f c + i z, n' = f n + i, h' = o c' / n'", "Beck et al., 2024"),
-    (GRUCell, "n = tanh(W x + r (U h)), h' = (1 - z) n + z h", "Cho et al., 2014"),
-    (GRUVariantCell, "n = tanh(W x + U (r h)), h' = (1 - z) n + z h", "Cho et al., 2014"),
-    (LayerNormGRUCell, "a GRU of LN(W x) and LN(U h), h' = (1 - z) h + z n", "Ba et al., 2016"),
-    (LiGRUCell, "h' = z h + (1 - z) relu(W x + U h + b)", "Ravanelli et al., 2018"),
-    (MGUCell, "n = tanh(W x + U (z h) + b), h' = (1 - z) h + z n", "Zhou et al., 2016"),
-    (MinimalRNNCell, "z = tanh(W x + b), h' = u h + (1 - u) z", "Chen, 2017"),
-    (UGRNNCell, "h' = g h + (1 - g) tanh(W x + U h + b)", "Collins et al., 2017"),
-    (RANCell, "c' = f c + i (W x), h' = tanh(c')", "Lee et al., 2017"),
-    (FastRNNCell, "h' = a tanh(W x + U h + b) + k h", "Kusupati et al., 2018"),
-    (FastGRNNCell, "h' = z h + (a (1 - z) + k) tanh(W x + U h + b)", "Kusupati et al., 2018"),
-    (IndRNNCell, "h' = relu(W x + u h + b)", "Li et al., 2018"),
-    (SRUCell, "c' = f c + (1 - f) (W x), h' = r c' + (1 - r) x", "Lei et al., 2018"),
-    (QRNNCell, "c' = f c + (1 - f) tanh(z), h' = o c'", "Bradbury et al., 2017"),
-    (MinGRUCell, "h' = (1 - z) h + z (W x + b)", "Feng et al., 2024"),
-    (MinLSTMCell, "h' = (f h + i (W x + b)) / (f + i)", "Feng et al., 2024"),
-    (SCRNCell, "s' = 0.05 B x + 0.95 s, h' = sigmoid(P s' + A x + R h)", "Mikolov et al., 2014"),
-    (ClockworkRNNCell, "h' = tanh(W x + U h + b) where the period divides t", "Koutnik et al., 2014"),
-    (ArticleLSTMCell, "c' = f c + i tanh(g), h' = o tanh(c')", "an article's listing"),
-    (ArticleGRUCell, "n = tanh(W x + (1 - zz) (U r)), h' = z n + (1 - z) h", "an article's listing"),
-]
+
+class Entry(NamedTuple):
+    """What a cell says of itself, where it is defined.
+
+    Attributes:
+        make: a cell of it, from I and H.
+        equation: in a line what it computes; gates are meant after their sigmoid.
+        source: who proposed it, and when.
+        recurrent: whether a matrix of weights multiplies a state, at every step anew.
+        values: what holds for a sequence, from I and H: names and shapes besides the batch.
+        cell: its class.
+    """
+
+    make: Callable[[int, int], Cell]
+    equation: str
+    source: str
+    recurrent: bool
+    values: Callable[[int, int], Shapes]
+    cell: type[Cell]
+
+    @property
+    def year(self) -> int | None:
+        """When it was proposed."""
+        found = re.search(r"\b(\d{4})$", self.source)
+        return int(found[1]) if found else None
+
+
+ROWS: list[Entry] = []  # by year
+
+
+def listed(
+    equation: str,
+    source: str,
+    make: Callable[[int, int], Cell] | None = None,
+    *,
+    recurrent: bool = True,
+    values: Callable[[int, int], Shapes] = lambda I, H: {},
+) -> Callable[[Kind], Kind]:
+    """Put a class of cells into the list, under its name: a decorator.
+
+        >>> import tinygrad_rnn as tg
+        >>> @tg.nn.cells.listed("h' = a h + W x", "Nobody, 2026", recurrent=False)
+        ... class LeakyCell(tg.nn.Cell):
+        ...     def __init__(self, input_size, hidden_size):
+        ...         self.input_size, self.hidden_size = input_size, hidden_size
+        ...         self.W, self.a = tg.nn.weight(input_size, hidden_size), tg.nn.bias(hidden_size)
+        ...
+        ...     def step(self, x, h):
+        ...         return self.a * h + x @ self.W
+        >>> tg.nn.cells.make("leaky", 3, 4).W.shape
+        (3, 4)
+        >>> tg.nn.cells.unlisted(LeakyCell)
+
+    From then on `list` shows it, `make` and the commands know it by its short name, and so do the demos.
+
+    Args:
+        equation: in a line what it computes; gates are meant after their sigmoid.
+        source: who proposed it, and when: "Elman, 1990".
+        make: a function of I and H that makes one, where the class wants more than these.
+        recurrent: whether a matrix of weights multiplies a state; where none does, all products can be done for all
+            steps at once.
+        values: what `step` takes by name, as a function of I and H: names and shapes besides the batch.
+
+    Raises (when applied):
+        TypeError: it decorates what is no class of cells.
+        ValueError: another class has this name, or one with another case, already.
+    """
+
+    def enter(kind: Kind) -> Kind:
+        if not (isinstance(kind, type) and issubclass(kind, Cell)):
+            raise TypeError(f"listed: expected a class of cells, got {kind!r}")
+        for entry in ROWS:
+            if short_name(entry.cell.__name__) == short_name(kind.__name__):
+                again = (kind.__module__, kind.__qualname__) == (entry.cell.__module__, entry.cell.__qualname__)
+                if not again:  # rather than a cell of a notebook that is run once more
+                    raise ValueError(f"listed: {entry.cell.__module__}.{entry.cell.__name__} has this name already")
+        unlisted(kind)
+        entry = Entry(make or kind, equation, source, recurrent, values, kind)
+        insort(ROWS, entry, key=lambda entry: entry.year or 9999)
+        return kind
+
+    return enter
+
+
+def unlisted(kind: type[Cell]) -> None:
+    """Take a class of cells out of the list, if it is there: one with the same name in the same module.
+
+        >>> import tinygrad_rnn as tg
+        >>> tg.nn.cells.unlisted(tg.nn.Cell)  # which is not there
+    """
+    where = lambda kind: (kind.__module__, kind.__qualname__)
+    ROWS[:] = [entry for entry in ROWS if where(entry.cell) != where(kind)]
 
 
 def short_name(name: str) -> str:
@@ -70,19 +122,23 @@ def short_name(name: str) -> str:
     return name.replace("-", "").replace("_", "").lower().removesuffix("cell")
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """What is known of a cell.
 
         >>> import tinygrad_rnn as tg
         >>> row = tg.nn.cells.list(28, 64)[0]
-        >>> row.name, row.short, row.states, row.parameters
-        ('RNNCell', 'rnn', {'h': 64}, 6016)
+        >>> row.name, row.short, row.year, row.states, row.parameters, row.flops
+        ('RNNCell', 'rnn', 1990, {'h': (64,)}, 6016, 12032)
 
     Attributes:
         name: of its class in `nn.cells`.
         equation: in a line what it computes.
-        source: who proposed it, and when.
-        states: names and widths.
+        source: who proposed it.
+        year: and when; None of a listing without a date.
+        states: names and shapes besides the batch.
+        kind: "matrix" if one of the states is a matrix, or "vector".
+        recurrent: whether a matrix of weights multiplies a state.
         parameters: how many numbers it learns.
         cell: its class, whose docstring says everything.
         short: its short name, by which `make` and command lines know it.
@@ -91,10 +147,49 @@ class Row(NamedTuple):
     name: str
     equation: str
     source: str
-    states: dict[str, int]
+    year: int | None
+    states: Shapes
+    kind: str
+    recurrent: bool
     parameters: int
     cell: type[Cell]
     short: str
+    sizes: tuple[int, int]
+
+    @property
+    def flops(self) -> int | None:
+        """What a step costs: 2 for each weight of a product, 1 for each element of other maths.
+
+        It is counted in the compiled step when first asked for, in some 30 ms. None if that step cannot be compiled.
+        """
+        (entry,) = (entry for entry in ROWS if entry.cell is self.cell)
+        if (found := _FLOPS.get((entry, self.sizes))) is None:
+            found = _FLOPS[entry, self.sizes] = _flops(entry, *self.sizes)
+        return found
+
+
+_FLOPS: dict[tuple[Entry, tuple[int, int]], int | None] = {}
+
+
+def _flops(entry: Entry, input_size: int, hidden_size: int) -> int | None:
+    try:
+        return flops_of(compiled(entry, input_size, hidden_size))
+    except Unfusable:
+        return None
+
+
+def compiled(entry: Entry, input_size: int, hidden_size: int) -> FusedCell:
+    """What the compiler makes of a cell in eval mode.
+
+    Raises:
+        Unfusable: with the reason, if nothing.
+    """
+    random_state = get_rng_state()
+    cell = entry.make(input_size, hidden_size).eval()
+    set_rng_state(random_state)
+    given = {name: zeros(1, *shape) for name, shape in entry.values(input_size, hidden_size).items()}
+    with no_grad():
+        return fused_cell(cell, Sequence(zeros(1, 1, input_size), cell.begin(None, 1), values=given))
 
 
 class Table(list[Row]):
@@ -102,9 +197,12 @@ class Table(list[Row]):
 
     def lines(self) -> list[tuple[str, ...]]:
         """What stands in it, its head first."""
-        show = lambda states: ", ".join(f"{name} {width}" for name, width in states.items())
-        cells = [(row.name, row.equation, row.source, show(row.states), f"{row.parameters:,}") for row in self]
-        return [("cell", "equation", "source", "states", "parameters"), *cells]
+        states = lambda row: ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in row.states.items())
+        number = lambda n: "?" if n is None else f"{n:,}"
+        cells = [
+            (row.name, row.equation, row.source, states(row), number(row.parameters), number(row.flops)) for row in self
+        ]
+        return [("cell", "equation", "source", "states", "parameters", "flops a step"), *cells]
 
     def _repr_html_(self) -> str:
         row = lambda cells, tag: "".join(f'<{tag} style="text-align:left">{escape(x)}</{tag}>' for x in cells)
@@ -115,33 +213,57 @@ class Table(list[Row]):
     def __repr__(self) -> str:
         lines = self.lines()
         widths = [max(map(len, column)) for column in zip(*lines)]
-        return "\n".join(
-            "  ".join([*(text.ljust(n) for text, n in zip(line[:-1], widths)), line[-1].rjust(widths[-1])])
-            for line in lines
-        )
+        sides = [str.ljust] * 4 + [str.rjust] * 2  # numbers stand below each other
+        return "\n".join("  ".join(side(x, n) for side, x, n in zip(sides, line, widths)) for line in lines)
 
 
-def catalogue(input_size: int = 128, hidden_size: int = 128) -> Table:
-    """All cells, each made with its default options (a projected LSTM with H / 2 outputs).
+def catalogue(
+    input_size: int = 128,
+    hidden_size: int = 128,
+    *,
+    recurrent: bool | None = None,
+    year: int | None = None,
+    states: str | None = None,
+) -> Table:
+    """All cells, or some, by year, each made with its default options (a projected LSTM with H / 2 outputs).
 
         >>> import tinygrad_rnn as tg
         >>> table = tg.nn.cells.list(input_size=28, hidden_size=64)
         >>> [row.name for row in table if row.parameters < 5000]
         ['IndRNNCell', 'MinGRUCell']
+        >>> [row.name for row in tg.nn.cells.list(recurrent=True, year=1997)]
+        ['LSTMCell', 'NoForgetGateLSTMCell']
 
     Args:
-        input_size, hidden_size: I and H, for which states and parameters are counted.
+        input_size, hidden_size: I and H, for which states, parameters and flops are counted.
+        recurrent: only those with a matrix of recurrent weights, or only those without.
+        year: only those of this year.
+        states: only those with a state that is a "matrix", or only those whose states are each a "vector".
 
     Returns:
-        A list of rows (name, equation, source, states, parameters, cell) that prints as a table.
+        A list of rows, see `Row`, that prints as a table.
+
+    Raises:
+        ValueError: `states` is something else.
     """
-    table, random_state = Table(), get_rng_state()
-    for make, equation, source in ROWS:
-        cell = make(input_size, hidden_size)
-        with no_grad():
-            states = {name: s.shape[-1] for name, s in zip(cell.state_names, cell.begin(None, 1))}
-        count = sum(p.numel() for p in cell.parameters())
-        name = type(cell).__name__
-        table.append(Row(name, equation, source, states, count, type(cell), short_name(name)))
+    if states not in (None, "vector", "matrix"):
+        raise ValueError(f"list: states must be 'vector' or 'matrix', not {states!r}")
+    rows = [_row(entry, input_size, hidden_size) for entry in ROWS]
+    wanted = {"recurrent": recurrent, "year": year, "kind": states}
+    return Table(
+        row for row in rows if all(value is None or getattr(row, name) == value for name, value in wanted.items())
+    )
+
+
+def _row(entry: Entry, input_size: int, hidden_size: int) -> Row:
+    random_state = get_rng_state()
+    cell = entry.make(input_size, hidden_size)
+    with no_grad():
+        shapes = {name: s.shape[1:] for name, s in zip(cell.state_names, cell.begin(None, 1))}
     set_rng_state(random_state)  # nobody's weights depend on whether the list was looked at
-    return table
+    kind = "matrix" if any(len(shape) > 1 for shape in shapes.values()) else "vector"
+    count, name = sum(p.numel() for p in cell.parameters()), entry.cell.__name__
+    return Row(
+        name, entry.equation, entry.source, entry.year, shapes, kind, entry.recurrent, count, entry.cell,
+        short_name(name), (input_size, hidden_size),
+    )  # fmt: skip

@@ -13,6 +13,7 @@ from ...autograd.tensor import Tensor
 from .. import init
 from ..functional import linear
 from ..layers import empty
+from .catalogue import listed
 from .gated import GatedCell
 
 
@@ -22,6 +23,7 @@ class TorchCell(GatedCell):
     biases = ("bias_ih", "bias_hh")
 
 
+@listed("h' = tanh(W x + U h + b)", "Elman, 1990")
 class RNNCell(TorchCell):
     """The simple recurrent cell (Elman, 1990).
 
@@ -54,6 +56,7 @@ class RNNCell(TorchCell):
         return super().extra_repr() + ("" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity!r}")
 
 
+@listed("h' = relu(W x + U h + b), U = 1 at first", "Le et al., 2015")
 class IRNNCell(RNNCell):
     """A ReLU network that starts as the identity (Le, Jaitly and Hinton, 2015).
 
@@ -86,6 +89,7 @@ class IRNNCell(RNNCell):
         return GatedCell.extra_repr(self) + ("" if self.scale == 1 else f", scale={self.scale}")
 
 
+@listed("c' = f c + i tanh(g), h' = o tanh(c')", "Hochreiter and Schmidhuber, 1997")
 class LSTMCell(TorchCell):
     """Long short-term memory (Hochreiter and Schmidhuber, 1997) with forget gates (Gers et al., 2000).
 
@@ -113,6 +117,7 @@ class LSTMCell(TorchCell):
         return h, c
 
 
+@listed("h' = P (o tanh(c'))", "Sak et al., 2014", lambda I, H: ProjectedLSTMCell(I, H, max(H // 2, 1)))
 class ProjectedLSTMCell(LSTMCell):
     """An LSTM whose output is projected to P numbers, which is all that the next step sees of it (Sak et al., 2014).
 
@@ -149,6 +154,7 @@ class ProjectedLSTMCell(LSTMCell):
         return f"{super().extra_repr()}, proj_size={self.proj_size}"
 
 
+@listed("n = tanh(W x + r (U h)), h' = (1 - z) n + z h", "Cho et al., 2014")
 class GRUCell(TorchCell):
     """The gated recurrent unit (Cho et al., 2014), its reset gate applied after the product ("reset after").
 

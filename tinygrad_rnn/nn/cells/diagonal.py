@@ -14,9 +14,11 @@ from ...autograd.tensor import Tensor
 from .. import init
 from ..functional import linear
 from ..layers import empty
+from .catalogue import listed
 from .gated import GatedCell
 
 
+@listed("h' = relu(W x + u h + b)", "Li et al., 2018", recurrent=False)
 class IndRNNCell(GatedCell):
     """The independently recurrent network: each unit has one recurrent weight (Li et al., 2018).
 
@@ -64,6 +66,7 @@ class IndRNNCell(GatedCell):
         return super().extra_repr() + ("" if self.nonlinearity == "relu" else f", nonlinearity={self.nonlinearity!r}")
 
 
+@listed("c' = f c + (1 - f) (W x), h' = r c' + (1 - r) x", "Lei et al., 2018", recurrent=False)
 class SRUCell(GatedCell):
     """The simple recurrent unit, with a highway from input to output (Lei et al., 2018).
 
@@ -118,6 +121,7 @@ class SRUCell(GatedCell):
         return h, c
 
 
+@listed("c' = f c + (1 - f) tanh(z), h' = o c'", "Bradbury et al., 2017", recurrent=False)
 class QRNNCell(GatedCell):
     """The pooling of a quasi-recurrent network over convolutions of its input (Bradbury et al., 2017).
 
@@ -193,6 +197,7 @@ class QRNNCell(GatedCell):
         return f"{super().extra_repr()}, pooling={self.pooling!r}, window={self.window}"
 
 
+@listed("h' = (1 - z) h + z (W x + b)", "Feng et al., 2024", recurrent=False)
 class MinGRUCell(GatedCell):
     """minGRU: a GRU whose gate and candidate see the input alone (Feng et al., 2024).
 
@@ -216,6 +221,7 @@ class MinGRUCell(GatedCell):
         return (1 - z) * h + z * self.candidate(n)
 
 
+@listed("h' = (f h + i (W x + b)) / (f + i)", "Feng et al., 2024", recurrent=False)
 class MinLSTMCell(GatedCell):
     """minLSTM: a mean of old and new, weighted by two gates that see the input alone (Feng et al., 2024).
 

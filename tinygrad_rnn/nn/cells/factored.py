@@ -13,6 +13,7 @@ from ..cell import Cell
 from ..functional import linear
 from ..layers import empty
 from ..module import Parameter
+from .catalogue import listed
 
 
 class _LSTM(Cell):
@@ -43,6 +44,11 @@ class _LSTM(Cell):
         return (m if self.weight_hr is None else linear(m, self.weight_hr)), c
 
 
+@listed(
+    "an LSTM of W_2 (W_1 [x, h])",
+    "Kuchaiev and Ginsburg, 2017",
+    lambda I, H: FactorisedLSTMCell(I, H, max(H // 4, 1)),
+)
 class FactorisedLSTMCell(_LSTM):
     """A projected LSTM whose gates are a product of two thin matrices (Kuchaiev and Ginsburg, 2017).
 
@@ -88,6 +94,11 @@ class FactorisedLSTMCell(_LSTM):
         return sizes if self.bias is not None else f"{sizes}, bias=False"
 
 
+@listed(
+    "LSTMs, each of its part of x and h",
+    "Kuchaiev and Ginsburg, 2017",
+    lambda I, H: GroupLSTMCell(I, H, 2 - (I % 2 | H % 2)),
+)
 class GroupLSTMCell(_LSTM):
     """A projected LSTM in groups, each of which sees its part of x and of h (Kuchaiev and Ginsburg, 2017).
 
@@ -143,6 +154,7 @@ class GroupLSTMCell(_LSTM):
         return sizes if self.bias is not None else f"{sizes}, bias=False"
 
 
+@listed("h' = a tanh(W x + U h + b) + k h", "Kusupati et al., 2018")
 class FastRNNCell(Cell):
     """An RNN with a weighted residual connection: two numbers more, and gradients that last (Kusupati et al., 2018).
 
@@ -222,6 +234,7 @@ class FastRNNCell(Cell):
         return f"{self.input_size}, {self.hidden_size}{ranks}"
 
 
+@listed("h' = z h + (a (1 - z) + k) tanh(W x + U h + b)", "Kusupati et al., 2018")
 class FastGRNNCell(FastRNNCell):
     """A gated cell of a few kilobytes: gate and candidate share their matrices (Kusupati et al., 2018).
 

@@ -9,10 +9,12 @@ from ...autograd.tensor import Tensor
 from .. import init
 from ..functional import linear
 from ..layers import LayerNorm
+from .catalogue import listed
 from .classic import TorchCell
 from .gated import GatedCell
 
 
+@listed("n = tanh(W x + U (r h)), h' = (1 - z) n + z h", "Cho et al., 2014")
 class GRUVariantCell(TorchCell):
     """The gated recurrent unit in all four ways in which it is written (Cho et al., 2014; Chung et al., 2014).
 
@@ -70,6 +72,7 @@ class GRUVariantCell(TorchCell):
         return f"{super().extra_repr()}, reset={self.reset!r}, keeps={self.keeps!r}"
 
 
+@listed("a GRU of LN(W x) and LN(U h), h' = (1 - z) h + z n", "Ba et al., 2016")
 class LayerNormGRUCell(GatedCell):
     """A GRU with layer normalisation (Ba, Kiros and Hinton, 2016).
 
@@ -116,6 +119,7 @@ def _together(norm: LayerNorm, a: Tensor, b: Tensor) -> list[Tensor]:
     return scaled if norm.bias is None else [v + bias for v, bias in zip(scaled, chunk(norm.bias, 2))]
 
 
+@listed("h' = z h + (1 - z) relu(W x + U h + b)", "Ravanelli et al., 2018")
 class LiGRUCell(GatedCell):
     """The light GRU: no reset gate, and a ReLU in place of the tanh (Ravanelli et al., 2018).
 

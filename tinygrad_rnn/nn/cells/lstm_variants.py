@@ -7,9 +7,11 @@ from ...autograd.pointwise import exp, maximum, sigmoid, softplus, tanh
 from ...autograd.tensor import Tensor
 from ..functional import linear
 from ..layers import LayerNorm, empty
+from .catalogue import listed
 from .gated import GatedCell, chunk
 
 
+@listed("an LSTM whose i and f see c, whose o sees c'", "Gers et al., 2002")
 class PeepholeLSTMCell(GatedCell):
     """An LSTM whose gates see the memory (Gers, Schraudolph and Schmidhuber, 2002).
 
@@ -44,6 +46,7 @@ class PeepholeLSTMCell(GatedCell):
         return h, c_new
 
 
+@listed("c' = (1 - i) c + i tanh(g)", "Greff et al., 2017")
 class CoupledLSTMCell(GatedCell):
     """An LSTM that forgets as much as it writes, known as CIFG (Greff et al., 2017).
 
@@ -69,6 +72,7 @@ class CoupledLSTMCell(GatedCell):
         return h, c
 
 
+@listed("c' = c + i tanh(g)", "Hochreiter and Schmidhuber, 1997")
 class NoForgetGateLSTMCell(GatedCell):
     """The LSTM as it was before forget gates (Hochreiter and Schmidhuber, 1997): its memory only ever adds up.
 
@@ -94,6 +98,7 @@ class NoForgetGateLSTMCell(GatedCell):
         return h, c
 
 
+@listed("an LSTM of LN(W x) + LN(U h) + b and LN(c')", "Ba et al., 2016")
 class LayerNormLSTMCell(GatedCell):
     """An LSTM with layer normalisation (Ba, Kiros and Hinton, 2016).
 
@@ -129,6 +134,7 @@ class LayerNormLSTMCell(GatedCell):
         return h, c
 
 
+@listed("m = (W x) (U h) in place of h in an LSTM", "Krause et al., 2016")
 class MultiplicativeLSTMCell(GatedCell):
     """An LSTM whose transition depends on the input (Krause et al., 2016): m takes the place of h.
 
@@ -163,6 +169,7 @@ class MultiplicativeLSTMCell(GatedCell):
         return h, c
 
 
+@listed("i = exp(...), c' = f c + i z, n' = f n + i, h' = o c' / n'", "Beck et al., 2024")
 class SLSTMCell(GatedCell):
     """sLSTM: an LSTM whose input gate is an exponential, its memory a weighted mean (Beck et al., 2024).
 

@@ -7,9 +7,11 @@ from ...autograd.shapes import chunk
 from ...autograd.tensor import Tensor
 from ..functional import linear
 from ..layers import empty
+from .catalogue import listed
 from .gated import GatedCell
 
 
+@listed("n = tanh(W x + U (z h) + b), h' = (1 - z) h + z n", "Zhou et al., 2016")
 class MGUCell(GatedCell):
     """The minimal gated unit: a GRU with one gate (Zhou et al., 2016).
 
@@ -36,6 +38,7 @@ class MGUCell(GatedCell):
         return (1 - z) * h + z * n
 
 
+@listed("z = tanh(W x + b), h' = u h + (1 - u) z", "Chen, 2017")
 class MinimalRNNCell(GatedCell):
     """MinimalRNN: the input is mapped into the state's space, and a gate mixes the two (Chen, 2017).
 
@@ -66,6 +69,7 @@ class MinimalRNNCell(GatedCell):
         return u * h + (1 - u) * self.candidate(z)
 
 
+@listed("h' = g h + (1 - g) tanh(W x + U h + b)", "Collins et al., 2017")
 class UGRNNCell(GatedCell):
     """The update gate RNN: a simple cell with a GRU's update gate (Collins, Sohl-Dickstein and Sussillo, 2017).
 
@@ -93,6 +97,7 @@ class UGRNNCell(GatedCell):
         return g * h + (1 - g) * self.candidate(tanh(n))
 
 
+@listed("c' = f c + i (W x), h' = tanh(c')", "Lee et al., 2017")
 class RANCell(GatedCell):
     """The recurrent additive network: its memory is a weighted sum of its inputs (Lee, Levy and Zettlemoyer, 2017).
 

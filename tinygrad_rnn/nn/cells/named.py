@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..cell import Cell
-from .catalogue import ROWS, Row, catalogue, short_name
+from .catalogue import ROWS, short_name
 
 LIST = "python -m tinygrad_rnn cells"
 
@@ -41,7 +41,7 @@ def make(name: str, input_size: int, hidden_size: int) -> Cell:
     found = _attribute(module_name, own)
     if isinstance(found, Cell):
         return found
-    found = {row.cell: made for row, made in _library()}.get(found, found)  # some want more than two sizes
+    found = {entry.cell: entry.make for entry in ROWS}.get(found, found)  # some want more than two sizes
     sizes = f"{own}({input_size}, {hidden_size})"
     try:
         inspect.signature(found).bind(input_size, hidden_size)
@@ -62,14 +62,9 @@ def make(name: str, input_size: int, hidden_size: int) -> Cell:
     return cell
 
 
-def _library() -> list[tuple[Row, Callable[[int, int], Cell]]]:
-    """The cells of the catalogue, and how each is made from two sizes."""
-    return [(row, made) for row, (made, *_) in zip(catalogue(4, 4), ROWS)]
-
-
 def _of_the_library(name: str) -> Callable[[int, int], Cell]:
     """How the cell of a short name is made."""
-    known = {row.short: made for row, made in _library()}
+    known = {short_name(entry.cell.__name__): entry.make for entry in ROWS}
     short = short_name(name)
     if short not in known:
         near = difflib.get_close_matches(short, known, 3) or [each for each in known if short and short in each][:3]

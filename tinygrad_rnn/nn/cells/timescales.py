@@ -14,9 +14,11 @@ from .. import init
 from ..cell import Cell
 from ..functional import linear
 from ..layers import empty
+from .catalogue import listed
 from .gated import GatedCell
 
 
+@listed("s' = 0.05 B x + 0.95 s, h' = sigmoid(P s' + A x + R h)", "Mikolov et al., 2014")
 class SCRNCell(Cell):
     """The structurally constrained network: a simple cell beside a context that drifts slowly (Mikolov et al., 2014).
 
@@ -73,6 +75,7 @@ class SCRNCell(Cell):
         return f"{self.input_size}, {self.hidden_size}, context_size={self.context_size}, alpha={self.alpha}"
 
 
+@listed("h' = tanh(W x + U h + b) where the period divides t", "Koutnik et al., 2014")
 class ClockworkRNNCell(GatedCell):
     """The clockwork RNN: modules of a simple cell that tick at different rates (Koutnik et al., 2014).
 
