@@ -183,7 +183,13 @@ class Cell(Module):
     def forward(self, x: Any, hx: Any = None, **values: Any) -> Any:
         """One step by itself: x [B, I] or [I], hx a state or a tuple of states, `initial_state` by default.
 
+            >>> import tinygrad_rnn as tg
+            >>> cell = tg.nn.cells.CfCCell(3, 4)
+            >>> cell((tg.ones(5, 3), tg.full((5, 1), 0.5))).shape  # of several inputs, each [B, ...], a tuple
+            (5, 4)
+
         Args:
+            x: or a tuple of several inputs, which `step` then gets as a tuple.
             values: what holds for the sequence, by name, [B, ...]; without the batch dimension if x has none.
 
         Returns:
@@ -193,17 +199,22 @@ class Cell(Module):
             ValueError: x, a state or a value has the wrong shape, or the number of states is wrong.
             TypeError: a value is missing, unknown or no tensor.
         """
-        x = as_tensor(x)
-        if x.ndim not in (1, 2):
-            raise ValueError(f"{type(self).__name__}: expected x of shape [B, I] or [I], got {list(x.shape)}")
-        self._check_width(x)
-        if x.ndim == 2:
-            values = self._check_values(values, x.shape[0])
-            with self._holding(self._values_of_sequence(x.shape[0])):
-                states = self.advance(x, self.begin(hx, x.shape[0]), **values)
+        several = isinstance(x, tuple) and all(isinstance(each, (Tensor, np.ndarray)) for each in x)
+        xs = tuple(map(as_tensor, x)) if several else (as_tensor(x),)
+        if not xs or xs[0].ndim not in (1, 2) or {each.shape[:-1] for each in xs} != {xs[0].shape[:-1]}:
+            got = ", ".join(str(list(each.shape)) for each in xs)
+            raise ValueError(f"{type(self).__name__}: expected x of shape [B, I] or [I], got {got}")
+        if not several:
+            self._check_width(xs[0])
+        if xs[0].ndim == 2:
+            B = xs[0].shape[0]
+            values = self._check_values(values, B)
+            with self._holding(self._values_of_sequence(B)):
+                states = self.advance(xs if several else xs[0], self.begin(hx, B), **values)
         else:
+            rows = tuple(unsqueeze(each, 0) for each in xs)
             batch_of_one = None if hx is None else tuple(unsqueeze(state, 0) for state in as_states(hx))
-            new = self(unsqueeze(x, 0), batch_of_one, **in_batch_of_one(values))
+            new = self(rows if several else rows[0], batch_of_one, **in_batch_of_one(values))
             states = tuple(squeeze(state, 0) for state in as_states(new))
         return states if len(states) > 1 else states[0]
 
@@ -332,6 +343,8 @@ class Cell(Module):
 
 def _not_a_leaf(x: Any) -> Any:
     """The same value, with its place on the tape, but not the user's tensor: `h *= f` in a step computes a new h."""
+    if isinstance(x, tuple):
+        return tuple(map(_not_a_leaf, x))
     return Tensor(x.data, x.node) if isinstance(x, Tensor) and isinstance(x.node, Leaf) else x
 
 

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ..autograd import table
 from ..autograd.creation import ones
 from ..autograd.operands import as_tensor
@@ -36,7 +38,8 @@ class Stack(Module):
     D is 2 if bidirectional, else 1; O is the size of the first state of the cells of a layer, which is their output.
 
     Shapes:
-        input: [T, B, I], or [B, T, I] if batch_first, or [T, I] without a batch.
+        input: [T, B, I], or [B, T, I] if batch_first, or [T, I] without a batch. Or a tuple of that and of further
+            inputs laid out alike, such as elapsed times: each cell gets these beside what the layer below returned.
         hx: each state [num_layers * D, B, *its size], or without B if the input has none; the directions of a layer
             follow each other. batch_first does not apply to states. If the states of the cells differ in number or
             size: a list with the states of each cell, as `Recurrent` takes them. The cells' own by default.
@@ -181,11 +184,13 @@ class Stack(Module):
         self, input: Any, hx: Any = None, lengths: Any = None, return_states: bool = False, **values: Any
     ) -> Any:
         """The outputs of the last layer at every step, and the final states of all layers: see the class."""
-        x = as_tensor(input)
+        x, *further = map(as_tensor, input) if self._several(input) else (as_tensor(input),)
         batched = self._check_input(x.data.shape)
         plain = batched and not self.batch_first
+        if further:
+            further = self._further(x, further, batched)
         if not plain:
-            x = transpose(x, 0, 1) if batched else unsqueeze(x, 1)
+            x = self._steps_first(x, batched)
         self._prepare()
         starts: Any = None if hx is None else self._starts(hx, x.data.shape[1], batched)
         if lengths is not None:
@@ -203,7 +208,8 @@ class Stack(Module):
             outputs = []
             for scan in layer:
                 own = shared[len(finals)] if shared else values
-                watched, final = scan._run(x, starts and starts[len(finals)], lengths, return_states, own)
+                given = (x, *further) if further else x
+                watched, final = scan._run(given, starts and starts[len(finals)], lengths, return_states, own)
                 outputs.append(watched[0])
                 finals.append(final)
                 every.append(watched)
@@ -214,6 +220,25 @@ class Stack(Module):
             return y, final
         laid_out = [tuple(self._in_layout(values, batched) for values in states) for states in every]
         return y, final, tuple(map(stack, zip(*laid_out))) if self._sizes else laid_out
+
+    @staticmethod
+    def _several(input: Any) -> bool:
+        """Whether it is a tuple of inputs."""
+        return isinstance(input, tuple) and bool(input) and all(isinstance(x, (Tensor, np.ndarray)) for x in input)
+
+    def _further(self, x: Tensor, further: list[Tensor], batched: bool) -> list[Tensor]:
+        """What each cell gets besides x, as [T, B, ...]."""
+        for each in further:
+            if each.shape[:-1] != x.shape[:-1]:
+                raise ValueError(
+                    f"{type(self).__name__}: a further input has shape {list(each.shape)}, expected "
+                    f"[{', '.join(map(str, x.shape[:-1]))}, ...] beside {list(x.shape)}"
+                )
+        return further if batched and not self.batch_first else [self._steps_first(each, batched) for each in further]
+
+    def _steps_first(self, x: Tensor, batched: bool) -> Tensor:
+        """The user's input as [T, B, W], if it is not."""
+        return transpose(x, 0, 1) if batched else unsqueeze(x, 1)
 
     def _shared(self, values: dict[str, Any]) -> list[dict[str, Any]]:
         """The values for a sequence that each cell takes."""

@@ -2,8 +2,9 @@
 
 In reading order: `catalogue` (the list, which a cell enters by a decorator), `named` (cells by name), `gated` (what
 cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`, `gru_variants`, `minimal` (fewer
-gates), `diagonal` (no recurrent product), `factored` (thin matrices), `timescales` (slow parts), `article` (two cells
-just as an article lists them).
+gates), `diagonal` (no recurrent product), `factored` (thin matrices), `timescales` (slow parts), `oscillators`
+(differential equations), `elapsed` (time between steps), `linear` (linear systems), `article` (two cells just as an
+article lists them).
 """
 
 from .article import ArticleGRUCell, ArticleLSTMCell
@@ -11,8 +12,10 @@ from .catalogue import catalogue as list
 from .catalogue import listed, unlisted
 from .classic import GRUCell, IRNNCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .diagonal import IndRNNCell, MinGRUCell, MinLSTMCell, QRNNCell, SRUCell
+from .elapsed import CfCCell, LTCCell, PhasedLSTMCell
 from .factored import FactorisedLSTMCell, FastGRNNCell, FastRNNCell, GroupLSTMCell
 from .gru_variants import GRUVariantCell, LayerNormGRUCell, LiGRUCell
+from .linear import LMUCell, LRUCell, S5Cell
 from .lstm_variants import (
     CoupledLSTMCell,
     LayerNormLSTMCell,
@@ -23,6 +26,7 @@ from .lstm_variants import (
 )
 from .minimal import MGUCell, MinimalRNNCell, RANCell, UGRNNCell
 from .named import make
+from .oscillators import AntisymmetricRNNCell, CoRNNCell, GatedAntisymmetricRNNCell, UnICORNNCell
 from .timescales import ClockworkRNNCell, SCRNCell
 
 __all__ = [
@@ -31,6 +35,8 @@ __all__ = [
     "SLSTMCell", "GRUVariantCell", "LayerNormGRUCell", "LiGRUCell", "MGUCell", "MinimalRNNCell", "UGRNNCell", "RANCell",
     "IndRNNCell", "SRUCell", "QRNNCell", "MinGRUCell", "MinLSTMCell", "SCRNCell", "ClockworkRNNCell",
     "FactorisedLSTMCell", "GroupLSTMCell", "FastRNNCell", "FastGRNNCell",
+    "CoRNNCell", "UnICORNNCell", "AntisymmetricRNNCell", "GatedAntisymmetricRNNCell", "CfCCell", "LTCCell",
+    "PhasedLSTMCell", "LRUCell", "S5Cell", "LMUCell",
     "ArticleLSTMCell", "ArticleGRUCell",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
