@@ -90,6 +90,16 @@ def test_wrong_kernels_are_found(monkeypatch):
     assert {"engines", "stale"} == {failure.check for failure in report.failures}, str(report)
 
 
+def test_weights_of_which_only_differences_count(tape_alone):
+    """A constant added to all of them would change nothing."""
+
+    class Antisymmetric(Sound):
+        def step(self, x, h):
+            return tg.tanh(x @ self.W + h @ (self.U - self.U.T))
+
+    assert check_cell(Antisymmetric(3, 4), only=["stale"]).passed == ["stale"]
+
+
 def test_noise_is_the_same_in_both_engines():
     cell = tg.nn.Zoneout(tg.nn.GRUCell(3, 4), 0.3)
     assert check_cell(cell, only=["engines", "repeatable"]).passed == ["engines", "repeatable"]
