@@ -95,7 +95,7 @@ def test_weights_of_which_only_differences_count(tape_alone):
 
     class Antisymmetric(Sound):
         def step(self, x, h):
-            return tg.tanh(x @ self.W + h @ (self.U - self.U.T))
+            return h + 1e-3 * tg.tanh(x @ self.W + h @ (self.U - self.U.T))
 
     assert check_cell(Antisymmetric(3, 4), only=["stale"]).passed == ["stale"]
 

@@ -231,7 +231,11 @@ class LTCCell(Cell):
         return f"{self.input_size}, {self.hidden_size}{bias}, unfolds={self.unfolds}"
 
 
-@listed("c' = k (f c + i g) + (1 - k) c, k open for a part of a period", "Neil et al., 2016")
+@listed(
+    "c' = k (f c + i g) + (1 - k) c, k open for a part of a period",
+    "Neil et al., 2016",
+    lambda I, H: PhasedLSTMCell(I, H, periods=(0.0, 3.0), ratio=0.5),  # for steps of 1: else few would ever open
+)
 class PhasedLSTMCell(PeepholeLSTMCell):
     """The Phased LSTM: an oscillating gate of time opens each unit for a short part of its period (Neil et al., 2016).
 
@@ -252,6 +256,8 @@ class PhasedLSTMCell(PeepholeLSTMCell):
 
     As in the authors' code (dannyneil/public_plstm): all weights, peepholes included, start from N(0, 0.1^2), the bias
     of f at 2, the others at 0, and r is not learned. Periods start as in the paper, exp(U(a, b)), and s from U(0, tau).
+    The defaults suit long recordings with many steps in a period. Where steps take 1, as in sequences without times,
+    let units be open for longer: the list's cell has periods=(0, 3) and ratio=0.5.
 
     Shapes: x [B, I], or (x, elapsed) with elapsed [B, 1]; h and c [B, H], time [B, 1].
 
