@@ -53,7 +53,8 @@ class CfCCell(Cell):
         h' = A - A exp(-elapsed (|w| + |f|)) f               mode="pure", the solution itself, which has f alone
 
     Signs are those of the authors' code (mlech26l/ncps): in the paper t is the sigmoid of -a elapsed. Weights start
-    from Xavier's uniform distribution, biases as those of `Linear`, w at 0, A at 1.
+    from Xavier's uniform distribution, biases as those of `Linear`, w at 0, A at 1. The slope of |w| is 0 there, as in
+    PyTorch, and so w stays at 0 unless it is set.
 
     Shapes: x [B, I], or (x, elapsed) with elapsed [B, 1]; h [B, H].
 
