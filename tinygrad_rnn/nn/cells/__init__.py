@@ -3,13 +3,15 @@
 In reading order: `catalogue` (the list, which a cell enters by a decorator), `named` (cells by name), `gated` (what
 cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`, `gru_variants`, `minimal` (fewer
 gates), `diagonal` (no recurrent product), `factored` (thin matrices), `timescales` (slow parts), `fewer_gates` (than
-GRU and LSTM), `evolved` (found by search), `article` (two cells just as an article lists them).
+GRU and LSTM), `evolved` (found by search), `deeper` (more inside a step), `article` (two cells just
+as an article lists them).
 """
 
 from .article import ArticleGRUCell, ArticleLSTMCell
 from .catalogue import catalogue as list
 from .catalogue import listed, unlisted
 from .classic import GRUCell, IRNNCell, LSTMCell, ProjectedLSTMCell, RNNCell
+from .deeper import HyperLSTMCell, NestedLSTMCell, ONLSTMCell, RHNCell
 from .diagonal import IndRNNCell, MinGRUCell, MinLSTMCell, QRNNCell, SRUCell
 from .evolved import MUT1Cell, MUT2Cell, MUT3Cell, NASCell
 from .factored import FactorisedLSTMCell, FastGRNNCell, FastRNNCell, GroupLSTMCell
@@ -44,6 +46,7 @@ __all__ = [
     "FactorisedLSTMCell", "GroupLSTMCell", "FastRNNCell", "FastGRNNCell",
     "JANETCell", "STARCell", "LightRUCell", "ATRCell", "CFNCell", "BRCCell", "NBRCCell", "IntersectionRNNCell",
     "MUT1Cell", "MUT2Cell", "MUT3Cell", "NASCell",
+    "RHNCell", "NestedLSTMCell", "HyperLSTMCell", "ONLSTMCell",
     "ArticleLSTMCell", "ArticleGRUCell",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
