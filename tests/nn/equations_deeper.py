@@ -59,17 +59,17 @@ def hyper_lstm(p, x, h, c, hyper_h, hyper_c):
     a = np.concatenate([x, h], 1) @ p["hyper.weight_ih"].T + hyper_h @ p["hyper.weight_hh"].T + p["hyper.bias"]
     hyper_h, hyper_c = gate_norm_lstm(p, "hyper.", np.split(a, 4, 1), hyper_c)
 
-    def made(which, gate, offset):
-        z = hyper_h @ np.split(p["weight_z"], 12)[4 * which + gate].T
-        if offset:
-            z = z + np.split(p["offset"], 8)[4 * which + gate]
-        return z @ np.split(p["weight_d"], 12)[4 * which + gate].T
+    def scale(k):
+        z = hyper_h @ np.split(p["weight_z"], 8)[k].T + np.split(p["offset"], 8)[k]
+        return z @ np.split(p["weight_d"], 8)[k].T
 
     gates = []
     for gate in range(4):
-        W, U, b = (np.split(p[key], 4)[gate] for key in ("weight_ih", "weight_hh", "bias"))
-        scaled = made(0, gate, True) * (x @ W.T) + made(1, gate, True) * (h @ U.T)
-        gates.append(scaled + (b + made(2, gate, False)))
+        W, U, b, W_zb, W_db = (
+            np.split(p[key], 4)[gate] for key in ("weight_ih", "weight_hh", "bias", "weight_zb", "weight_db")
+        )
+        scaled = scale(gate) * (x @ W.T) + scale(4 + gate) * (h @ U.T)
+        gates.append(scaled + (b + hyper_h @ W_zb.T @ W_db.T))
     return *gate_norm_lstm(p, "", gates, c), hyper_h, hyper_c
 
 

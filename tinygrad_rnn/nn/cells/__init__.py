@@ -3,8 +3,8 @@
 In reading order: `catalogue` (the list, which a cell enters by a decorator), `named` (cells by name), `gated` (what
 cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`, `gru_variants`, `minimal` (fewer
 gates), `diagonal` (no recurrent product), `factored` (thin matrices), `timescales` (slow parts), `fewer_gates` (than
-GRU and LSTM), `evolved` (found by search), `deeper` (more inside a step), `article` (two cells just
-as an article lists them).
+GRU and LSTM), `evolved` (found by search), `deeper` (more inside a step), `rwkv` (attention that fades),
+`article` (two cells just as an article lists them).
 """
 
 from .article import ArticleGRUCell, ArticleLSTMCell
@@ -36,6 +36,7 @@ from .lstm_variants import (
 )
 from .minimal import MGUCell, MinimalRNNCell, RANCell, UGRNNCell
 from .named import make
+from .rwkv import RWKVCell
 from .timescales import ClockworkRNNCell, SCRNCell
 
 __all__ = [
@@ -46,7 +47,7 @@ __all__ = [
     "FactorisedLSTMCell", "GroupLSTMCell", "FastRNNCell", "FastGRNNCell",
     "JANETCell", "STARCell", "LightRUCell", "ATRCell", "CFNCell", "BRCCell", "NBRCCell", "IntersectionRNNCell",
     "MUT1Cell", "MUT2Cell", "MUT3Cell", "NASCell",
-    "RHNCell", "NestedLSTMCell", "HyperLSTMCell", "ONLSTMCell",
+    "RHNCell", "NestedLSTMCell", "HyperLSTMCell", "ONLSTMCell", "RWKVCell",
     "ArticleLSTMCell", "ArticleGRUCell",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes

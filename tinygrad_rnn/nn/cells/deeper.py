@@ -159,7 +159,7 @@ class NestedLSTMCell(GatedCell):
 
 
 class _GateNormLSTMCell(GatedCell):
-    """An LSTM that normalises each gate by itself, after the sum of its products, and its memory: supercell's."""
+    """What is in an LSTM that normalises each gate by itself, after its products are added up, and its memory."""
 
     gates = "IFGO"  # no f for `init.forget_gate_bias_`: its norm would take out again what is added to all of F
 
@@ -187,9 +187,6 @@ class _GateNormLSTMCell(GatedCell):
         c = f * c + i * self.candidate(tanh(self.norm_g(g)))
         return o * tanh(self.norm_c(c)), c
 
-    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        return self.update(self.preactivations(x, h), c)
-
 
 @listed("an LSTM whose products a small LSTM of x and h scales", "Ha et al., 2017")
 class HyperLSTMCell(_GateNormLSTMCell):
@@ -203,24 +200,26 @@ class HyperLSTMCell(_GateNormLSTMCell):
         {'h': (7, 4), 'c': (7, 4), 'hyper_h': (7, 5), 'hyper_c': (7, 5)}
 
         hyper_h', hyper_c' = small LSTM of the input [x, h] and the states hyper_h, hyper_c
-        z = W_z hyper_h' + offset                   twelve vectors of E numbers: z_x, z_h and z_b of each gate
-        d = W_d z                                   of each vector by itself: d_x, d_h and d_b, [H] for each gate
+        z = W_z hyper_h' + offset                   eight vectors of E numbers, for W x and U h of each gate
+        d_x, d_h = W_d z                            of each vector by itself, [H] each
+        d_b = W_db (W_zb hyper_h')                  the same for each gate's bias, without an offset
         i, f, g, o = LN(d_x * W_ih x + d_h * W_hh h + b + d_b), each gate by itself
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(LN(c'))
 
-    The small one is an LSTM with the same normalisation. z_x and z_h start at 1, by `offset`, d_x and d_h at 0.1, d_b
-    at 0; recurrent matrices orthogonal, biases zero but that of f's normalisation, 1.
+    The small one is an LSTM with the same normalisation. At first d_x and d_h are 0.1 and d_b is 0: W_z starts at
+    zeros, offset at ones, W_d at 0.1 / E, W_zb from N(0, 0.01^2), W_db at zeros. Recurrent matrices start orthogonal,
+    biases at zero but that of f's normalisation, which starts at 1.
 
     Args:
-        hyper_size: of the small LSTM, 128 in the code; None: H / 4 or 1.
+        hyper_size: K, the size of the small LSTM; None: H / 4. 128 in the code.
         embedding_size: E, 16 in the code.
 
     Attributes:
-        hyper: the small LSTM.
-        weight_z: of z_x of i, f, g and o, z_h of these, z_b of these, [12E, K] for a small LSTM of K units.
-        offset: of z_x and z_h, [8E].
-        weight_d: in the same order, [12H, E].
+        hyper: the small LSTM, of I + H inputs.
+        weight_z, offset: of x's i, f, g and o, then of h's, [8E, K] and [8E].
+        weight_d: in the same order, [8H, E].
+        weight_zb, weight_db: of i, f, g and o, [4E, K] and [4H, E].
         norm_i, norm_f, norm_g, norm_o, norm_c: LayerNorm of H values.
 
     Raises:
@@ -238,22 +237,22 @@ class HyperLSTMCell(_GateNormLSTMCell):
         self.hyper_size, self.embedding_size = hyper_size, embedding_size
         super().__init__(input_size, hidden_size, bias, dtype=dtype)
         self.hyper = _GateNormLSTMCell(input_size + hidden_size, hyper_size, bias, dtype=dtype)
-        self.weight_z = empty(12 * embedding_size, hyper_size, dtype=dtype)
+        self.weight_z = empty(8 * embedding_size, hyper_size, dtype=dtype)
         self.offset = empty(8 * embedding_size, dtype=dtype)
-        self.weight_d = empty(12 * hidden_size, embedding_size, dtype=dtype)
+        self.weight_d = empty(8 * hidden_size, embedding_size, dtype=dtype)
+        self.weight_zb = empty(4 * embedding_size, hyper_size, dtype=dtype)
+        self.weight_db = empty(4 * hidden_size, embedding_size, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
         super().reset_parameters()
-        if hasattr(self, "weight_d"):
-            x_and_h, b = split(self.weight_z.detach(), [8 * self.embedding_size, 4 * self.embedding_size])
-            init.zeros_(x_and_h)
-            init.normal_(b, 0.0, 0.01)
+        if hasattr(self, "weight_db"):
+            init.zeros_(self.weight_z)
             init.ones_(self.offset)
-            x_and_h, b = split(self.weight_d.detach(), [8 * self.hidden_size, 4 * self.hidden_size])
-            init.constant_(x_and_h, 0.1 / self.embedding_size)
-            init.zeros_(b)
+            init.constant_(self.weight_d, 0.1 / self.embedding_size)
+            init.normal_(self.weight_zb, 0.0, 0.01)
+            init.zeros_(self.weight_db)
 
     def initial_state(self, batch_size: int) -> tuple[Tensor, ...]:
         """Zeros, of both LSTMs."""
@@ -262,16 +261,15 @@ class HyperLSTMCell(_GateNormLSTMCell):
 
     def step(self, x: Tensor, h: Tensor, c: Tensor, hyper_h: Tensor, hyper_c: Tensor) -> tuple[Tensor, ...]:
         small, seen = self.hyper, self.masked(h)
-        W_x, W_h = split(small.weight_ih, [self.input_size, self.hidden_size], 1)
-        a = linear(x, W_x, small.bias) + linear(seen, W_h) + linear(hyper_h, small.weight_hh)
+        of_x, of_h = split(small.weight_ih, [self.input_size, self.hidden_size], 1)
+        a = linear(x, of_x, small.bias) + linear(seen, of_h) + linear(hyper_h, small.weight_hh)
         hyper_h, hyper_c = small.update(chunk(a, 4, -1), hyper_c)
 
-        E = self.embedding_size
-        scales, shifts = split(linear(hyper_h, self.weight_z), [8 * E, 4 * E], -1)
-        z = (*chunk(scales + self.offset, 8, -1), *chunk(shifts, 4, -1))
-        d = [linear(each, W_d) for each, W_d in zip(z, chunk(self.weight_d, 12))]
-        products_x, products_h = (chunk(linear(v, W), 4, -1) for v, W in ((x, self.weight_ih), (seen, self.weight_hh)))
-        gates = [d_x * a + d_h * b + d_b for d_x, a, d_h, b, d_b in zip(d[:4], products_x, d[4:8], products_h, d[8:])]
+        scales, shifts = linear(hyper_h, self.weight_z, self.offset), linear(hyper_h, self.weight_zb)
+        d = [linear(z, W) for z, W in zip(chunk(scales, 8, -1), chunk(self.weight_d, 8))]
+        d_b = [linear(z, W) for z, W in zip(chunk(shifts, 4, -1), chunk(self.weight_db, 4))]
+        W_x, U_h = chunk(linear(x, self.weight_ih), 4, -1), chunk(linear(seen, self.weight_hh), 4, -1)
+        gates = [d_x * a + d_h * b + shift for d_x, a, d_h, b, shift in zip(d[:4], W_x, d[4:], U_h, d_b)]
         if self.bias is not None:
             gates = [gate + b for gate, b in zip(gates, chunk(self.bias, 4))]
         h, c = self.update(gates, c)
