@@ -1,8 +1,9 @@
 """Recurrent cells, each a few lines of maths with its source: `tg.nn.cells.list()` prints which there are.
 
 In reading order: `catalogue` (the list, which a cell enters by a decorator), `named` (cells by name), `gated` (what
-cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`, `gru_variants`, `minimal` (fewer
-gates), `diagonal` (no recurrent product), `factored` (thin matrices), `timescales` (slow parts), `oscillators`
+cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`, `gru_variants`, `minimal` and
+`fewer_gates` (than GRU and LSTM), `evolved` (found by search), `deeper` (more inside a step), `diagonal` (no recurrent
+product), `rwkv` (attention that fades), `factored` (thin matrices), `timescales` (slow parts), `oscillators`
 (differential equations), `elapsed` (time between steps), `linear` (linear systems), `article` (two cells just as an
 article lists them).
 """
@@ -11,9 +12,21 @@ from .article import ArticleGRUCell, ArticleLSTMCell
 from .catalogue import catalogue as list
 from .catalogue import listed, unlisted
 from .classic import GRUCell, IRNNCell, LSTMCell, ProjectedLSTMCell, RNNCell
+from .deeper import HyperLSTMCell, NestedLSTMCell, ONLSTMCell, RHNCell
 from .diagonal import IndRNNCell, MinGRUCell, MinLSTMCell, QRNNCell, SRUCell
 from .elapsed import CfCCell, LTCCell, PhasedLSTMCell
+from .evolved import MUT1Cell, MUT2Cell, MUT3Cell, NASCell
 from .factored import FactorisedLSTMCell, FastGRNNCell, FastRNNCell, GroupLSTMCell
+from .fewer_gates import (
+    ATRCell,
+    BRCCell,
+    CFNCell,
+    IntersectionRNNCell,
+    JANETCell,
+    LightRUCell,
+    NBRCCell,
+    STARCell,
+)
 from .gru_variants import GRUVariantCell, LayerNormGRUCell, LiGRUCell
 from .linear import LMUCell, LRUCell, S5Cell
 from .lstm_variants import (
@@ -27,6 +40,7 @@ from .lstm_variants import (
 from .minimal import MGUCell, MinimalRNNCell, RANCell, UGRNNCell
 from .named import make
 from .oscillators import AntisymmetricRNNCell, CoRNNCell, GatedAntisymmetricRNNCell, UnICORNNCell
+from .rwkv import RWKVCell
 from .timescales import ClockworkRNNCell, SCRNCell
 
 __all__ = [
@@ -37,6 +51,9 @@ __all__ = [
     "FactorisedLSTMCell", "GroupLSTMCell", "FastRNNCell", "FastGRNNCell",
     "CoRNNCell", "UnICORNNCell", "AntisymmetricRNNCell", "GatedAntisymmetricRNNCell", "CfCCell", "LTCCell",
     "PhasedLSTMCell", "LRUCell", "S5Cell", "LMUCell",
+    "JANETCell", "STARCell", "LightRUCell", "ATRCell", "CFNCell", "BRCCell", "NBRCCell", "IntersectionRNNCell",
+    "MUT1Cell", "MUT2Cell", "MUT3Cell", "NASCell",
+    "RHNCell", "NestedLSTMCell", "HyperLSTMCell", "ONLSTMCell", "RWKVCell",
     "ArticleLSTMCell", "ArticleGRUCell",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes

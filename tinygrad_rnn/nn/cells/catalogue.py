@@ -5,6 +5,7 @@ from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from typing import NamedTuple, TypeVar
 
 from ...autograd.creation import get_rng_state, set_rng_state, zeros
@@ -197,7 +198,9 @@ class Table(list[Row]):
 
     def lines(self) -> list[tuple[str, ...]]:
         """What stands in it, its head first."""
-        states = lambda row: ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in row.states.items())
+        shown = lambda names, shape: f"{', '.join(names)} {'x'.join(map(str, shape))}"
+        alike = lambda row: groupby(row.states, row.states.__getitem__)  # a shape is told once: h, c 128
+        states = lambda row: "; ".join(shown(names, shape) for shape, names in alike(row))
         number = lambda n: "?" if n is None else f"{n:,}"
         cells = [
             (row.name, row.equation, row.source, states(row), number(row.parameters), number(row.flops)) for row in self
