@@ -30,6 +30,7 @@ from tqdm import tqdm
 import tinygrad_rnn as tg
 from tinygrad_rnn.nn import cells, init
 from tinygrad_rnn.nn.cells.catalogue import short_name
+from tinygrad_rnn.nn.cells.named import make_alone
 
 HERE = Path(__file__).resolve().parent
 DEFAULTS = dict(
@@ -430,7 +431,7 @@ def known(text: str) -> str:
     name = text if ":" in text else short_name(text)
     if name not in RECIPES:
         try:
-            cells.make(name, 4, 4)
+            make_alone(name, 4, 4)
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{error}; recipes are {', '.join(RECIPES)}") from None
     return name

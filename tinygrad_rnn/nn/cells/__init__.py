@@ -2,13 +2,15 @@
 
 In reading order: `catalogue` (the list, which a cell enters by a decorator), `named` (cells by name), `gated` (what
 cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`, `gru_variants`, `minimal` and
-`fewer_gates` (than GRU and LSTM), `evolved` (found by search), `deeper` (more inside a step), `diagonal` (no recurrent
-product), `rwkv` (attention that fades), `factored` (thin matrices), `timescales` (slow parts), `oscillators`
-(differential equations), `elapsed` (time between steps), `linear` (linear systems), `article` (two cells just as an
+`fewer_gates` (than GRU and LSTM), `evolved` (found by search), `deeper` (more inside a step), `diagonal` (no
+recurrent product), `rwkv` (attention that fades), `factored` (thin matrices), `timescales` (slow parts),
+`oscillators` (differential equations), `elapsed` (time between steps), `linear` (linear systems), `matrices` (states
+that are matrices), `attending` (what is given for the whole sequence is looked at), `article` (two cells just as an
 article lists them).
 """
 
 from .article import ArticleGRUCell, ArticleLSTMCell
+from .attending import BahdanauCell
 from .catalogue import catalogue as list
 from .catalogue import listed, unlisted
 from .classic import GRUCell, IRNNCell, LSTMCell, ProjectedLSTMCell, RNNCell
@@ -37,6 +39,7 @@ from .lstm_variants import (
     PeepholeLSTMCell,
     SLSTMCell,
 )
+from .matrices import DeltaNetCell, MLSTMCell
 from .minimal import MGUCell, MinimalRNNCell, RANCell, UGRNNCell
 from .named import make
 from .oscillators import AntisymmetricRNNCell, CoRNNCell, GatedAntisymmetricRNNCell, UnICORNNCell
@@ -54,6 +57,8 @@ __all__ = [
     "JANETCell", "STARCell", "LightRUCell", "ATRCell", "CFNCell", "BRCCell", "NBRCCell", "IntersectionRNNCell",
     "MUT1Cell", "MUT2Cell", "MUT3Cell", "NASCell",
     "RHNCell", "NestedLSTMCell", "HyperLSTMCell", "ONLSTMCell", "RWKVCell",
+    "MLSTMCell", "DeltaNetCell",
+    "BahdanauCell",
     "ArticleLSTMCell", "ArticleGRUCell",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
