@@ -2,8 +2,8 @@
 
 In reading order: `catalogue` (the list, which a cell enters by a decorator), `named` (cells by name), `gated` (what
 cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`, `gru_variants`, `minimal` (fewer
-gates), `diagonal` (no recurrent product), `factored` (thin matrices), `timescales` (slow parts), `article` (two cells
-just as an article lists them).
+gates), `diagonal` (no recurrent product), `factored` (thin matrices), `timescales` (slow parts), `lem` (units that
+choose their steps), `article` (two cells just as an article lists them).
 """
 
 from .article import ArticleGRUCell, ArticleLSTMCell
@@ -13,6 +13,7 @@ from .classic import GRUCell, IRNNCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .diagonal import IndRNNCell, MinGRUCell, MinLSTMCell, QRNNCell, SRUCell
 from .factored import FactorisedLSTMCell, FastGRNNCell, FastRNNCell, GroupLSTMCell
 from .gru_variants import GRUVariantCell, LayerNormGRUCell, LiGRUCell
+from .lem import LEMCell
 from .lstm_variants import (
     CoupledLSTMCell,
     LayerNormLSTMCell,
@@ -31,6 +32,7 @@ __all__ = [
     "SLSTMCell", "GRUVariantCell", "LayerNormGRUCell", "LiGRUCell", "MGUCell", "MinimalRNNCell", "UGRNNCell", "RANCell",
     "IndRNNCell", "SRUCell", "QRNNCell", "MinGRUCell", "MinLSTMCell", "SCRNCell", "ClockworkRNNCell",
     "FactorisedLSTMCell", "GroupLSTMCell", "FastRNNCell", "FastGRNNCell",
+    "LEMCell",
     "ArticleLSTMCell", "ArticleGRUCell",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
