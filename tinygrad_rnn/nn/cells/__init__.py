@@ -3,7 +3,8 @@
 In reading order: `catalogue` (the list, which a cell enters by a decorator), `named` (cells by name), `gated` (what
 cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`, `gru_variants`, `minimal` (fewer
 gates), `diagonal` (no recurrent product), `factored` (thin matrices), `timescales` (slow parts), `lem` (units that
-choose their steps), `article` (two cells just as an article lists them).
+choose their steps), `spiking` (decisions, learned by surrogate gradients), `article` (two cells just as an article
+lists them).
 """
 
 from .article import ArticleGRUCell, ArticleLSTMCell
@@ -24,6 +25,7 @@ from .lstm_variants import (
 )
 from .minimal import MGUCell, MinimalRNNCell, RANCell, UGRNNCell
 from .named import make
+from .spiking import ALIFCell, BinaryGRUCell, LIFCell
 from .timescales import ClockworkRNNCell, SCRNCell
 
 __all__ = [
@@ -32,7 +34,7 @@ __all__ = [
     "SLSTMCell", "GRUVariantCell", "LayerNormGRUCell", "LiGRUCell", "MGUCell", "MinimalRNNCell", "UGRNNCell", "RANCell",
     "IndRNNCell", "SRUCell", "QRNNCell", "MinGRUCell", "MinLSTMCell", "SCRNCell", "ClockworkRNNCell",
     "FactorisedLSTMCell", "GroupLSTMCell", "FastRNNCell", "FastGRNNCell",
-    "LEMCell",
+    "LEMCell", "LIFCell", "ALIFCell", "BinaryGRUCell",
     "ArticleLSTMCell", "ArticleGRUCell",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
