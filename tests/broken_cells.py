@@ -87,6 +87,12 @@ class CutsWeights(Sound):
         return tg.tanh(x @ self.W + h @ self.U.detach() + self.b)
 
 
+class Decides(Sound):
+    def step(self, x, h):
+        bit = tg.straight_through(h > 0, tg.sigmoid(h.detach()))
+        return tg.tanh(x @ self.W + bit @ self.U + self.b)
+
+
 class AnyWidth(Sound):
     def __init__(self, input_size, hidden_size):
         super().__init__(input_size, hidden_size)
@@ -173,6 +179,7 @@ BROKEN = {
     Squeezes: ("rows", r"returned a h of shape \[4\]", "return h.squeeze()"),
     Cuts: ("gradients", "the gradient of x, h, W, U, b is not the slope", "h.detach() @ self.U"),
     CutsWeights: ("gradients", "the gradient of U is not the slope", "self.U.detach()"),
+    Decides: ("gradients", "the gradient of x, h, W, U, b is not the slope", "tg.sigmoid(h.detach())"),
     AnyWidth: ("validation", "taken without a word; write self.input_size", "def __init__"),
     SharesWeights: ("deepcopy", "does not compute with the parameters of its own", "self.recur = lambda"),
     HoldsALock: ("deepcopy", "cannot pickle", "self.lock = threading.Lock()"),

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 from broken_cells import BROKEN, AsksTheMode, Hides, MixesRows, NoState, Sound
-from fusion.comparing import given_to
+from fusion.comparing import given_to, interpret
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.__main__ import main
@@ -54,6 +54,32 @@ def test_cells_of_the_library(name):
     cell = tg.nn.cells.make(name, 3, 4)
     report = check_cell(cell, values=given_to(cell, 2))
     assert report.passed == list(CHECKS) and not report.notes
+
+
+class Spikes(Sound):
+    """Decides what it hands on, and learns from what would decide softly."""
+
+    def step(self, x, h):
+        a = x @ self.W + h @ self.U + self.b
+        return tg.straight_through(a > 0, tg.sigmoid(3 * a))
+
+
+class SpikesWrongly(Spikes):
+    """With a gradient that is not that of what would decide softly."""
+
+    def step(self, x, h):
+        a = x @ self.W + h @ self.U + self.b
+        return tg.straight_through(a > 0, tg.sigmoid(3 * (2 * a - a.detach())))
+
+
+@pytest.mark.parametrize("engine", ["never", "require"])
+def test_decisions_are_held_while_slopes_are_measured(engine, monkeypatch):
+    """The slope of a step function is nothing; that of what stands in its place is compared, on both engines."""
+    interpret(monkeypatch)
+    monkeypatch.setattr(tg.testing.Subject, "engines", (engine,))
+    assert not check_cell(Spikes(3, 4), only=["gradients"]).failures
+    (failure,) = check_cell(SpikesWrongly(3, 4), only=["gradients"], raises=False).failures
+    assert "the gradient of x, h, W, U, b is not the slope" in failure.message and "straight_through" in failure.line
 
 
 def test_all_failures_are_told_at_once(tape_alone):

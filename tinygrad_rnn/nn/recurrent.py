@@ -1,6 +1,7 @@
 """Recurrent: a cell run over a sequence."""
 
 import warnings
+from copy import copy
 from operator import is_
 from typing import Any, Protocol
 
@@ -178,9 +179,21 @@ class Recurrent(Module):
     def _run_on_tape(self, sequence: Sequence) -> tuple[States, States]:
         record = None
         if self._recorder is not None:
+            sequence = self._reached(sequence)
             record = TapeRecord(self.cell, sequence)
             self._recorder.tape(record)
         return run_on_tape(self.cell, sequence, record)
+
+    def _reached(self, sequence: Sequence) -> Sequence:
+        """The same from initial states that gradients reach, so that those of states made of nothing else are told."""
+        given = (*sequence.inputs, *sequence.states, *sequence.values.values(), *self.cell.parameters())
+        if not mode.grad or all(x.node is None for x in given):
+            return sequence
+        reached, floats = copy(sequence), lambda x: x.data.dtype.kind == "f"
+        reached.states = tuple(
+            x.detach().requires_grad_() if x.node is None and floats(x) else x for x in sequence.states
+        )
+        return reached
 
     def _try_a_step(self, sequence: Sequence) -> None:
         """Take one step on the tape: what is wrong with it there too is told in the same words."""

@@ -4,9 +4,9 @@ In reading order: `catalogue` (the list, which a cell enters by a decorator), `n
 cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`, `gru_variants`, `minimal` and
 `fewer_gates` (than GRU and LSTM), `evolved` (found by search), `deeper` (more inside a step), `diagonal` (no
 recurrent product), `rwkv` (attention that fades), `factored` (thin matrices), `timescales` (slow parts),
-`oscillators` (differential equations), `elapsed` (time between steps), `linear` (linear systems), `matrices` (states
-that are matrices), `attending` (what is given for the whole sequence is looked at), `article` (two cells just as an
-article lists them).
+`oscillators` (differential equations), `lem` (steps of learned size), `elapsed` (time between steps), `linear`
+(linear systems), `matrices` (states that are matrices), `attending` (what is given for the whole sequence is looked
+at), `spiking` (ones and zeros), `article` (two cells just as an article lists them).
 """
 
 from .article import ArticleGRUCell, ArticleLSTMCell
@@ -30,6 +30,7 @@ from .fewer_gates import (
     STARCell,
 )
 from .gru_variants import GRUVariantCell, LayerNormGRUCell, LiGRUCell
+from .lem import LEMCell
 from .linear import LMUCell, LRUCell, S5Cell
 from .lstm_variants import (
     CoupledLSTMCell,
@@ -44,6 +45,7 @@ from .minimal import MGUCell, MinimalRNNCell, RANCell, UGRNNCell
 from .named import make
 from .oscillators import AntisymmetricRNNCell, CoRNNCell, GatedAntisymmetricRNNCell, UnICORNNCell
 from .rwkv import RWKVCell
+from .spiking import ALIFCell, BinaryGRUCell, LIFCell
 from .timescales import ClockworkRNNCell, SCRNCell
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "RHNCell", "NestedLSTMCell", "HyperLSTMCell", "ONLSTMCell", "RWKVCell",
     "MLSTMCell", "DeltaNetCell",
     "BahdanauCell",
+    "LEMCell", "LIFCell", "ALIFCell", "BinaryGRUCell",
     "ArticleLSTMCell", "ArticleGRUCell",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
