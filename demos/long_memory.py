@@ -107,8 +107,8 @@ def adding(rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarra
 def order(rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """One of a b c d everywhere but at two places, where it is one of X Y -> which of XX XY YX YY.
 
-    The places are drawn from the second and from the sixth tenth of the sequence, which begin at the whole numbers below
-    T / 10 and T / 2 and are T // 10 long (so in pascanu/trainingRNNs, tempOrder.py).
+    The places are drawn from the second and from the sixth tenth of the sequence: T // 10 steps from T // 10 and from
+    T // 2 on (so in pascanu/trainingRNNs, tempOrder.py).
     """
     tenth, half, row = length // 10, length // 2, np.arange(batch)
     symbols, kind = rng.integers(0, 4, (length, batch)), rng.integers(0, 2, (2, batch))

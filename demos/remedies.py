@@ -12,9 +12,9 @@ Bengio, 2013):
 All see the same sequences in the same order, of a length that is drawn anew for each update, and start alike: as the
 authors advise, with 15 weights for each unit, scaled to a spectral radius of 0.95. A run ends as in the authors' code,
 which looks after every 20 updates whether 10,000 other sequences are all right, ten times a thousand of one length that
-is drawn. What is left in `--out` are a picture, and the numbers of it. The errors there are measured on lengths that are
-spread over the whole range, the longest among them: a harder test than ten lengths that happen to be drawn, so a run may
-end with some errors left.
+is drawn. What is left in `--out` are a picture, and the numbers of it. The errors there are measured on lengths that
+are spread over the whole range, the longest among them. That is harder than ten lengths that happen to be drawn, so a
+run may end with some errors left.
 """
 
 import argparse
@@ -30,7 +30,9 @@ from tqdm import tqdm
 
 import tinygrad_rnn as tg
 
-DEFAULTS = dict(lengths=("10-20", "20-50", "50-100"), updates=20_000, seeds=5, hidden=100, every=250, often=20, sure=10_000)
+DEFAULTS = dict(
+    lengths=("10-20", "20-50", "50-100"), updates=20_000, seeds=5, hidden=100, every=250, often=20, sure=10_000
+)  # fmt: skip
 QUICK = dict(lengths=("10", "10-20"), updates=20, seeds=2, hidden=10, every=10, often=5, sure=200)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of all demos ask of options: that wrong ones, and a folder nobody can write to, are refused in a line."""
+"""What the tests of all demos ask of options: wrong ones, and a folder nobody can write to, are refused in a line."""
 
 import subprocess
 import sys

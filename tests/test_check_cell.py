@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 from broken_cells import BROKEN, AsksTheMode, Hides, MixesRows, NoState, Sound
+from covering import covering
+from fusion.comparing import interpret
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.__main__ import main
@@ -46,9 +48,17 @@ def test_cells_of_the_library_on_the_tape(name, tape_alone):
     assert not check_cell(tg.nn.cells.make(name, 3, 4)).failures
 
 
-@pytest.mark.slow  # half of them: the tests of each room try them all
-@pytest.mark.parametrize("name", NAMES[::2])
-def test_cells_of_the_library(name):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell_of_the_library(name, monkeypatch):
+    interpret(monkeypatch)
+    report = check_cell(tg.nn.cells.make(name, 3, 4))
+    assert report.passed == list(CHECKS) and not report.notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", covering(2)[::2])
+def test_compiled_cells_of_the_library(name):
     report = check_cell(tg.nn.cells.make(name, 3, 4))
     assert report.passed == list(CHECKS) and not report.notes
 

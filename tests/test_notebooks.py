@@ -17,9 +17,9 @@ A notebook ends in exercises. Each is a code cell and the markdown cell behind i
   an empty line, `</details>`. Words may stand around the block. It takes the place of all that stands above the check,
   so what both of them need belongs into a cell before.
 
-A cell that shows figures of a network that was trained has the tag "trained". Processors round differently, and training
-enlarges that, so what it prints, numbers and words, is not compared. Instead it has an `assert` that states what the
-text around it relies on, with a margin that another processor or another seed of rounding does not use up:
+A cell that shows figures of a network that was trained has the tag "trained". Processors round differently, and
+training enlarges that, so what it prints, numbers and words, is not compared. Instead it has an `assert` that states
+what the text around it relies on, with a margin that another processor does not use up:
 
     print(f"right: {right:.1%}")
     assert right > 0.95
