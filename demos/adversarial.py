@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from long_memory import HERE, number, save
+from long_memory import HERE, fill, number, save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
@@ -257,9 +257,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
-    for name, value in (QUICK if options.quick else DEFAULTS).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+    fill(options, DEFAULTS, QUICK)
     options.epsilons = sorted(set(options.epsilons))
     options.out.mkdir(parents=True, exist_ok=True)
     results, first = [], {}

@@ -40,6 +40,8 @@ DEFAULTS = dict(
 )  # fmt: skip
 TRANSFORMER = dict(hidden=128, layers=3, dropout=0.0, steps=2000, lr=2e-3, clip=1.0)  # instead of these
 LONG = dict(hidden=512, steps=4000, lr=7e-3, every=400)
+QUICK = dict(hidden=8, embedding=4, batch=4, length=8, steps=40, every=10)
+QUICK_TEXT = 6000  # characters of it
 
 
 class Refusal(Exception):
@@ -438,7 +440,7 @@ def arguments() -> Parser:
     parser = Parser(prog="char_lm.py", description=__doc__.split("\n")[0])
 
     def setting(name: str, kind, meaning: str, **more) -> None:  # no default here: --resume must know what was said
-        others = (("--long", LONG), ("a transformer", TRANSFORMER))
+        others = (("--long", LONG), ("a transformer", TRANSFORMER), ("--quick", QUICK))
         default = "; with ".join([str(DEFAULTS[name]), *(f"{what} {x[name]}" for what, x in others if name in x)])
         parser.add_argument(f"--{name}", type=kind, help=f"{meaning} (default: {default})", **more)
 
@@ -460,6 +462,7 @@ def arguments() -> Parser:
     add("--text", type=Path, default=HERE / "data" / "shakespeare.txt", metavar="FILE", help="UTF-8 text to learn from")
     add("--out", type=Path, default=HERE / "runs", metavar="FOLDER", help="where checkpoint and picture go")
     add("--long", action="store_true", help="a larger network and more updates: about eight minutes of two idle cores")
+    add("--quick", action="store_true", help="a tiny network and the text's beginning: only to see that it runs")
     add("--resume", action="store_true", help="go on with the checkpoint in --out")
     add("--sample", type=count, metavar="N", help="write N characters with the checkpoint in --out, and exit")
     add("--prompt", default="", help="what the sample begins with")
@@ -505,7 +508,9 @@ def use_threads(count: int | None) -> None:
 
 def main(options: argparse.Namespace) -> None:
     checkpoint, picture = options.out / "checkpoint.safetensors", options.out / "char_lm.png"
-    said = LONG if options.long else {}
+    said = LONG if options.long else QUICK if options.quick else {}
+    if options.long and options.quick:
+        raise Refusal("--long and --quick ask for opposites: leave one of them out")
     if options.long and options.cell == "transformer":
         raise Refusal("--long is of recurrent cells: give a transformer --hidden, --layers and --steps")
     said = said | {name: value for name in DEFAULTS if (value := getattr(options, name)) is not None}
@@ -518,7 +523,7 @@ def main(options: argparse.Namespace) -> None:
         print(run.sample(options.prompt or start_of(run), options.sample, options.temperature, rng))
         return
 
-    text = read(options.text)
+    text = read(options.text)[: QUICK_TEXT if options.quick else None]
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
     if options.resume:
         run = resumed(checkpoint, said, fingerprint)

@@ -108,12 +108,13 @@ def adding(rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarra
 def order(rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
     """One of a b c d everywhere but at two places, where it is one of X Y -> which of XX XY YX YY.
 
-    The places are drawn from the second and from the sixth tenth of the sequence.
+    The places are drawn from the second and from the sixth tenth of the sequence: T // 10 steps from T // 10 and from
+    T // 2 on (so in pascanu/trainingRNNs, tempOrder.py).
     """
-    tenth, row = length // 10, np.arange(batch)
+    tenth, half, row = length // 10, length // 2, np.arange(batch)
     symbols, kind = rng.integers(0, 4, (length, batch)), rng.integers(0, 2, (2, batch))
     symbols[rng.integers(tenth, 2 * tenth, batch), row] = 4 + kind[0]
-    symbols[rng.integers(5 * tenth, 6 * tenth, batch), row] = 4 + kind[1]
+    symbols[rng.integers(half, half + tenth, batch), row] = 4 + kind[1]
     return np.eye(6, dtype=np.float32)[symbols], 2 * kind[0] + kind[1]
 
 
@@ -474,10 +475,16 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def main(options: argparse.Namespace) -> None:
-    for name, value in (QUICK if options.quick else DEFAULTS).items():
+def fill(options: argparse.Namespace, defaults: dict, quick: dict) -> None:
+    """Give every option that was not said its default, or what `--quick` has for it."""
+    for name, value in (quick if options.quick else defaults).items():
         if getattr(options, name) is None:
-            setattr(options, name, list(map(Task.named, value)) if name == "tasks" else value)
+            setattr(options, name, value)
+
+
+def main(options: argparse.Namespace) -> None:
+    fill(options, DEFAULTS, QUICK)
+    options.tasks = [each if isinstance(each, Task) else Task.named(each) for each in options.tasks]
     options.out.mkdir(parents=True, exist_ok=True)
     results = [
         learn(task, cell, seed, options)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_options import check_folder_is_refused, check_refused
 
 import tinygrad_rnn as tg
 
@@ -92,14 +93,8 @@ def test_the_seed_decides_and_attacks_do_harm(demo):
     "wrong", ["--epsilon 0", "--epsilon nan", "--epsilons -1", "--updates 0", "--seed -1", "--lr inf", "--hidden 2.5"]
 )
 def test_wrong_options(wrong, demo, capsys):
-    with pytest.raises(SystemExit) as stop:
-        demo.arguments().parse_args(wrong.split())
-    assert stop.value.code == 2
-    assert f"argument {wrong.split()[0]}" in capsys.readouterr().err
+    check_refused(demo.arguments(), wrong, capsys)
 
 
 def test_folder_that_cannot_be_written_to(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path / "file")]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=60)
-    assert done.returncode == 1 and done.stderr.startswith("adversarial.py: ") and "Traceback" not in done.stderr
+    check_folder_is_refused(SCRIPT, tmp_path)

@@ -24,7 +24,7 @@ import pytest
 import tinygrad_rnn as tg
 
 SCRIPT = Path(__file__).parent.parent / "demos" / "char_lm.py"
-TINY = "--hidden 8 --embedding 4 --batch 4 --length 8 --steps 43 --every 5 --layers 2 --dropout 0.2".split()
+TINY = "--quick --steps 43 --every 5 --layers 2 --dropout 0.2".split()
 CHECKPOINT, PICTURE = "checkpoint.safetensors", "char_lm.png"
 
 
@@ -113,6 +113,18 @@ def test_run_leaves_a_checkpoint_a_picture_and_a_table(finished):
     assert about(folder)["step"] == 43
 
 
+def test_quick_run_of_a_long_text(tmp_path):
+    """It reads the beginning, so that it is quick whatever the text; and goes on with --quick alone."""
+    text = tmp_path / "long.txt"
+    text.write_text("the quick brown fox\n" * 600)
+    out, _ = run("--quick", "--steps", 10, "--text", text, "--out", tmp_path)
+    assert "5,400 characters to learn from, 600 held out" in out and "LSTM, 1 x 8" in out
+    run("--quick", "--steps", 12, "--text", text, "--out", tmp_path, "--resume")
+    assert about(tmp_path)["step"] == 12
+    assert "learns from another text" in refusal("--steps", 14, "--text", text, "--out", tmp_path, "--resume")
+    assert "--long and --quick" in refusal("--quick", "--long", "--out", tmp_path)
+
+
 @pytest.mark.parametrize("cell", ["rnn", pytest.param("gru", marks=pytest.mark.slow)])
 def test_other_cells(cell, text, tmp_path):
     out, _ = run(*TINY, "--cell", cell, "--text", text, "--out", tmp_path)
@@ -128,7 +140,7 @@ STATES = ["slstm", "projected-lstm", "clockworkrnn", "qrnn", "scrn"]  # which be
 @pytest.mark.parametrize("cell", ["mingru", *STATES])
 def test_every_cell_of_the_catalogue(cell, text, tmp_path):
     """It is trained, goes on from its checkpoint with its states, and writes."""
-    named = [*TINY[:8], "--cell", cell, "--text", text, "--layers", 2, "--every", 3, "--out", tmp_path]
+    named = ["--quick", "--cell", cell, "--text", text, "--layers", 2, "--every", 3, "--out", tmp_path]
     run(*named, "--steps", 6)
     assert about(tmp_path)["metadata"]["settings"]["cell"] == cell.replace("-", "")
     run(*named, "--steps", 8, "--resume")

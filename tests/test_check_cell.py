@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from broken_cells import BROKEN, AsksTheMode, Hides, MixesRows, NoState, Sound
+from covering import covering
 from fusion.comparing import given_to, interpret
 
 import tinygrad_rnn as tg
@@ -48,9 +49,18 @@ def test_cells_of_the_library_on_the_tape(name, tape_alone):
     assert not check_cell(cell, values=given_to(cell, 2)).failures
 
 
-@pytest.mark.slow  # half of them: the tests of each room try them all
-@pytest.mark.parametrize("name", NAMES[::2])
-def test_cells_of_the_library(name):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_cell_of_the_library(name, monkeypatch):
+    interpret(monkeypatch)
+    cell = tg.nn.cells.make(name, 3, 4)
+    report = check_cell(cell, values=given_to(cell, 2))
+    assert report.passed == list(CHECKS) and not report.notes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", covering(2)[::2])
+def test_compiled_cells_of_the_library(name):
     cell = tg.nn.cells.make(name, 3, 4)
     report = check_cell(cell, values=given_to(cell, 2))
     assert report.passed == list(CHECKS) and not report.notes

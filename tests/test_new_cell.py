@@ -6,17 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from demo_options import check_folder_is_refused, check_refused
 
 SCRIPT = Path(__file__).parent.parent / "demos" / "new_cell.py"
-TINY = "--steps 6 --batch 3 --input 5 --hidden 8 --rounds 3".split()
 
 
-def run(*before):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", *before, *TINY], capture_output=True, encoding="utf-8", timeout=300
-    )
+def run(out, *before):
+    command = [sys.executable, "-W", "error", *before, "--quick", "--seed", "1", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr
-    assert not done.stderr
+    assert "Traceback" not in done.stderr and "3/3" in done.stderr  # the progress bar
+    assert (out / "new_cell.png").read_bytes().startswith(b"\x89PNG")
     return done.stdout
 
 
@@ -30,15 +30,32 @@ def check(out):
 
 
 @pytest.mark.slow
-def test_it_runs():
+def test_it_runs(tmp_path):
     pytest.importorskip("torch")
-    out = run(str(SCRIPT))
+    out = run(tmp_path, str(SCRIPT))
     check(out)
     assert re.search(r"^ +PyTorch, a loop +\d+\.\d\d ms", out, re.MULTILINE)
 
 
-def test_it_runs_without_torch():
+def test_it_runs_without_torch(tmp_path):
     code = f"import sys, runpy; sys.modules['torch'] = None; sys.argv[0] = {str(SCRIPT)!r}; "
-    out = run("-c", f"{code} runpy.run_path(sys.argv[0], run_name='__main__')")
+    code += f"sys.path.insert(0, {str(SCRIPT.parent)!r}); "  # as Python does for a script
+    out = run(tmp_path, "-c", f"{code} runpy.run_path(sys.argv[0], run_name='__main__')")
     check(out)
     assert "PyTorch is not installed" in out
+
+
+@pytest.mark.parametrize("wrong", ["--rounds 0", "--hidden 2.5", "--seed -1"])
+def test_wrong_options(wrong, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    try:
+        import new_cell
+
+        check_refused(new_cell.arguments(), wrong, capsys)
+    finally:
+        for name in ("new_cell", "long_memory"):
+            sys.modules.pop(name, None)
+
+
+def test_folder_that_cannot_be_written_to(tmp_path):
+    check_folder_is_refused(SCRIPT, tmp_path)

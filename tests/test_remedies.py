@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_options import check_refused
 
 import tinygrad_rnn as tg
 
@@ -83,9 +84,7 @@ def test_gradients_that_are_not_finite_end_a_run(demo, monkeypatch):
 
 @pytest.mark.parametrize("wrong", ["--lengths 9", "--lengths 30-20", "--lengths 20-", "--ways adam", "--alpha -1"])
 def test_wrong_options(wrong, demo, capsys):
-    with pytest.raises(SystemExit) as stop:
-        demo.arguments().parse_args(wrong.split())
-    assert stop.value.code == 2 and f"argument {wrong.split()[0]}" in capsys.readouterr().err
+    check_refused(demo.arguments(), wrong, capsys)
 
 
 def test_errors_are_counted_over_all_lengths(demo):

@@ -86,7 +86,7 @@ ENDS = {"none": None, "one runs on": [9, 1, 1, 2, 1, 1, 1], "some are empty": [3
     [pytest.param(*c.values, id=c.id, marks=() if c.id in ("LSTMCell", "SLSTMCell") else SLOW) for c in SOME_CELLS],
 )
 def test_more_threads_have_the_bits_of_one(make, ends, monkeypatch):
-    """For every cell of the library: each thread has rows of its own, and some of them end before others begin."""
+    """Each thread has rows of its own, and some of them end before others begin."""
 
     def run():
         found = []

@@ -1,14 +1,13 @@
 """No kernel of a whole layer reads or writes outside of its arrays: those of the user, and those made for a call."""
 
 import pytest
+from covering import NAMES, covering
 from kernels.guarded import in_child, needs_guards
 
 from fuzz.guards import *  # noqa: F403  (what a child is told to call)
 from fuzz.steps import KNOWN
-from tinygrad_rnn.nn.cells.catalogue import catalogue
 
 pytestmark = needs_guards
-NAMES = [row.name for row in catalogue(4, 4)]
 LENGTHS = None if "lengths on threads" in KNOWN else True  # with one thread only, or always
 COMPILED_ANYWAY = [NAMES.index(name) for name in ("RNNCell", "LSTMCell", "GRUCell")]
 
@@ -19,12 +18,12 @@ def test_classic_cells():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES[::2])
-def test_every_other_cell(name):
-    """As it is; with wrappers around it and in float64, whose code cells share, every third."""
+@pytest.mark.parametrize(("turn", "name"), [*enumerate(covering())])
+def test_cells_that_stand_for_all(turn, name):
+    """As they are; with wrappers around it and in float64, whose code cells share, every third."""
     n, options = NAMES.index(name), f"threads=(1, 4), lengths={LENGTHS}"
-    around = ("bare", "everything") if n % 3 == 0 else ("bare",)
+    around = ("bare", "everything") if turn % 3 == 0 else ("bare",)
     check = f"check_cells([{n}], arounds={around}, {options})"
-    if n % 3 == 1:
+    if turn % 3 == 1:
         check += f"\ncheck_cells([{n}], dtypes=('float64',), seeds=(2,), {options})"
     in_child(__file__, check, timeout=900)

@@ -1,14 +1,13 @@
-"""Results do not depend on the number of threads, to the last bit: outputs, states, gradients, for every cell."""
+"""Results do not depend on the number of threads, to the last bit: outputs, states, gradients."""
 
 import numpy as np
 import pytest
+from covering import NAMES, covering
 
 from fuzz.fuzzing import applied
 from fuzz.guards import AROUND, SIZES, results
 from fuzz.steps import KNOWN
-from tinygrad_rnn.nn.cells.catalogue import ROWS, catalogue
-
-NAMES = [row.name for row in catalogue(4, 4)]
+from tinygrad_rnn.nn.cells.catalogue import ROWS
 
 
 def check(name, dtype, around, I, H, T, B, lengths, reverse=False):
@@ -34,15 +33,15 @@ def test_classic_cells_with_lengths(name):
     check(name, np.float32, "bare", 5, 17, 4, 9, np.array([4, 0, 1, 1, 0, 2, 1, 1, 0]))
 
 
-# Every cell as it is; of wrappers and float64, which other cells share, each takes every third cell.
-CALLS = [(name, np.float32, "bare") for name in NAMES]
-CALLS += [(name, np.float32, "everything") for name in NAMES[::3]]
-CALLS += [(name, np.float64, "bare") for name in NAMES[1::3]]
+# Cells that stand for all as they are; of wrappers and float64, whose code they share, each takes every third, others.
+CALLS = [(name, np.float32, "bare") for name in covering(1)]
+CALLS += [(name, np.float32, "everything") for name in covering(2)[::3]]
+CALLS += [(name, np.float64, "bare") for name in covering(3)[1::3]]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "dtype", "around"), CALLS)
-def test_every_cell(name, dtype, around):
+def test_cells_that_stand_for_all(name, dtype, around):
     random = np.random.default_rng(NAMES.index(name))
     for n in range(2):
         I, H = SIZES[random.integers(len(SIZES))]
