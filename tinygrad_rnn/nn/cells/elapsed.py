@@ -13,6 +13,7 @@ from .. import init
 from ..cell import Cell
 from ..functional import linear
 from ..layers import Linear, empty
+from ..module import Parameter
 from .catalogue import listed
 from .lstm_variants import PeepholeLSTMCell
 
@@ -182,6 +183,9 @@ class LTCCell(Cell):
         weight_x, bias_x: a and b, [I].
     """
 
+    gleak: Parameter
+    vleak: Parameter
+    cm: Parameter
     ranges = {"w": (0.001, 1.0), "mu": (0.3, 0.8), "sigma": (3.0, 8.0), "erev": (0.0, 1.0)}
 
     def __init__(
