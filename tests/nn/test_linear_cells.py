@@ -126,7 +126,8 @@ def test_zero_order_hold_of_an_lmu():
     np.testing.assert_allclose(m, expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("order, theta", [(4, 7), (32, 20.5), pytest.param(256, 784, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("order, theta", [(4, 7), (32, 20.5), (256, 784)])
 def test_zero_order_hold_as_in_scipy(order, theta):
     signal = pytest.importorskip("scipy.signal")
     i, j = np.meshgrid(range(order), range(order), indexing="ij")

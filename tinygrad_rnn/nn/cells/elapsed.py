@@ -128,8 +128,8 @@ class CfCCell(Cell):
         if self.mode == "pure":
             A = self.weight_A
             return A - A * exp(-elapsed * (abs(self.weight_tau) + abs(s))) * s
-        f, g, a, b = chunk(s, 4, -1)
-        t = sigmoid(a * elapsed + b)
+        f, g, *rate = chunk(s, 4, -1)
+        t = sigmoid(rate[0] * elapsed + rate[1])
         return (1 - t if self.mode == "default" else 1) * tanh(f) + t * tanh(g)
 
     def extra_repr(self) -> str:
