@@ -87,6 +87,24 @@ def test_single_steps(name):
     np.testing.assert_array_equal((first[0] if isinstance(first, tuple) else first).numpy(), y[0].numpy())
 
 
+def test_a_step_does_not_write_to_what_it_is_given():
+    """Of several inputs either: as with one, `a *= b` computes a new a."""
+
+    class Scales(tg.nn.Cell):
+        hidden_size = 2
+
+        def step(self, x, h):
+            a, b = x
+            a *= b
+            return h + a
+
+    a, b = (tg.tensor(np.full((3, 2), n), requires_grad=True) for n in (2.0, 5.0))
+    found = Scales()((a, b), np.ones((3, 2)))
+    found.sum().backward()
+    for x, value, slope in ((found, 11, None), (a, 2, 5), (b, 5, 2)):
+        assert set(x.numpy().ravel()) == {value} and (slope is None or set(x.grad.numpy().ravel()) == {slope})
+
+
 @one
 def test_stacks(name, monkeypatch):
     """Every layer and direction gets the time; batch_first and no batch lay it out as they do x."""
