@@ -41,8 +41,7 @@ def ltc(p, x, v, elapsed=1.0, unfolds=2):
 
     def through(kind, source, j):
         G = [
-            softplus(p[kind + "w"][i, j])
-            * sigmoid(p[kind + "sigma"][i, j] * (source[:, i] - p[kind + "mu"][i, j]))
+            softplus(p[kind + "w"][i, j]) * sigmoid(p[kind + "sigma"][i, j] * (source[:, i] - p[kind + "mu"][i, j]))
             for i in range(source.shape[1])
         ]
         return sum(G[i] * p[kind + "erev"][i, j] for i in range(len(G))), sum(G)

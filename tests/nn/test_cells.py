@@ -102,7 +102,7 @@ def test_without_biases(name, monkeypatch):
     assert_engines_agree(cell, (3, B, cell.input_size), start=start, values=values_of(cell))
 
 
-DIAGONAL = [name for name in CASES if name.startswith(("IndRNN", "SRU", "QRNN", "minGRU", "minLSTM"))]
+DIAGONAL = [name for name in CASES if name.startswith(("IndRNN", "SRU", "QRNN", "minGRU", "minLSTM", "UnICORNN"))]
 
 
 @each(DIAGONAL)

@@ -14,6 +14,7 @@ from tinygrad_rnn.testing import check_cell
 F64 = {"dtype": np.float64}
 NAMES = ["CfC", "CfC, pure", "LTC", "LSTM, phased"]
 each = pytest.mark.parametrize("name", NAMES)
+one = pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
 T, B, I, H = 5, 3, 2, 4
 
 
@@ -44,7 +45,7 @@ def test_equations_with_time(name, monkeypatch):
         assert not y.numpy()[2:, 1].any() and not y.numpy()[:, 2].any()
 
 
-@pytest.mark.parametrize("name", [*NAMES[:2], pytest.param("LTC", marks=pytest.mark.slow), NAMES[3]])
+@one
 def test_gradients_by_time(name, monkeypatch):
     """Finite differences on the tape; kernels send the same."""
     interpret(monkeypatch)
@@ -61,7 +62,7 @@ def test_gradients_by_time(name, monkeypatch):
     assert all(g.any() for g in found[0])
 
 
-@each
+@one
 def test_alone_each_step_takes_one(name, monkeypatch):
     interpret(monkeypatch)
     cell, _, x, _ = given(name)
@@ -86,7 +87,25 @@ def test_single_steps(name):
     np.testing.assert_array_equal((first[0] if isinstance(first, tuple) else first).numpy(), y[0].numpy())
 
 
-@pytest.mark.parametrize("name", ["CfC", *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[2:])])
+def test_a_step_does_not_write_to_what_it_is_given():
+    """Of several inputs either: as with one, `a *= b` computes a new a."""
+
+    class Scales(tg.nn.Cell):
+        hidden_size = 2
+
+        def step(self, x, h):
+            a, b = x
+            a *= b
+            return h + a
+
+    a, b = (tg.tensor(np.full((3, 2), n), requires_grad=True) for n in (2.0, 5.0))
+    found = Scales()((a, b), np.ones((3, 2)))
+    found.sum().backward()
+    for x, value, slope in ((found, 11, None), (a, 2, 5), (b, 5, 2)):
+        assert set(x.numpy().ravel()) == {value} and (slope is None or set(x.grad.numpy().ravel()) == {slope})
+
+
+@one
 def test_stacks(name, monkeypatch):
     """Every layer and direction gets the time; batch_first and no batch lay it out as they do x."""
     interpret(monkeypatch)
@@ -108,7 +127,7 @@ def test_stacks(name, monkeypatch):
     np.testing.assert_allclose(alone, every[:, 1], rtol=0, atol=1e-14)
 
 
-@each
+@one
 def test_recordings(name, monkeypatch):
     """Values and gradients of states are told by both engines."""
     interpret(monkeypatch)

@@ -100,8 +100,12 @@ def test_s5_starts_from_hippo():
 # ---- The window of an LMU --------------------------------------------------------------------------------------------
 
 # scipy.signal.cont2discrete((a / 7, b / 7, ...), dt=1, method="zoh") of SciPy 1.17.1 for order 4
-STORED_A = [[0.85176233, -0.11600302, -0.09635403, -0.03403089], [0.34800905, 0.60010731, -0.33824538, -0.12880259],
-            [-0.48177017, 0.56374229, 0.24713973, -0.31975644], [0.23821623, -0.30053937, 0.44765902, 0.2663568]]
+STORED_A = [
+    [0.85176233, -0.11600302, -0.09635403, -0.03403089],
+    [0.34800905, 0.60010731, -0.33824538, -0.12880259],
+    [-0.48177017, 0.56374229, 0.24713973, -0.31975644],
+    [0.23821623, -0.30053937, 0.44765902, 0.2663568],
+]
 STORED_B = [0.14823767, -0.34800905, 0.48177017, -0.23821623]
 
 
@@ -122,7 +126,8 @@ def test_zero_order_hold_of_an_lmu():
     np.testing.assert_allclose(m, expected, atol=1e-10)
 
 
-@pytest.mark.parametrize("order, theta", [(4, 7), (32, 20.5), pytest.param(256, 784, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("order, theta", [(4, 7), (32, 20.5), (256, 784)])
 def test_zero_order_hold_as_in_scipy(order, theta):
     signal = pytest.importorskip("scipy.signal")
     i, j = np.meshgrid(range(order), range(order), indexing="ij")

@@ -39,7 +39,8 @@ class Stack(Module):
 
     Shapes:
         input: [T, B, I], or [B, T, I] if batch_first, or [T, I] without a batch. Or a tuple of that and of further
-            inputs laid out alike, such as elapsed times: each cell gets these beside what the layer below returned.
+            inputs laid out alike, such as elapsed times: each cell gets these beside what the layer below returned,
+            both directions the same ones.
         hx: each state [num_layers * D, B, *its size], or without B if the input has none; the directions of a layer
             follow each other. batch_first does not apply to states. If the states of the cells differ in number or
             size: a list with the states of each cell, as `Recurrent` takes them. The cells' own by default.

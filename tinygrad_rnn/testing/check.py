@@ -40,7 +40,9 @@ def check_cell(
         (['states', 'rows', 'lengths'], [])
 
     Args:
-        cell: it has the sizes that it is tried with: small ones, such as MyCell(3, 4), take seconds.
+        cell: it has the sizes that it is tried with: small ones, such as MyCell(3, 4), take seconds. It is given one
+            input: a step of several is tried in a wrapper that gets them side by side and has them apart, with
+            `self.cell.advance((x[:, :3], x[:, 3:]), states)`.
         input_size: I, the width of x [T, B, I]; `cell.input_size` by default, or a width that its step takes.
         values: what `step` takes by name, arrays [2, ...] with a row for each of two sequences.
         only, skip: names of `CHECKS`. Skip "gradients" where a gradient is meant to be another one than the slope, as

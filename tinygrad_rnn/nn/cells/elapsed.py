@@ -1,4 +1,9 @@
-"""Cells of elapsed time: how long it was since the step before is a second input, `layer((x, elapsed))`."""
+"""Cells of elapsed time: how long it was since the step before is a second input, `layer((x, elapsed))`.
+
+elapsed [T, B, 1] stands beside x [T, B, I], in whichever direction a layer reads: one that reads from the end wants the
+time to the step after in its place. Without it each step takes 1. Layers, stacks, single steps, lengths and recordings
+take both inputs; what asks a cell for one x, such as `VariationalDropout(input=...)`, refuses two.
+"""
 
 import math
 from typing import Any
@@ -13,6 +18,7 @@ from .. import init
 from ..cell import Cell
 from ..functional import linear
 from ..layers import Linear, empty
+from ..module import Parameter
 from .catalogue import listed
 from .lstm_variants import PeepholeLSTMCell
 
@@ -127,8 +133,8 @@ class CfCCell(Cell):
         if self.mode == "pure":
             A = self.weight_A
             return A - A * exp(-elapsed * (abs(self.weight_tau) + abs(s))) * s
-        f, g, a, b = chunk(s, 4, -1)
-        t = sigmoid(a * elapsed + b)
+        f, g, *rate = chunk(s, 4, -1)
+        t = sigmoid(rate[0] * elapsed + rate[1])
         return (1 - t if self.mode == "default" else 1) * tanh(f) + t * tanh(g)
 
     def extra_repr(self) -> str:
@@ -182,6 +188,9 @@ class LTCCell(Cell):
         weight_x, bias_x: a and b, [I].
     """
 
+    gleak: Parameter
+    vleak: Parameter
+    cm: Parameter
     ranges = {"w": (0.001, 1.0), "mu": (0.3, 0.8), "sigma": (3.0, 8.0), "erev": (0.0, 1.0)}
 
     def __init__(
@@ -253,7 +262,8 @@ class PhasedLSTMCell(PeepholeLSTMCell):
 
     The LSTM inside is `PeepholeLSTMCell`, whose output gate sees the memory before k mixes it. Time is a state [B, 1]
     that starts at 0: for time stamps, elapsed is their differences, the first one that of the first step. Without
-    elapsed, each step takes 1. The leak is for training; in evaluation closed is closed.
+    elapsed, each step takes 1. The leak is for training; in evaluation closed is closed. A phase has as many digits
+    less as time / tau has before the point: of a float32 cell's seven, few are left after millions of periods.
 
     As in the authors' code (dannyneil/public_plstm): all weights, peepholes included, start from N(0, 0.1^2), the bias
     of f at 2, the others at 0, and r is not learned. Periods start as in the paper, exp(U(a, b)), and s from U(0, tau).
