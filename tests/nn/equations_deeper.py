@@ -53,8 +53,7 @@ def gate_norm_lstm(p, prefix, gates, c):
     return np.tanh(normalised(p, prefix, "c", c)) * sigmoid(o), c
 
 
-@case("HyperLSTM", lambda I, H, **o: cells.HyperLSTMCell(I, H, hyper_size=3, embedding_size=2, **o))
-@case("HyperLSTM, own sizes", lambda I, H, **o: cells.HyperLSTMCell(I, H, **o))
+@case("HyperLSTM", lambda I, H, **o: cells.HyperLSTMCell(I, H, hyper_size=2, embedding_size=2, **o))
 def hyper_lstm(p, x, h, c, hyper_h, hyper_c):
     a = np.concatenate([x, h], 1) @ p["hyper.weight_ih"].T + hyper_h @ p["hyper.weight_hh"].T + p["hyper.bias"]
     hyper_h, hyper_c = gate_norm_lstm(p, "hyper.", np.split(a, 4, 1), hyper_c)

@@ -29,9 +29,9 @@ class RHNCell(Cell):
         s' = sigmoid(t) * tanh(n) + (1 - sigmoid(t)) * s
 
     The state is what the last layer makes of it. The carry gate is 1 - t, as in the paper's experiments and its
-    authors' code. t lets in the NEW state; its bias starts at `transform_bias`, so that at first a step changes little.
-    With one layer it is `UGRNNCell`, gate negated. Recurrent dropout acts in the last layer, a mask of
-    `VariationalDropout` in all, as there.
+    authors' code. t lets in the NEW state; its bias starts at `transform_bias`, so that at first a step changes little,
+    and all else from U(-0.04, 0.04), as there. With one layer it is `UGRNNCell`, gate negated. Recurrent dropout acts
+    in the last layer, a mask of `VariationalDropout` in all.
 
     Args:
         depth: L; 10 in the paper's best models.
@@ -59,13 +59,11 @@ class RHNCell(Cell):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters anew: weights after Glorot, biases zero but those of t."""
+        """Draw all parameters anew."""
         self._refuse_computed()
-        for weight, blocks in ((self.weight_ih, 2), (self.weight_hh, 2 * self.depth)):
-            for block in chunk(weight.detach(), blocks):
-                init.xavier_uniform_(block)
+        for parameter in self.parameters():
+            init.uniform_(parameter, -0.04, 0.04)
         if self.bias is not None:
-            init.zeros_(self.bias)
             for block in chunk(self.bias.detach(), 2 * self.depth)[1::2]:
                 init.constant_(block, self.transform_bias)
 
@@ -192,8 +190,6 @@ class _GateNormLSTMCell(GatedCell):
 class HyperLSTMCell(_GateNormLSTMCell):
     """HyperLSTM: a small LSTM scales the weights of a larger one anew at every step (Ha, Dai and Le, 2017).
 
-    Ha et al. (2017), as in the first author's code, supercell:
-
         >>> import tinygrad_rnn as tg
         >>> cell = tg.nn.cells.HyperLSTMCell(3, 4, hyper_size=5)
         >>> {name: s.shape for name, s in zip(cell.state_names, cell.initial_state(7))}
@@ -207,9 +203,9 @@ class HyperLSTMCell(_GateNormLSTMCell):
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(LN(c'))
 
-    The small one is an LSTM with the same normalisation. At first d_x and d_h are 0.1 and d_b is 0: W_z starts at
-    zeros, offset at ones, W_d at 0.1 / E, W_zb from N(0, 0.01^2), W_db at zeros. Recurrent matrices start orthogonal,
-    biases at zero but that of f's normalisation, which starts at 1.
+    After the first author's code, supercell; the small one is an LSTM with the same normalisation. At first d_x and d_h
+    are 0.1 and d_b is 0: W_z starts at zeros, offset at ones, W_d at 0.1 / E, W_zb from N(0, 0.01^2), W_db at zeros.
+    Recurrent matrices start orthogonal, biases at zero but that of f's normalisation, which starts at 1.
 
     Args:
         hyper_size: K, the size of the small LSTM; None: H / 4. 128 in the code.

@@ -204,8 +204,7 @@ class CFNCell(GatedCell):
         h' = sigmoid(f) * tanh(h) + sigmoid(i) * tanh(W_in x)
 
     f and i are the paper's theta and eta. The candidate sees the input alone and has no bias, so that without input the
-    state shrinks in every element: there are no other attractors. As in the paper's experiments, weights start from
-    U(-0.07, 0.07), the bias of f at 1 and that of i at -1.
+    state shrinks in every element: there are no other attractors. The bias of f starts at 1, that of i at -1.
 
     Attributes:
         weight_ih: of f, i and the candidate, [3H, I].
@@ -221,8 +220,7 @@ class CFNCell(GatedCell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
-        for weight in (self.weight_ih, self.weight_hh):
-            init.uniform_(weight, -0.07, 0.07)
+        super().reset_parameters()
         if self.bias is not None:
             for block, value in zip(chunk(self.bias.detach(), 2), (1.0, -1.0)):
                 init.constant_(block, value)
