@@ -89,7 +89,10 @@ def test_compiled(name):
     assert_engines_agree(cell, (4, B, 3), start=start)
 
 
-@each([name for name in CASES if not name.startswith(("SCRN", "Article"))])
+NO_BIASES = ("SCRN", "Article", "RetNet", "Mamba")
+
+
+@each([name for name in CASES if not name.startswith(NO_BIASES)])
 def test_without_biases(name, monkeypatch):
     interpret(monkeypatch)
     cell, _, start = build(name, 3, 4, bias=False)
@@ -128,7 +131,8 @@ def test_drops_elements_of_the_candidate(name):
         assert any(not np.array_equal(a, b) for a, b in zip(before, after))
 
 
-WIDE = {"mLSTM, 3 heads": 6}  # whose authors start some parameters from larger numbers than 4
+# Whose authors start some parameters from larger numbers than 4: biases of forget gates, frequencies, lengths of steps.
+WIDE = {"mLSTM, 3 heads": 6, "Mamba": 7, "Mamba, 3 numbers": 7, "S4D, 4 numbers": 7, "S4D, 6 numbers": 7}
 
 
 @each()
