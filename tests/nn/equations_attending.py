@@ -28,7 +28,7 @@ def bahdanau(p, x, h, memory):
 
 def dot_attention(general):
     def step(p, x, y, h, c, memory):
-        both = {"weight_ih": np.hstack([p["weight_ih"], p["weight_yh"]]), "weight_hh": p["weight_hh"], "bias": p["bias"]}
+        both = p | {"weight_ih": np.hstack([p["weight_ih"], p["weight_yh"]])}
         gate, xy = Gates(both, "ifgo"), np.hstack([x, y])
         c = sigmoid(gate("f", xy, h)) * c + sigmoid(gate("i", xy, h)) * np.tanh(gate("g", xy, h))
         h = sigmoid(gate("o", xy, h)) * np.tanh(c)

@@ -62,7 +62,8 @@ class BahdanauCell(Cell):
         h' = (1 - z) * h + z * n
 
     The memory is given to the layer by name, [B, S, M] with B first, and so is `mask`, [B, S], if some sequences have
-    fewer vectors: 0 or False for what is not to be looked at. Where all of a row is masked, c is 0. z lets in the NEW
+    fewer vectors: 1 or 0, for what is not to be looked at, of the memory's dtype (truth values run on the tape). Where
+    all of a row is masked, c is 0. z lets in the NEW
     state; the reset gate acts before the product. The paper starts from `h = tanh(W m)` of the encoder's last state:
     give it as hx. Weights start from U(-1 / sqrt(H), 1 / sqrt(H)).
 
@@ -150,8 +151,8 @@ class DotAttentionCell(Cell):
 
     The states are y, which is the output, h and c. Unlike `BahdanauCell` it looks with the NEW state. The memory is
     given to the layer by name, [B, S, M] with B first, and so is `mask`, [B, S], if some sequences have fewer vectors:
-    0 or False for what is not to be looked at. Feeding y back is the paper's "input feeding". Weights start from
-    U(-1 / sqrt(H), 1 / sqrt(H)); the paper's from U(-0.1, 0.1).
+    1 or 0, for what is not to be looked at, of the memory's dtype (truth values run on the tape). Feeding y back is the
+    paper's "input feeding". Weights start from U(-1 / sqrt(H), 1 / sqrt(H)); the paper's from U(-0.1, 0.1).
 
     Args:
         score: "dot", which wants M = H, or "general", with a matrix between.

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd.creation import zeros
-from ...autograd.pointwise import abs, elu, exp, maximum, relu, sigmoid, silu, softplus
+from ...autograd.pointwise import abs, elu, exp, maximum, minimum, relu, sigmoid, silu, softplus
 from ...autograd.products import einsum
 from ...autograd.shapes import cat, split
 from ...autograd.tensor import Tensor
@@ -19,6 +19,8 @@ from ..cell import Cell
 from ..functional import layer_norm, linear
 from ..layers import empty
 from .catalogue import listed
+
+MOST = 80.0  # the exponential of which is still a float32
 
 
 class MatrixCell(Cell):
@@ -138,7 +140,8 @@ class MLSTMCell(MatrixCell):
         i, f = exp(log_i - m_new), exp(log_f + m - m_new)
         C = f[..., None] * C + i[..., None] * v[..., :, None] * k[..., None, :]
         n = f * n + i * k
-        size = maximum(abs((n * q).sum(-1, keepdim=True)), exp(-m_new)) + 1e-6
+        least = exp(minimum(-m_new, MOST))  # inf has no gradient, and h is 0 by then
+        size = maximum(abs((n * q).sum(-1, keepdim=True)), least) + 1e-6
         h = sigmoid(o) * einsum("bhvk,bhk->bhv", C, q) / size
         return h.flatten(1), C, n, m_new
 
@@ -322,12 +325,15 @@ class RetNetCell(MatrixCell):
 
     def step(self, x: Tensor, h: Tensor, S: Tensor) -> tuple[Tensor, Tensor]:
         q, k, v, g = self.of_heads(x)
-        k, v, n = k / math.sqrt(self.key_size), self.candidate(v), self.key_size // 2
-        first, second, alone = S[:, :, :n], S[:, :, n : 2 * n], S[:, :, 2 * n :]
-        turned = [self.cos * first + self.sin * second, self.cos * second - self.sin * first]
-        S = self.gamma * cat(turned + ([alone] if self.key_size % 2 else []), 2) + k[..., :, None] * v[..., None, :]
+        k, v = k / math.sqrt(self.key_size), self.candidate(v)
+        S = self.gamma * self._turned(S) + k[..., :, None] * v[..., None, :]
         o = _of_mean_square_one(einsum("bhkv,bhk->bhv", S, q), 1e-6)
         return linear((silu(g) * o).flatten(1), self.weight_ho), S
+
+    def _turned(self, S: Tensor) -> Tensor:
+        """R S: rows j and j + K / 2 are the parts of a complex number; one row may be left over."""
+        re, im, *alone = S.split([n := self.key_size // 2, n, *([1] if self.key_size % 2 else [])], 2)
+        return cat([self.cos * re + self.sin * im, self.cos * im - self.sin * re, *alone], 2)
 
     def extra_repr(self) -> str:
         said = f"{self.input_size}, {self.hidden_size}, heads={self.heads}"

@@ -100,8 +100,8 @@ class S4DCell(Cell):
         total = a * a + self.frequency * self.frequency
         b, c = (e * a + g * self.frequency) / total, (g * a - e * self.frequency) / total
         u = linear(x, self.weight_ih, self.bias)
-        written = self.candidate(u)[:, :, None]
-        re, im = f * re - g * im + b * written, f * im + g * re + c * written
+        n = self.candidate(u)
+        re, im = f * re - g * im + b * n[:, :, None], f * im + g * re + c * n[:, :, None]
         return 2 * (self.C[0] * re - self.C[1] * im).sum(-1) + self.D * u, re, im
 
     def extra_repr(self) -> str:
@@ -200,8 +200,8 @@ class MambaCell(Cell):
         u = silu((seen * self.weight_conv).sum(-1) + self.shift_conv)
         t, B, C = split(linear(u, self.weight_u), (self.rank, self.state_size, self.state_size), -1)
         dt = softplus(linear(t, self.weight_dt, self.shift_dt))
-        written = self.candidate(dt * u)
-        s = exp(dt[:, :, None] * -exp(self.log_a)) * s + written[:, :, None] * B[:, None, :]
+        n = self.candidate(dt * u)
+        s = exp(dt[:, :, None] * -exp(self.log_a)) * s + n[:, :, None] * B[:, None, :]
         y = einsum("ben,bn->be", s, C) + self.D * u
         return linear(silu(z) * y, self.weight_ho), seen[:, :, 1:], s
 
