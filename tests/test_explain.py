@@ -214,3 +214,22 @@ def test_without_a_command_it_is_a_tour(capsys):
     apart, faster = re.search(r"differ by (\S+) of the largest. The kernels are (\d+) times", printed).groups()
     assert float(apart) < 2e-5 and faster
     assert "tensor([2., 4., 6.])" in printed and "# gradient of: f = sigmoid(x_Wf + h_Uf + bf)" in printed
+
+
+def test_slices_of_rows_that_are_matrices():
+    """They are told as they were written: columns of a vector are counted in another way."""
+
+    class Shifts(tg.nn.Cell):
+        input_size = hidden_size = 3
+
+        def initial_state(self, batch_size):
+            return tg.zeros(batch_size, 3), tg.zeros(batch_size, 3, 2)
+
+        def step(self, x, h, tail):
+            seen = tg.cat([tail, x[:, :, None]], -1)
+            return seen[:, 1:].sum((1, 2), keepdim=False)[:, None] + h[:, -3:], seen[:, :, 1:]
+
+    layer = tg.nn.Recurrent(Shifts(), fused="require")
+    layer(tg.randn(2, 1, 3))
+    text = layer.explain()
+    assert "seen_0 = slices of seen\n" in text and "tail_new = seen[:, :, 1:]\n" in text, text

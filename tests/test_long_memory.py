@@ -12,6 +12,7 @@ import pytest
 from demo_options import check_folder_is_refused, check_refused
 
 import tinygrad_rnn as tg
+from tinygrad_rnn.nn.cells.catalogue import values_of
 
 SCRIPT = Path(__file__).parent.parent / "demos" / "long_memory.py"
 TINY = "--hidden 8 --sequences 40 --batch 8 --every 2 --tests 20".split()
@@ -72,8 +73,11 @@ def test_what_a_cell_can_learn_it_learns(demo):
     assert demo.outcome(result) == f"{result.solved / 1000:.1f}"
 
 
+ALONE = [row.short for row in tg.nn.cells.list(4, 4) if not values_of(tg.nn.cells.make(row.short, 4, 4))]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", [row.short for row in tg.nn.cells.list(4, 4)][3::9])  # each compiles
+@pytest.mark.parametrize("cell", ALONE[3::9])  # each compiles
 def test_cells_are_taken_by_name(cell, demo):
     chosen = options(demo, *f"--hidden 8 --sequences 16 --batch 8 --tests 8 --cells {cell.upper()}".split())
     assert chosen.cells == [cell]
@@ -100,6 +104,12 @@ def test_gradients_that_are_not_finite_end_a_run(demo):
 )  # fmt: skip
 def test_wrong_options(wrong, demo, capsys):
     check_refused(demo.arguments(), wrong, capsys)
+
+
+def test_a_cell_that_wants_more_than_a_task_has_is_refused_by_name(demo, capsys):
+    with pytest.raises(SystemExit):
+        demo.arguments().parse_args(["--cells", "bahdanau"])
+    assert "BahdanauCell needs memory by name, which there is none of here" in capsys.readouterr().err
 
 
 def test_folder_that_cannot_be_written_to(tmp_path):

@@ -6,7 +6,7 @@ from numba.core import config
 
 import tinygrad_rnn as tg
 from fusion.comparing import assert_close, assert_engines_agree, interpret, results
-from fusion.paper_cells import CELLS, MLSTM, D, LinearAttention, N, arrays
+from fusion.paper_cells import CELLS, arrays
 from tinygrad_rnn.kernels import threads
 
 T, B = 4, 3
@@ -131,64 +131,3 @@ def test_layers_in_both_directions(name, monkeypatch):
         gradients = tg.grad(y.square().sum(), [given["x"], *values.values(), *net.parameters()])
         found[engine] = {str(i): v.numpy() for i, v in enumerate([y, *gradients])}
     assert_close(found["require"], found["never"])
-
-
-# ---- What the papers say ---------------------------------------------------------------------------------------------
-
-
-def test_mlstm_is_a_sum_over_the_past(monkeypatch):
-    """In parallel form (appendix A.3): a weight for each pair of steps, and no memory."""
-    interpret(monkeypatch)
-    cell, x = MLSTM(), arrays(MLSTM, T, B)["x"]
-    y, _ = tg.nn.Recurrent(cell, fused="require")(x)
-    W = {name: p.numpy() for name, p in cell.named_parameters()}
-    q, k, v = x @ W["Wq"], x @ W["Wk"] / N**0.5, x @ W["Wv"]
-    log_f = -np.log1p(np.exp(-(x @ W["wf"]))).cumsum(0)
-    for t in range(T):
-        weights = np.exp(log_f[t] - log_f[: t + 1] + (x @ W["wi"])[: t + 1])  # [t + 1, B]
-        scores = weights * (q[t] * k[: t + 1]).sum(-1)
-        h = (scores[..., None] * v[: t + 1]).sum(0) / np.maximum(abs(scores.sum(0)), 1)[:, None]
-        gate = 1 / (1 + np.exp(-(x[t] @ W["Wo"] + W["bo"])))
-        np.testing.assert_allclose(y.numpy()[t], gate * h, rtol=0, atol=1e-12)
-
-
-def test_linear_attention_is_a_mean_over_the_past(monkeypatch):
-    interpret(monkeypatch)
-    cell, x = LinearAttention(), arrays(LinearAttention, T, B)["x"]
-    y, _ = tg.nn.Recurrent(cell, fused="require")(x)
-    phi = lambda a: np.where(a > 0, a + 1, np.exp(a))
-    W = {name: p.numpy() for name, p in cell.named_parameters()}
-    q, k, v = phi(x @ W["WQ"]), phi(x @ W["WK"]), x @ W["WV"]
-    for t in range(T):
-        weights = (q[t] * k[: t + 1]).sum(-1)
-        expected = (weights[..., None] * v[: t + 1]).sum(0) / (weights.sum(0) + 1e-6)[:, None]
-        np.testing.assert_allclose(y.numpy()[t], expected, rtol=0, atol=1e-12)
-
-
-def test_the_delta_rule_recalls_what_it_was_told_of_orthogonal_keys(monkeypatch):
-    """With a gate of one, whatever was there before: the last value of a key, and of no other."""
-    interpret(monkeypatch)
-
-    class Told(CELLS["DeltaNet"]):
-        """With keys and values that arrive as they are."""
-
-        input_size = 2 * N + D
-        weights: dict = {}
-
-        def step(self, x, o, S):
-            q, k, v = x[:, :N], x[:, N : 2 * N], x[:, 2 * N :]
-            S = S + tg.einsum("bd,bn->bdn", v - tg.einsum("bdn,bn->bd", S, k), k)
-            return tg.einsum("bdn,bn->bd", S, q), S
-
-        def initial_state(self, batch_size):
-            return tuple(tg.zeros(batch_size, *shape, dtype=np.float64) for shape in self.states.values())
-
-    random, keys = np.random.default_rng(0), np.linalg.qr(np.random.default_rng(1).standard_normal((N, N)))[0]
-    written, asked = [0, 1, 2, 1, 0], [0, 0, 1, 1, 2]
-    v = random.standard_normal((5, 2, D))
-    rows = [np.tile(keys[each], (2, 1)).reshape(2, N) for each in (*asked, *written)]
-    x = np.concatenate([np.stack(rows[:5]), np.stack(rows[5:]), v], -1)
-    y, _ = tg.nn.Recurrent(Told(), fused="require")(x)
-    for t, which in enumerate(asked):
-        last = max(s for s in range(t + 1) if written[s] == which)
-        np.testing.assert_allclose(y.numpy()[t], v[last], rtol=0, atol=1e-12)

@@ -122,7 +122,8 @@ def test_both_engines_tell_the_same(name, options, reverse, monkeypatch):
 def test_every_cell_of_the_library(make, monkeypatch):
     interpret(monkeypatch)
     cell = make(I, H).double()
-    options = dict(lengths=[5, 0, 2, 4], **given_to(cell, B))
+    start = tuple(state.requires_grad_() for state in cell.begin(None, B))  # the tape has what is made of these, too
+    options = dict(hx=start, lengths=[5, 0, 2, 4], **given_to(cell, B))
     tape, fused = (record(cell, engine, True, **options)[0] for engine in ("never", "require"))
     for value in {*cell.state_names, *tape.names} & {*fused.names}:
         scale = max(1.0, np.abs(tape[value].numpy()).max())

@@ -132,7 +132,7 @@ def test_drops_elements_of_the_candidate(name):
         assert any(not np.array_equal(a, b) for a, b in zip(before, after))
 
 
-FAR = {"LTC": 8, "S5": 46, "mLSTM": 6}  # where authors draw some parameters from beyond 4
+FAR = {"LTC": 8, "S5": 46, "mLSTM": 6, "S4D": 7, "Mamba": 7}  # where authors draw some parameters from beyond 4
 
 
 @each()

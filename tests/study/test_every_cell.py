@@ -5,6 +5,7 @@ import pytest
 from fusion.comparing import given_to, interpret
 
 import tinygrad_rnn as tg
+from tinygrad_rnn.kernels import threads
 from tinygrad_rnn.nn.cells import catalogue
 
 T, B, I, H = 5, 3, 4, 4
@@ -15,6 +16,7 @@ ROWS = pytest.mark.parametrize("make", [row[0] for row in catalogue.ROWS], ids=[
 def quick(monkeypatch):
     tg.manual_seed(0)
     interpret(monkeypatch)
+    monkeypatch.setattr(threads, "_num_threads", 1)
 
 
 def recording(cell, engine, reverse, options):
@@ -22,7 +24,8 @@ def recording(cell, engine, reverse, options):
     layer = tg.nn.Recurrent(cell, reverse, fused=engine)
     x = tg.tensor(np.random.default_rng(0).standard_normal((T, B, I)), requires_grad=True)
     with tg.record(layer) as r:
-        y, _ = layer(x, **options, **given_to(cell, B))
+        start = tuple(state.requires_grad_() for state in cell.begin(None, B))  # what is made of these alone as well
+        y, _ = layer(x, start, **options, **given_to(cell, B))
     losses = [y[t].square().sum() for t in range(T)]
     sent = {name: tg.study.horizon(losses, r, name).gradients.sum(1) for name in cell.state_names}
     sum(losses).backward()

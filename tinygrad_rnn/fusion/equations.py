@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..autograd import table
-from .program import Number, Value, columns, index_text, is_view
+from .program import Number, Value, columns, index_text, is_slice
 
 MAX_LINE = 120
 MOST_OPERATIONS = 40  # in an equation for the reader
@@ -52,7 +52,7 @@ def _equation(value: Value, has_name: Callable[[Value], bool]) -> ast.expr:
     operands = [operand(x) for x in value.inputs]
     if row is table.slice:
         at = [index_text(i) for i in value.attributes["at"]]
-        if is_view(value):
+        if is_slice(value) and len(value.inputs[0].shape) <= 2:
             at[-1] = "{}:{}".format(*columns(value))
         return _indexed(operands[0], at)
     if row is table.permute and len(value.shape) == 2:

@@ -5,12 +5,12 @@ cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variant
 `fewer_gates` (than GRU and LSTM), `evolved` (found by search), `deeper` (more inside a step), `diagonal` (no
 recurrent product), `rwkv` (attention that fades), `factored` (thin matrices), `timescales` (slow parts),
 `oscillators` (differential equations), `lem` (steps of learned size), `elapsed` (time between steps), `linear`
-(linear systems), `matrices` (states that are matrices), `attending` (what is given for the whole sequence is looked
-at), `spiking` (ones and zeros), `article` (two cells just as an article lists them).
+(linear systems), `state_space` (one for each unit), `matrices` (states that are matrices), `attending` (what is given
+for the whole sequence is looked at), `spiking` (ones and zeros), `article` (two cells just as an article lists them).
 """
 
 from .article import ArticleGRUCell, ArticleLSTMCell
-from .attending import BahdanauCell
+from .attending import BahdanauCell, DotAttentionCell, HopfieldCell
 from .catalogue import catalogue as list
 from .catalogue import listed, unlisted
 from .classic import GRUCell, IRNNCell, LSTMCell, ProjectedLSTMCell, RNNCell
@@ -40,12 +40,13 @@ from .lstm_variants import (
     PeepholeLSTMCell,
     SLSTMCell,
 )
-from .matrices import DeltaNetCell, MLSTMCell
+from .matrices import DeltaNetCell, FastWeightsCell, GLACell, LinearAttentionCell, MLSTMCell, RetNetCell
 from .minimal import MGUCell, MinimalRNNCell, RANCell, UGRNNCell
 from .named import make
 from .oscillators import AntisymmetricRNNCell, CoRNNCell, GatedAntisymmetricRNNCell, UnICORNNCell
 from .rwkv import RWKVCell
 from .spiking import ALIFCell, BinaryGRUCell, LIFCell
+from .state_space import MambaCell, S4DCell
 from .timescales import ClockworkRNNCell, SCRNCell
 
 __all__ = [
@@ -62,6 +63,8 @@ __all__ = [
     "MLSTMCell", "DeltaNetCell",
     "BahdanauCell",
     "LEMCell", "LIFCell", "ALIFCell", "BinaryGRUCell",
+    "LinearAttentionCell", "RetNetCell", "GLACell", "FastWeightsCell",
+    "S4DCell", "MambaCell", "DotAttentionCell", "HopfieldCell",
     "ArticleLSTMCell", "ArticleGRUCell",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes

@@ -6,7 +6,7 @@ from typing import Any
 from ...autograd.pointwise import sigmoid, tanh, where
 from ...autograd.products import einsum
 from ...autograd.reductions import softmax
-from ...autograd.shapes import chunk
+from ...autograd.shapes import cat, chunk
 from ...autograd.tensor import Tensor
 from .. import init
 from ..cell import Cell
@@ -28,6 +28,14 @@ def attention(scores: Tensor, mask: Tensor | None) -> Tensor:
         return softmax(scores, -1)
     seen = mask != 0
     return where(seen, softmax(where(seen, scores, FAR), -1), 0.0)
+
+
+def drawn_by_width(cell: Cell) -> None:
+    """Draw all parameters from U(-1 / sqrt(H), 1 / sqrt(H))."""
+    cell._refuse_computed()
+    bound = 1 / math.sqrt(cell.hidden_size) if cell.hidden_size else 0.0
+    for parameter in cell.parameters():
+        init.uniform_(parameter, -bound, bound)
 
 
 @listed(
@@ -54,7 +62,8 @@ class BahdanauCell(Cell):
         h' = (1 - z) * h + z * n
 
     The memory is given to the layer by name, [B, S, M] with B first, and so is `mask`, [B, S], if some sequences have
-    fewer vectors: 0 or False for what is not to be looked at. Where all of a row is masked, c is 0. z lets in the NEW
+    fewer vectors: 1 or 0, for what is not to be looked at, of the memory's dtype (truth values run on the tape). Where
+    all of a row is masked, c is 0. z lets in the NEW
     state; the reset gate acts before the product. The paper starts from `h = tanh(W m)` of the encoder's last state:
     give it as hx. Weights start from U(-1 / sqrt(H), 1 / sqrt(H)).
 
@@ -98,10 +107,7 @@ class BahdanauCell(Cell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew, as they were drawn to begin with."""
-        self._refuse_computed()
-        bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
-        for parameter in self.parameters():
-            init.uniform_(parameter, -bound, bound)
+        drawn_by_width(self)
 
     def step(self, x: Tensor, h: Tensor, *, memory: Tensor, mask: Tensor | None = None) -> Tensor:
         seen, H = self.masked(h), self.hidden_size
@@ -119,3 +125,155 @@ class BahdanauCell(Cell):
         said += [] if self.bias is not None else ["bias=False"]
         more = {"memory_size": self.memory_size, "attention_size": self.attention_size}
         return ", ".join(said + [f"{name}={size}" for name, size in more.items() if size != H])
+
+
+@listed(
+    "a = softmax(h W m_s), y' = tanh(W_c [sum a_s m_s, h'])",
+    "Luong et al., 2015",
+    values=five_vectors,
+)
+class DotAttentionCell(Cell):
+    """An LSTM whose output is compared with a memory, and goes back in: multiplicative attention (Luong et al., 2015).
+
+        >>> import tinygrad_rnn as tg
+        >>> layer = tg.nn.Recurrent(tg.nn.cells.DotAttentionCell(4, 8))
+        >>> with tg.record(layer) as r:
+        ...     y, (_, h, c) = layer(tg.ones(6, 5, 4), memory=tg.ones(5, 9, 8))
+        >>> y.shape, h.shape, r["alpha"].shape  # how much each step looks at each vector of the memory
+        ((6, 5, 8), (5, 8), (6, 5, 9))
+
+        i, f, g, o = W_ih x + W_yh y + W_hh h + b
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = sigmoid(o) * tanh(c')
+        e_s = h'^T m_s, or h'^T W_a m_s         for each vector m_s of the memory
+        alpha = softmax(e)
+        y' = tanh(W_cy [sum_s alpha_s m_s, h'])
+
+    The states are y, which is the output, h and c. Unlike `BahdanauCell` it looks with the NEW state. The memory is
+    given to the layer by name, [B, S, M] with B first, and so is `mask`, [B, S], if some sequences have fewer vectors:
+    1 or 0, for what is not to be looked at, of the memory's dtype (truth values run on the tape). Feeding y back is the
+    paper's "input feeding". Weights start from U(-1 / sqrt(H), 1 / sqrt(H)); the paper's from U(-0.1, 0.1).
+
+    Args:
+        score: "dot", which wants M = H, or "general", with a matrix between.
+        memory_size: M, the width of the memory; H by default.
+
+    Attributes:
+        weight_ih: the rows of i, f, g, o, [4H, I].
+        weight_yh, weight_hh: the same, [4H, H] each.
+        bias: [4H], or None.
+        weight_a: [H, M], or None.
+        weight_cy: [H, M + H].
+
+    Raises:
+        ValueError: there is no such score, a dot product with vectors of another width, or memory_size is not positive.
+
+    Source: Luong, Pham, Manning, "Effective approaches to attention-based neural machine translation", 2015.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, score: str = "dot", memory_size: int | None = None,
+        *, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        if score not in ("dot", "general"):
+            raise ValueError(f"DotAttentionCell: score must be 'dot' or 'general', not {score!r}")
+        if memory_size is not None and memory_size < 1:
+            raise ValueError(f"DotAttentionCell: memory_size must be positive, not {memory_size}")
+        M, H = hidden_size if memory_size is None else memory_size, hidden_size
+        if score == "dot" and M != H:
+            raise ValueError(f"DotAttentionCell: score 'dot' wants memory_size {H}, not {M}: use score='general'")
+        self.input_size, self.hidden_size, self.memory_size, self.score = input_size, H, M, score
+        self.weight_ih = empty(4 * H, input_size, dtype=dtype)
+        self.weight_yh, self.weight_hh = empty(4 * H, H, dtype=dtype), empty(4 * H, H, dtype=dtype)
+        self.bias = empty(4 * H, dtype=dtype) if bias else None
+        self.weight_a = empty(H, M, dtype=dtype) if score == "general" else None
+        self.weight_cy = empty(H, M + H, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as they were drawn to begin with."""
+        drawn_by_width(self)
+
+    def step(
+        self, x: Tensor, y: Tensor, h: Tensor, c: Tensor, *, memory: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        a = linear(x, self.weight_ih, self.bias) + linear(self.masked(y), self.weight_yh) + linear(h, self.weight_hh)
+        i, f, g, o = chunk(a, 4, -1)
+        c = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g))
+        h = sigmoid(o) * tanh(c)
+        keys = memory if self.weight_a is None else linear(memory, self.weight_a)
+        alpha = attention(einsum("bh,bsh->bs", h, keys), mask)
+        context = einsum("bs,bsm->bm", alpha, memory)
+        return tanh(linear(cat([context, h], -1), self.weight_cy)), h, c
+
+    def extra_repr(self) -> str:
+        said = f"{self.input_size}, {self.hidden_size}{'' if self.bias is not None else ', bias=False'}"
+        said += f", score={self.score!r}" if self.score != "dot" else ""
+        return said + (f", memory_size={self.memory_size}" if self.memory_size != self.hidden_size else "")
+
+
+@listed("h' = X^T softmax(beta X (h + W x + b))", "Ramsauer et al., 2021")
+class HopfieldCell(Cell):
+    """A modern Hopfield network: the state is drawn to the stored pattern that it resembles (Ramsauer et al., 2021).
+
+        >>> import tinygrad_rnn as tg
+        >>> cell = tg.nn.cells.HopfieldCell(3, 4, beta=8.0)
+        >>> known = tg.eye(4).expand(5, 4, 4)  # four patterns for each sequence, in place of learned ones
+        >>> bool((cell(tg.zeros(5, 3), known[:, 1], patterns=known) - known[:, 1]).abs().max() < 0.25)
+        True
+
+        q = h + W_ih x + b
+        h' = X^T softmax(beta X q)              the rows of X are patterns
+
+    That is one update of the paper, which for patterns that are well apart is all that it takes. The patterns are
+    learned, [N, H], or given to the layer by name, `patterns`, [B, N, H] with B first and any N. Without input a
+    pattern that is stored stays what it is. The layers of the authors' code (ml-jku/hopfield-layers) have norms and
+    projections around this.
+
+    Args:
+        stored: N, how many patterns are learned; H by default.
+        beta: the larger, the more is retrieved of one pattern and the less of a mean; 1 / sqrt(H) by default, theirs.
+
+    Attributes:
+        weight_ih: [H, I].
+        bias: [H], or None.
+        patterns: X, [N, H], from N(0, 1) at first.
+
+    Raises:
+        ValueError: stored or beta is not positive.
+
+    Source: Ramsauer, Schaefl, Lehner et al., "Hopfield networks is all you need", 2021, equation 3.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, stored: int | None = None,
+        beta: float | None = None, *, dtype: Any = None,
+    ) -> None:  # fmt: skip
+        for name, value in (("stored", stored), ("beta", beta)):
+            if value is not None and not value > 0:
+                raise ValueError(f"HopfieldCell: {name} must be positive, not {value}")
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.beta = 1 / math.sqrt(max(hidden_size, 1)) if beta is None else beta
+        self.weight_ih = empty(hidden_size, input_size, dtype=dtype)
+        self.bias = empty(hidden_size, dtype=dtype) if bias else None
+        self.patterns = empty(hidden_size if stored is None else stored, hidden_size, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew."""
+        drawn_by_width(self)
+        init.trunc_normal_(self.patterns, 0, 1, -4, 4)
+
+    def step(self, x: Tensor, h: Tensor, *, patterns: Tensor | None = None) -> Tensor:
+        q = self.masked(h) + self.candidate(linear(x, self.weight_ih, self.bias))
+        if patterns is None:
+            alpha = softmax(self.beta * linear(q, self.patterns), -1)
+            return alpha @ self.patterns
+        alpha = softmax(self.beta * einsum("bnh,bh->bn", patterns, q), -1)
+        return einsum("bn,bnh->bh", alpha, patterns)
+
+    def extra_repr(self) -> str:
+        H, N = self.patterns.shape[1], self.patterns.shape[0]
+        said = f"{self.input_size}, {H}{'' if self.bias is not None else ', bias=False'}"
+        said += f", stored={N}" if N != H else ""
+        return said + (f", beta={self.beta}" if self.beta != 1 / math.sqrt(max(H, 1)) else "")
