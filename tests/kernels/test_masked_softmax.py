@@ -74,6 +74,7 @@ def test_what_does_not_fit_is_refused(bias):
 @pytest.mark.parametrize("size", [1, 2, 7, 33, 100])
 def test_plain_softmax_and_its_logarithm(size, dtype):
     x, dy = (RANDOM.standard_normal((3, 2, size)).astype(dtype) * 4 for _ in range(2))
+    x[1] = np.round(x[1]) + 4096
     e = np.exp(x.astype(np.longdouble) - x.max(-1, keepdims=True))
     p = e / e.sum(-1, keepdims=True)
     for form, right, dx in (

@@ -35,17 +35,15 @@ def forward(x, bias, places, scale, period, form, y, keys, top, top_key):
         top_key[0, 0] = largest ^ ((largest >> {bits} - 1) & {most})
         m = top[0, 0] if n > 0 and (form > 0 or top[0, 0] != -inf) else real(0)
         total = real(0)
-        if form == 2:
-            for j in range(n):
-                total += exp(y[i, j] - m)
-            total = log(total)
-            for j in range(n):
-                y[i, j] = (y[i, j] - m) - total
-            continue
         for j in range(n):
             y[i, j] = exp(y[i, j] - m)
         for j in range(n):
             total += y[i, j]
+        if form == 2:
+            total = log(total)
+            for j in range(n):
+                y[i, j] = (x[i, j] * scale - m) - total
+            continue
         share = 1 / total if total != 0 else real(0)
         for j in range(n):
             y[i, j] *= share
