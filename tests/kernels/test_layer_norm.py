@@ -18,11 +18,11 @@ def defined(x, weight, bias, axes, eps, dy):
     return n * weight + bias, r * (g - mean(g) - n * mean(g * n)), (dy * n).sum(rows), dy.sum(rows)
 
 
-def check(x, weight, bias, dim, dy, eps=1e-3):
+def check(x, weight, bias, dim, dy, eps=1e-3, least=1):
     y, found = layer_norm(x, weight, bias, dim, eps), gradients(dy, x, dim, eps, weight)
     for a, b in zip([y, *found], defined(x, weight, bias, dim, eps, dy), strict=True):
         assert a.shape == b.shape and a.dtype == x.dtype
-        np.testing.assert_allclose(a, b, rtol=0, atol=200 * np.finfo(x.dtype).eps * np.abs(b).max(initial=1))
+        np.testing.assert_allclose(a, b, rtol=0, atol=200 * np.finfo(x.dtype).eps * np.abs(b).max(initial=least))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -57,6 +57,16 @@ def test_a_nan_stays_in_its_row_and_a_mean_far_off_costs_no_digits():
     assert np.isfinite(y[::2]).all() and np.isfinite(dx[::2]).all()
     far, right = np.arange(8, dtype=np.float32) + 4096, (np.arange(8) - 3.5) / np.sqrt(5.25)
     np.testing.assert_allclose(layer_norm(far[None], 1, 0, (1,), 0.0)[0], right, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [100, 5000])
+@pytest.mark.parametrize("far, scale", [(0, 1), (1e5, 1), (1e10, 0), (1e30, 1e29), (0, 1e25), (0, 1e-25), (1e7, 1e6)])
+def test_float32_loses_nothing_by_its_sums(size, far, scale):
+    """Where rounding of a mean is large, or squares leave the dtype."""
+    x = (far + scale * RANDOM.standard_normal((3, size))).astype(np.float32)
+    dy = RANDOM.standard_normal((3, size)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        check(x, 1, 0, (1,), dy, eps=0.0 if scale == 1e-25 else 1e-5, least=1e-30)
 
 
 @pytest.mark.parametrize("wrong", [np.ones(3), np.ones((1, 4))])

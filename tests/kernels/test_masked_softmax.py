@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tinygrad_rnn.kernels.masked_softmax import gradient, masked_softmax
+from tinygrad_rnn.kernels.masked_softmax import LOG, PLAIN, gradient, gradient_of_log, masked_softmax
 
 RANDOM = np.random.default_rng(0)
 
@@ -68,3 +68,34 @@ def test_numbers_that_are_none():
 def test_what_does_not_fit_is_refused(bias):
     with pytest.raises(ValueError, match=r"broadcast|shape|dimensions"):
         masked_softmax(np.ones((2, 4)), bias, 1.0, False)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", [1, 2, 7, 33, 100])
+def test_plain_softmax_and_its_logarithm(size, dtype):
+    x, dy = (RANDOM.standard_normal((3, 2, size)).astype(dtype) * 4 for _ in range(2))
+    x[1] = np.round(x[1]) + 4096
+    e = np.exp(x.astype(np.longdouble) - x.max(-1, keepdims=True))
+    p = e / e.sum(-1, keepdims=True)
+    for form, right, dx in (
+        (PLAIN, p, p * (dy - (dy * p).sum(-1, keepdims=True))),
+        (LOG, np.log(p), dy - p * dy.sum(-1, keepdims=True)),
+    ):
+        y = masked_softmax(x, 0, form=form)
+        found = gradient(dy, y, 1) if form == PLAIN else gradient_of_log(dy, y)
+        for a, b in ((y, right), (found, dx)):
+            assert a.dtype == dtype
+            np.testing.assert_allclose(a, b, rtol=0, atol=20 * np.finfo(dtype).eps * max(np.abs(b).max(), 1))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_row_of_minus_infinity_is_nan_without_a_mask(dtype):
+    inf, nan = np.inf, np.nan
+    x = np.array([[-inf, -inf], [0, -inf], [nan, 1], [inf, 0], [1000, -1000]], dtype)
+    with np.errstate(invalid="ignore"):
+        shifted = x - x.max(1, keepdims=True)
+        p = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
+    np.testing.assert_array_equal(masked_softmax(x, 0, form=PLAIN), p)
+    np.testing.assert_array_equal(np.exp(masked_softmax(x, 0, form=LOG)), p)
+    assert masked_softmax(x[4], 0, form=LOG).tolist() == [0, -2000]
+    assert masked_softmax(np.zeros((2, 0), dtype), 0, form=PLAIN).shape == (2, 0)

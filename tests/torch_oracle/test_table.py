@@ -33,7 +33,7 @@ TORCH = {
     ),
     "masked_softmax": lambda x, bias, scale, causal: torch.softmax(behind(scale * x + bias, causal), -1),
     "linear": torch.nn.functional.linear,
-    "batch_norm": lambda x, weight, bias, eps: torch.nn.functional.batch_norm(
+    "batch_norm": lambda x, weight, bias, eps, found: torch.nn.functional.batch_norm(
         x, None, None, weight.flatten(), bias.expand(weight.shape).flatten(), training=True, eps=eps
     ),
     "conv1d": lambda x, weight, **taps: convolved(x, weight, **taps),

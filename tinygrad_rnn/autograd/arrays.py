@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numba import config
 
-from ..kernels import masked_softmax
+from ..kernels import masked_softmax as attended
 from ..kernels.batch_norm import moments as moments
 from ..kernels.convolution import Taps
-from ..kernels.elementwise import Elementwise
 from ..kernels.matmul import matmul as packed_matmul
 from ..kernels.pool import staggered
 from ..kernels.scatter import add_rows
@@ -25,8 +24,6 @@ Dims = tuple[int, ...]
 
 quiet = np.errstate(over="ignore", invalid="ignore", divide="ignore")  # inf - inf is NaN, and no more need be said
 _LARGE = 1 << 14  # elements of a result that is worth memory that was used before
-exp = Elementwise("exp", "x", {"y": "exp(x)"})
-log = Elementwise("log", "x", {"y": "log(x)"})
 
 
 # ---- Reductions ------------------------------------------------------------------------------------------------------
@@ -53,31 +50,26 @@ def cumsum(x: np.ndarray, dim: int) -> np.ndarray:
 
 
 def softmax(x: np.ndarray, dim: int) -> np.ndarray:
-    e = exp(below_maximum(x, dim))
-    return e / np.add.reduce(e, axis=dim, keepdims=True)
+    return _by_row(lambda x: attended.masked_softmax(x, 0, form=attended.PLAIN), dim, x)
 
 
 def log_softmax(x: np.ndarray, dim: int) -> np.ndarray:
-    shifted = below_maximum(x, dim)
-    return shifted - log(np.add.reduce(exp(shifted), axis=dim, keepdims=True))
+    return _by_row(lambda x: attended.masked_softmax(x, 0, form=attended.LOG), dim, x)
 
 
 def softmax_gradient(dy: np.ndarray, y: np.ndarray, dim: int) -> tuple[np.ndarray]:
-    if dim == y.ndim - 1:
-        return (masked_softmax.gradient(dy, y, 1),)
-    return (y * (dy - (dy * y).sum(dim, keepdims=True)),)
+    return (_by_row(lambda dy, y: attended.gradient(dy, y, 1), dim, dy, y),)
 
 
 def log_softmax_gradient(dy: np.ndarray, y: np.ndarray, dim: int) -> tuple[np.ndarray]:
-    if dim == y.ndim - 1:
-        return (masked_softmax.gradient_of_log(dy, y),)
-    return (dy - exp(y) * dy.sum(dim, keepdims=True),)
+    return (_by_row(attended.gradient_of_log, dim, dy, y),)
 
 
-@quiet
-def below_maximum(x: np.ndarray, dim: int) -> np.ndarray:
-    """x minus its maximum, so that no exponential overflows."""
-    return x - np.maximum.reduce(x, axis=dim, keepdims=True, initial=-np.inf)
+def _by_row(kernel: Any, dim: int, *arrays: np.ndarray) -> np.ndarray:
+    """What a kernel makes of rows along `dim`."""
+    if dim == arrays[0].ndim - 1:
+        return kernel(*arrays)
+    return kernel(*[x.swapaxes(dim, -1) for x in arrays]).swapaxes(dim, -1)
 
 
 def masked(x: Shape, bias: Shape, scale: float, causal: bool) -> Shape:
@@ -158,8 +150,9 @@ def row_by_row(x: Shape, weight: Shape, bias: Shape, dim: tuple[int, ...], eps: 
     return x[: dim[0]] + expanded(weight, expanded(bias, x[dim[0] :]))
 
 
-def by_channel(x: Shape, weight: Shape, bias: Shape, eps: float) -> Shape:
-    return expanded(weight, expanded(bias, x))
+def by_channel(x: Shape, weight: Shape, bias: Shape, eps: float, found: Any) -> Shape:
+    expanded(weight, expanded(bias, (x[1], *[1] * (len(x) - 2))))
+    return x
 
 
 # ---- Shapes ----------------------------------------------------------------------------------------------------------

@@ -152,17 +152,16 @@ layer_norm = tensor("layer_norm(x, weight, bias, *, dim, eps)",
                     "[..., D], [D], [D] -> [..., D]", rows.layer_norm, arrays.row_by_row,
                     onnx="LayerNormalization", at_once=rows.gradients,
                     dx="normal(x, dim, eps, dy * weight)", dweight="dy * normal(x, dim, eps)", dbias="dy")
-batch_norm = tensor("batch_norm(x, weight, bias, *, eps)", "y = the same over N and L, for each channel",
-                    "[N, C, L], [C, 1], [C, 1] -> [N, C, L]", channels.batch_norm, arrays.by_channel,
+batch_norm = tensor("batch_norm(x, weight, bias, *, eps, found)", "y = the same over all but C, for each channel",
+                    "[N, C, ...], [C, 1...], [C, 1...] -> [N, C, ...]", channels.batch_norm, arrays.by_channel,
                     onnx="BatchNormalization", at_once=channels.gradients,
-                    dx="normal(x, (0, 2), eps, dy * weight)", dweight="dy * normal(x, (0, 2), eps)", dbias="dy")
+                    dx="normal(x, (), eps, dy * weight, found)", dweight="dy * normal(x, (), eps)", dbias="dy")
 
 # ---- Products --------------------------------------------------------------------------------------------------------
 matmul = tensor("matmul(a, b)", "y[..., i, j] = sum over k of a[..., i, k] b[..., k, j]",
                 "[..., M, K], [..., K, N] -> [..., M, N]",
                 arrays.matmul, arrays.product_shape, onnx="MatMul",
-                da="matmul(dy, mT(b))",
-                db="matmul(mT(a), dy)")
+                da="matmul(dy, mT(b))", db="matmul(mT(a), dy)")
 linear = tensor("linear(x, weight, bias)", "y = x weight^T + bias", "[N, I], [O, I], [O] -> [N, O]",
                 lambda x, weight, bias: arrays.matmul(x, weight.T) + bias,
                 lambda x, weight, bias: arrays.expanded(bias, arrays.product_shape(x, weight[::-1])), onnx="Gemm",
@@ -240,8 +239,12 @@ def spread(dy: Any, x_shape: Shape, dim: tuple[int, ...]) -> Any:
     return dx
 
 
-def normal(x: Any, dim: tuple[int, ...], eps: float, dy: Any = None) -> Any:
-    """x with mean 0 and variance 1 over dim; or, given the gradient of that, the gradient of x."""
+def normal(x: Any, dim: tuple[int, ...], eps: float, dy: Any = None, found: Any = None) -> Any:
+    """x with mean 0 and variance 1 over dim; or, given the gradient of that, the gradient of x.
+
+    No dim: all but that of the channels. What kernels `found` is not made use of: as a number it has no derivative.
+    """
+    dim = dim or (0, *range(2, x.ndim))
     mean = lambda v: sum(v, dim=dim, keepdim=True) / int(np.prod([x.shape[i] for i in dim]))
     centred = x - mean(x)
     scale = rsqrt(mean(centred * centred) + eps)

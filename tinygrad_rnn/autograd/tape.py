@@ -302,10 +302,10 @@ def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
     if isinstance(gradient, Value):
         return gradient.sum_to_size(shape)  # type: ignore[attr-defined]
     extra = gradient.ndim - len(shape)
-    if extra and shape and 1 not in shape:  # a bias
-        return np.add.reduce(gradient, axis=tuple(range(extra)))
-    axes = (*range(extra), *(extra + i for i, n in enumerate(shape) if n == 1 != gradient.shape[extra + i]))
-    return np.add.reduce(gradient, axis=axes, keepdims=True).reshape(shape)
+    axes = [*range(extra), *[extra + i for i, n in enumerate(shape) if n == 1 != gradient.shape[extra + i]]]
+    for axis in axes:  # one after the other: the first is a sum of rows, which leaves little for those that are slower
+        gradient = np.add.reduce(gradient, axis=axis, keepdims=True)
+    return gradient.reshape(shape)
 
 
 def _reachable(roots: Iterable[Place]) -> set[Place]:

@@ -3,7 +3,7 @@
 Row i of a matrix x [L, S] becomes exp(z - m) / sum(exp(z - m)), z = scale x + bias, m = max(z). What has a bias of
 minus infinity gets 0, and so does, if `causal`, what stands behind the diagonal: row i sees columns 0 to i, whatever S
 is. A row of which nothing is left is 0, and its gradient too; NumPy's calls would make it NaN, and take three times as
-long.
+long. PLAIN softmax makes it NaN, as PyTorch does, and so does its LOG, z - m - log(sum(exp(z - m))).
 """
 
 import functools
@@ -18,12 +18,12 @@ SOURCE = '''\
 from numba import njit, types
 from numpy import {dtype} as real, inf
 from tinygrad_rnn.kernels.intrinsics import REDUCE
-from tinygrad_rnn.kernels.maths{bits} import exp
+from tinygrad_rnn.kernels.maths{bits} import exp, log
 ROWS = types.Array(types.{dtype}, 2, "C", readonly=True)
 MADE, KEYS = (types.Array(kind, 2, "C") for kind in (types.{dtype}, types.int{bits}))
 PLACES = types.Array(types.int64, 1, "C", readonly=True)
-@njit(types.void(ROWS, ROWS, PLACES, types.{dtype}, types.int64, MADE, KEYS, MADE, KEYS), cache=CACHE, **REDUCE)
-def forward(x, bias, places, scale, period, y, keys, top, top_key):
+@njit(types.void(ROWS, ROWS, PLACES, types.{dtype}, *[types.int64] * 2, MADE, KEYS, MADE, KEYS), cache=CACHE, **REDUCE)
+def forward(x, bias, places, scale, period, form, y, keys, top, top_key):
     for i in range(x.shape[0]):
         n, b = x.shape[1] if period == 0 else min(i % period + 1, x.shape[1]), places[i]
         for j in range(n):
@@ -33,12 +33,17 @@ def forward(x, bias, places, scale, period, y, keys, top, top_key):
             key = keys[i, j]
             largest = max(largest, key ^ ((key >> {bits} - 1) & {most}))
         top_key[0, 0] = largest ^ ((largest >> {bits} - 1) & {most})
-        m = top[0, 0] if n > 0 and top[0, 0] != -inf else real(0)
+        m = top[0, 0] if n > 0 and (form > 0 or top[0, 0] != -inf) else real(0)
         total = real(0)
         for j in range(n):
             y[i, j] = exp(y[i, j] - m)
         for j in range(n):
             total += y[i, j]
+        if form == 2:
+            total = log(total)
+            for j in range(n):
+                y[i, j] = (x[i, j] * scale - m) - total
+            continue
         share = 1 / total if total != 0 else real(0)
         for j in range(n):
             y[i, j] *= share
@@ -63,6 +68,7 @@ def backward(dy, y, scale, dx):
 '''
 
 
+PLAIN, LOG = 1, 2
 _quiet = np.errstate(invalid="ignore", over="ignore")  # of NumPy's numbers, where nothing is compiled
 
 
@@ -74,16 +80,16 @@ def _compiled(dtype: np.dtype) -> Any:
 
 
 @_quiet
-def masked_softmax(x: np.ndarray, bias: Any, scale: float, causal: bool) -> np.ndarray:
-    """y for x [..., L, S] and a bias that broadcasts to it."""
+def masked_softmax(x: np.ndarray, bias: Any, scale: float = 1, causal: bool = False, form: int = 0) -> np.ndarray:
+    """y for x [..., L, S] and a bias that broadcasts to it; PLAIN and LOG take x [..., S]."""
     y, rows = np.empty(x.shape, x.dtype), _rows(x)
     b = np.asarray(bias, x.dtype)
     if b.shape[-1:] != x.shape[-1:]:
         b = np.broadcast_to(b, (*b.shape[:-1], x.shape[-1]))
     top, made = np.empty((1, 1), x.dtype), y.reshape(rows.shape)
-    keys, period = np.dtype(f"i{x.itemsize}"), bool(causal) * x.shape[-2]
+    keys, period = np.dtype(f"i{x.itemsize}"), 0 if form else bool(causal) * x.shape[-2]
     places = _places(b.shape[:-1], x.shape[:-1])
-    _compiled(x.dtype).forward(rows, _rows(b), places, scale, period, made, made.view(keys), top, top.view(keys))
+    _compiled(x.dtype).forward(rows, _rows(b), places, scale, period, form, made, made.view(keys), top, top.view(keys))
     return y
 
 

@@ -1,8 +1,6 @@
 """Rows added to the rows of a table that indices name: the gradient of an embedding."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -32,6 +30,4 @@ def add_rows(table: np.ndarray, places: np.ndarray, rows: np.ndarray) -> None:
     _compiled(table.dtype)(table, places, rows)
 
 
-@functools.cache
-def _compiled(dtype: np.dtype[Any]) -> Callable[..., None]:
-    return cache.load(SOURCE.format(dtype=dtype.name), f"scatter_{dtype.name}").entry
+_compiled = functools.cache(lambda dtype: cache.load(SOURCE.format(dtype=dtype.name), f"scatter_{dtype.name}").entry)

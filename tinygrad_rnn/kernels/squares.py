@@ -1,8 +1,6 @@
 """The sum of the squares of a large array in float64, one pass over it: what the norm of gradients waits for."""
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numba import config
@@ -10,14 +8,9 @@ from numba import config
 from . import cache
 
 SOURCE = '''\
-"""The sum of squares of {dtype} numbers, in float64."""
-
 from numba import njit, types
 from numpy import float64
-
 from tinygrad_rnn.kernels.intrinsics import REDUCE
-
-
 @njit(types.float64(types.Array(types.{dtype}, 1, "C", readonly=True)), cache=CACHE, **REDUCE)
 def entry(x):
     total = 0.0
@@ -38,6 +31,4 @@ def sum_of_squares(x: np.ndarray) -> float:
         return float(wide @ wide)
 
 
-@functools.cache
-def _compiled(dtype: np.dtype[Any]) -> Callable[[np.ndarray], float]:
-    return cache.load(SOURCE.format(dtype=dtype.name), f"squares_{dtype.name}").entry
+_compiled = functools.cache(lambda dtype: cache.load(SOURCE.format(dtype=dtype.name), f"squares_{dtype.name}").entry)

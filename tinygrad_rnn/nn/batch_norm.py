@@ -1,6 +1,5 @@
 """Batch normalisation (Ioffe, Szegedy, 2015): channels brought to mean 0 and variance 1 over a batch."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -63,18 +62,18 @@ def _of_batch(x: Tensor, mean: Any, var: Any, weight: Any, bias: Any, momentum: 
             f"batch_norm: shape {list(x.shape)} has one value for each channel, and training takes a variance of "
             "them: it needs more than one"
         )
-    scale = floating(np.ones(channels, x.dtype) if weight is None else weight)
-    shift = floating(np.zeros(channels, x.dtype) if bias is None else bias)
+    scale, shift = 1 if weight is None else floating(weight), 0 if bias is None else floating(bias)
+    if x.ndim > 2:  # numbers of channels are aligned with those
+        shape = (channels, *[1] * (x.ndim - 2))
+        scale, shift = (y.reshape(shape) if isinstance(y, Tensor) else y for y in (scale, shift))
     x, scale, shift = aligned("batch_norm", x, scale, shift)
-    whole = x.reshape(x.shape[0], channels, math.prod(x.shape[2:]))
-    if x.numel() and (mean is not None or var is not None):
+    found = moments(x.data)  # which the forward and the backward pass need, too
+    if x.numel():
         count = x.numel() // channels
-        now, spread = moments(whole.data)
-        for running, found in ((mean, now), (var, spread * (count / (count - 1)))):
+        for running, now in ((mean, found[0]), (var, found[1] * (count / (count - 1)))):
             if running is not None:
-                running.data += momentum * (found - running.data)
-    y = table.batch_norm(whole, scale.reshape(channels, 1), shift.reshape(channels, 1), eps=eps)
-    return y.reshape(x.shape)
+                running.data += momentum * (now.reshape(-1) - running.data)
+    return table.batch_norm(x, scale, shift, eps=eps, found=found)
 
 
 class BatchNorm1d(Module):

@@ -69,9 +69,10 @@ def _in_groups(x: Tensor, w: Tensor, groups: int, options: dict[str, int]) -> Te
     if groups == 1:
         return table.conv1d(x, w, **options)
     if x.shape[1] <= WIDE:  # one product with many zeros takes less time than many small ones
-        inside = np.kron(np.eye(groups, dtype=w.dtype), np.ones((w.shape[0] // groups, w.shape[1]), w.dtype))
-        every = w.unsqueeze(1).expand(-1, groups, -1, -1).reshape(w.shape[0], x.shape[1], w.shape[2])
-        return table.conv1d(x, every * Tensor(inside[:, :, None]), **options)
+        outputs = np.arange(w.shape[0])[:, None]
+        inputs = outputs // (w.shape[0] // groups) * w.shape[1] + np.arange(w.shape[1])
+        every = table.index_add(w, shape=(w.shape[0], x.shape[1], w.shape[2]), at=(outputs, inputs))
+        return table.conv1d(x, every, **options)
     if w.shape[1] == 1:  # a channel alone is no product of matrices: multiply and add
         return _by_channel(x, w, **options)
     xs, ws = x.chunk(groups, 1), w.chunk(groups, 0)
