@@ -153,6 +153,15 @@ def test_order(demo):
     assert not task.solved(right, y, 0.0)
 
 
+def test_places_of_order_are_the_authors(demo):
+    """int(0.1 T) and int(0.5 T) on, as many as int(0.1 T), also where T is not a multiple of ten."""
+    for T in (10, 29, 57, 99):
+        x, _ = demo.order(np.random.default_rng(0), 500, T)
+        first, second = zip(*(np.flatnonzero(sequence >= 4) for sequence in x.argmax(-1).T))
+        assert {*first} == {*range(int(0.1 * T), 2 * int(0.1 * T))}
+        assert {*second} == {*range(int(0.5 * T), int(0.5 * T) + int(0.1 * T))}
+
+
 def test_copy(demo):
     task = demo.Task.named("copy-12")
     x, y = task.draw(np.random.default_rng(0), 300)

@@ -30,7 +30,7 @@ def demo(monkeypatch):
 
 
 def options(demo, *more):
-    chosen = "--lengths 10 --updates 6 --hidden 16 --every 3 --sure 40 --seeds 1".split()
+    chosen = "--lengths 10 --updates 6 --hidden 16 --every 3 --often 2 --sure 40 --seeds 1".split()
     return demo.arguments().parse_args([*chosen, *more])
 
 
@@ -64,10 +64,35 @@ def test_nets_start_as_published(demo):
 
 
 def test_a_solved_task_ends_a_run(demo, monkeypatch):
-    monkeypatch.setattr(demo, "errors_of", lambda model, lengths, count, rng: 0.0)
+    """At the first look that finds all right, with errors as they are measured then."""
+    looks = []
+    monkeypatch.setattr(demo, "all_right", lambda model, lengths, count, rng: looks.append(count) or len(looks) == 2)
+    monkeypatch.setattr(demo, "errors_of", lambda model, lengths, count, rng: 0.01)
     result = demo.learn("10-12", "clipped", 0, options(demo))
-    assert (result.solved, result.updates, result.errors) == (3, [3], [0.0])
-    assert demo.outcome([result]) == "1 of 1, after 0.003k"
+    assert (result.solved, result.updates, result.errors, looks) == (4, [3, 4], [0.01, 0.01], [40, 40])
+    assert demo.outcome([result]) == "1 of 1, after 0.004k"
+
+
+def test_all_right_is_all_of_ten_lengths(demo):
+    """Of those that are trained on, the longest left out; one wrong answer is enough."""
+    seen, wrong = [], []
+
+    def oracle(x):
+        """What `order` asks: the two symbols among X and Y, in their order."""
+        symbols = x.argmax(-1)  # [T, B]
+        seen.append(symbols.shape)
+        kinds = [sequence[sequence >= 4] - 4 for sequence in symbols.T]
+        answers = np.array([2 * first + second for first, second in kinds])
+        if len(seen) in wrong:
+            answers[-1] = (answers[-1] + 1) % 4
+        return tg.tensor(np.eye(4)[answers])
+
+    assert demo.all_right(oracle, (20, 30), 400, np.random.default_rng(0))
+    assert sum(B for _, B in seen) == 400 and {T for T, _ in seen} <= set(range(20, 30)) and len({*seen}) > 4
+    seen.clear()
+    wrong.append(97)
+    assert not demo.all_right(oracle, (20, 30), 400, np.random.default_rng(0)) and len(seen) == 97
+    assert {demo.drawn((20, 20), np.random.default_rng(n)) for n in range(5)} == {20}
 
 
 def test_gradients_that_are_not_finite_end_a_run(demo, monkeypatch):

@@ -133,11 +133,13 @@ KINDS = ("parameters", "x", "states", "dys", "lengths")
 
 
 ONE_BY_ONE = {"column", "misaligned", "backwards", "repeated"}  # the others take as long, to find no more so far
-EVERY_LAYOUT = [pytest.param(name, marks=() if name in ONE_BY_ONE else pytest.mark.slow) for name in LAYOUTS]
+EVERY_LAYOUT = [
+    *(pytest.param(Cell, name, marks=() if name in ONE_BY_ONE else pytest.mark.slow) for name in LAYOUTS),
+    *(pytest.param(Small, name, marks=pytest.mark.slow) for name in sorted(ONE_BY_ONE)),
+]
 
 
-@pytest.mark.parametrize("layout", EVERY_LAYOUT)
-@pytest.mark.parametrize("kind", [Cell, pytest.param(Small, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kind", "layout"), EVERY_LAYOUT)
 def test_any_layout(kind, layout):
     """Of each kind of arrays, and of all at once; a vector is read at every step, so its neighbours are NaN."""
     tg.manual_seed(0)

@@ -251,7 +251,9 @@ class Tolerance:
 
 
 TOLERANCE = {
-    np.dtype("float64"): Tolerance(1e-9, 1e-3, 1e-11),
+    # All samples but one hold with a floor of 1e-12: normalize along an axis of one element is the sign, whose second
+    # derivative is 0, and what is left of numbers of some thousands that cancel is 2e-12 here and there.
+    np.dtype("float64"): Tolerance(1e-10, 1e-3, 1e-11),
     np.dtype("float32"): Tolerance(1e-5, 1e-1, 2e-6),
 }
 
