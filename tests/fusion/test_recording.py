@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from covering import every_cell
 
 import tinygrad_rnn as tg
 from fusion.comparing import given_to, interpret, parameter
-from tinygrad_rnn.nn.cells import catalogue
 
 T, B, I, H = 5, 4, 3, 4
 F64 = {"dtype": np.float64}
@@ -118,7 +118,7 @@ def test_both_engines_tell_the_same(name, options, reverse, monkeypatch):
     assert reached >= len(cell.state_names) + 2
 
 
-@pytest.mark.parametrize("make", [row[0] for row in catalogue.ROWS], ids=[row.name for row in tg.nn.cells.list(4, 4)])
+@pytest.mark.parametrize("make", every_cell(2))
 def test_every_cell_of_the_library(make, monkeypatch):
     interpret(monkeypatch)
     cell = make(I, H).double()

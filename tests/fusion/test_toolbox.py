@@ -5,11 +5,12 @@ Further cells go into CELLS: any that reads I features. Those of the library hav
 
 import numpy as np
 import pytest
+from covering import every_cell
 
 import tinygrad_rnn as tg
 from fusion.comparing import assert_close, assert_engines_agree, interpret, parameter, results
 from tinygrad_rnn.nn import ClipGradient, LearnedInitialState, Recurrent, VariationalDropout, WeightDrop, Zoneout
-from tinygrad_rnn.nn.cells.catalogue import ROWS, values_of
+from tinygrad_rnn.nn.cells.catalogue import values_of
 
 T, B, I, H = 4, 3, 2, 3
 pytestmark = pytest.mark.filterwarnings("ignore:VariationalDropout. MGU.step hands h on")
@@ -91,7 +92,7 @@ def test_both_engines_agree(name, tool, monkeypatch):
     assert_engines_agree(cell, (T, B, I), reverse=True, lengths=[2, 4, 0], return_states=True, given=False)
 
 
-@pytest.mark.parametrize("make", [row[0] for row in ROWS], ids=[row.name for row in tg.nn.cells.list(4, 4)])
+@pytest.mark.parametrize("make", every_cell(1))
 def test_all_tools_around_every_cell_of_the_library(make, monkeypatch):
     interpret(monkeypatch)
     cell = everything(make(4, 4).double())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from autograd.sampling import differentiable, samples
+from covering import every_cell
 
 import tinygrad_rnn as tg
 from fusion.comparing import LayerNorm, given_to, interpret, parameter
@@ -17,7 +18,6 @@ from tinygrad_rnn.fusion import fused as fused_module
 from tinygrad_rnn.fusion import judge as judging
 from tinygrad_rnn.fusion import scan, validate
 from tinygrad_rnn.kernels import cache
-from tinygrad_rnn.nn.cells import catalogue
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_plain_numbers_are_as_precise_as_the_rest():
     assert float(re.search(r"largest difference (\S+) of", layer.explain())[1]) < 1e-13
 
 
-@pytest.mark.parametrize("make", [make for make, *_ in catalogue.ROWS])
+@pytest.mark.parametrize("make", every_cell(3))
 def test_every_cell_of_the_library_is_validated(make, monkeypatch, proofs):
     interpret(monkeypatch)
     layer, x = tg.nn.Recurrent(make(4, 4).double(), fused="require"), tg.randn(3, 2, 4, dtype=np.float64)

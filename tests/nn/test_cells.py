@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from covering import covering
 from fusion.comparing import assert_engines_agree, given_to, interpret
 from nn.cases import CASES, B, H, I, T, build, sigmoid, starting
 
@@ -24,6 +25,15 @@ for _path in Path(__file__).parent.glob("equations_*.py"):
 
 def each(names=None):
     return pytest.mark.parametrize("name", names or CASES)
+
+
+def each_in_turn(turn, names=None):
+    """The same, but what is no first case of a cell that stands for others is left to `-m slow`."""
+    first = {}
+    for name in CASES:
+        first.setdefault(type(build(name)[0]).__name__, name)
+    quick = {first[cell] for cell in covering(turn)}
+    return each([pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in names or CASES])
 
 
 # ---- Every cell ------------------------------------------------------------------------------------------------------
@@ -53,7 +63,7 @@ def test_equations(name):
             np.testing.assert_allclose(a.numpy(), b, rtol=0, atol=1e-12)
 
 
-@each()
+@each_in_turn(1)
 def test_gradients(name):
     """Three steps against finite differences: by x, the initial states, what is given by name and every parameter.
 
@@ -76,7 +86,7 @@ def test_gradients(name):
     assert tg.gradcheck(decided_once(run, run), leaves, atol=1e-7, rtol=1e-6)
 
 
-@each()
+@each_in_turn(2)
 def test_both_engines(name, monkeypatch):
     """The generated source, run by Python, and the tape: values, states and all gradients."""
     interpret(monkeypatch)
@@ -93,7 +103,7 @@ def test_compiled(name):
     assert_engines_agree(cell, (4, B, 3), start=start)
 
 
-@each([name for name in CASES if "bias" in inspect.signature(type(build(name)[0])).parameters])
+@each_in_turn(3, [name for name in CASES if "bias" in inspect.signature(type(build(name)[0])).parameters])
 def test_without_biases(name, monkeypatch):
     interpret(monkeypatch)
     cell, _, start = build(name, 3, 4, bias=False)

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
+from covering import every_cell
 from fusion.comparing import given_to, interpret
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.kernels import threads
-from tinygrad_rnn.nn.cells import catalogue
 
 T, B, I, H = 5, 3, 4, 4
-ROWS = pytest.mark.parametrize("make", [row[0] for row in catalogue.ROWS], ids=[e.name for e in tg.nn.cells.list(4, 4)])
+EVERY_CELL = pytest.mark.parametrize("make", every_cell())
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def recording(cell, engine, reverse, options):
 
 
 @pytest.mark.parametrize("reverse, options", [(False, {}), (True, {"lengths": [5, 0, 2]})], ids=str)
-@ROWS
+@EVERY_CELL
 def test_both_engines(make, reverse, options):
     cell = make(I, H).double()
     found = []
@@ -53,7 +53,7 @@ def test_both_engines(make, reverse, options):
         np.testing.assert_allclose(flow_fused[name], flow[name], rtol=1e-9, atol=1e-12)
 
 
-@ROWS
+@EVERY_CELL
 def test_every_value(make):
     """Each can be looked at and held; held nowhere, the step's program does what the step does."""
     cell = make(I, H).double()
@@ -77,7 +77,7 @@ def test_every_value(make):
         np.testing.assert_allclose(held.before, expected, rtol=0, atol=1e-12)
 
 
-@ROWS
+@EVERY_CELL
 def test_the_future_has_no_part(make):
     layer = tg.nn.Recurrent(make(I, H).double(), fused="never")
     x = np.random.default_rng(0).standard_normal((T, I))

@@ -5,12 +5,12 @@ from html.parser import HTMLParser
 
 import pytest
 import test_explain
+from covering import every_cell
 from fusion.comparing import given_to
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.fusion.node import differentiated
 from tinygrad_rnn.fusion.program import made_of
-from tinygrad_rnn.nn.cells.catalogue import ROWS
 from tinygrad_rnn.study import explain
 from tinygrad_rnn.study.explained import _lines_of_step, unanswered
 
@@ -50,12 +50,9 @@ def test_what_came_from_which_line():
     assert imports and not any(line.steps for line in imports), "what every kernel begins with came from no line"
 
 
-CELLS = {"MGU": MGU, **{row.name: made for row, (made, *_) in zip(tg.nn.cells.list(3, 4), ROWS)}}
-
-
-@pytest.mark.parametrize("name", CELLS)
-def test_every_line_that_has_a_gradient_has_its_backward_line(name):
-    cell = CELLS[name](3, 4)
+@pytest.mark.parametrize("make", [MGU, *every_cell(1)])
+def test_every_line_that_has_a_gradient_has_its_backward_line(make):
+    cell = make(3, 4)
     layer = tg.nn.Recurrent(cell)
     if values := given_to(cell, 2):
         layer(tg.randn(1, 2, 3), **values)
