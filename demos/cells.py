@@ -7,6 +7,7 @@ hold a number, and is recorded while it does, gates and all.
     python demos/cells.py --only GRU MinGRU     the pages of these, and the table of all
     python demos/cells.py --text                the pages of all, with the pictures that there are: seconds
     python demos/cells.py --speed               how fast each is, fused, on the tape, and as PyTorch's loop
+    python demos/cells.py --loop GRU            that loop, as text
 
 A cell that comes into the catalogue has a page after the next run. One that cannot be recorded gets a page without a
 picture, which says why.
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import cell_pages
 import cell_pictures
+import cell_speed
 from cell_pages import DRAWN, Panel
 from long_memory import HERE, number
 from tqdm import tqdm
@@ -99,6 +101,34 @@ def write_pages(options: argparse.Namespace) -> None:
         print(f"without a picture: {line}")
 
 
+# ---- Speed -----------------------------------------------------------------------------------------------------------
+
+
+def write_speeds(options: argparse.Namespace) -> None:
+    """The table of speeds and its picture, of all cells; of some, only what was measured is printed."""
+    speeds = list(cell_speed.run(chosen(options.only), options))
+    page = cell_speed.page(speeds, cell_speed.TINY if options.quick else cell_speed.SIZES)
+    if options.only and not options.quick:
+        print("\n".join(line for line in page.splitlines() if line.startswith("|")))
+        print(*(f"{speed.name}: {speed.note}" for speed in speeds if speed.note), sep="\n")
+        return
+    write(options.out / "speed.md", page)
+    cell_speed.draw(speeds, options.out / "speed.png")
+    print(f"{len(speeds)} cells; {options.out / 'speed.md'}")
+
+
+def print_loop(name: str) -> None:
+    """A cell as a loop over time in PyTorch."""
+    import torch_loop
+
+    (entry,), (_, B, I, H) = chosen([name]), cell_speed.SIZES
+    given = {key: cell_speed.numbers(B, *shape) for key, shape in entry.values(I, H).items()}
+    cell = cell_pages.made(entry, I, H)
+    with torch_loop.in_torch():
+        program = cell_speed.traced(cell, cell_speed.numbers(1, B, I), given)
+    print(torch_loop.Written(program).text)
+
+
 # ---- The command line ------------------------------------------------------------------------------------------------
 
 
@@ -107,6 +137,9 @@ def arguments() -> argparse.ArgumentParser:
     add, most = parser.add_argument, cell_pictures.UPDATES
     add("--only", nargs="+", metavar="NAME", help="these cells alone")
     add("--text", action="store_true", help="pages without new pictures")
+    add("--speed", action="store_true", help="measure a training step of each cell, in place of pages")
+    add("--loop", metavar="NAME", help="print a cell as a loop over time in PyTorch")
+    add("--here", action="store_true", help=argparse.SUPPRESS)  # this is the process that measures
     add("--updates", type=number(int, 1), default=most, help=f"of training, for pictures (default: {most})")
     add("--seed", type=number(int, 0), default=0, help="of weights and sequences (default: 0)")
     add("--quick", action="store_true", help="two cells, a few updates, in a folder of its own: to see that it runs")
@@ -117,16 +150,23 @@ def arguments() -> argparse.ArgumentParser:
 QUICK = ["GRUCell", "MinGRUCell"]
 
 
-def main(options: argparse.Namespace) -> None:
+def main(options: argparse.Namespace) -> int:
+    if options.loop:
+        print_loop(options.loop)
+        return 0
+    if options.speed and not options.here:
+        chosen(options.only)  # which says so if there is no such cell
+        return cell_speed.launch(sys.argv)
     if options.quick:
         options.only, options.updates = options.only or QUICK, 5
     options.out = options.out or (HERE / "runs" / "cells" if options.quick else HERE / "cells")
     options.out.mkdir(parents=True, exist_ok=True)
-    write_pages(options)
+    (write_speeds if options.speed else write_pages)(options)
+    return 0
 
 
 if __name__ == "__main__":
     try:
-        main(arguments().parse_args())
+        sys.exit(main(arguments().parse_args()))
     except (OSError, ValueError) as error:
         sys.exit(f"cells.py: {error}")
