@@ -215,6 +215,8 @@ def _picture(entry: Entry, picture: bool | str) -> list[str]:
         words = sentences(panels(entry, *DRAWN))
     except Unfusable:
         words = [SHOWN, "Each row of the lower panels is a unit and each column a step; the lighter, the greater."]
+    if given := [f"`{each}`" for each in entry.values(*DRAWN)]:
+        words.insert(1, f"What it takes by name, {_and(given)}, is random here, and the same for all sequences.")
     return ["## What happens inside", f"![{alt}]({name}.png)", *words]
 
 

@@ -215,7 +215,7 @@ def _draw_gradient(axes: Any, seen: Seen) -> None:
     axes.set_ylabel("gradient", rotation=0, ha="right", va="center", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     if seen.arrives:
-        axes.legend(frameon=False, fontsize=7.5, loc="upper left", ncols=4, borderpad=0, handlelength=2.2)
+        axes.legend(frameon=False, fontsize=7.5, loc="lower right", ncols=4, borderpad=0, handlelength=2.2)
     else:
         axes.text(0.5, 0.5, "nothing arrives", transform=axes.transAxes, ha="center", va="center", fontsize=8)
 

@@ -152,6 +152,23 @@ def test_a_cell_without_kernels_has_a_page_and_a_picture(demo, tmp_path, monkeyp
     assert "It runs on the tape, step by step: " in page and "not counted" in page and "](_Branches.png)" in page
 
 
+class _Speaks(_Branches):
+    """A step that is given something for the sequence (Nobody, 2026)."""
+
+    def step(self, x, h, *, speaker):
+        return tg.tanh(h + x @ self.W + speaker)
+
+
+def test_a_cell_that_takes_a_value_by_name(demo, monkeypatch):
+    entry = listed(_Speaks)._replace(values=lambda I, H: {"speaker": (H,)})
+    monkeypatch.setattr(catalogue, "ROWS", [*catalogue.ROWS, entry])
+    page = demo.cell_pages.page(entry, True)
+    assert "What it takes by name, `speaker`, is random here" in page
+    assert "layer(tg.randn(100, 32, 28), speaker=tg.randn(32, 64))" in page
+    monkeypatch.setattr(tg.nn.cells, "_Speaks", _Speaks, raising=False)
+    run_usage(entry, page)
+
+
 def test_a_cell_that_cannot_be_recorded_has_a_page_that_says_why(demo, tmp_path, monkeypatch):
     entry = listed(_Fails)
     monkeypatch.setattr(catalogue, "ROWS", [*catalogue.ROWS, entry])
