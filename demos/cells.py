@@ -6,7 +6,7 @@ hold a number, and is recorded while it does, gates and all.
 
     python demos/cells.py --only GRU MinGRU     the pages of these, and the table of all
     python demos/cells.py --text                the pages of all, with the pictures that there are: seconds
-    python demos/cells.py --speed               how fast each is, fused, on the tape, and as PyTorch's loop
+    python demos/cells.py --speed [--only ...]  how fast each is, fused, on the tape, and as PyTorch's loop
     python demos/cells.py --loop GRU            that loop, as text
 
 A cell that comes into the catalogue has a page after the next run. One that cannot be recorded gets a page without a
@@ -105,14 +105,11 @@ def write_pages(options: argparse.Namespace) -> None:
 
 
 def write_speeds(options: argparse.Namespace) -> None:
-    """The table of speeds and its picture, of all cells; of some, only what was measured is printed."""
+    """The table of speeds and its picture: of what was asked for, and what was measured before on this machine."""
+    sizes = cell_speed.TINY if options.quick else cell_speed.SIZES
     speeds = list(cell_speed.run(chosen(options.only), options))
-    page = cell_speed.page(speeds, cell_speed.TINY if options.quick else cell_speed.SIZES)
-    if options.only and not options.quick:
-        print("\n".join(line for line in page.splitlines() if line.startswith("|")))
-        print(*(f"{speed.name}: {speed.note}" for speed in speeds if speed.note), sep="\n")
-        return
-    write(options.out / "speed.md", page)
+    speeds = cell_speed.merged(options.out / "speed.json", speeds, sizes, cell_pages.names_of(entries()))
+    write(options.out / "speed.md", cell_speed.page(speeds, sizes))
     cell_speed.draw(speeds, options.out / "speed.png")
     print(f"{len(speeds)} cells; {options.out / 'speed.md'}")
 

@@ -119,13 +119,25 @@ def test_turns(speed, monkeypatch):
     assert times == pytest.approx(cost) and ratios == pytest.approx({"fused": 1.0, "loop": 5.0})
 
 
+def test_what_was_measured_before_stays(speed, tmp_path, monkeypatch):
+    """On the same machine, and in the order of the list."""
+    of = lambda name, t: speed.Speed(name, {"fused": t}, {"fused": 1.0}, "")
+    one, two, other = of("a", 1.0), of("b", 2.0), of("a", 3.0)
+    path, names = tmp_path / "speed.json", ["a", "b"]
+    assert speed.merged(path, [two], speed.SIZES, names) == [two]
+    assert speed.merged(path, [one], speed.SIZES, names) == [one, two]
+    assert speed.merged(path, [other], speed.SIZES, names) == [other, two]
+    monkeypatch.setattr(speed, "processor", lambda: "another one")
+    assert speed.merged(path, [one], speed.SIZES, names) == [one]
+
+
 def test_it_measures(tmp_path):
     command = [sys.executable, "-W", "error", str(SCRIPT), "--speed", "--quick", "--only", "RNN", "MinGRU"]
     command += ["--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert "2/2" in done.stderr  # the progress bar
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["speed.md", "speed.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["speed.json", "speed.md", "speed.png"]
     text = (tmp_path / "speed.md").read_text(encoding="utf-8")
     row = r"^\| \[MinGRU\]\(MinGRUCell.md\) \| \d+\.\d\d \| \d+\.\d\d \|( \d+\.\d\d)? \| \d+\.\d \|( \d+\.\d)? \|$"
     assert re.search(row, text, re.MULTILINE), text
