@@ -48,8 +48,24 @@ class Parts(tg.nn.Cell):
         return tg.tanh(whole @ self.V)
 
 
+class Tires(tg.nn.Cell):
+    """A state of which the first value is made of nothing but initial states, and which the step itself reads."""
+
+    input_size, hidden_size = I, H
+
+    def __init__(self):
+        self.W, self.U = parameter(I, H), parameter(H, H)
+
+    def step(self, x, h, b):
+        b = 0.9 * b + 0.1 * h
+        a = x @ self.W + h @ self.U
+        f, n = tg.sigmoid(a - b), tg.tanh(a)
+        return f * n, b
+
+
 CELLS = {
     "parts": Parts,
+    "tires": Tires,
     "LSTM": lambda: tg.nn.LSTMCell(I, H, **F64),
     "GRU": lambda: tg.nn.GRUCell(I, H, **F64),
     "two phases": TwoPhases,

@@ -1,12 +1,13 @@
 """Recurrent: a cell run over a sequence."""
 
 import warnings
+from copy import copy
 from operator import is_
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..autograd.creation import zeros
+from ..autograd.creation import get_rng_state, set_rng_state, zeros
 from ..autograd.operands import as_array, as_tensor
 from ..autograd.tape import mode, no_grad
 from ..autograd.tensor import Tensor
@@ -178,9 +179,28 @@ class Recurrent(Module):
     def _run_on_tape(self, sequence: Sequence) -> tuple[States, States]:
         record = None
         if self._recorder is not None:
+            sequence = self._reached(sequence)
             record = TapeRecord(self.cell, sequence)
             self._recorder.tape(record)
         return run_on_tape(self.cell, sequence, record)
+
+    def _reached(self, sequence: Sequence) -> Sequence:
+        """The same from initial states that gradients reach, where they reach that state at any later step.
+
+        Else nothing would be told of a state whose first values are made of initial states alone.
+        """
+        if not mode.grad or all(x.node is not None for x in sequence.states):
+            return sequence
+        x = tuple(x[: len(sequence.states)] for x in sequence.inputs)  # what reaches a state at all has done so by then
+        random_state = get_rng_state()
+        start = Sequence(x if sequence.several else x[0], sequence.states, values=sequence.values)
+        later = run_on_tape(self.cell, start)[1]
+        set_rng_state(random_state)
+        reached, told = copy(sequence), lambda x, y: x.node is None is not y.node
+        reached.states = tuple(
+            x.detach().requires_grad_() if told(x, y) else x for x, y in zip(sequence.states, later)
+        )
+        return reached
 
     def _try_a_step(self, sequence: Sequence) -> None:
         """Take one step on the tape: what is wrong with it there too is told in the same words."""
