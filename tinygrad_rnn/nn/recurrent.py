@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..autograd.creation import zeros
+from ..autograd.creation import get_rng_state, set_rng_state, zeros
 from ..autograd.operands import as_array, as_tensor
 from ..autograd.tape import mode, no_grad
 from ..autograd.tensor import Tensor
@@ -185,13 +185,20 @@ class Recurrent(Module):
         return run_on_tape(self.cell, sequence, record)
 
     def _reached(self, sequence: Sequence) -> Sequence:
-        """The same from initial states that gradients reach, so that those of states made of nothing else are told."""
-        given = (*sequence.inputs, *sequence.states, *sequence.values.values(), *self.cell.parameters())
-        if not mode.grad or all(x.node is None for x in given):
+        """The same from initial states that gradients reach, where they reach that state at any later step.
+
+        Else nothing would be told of a state whose first values are made of initial states alone.
+        """
+        if not mode.grad or all(x.node is not None for x in sequence.states):
             return sequence
-        reached, floats = copy(sequence), lambda x: x.data.dtype.kind == "f"
+        x = tuple(x[: len(sequence.states)] for x in sequence.inputs)  # what reaches a state at all has done so by then
+        random_state = get_rng_state()
+        start = Sequence(x if sequence.several else x[0], sequence.states, values=sequence.values)
+        later = run_on_tape(self.cell, start)[1]
+        set_rng_state(random_state)
+        reached, told = copy(sequence), lambda x, y: x.node is None is not y.node
         reached.states = tuple(
-            x.detach().requires_grad_() if x.node is None and floats(x) else x for x in sequence.states
+            x.detach().requires_grad_() if told(x, y) else x for x, y in zip(sequence.states, later)
         )
         return reached
 
