@@ -427,12 +427,21 @@ def save(figure, path: Path) -> None:
 
 def known(text: str) -> str:
     """The name of a recipe, or of a cell that can be made."""
+    if short_name(text) in RECIPES:
+        return short_name(text)
+    try:
+        return cell_named(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; recipes are {', '.join(RECIPES)}") from None
+
+
+def cell_named(text: str) -> str:
+    """The name of a cell that can be made."""
     name = text if ":" in text else short_name(text)
-    if name not in RECIPES:
-        try:
-            cells.make(name, 4, 4)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{error}; recipes are {', '.join(RECIPES)}") from None
+    try:
+        cells.make(name, 4, 4)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return name
 
 
