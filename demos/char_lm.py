@@ -30,6 +30,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.nn.cells.catalogue import short_name
+from tinygrad_rnn.nn.cells.named import make_alone
 
 HERE = Path(__file__).resolve().parent
 CLASSIC = {"rnn": tg.nn.RNN, "lstm": tg.nn.LSTM, "gru": tg.nn.GRU}  # with PyTorch's names of parameters
@@ -427,7 +428,7 @@ def known(name: str) -> str:
     if ":" in name or name == "transformer":
         return name
     try:
-        cell = tg.nn.cells.make(name, 4, 4)
+        cell = make_alone(name, 4, 4)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return short_name(type(cell).__name__)

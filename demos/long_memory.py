@@ -30,6 +30,7 @@ from tqdm import tqdm
 import tinygrad_rnn as tg
 from tinygrad_rnn.nn import cells, init
 from tinygrad_rnn.nn.cells.catalogue import short_name
+from tinygrad_rnn.nn.cells.named import make_alone
 
 HERE = Path(__file__).resolve().parent
 DEFAULTS = dict(
@@ -439,7 +440,7 @@ def cell_named(text: str) -> str:
     """The name of a cell that can be made."""
     name = text if ":" in text else short_name(text)
     try:
-        cells.make(name, 4, 4)
+        make_alone(name, 4, 4)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return name

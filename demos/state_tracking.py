@@ -28,9 +28,9 @@ from tqdm import tqdm
 import tinygrad_rnn as tg
 from tinygrad_rnn.nn import cells
 
-CELLS = "rnn", "gru", "lstm", "slstm", "mingru", "minlstm", "sru", "qrnn"
+CELLS = "rnn", "gru", "lstm", "slstm", "mingru", "minlstm", "sru", "qrnn", "mlstm", "deltanet"
 TRAINED, TESTED, SURE = (3, 40), (40, 256), 10_000  # bits
-DEFAULTS = dict(updates=2000, hidden=32, batch=64, tests=1000)
+DEFAULTS = dict(updates=1200, hidden=32, batch=64, tests=1000)
 QUICK = dict(updates=20, hidden=8, batch=16, tests=50)
 LEARNT = 0.99
 

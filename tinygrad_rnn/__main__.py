@@ -7,6 +7,7 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 
@@ -57,12 +58,17 @@ def cells() -> int:
 
 
 def recurrent(name: str, input_size: int, hidden_size: int) -> Any:
-    """A layer of the cell that a user names, see `nn.cells.make`."""
+    """A layer of the cell that a user names, see `nn.cells.make`; what its step takes by name is known."""
     from . import nn
+    from .fusion.refusal import Unfusable
+    from .nn.cells.catalogue import compiled_alone, values_of
 
     cell = nn.cells.make(name, input_size, hidden_size)
     if cell.input_size is None:
         cell.input_size = input_size
+    if values_of(cell):
+        with suppress(Unfusable):  # which the layer tells when it is asked
+            compiled_alone(cell, input_size)
     return nn.Recurrent(cell)
 
 
@@ -83,11 +89,15 @@ def tell(chosen: argparse.Namespace) -> int:
 
 def check(chosen: argparse.Namespace) -> int:
     """Print whether a cell keeps the contract, with every failure."""
+    from .autograd.creation import randn
+    from .nn.cells.catalogue import values_of
     from .testing import check_cell
 
     try:
         cell = recurrent(chosen.cell, chosen.input_size, chosen.hidden_size).cell
-        report = check_cell(cell, input_size=chosen.input_size, only=chosen.only or None, raises=False)
+        values = {name: randn(2, *shape) for name, shape in values_of(cell).items()}
+        only = chosen.only or None
+        report = check_cell(cell, input_size=chosen.input_size, values=values, only=only, raises=False)
     except (ValueError, TypeError) as error:
         print(error, file=sys.stderr)
         return 2

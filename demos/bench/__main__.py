@@ -29,6 +29,7 @@ from pairs import Settings, duration, report
 from toolbox_tables import toolbox_groups
 
 import tinygrad_rnn as tg
+from tinygrad_rnn.nn.cells.named import make_alone
 
 HERE = Path(__file__).resolve().parent
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -123,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         for name in chosen.cells:
-            tg.nn.cells.make(name, 4, 4)
+            make_alone(name, 4, 4)
     except ValueError as error:
         parser.error(str(error))
     if chosen.table == "chart":

@@ -20,6 +20,13 @@ EVERY_CELL = [  # of the library, as a function of I and H; compiling them all t
 SOME_CELLS = [cell for n, cell in enumerate(EVERY_CELL) if cell.id in QUICK or n % 3 == 0]
 
 
+def given_to(cell, batch_size, seed=7):
+    """Random numbers for what the step of a cell of the library takes by name; {} for most, which take nothing."""
+    random, dtype = np.random.default_rng(seed), cell.begin(None, 1)[0].dtype
+    shapes = catalogue.values_of(cell)
+    return {name: tg.tensor(random.uniform(-1, 1, (batch_size, *s)).astype(dtype)) for name, s in shapes.items()}
+
+
 def parameter(*shape, scale=0.4):
     """A float64 parameter drawn from the library's generator."""
     return tg.nn.Parameter(tg.randn(*shape, dtype=np.float64) * scale)

@@ -17,6 +17,7 @@ from tinygrad_rnn.fusion.program import Value, needed_for, run_value
 from tinygrad_rnn.fusion.refusal import Unfusable
 from tinygrad_rnn.fusion.sequence import Sequence
 from tinygrad_rnn.fusion.simplify import simplify
+from tinygrad_rnn.nn.cells.catalogue import values_of
 
 B = 3
 
@@ -25,7 +26,8 @@ def stages_of(cell, watched=1):
     """The program of a cell after each pass."""
     states = tuple(tg.zeros(*s.shape, dtype=np.float64) for s in cell.begin(None, B))
     x = tg.zeros(2, B, cell.input_size, dtype=np.float64)
-    held = {name: tg.zeros(B, *shape, dtype=np.float64) for name, shape in VALUES.items() if name in cell.value_names}
+    shapes = values_of(cell) or {name: shape for name, shape in VALUES.items() if name in cell.value_names}
+    held = {name: tg.zeros(B, *shape, dtype=np.float64) for name, shape in shapes.items()}
     return FusedCell(cell, Sequence(x, states, watched=watched, values=held)).stages
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from fusion.comparing import interpret, parameter
+from fusion.comparing import given_to, interpret, parameter
 from tinygrad_rnn.nn.cells import catalogue
 
 T, B, I, H = 5, 4, 3, 4
@@ -106,7 +106,8 @@ def test_both_engines_tell_the_same(name, options, reverse, monkeypatch):
 def test_every_cell_of_the_library(make, monkeypatch):
     interpret(monkeypatch)
     cell = make(I, H).double()
-    tape, fused = (record(cell, engine, True, lengths=[5, 0, 2, 4])[0] for engine in ("never", "require"))
+    options = dict(lengths=[5, 0, 2, 4], **given_to(cell, B))
+    tape, fused = (record(cell, engine, True, **options)[0] for engine in ("never", "require"))
     for value in {*cell.state_names, *tape.names} & {*fused.names}:
         scale = max(1.0, np.abs(tape[value].numpy()).max())
         np.testing.assert_allclose(fused[value].numpy(), tape[value].numpy(), rtol=0, atol=1e-12 * scale, err_msg=value)

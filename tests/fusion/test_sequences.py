@@ -7,7 +7,7 @@ import pytest
 from numba import config
 
 import tinygrad_rnn as tg
-from fusion.comparing import SOME_CELLS, assert_close, assert_engines_agree, interpret, parameter, results
+from fusion.comparing import SOME_CELLS, assert_close, assert_engines_agree, given_to, interpret, parameter, results
 from tinygrad_rnn.fusion import rows, scan
 from tinygrad_rnn.kernels import threads
 
@@ -95,12 +95,12 @@ def test_more_threads_have_the_bits_of_one(make, ends, monkeypatch):
             layer.zero_grad()
             x = tg.tensor(np.random.default_rng(0).standard_normal((9, 7, 6)).astype(np.float32), requires_grad=True)
             tg.manual_seed(1)
-            _, final, every = layer(x, lengths=ENDS[ends], return_states=True)
+            _, final, every = layer(x, lengths=ENDS[ends], return_states=True, **values)
             finals = final if isinstance(final, tuple) else (final,)
             sum((v * v + v).sum() for v in (*every, *finals)).backward()
             with tg.no_grad():
                 tg.manual_seed(1)
-                found += [v.data for v in (*every, *finals, x.grad, layer(x, lengths=ENDS[ends])[0])]
+                found += [v.data for v in (*every, *finals, x.grad, layer(x, lengths=ENDS[ends], **values)[0])]
             found += [p.grad.data for p in layer.parameters() if p.grad is not None]
         return found
 
@@ -108,6 +108,7 @@ def test_more_threads_have_the_bits_of_one(make, ends, monkeypatch):
     monkeypatch.setattr("tinygrad_rnn.fusion.scan.ROWS_PER_THREAD", 1)
     tg.manual_seed(0)
     cell = make(6, 6)
+    values = given_to(cell, 7)
     one = run()
     for ranges in (2, 6):  # however many threads there are to take them
         monkeypatch.setattr("tinygrad_rnn.fusion.scan.get_num_threads", lambda ranges=ranges: ranges)

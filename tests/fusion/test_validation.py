@@ -9,7 +9,7 @@ import pytest
 from autograd.sampling import differentiable, samples
 
 import tinygrad_rnn as tg
-from fusion.comparing import LayerNorm, interpret, parameter
+from fusion.comparing import LayerNorm, given_to, interpret, parameter
 from tinygrad_rnn.autograd import table
 from tinygrad_rnn.autograd.tape import set_mode
 from tinygrad_rnn.autograd.tensor import Tensor
@@ -165,10 +165,11 @@ def test_plain_numbers_are_as_precise_as_the_rest():
 def test_every_cell_of_the_library_is_validated(make, monkeypatch, proofs):
     interpret(monkeypatch)
     layer, x = tg.nn.Recurrent(make(4, 4).double(), fused="require"), tg.randn(3, 2, 4, dtype=np.float64)
-    layer(x)
-    layer(x, lengths=[3, 1])
+    values = given_to(layer.cell, 2)
+    layer(x, **values)
+    layer(x, lengths=[3, 1], **values)
     with tg.no_grad():
-        layer(x)
+        layer(x, **values)
     assert len(proofs) == 3 and "validated, largest difference" in layer.explain()
 
 

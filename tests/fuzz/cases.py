@@ -32,6 +32,7 @@ class Case:
         draft: of the cell; None for one of the library, `cell`, which is an expression.
         around: expressions that make a cell of `cell`.
         layer: an expression that makes the layer.
+        values: what its step takes by name.
         noisy: whether random numbers are drawn.
         settings: names in `SETTINGS`.
     """
@@ -41,6 +42,7 @@ class Case:
     cell: str
     around: list[str]
     layer: str
+    values: dict[str, tuple[int, ...]] = field(default_factory=dict)
     dtype: str = "float64"
     noisy: bool = False
     threads: int = 1
@@ -73,7 +75,7 @@ def case(seed: int, compiled: bool = False) -> Case:
         found.threads = choose([2, 3, 4])
         found.settings.append("threads")
     widths, batch_first = found.calls[0]["widths"], "batch_first=True" in found.layer
-    values = found.draft.values if found.draft else {}
+    values = found.draft.values if found.draft else found.values
     calls = []
     for number in range(choose([1, 1, 2, 2, 3, 4])):
         calls.append(_call(chance, number, widths, batch_first) | {"values": values})
@@ -165,6 +167,7 @@ def _of_the_library(seed: int, chance: random.Random) -> Case:
     noisy, states = [False], len(ROWS[number][0](4, 4).state_names)
     reverse, way, cell = chance.random() < 0.3, chance.random(), f"ROWS[{number}][0]({I}, {H})  # {LIBRARY[number]}"
     around, layer = _around(chance, states, False, noisy, False), f"tg.nn.Recurrent(cell, reverse={reverse})"
+    values = ROWS[number].values(I, H)
     if chance.random() < 0.2:
         around.insert(0, "recurrently_dropped(cell)")
         noisy[0] = True
@@ -183,7 +186,7 @@ def _of_the_library(seed: int, chance: random.Random) -> Case:
             if kind == "LSTM" and H > 1 and chance.random() < 0.3:
                 options.append(f"proj_size={max(H // 2, 1)}")
             layer = f"tg.nn.{kind}({I}, {H}, {', '.join(options)})"
-        cell, around = "None", []
-    made = Case(seed, None, cell, around, layer, noisy=noisy[0])
+        cell, around, values = "None", [], values if kind == "Stack" else {}
+    made = Case(seed, None, cell, around, layer, values, noisy=noisy[0])
     made.calls = [{"widths": [I]}]
     return made

@@ -11,7 +11,7 @@ from fuzz.fuzzing import applied, recurrently_dropped
 from tinygrad_rnn.autograd import arrays, table
 from tinygrad_rnn.fusion import rows, scan
 from tinygrad_rnn.kernels import elementwise, matmul
-from tinygrad_rnn.nn.cells.catalogue import ROWS
+from tinygrad_rnn.nn.cells.catalogue import ROWS, values_of
 
 SIZES = [(1, 1), (3, 5), (7, 8), (9, 15), (16, 16), (17, 31), (5, 33), (33, 17)]  # I, H around the widths of registers
 BATCHES = [1, 2, 3, 5, 8, 9]
@@ -102,23 +102,24 @@ def results(make, dtype, T, B, I, lengths, reverse, given, end):
     with guarding(end, made) if end else contextlib.nullcontext():
         layer = tg.nn.Recurrent(cell, reverse=reverse, fused="require")
         x = tg.from_numpy(draw(T, B, I)).requires_grad_()
+        values = {n: tg.from_numpy(draw(B, *shape)).requires_grad_() for n, shape in values_of(cell).items()}
         pattern = cell.begin(None, B)
         start = tuple(tg.from_numpy(draw(*s.shape)).requires_grad_() for s in pattern) if given else None
         found = []
         for _ in range(2):  # the second call is a repeated one
             tg.manual_seed(6)
             with tg.no_grad():
-                y, final = layer(x, start, lengths=lengths)
+                y, final = layer(x, start, lengths=lengths, **values)
             found += [y, *(final if isinstance(final, tuple) else [final])]
             tg.manual_seed(6)
-            y, final, every = layer(x, start, lengths=lengths, return_states=True)
+            y, final, every = layer(x, start, lengths=lengths, return_states=True, **values)
             found += [y, *(final if isinstance(final, tuple) else [final]), *every]
             ends = [v for v in found[-len(every) - 1 :] if v.requires_grad]
-            leaves = [x, *(start or ()), *cell.parameters()]
+            leaves = [x, *(start or ()), *values.values(), *cell.parameters()]
             dys = [tg.from_numpy(draw(*v.shape)) for v in ends]
             gradients = tg.grad(ends, leaves, dys, allow_unused=True)
             found += [g for g in gradients if g is not None]
-        ours = [x, *(start or ()), *cell.parameters()]
+        ours = [x, *(start or ()), *values.values(), *cell.parameters()]
     if end:
         assert made
         for array in [*(v.numpy() for v in ours), *made]:

@@ -14,6 +14,8 @@ CASES = {}
 def case(name, make, start=None, same=False):
     """A cell with a function of (its parameters, x, *states) that computes the new states in NumPy.
 
+    What the cell takes by name for a sequence, the function takes so too.
+
     `start` holds initial states that cannot be just any number; with `same`, x is as wide as h.
     """
 

@@ -73,7 +73,7 @@ def test_cells_of_one_s_own(own):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lsmt", r"did you mean lstm or slstm\? python -m tinygrad_rnn cells lists all \d+"),
+        ("lsmt", r"did you mean lstm or slstm( or mlstm)?\? python -m tinygrad_rnn cells lists all \d+"),
         ("norm", r"did you mean layernorm"),
         ("transformer", r"no cell 'transformer': python -m"),
         ("", r"no cell ''"), ("cell", "no cell 'cell'"),

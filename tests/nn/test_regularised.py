@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from fusion.comparing import interpret
+from fusion.comparing import given_to, interpret
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.nn import (
@@ -380,8 +380,8 @@ def warnings_of(cell, fused):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for _ in range(3):
-            layer(tg.randn(4, 2, cell.input_size))
-        layer.eval()(tg.randn(4, 2, cell.input_size))
+            layer(tg.randn(4, 2, cell.input_size), **given_to(cell, 2))
+        layer.eval()(tg.randn(4, 2, cell.input_size), **given_to(cell, 2))
     return [str(each.message) for each in told]
 
 

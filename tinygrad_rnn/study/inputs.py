@@ -145,7 +145,7 @@ class Connectivity(Result):
         return colored_text(chars, self.values[t])
 
 
-def connectivity(model: Module, x: Any, *, of: Any = None) -> Connectivity:
+def connectivity(model: Module, x: Any, *, of: Any = None, **values: Any) -> Connectivity:
     """Which inputs each output of a model hangs on (Madsen, 2019, "Visualizing memorization in RNNs").
 
         values[t2, t1] = || dy[t2] / dx[t1] ||
@@ -159,6 +159,7 @@ def connectivity(model: Module, x: Any, *, of: Any = None) -> Connectivity:
         x: one sequence, [T, I] or [T, 1, I]; or integers [T] or [T, 1], whose embedding is then the input.
         of: [T] integers, which of the O outputs counts at each step; "largest", that which is; None: the norm goes
             over all of them, a batch O times as large.
+        values: by name, what the model takes for the sequence besides, [1, ...]: each copy gets the same.
 
     Returns:
         A result with `values` [T, T], and `text(chars, t)`, the inputs in colour.
@@ -183,12 +184,12 @@ def connectivity(model: Module, x: Any, *, of: Any = None) -> Connectivity:
         raise ValueError(f"connectivity: expected one sequence, [T, I] or integers [T], got {list(data.shape)}")
     first = any(getattr(module, "batch_first", False) for module in model.modules())
     with evaluating(model), frozen(model), enable_grad():
-        return Connectivity(_norms(model, data, of, first))
+        return Connectivity(_norms(model, data, of, first, values))
 
 
-def _norms(model: Module, data: np.ndarray, of: Any, batch_first: bool) -> np.ndarray:
+def _norms(model: Module, data: np.ndarray, of: Any, batch_first: bool, values: dict[str, Any]) -> np.ndarray:
     """One copy of the sequence for each number of each output, so many at a time as fit."""
-    _, y = _outputs(model, data, 1, batch_first)
+    _, y = _outputs(model, data, 1, batch_first, values)
     T, O = y.shape[0], y.shape[2]
     if of is None:
         asked = np.stack(np.divmod(np.arange(T * O), O), -1)  # [T * O, 2], at which step, which output
@@ -198,12 +199,12 @@ def _norms(model: Module, data: np.ndarray, of: Any, batch_first: bool) -> np.nd
             raise ValueError(f"connectivity: of must be {T} integers from 0 to {O - 1}, 'largest' or None, not {of!r}")
         asked = np.stack([np.arange(T), one], -1)
     squares = np.zeros((T, T))
-    causal = T > 1 and _is_same(_outputs(model, data[: T // 2], 1, batch_first)[1].data, y.data[: T // 2])
+    causal = T > 1 and _is_same(_outputs(model, data[: T // 2], 1, batch_first, values)[1].data, y.data[: T // 2])
     at_once = max(1, MOST // (T * max(O, data[0].size)))
     for start in range(0, len(asked), at_once):
         some = asked[start : start + at_once]
         seen = data[: some[:, 0].max() + 1] if causal else data  # what lies behind has no part in it
-        x, again = _outputs(model, seen, len(some), batch_first)
+        x, again = _outputs(model, seen, len(some), batch_first, values)
         if not start and not _is_same(again.data, y.data[: len(seen)]):
             raise ValueError("connectivity: the output of a sequence changes with others beside it in the batch")
         if again.node is None:
@@ -223,20 +224,23 @@ def _is_same(y: np.ndarray, expected: np.ndarray) -> bool:
     return bool((np.abs(y - expected) <= tolerance).all())
 
 
-def _outputs(model: Module, data: np.ndarray, copies: int, batch_first: bool) -> tuple[Tensor, Tensor]:
+def _outputs(
+    model: Module, data: np.ndarray, copies: int, batch_first: bool, values: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
     """The input, a leaf of the tape or the embedding of integers, [T, copies, I] as the model wants it; the output."""
     T, whole = len(data), data.dtype.kind in "iu"
     batch = np.repeat(data[:, None], copies, 1)
     batch = np.ascontiguousarray(batch.swapaxes(0, 1)) if batch_first else batch
+    given = {name: Tensor(np.repeat(as_array(value), copies, 0)) for name, value in values.items()}
     if whole:
         with _embedded(model) as found:
-            y = output_of("connectivity", model(Tensor(batch)))
+            y = output_of("connectivity", model(Tensor(batch), **given))
         if len(found) != 1:
             raise RuntimeError(f"connectivity: integers went through {len(found)} calls of an Embedding, not one")
         x = found[0]
     else:
         x = Tensor(batch).requires_grad_()
-        y = output_of("connectivity", model(x))
+        y = output_of("connectivity", model(x, **given))
     y = y.transpose(0, 1) if batch_first and y.ndim == 3 else y
     if y.ndim != 3 or y.shape[:2] != (T, copies):
         raise ValueError(

@@ -187,9 +187,29 @@ def compiled(entry: Entry, input_size: int, hidden_size: int) -> FusedCell:
     random_state = get_rng_state()
     cell = entry.make(input_size, hidden_size).eval()
     set_rng_state(random_state)
-    given = {name: zeros(1, *shape) for name, shape in entry.values(input_size, hidden_size).items()}
+    return compiled_alone(cell, input_size)
+
+
+def compiled_alone(cell: Cell, input_size: int) -> FusedCell:
+    """The same of a cell as it is, for one sequence of one step; what a cell of the list takes by name is given.
+
+    Raises:
+        Unfusable: with the reason, if nothing.
+    """
+    given = {name: zeros(1, *shape) for name, shape in values_of(cell).items()}
     with no_grad():
         return fused_cell(cell, Sequence(zeros(1, 1, input_size), cell.begin(None, 1), values=given))
+
+
+def values_of(cell: Cell) -> Shapes:
+    """What the step of a cell of the list takes by name, to try it with: names and shapes besides the batch.
+
+    It is what a cell within a wrapper takes. Of any other cell nothing is known: {}.
+    """
+    while isinstance(inner := vars(cell).get("cell"), Cell):
+        cell = inner
+    entry = next((entry for entry in ROWS if entry.cell is type(cell)), None)
+    return {} if entry is None else entry.values(cell.input_size or 0, getattr(cell, "hidden_size", 0))
 
 
 class Table(list[Row]):

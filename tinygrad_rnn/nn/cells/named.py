@@ -62,6 +62,19 @@ def make(name: str, input_size: int, hidden_size: int) -> Cell:
     return cell
 
 
+def make_alone(name: str, input_size: int, hidden_size: int) -> Cell:
+    """`make`, of a cell that needs nothing but x, for who has nothing else to give.
+
+    Raises:
+        ValueError: what `make` raises it for, or the step takes something by name and cannot do without.
+    """
+    cell = make(name, input_size, hidden_size)
+    required = [each for each, need in cell.value_names.items() if need == "required"]
+    if required:
+        raise ValueError(f"{type(cell).__name__} needs {' and '.join(required)} by name, which there is none of here")
+    return cell
+
+
 def _of_the_library(name: str) -> Callable[[int, int], Cell]:
     """How the cell of a short name is made."""
     known = {short_name(entry.cell.__name__): entry.make for entry in ROWS}
