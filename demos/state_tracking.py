@@ -257,37 +257,49 @@ def draw_picture(results: list[Result], path: Path) -> None:
 
     names = list(dict.fromkeys(r.cell for r in results))
     yes = [name for name in names if any(r.learnt for r in results if r.cell == name)]
-    tints = {name: colormaps["viridis"](0.9 * k / max(len(names) - 1, 1)) for k, name in enumerate(names)}
+    shades = [colormaps["viridis"](0.9 * (3 * k % len(names)) / len(names)) for k in range(len(names))]
+    tints = dict(zip(names, shades))  # neighbours differ
     figure = Figure(figsize=(10.5, 4.8), layout="constrained")
     panels = figure.subplot_mosaic([["right", "ones"]], width_ratios=[1.7, 1])
-    panel, bits, window = panels["right"], np.arange(1, TESTED[1] + 1), 8
+    panel = panels["right"]
     panel.axvspan(*TRAINED, color="0.9", lw=0)
-    panel.text(sum(TRAINED) / 2, 103, "trained", color="0.4", ha="center", fontsize=9)
+    panel.text(np.sqrt(np.prod(TRAINED)), 103, "trained", color="0.4", ha="center", fontsize=9)
     panel.axhline(50, color="0.5", lw=0.8)
     panel.text(TESTED[1], 47.5, "guessing", color="0.4", ha="right", va="top", fontsize=9)
+    if yes:
+        known = ", ".join(label(name) for name in yes)
+        panel.text(TESTED[1], 97, f"{known}, each upon the one before", ha="right", va="top", fontsize=9)
     for r in results:
-        first = r.seed == results[0].seed
         # those that learn it lie upon each other: each is thinner than the one before
         look = dict(lw=7 - 1.7 * yes.index(r.cell), ls="-") if r.cell in yes[:4] else dict(lw=1.5, ls="--")
-        means = np.reshape(r.right, (-1, window)).mean(1)
+        first = r.seed == results[0].seed
         look = look if first else look | dict(lw=0.7, alpha=0.6)
-        centres = bits.reshape(-1, window).mean(1)
-        panel.plot(centres, 100 * means, **look, color=tints[r.cell], label=label(r.cell) if first else None)
-    panel.set(xlabel="bits so far", ylabel="right answers, %", ylim=(40, 106), xlim=(0, TESTED[1] + 1))
-    panel.set(yticks=range(40, 101, 10), title="Has there been an odd number of ones?")
+        panel.plot(*smoothed(r.right), **look, color=tints[r.cell], label=label(r.cell) if first else None)
+    panel.set_xscale("log", base=2)
+    panel.set(xlabel="bits so far", ylabel="right answers, %", ylim=(40, 106), yticks=range(40, 101, 10))
+    panel.set(xlim=(1, TESTED[1] * 1.05), title="Has there been an odd number of ones?")
+    panel.xaxis.set_major_formatter(lambda bits, _: f"{bits:g}")
     panel = panels["ones"]
     panel.axhline(0, color="0.5", lw=0.8)
     for r in results:
         if r.seed == results[0].seed and (r.cell in yes[:1] or r.cell not in yes):
-            look = dict(ls="-", lw=1.2) if r.cell in yes else dict(ls="--", lw=1.5)
-            panel.plot(np.arange(1, 65), np.tanh(np.array(r.ones) / 2), color=tints[r.cell], **look)
-    panel.set(xlabel="ones so far, and no zero", ylabel="odd: 1, even: -1, no idea: 0", ylim=(-1.1, 1.1))
-    panel.set(title="What they make of a run of ones")
+            look = dict(ls="-", lw=1, marker="o", ms=2.5) if r.cell in yes else dict(ls="--", lw=1.5)
+            panel.plot(np.arange(1, 41), np.tanh(np.array(r.ones[:40]) / 2), color=tints[r.cell], **look)
+    panel.set(xlabel="ones so far, and no zero", ylabel="says: odd (1), even (-1), or neither (0)", ylim=(-1.1, 1.1))
+    panel.set(title="What they make of a run of ones", yticks=[-1, -0.5, 0, 0.5, 1])
     for panel in panels.values():
         panel.spines[["top", "right"]].set_visible(False)
     handles, labels = panels["right"].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     save(figure, path)
+
+
+def smoothed(right: list[float], window: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """Bits and percent right: each of the trained lengths, then means over some."""
+    bits, shares = np.arange(1, len(right) + 1), 100 * np.array(right)
+    known = TRAINED[1]
+    means = [values[known:].reshape(-1, window).mean(1) for values in (bits, shares)]
+    return np.append(bits[:known], means[0]), np.append(shares[:known], means[1])
 
 
 # ---- The command line ------------------------------------------------------------------------------------------------
