@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import tinygrad_rnn as tg
 
-DEFAULTS = dict(updates=1000, hidden=64, batch=64, tests=2000)
+DEFAULTS = dict(updates=1000, hidden=64, batch=32, tests=2000)
 QUICK = dict(updates=12, hidden=8, batch=8, tests=60)
 SHOWN = "the third of March, 1987", "Sep 21 04", "Friday, 12 June 2020", "30/11/1999"
 
@@ -120,9 +120,10 @@ class Translator(tg.nn.Module):
     """A GRU that reads in both directions, and a decoder that attends to what it has read."""
 
     def __init__(self, hidden: int) -> None:
-        self.reader = tg.nn.GRU(len(LETTERS), hidden, bidirectional=True)
-        self.start = tg.nn.Linear(hidden, hidden)
-        sizes = dict(memory_size=2 * hidden, attention_size=max(hidden // 4, 1))
+        each = (hidden + 1) // 2  # of a direction
+        self.reader = tg.nn.GRU(len(LETTERS), each, bidirectional=True)
+        self.start = tg.nn.Linear(each, hidden)
+        sizes = dict(memory_size=2 * each, attention_size=(hidden + 3) // 4)
         self.writer = tg.nn.Recurrent(tg.nn.cells.BahdanauCell(len(WRITTEN) + 1, hidden, **sizes))
         self.scores = tg.nn.Linear(hidden, len(WRITTEN))
 
@@ -293,7 +294,7 @@ def arguments() -> argparse.ArgumentParser:
         ("updates", "of training"), ("hidden", "H"), ("batch", "B"), ("tests", "dates of the test"),
     ):  # fmt: skip
         add(f"--{option}", type=count, help=f"{meaning} (default: {DEFAULTS[option]})")
-    add("--lr", type=number(float, 0.0), default=5e-3, help="learning rate of Adam at the start (default: 0.005)")
+    add("--lr", type=number(float, 0.0), default=8e-3, help="learning rate of Adam at the start (default: 0.008)")
     add("--quick", action="store_true", help="a few updates, to see that it runs")
     add("--out", type=Path, default=HERE / "runs", metavar="FOLDER", help="where the picture and the numbers go")
     return parser
