@@ -1,6 +1,6 @@
 """Which recurrent cells remember, and for how long: `python demos/long_memory.py`.
 
-Three tasks that were invented to find out, each with a loss that one reaches without any memory:
+Tasks that were invented to find out, each with a loss that one reaches without any memory:
 
     adding-T    Two of T random numbers are marked, one in each half: what is their sum? Always saying 1 has a mean
                 squared error of 1/6. Solved: below 0.01. (Hochreiter and Schmidhuber, 1997; Le et al., 2015)
@@ -8,10 +8,14 @@ Three tasks that were invented to find out, each with a loss that one reaches wi
                 Guessing has a cross-entropy of ln 4. Solved: 99 % right. (Hochreiter and Schmidhuber, 1997)
     copy-T      Ten symbols of eight kinds, T - 1 blanks, a signal: say the ten again. Saying blanks, and guessing after
                 the signal, has 10 ln 8 / (T + 20). Solved: below a tenth of that. (Arjovsky et al., 2016)
+    recall-T    T keys of 2T kinds, each with one of eight values; then the keys alone, in another order: which value
+                had each? Guessing has ln 8, and is right 1 time in 8. Solved: 99 % right. (Graves et al., 2014; with
+                as many questions as pairs Arora et al., 2023)
 
-Every cell gets the same sequences in the same order and starts as the literature advises; see RECIPES. At times it is
-tested on a thousand other sequences, and it stops when it has solved the task. What is left in `--out` are a picture of
-the learning, a picture of how far back gradients reach before and after it, and the numbers of both.
+The last one is no default. Every cell gets the same sequences in the same order and starts as the literature advises;
+see RECIPES. At times it is tested on a thousand other sequences, and it stops when it has solved the task. What is left
+in `--out` are a picture of the learning, a picture of how far back gradients reach before and after it, and the numbers
+of both.
 """
 
 import argparse
@@ -48,7 +52,7 @@ class Task:
     """A kind of sequences and how far back one has to remember in them.
 
     Attributes:
-        name: "adding", "order" or "copy".
+        name: "adding", "order", "copy" or "recall".
         length: T.
     """
 
@@ -60,24 +64,31 @@ class Task:
         """The task that "adding-100" and the like stand for."""
         name, _, length = text.partition("-")
         if name not in MAKE or not length.isdecimal() or int(length) < 10:
-            raise argparse.ArgumentTypeError(f"must be adding-T, order-T or copy-T with T of 10 at least, not {text!r}")
+            names = ", ".join(f"{each}-T" for each in MAKE)
+            raise argparse.ArgumentTypeError(f"must be one of {names} with T of 10 at least, not {text!r}")
         return cls(name, int(length))
 
     @property
     def inputs(self) -> int:
-        return {"adding": 2, "order": 6, "copy": 10}[self.name]
+        return {"adding": 2, "order": 6, "copy": 10, "recall": 2 * self.length + 8}[self.name]
 
     @property
     def outputs(self) -> int:
-        return {"adding": 1, "order": 4, "copy": 9}[self.name]
+        return {"adding": 1, "order": 4, "copy": 9, "recall": 8}[self.name]
+
+    @property
+    def answers(self) -> int:
+        """After how many steps, the last ones, something is to be answered."""
+        return {"copy": self.length + 20, "recall": self.length}.get(self.name, 1)
 
     @property
     def baseline(self) -> float:
         """The loss without memory."""
-        return {"adding": 1 / 6, "order": math.log(4), "copy": 10 * math.log(8) / (self.length + 20)}[self.name]
+        copied = 10 * math.log(8) / (self.length + 20)
+        return {"adding": 1 / 6, "order": math.log(4), "copy": copied, "recall": math.log(8)}[self.name]
 
     def draw(self, rng: np.random.Generator, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs x[T, B, I] and what is to be answered: [B, 1], classes [B], or for copy classes [T + 20, B]."""
+        """Inputs x[T, B, I] and what is to be answered: [B, 1], classes [B], or classes [answers, B]."""
         return MAKE[self.name](rng, batch, self.length)
 
     def loss(self, scores: tg.Tensor, target: np.ndarray) -> tg.Tensor:
@@ -88,7 +99,7 @@ class Task:
 
     def solved(self, scores: np.ndarray, target: np.ndarray, loss: float) -> bool:
         """Whether the published criterion is met."""
-        if self.name == "order":
+        if self.name in ("order", "recall"):
             return bool((scores.argmax(-1) == target).mean() >= 0.99)
         return loss < (0.01 if self.name == "adding" else 0.1 * self.baseline)
 
@@ -127,8 +138,19 @@ def copy(rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray,
     return np.eye(10, dtype=np.float32)[x], y
 
 
+def recall(rng: np.random.Generator, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """T of 2T keys, each with one of eight values; then the same keys in another order, without -> their values."""
+    keys, order = (rng.permuted(np.tile(np.arange(n)[:, None], batch), axis=0) for n in (2 * length, length))
+    keys, values = keys[:length], rng.integers(0, 8, (length, batch))
+    asked, answers = np.take_along_axis(keys, order, 0), np.take_along_axis(values, order, 0)
+    x = np.zeros((2 * length, batch, 2 * length + 8), np.float32)
+    x[..., : 2 * length] = np.eye(2 * length)[np.concatenate([keys, asked])]
+    x[:length, :, 2 * length :] = np.eye(8)[values]
+    return x, answers
+
+
 MAKE: dict[str, Callable[[np.random.Generator, int, int], tuple[np.ndarray, np.ndarray]]] = {
-    "adding": adding, "order": order, "copy": copy,
+    "adding": adding, "order": order, "copy": copy, "recall": recall,
 }  # fmt: skip
 
 
@@ -204,7 +226,7 @@ def recipe_of(name: str) -> Recipe:
 
 
 class Model(tg.nn.Module):
-    """Layers of a cell and a linear map of the last one's output: after the last step, or for copy after each."""
+    """Layers of a cell and a linear map of the last one's output: after the last step, or the last `answers` ones."""
 
     def __init__(self, task: Task, recipe: Recipe, hidden: int) -> None:
         self.layers = tg.nn.ModuleList(
@@ -213,13 +235,13 @@ class Model(tg.nn.Module):
         with tg.no_grad():
             width = self.layers[-1].cell.begin(None, 1)[0].shape[-1]  # of some cells not the size of the state
         self.scores = tg.nn.Linear(width, task.outputs)
-        self.every_step = task.name == "copy"
+        self.answers = task.answers
         self.bounded = recipe.bounded
 
     def forward(self, x):
         for layer in self.layers:
             x, _ = layer(x)
-        return self.scores(x if self.every_step else x[-1])
+        return self.scores(x[-1] if self.answers == 1 else x[-self.answers :])
 
     def keep_bounds(self, steps: int) -> None:
         """A recurrent weight of a single unit is applied `steps` times: do not let that exceed 2."""
@@ -429,12 +451,21 @@ def save(figure, path: Path) -> None:
 
 def known(text: str) -> str:
     """The name of a recipe, or of a cell that can be made."""
+    if short_name(text) in RECIPES:
+        return short_name(text)
+    try:
+        return cell_named(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; recipes are {', '.join(RECIPES)}") from None
+
+
+def cell_named(text: str) -> str:
+    """The name of a cell that can be made."""
     name = text if ":" in text else short_name(text)
-    if name not in RECIPES:
-        try:
-            make_alone(name, 4, 4)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{error}; recipes are {', '.join(RECIPES)}") from None
+    try:
+        make_alone(name, 4, 4)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return name
 
 

@@ -176,6 +176,38 @@ def test_copy(demo):
     assert task.solved(None, y, 0.099 * task.baseline) and not task.solved(None, y, 0.101 * task.baseline)
 
 
+def test_recall(demo):
+    task = demo.Task.named("recall-10")
+    x, y = task.draw(np.random.default_rng(0), 500)
+    assert x.shape == (20, 500, 28) and y.shape == (10, 500) and (x[:, :, :20].sum(-1) == 1).all()
+    assert (x[:10, :, 20:].sum(-1) == 1).all() and not x[10:, :, 20:].any(), "a value with each key, none when asked"
+    keys, values = x[:, :, :20].argmax(-1), x[:10, :, 20:].argmax(-1)
+    for b in range(500):
+        told = dict(zip(keys[:10, b], values[:, b]))
+        assert len(told) == 10, "no key twice"
+        assert [told[key] for key in keys[10:, b]] == y[:, b].tolist() and len(set(keys[10:, b])) == 10
+    assert set(keys.ravel()) == set(range(20)) and set(y.ravel()) == set(range(8))
+    assert np.mean(keys[10:] == keys[:10]) < 0.2, "asked in another order"
+    guess = tg.zeros(10, 500, 8)
+    assert task.loss(guess, y).item() == pytest.approx(task.baseline)
+    right = np.eye(8)[y]
+    assert task.solved(right, y, 9.9) and not task.solved(guess.numpy(), y, 0.0)
+    right[:, :10] = 1 - right[:, :10]
+    assert not task.solved(right, y, 0.0)
+
+
+def test_the_last_steps_answer(demo):
+    """As many scores as there are answers, each of the step that asked."""
+    for name, shape in (("recall-10", (10, 3, 8)), ("copy-10", (30, 3, 9)), ("order-20", (3, 4))):
+        task = demo.Task.named(name)
+        model, (x, y) = demo.Model(task, demo.RECIPES["irnn"], 6), task.draw(np.random.default_rng(0), 3)
+        before = model(x).numpy()
+        assert before.shape == shape and before.shape[:-1] == y.shape
+        x[-1] += 1
+        changed = (model(x).numpy() != before).any(-1)
+        assert changed[-1].all() if name == "order-20" else (changed[-1].all() and not changed[:-1].any())
+
+
 # ---- The cells -------------------------------------------------------------------------------------------------------
 
 
@@ -212,9 +244,9 @@ def test_single_recurrent_weights_stay_bounded(demo):
         assert layer.cell.weight_u.numpy()[:2] == pytest.approx([2**0.1, -(2**0.1)])
 
 
-@pytest.mark.parametrize("name", ["rnn", pytest.param("lstm", marks=pytest.mark.slow), "indrnn"])
+@pytest.mark.parametrize("name", ["rnn", "irnn", pytest.param("lstm", marks=pytest.mark.slow), "indrnn"])
 def test_gradient_norms_are_those_of_the_tape(name, demo):
-    task = demo.Task.named("copy-10" if name == "rnn" else "adding-10")
+    task = demo.Task.named({"rnn": "copy-10", "irnn": "recall-10"}.get(name, "adding-10"))
     model = demo.Model(task, demo.RECIPES[name], 6).double()
     x, y = task.draw(np.random.default_rng(0), 5)
     found = demo.gradient_norms(model, task, x.astype(np.float64), y)
@@ -228,7 +260,8 @@ def test_gradient_norms_are_those_of_the_tape(name, demo):
         steps.append(states)
         for state in states:
             state.retain_grad()
-    scores = model.scores(tg.stack([new[0] for new in steps]) if model.every_step else steps[-1][0])
+    outputs = [new[0] for new in steps]
+    scores = model.scores(outputs[-1] if task.name == "adding" else tg.stack(outputs[-task.answers :]))
     task.loss(scores, y).backward()
     assert list(found) == list(last.state_names)
     for k, norms in enumerate(found.values()):
