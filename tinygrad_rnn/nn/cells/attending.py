@@ -48,7 +48,7 @@ class BahdanauCell(Cell):
 
         >>> import tinygrad_rnn as tg
         >>> encoded, _ = tg.nn.GRU(3, 8)(tg.ones(9, 5, 3))
-        >>> layer = tg.nn.Recurrent(tg.nn.cells.BahdanauCell(4, 8))
+        >>> layer = tg.nn.Recurrent(tg.nn.cells.BahdanauCell(4, 8), fused="never")
         >>> with tg.record(layer) as r:
         ...     y, h = layer(tg.ones(6, 5, 4), memory=encoded.transpose(0, 1))
         >>> y.shape, r["alpha"].shape  # how much each step looks at each vector of the memory
@@ -136,17 +136,16 @@ class DotAttentionCell(Cell):
     """An LSTM whose output is compared with a memory, and goes back in: multiplicative attention (Luong et al., 2015).
 
         >>> import tinygrad_rnn as tg
-        >>> layer = tg.nn.Recurrent(tg.nn.cells.DotAttentionCell(4, 8))
-        >>> with tg.record(layer) as r:
-        ...     y, (_, h, c) = layer(tg.ones(6, 5, 4), memory=tg.ones(5, 9, 8))
-        >>> y.shape, h.shape, r["alpha"].shape  # how much each step looks at each vector of the memory
-        ((6, 5, 8), (5, 8), (6, 5, 9))
+        >>> cell = tg.nn.cells.DotAttentionCell(4, 8)
+        >>> y, h, c = cell(tg.ones(5, 4), memory=tg.ones(5, 9, 8))
+        >>> y.shape, h.shape, c.shape
+        ((5, 8), (5, 8), (5, 8))
 
         i, f, g, o = W_ih x + W_yh y + W_hh h + b
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h' = sigmoid(o) * tanh(c')
         e_s = h'^T m_s, or h'^T W_a m_s         for each vector m_s of the memory
-        alpha = softmax(e)
+        alpha = softmax(e)                      `tg.record` has it by this name
         y' = tanh(W_cy [sum_s alpha_s m_s, h'])
 
     The states are y, which is the output, h and c. Unlike `BahdanauCell` it looks with the NEW state. The memory is
