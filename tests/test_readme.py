@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tinygrad_rnn.__main__ import main
+from tinygrad_rnn.nn.cells.catalogue import catalogue
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,6 +39,10 @@ def test_it_is_read_in_minutes():
     assert len(TEXT.splitlines()) < 200
     table = TEXT[TEXT.index("| PyTorch | here |") :].split("\n\n")[0]
     assert len(table.splitlines()) == 2 + 12
+
+
+def test_cells_are_counted():
+    assert f"`tg.nn.cells` holds {len(catalogue(4, 4))}, " in TEXT
 
 
 @pytest.mark.parametrize("page", ["README.md", "demos/README.md"])
