@@ -202,11 +202,11 @@ def test_what_does_not_fit():
 def test_wrong_options():
     for make, message in [
         (lambda: cells.CfCCell(2, 3, mode="gate"), "CfCCell: mode must be 'default', 'no_gate' or 'pure', not 'gate'"),
-        (lambda: cells.CfCCell(2, 3, units=0), "units must be positive and layers not negative, not 0 and 1"),
+        (lambda: cells.CfCCell(2, 3, units=0), "CfCCell: units must be positive, not 0"),
         (lambda: cells.LTCCell(2, 3, unfolds=0), "LTCCell: unfolds must be positive, not 0"),
         (lambda: cells.PhasedLSTMCell(2, 3, ratio=0), "ratio must be above 0 and at most 1, not 0"),
         (lambda: cells.PhasedLSTMCell(2, 3, periods=(2, 1)), r"periods must not fall, as \(2, 1\) do"),
-        (lambda: cells.PhasedLSTMCell(2, 3, leak=-1), "leak must not be negative, not -1"),
+        (lambda: cells.PhasedLSTMCell(2, 3, leak=-1), "leak must be at least 0, not -1"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()

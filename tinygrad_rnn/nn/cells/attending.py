@@ -13,6 +13,7 @@ from ..cell import Cell
 from ..functional import linear
 from ..layers import empty
 from .catalogue import Shapes, listed
+from .options import number, whole, word
 
 FAR = -1e30  # the score of what is not to be looked at, before a softmax
 
@@ -92,8 +93,8 @@ class BahdanauCell(Cell):
         attention_size: int | None = None, *, dtype: Any = None,
     ) -> None:  # fmt: skip
         for name, size in (("memory_size", memory_size), ("attention_size", attention_size)):
-            if size is not None and size < 1:
-                raise ValueError(f"BahdanauCell: {name} must be positive, not {size}")
+            if size is not None:
+                whole(self, **{name: size})
         self.input_size, self.hidden_size = input_size, hidden_size
         self.memory_size, self.attention_size = memory_size or hidden_size, attention_size or hidden_size
         self.weight_ih = empty(3 * hidden_size, input_size, dtype=dtype)
@@ -174,10 +175,9 @@ class DotAttentionCell(Cell):
         self, input_size: int, hidden_size: int, bias: bool = True, score: str = "dot", memory_size: int | None = None,
         *, dtype: Any = None,
     ) -> None:  # fmt: skip
-        if score not in ("dot", "general"):
-            raise ValueError(f"DotAttentionCell: score must be 'dot' or 'general', not {score!r}")
-        if memory_size is not None and memory_size < 1:
-            raise ValueError(f"DotAttentionCell: memory_size must be positive, not {memory_size}")
+        word(self, "dot", "general", score=score)
+        if memory_size is not None:
+            whole(self, memory_size=memory_size)
         M, H = hidden_size if memory_size is None else memory_size, hidden_size
         if score == "dot" and M != H:
             raise ValueError(f"DotAttentionCell: score 'dot' wants memory_size {H}, not {M}: use score='general'")
@@ -248,9 +248,10 @@ class HopfieldCell(Cell):
         self, input_size: int, hidden_size: int, bias: bool = True, stored: int | None = None,
         beta: float | None = None, *, dtype: Any = None,
     ) -> None:  # fmt: skip
-        for name, value in (("stored", stored), ("beta", beta)):
-            if value is not None and not value > 0:
-                raise ValueError(f"HopfieldCell: {name} must be positive, not {value}")
+        if stored is not None:
+            whole(self, stored=stored)
+        if beta is not None:
+            number(self, beta=beta)
         self.input_size, self.hidden_size = input_size, hidden_size
         self.beta = 1 / math.sqrt(max(hidden_size, 1)) if beta is None else beta
         self.weight_ih = empty(hidden_size, input_size, dtype=dtype)

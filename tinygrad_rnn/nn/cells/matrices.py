@@ -19,6 +19,7 @@ from ..cell import Cell
 from ..functional import layer_norm, linear
 from ..layers import empty
 from .catalogue import listed
+from .options import number, whole
 
 MOST = 80.0  # the exponential of which is still a float32
 
@@ -39,11 +40,12 @@ class MatrixCell(Cell):
         self, input_size: int, hidden_size: int, bias: bool, heads: int, key_size: int | None, more: Sequence[int] = (),
         *, dtype: Any = None,
     ) -> None:  # fmt: skip
-        name = type(self).__name__
-        if heads < 1 or hidden_size % heads:
+        whole(self, least=0, heads=heads)
+        if heads == 0 or hidden_size % heads:
+            name = type(self).__name__
             raise ValueError(f"{name}: heads must divide hidden_size {hidden_size}, not be {heads}")
-        if key_size is not None and key_size < 1:
-            raise ValueError(f"{name}: key_size must be positive, not {key_size}")
+        if key_size is not None:
+            whole(self, key_size=key_size)
         self.input_size, self.hidden_size = input_size, hidden_size
         self.heads, self.value_size = heads, hidden_size // heads
         self.key_size = self.value_size if key_size is None else key_size
@@ -382,8 +384,8 @@ class GLACell(MatrixCell):
         key_size: int | None = None, gate_rank: int = 16, *, dtype: Any = None,
     ) -> None:  # fmt: skip
         heads = _some_heads(hidden_size) if heads is None else heads
-        if gate_rank < 1:
-            raise ValueError(f"GLACell: gate_rank must be positive, not {gate_rank}")
+        whole(self, least=0, heads=heads)
+        whole(self, gate_rank=gate_rank)
         key_size = max(hidden_size // (2 * max(heads, 1)), 1) if key_size is None else key_size
         super().__init__(input_size, hidden_size, False, heads, key_size, (hidden_size,), dtype=dtype)
         self.gate_rank, K = gate_rank, self.heads * self.key_size
@@ -459,11 +461,8 @@ class FastWeightsCell(Cell):
         self, input_size: int, hidden_size: int, bias: bool = True, inner: int = 1, decay: float = 0.95,
         rate: float = 0.5, *, dtype: Any = None,
     ) -> None:  # fmt: skip
-        if inner < 1:
-            raise ValueError(f"FastWeightsCell: inner must be positive, not {inner}")
-        for name, value in (("decay", decay), ("rate", rate)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"FastWeightsCell: {name} must be between 0 and 1, not {value}")
+        whole(self, inner=inner)
+        number(self, "between 0 and 1", decay=decay, rate=rate)
         self.input_size, self.hidden_size = input_size, hidden_size
         self.inner, self.decay, self.rate = inner, decay, rate
         self.weight_ih = empty(hidden_size, input_size, dtype=dtype)

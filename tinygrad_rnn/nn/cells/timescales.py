@@ -16,6 +16,7 @@ from ..functional import linear
 from ..layers import empty
 from .catalogue import listed
 from .gated import GatedCell
+from .options import number, refuse, whole
 
 
 @listed("s' = 0.05 B x + 0.95 s, h' = sigmoid(P s' + A x + R h)", "Mikolov et al., 2014")
@@ -44,8 +45,8 @@ class SCRNCell(Cell):
     def __init__(
         self, input_size: int, hidden_size: int, context_size: int = 40, alpha: float = 0.95, *, dtype: Any = None
     ) -> None:
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"SCRNCell: alpha must be between 0 and 1, not {alpha}")
+        number(self, "between 0 and 1", alpha=alpha)
+        whole(self, least=0, context_size=context_size)
         self.input_size: int = input_size
         self.hidden_size, self.context_size, self.alpha = hidden_size, context_size, alpha
         self.weight_A = empty(hidden_size, input_size, dtype=dtype)
@@ -113,9 +114,11 @@ class ClockworkRNNCell(GatedCell):
         dtype: Any = None,
     ) -> None:
         self.periods = tuple(periods)
+        for each in self.periods:
+            number(self, "finite", periods=each)
         rising = all(a < b for a, b in zip(self.periods, self.periods[1:]))
         if not self.periods or self.periods[0] < 1 or not rising:
-            raise ValueError(f"ClockworkRNNCell: periods must be positive and rise, not {self.periods}")
+            refuse(self, "periods", "positive and rise", self.periods)
         if len(self.periods) > hidden_size:
             raise ValueError(
                 f"ClockworkRNNCell: {len(self.periods)} modules cannot share {hidden_size} units: give fewer periods"
