@@ -57,3 +57,20 @@ def test_counts_are_whole_numbers(bad):
 def test_a_number_of_numpy_is_a_number():
     cell = tg.nn.cells.CoRNNCell(I, H, dt=np.float32(0.5), gamma=np.float64(2))
     assert cell.dt == 0.5 and tg.nn.cells.RHNCell(I, H, depth=np.int64(2)).depth == 2
+
+
+NARROW = {"ClockworkRNNCell", "SRUCell", "LRUCell", "S5Cell"}  # which want a unit
+
+
+@pytest.mark.parametrize(("B", "I", "H"), [(0, 3, 4), (2, 0, 4), (2, 3, 0)], ids=["batch", "inputs", "units"])
+def test_nothing_is_no_trouble(B, I, H):
+    """An empty batch, no input and no unit give as little, with gradients."""
+    for entry in tg.nn.cells.catalogue.ROWS:
+        if H == 0 and entry.cell.__name__ in NARROW:
+            continue
+        layer = tg.nn.Recurrent(entry.make(I, H), fused="never")
+        x = tg.zeros(3, B, I, requires_grad=True)
+        y, _ = layer(x, **{name: tg.ones(B, *shape) for name, shape in entry.values(I, H).items()})
+        y.sum().backward()
+        assert y.shape[:2] == (3, B) and np.isfinite(y.numpy()).all(), entry.cell.__name__
+        assert x.grad.shape == x.shape, entry.cell.__name__

@@ -63,7 +63,7 @@ class MatrixCell(Cell):
     def of_heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """The parts of `W_ih x + b`, [B, heads, n] each."""
         parts = split(linear(x, self.weight_ih, self.bias), self.sizes, -1)
-        return tuple(part.reshape(x.shape[0], self.heads, -1) for part in parts)
+        return tuple(part.reshape(x.shape[0], self.heads, n // self.heads) for part, n in zip(parts, self.sizes))
 
     def state_shapes(self) -> list[tuple[int, ...]]:
         """Of all states but the first, without the batch."""
@@ -403,7 +403,8 @@ class GLACell(MatrixCell):
             (self.weight_up, self.gate_rank), (self.bias_gate, self.gate_rank), (self.weight_ho, self.hidden_size),
         ):  # fmt: skip
             if parameter is not None:
-                init.uniform_(parameter, -1 / math.sqrt(size), 1 / math.sqrt(size))
+                bound = 1 / math.sqrt(size) if size else 0.0
+                init.uniform_(parameter, -bound, bound)
         init.ones_(self.weight_norm)
 
     def state_shapes(self) -> list[tuple[int, ...]]:

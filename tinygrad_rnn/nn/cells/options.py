@@ -16,7 +16,7 @@ def whole(cell: Cell, least: int = 1, **options: Any) -> None:
     ValueError: RHNCell: depth must be a whole number, not 2.5
     """
     for name, value in options.items():
-        if not isinstance(value, Integral) or type(value) is bool:
+        if type(value) is bool or not isinstance(value, Integral):
             refuse(cell, name, "a whole number", value)
         if value < least:
             refuse(cell, name, "positive" if least == 1 else f"at least {least}", value)
@@ -32,7 +32,7 @@ def number(cell: Cell, what: str = "positive", **options: Any) -> None:
     """
     fits = RANGES.get(what, lambda value: value == value)
     for name, value in options.items():
-        if not isinstance(value, Real) or type(value) is bool:
+        if type(value) is bool or not isinstance(value, Real):
             refuse(cell, name, "a number", value)
         if not fits(value):
             refuse(cell, name, what, value)
