@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd.creation import zeros
-from ...autograd.pointwise import cos, exp, sin, tanh
+from ...autograd.pointwise import cos, exp, expm1, sin, tanh
 from ...autograd.shapes import cat, chunk
 from ...autograd.tensor import Tensor
 from .. import init
@@ -249,11 +249,12 @@ class S5Cell(DiagonalCell):
     def discrete(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Real and imaginary parts of exp(lambda dt) [N] and of (exp(lambda dt) - 1) / lambda B, [N, I]."""
         a, b, dt = self.lambda_re, self.lambda_im, exp(self.log_step)
-        r = exp(a * dt)
+        r, half = exp(a * dt), sin(0.5 * b * dt)
         l_re, l_im = r * cos(b * dt), r * sin(b * dt)
+        gained = expm1(a * dt) * cos(b * dt) - 2 * half * half  # l_re - 1, of which nothing cancels
         over = 1 / (a * a + b * b)
-        g_re = (((l_re - 1) * a + l_im * b) * over).unsqueeze(-1)
-        g_im = ((l_im * a - (l_re - 1) * b) * over).unsqueeze(-1)
+        g_re = ((gained * a + l_im * b) * over).unsqueeze(-1)
+        g_im = ((l_im * a - gained * b) * over).unsqueeze(-1)
         return l_re, l_im, g_re * self.B_re - g_im * self.B_im, g_re * self.B_im + g_im * self.B_re
 
     def extra_repr(self) -> str:
