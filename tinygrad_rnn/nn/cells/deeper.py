@@ -99,8 +99,8 @@ class NestedLSTMCell(GatedCell):
         h' = sigmoid(o) * tanh(c')
 
     c is the inner LSTM's output, c_2 its memory; the inner one has tanh(g) in place of g, and it may be nested itself.
-    So it is in Hann Wang's code for TensorFlow, where recurrent weights start orthogonal and those of the input after
-    Glorot, biases zero, with 1 added for f.
+    So it is in Hann Wang's code for TensorFlow (hannw/nlstm). Recurrent weights start orthogonal, those of the input
+    after Glorot, uniformly (normally there, and in the inner ones orthogonal as well), biases at 0, that of f at 1.
 
     Args:
         depth: how many LSTMs, one inside the other; 2 in the paper.

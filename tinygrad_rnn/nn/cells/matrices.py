@@ -96,9 +96,11 @@ class MLSTMCell(MatrixCell):
         h' = sigmoid(o) * C' q / (max(|n' q|, exp(-m')) + 1e-6)
 
     h is output alone. Each head has one input and one forget gate. As the authors' code has it (NX-AI/xlstm,
-    `recurrent_step_stabilized_simple`), 1e-6 is added below the fraction; the paper's equations have the gates read x
-    and the outputs be gated, which that code leaves to what is around it. Weights of the gates i and f start at zero,
-    biases of f at 3 to 6 (3 with one head), those of i from N(0, 0.1), as there.
+    `recurrent_step_stabilized_simple`), 1e-6 is added below the fraction. Gates are the paper's: i and f read x (q, k
+    and v together in that code), and o, which the code has not, gates the output. exp(-m') counts as e^80 at most, so
+    that it has a gradient: where m' is below -80, h is next to nothing, but not as much nothing as it should be.
+    Weights of the gates i and f start at zero, biases of f at 3 to 6 (3 with one head), those of i with a deviation of
+    0.1, as there.
 
     Args:
         heads: they divide H.
@@ -165,7 +167,8 @@ class DeltaNetCell(MatrixCell):
     h is output alone. With beta at one a key forgets what it stood for and no other key does, if it is orthogonal to
     them. Queries and keys go through SiLU and have length one, as Yang et al. have it; 1e-6 is added to the squared
     length. Their code (fla-org/flash-linear-attention) divides q by sqrt(K) besides, which the norm that follows there
-    undoes: here is neither.
+    undoes: here is neither. It also has values go through SiLU, and all three through a convolution over four steps
+    before: v is a plain product here, as in the rule itself.
 
     Args:
         heads: they divide H.
@@ -439,7 +442,7 @@ class FastWeightsCell(Cell):
         h' = h_S
 
     W_hh starts as 0.05 times the identity, like the fast weights of a state that hardly keeps itself; the other weights
-    from U(-1 / sqrt(H), 1 / sqrt(H)). There is no code of the authors. Schmidhuber's fast weights of 1992 are written
+    from U(-1 / sqrt(H), 1 / sqrt(H)). The equations are the paper's alone, and follow nobody's code. Schmidhuber's fast weights of 1992 are written
     by keys and values of a second net: see `LinearAttentionCell` and `DeltaNetCell` for what became of them.
 
     Args:

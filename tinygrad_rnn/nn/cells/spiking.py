@@ -85,7 +85,8 @@ class LIFCell(SpikingCell):
     so finite differences do not agree: see `tg.straight_through`. No unit reads its own spikes: the diagonal of W_hh
     counts as 0. Weights start from N(0, 1 / I) and N(0, 1 / H). Recurrent dropout drops what flows in.
 
-    These are the equations and the numbers of the authors' later code (IGITUGraz/eligibility_propagation, `LightLIF`).
+    These are the equations and the numbers of the authors' later code (IGITUGraz/eligibility_propagation, `LightLIF`;
+    the threshold is that of its `LightALIF`, 0.03, where `LightLIF` has 0.615).
     That of the paper (IGITUGraz/LSNN-official) compares the OLD v with the threshold, so that spikes come a step later,
     and has delays and refractory times.
 
