@@ -442,8 +442,9 @@ class FastWeightsCell(Cell):
         h' = h_S
 
     W_hh starts as 0.05 times the identity, like the fast weights of a state that hardly keeps itself; the other weights
-    from U(-1 / sqrt(H), 1 / sqrt(H)). The equations are the paper's alone, and follow nobody's code. Schmidhuber's fast weights of 1992 are written
-    by keys and values of a second net: see `LinearAttentionCell` and `DeltaNetCell` for what became of them.
+    from U(-1 / sqrt(H), 1 / sqrt(H)). The equations are the paper's alone, and follow nobody's code. Schmidhuber's fast
+    weights of 1992 are written by keys and values of a second net: see `LinearAttentionCell` and `DeltaNetCell` for
+    what became of them.
 
     Args:
         inner: S, how often a step lets h meet the fast weights.
