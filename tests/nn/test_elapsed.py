@@ -186,7 +186,9 @@ def test_what_does_not_fit():
             ((elapsed, x), r"elapsed \[B, 1\]; got 2 inputs"),
             ((x, elapsed, elapsed), "got 3 inputs"),
             ((x[..., :1], elapsed), "CfCCell: expected inputs of 2 features, got 1"),
-            ((x, elapsed[1:]), r"expected x of shape \[T, B, I\]"),
+            ((x, elapsed[1:]), r"expected a further input of shape \[5, 3, ...\] beside x; got .*\[4, 3, 1\]"),
+            ((x, elapsed[..., 0]), r"of shape \[5, 3, ...\] beside x; got \[5, 3, 2\], \[5, 3\]"),
+            ((x, elapsed[:, :1]), r"of shape \[5, 3, ...\] beside x; got \[5, 3, 2\], \[5, 1, 1\]"),
         ]:
             with pytest.raises(ValueError, match=message):
                 layer(inputs)
@@ -195,6 +197,9 @@ def test_what_does_not_fit():
     with pytest.raises(ValueError, match=r"expected x of shape \[B, I\] or \[I\], got \[5, 3, 2\], \[5, 3, 1\]"):
         cell((x, elapsed))
     stack = tg.nn.Stack(lambda width: cells.CfCCell(width, H, **F64), I, 2)
+    for net, inputs in [(Recurrent(cell), (x, 1.0)), (stack, (x, None)), (cell, (x[0], 0.5))]:
+        with pytest.raises(TypeError, match="several inputs are tensors or arrays each, got ndarray, "):
+            net(inputs)
     with pytest.raises(ValueError, match=r"Stack: a further input has shape \[4, 3, 1\], expected \[5, 3, ...\]"):
         stack((x, elapsed[1:]))
 
