@@ -82,6 +82,7 @@ class IRNNCell(RNNCell):
 
     def reset_parameters(self) -> None:
         """Back to the identity."""
+        self._refuse_computed()
         for parameter in self.parameters():
             init.zeros_(parameter)
         init.normal_(self.weight_ih, 0, 0.001)

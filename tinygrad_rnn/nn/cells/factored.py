@@ -30,6 +30,7 @@ class _LSTM(Cell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew, from U(-1 / sqrt(n), 1 / sqrt(n)) for rows of n numbers; biases are zeros."""
+        self._refuse_computed()
         for name, parameter in self.named_parameters():
             bound = 0.0 if name == "bias" or not parameter.shape[-1] else 1 / math.sqrt(parameter.shape[-1])
             init.uniform_(parameter, -bound, bound)
@@ -210,6 +211,7 @@ class FastRNNCell(Cell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew: weights from N(0, 0.1^2), biases ones."""
+        self._refuse_computed()
         for parameter in self.parameters():
             init.normal_(parameter, 0.0, 0.1)
         for name, value in (*((name, 1.0) for name in self.biases), *self.scalars):

@@ -184,6 +184,7 @@ class ATRCell(GatedCell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
+        self._refuse_computed()
         for parameter in self.parameters():
             init.uniform_(parameter, -0.08, 0.08)
 
@@ -245,6 +246,7 @@ class _BistableCell(GatedCell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
+        self._refuse_computed()
         for block in chunk(self.weight_ih.detach(), 3):
             init.xavier_uniform_(block)
         if self.bias is not None:
@@ -288,6 +290,7 @@ class BRCCell(_BistableCell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
+        self._refuse_computed()
         if hasattr(self, "weight_v"):
             init.ones_(self.weight_v)
         super().reset_parameters()

@@ -53,6 +53,7 @@ class SpikingCell(GatedCell):
 
     def reset_parameters(self) -> None:
         """Draw weights anew from N(0, 1 / I) and N(0, 1 / H); a bias starts at zero."""
+        self._refuse_computed()
         for weight in (self.weight_ih, self.weight_hh):
             init.normal_(weight, 0, 1 / math.sqrt(max(weight.shape[1], 1)))
         if self.bias is not None:

@@ -57,6 +57,7 @@ class SCRNCell(Cell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew from U(-1 / sqrt(H), 1 / sqrt(H))."""
+        self._refuse_computed()
         bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for parameter in self.parameters():
             init.uniform_(parameter, -bound, bound)
@@ -131,6 +132,7 @@ class ClockworkRNNCell(GatedCell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
+        self._refuse_computed()
         for parameter in self.parameters():
             init.normal_(parameter, 0, 0.1)
         self.weight_hh.numpy()[...] *= self.seen.numpy()
