@@ -242,6 +242,16 @@ def test_cfc_when_no_time_passes_and_when_much_does():
     np.testing.assert_allclose(slope, (w + np.abs(s)) * (A - at(pure, 0.5)), atol=1e-8)
 
 
+def test_a_pure_cfc_starts_where_all_of_it_learns():
+    """At 0 the slope of |w| is 0, and w would stay there."""
+    tg.manual_seed(0)
+    cell = cells.CfCCell(3, 50, mode="pure", **F64)
+    for weight in (cell.weight_tau, cell.weight_A):
+        assert 0.8 < np.abs(weight.numpy()).max() / np.sqrt(6 / 51) <= 1
+    y, _ = Recurrent(cell, fused="never")(tg.ones(2, 4, 3, dtype=np.float64))
+    assert all(np.abs(g.numpy()).min() > 0 for g in tg.grad(y.sum(), [cell.weight_tau, cell.weight_A]))
+
+
 def slope_of_ltc(p, x):
     """dv/dt of the paper's equation, for one x [I]."""
     G = lambda v, kind: softplus(p[kind + "w"]) * sigmoid(p[kind + "sigma"] * (v[:, None] - p[kind + "mu"]))

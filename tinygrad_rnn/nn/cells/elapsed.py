@@ -60,8 +60,8 @@ class CfCCell(Cell):
         h' = A - A exp(-elapsed (|w| + |f|)) f               mode="pure", the solution itself, which has f alone
 
     Signs are those of the authors' code (mlech26l/ncps): in the paper t is the sigmoid of -a elapsed. Weights start
-    from Xavier's uniform distribution, biases as those of `Linear`, w at 0, A at 1. The slope of |w| is 0 there, as in
-    PyTorch, and so w stays at 0 unless it is set.
+    from Xavier's uniform distribution, w and A among them, biases as those of `Linear`. That is what the PyTorch code
+    does; in the others w is 0 and A is 1 at first, and as the slope of |w| is 0 there, w stays at 0.
 
     Shapes: x [B, I], or (x, elapsed) with elapsed [B, 1]; h [B, H].
 
@@ -122,8 +122,8 @@ class CfCCell(Cell):
             bound = 1 / math.sqrt(width) if width else 0.0
             init.uniform_(self.bias, -bound, bound)
         if self.mode == "pure":
-            init.zeros_(self.weight_tau)
-            init.ones_(self.weight_A)
+            for weight in (self.weight_tau, self.weight_A):
+                _xavier(weight, H, 1)  # rows of one there
 
     def step(self, x: Any, h: Tensor) -> Tensor:
         x, elapsed = with_time(self, x)
