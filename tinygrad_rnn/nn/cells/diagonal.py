@@ -59,7 +59,7 @@ class IndRNNCell(GatedCell):
             init.zeros_(self.bias)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
-        a = linear(x, self.weight_ih, self.bias) + self.weight_u * h
+        a = linear(x, self.weight_ih, self.bias) + self.weight_u * self.masked(h)
         return relu(a) if self.nonlinearity == "relu" else tanh(a)
 
     def extra_repr(self) -> str:

@@ -296,8 +296,8 @@ class BRCCell(_BistableCell):
         super().reset_parameters()
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
-        v_a, v_c = chunk(self.weight_v, 2)
-        return self.update(x, h, v_a * h, v_c * h)
+        (v_a, v_c), seen = chunk(self.weight_v, 2), self.masked(h)
+        return self.update(x, h, v_a * seen, v_c * seen)
 
 
 @listed("h' = c h + (1 - c) tanh(W x + a h), a and c see U h", "Vecoven et al., 2021")

@@ -156,7 +156,7 @@ class UnICORNNCell(GatedCell):
 
     def step(self, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         dt = self.dt * sigmoid(self.weight_c)
-        force = self.candidate(tanh(self.weight_w * y + linear(x, self.weight_ih, self.bias)))
+        force = self.candidate(tanh(self.weight_w * self.masked(y) + linear(x, self.weight_ih, self.bias)))
         z = z - dt * (force + self.alpha * y)
         y = y + dt * z
         return y, z

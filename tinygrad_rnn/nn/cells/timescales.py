@@ -143,7 +143,7 @@ class ClockworkRNNCell(GatedCell):
         return zeros(batch_size, self.hidden_size, dtype=dtype), zeros(batch_size, 1, dtype=dtype)
 
     def step(self, x: Tensor, h: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
-        n = tanh(linear(x, self.weight_ih, self.bias) + linear(h, self.weight_hh * self.seen))
+        n = tanh(linear(x, self.weight_ih, self.bias) + linear(self.masked(h), self.weight_hh * self.seen))
         ticks = eq(floor(clock / self.period) * self.period, clock)
         h = where(ticks, self.candidate(n), h)
         return h, clock + 1
