@@ -59,6 +59,12 @@ def test_a_number_of_numpy_is_a_number():
     assert cell.dt == 0.5 and tg.nn.cells.RHNCell(I, H, depth=np.int64(2)).depth == 2
 
 
+@pytest.mark.parametrize("H", [1, 2, 3, 7])
+def test_the_list_is_made_at_any_size(H):
+    table = tg.nn.cells.list(1, H)
+    assert len(table) == len(ROWS) and all(row.parameters > 0 for row in table)
+
+
 NARROW = {"ClockworkRNNCell", "SRUCell", "LRUCell", "S5Cell"}  # which want a unit
 
 

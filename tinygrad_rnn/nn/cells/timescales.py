@@ -77,7 +77,11 @@ class SCRNCell(Cell):
         return f"{self.input_size}, {self.hidden_size}, context_size={self.context_size}, alpha={self.alpha}"
 
 
-@listed("h' = tanh(W x + U h + b) where the period divides t", "Koutnik et al., 2014")
+@listed(
+    "h' = tanh(W x + U h + b) where the period divides t",
+    "Koutnik et al., 2014",
+    lambda I, H: ClockworkRNNCell(I, H, periods=(1, 2, 4, 8)[: max(H, 1)]),  # a unit each, at least
+)
 class ClockworkRNNCell(GatedCell):
     """The clockwork RNN: modules of a simple cell that tick at different rates (Koutnik et al., 2014).
 
