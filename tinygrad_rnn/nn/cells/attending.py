@@ -23,6 +23,19 @@ def five_vectors(input_size: int, hidden_size: int) -> Shapes:
     return {"memory": (5, hidden_size)}
 
 
+def check_given(cell: Cell, name: str, vectors: Tensor, width: int, mask: Tensor | None = None) -> None:
+    """Refuse vectors that are not [B, S, width], and a mask that is not [B, S].
+
+    Raises:
+        ValueError: it is so.
+    """
+    kind, shape = type(cell).__name__, list(vectors.shape)
+    if len(shape) != 3 or shape[2] != width:
+        raise ValueError(f"{kind}: {name} must be [B, S, {width}], B first, not {shape}")
+    if mask is not None and list(mask.shape) != shape[:2]:
+        raise ValueError(f"{kind}: mask must be [B, S], a number for each vector of {shape}, not {list(mask.shape)}")
+
+
 def attention(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Weights [B, S] of a mean: those of scores [B, S] where the mask is not 0, all 0 if it is 0 everywhere."""
     if mask is None:
@@ -82,7 +95,7 @@ class BahdanauCell(Cell):
         weight_score: v, [A].
 
     Raises:
-        ValueError: a size is not positive.
+        ValueError: a size is not positive; when called, memory or mask has another shape.
 
     Source: Bahdanau, Cho, Bengio, "Neural machine translation by jointly learning to align and translate", 2015,
     appendix A.2.
@@ -111,6 +124,7 @@ class BahdanauCell(Cell):
         drawn_by_width(self)
 
     def step(self, x: Tensor, h: Tensor, *, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        check_given(self, "memory", memory, self.memory_size, mask)
         seen, H = self.masked(h), self.hidden_size
         query, keys = linear(seen, self.weight_query), linear(memory, self.weight_memory)
         alpha = attention(linear(tanh(query.unsqueeze(1) + keys), self.weight_score), mask)
@@ -166,7 +180,8 @@ class DotAttentionCell(Cell):
         weight_cy: [H, M + H].
 
     Raises:
-        ValueError: there is no such score, a dot product with vectors of another width, or memory_size is not positive.
+        ValueError: there is no such score, a dot product with vectors of another width, or memory_size is not positive;
+            when called, memory or mask has another shape.
 
     Source: Luong, Pham, Manning, "Effective approaches to attention-based neural machine translation", 2015.
     """
@@ -196,6 +211,7 @@ class DotAttentionCell(Cell):
     def step(
         self, x: Tensor, y: Tensor, h: Tensor, c: Tensor, *, memory: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        check_given(self, "memory", memory, self.memory_size, mask)
         a = linear(x, self.weight_ih, self.bias) + linear(self.masked(y), self.weight_yh) + linear(h, self.weight_hh)
         i, f, g, o = chunk(a, 4, -1)
         c = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g))
@@ -239,7 +255,7 @@ class HopfieldCell(Cell):
         patterns: X, [N, H], from N(0, 1) at first.
 
     Raises:
-        ValueError: stored or beta is not positive.
+        ValueError: stored or beta is not positive; when called, patterns have another shape.
 
     Source: Ramsauer, Schaefl, Lehner et al., "Hopfield networks is all you need", 2021, equation 3.
     """
@@ -269,6 +285,7 @@ class HopfieldCell(Cell):
         if patterns is None:
             alpha = softmax(self.beta * linear(q, self.patterns), -1)
             return alpha @ self.patterns
+        check_given(self, "patterns", patterns, self.hidden_size)
         alpha = softmax(self.beta * einsum("bnh,bh->bn", patterns, q), -1)
         return einsum("bn,bnh->bh", alpha, patterns)
 
