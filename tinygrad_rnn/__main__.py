@@ -45,15 +45,27 @@ def ops(names: Sequence[str]) -> int:
     return 0
 
 
-def cells() -> int:
-    """Print the cells of the library, under the names that commands and demos take."""
-    from .nn.cells.catalogue import catalogue
+def cells(modules: Sequence[str]) -> int:
+    """Print the cells of the library, under the names that commands and demos take.
 
+    Args:
+        modules: of those with cells of one's own, which they put into the list by `@tg.nn.cells.listed`.
+    """
+    from .nn.cells.catalogue import catalogue
+    from .nn.cells.named import imported
+
+    for module in modules:
+        try:
+            imported(module)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
     lines = [("name", "equation", "source"), *((row.short, row.equation, row.source) for row in catalogue(4, 4))]
     width, longest = (max(len(line[i]) for line in lines) for i in (0, 1))
     for name, equation, source in lines:
         print(f"{name:<{width}}  {equation:<{longest}}  {source}")
-    print("\nNeither case matters nor - and _. A cell of yours is package.module:MyCell.")
+    print("\nNeither case matters nor - and _. A cell of yours is package.module:MyCell, and stands here too after")
+    print("`cells package.module` if `@tg.nn.cells.listed` is above it.")
     return 0
 
 
@@ -114,7 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = commands.add_parser("ops", help="the table of primitives: equation, gradients, shapes")
     only = "only these; package.module:name for one of your own"
     table.add_argument("names", nargs="*", metavar="NAME", help=only)
-    commands.add_parser("cells", help="the cells of the library, and the names that commands know them by")
+    listed = commands.add_parser("cells", help="the cells of the library, and the names that commands know them by")
+    listed.add_argument("modules", nargs="*", metavar="MODULE", help="with the cells that this module of yours lists")
     sizes = argparse.ArgumentParser(add_help=False)
     name = "its name, such as lstm or mingru, as `cells` lists them, or package.module:MyCell"
     sizes.add_argument("cell", metavar="CELL", help=name)
@@ -139,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if chosen.command == "ops":
             return ops(chosen.names)
         if chosen.command == "cells":
-            return cells()
+            return cells(chosen.modules)
         return check(chosen) if chosen.command == "check" else tell(chosen)
     except BrokenPipeError:  # the reader of the pipe has seen enough
         sys.stderr.close()

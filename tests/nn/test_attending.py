@@ -133,3 +133,25 @@ def test_a_small_beta_retrieves_the_mean():
 def test_wrong_options(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("fused", ["never", "auto"])
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (
+            cells.BahdanauCell,
+            {"memory": (2, 5, 4)},
+            r"BahdanauCell: memory must be .* not \[2, 5, 4\]",
+        ),
+        (cells.BahdanauCell, {"memory": (2, 3)}, r"memory must be \[B, S, 3\], B first, not \[2, 3\]"),
+        (cells.DotAttentionCell, {"memory": (2, 5, 1)}, r"DotAttentionCell: memory must be .* not \[2, 5, 1\]"),
+        (cells.DotAttentionCell, {"memory": (2, 5, 3), "mask": (2, 1)}, r"mask must be \[B, S\], .* not \[2, 1\]"),
+        (cells.BahdanauCell, {"memory": (2, 5, 3), "mask": (2, 4)}, r"vector of \[2, 5, 3\], not \[2, 4\]"),
+        (cells.HopfieldCell, {"patterns": (2, 5, 1)}, r"HopfieldCell: patterns must be \[B, S, 3\], B first, not"),
+    ],
+)
+def test_what_does_not_fit_is_refused(kind, given, message, fused):
+    layer = tg.nn.Recurrent(kind(2, 3), fused=fused)
+    with pytest.raises(ValueError, match=message):
+        layer(tg.ones(4, 2, 2), **{name: tg.ones(*shape) for name, shape in given.items()})

@@ -186,7 +186,9 @@ def test_what_does_not_fit():
             ((elapsed, x), r"elapsed \[B, 1\]; got 2 inputs"),
             ((x, elapsed, elapsed), "got 3 inputs"),
             ((x[..., :1], elapsed), "CfCCell: expected inputs of 2 features, got 1"),
-            ((x, elapsed[1:]), r"expected x of shape \[T, B, I\]"),
+            ((x, elapsed[1:]), r"expected a further input of shape \[5, 3, ...\] beside x; got .*\[4, 3, 1\]"),
+            ((x, elapsed[..., 0]), r"of shape \[5, 3, ...\] beside x; got \[5, 3, 2\], \[5, 3\]"),
+            ((x, elapsed[:, :1]), r"of shape \[5, 3, ...\] beside x; got \[5, 3, 2\], \[5, 1, 1\]"),
         ]:
             with pytest.raises(ValueError, match=message):
                 layer(inputs)
@@ -195,6 +197,9 @@ def test_what_does_not_fit():
     with pytest.raises(ValueError, match=r"expected x of shape \[B, I\] or \[I\], got \[5, 3, 2\], \[5, 3, 1\]"):
         cell((x, elapsed))
     stack = tg.nn.Stack(lambda width: cells.CfCCell(width, H, **F64), I, 2)
+    for net, inputs in [(Recurrent(cell), (x, 1.0)), (stack, (x, None)), (cell, (x[0], 0.5))]:
+        with pytest.raises(TypeError, match="several inputs are tensors or arrays each, got ndarray, "):
+            net(inputs)
     with pytest.raises(ValueError, match=r"Stack: a further input has shape \[4, 3, 1\], expected \[5, 3, ...\]"):
         stack((x, elapsed[1:]))
 
@@ -202,11 +207,11 @@ def test_what_does_not_fit():
 def test_wrong_options():
     for make, message in [
         (lambda: cells.CfCCell(2, 3, mode="gate"), "CfCCell: mode must be 'default', 'no_gate' or 'pure', not 'gate'"),
-        (lambda: cells.CfCCell(2, 3, units=0), "units must be positive and layers not negative, not 0 and 1"),
+        (lambda: cells.CfCCell(2, 3, units=0), "CfCCell: units must be positive, not 0"),
         (lambda: cells.LTCCell(2, 3, unfolds=0), "LTCCell: unfolds must be positive, not 0"),
         (lambda: cells.PhasedLSTMCell(2, 3, ratio=0), "ratio must be above 0 and at most 1, not 0"),
         (lambda: cells.PhasedLSTMCell(2, 3, periods=(2, 1)), r"periods must not fall, as \(2, 1\) do"),
-        (lambda: cells.PhasedLSTMCell(2, 3, leak=-1), "leak must not be negative, not -1"),
+        (lambda: cells.PhasedLSTMCell(2, 3, leak=-1), "leak must be at least 0, not -1"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()
@@ -235,6 +240,16 @@ def test_cfc_when_no_time_passes_and_when_much_does():
     n = 1e-5  # dv/dt = (|w| + |f|) (A - v)
     slope = (at(pure, 0.5 + n) - at(pure, 0.5 - n)) / (2 * n)
     np.testing.assert_allclose(slope, (w + np.abs(s)) * (A - at(pure, 0.5)), atol=1e-8)
+
+
+def test_a_pure_cfc_starts_where_all_of_it_learns():
+    """At 0 the slope of |w| is 0, and w would stay there."""
+    tg.manual_seed(0)
+    cell = cells.CfCCell(3, 50, mode="pure", **F64)
+    for weight in (cell.weight_tau, cell.weight_A):
+        assert 0.8 < np.abs(weight.numpy()).max() / np.sqrt(6 / 51) <= 1
+    y, _ = Recurrent(cell, fused="never")(tg.ones(2, 4, 3, dtype=np.float64))
+    assert all(np.abs(g.numpy()).min() > 0 for g in tg.grad(y.sum(), [cell.weight_tau, cell.weight_A]))
 
 
 def slope_of_ltc(p, x):

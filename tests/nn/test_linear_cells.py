@@ -97,6 +97,17 @@ def test_s5_starts_from_hippo():
     assert abs(power("B") * 120 - 1) < 0.05 and abs(power("C") * 120 - 2) < 0.1
 
 
+def test_s5_keeps_its_digits_where_steps_are_short():
+    """(exp(lambda dt) - 1) / lambda is dt, nearly: nothing is to cancel."""
+    tg.manual_seed(0)
+    cell = cells.S5Cell(2, 3, state_size=8, dt_min=1e-5, dt_max=1e-5)
+    exact = {name: np.float64(value) for name, value in cell.state_dict().items()}
+    lam, dt = exact["lambda_re"] + 1j * exact["lambda_im"], np.exp(exact["log_step"])
+    expected = (np.expm1(lam * dt) / lam)[:, None] * (exact["B_re"] + 1j * exact["B_im"])
+    _, _, re, im = cell.discrete()
+    np.testing.assert_allclose(re.numpy() + 1j * im.numpy(), expected, rtol=1e-5)
+
+
 # ---- The window of an LMU --------------------------------------------------------------------------------------------
 
 # scipy.signal.cont2discrete((a / 7, b / 7, ...), dt=1, method="zoh") of SciPy 1.17.1 for order 4

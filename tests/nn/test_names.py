@@ -1,5 +1,6 @@
 """Cells by name: one rule for all of the library, and for anybody's."""
 
+import re
 import sys
 
 import pytest
@@ -98,6 +99,38 @@ def test_commands_take_names(capsys):
     for command in ("source", "explain", "check"):
         assert main([command, "min-gur"]) == 2
         assert "did you mean mingru" in capsys.readouterr().err
+
+
+LISTED = """
+import tinygrad_rnn as tg
+
+
+@tg.nn.cells.listed("h' = a h + W x", "Nobody, 2026", recurrent=False)
+class DripCell(tg.nn.Cell):
+    def __init__(self, input_size, hidden_size):
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.W, self.a = tg.nn.weight(input_size, hidden_size), tg.nn.bias(hidden_size)
+
+    def step(self, x, h):
+        return self.a * h + x @ self.W
+"""
+
+
+def test_commands_take_cells_that_a_file_of_ones_own_lists(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_drips.py").write_text(LISTED, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["cells", "my_drops"]) == 2
+    assert "cannot import my_drops" in capsys.readouterr().err
+    try:
+        assert main(["cells", "my_drips"]) == 0
+        assert re.search("^drip .*Nobody, 2026$", capsys.readouterr().out, re.M)
+        for name in ("my_drips:DripCell", "my_drips:drip", "drip"):  # the last one since it is imported
+            assert main(["check", name, "--only", "states", *SIZES]) == 0
+            assert "DripCell: 1 check passed" in capsys.readouterr().out
+        assert main(["explain", "my_drips:drip", "--stage", "trace", *SIZES]) == 0
+        assert "DripCell after trace" in capsys.readouterr().out
+    finally:
+        tg.nn.cells.unlisted(sys.modules.pop("my_drips").DripCell)
 
 
 @pytest.mark.slow

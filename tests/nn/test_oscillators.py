@@ -116,12 +116,12 @@ def test_an_open_gate_is_the_plain_antisymmetric_cell():
 def test_wrong_options():
     for make, message in [
         (lambda: cells.CoRNNCell(2, 3, dt=0), "CoRNNCell: dt must be positive, not 0"),
-        (lambda: cells.CoRNNCell(2, 3, epsilon=-1), "CoRNNCell: epsilon must not be negative, not -1"),
-        (lambda: cells.CoRNNCell(2, 3, gamma=float("nan")), "CoRNNCell: gamma must not be negative, not nan"),
+        (lambda: cells.CoRNNCell(2, 3, epsilon=-1), "CoRNNCell: epsilon must be at least 0, not -1"),
+        (lambda: cells.CoRNNCell(2, 3, gamma=float("nan")), "CoRNNCell: gamma must be at least 0, not nan"),
         (lambda: cells.UnICORNNCell(2, 3, dt=-1), "UnICORNNCell: dt must be positive, not -1"),
-        (lambda: cells.UnICORNNCell(2, 3, alpha=-1), "UnICORNNCell: alpha must not be negative, not -1"),
+        (lambda: cells.UnICORNNCell(2, 3, alpha=-1), "UnICORNNCell: alpha must be at least 0, not -1"),
         (lambda: cells.AntisymmetricRNNCell(2, 3, epsilon=0), "AntisymmetricRNNCell: epsilon must be positive, not 0"),
-        (lambda: cells.GatedAntisymmetricRNNCell(2, 3, gamma=-1), "GatedAntisymmetricRNNCell: gamma must not be neg"),
+        (lambda: cells.GatedAntisymmetricRNNCell(2, 3, gamma=-1), "GatedAntisymmetricRNNCell: gamma must be at least"),
     ]:
         with pytest.raises(ValueError, match=message):
             make()

@@ -274,3 +274,13 @@ def test_orthogonal_maps_are_differentiable_twice(way):
     X = tg.randn(4, 4, dtype=tg.float64, requires_grad=True)
     f = (lambda X: _MAPS[way](X)) if way == "householder" else (lambda X: _MAPS[way](3 * (X - X.T)))
     assert tg.gradcheck(f, [X]) and tg.gradgradcheck(f, [X])
+
+
+def test_no_cell_draws_a_weight_anew_that_is_computed():
+    """It would be drawn in vain: the next call computes it."""
+    for entry in nn.cells.catalogue.ROWS:
+        names = [name for name, weight in entry.make(3, 8).named_parameters() if weight.ndim == 2 and "." not in name]
+        for name in names[:2]:
+            cell = weight_norm(entry.make(3, 8), name)
+            with pytest.raises(RuntimeError, match=f"{name} is parametrised"):
+                cell.reset_parameters()

@@ -434,3 +434,23 @@ def test_weights_in_lists_are_refused_by_name():
     cell.list = [tg.nn.Parameter(tg.ones(3, 3))]
     with pytest.raises(ValueError, match=r"'list.0' lies in a list"):
         tg.nn.WeightDrop(cell, 0.5, "list.0")
+
+
+UNSEEN = {  # no weights meet their first state
+    "QRNNCell", "SRUCell", "MinGRUCell", "MinLSTMCell", "LRUCell", "S5Cell", "S4DCell", "MambaCell", "RWKVCell",
+    "LinearAttentionCell", "RetNetCell", "MLSTMCell", "DeltaNetCell", "GLACell",
+}  # fmt: skip
+
+
+def test_variational_dropout_drops_what_recurrent_weights_see_in_every_cell():
+    """And nothing else: what is handed on stays, and does not grow."""
+    for entry in tg.nn.cells.catalogue.ROWS:
+        tg.manual_seed(0)
+        cell, x = entry.make(3, 8), tg.randn(40, 2, 3)
+        values = {name: tg.randn(2, *shape) for name, shape in entry.values(3, 8).items()}
+        plain, _ = Recurrent(cell, fused="never")(x, **values)
+        dropped, _ = Recurrent(VariationalDropout(cell, state=0.5), fused="never")(x, **values)
+        name = entry.cell.__name__
+        assert np.array_equal(plain.numpy(), dropped.numpy()) == (name in UNSEEN), name
+        if name not in ("IRNNCell", "IndRNNCell"):  # whose weights are 1, and nothing holds them
+            assert dropped.abs().max() < 10 * plain.abs().max() + 1, name

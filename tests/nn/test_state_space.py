@@ -100,8 +100,8 @@ def test_how_they_start():
     [
         (lambda: cells.S4DCell(2, 3, state_size=5), "S4DCell: state_size must be even and positive, not 5"),
         (lambda: cells.MambaCell(2, 3, window=1), "MambaCell: window must be at least 2, not 1"),
-        (lambda: cells.MambaCell(2, 3, state_size=0), "MambaCell: state_size must be at least 1, not 0"),
-        (lambda: cells.MambaCell(2, 3, rank=0), "MambaCell: rank must be at least 1, not 0"),
+        (lambda: cells.MambaCell(2, 3, state_size=0), "MambaCell: state_size must be positive, not 0"),
+        (lambda: cells.MambaCell(2, 3, rank=0), "MambaCell: rank must be positive, not 0"),
     ],
 )
 def test_wrong_options(make, message):

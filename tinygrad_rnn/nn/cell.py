@@ -200,10 +200,12 @@ class Cell(Module):
             TypeError: a value is missing, unknown or no tensor.
         """
         several = isinstance(x, tuple) and all(isinstance(each, (Tensor, np.ndarray)) for each in x)
+        check_inputs(type(self).__name__, x)
         xs = tuple(map(as_tensor, x)) if several else (as_tensor(x),)
         if not xs or xs[0].ndim not in (1, 2) or {each.shape[:-1] for each in xs} != {xs[0].shape[:-1]}:
             got = ", ".join(str(list(each.shape)) for each in xs)
-            raise ValueError(f"{type(self).__name__}: expected x of shape [B, I] or [I], got {got}")
+            more = ", and further inputs of as many sequences" if len(xs) > 1 else ""
+            raise ValueError(f"{type(self).__name__}: expected x of shape [B, I] or [I], got {got}{more}")
         if not several:
             self._check_width(xs[0])
         if xs[0].ndim == 2:
@@ -351,6 +353,18 @@ def _not_a_leaf(x: Any) -> Any:
 def as_states(hx: Any) -> States:
     """One state or several as a tuple of tensors."""
     return tuple(map(as_tensor, hx)) if isinstance(hx, (tuple, list)) else (as_tensor(hx),)
+
+
+def check_inputs(name: str, x: Any) -> None:
+    """Refuse several inputs of which some are no arrays, such as `(x, 1.0)`.
+
+    Raises:
+        TypeError: it is so.
+    """
+    arrays = [isinstance(each, (Tensor, np.ndarray)) for each in x] if isinstance(x, (tuple, list)) else []
+    if any(arrays) and not all(arrays):
+        kinds = ", ".join(type(each).__name__ for each in x)
+        raise TypeError(f"{name}: several inputs are tensors or arrays each, got {kinds}")
 
 
 def in_batch_of_one(values: dict[str, Any]) -> dict[str, Any]:

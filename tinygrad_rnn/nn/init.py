@@ -136,7 +136,7 @@ def xavier_uniform_(tensor: T, gain: float = 1.0, generator: np.random.Generator
         >>> 0.99 < w.max().item() / (6 / 400) ** 0.5 <= 1
         True
     """
-    a = gain * math.sqrt(6 / sum(_fans("xavier_uniform_", tensor)))
+    a = gain * math.sqrt(6 / max(sum(_fans("xavier_uniform_", tensor)), 1))
     return uniform_(tensor, -a, a, generator)
 
 
@@ -148,7 +148,7 @@ def xavier_normal_(tensor: T, gain: float = 1.0, generator: np.random.Generator 
         >>> abs(w.std().item() / (2 / 400) ** 0.5 - 1) < 0.02
         True
     """
-    return normal_(tensor, 0, gain * math.sqrt(2 / sum(_fans("xavier_normal_", tensor))), generator)
+    return normal_(tensor, 0, gain * math.sqrt(2 / max(sum(_fans("xavier_normal_", tensor)), 1)), generator)
 
 
 def kaiming_uniform_(

@@ -19,7 +19,7 @@ from ..fusion.sequence import Sequence
 from ..fusion.specification import TapeRecord, run_on_tape
 from ..fusion.stages import at_stage
 from ..fusion.trace import Unfusable
-from .cell import Cell, States
+from .cell import Cell, States, check_inputs
 from .module import Module
 
 FUSED = ("auto", "require", "never")
@@ -118,11 +118,14 @@ class Recurrent(Module):
     ) -> Any:
         """The outputs of all steps, and the final state (a tuple if there are several); see the class."""
         several = isinstance(x, (tuple, list)) and all(isinstance(each, (Tensor, np.ndarray)) for each in x)
+        check_inputs(self._name, x)
         xs = tuple(map(as_tensor, x)) if several else (as_tensor(x),)
         shapes = [x.data.shape for x in xs]
         T, B = shapes[0][:2] if shapes and len(shapes[0]) == 3 else (0, 0)
         if not T or [shape for shape in shapes if len(shape) != 3 or shape[:2] != (T, B)]:
             got = ", ".join(str(list(shape)) for shape in shapes)
+            if T:
+                raise ValueError(f"{self._name}: expected a further input of shape [{T}, {B}, ...] beside x; got {got}")
             raise ValueError(f"{self._name}: expected x of shape [T, B, I] with T > 0, got {got}")
         if not several:
             self.cell._check_width(xs[0])

@@ -172,7 +172,9 @@ class VariationalDropout(CellWrapper):
     As in the paper, the mask is for what meets recurrent weights. A GRU also hands its h on, and so do many cells: what
     is handed on must stay as it is, or it would be divided by 1 - p at each step and grow. Cells that say what meets
     weights, by `self.masked(h)`, are masked there; for others the state as a whole is, which is the same where it
-    only meets weights. `states="all"` masks whole states, too: not for c of an LSTM, which is handed on.
+    only meets weights. Where no weights meet h, as in `MinGRUCell` or `MLSTMCell`, `state` drops nothing: there
+    `recurrent_dropout` drops what is written. `states="all"` masks whole states, too: not for c of an LSTM, which is
+    handed on.
 
     Args:
         input: the probability to drop elements of x, in [0, 1). The cell has to know its `input_size`.

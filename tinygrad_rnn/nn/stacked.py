@@ -16,7 +16,7 @@ from ..autograd.shapes import cat, squeeze, stack, transpose, unbind, unsqueeze
 from ..autograd.tape import Node, mode, no_grad
 from ..autograd.tensor import Tensor
 from ..fusion.compile import clock
-from .cell import Cell, States, as_states, in_batch_of_one
+from .cell import Cell, States, as_states, check_inputs, in_batch_of_one
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .functional import check_below_one, dropout
 from .module import Module
@@ -185,6 +185,7 @@ class Stack(Module):
         self, input: Any, hx: Any = None, lengths: Any = None, return_states: bool = False, **values: Any
     ) -> Any:
         """The outputs of the last layer at every step, and the final states of all layers: see the class."""
+        check_inputs(type(self).__name__, input)
         x, *further = map(as_tensor, input) if self._several(input) else (as_tensor(input),)
         batched = self._check_input(x.data.shape)
         plain = batched and not self.batch_first

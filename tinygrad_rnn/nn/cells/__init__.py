@@ -1,10 +1,10 @@
 """Recurrent cells, each a few lines of maths with its source: `tg.nn.cells.list()` prints which there are.
 
-In reading order: `catalogue` (the list, which a cell enters by a decorator), `named` (cells by name), `gated` (what
-cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`, `gru_variants`, `minimal` and
-`fewer_gates` (than GRU and LSTM), `evolved` (found by search), `deeper` (more inside a step), `diagonal` (no
-recurrent product), `rwkv` (attention that fades), `factored` (thin matrices), `timescales` (slow parts),
-`oscillators` (differential equations), `lem` (steps of learned size), `elapsed` (time between steps), `linear`
+In reading order: `catalogue` (the list, which a cell enters by a decorator), `named` (cells by name), `options` (what
+they may be), `gated` (what cells with gates share), `classic` (RNN, LSTM, GRU as in PyTorch), `lstm_variants`,
+`gru_variants`, `minimal` and `fewer_gates` (than GRU and LSTM), `evolved` (found by search), `deeper` (more inside a
+step), `diagonal` (no recurrent product), `rwkv` (attention that fades), `factored` (thin matrices), `timescales` (slow
+parts), `oscillators` (differential equations), `lem` (steps of learned size), `elapsed` (time between steps), `linear`
 (linear systems), `state_space` (one for each unit), `matrices` (states that are matrices), `attending` (what is given
 for the whole sequence is looked at), `spiking` (ones and zeros), `article` (two cells just as an article lists them).
 """

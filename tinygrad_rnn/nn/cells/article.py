@@ -30,6 +30,7 @@ class _ArticleCell(Cell):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
+        self._refuse_computed()
         for parameter in self.parameters():
             if parameter.ndim == 2:
                 init.normal_(parameter, 0, 1 / math.sqrt(max(parameter.shape[0], 1)))

@@ -13,6 +13,7 @@ from ..cell import Cell
 from ..functional import linear
 from ..layers import empty
 from .catalogue import Shapes, listed
+from .options import number, whole, word
 
 FAR = -1e30  # the score of what is not to be looked at, before a softmax
 
@@ -20,6 +21,19 @@ FAR = -1e30  # the score of what is not to be looked at, before a softmax
 def five_vectors(input_size: int, hidden_size: int) -> Shapes:
     """A memory to try a cell with: [5, H]."""
     return {"memory": (5, hidden_size)}
+
+
+def check_given(cell: Cell, name: str, vectors: Tensor, width: int, mask: Tensor | None = None) -> None:
+    """Refuse vectors that are not [B, S, width], and a mask that is not [B, S].
+
+    Raises:
+        ValueError: it is so.
+    """
+    kind, shape = type(cell).__name__, list(vectors.shape)
+    if len(shape) != 3 or shape[2] != width:
+        raise ValueError(f"{kind}: {name} must be [B, S, {width}], B first, not {shape}")
+    if mask is not None and list(mask.shape) != shape[:2]:
+        raise ValueError(f"{kind}: mask must be [B, S], a number for each vector of {shape}, not {list(mask.shape)}")
 
 
 def attention(scores: Tensor, mask: Tensor | None) -> Tensor:
@@ -81,7 +95,7 @@ class BahdanauCell(Cell):
         weight_score: v, [A].
 
     Raises:
-        ValueError: a size is not positive.
+        ValueError: a size is not positive; when called, memory or mask has another shape.
 
     Source: Bahdanau, Cho, Bengio, "Neural machine translation by jointly learning to align and translate", 2015,
     appendix A.2.
@@ -92,8 +106,8 @@ class BahdanauCell(Cell):
         attention_size: int | None = None, *, dtype: Any = None,
     ) -> None:  # fmt: skip
         for name, size in (("memory_size", memory_size), ("attention_size", attention_size)):
-            if size is not None and size < 1:
-                raise ValueError(f"BahdanauCell: {name} must be positive, not {size}")
+            if size is not None:
+                whole(self, **{name: size})
         self.input_size, self.hidden_size = input_size, hidden_size
         self.memory_size, self.attention_size = memory_size or hidden_size, attention_size or hidden_size
         self.weight_ih = empty(3 * hidden_size, input_size, dtype=dtype)
@@ -110,6 +124,7 @@ class BahdanauCell(Cell):
         drawn_by_width(self)
 
     def step(self, x: Tensor, h: Tensor, *, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        check_given(self, "memory", memory, self.memory_size, mask)
         seen, H = self.masked(h), self.hidden_size
         query, keys = linear(seen, self.weight_query), linear(memory, self.weight_memory)
         alpha = attention(linear(tanh(query.unsqueeze(1) + keys), self.weight_score), mask)
@@ -165,7 +180,8 @@ class DotAttentionCell(Cell):
         weight_cy: [H, M + H].
 
     Raises:
-        ValueError: there is no such score, a dot product with vectors of another width, or memory_size is not positive.
+        ValueError: there is no such score, a dot product with vectors of another width, or memory_size is not positive;
+            when called, memory or mask has another shape.
 
     Source: Luong, Pham, Manning, "Effective approaches to attention-based neural machine translation", 2015.
     """
@@ -174,10 +190,9 @@ class DotAttentionCell(Cell):
         self, input_size: int, hidden_size: int, bias: bool = True, score: str = "dot", memory_size: int | None = None,
         *, dtype: Any = None,
     ) -> None:  # fmt: skip
-        if score not in ("dot", "general"):
-            raise ValueError(f"DotAttentionCell: score must be 'dot' or 'general', not {score!r}")
-        if memory_size is not None and memory_size < 1:
-            raise ValueError(f"DotAttentionCell: memory_size must be positive, not {memory_size}")
+        word(self, "dot", "general", score=score)
+        if memory_size is not None:
+            whole(self, memory_size=memory_size)
         M, H = hidden_size if memory_size is None else memory_size, hidden_size
         if score == "dot" and M != H:
             raise ValueError(f"DotAttentionCell: score 'dot' wants memory_size {H}, not {M}: use score='general'")
@@ -196,6 +211,7 @@ class DotAttentionCell(Cell):
     def step(
         self, x: Tensor, y: Tensor, h: Tensor, c: Tensor, *, memory: Tensor, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        check_given(self, "memory", memory, self.memory_size, mask)
         a = linear(x, self.weight_ih, self.bias) + linear(self.masked(y), self.weight_yh) + linear(h, self.weight_hh)
         i, f, g, o = chunk(a, 4, -1)
         c = sigmoid(f) * c + sigmoid(i) * self.candidate(tanh(g))
@@ -239,7 +255,7 @@ class HopfieldCell(Cell):
         patterns: X, [N, H], from N(0, 1) at first.
 
     Raises:
-        ValueError: stored or beta is not positive.
+        ValueError: stored or beta is not positive; when called, patterns have another shape.
 
     Source: Ramsauer, Schaefl, Lehner et al., "Hopfield networks is all you need", 2021, equation 3.
     """
@@ -248,9 +264,10 @@ class HopfieldCell(Cell):
         self, input_size: int, hidden_size: int, bias: bool = True, stored: int | None = None,
         beta: float | None = None, *, dtype: Any = None,
     ) -> None:  # fmt: skip
-        for name, value in (("stored", stored), ("beta", beta)):
-            if value is not None and not value > 0:
-                raise ValueError(f"HopfieldCell: {name} must be positive, not {value}")
+        if stored is not None:
+            whole(self, stored=stored)
+        if beta is not None:
+            number(self, beta=beta)
         self.input_size, self.hidden_size = input_size, hidden_size
         self.beta = 1 / math.sqrt(max(hidden_size, 1)) if beta is None else beta
         self.weight_ih = empty(hidden_size, input_size, dtype=dtype)
@@ -268,6 +285,7 @@ class HopfieldCell(Cell):
         if patterns is None:
             alpha = softmax(self.beta * linear(q, self.patterns), -1)
             return alpha @ self.patterns
+        check_given(self, "patterns", patterns, self.hidden_size)
         alpha = softmax(self.beta * einsum("bnh,bh->bn", patterns, q), -1)
         return einsum("bn,bnh->bh", alpha, patterns)
 

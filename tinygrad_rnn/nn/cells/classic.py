@@ -15,6 +15,7 @@ from ..functional import linear
 from ..layers import empty
 from .catalogue import listed
 from .gated import GatedCell
+from .options import number, whole
 
 
 class TorchCell(GatedCell):
@@ -75,11 +76,13 @@ class IRNNCell(RNNCell):
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, scale: float = 1.0, *, dtype: Any = None
     ) -> None:
+        number(self, "finite", scale=scale)
         self.scale = scale
         super().__init__(input_size, hidden_size, bias, "relu", dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Back to the identity."""
+        self._refuse_computed()
         for parameter in self.parameters():
             init.zeros_(parameter)
         init.normal_(self.weight_ih, 0, 0.001)
@@ -137,6 +140,7 @@ class ProjectedLSTMCell(LSTMCell):
         self, input_size: int, hidden_size: int, proj_size: int, bias: bool = True, *, dtype: Any = None
     ) -> None:
         super().__init__(input_size, hidden_size, bias, dtype=dtype)
+        whole(self, least=0, proj_size=proj_size)
         self.proj_size = proj_size
         self.weight_hh = empty(4 * hidden_size, proj_size, dtype=dtype)
         self.weight_hr = empty(proj_size, hidden_size, dtype=dtype)

@@ -14,6 +14,7 @@ from ..functional import linear
 from ..layers import LayerNorm, empty
 from .catalogue import listed
 from .gated import GatedCell
+from .options import number, whole, word
 
 
 @listed("L times: s = t tanh(U s + b) + (1 - t) s; W x in the first", "Zilly et al., 2017")
@@ -42,15 +43,15 @@ class RHNCell(Cell):
         weight_hh, bias: of n and t of the first layer, of the second, ..., [2LH, H] and [2LH].
 
     Raises:
-        ValueError: depth is not positive.
+        ValueError: depth is not positive, or transform_bias no finite number.
     """
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, depth: int = 3, transform_bias: float = -2.0, *,
         dtype: Any = None,
     ) -> None:  # fmt: skip
-        if depth < 1:
-            raise ValueError(f"RHNCell: depth must be positive, not {depth}")
+        whole(self, depth=depth)
+        number(self, "finite", transform_bias=transform_bias)
         self.input_size: int = input_size
         self.hidden_size, self.depth, self.transform_bias = hidden_size, depth, transform_bias
         self.weight_ih = empty(2 * hidden_size, input_size, dtype=dtype)
@@ -98,8 +99,8 @@ class NestedLSTMCell(GatedCell):
         h' = sigmoid(o) * tanh(c')
 
     c is the inner LSTM's output, c_2 its memory; the inner one has tanh(g) in place of g, and it may be nested itself.
-    So it is in Hann Wang's code for TensorFlow, where recurrent weights start orthogonal and those of the input after
-    Glorot, biases zero, with 1 added for f.
+    So it is in Hann Wang's code for TensorFlow (hannw/nlstm). Recurrent weights start orthogonal, those of the input
+    after Glorot, uniformly (normally there, and in the inner ones orthogonal as well), biases at 0, that of f at 1.
 
     Args:
         depth: how many LSTMs, one inside the other; 2 in the paper.
@@ -119,10 +120,8 @@ class NestedLSTMCell(GatedCell):
         self, input_size: int, hidden_size: int, bias: bool = True, depth: int = 2, nonlinearity: str = "identity", *,
         dtype: Any = None,
     ) -> None:  # fmt: skip
-        if depth < 1:
-            raise ValueError(f"NestedLSTMCell: depth must be positive, not {depth}")
-        if nonlinearity not in ("identity", "tanh"):
-            raise ValueError(f"NestedLSTMCell: nonlinearity must be 'identity' or 'tanh', not {nonlinearity!r}")
+        whole(self, depth=depth)
+        word(self, "identity", "tanh", nonlinearity=nonlinearity)
         self.depth, self.nonlinearity = depth, nonlinearity
         super().__init__(input_size, hidden_size, bias, dtype=dtype)
         if depth > 1:
@@ -227,9 +226,7 @@ class HyperLSTMCell(_GateNormLSTMCell):
         embedding_size: int = 16, *, dtype: Any = None,
     ) -> None:  # fmt: skip
         hyper_size = max(hidden_size // 4, 1) if hyper_size is None else hyper_size
-        for name, size in (("hyper_size", hyper_size), ("embedding_size", embedding_size)):
-            if size < 1:
-                raise ValueError(f"HyperLSTMCell: {name} must be positive, not {size}")
+        whole(self, hyper_size=hyper_size, embedding_size=embedding_size)
         self.hyper_size, self.embedding_size = hyper_size, embedding_size
         super().__init__(input_size, hidden_size, bias, dtype=dtype)
         self.hyper = _GateNormLSTMCell(input_size + hidden_size, hyper_size, bias, dtype=dtype)
@@ -312,7 +309,8 @@ class ONLSTMCell(GatedCell):
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, chunk_size: int = 1, *, dtype: Any = None
     ) -> None:
-        if chunk_size < 1 or hidden_size % chunk_size:
+        whole(self, least=0, chunk_size=chunk_size)
+        if chunk_size == 0 or hidden_size % chunk_size:
             raise ValueError(f"ONLSTMCell: chunk_size must divide hidden_size {hidden_size}, {chunk_size} does not")
         self.chunk_size = chunk_size
         super().__init__(input_size, hidden_size, bias, dtype=dtype)

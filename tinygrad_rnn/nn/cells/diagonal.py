@@ -59,7 +59,7 @@ class IndRNNCell(GatedCell):
             init.zeros_(self.bias)
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
-        a = linear(x, self.weight_ih, self.bias) + self.weight_u * h
+        a = linear(x, self.weight_ih, self.bias) + self.weight_u * self.masked(h)
         return relu(a) if self.nonlinearity == "relu" else tanh(a)
 
     def extra_repr(self) -> str:
@@ -101,6 +101,7 @@ class SRUCell(GatedCell):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
+        self._refuse_computed()
         bound, H = math.sqrt(3 / self.input_size) if self.input_size else 0.0, self.hidden_size
         init.uniform_(self.weight_ih, -bound, bound).numpy()[H : 3 * H] *= math.sqrt(0.5)
         init.uniform_(self.weight_v, -math.sqrt(1.5), math.sqrt(1.5))

@@ -21,6 +21,7 @@ from ..layers import Linear, empty
 from ..module import Parameter
 from .catalogue import listed
 from .lstm_variants import PeepholeLSTMCell
+from .options import number, refuse, whole, word
 
 ONE = 1.0  # unit of time, which a step takes where nobody says how long
 
@@ -59,8 +60,8 @@ class CfCCell(Cell):
         h' = A - A exp(-elapsed (|w| + |f|)) f               mode="pure", the solution itself, which has f alone
 
     Signs are those of the authors' code (mlech26l/ncps): in the paper t is the sigmoid of -a elapsed. Weights start
-    from Xavier's uniform distribution, biases as those of `Linear`, w at 0, A at 1. The slope of |w| is 0 there, as in
-    PyTorch, and so w stays at 0 unless it is set.
+    from Xavier's uniform distribution, w and A among them, biases as those of `Linear`. That is what the PyTorch code
+    does; in the others w is 0 and A is 1 at first, and as the slope of |w| is 0 there, w stays at 0.
 
     Shapes: x [B, I], or (x, elapsed) with elapsed [B, 1]; h [B, H].
 
@@ -92,10 +93,9 @@ class CfCCell(Cell):
         *,
         dtype: Any = None,
     ) -> None:
-        if mode not in ("default", "no_gate", "pure"):
-            raise ValueError(f"CfCCell: mode must be 'default', 'no_gate' or 'pure', not {mode!r}")
-        if units < 1 or layers < 0:
-            raise ValueError(f"CfCCell: units must be positive and layers not negative, not {units} and {layers}")
+        word(self, "default", "no_gate", "pure", mode=mode)
+        whole(self, units=units)
+        whole(self, least=0, layers=layers)
         self.input_size: int = input_size
         self.hidden_size, self.units, self.layers, self.mode = hidden_size, units, layers, mode
         rows = hidden_size * (1 if mode == "pure" else 4)
@@ -122,8 +122,8 @@ class CfCCell(Cell):
             bound = 1 / math.sqrt(width) if width else 0.0
             init.uniform_(self.bias, -bound, bound)
         if self.mode == "pure":
-            init.zeros_(self.weight_tau)
-            init.ones_(self.weight_A)
+            for weight in (self.weight_tau, self.weight_A):
+                _xavier(weight, H, 1)  # rows of one there
 
     def step(self, x: Any, h: Tensor) -> Tensor:
         x, elapsed = with_time(self, x)
@@ -196,8 +196,7 @@ class LTCCell(Cell):
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, unfolds: int = 6, *, dtype: Any = None
     ) -> None:
-        if not unfolds > 0:
-            raise ValueError(f"LTCCell: unfolds must be positive, not {unfolds}")
+        whole(self, unfolds=unfolds)
         self.input_size: int = input_size
         self.hidden_size, self.unfolds = hidden_size, unfolds
         for name in ("gleak", "vleak", "cm"):
@@ -278,8 +277,8 @@ class PhasedLSTMCell(PeepholeLSTMCell):
         leak: the slope of what gets through a closed gate in training.
 
     Raises:
-        ValueError: periods fall, ratio is not in (0, 1], or leak is negative; when called, x or elapsed is of another
-            width.
+        ValueError: periods are not two numbers or fall, ratio is not in (0, 1], or leak is negative; when called, x or
+            elapsed is of another width.
 
     Attributes:
         weight_ih, weight_hh, bias, peephole: as of `PeepholeLSTMCell`.
@@ -297,12 +296,15 @@ class PhasedLSTMCell(PeepholeLSTMCell):
         *,
         dtype: Any = None,
     ) -> None:
-        if not 0 < ratio <= 1:
-            raise ValueError(f"PhasedLSTMCell: ratio must be above 0 and at most 1, not {ratio}")
-        if not periods[0] <= periods[1]:
+        number(self, "above 0 and at most 1", ratio=ratio)
+        number(self, "at least 0", leak=leak)
+        pair: Any = periods  # whatever was given
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            refuse(self, "periods", "two logarithms", pair)
+        for logarithm in pair:
+            number(self, "finite", periods=logarithm)
+        if periods[0] > periods[1]:
             raise ValueError(f"PhasedLSTMCell: periods must not fall, as {periods} do")
-        if not leak >= 0:
-            raise ValueError(f"PhasedLSTMCell: leak must not be negative, not {leak}")
         self.periods, self.ratio, self.leak = (float(periods[0]), float(periods[1])), ratio, leak
         self.period, self.shift = empty(hidden_size, dtype=dtype), empty(hidden_size, dtype=dtype)
         super().__init__(input_size, hidden_size, bias, dtype=dtype)

@@ -96,7 +96,7 @@ class MUT2Cell(GatedCell):
 
 def _gates_and_input(x: Tensor, weight: Tensor, width: int, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """The first products of x, with their bias, and x as wide as a state: its last product where there is one."""
-    if weight.shape[0] == width:
+    if 0 < weight.shape[0] == width:
         return linear(x, weight, bias), x
     gates, wide = split(linear(x, weight), [width, weight.shape[0] - width], -1)
     return (gates if bias is None else gates + bias), wide

@@ -14,6 +14,7 @@ from ..functional import linear
 from ..layers import empty
 from ..module import Parameter
 from .catalogue import listed
+from .options import whole
 
 
 class _LSTM(Cell):
@@ -29,6 +30,7 @@ class _LSTM(Cell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew, from U(-1 / sqrt(n), 1 / sqrt(n)) for rows of n numbers; biases are zeros."""
+        self._refuse_computed()
         for name, parameter in self.named_parameters():
             bound = 0.0 if name == "bias" or not parameter.shape[-1] else 1 / math.sqrt(parameter.shape[-1])
             init.uniform_(parameter, -bound, bound)
@@ -76,8 +78,8 @@ class FactorisedLSTMCell(_LSTM):
     def __init__(
         self, input_size: int, hidden_size: int, rank: int, proj_size: int = 0, bias: bool = True, *, dtype: Any = None
     ) -> None:
-        if rank < 1 or proj_size < 0:
-            raise ValueError(f"FactorisedLSTMCell: rank {rank} must be positive, proj_size {proj_size} not negative")
+        whole(self, rank=rank)
+        whole(self, least=0, proj_size=proj_size)
         self.input_size, self.hidden_size, self.rank, self.proj_size = input_size, hidden_size, rank, proj_size
         self.weight_1 = empty(rank, input_size + (proj_size or hidden_size), dtype=dtype)
         self.weight_2 = empty(4 * hidden_size, rank, dtype=dtype)
@@ -130,7 +132,9 @@ class GroupLSTMCell(_LSTM):
         dtype: Any = None,
     ) -> None:  # fmt: skip
         output = proj_size or hidden_size
-        if groups < 1 or proj_size < 0 or any(n % groups for n in (input_size, hidden_size, output)):
+        whole(self, groups=groups)
+        whole(self, least=0, proj_size=proj_size)
+        if any(n % groups for n in (input_size, hidden_size, output)):
             raise ValueError(
                 f"GroupLSTMCell: {groups} groups do not divide {input_size} inputs, {hidden_size} units and {output} "
                 "outputs"
@@ -190,9 +194,10 @@ class FastRNNCell(Cell):
     ) -> None:  # fmt: skip
         self.input_size, self.hidden_size = input_size, hidden_size
         self.input_rank, self.hidden_rank = input_rank, hidden_rank
+        for name, rank in (("input_rank", input_rank), ("hidden_rank", hidden_rank)):
+            if rank is not None:
+                whole(self, **{name: rank})
         for name, columns, rank in (("weight_ih", input_size, input_rank), ("weight_hh", hidden_size, hidden_rank)):
-            if rank is not None and rank < 1:
-                raise ValueError(f"{type(self).__name__}: a rank must be positive, not {rank}")
             shapes = {name: (hidden_size, columns)}
             if rank is not None:
                 shapes = {f"{name}_1": (rank, columns), f"{name}_2": (hidden_size, rank)}
@@ -206,6 +211,7 @@ class FastRNNCell(Cell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew: weights from N(0, 0.1^2), biases ones."""
+        self._refuse_computed()
         for parameter in self.parameters():
             init.normal_(parameter, 0.0, 0.1)
         for name, value in (*((name, 1.0) for name in self.biases), *self.scalars):

@@ -13,6 +13,7 @@ from ..layers import empty
 from ..module import Parameter
 from .catalogue import listed
 from .gated import GatedCell
+from .options import number, word
 
 
 class _ForgetfulCell(GatedCell):
@@ -29,8 +30,9 @@ class _ForgetfulCell(GatedCell):
         self, input_size: int, hidden_size: int, bias: bool = True, beta: float = 1.0, t_max: float | None = None, *,
         dtype: Any = None,
     ) -> None:  # fmt: skip
-        if t_max is not None and not t_max > 1:
-            raise ValueError(f"{type(self).__name__}: t_max must be above 1, or None, not {t_max!r}")
+        number(self, "finite", beta=beta)
+        if t_max is not None:
+            number(self, "above 1, or None", t_max=t_max)
         self.beta, self.t_max = beta, t_max
         super().__init__(input_size, hidden_size, bias, dtype=dtype)
 
@@ -70,7 +72,7 @@ class JANETCell(_ForgetfulCell):
         t_max: the longest dependency that is expected, above 1, for the start of the bias.
 
     Raises:
-        ValueError: t_max is 1 or less.
+        ValueError: t_max is 1 or less, or beta no finite number.
     """
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ class STARCell(_ForgetfulCell):
         weight_hh: [H, H], of the gate.
 
     Raises:
-        ValueError: t_max is 1 or less.
+        ValueError: t_max is 1 or less, or beta no finite number.
     """
 
     def __init__(
@@ -182,6 +184,7 @@ class ATRCell(GatedCell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
+        self._refuse_computed()
         for parameter in self.parameters():
             init.uniform_(parameter, -0.08, 0.08)
 
@@ -243,6 +246,7 @@ class _BistableCell(GatedCell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
+        self._refuse_computed()
         for block in chunk(self.weight_ih.detach(), 3):
             init.xavier_uniform_(block)
         if self.bias is not None:
@@ -286,13 +290,14 @@ class BRCCell(_BistableCell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
+        self._refuse_computed()
         if hasattr(self, "weight_v"):
             init.ones_(self.weight_v)
         super().reset_parameters()
 
     def step(self, x: Tensor, h: Tensor) -> Tensor:
-        v_a, v_c = chunk(self.weight_v, 2)
-        return self.update(x, h, v_a * h, v_c * h)
+        (v_a, v_c), seen = chunk(self.weight_v, 2), self.masked(h)
+        return self.update(x, h, v_a * seen, v_c * seen)
 
 
 @listed("h' = c h + (1 - c) tanh(W x + a h), a and c see U h", "Vecoven et al., 2021")
@@ -360,8 +365,7 @@ class IntersectionRNNCell(GatedCell):
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, nonlinearity: str = "relu", *, dtype: Any = None
     ) -> None:
-        if nonlinearity not in ("relu", "tanh"):
-            raise ValueError(f"IntersectionRNNCell: nonlinearity must be 'relu' or 'tanh', not {nonlinearity!r}")
+        word(self, "relu", "tanh", nonlinearity=nonlinearity)
         projected = input_size != hidden_size
         self.nonlinearity = nonlinearity
         self.weight_in = empty(hidden_size, input_size, dtype=dtype) if projected else None

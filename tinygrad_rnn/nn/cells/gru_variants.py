@@ -139,6 +139,7 @@ class LiGRUCell(GatedCell):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew."""
+        self._refuse_computed()
         init.xavier_uniform_(self.weight_ih)
         for block in chunk(self.weight_hh.detach(), 2):
             init.orthogonal_(block)

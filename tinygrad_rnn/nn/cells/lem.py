@@ -8,6 +8,7 @@ from ...autograd.tensor import Tensor
 from ..functional import linear
 from .catalogue import listed
 from .gated import GatedCell
+from .options import number
 
 
 @listed("z' = (1-r) z + r tanh(W x + U y), y' = (1-s) y + s tanh(V z')", "Rusch et al., 2022")
@@ -45,8 +46,7 @@ class LEMCell(GatedCell):
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, dt: float = 1.0, *, dtype: Any = None
     ) -> None:
-        if not dt > 0:
-            raise ValueError(f"LEMCell: dt must be positive, not {dt}")
+        number(self, dt=dt)
         self.dt = dt
         super().__init__(input_size, hidden_size, bias, dtype=dtype)
 

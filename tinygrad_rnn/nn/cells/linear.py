@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...autograd.creation import zeros
-from ...autograd.pointwise import cos, exp, sin, tanh
+from ...autograd.pointwise import cos, exp, expm1, sin, tanh
 from ...autograd.shapes import cat, chunk
 from ...autograd.tensor import Tensor
 from .. import init
@@ -18,6 +18,7 @@ from ..functional import linear
 from ..layers import empty
 from ..module import Parameter
 from .catalogue import listed
+from .options import number, whole
 
 TRUNCATED = 0.87962566103423978  # the deviation of N(0, 1) on condition that it is in [-2, 2]
 
@@ -41,8 +42,7 @@ class DiagonalCell(Cell):
 
     def __init__(self, input_size: int, hidden_size: int, state_size: int | None, dtype: Any) -> None:
         N = hidden_size if state_size is None else state_size
-        if not N > 0:
-            raise ValueError(f"{type(self).__name__}: state_size must be positive, not {N}")
+        whole(self, state_size=N)
         self.input_size, self.hidden_size, self.state_size = input_size, hidden_size, N
         self.B_re, self.B_im = empty(N, input_size, dtype=dtype), empty(N, input_size, dtype=dtype)
         self.C_re, self.C_im = empty(hidden_size, N, dtype=dtype), empty(hidden_size, N, dtype=dtype)
@@ -120,10 +120,10 @@ class LRUCell(DiagonalCell):
         *,
         dtype: Any = None,
     ) -> None:
-        if not 0 <= r_min < r_max <= 1:
+        number(self, "between 0 and 1", r_min=r_min, r_max=r_max)
+        if not r_min < r_max:
             raise ValueError(f"LRUCell: expected 0 <= r_min < r_max <= 1, not r_min={r_min} and r_max={r_max}")
-        if not max_phase > 0:
-            raise ValueError(f"LRUCell: max_phase must be positive, not {max_phase}")
+        number(self, max_phase=max_phase)
         super().__init__(input_size, hidden_size, state_size, dtype)
         self.r_min, self.r_max, self.max_phase = r_min, r_max, max_phase
         for name in ("nu_log", "theta_log", "gamma_log"):
@@ -218,10 +218,12 @@ class S5Cell(DiagonalCell):
         *,
         dtype: Any = None,
     ) -> None:
+        number(self, "at least 0", dt_min=dt_min, dt_max=dt_max)
         if not 0 < dt_min <= dt_max:
             raise ValueError(f"S5Cell: expected 0 < dt_min <= dt_max, not dt_min={dt_min} and dt_max={dt_max}")
         super().__init__(input_size, hidden_size, state_size, dtype)
-        if blocks < 1 or self.state_size % blocks:
+        whole(self, least=0, blocks=blocks)
+        if blocks == 0 or self.state_size % blocks:
             raise ValueError(f"S5Cell: blocks must divide state_size {self.state_size}, which {blocks} does not")
         self.blocks, self.dt_min, self.dt_max = blocks, dt_min, dt_max
         for name in ("lambda_re", "lambda_im", "log_step"):
@@ -247,11 +249,12 @@ class S5Cell(DiagonalCell):
     def discrete(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Real and imaginary parts of exp(lambda dt) [N] and of (exp(lambda dt) - 1) / lambda B, [N, I]."""
         a, b, dt = self.lambda_re, self.lambda_im, exp(self.log_step)
-        r = exp(a * dt)
+        r, half = exp(a * dt), sin(0.5 * b * dt)
         l_re, l_im = r * cos(b * dt), r * sin(b * dt)
+        gained = expm1(a * dt) * cos(b * dt) - 2 * half * half  # l_re - 1, of which nothing cancels
         over = 1 / (a * a + b * b)
-        g_re = (((l_re - 1) * a + l_im * b) * over).unsqueeze(-1)
-        g_im = ((l_im * a - (l_re - 1) * b) * over).unsqueeze(-1)
+        g_re = ((gained * a + l_im * b) * over).unsqueeze(-1)
+        g_im = ((l_im * a - gained * b) * over).unsqueeze(-1)
         return l_re, l_im, g_re * self.B_re - g_im * self.B_im, g_re * self.B_im + g_im * self.B_re
 
     def extra_repr(self) -> str:
@@ -327,10 +330,8 @@ class LMUCell(Cell):
     def __init__(
         self, input_size: int, hidden_size: int, order: int = 16, theta: float = 100.0, *, dtype: Any = None
     ) -> None:
-        if not order > 0:
-            raise ValueError(f"LMUCell: order must be positive, not {order}")
-        if not theta > 0:
-            raise ValueError(f"LMUCell: theta must be positive, not {theta}")
+        whole(self, order=order)
+        number(self, theta=theta)
         self.input_size: int = input_size
         self.hidden_size, self.order, self.theta = hidden_size, order, theta
         A, B = legendre_delay(order, theta)

@@ -19,6 +19,7 @@ from ..cell import Cell
 from ..functional import layer_norm, linear
 from ..layers import empty
 from .catalogue import listed
+from .options import number, whole
 
 MOST = 80.0  # the exponential of which is still a float32
 
@@ -39,11 +40,12 @@ class MatrixCell(Cell):
         self, input_size: int, hidden_size: int, bias: bool, heads: int, key_size: int | None, more: Sequence[int] = (),
         *, dtype: Any = None,
     ) -> None:  # fmt: skip
-        name = type(self).__name__
-        if heads < 1 or hidden_size % heads:
+        whole(self, least=0, heads=heads)
+        if heads == 0 or hidden_size % heads:
+            name = type(self).__name__
             raise ValueError(f"{name}: heads must divide hidden_size {hidden_size}, not be {heads}")
-        if key_size is not None and key_size < 1:
-            raise ValueError(f"{name}: key_size must be positive, not {key_size}")
+        if key_size is not None:
+            whole(self, key_size=key_size)
         self.input_size, self.hidden_size = input_size, hidden_size
         self.heads, self.value_size = heads, hidden_size // heads
         self.key_size = self.value_size if key_size is None else key_size
@@ -61,7 +63,7 @@ class MatrixCell(Cell):
     def of_heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """The parts of `W_ih x + b`, [B, heads, n] each."""
         parts = split(linear(x, self.weight_ih, self.bias), self.sizes, -1)
-        return tuple(part.reshape(x.shape[0], self.heads, -1) for part in parts)
+        return tuple(part.reshape(x.shape[0], self.heads, n // self.heads) for part, n in zip(parts, self.sizes))
 
     def state_shapes(self) -> list[tuple[int, ...]]:
         """Of all states but the first, without the batch."""
@@ -94,9 +96,11 @@ class MLSTMCell(MatrixCell):
         h' = sigmoid(o) * C' q / (max(|n' q|, exp(-m')) + 1e-6)
 
     h is output alone. Each head has one input and one forget gate. As the authors' code has it (NX-AI/xlstm,
-    `recurrent_step_stabilized_simple`), 1e-6 is added below the fraction; the paper's equations have the gates read x
-    and the outputs be gated, which that code leaves to what is around it. Weights of the gates i and f start at zero,
-    biases of f at 3 to 6 (3 with one head), those of i from N(0, 0.1), as there.
+    `recurrent_step_stabilized_simple`), 1e-6 is added below the fraction. Gates are the paper's: i and f read x (q, k
+    and v together in that code), and o, which the code has not, gates the output. exp(-m') counts as e^80 at most, so
+    that it has a gradient: where m' is below -80, h is next to nothing, but not as much nothing as it should be.
+    Weights of the gates i and f start at zero, biases of f at 3 to 6 (3 with one head), those of i with a deviation of
+    0.1, as there.
 
     Args:
         heads: they divide H.
@@ -163,7 +167,8 @@ class DeltaNetCell(MatrixCell):
     h is output alone. With beta at one a key forgets what it stood for and no other key does, if it is orthogonal to
     them. Queries and keys go through SiLU and have length one, as Yang et al. have it; 1e-6 is added to the squared
     length. Their code (fla-org/flash-linear-attention) divides q by sqrt(K) besides, which the norm that follows there
-    undoes: here is neither.
+    undoes: here is neither. It also has values go through SiLU, and all three through a convolution over four steps
+    before: v is a plain product here, as in the rule itself.
 
     Args:
         heads: they divide H.
@@ -382,8 +387,8 @@ class GLACell(MatrixCell):
         key_size: int | None = None, gate_rank: int = 16, *, dtype: Any = None,
     ) -> None:  # fmt: skip
         heads = _some_heads(hidden_size) if heads is None else heads
-        if gate_rank < 1:
-            raise ValueError(f"GLACell: gate_rank must be positive, not {gate_rank}")
+        whole(self, least=0, heads=heads)
+        whole(self, gate_rank=gate_rank)
         key_size = max(hidden_size // (2 * max(heads, 1)), 1) if key_size is None else key_size
         super().__init__(input_size, hidden_size, False, heads, key_size, (hidden_size,), dtype=dtype)
         self.gate_rank, K = gate_rank, self.heads * self.key_size
@@ -401,7 +406,8 @@ class GLACell(MatrixCell):
             (self.weight_up, self.gate_rank), (self.bias_gate, self.gate_rank), (self.weight_ho, self.hidden_size),
         ):  # fmt: skip
             if parameter is not None:
-                init.uniform_(parameter, -1 / math.sqrt(size), 1 / math.sqrt(size))
+                bound = 1 / math.sqrt(size) if size else 0.0
+                init.uniform_(parameter, -bound, bound)
         init.ones_(self.weight_norm)
 
     def state_shapes(self) -> list[tuple[int, ...]]:
@@ -436,8 +442,9 @@ class FastWeightsCell(Cell):
         h' = h_S
 
     W_hh starts as 0.05 times the identity, like the fast weights of a state that hardly keeps itself; the other weights
-    from U(-1 / sqrt(H), 1 / sqrt(H)). There is no code of the authors. Schmidhuber's fast weights of 1992 are written
-    by keys and values of a second net: see `LinearAttentionCell` and `DeltaNetCell` for what became of them.
+    from U(-1 / sqrt(H), 1 / sqrt(H)). The equations are the paper's alone, and follow nobody's code. Schmidhuber's fast
+    weights of 1992 are written by keys and values of a second net: see `LinearAttentionCell` and `DeltaNetCell` for
+    what became of them.
 
     Args:
         inner: S, how often a step lets h meet the fast weights.
@@ -459,11 +466,8 @@ class FastWeightsCell(Cell):
         self, input_size: int, hidden_size: int, bias: bool = True, inner: int = 1, decay: float = 0.95,
         rate: float = 0.5, *, dtype: Any = None,
     ) -> None:  # fmt: skip
-        if inner < 1:
-            raise ValueError(f"FastWeightsCell: inner must be positive, not {inner}")
-        for name, value in (("decay", decay), ("rate", rate)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"FastWeightsCell: {name} must be between 0 and 1, not {value}")
+        whole(self, inner=inner)
+        number(self, "between 0 and 1", decay=decay, rate=rate)
         self.input_size, self.hidden_size = input_size, hidden_size
         self.inner, self.decay, self.rate = inner, decay, rate
         self.weight_ih = empty(hidden_size, input_size, dtype=dtype)

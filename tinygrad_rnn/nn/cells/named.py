@@ -23,7 +23,8 @@ def make(name: str, input_size: int, hidden_size: int) -> Cell:
         >>> [type(tg.nn.cells.make(name, 28, 64)).__name__ for name in names]
         ['LayerNormLSTMCell', 'LayerNormLSTMCell', 'LayerNormLSTMCell']
 
-    The short name is that of the class without "Cell". Neither case matters nor "-" and "_".
+    The short name is that of the class without "Cell". Neither case matters nor "-" and "_". Behind a module
+    it will do as well.
 
     Args:
         name: a short name, or a module, found in the current folder too, and what is called so in it: a class of
@@ -91,6 +92,8 @@ def _attribute(module_name: str, name: str) -> Any:
     module = imported(module_name)
     found = getattr(module, name, None)
     cells = [key for key, value in vars(module).items() if isinstance(value, type) and issubclass(value, Cell)]
+    if found is None:
+        found = next((getattr(module, key) for key in cells if short_name(key) == short_name(name)), None)
     is_kind = isinstance(found, type) and issubclass(found, Cell)
     if is_kind or isinstance(found, Cell) or inspect.isfunction(found):
         return found

@@ -12,6 +12,7 @@ from ..functional import linear
 from ..layers import empty
 from .catalogue import listed
 from .gated import GatedCell
+from .options import number
 
 
 @listed("z' = z + dt (tanh(W y + U z + V x + b) - g y - e z)", "Rusch and Mishra, 2021")
@@ -64,11 +65,8 @@ class CoRNNCell(GatedCell):
         *,
         dtype: Any = None,
     ) -> None:
-        if not dt > 0:
-            raise ValueError(f"CoRNNCell: dt must be positive, not {dt}")
-        for name, value in (("gamma", gamma), ("epsilon", epsilon)):
-            if not value >= 0:
-                raise ValueError(f"CoRNNCell: {name} must not be negative, not {value}")
+        number(self, dt=dt)
+        number(self, "at least 0", gamma=gamma, epsilon=epsilon)
         self.dt, self.gamma, self.epsilon = dt, gamma, epsilon
         self.weight_zh = empty(hidden_size, hidden_size, dtype=dtype)
         super().__init__(input_size, hidden_size, bias, dtype=dtype)
@@ -140,10 +138,8 @@ class UnICORNNCell(GatedCell):
         *,
         dtype: Any = None,
     ) -> None:
-        if not dt > 0:
-            raise ValueError(f"UnICORNNCell: dt must be positive, not {dt}")
-        if not alpha >= 0:
-            raise ValueError(f"UnICORNNCell: alpha must not be negative, not {alpha}")
+        number(self, dt=dt)
+        number(self, "at least 0", alpha=alpha)
         self.dt, self.alpha = dt, alpha
         self.weight_w, self.weight_c = empty(hidden_size, dtype=dtype), empty(hidden_size, dtype=dtype)
         super().__init__(input_size, hidden_size, bias, dtype=dtype)
@@ -160,7 +156,7 @@ class UnICORNNCell(GatedCell):
 
     def step(self, x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         dt = self.dt * sigmoid(self.weight_c)
-        force = self.candidate(tanh(self.weight_w * y + linear(x, self.weight_ih, self.bias)))
+        force = self.candidate(tanh(self.weight_w * self.masked(y) + linear(x, self.weight_ih, self.bias)))
         z = z - dt * (force + self.alpha * y)
         y = y + dt * z
         return y, z
@@ -215,11 +211,8 @@ class AntisymmetricRNNCell(GatedCell):
         *,
         dtype: Any = None,
     ) -> None:
-        for name, value in (("epsilon", epsilon), ("scale", scale)):
-            if not value > 0:
-                raise ValueError(f"{type(self).__name__}: {name} must be positive, not {value}")
-        if not gamma >= 0:
-            raise ValueError(f"{type(self).__name__}: gamma must not be negative, not {gamma}")
+        number(self, epsilon=epsilon, scale=scale)
+        number(self, "at least 0", gamma=gamma)
         self.epsilon, self.gamma, self.scale = epsilon, gamma, scale
         super().__init__(input_size, hidden_size, bias, dtype=dtype)
         self.weight_hh = empty(hidden_size, hidden_size, dtype=dtype)

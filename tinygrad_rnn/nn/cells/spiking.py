@@ -18,6 +18,7 @@ from ..functional import linear
 from .catalogue import listed
 from .classic import GRUCell
 from .gated import GatedCell
+from .options import number
 
 
 def spike(u: Tensor, dampening: float) -> Tensor:
@@ -44,20 +45,15 @@ class SpikingCell(GatedCell):
         dampening: float = 0.3, *, dtype: Any = None,
     ) -> None:  # fmt: skip
         self.tau, self.threshold, self.dampening = tau, threshold, dampening
-        for name in ("tau", "threshold"):
-            self._refuse_below(name)
-        if not dampening >= 0:
-            raise ValueError(f"{type(self).__name__}: dampening must be at least 0, not {dampening}")
+        number(self, tau=tau, threshold=threshold)
+        number(self, "at least 0", dampening=dampening)
         others = 1 - np.eye(hidden_size, dtype=np.float32 if dtype is None else dtype)
         self.register_buffer("others", Tensor(others), persistent=False)
         super().__init__(input_size, hidden_size, bias, dtype=dtype)
 
-    def _refuse_below(self, name: str) -> None:
-        if not (0 < getattr(self, name) < math.inf):
-            raise ValueError(f"{type(self).__name__}: {name} must be positive, not {getattr(self, name)}")
-
     def reset_parameters(self) -> None:
         """Draw weights anew from N(0, 1 / I) and N(0, 1 / H); a bias starts at zero."""
+        self._refuse_computed()
         for weight in (self.weight_ih, self.weight_hh):
             init.normal_(weight, 0, 1 / math.sqrt(max(weight.shape[1], 1)))
         if self.bias is not None:
@@ -90,7 +86,8 @@ class LIFCell(SpikingCell):
     so finite differences do not agree: see `tg.straight_through`. No unit reads its own spikes: the diagonal of W_hh
     counts as 0. Weights start from N(0, 1 / I) and N(0, 1 / H). Recurrent dropout drops what flows in.
 
-    These are the equations and the numbers of the authors' later code (IGITUGraz/eligibility_propagation, `LightLIF`).
+    These are the equations and the numbers of the authors' later code (IGITUGraz/eligibility_propagation, `LightLIF`;
+    the threshold is that of its `LightALIF`, 0.03, where `LightLIF` has 0.615).
     That of the paper (IGITUGraz/LSNN-official) compares the OLD v with the threshold, so that spikes come a step later,
     and has delays and refractory times.
 
@@ -134,7 +131,7 @@ class ALIFCell(SpikingCell):
         beta: how far b raises the threshold.
 
     Raises:
-        ValueError: tau, tau_adaptation or the threshold is not positive, or the dampening is negative.
+        ValueError: tau, tau_adaptation or the threshold is not positive, or beta or the dampening is negative.
     """
 
     def __init__(
@@ -142,7 +139,8 @@ class ALIFCell(SpikingCell):
         dampening: float = 0.3, tau_adaptation: float = 200.0, beta: float = 1.6, *, dtype: Any = None,
     ) -> None:  # fmt: skip
         self.tau_adaptation, self.beta = tau_adaptation, beta
-        self._refuse_below("tau_adaptation")
+        number(self, tau_adaptation=tau_adaptation)
+        number(self, "at least 0", beta=beta)
         super().__init__(input_size, hidden_size, bias, tau, threshold, dampening, dtype=dtype)
 
     def step(self, x: Tensor, z: Tensor, v: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ from ..functional import linear
 from ..layers import empty
 from ..module import Parameter
 from .catalogue import listed
+from .options import refuse, whole
 
 
 def _steps(number: int, low: float, high: float) -> np.ndarray:
@@ -62,8 +63,9 @@ class S4DCell(Cell):
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, state_size: int = 64, *, dtype: Any = None
     ) -> None:
-        if state_size < 2 or state_size % 2:
-            raise ValueError(f"S4DCell: state_size must be even and positive, not {state_size}")
+        whole(self, least=0, state_size=state_size)
+        if state_size == 0 or state_size % 2:
+            refuse(self, "state_size", "even and positive", state_size)
         self.input_size, self.hidden_size, self.state_size = input_size, hidden_size, state_size
         shape = hidden_size, state_size // 2
         self.weight_ih = empty(hidden_size, input_size, dtype=dtype)
@@ -156,12 +158,9 @@ class MambaCell(Cell):
         self, input_size: int, hidden_size: int, state_size: int = 16, window: int = 4, expand: int = 2,
         rank: int | None = None, *, dtype: Any = None,
     ) -> None:  # fmt: skip
-        rank = -(-hidden_size // 16) if rank is None else rank
-        for name, value, least in (("state_size", state_size, 1), ("expand", expand, 1), ("window", window, 2)):
-            if value < least:
-                raise ValueError(f"MambaCell: {name} must be at least {least}, not {value}")
-        if rank < 1:
-            raise ValueError(f"MambaCell: rank must be at least 1, not {rank}")
+        rank = max(-(-hidden_size // 16), 1) if rank is None else rank
+        whole(self, state_size=state_size, expand=expand, rank=rank)
+        whole(self, least=2, window=window)
         self.input_size, self.hidden_size, self.state_size = input_size, hidden_size, state_size
         self.window, self.expand, self.rank, E = window, expand, rank, expand * hidden_size
         new = lambda *shape: empty(*shape, dtype=dtype)
@@ -206,7 +205,7 @@ class MambaCell(Cell):
         return linear(silu(z) * y, self.weight_ho), seen[:, :, 1:], s
 
     def extra_repr(self) -> str:
-        rank = -(-self.hidden_size // 16)
+        rank = max(-(-self.hidden_size // 16), 1)
         options = {
             "state_size": (self.state_size, 16), "window": (self.window, 4), "expand": (self.expand, 2),
             "rank": (self.rank, rank),

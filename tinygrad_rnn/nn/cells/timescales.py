@@ -16,6 +16,7 @@ from ..functional import linear
 from ..layers import empty
 from .catalogue import listed
 from .gated import GatedCell
+from .options import number, refuse, whole
 
 
 @listed("s' = 0.05 B x + 0.95 s, h' = sigmoid(P s' + A x + R h)", "Mikolov et al., 2014")
@@ -44,8 +45,8 @@ class SCRNCell(Cell):
     def __init__(
         self, input_size: int, hidden_size: int, context_size: int = 40, alpha: float = 0.95, *, dtype: Any = None
     ) -> None:
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"SCRNCell: alpha must be between 0 and 1, not {alpha}")
+        number(self, "between 0 and 1", alpha=alpha)
+        whole(self, least=0, context_size=context_size)
         self.input_size: int = input_size
         self.hidden_size, self.context_size, self.alpha = hidden_size, context_size, alpha
         self.weight_A = empty(hidden_size, input_size, dtype=dtype)
@@ -56,6 +57,7 @@ class SCRNCell(Cell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew from U(-1 / sqrt(H), 1 / sqrt(H))."""
+        self._refuse_computed()
         bound = 1 / math.sqrt(self.hidden_size) if self.hidden_size else 0.0
         for parameter in self.parameters():
             init.uniform_(parameter, -bound, bound)
@@ -75,7 +77,11 @@ class SCRNCell(Cell):
         return f"{self.input_size}, {self.hidden_size}, context_size={self.context_size}, alpha={self.alpha}"
 
 
-@listed("h' = tanh(W x + U h + b) where the period divides t", "Koutnik et al., 2014")
+@listed(
+    "h' = tanh(W x + U h + b) where the period divides t",
+    "Koutnik et al., 2014",
+    lambda I, H: ClockworkRNNCell(I, H, periods=(1, 2, 4, 8)[: max(H, 1)]),  # a unit each, at least
+)
 class ClockworkRNNCell(GatedCell):
     """The clockwork RNN: modules of a simple cell that tick at different rates (Koutnik et al., 2014).
 
@@ -113,9 +119,11 @@ class ClockworkRNNCell(GatedCell):
         dtype: Any = None,
     ) -> None:
         self.periods = tuple(periods)
+        for each in self.periods:
+            number(self, "finite", periods=each)
         rising = all(a < b for a, b in zip(self.periods, self.periods[1:]))
         if not self.periods or self.periods[0] < 1 or not rising:
-            raise ValueError(f"ClockworkRNNCell: periods must be positive and rise, not {self.periods}")
+            refuse(self, "periods", "positive and rise", self.periods)
         if len(self.periods) > hidden_size:
             raise ValueError(
                 f"ClockworkRNNCell: {len(self.periods)} modules cannot share {hidden_size} units: give fewer periods"
@@ -128,6 +136,7 @@ class ClockworkRNNCell(GatedCell):
 
     def reset_parameters(self) -> None:
         """Draw all parameters anew."""
+        self._refuse_computed()
         for parameter in self.parameters():
             init.normal_(parameter, 0, 0.1)
         self.weight_hh.numpy()[...] *= self.seen.numpy()
@@ -138,7 +147,7 @@ class ClockworkRNNCell(GatedCell):
         return zeros(batch_size, self.hidden_size, dtype=dtype), zeros(batch_size, 1, dtype=dtype)
 
     def step(self, x: Tensor, h: Tensor, clock: Tensor) -> tuple[Tensor, Tensor]:
-        n = tanh(linear(x, self.weight_ih, self.bias) + linear(h, self.weight_hh * self.seen))
+        n = tanh(linear(x, self.weight_ih, self.bias) + linear(self.masked(h), self.weight_hh * self.seen))
         ticks = eq(floor(clock / self.period) * self.period, clock)
         h = where(ticks, self.candidate(n), h)
         return h, clock + 1
