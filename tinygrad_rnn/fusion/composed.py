@@ -24,8 +24,8 @@ MOST_PIECES = 64  # of an index: as many values are computed
 
 
 def product(build: Any, a: Any, b: Any) -> Value | None:
-    """Products within rows; those of rows with one matrix for all stay what they are."""
-    if len(a.shape) == 2 == len(b.shape):
+    """Products within rows, at each step; those of rows with one matrix for all stay what they are."""
+    if len(a.shape) == 2 == len(b.shape) or not (a.timed or b.timed):
         return None
     left = build.apply(table.reshape, a, shape=(*a.shape, 1))
     right = build.apply(table.reshape, b, shape=(*b.shape[:-2], 1, *b.shape[-2:]))

@@ -138,9 +138,9 @@ class Trace(Builder):
         """The step draws random numbers that are not drawn for all steps at once."""
         self.refuse("step draws random numbers past rand, randn and dropout", "write tg.rand(h.shape)")
 
-    def has_rows(self, x: Any) -> bool:
-        """Whether a tensor has a row for each sequence of the batch."""
-        return isinstance(x, Symbol) and x.value.per_row
+    def has_rows(self, x: Any, timed: bool = False) -> bool:
+        """Whether a tensor has a row for each sequence of the batch, or (`timed`) another one at every step."""
+        return isinstance(x, Symbol) and (x.value.timed if timed else x.value.per_row)
 
     def name_of(self, x: Any) -> str:
         """What the user calls a tensor, as far as can be told."""
