@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from fusion.comparing import assert_close, assert_engines_agree, interpret, parameter
 
 import tinygrad_rnn as tg
+from fusion.comparing import assert_close, assert_engines_agree, interpret, parameter
 from tinygrad_rnn.autograd import table
 from tinygrad_rnn.nn import Cell, CellWrapper, Recurrent
 from tinygrad_rnn.nn.functional import linear

@@ -146,6 +146,42 @@ def test_a_value_of_another_dtype(fit):
     assert_close({"y": ours.numpy()}, {"y": tape.numpy()})
 
 
+USES = {  # of a mask that is no row of floats: what is made of it alone is made before the loop, in its own dtype
+    "compared": lambda m, h: tg.where(m != 0, h, 0.5 * h) + (m == 1) * h + tg.where(m > h, h, 0.1),
+    "a factor": lambda m, h: h * m + m * h,
+    "a term": lambda m, h: h + m - (1 - 1 * m) / 7,
+    "chosen": lambda m, h: tg.where(h > 0, m, h) + tg.where(m != 0, m.to(h.dtype), h),
+    "counted": lambda m, h: h / (m.sum(-1, keepdim=True) + 1) + h * m.any(-1, keepdim=True),
+    "negated": lambda m, h: h.masked_fill(m == 0, 0.2) + h.masked_fill(~(m != 0), 0.3),
+    "in another shape": lambda m, h: tg.where(m.unsqueeze(-1) != 0, h.unsqueeze(-1), 0.0).sum(-1) + h * m[:, :1],
+    "functions": lambda m, h: h * tg.exp(-tg.where(m != 0, 0.0, float("inf"))) + h * tg.maximum(h, m),
+    "through weights": lambda m, h: h + m.to(h.dtype) @ np.linspace(-1, 1, H * H, dtype=h.dtype).reshape(H, H),
+}
+
+
+@pytest.mark.parametrize("states", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "fit", [np.bool_, np.int64, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (np.int8, np.uint8))]
+)
+@pytest.mark.parametrize("use", USES)
+def test_a_mask_of_truth_values_or_whole_numbers(use, fit, states, monkeypatch):
+    interpret(monkeypatch)
+
+    class Uses(Speaks):
+        def step(self, x, h, *, mask):
+            return USES[use](mask, tg.tanh(x @ self.W + h @ self.U))
+
+    mask, found = tg.tensor(np.array([[1, 0, 1, 0]] * 2 + [[0, 1, 1, 1]] * 2).astype(fit)), {}
+    for engine in ("require", "never"):
+        tg.manual_seed(0)
+        one, x = Uses().to(states), tg.tensor(inputs().numpy().astype(states), requires_grad=True)
+        y, _ = Recurrent(one, fused=engine)(x, mask=mask, lengths=LENGTHS)
+        gradients = tg.grad(y.square().sum(), [x, one.W, one.U])
+        found[engine] = {str(i): v.numpy() for i, v in enumerate((y, *gradients))}
+    assert {v.dtype for v in found["require"].values()} == {np.dtype(states)}
+    assert_close(found["require"], found["never"], 1e-12 if states is np.float64 else 1e-5)
+
+
 def test_a_value_that_no_kernel_takes_runs_on_the_tape_and_says_what_to_write():
     layer = Recurrent(Speaks().float())
     x, voice = tg.ones(T, B, I), tg.ones(B, H, dtype=np.float64)

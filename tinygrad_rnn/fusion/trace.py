@@ -284,7 +284,7 @@ class Trace(Builder):
         """Refuse an operation that kernels would get wrong."""
         wrong = soundness.rows_apart(row, operands, attributes, shape, self.batch, called(row.name))
         wrong = wrong or soundness.linear(row, operands)
-        if wrong is None and any(isinstance(x, Value) and x.per_row for x in operands):
+        if wrong is None and any(isinstance(x, Value) and x.timed for x in operands):
             wrong = soundness.one_dtype(row, operands, attributes, self.dtype, self.shown)
             if wrong is not None and row is table.cast:
                 wrong = self._promoted_by(np.dtype(attributes["dtype"])) or wrong

@@ -62,10 +62,18 @@ class BahdanauCell(Cell):
         h' = (1 - z) * h + z * n
 
     The memory is given to the layer by name, [B, S, M] with B first, and so is `mask`, [B, S], if some sequences have
-    fewer vectors: 1 or 0, for what is not to be looked at, of the memory's dtype (truth values run on the tape). Where
-    all of a row is masked, c is 0. z lets in the NEW
-    state; the reset gate acts before the product. The paper starts from `h = tanh(W m)` of the encoder's last state:
-    give it as hx. Weights start from U(-1 / sqrt(H), 1 / sqrt(H)).
+    fewer vectors: True or 1 for what is there, False or 0 for what is not to be looked at, of any dtype. Where all of a
+    row is masked, c is 0. z lets in the NEW state; the reset gate acts before the product. The paper starts from
+    `h = tanh(W m)` of the encoder's last state: give it as hx. Weights start from U(-1 / sqrt(H), 1 / sqrt(H)).
+
+    Kernels are compiled for a width: each new S, and a mask where there was none, costs seconds at its first call, any
+    B and T none. Where S differs from batch to batch, pad the memory to one of a few widths, such as the next multiple
+    of 32, and mask what was added: results are the same.
+
+        >>> wide = tg.cat([encoded, tg.zeros(7, 5, 8)]).transpose(0, 1)  # 9 vectors and 7 that are not there
+        >>> mask = tg.arange(16).expand(5, 16) < 9
+        >>> bool((layer(tg.ones(6, 5, 4), memory=wide, mask=mask)[0] - y).abs().max() < 1e-6)
+        True
 
     Args:
         memory_size: M, the width of the memory; H by default.
@@ -150,8 +158,11 @@ class DotAttentionCell(Cell):
 
     The states are y, which is the output, h and c. Unlike `BahdanauCell` it looks with the NEW state. The memory is
     given to the layer by name, [B, S, M] with B first, and so is `mask`, [B, S], if some sequences have fewer vectors:
-    1 or 0, for what is not to be looked at, of the memory's dtype (truth values run on the tape). Feeding y back is the
-    paper's "input feeding". Weights start from U(-1 / sqrt(H), 1 / sqrt(H)); the paper's from U(-0.1, 0.1).
+    True or 1 for what is there, False or 0 for what is not to be looked at, of any dtype. Feeding y back is the paper's
+    "input feeding". Weights start from U(-1 / sqrt(H), 1 / sqrt(H)); the paper's from U(-0.1, 0.1).
+
+    Each new width S of the memory compiles new kernels, which costs seconds at its first call: where it differs from
+    batch to batch, pad the memory to one of a few widths and mask what was added, as `BahdanauCell` shows.
 
     Args:
         score: "dot", which wants M = H, or "general", with a matrix between.
@@ -225,7 +236,7 @@ class HopfieldCell(Cell):
         h' = X^T softmax(beta X q)              the rows of X are patterns
 
     That is one update of the paper, which for patterns that are well apart is all that it takes. The patterns are
-    learned, [N, H], or given to the layer by name, `patterns`, [B, N, H] with B first and any N. Without input a
+    learned, [N, H], or given to the layer by name, `patterns`, [B, N, H] with B first and any N (kernels are compiled for each). Without input a
     pattern that is stored stays what it is. The layers of the authors' code (ml-jku/hopfield-layers) have norms and
     projections around this.
 
