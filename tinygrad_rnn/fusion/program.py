@@ -25,7 +25,6 @@ import numpy as np
 
 from ..autograd import table
 from ..autograd.primitive import Primitive, Shape
-from ..autograd.products import matmul
 from .batch import Size, sized
 from .names import Names
 from .views import Step, View, view_through
@@ -160,11 +159,10 @@ def with_batch(shape: Shape, rate: str) -> Shape:
 
 def run_value(value: Value, operands: Iterable[Any], rows: int, how: Callable[..., Any] | None = None) -> Any:
     """The result of an operation on the tape, or by `how`, for so many rows in place of the batch."""
-    how = how or (matmul if value.row is table.matmul else value.row)  # which makes one of many with the same matrix
     plain = lambda x: float(x) if isinstance(x, Number) else x
     attributes = {name: plain(x) for name, x in sized(value.attributes, rows).items()}
-    assert how is not None
-    return how(*map(plain, operands), **attributes)
+    assert value.row is not None
+    return (how or value.row)(*map(plain, operands), **attributes)
 
 
 def numbers_of(values: Iterable[Value]) -> dict[str, Number]:

@@ -236,9 +236,9 @@ class HopfieldCell(Cell):
         h' = X^T softmax(beta X q)              the rows of X are patterns
 
     That is one update of the paper, which for patterns that are well apart is all that it takes. The patterns are
-    learned, [N, H], or given to the layer by name, `patterns`, [B, N, H] with B first and any N (kernels are compiled for each). Without input a
-    pattern that is stored stays what it is. The layers of the authors' code (ml-jku/hopfield-layers) have norms and
-    projections around this.
+    learned, [N, H], or given to the layer by name, `patterns`, [B, N, H] with B first and any N, for each of which
+    kernels are compiled. Without input a pattern that is stored stays what it is. The layers of the authors' code
+    (ml-jku/hopfield-layers) have norms and projections around this.
 
     Args:
         stored: N, how many patterns are learned; H by default.
