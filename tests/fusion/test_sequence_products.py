@@ -7,7 +7,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from fusion.comparing import assert_close, assert_engines_agree, interpret, parameter
-from tinygrad_rnn.autograd import table
+from tinygrad_rnn.autograd import arrays, table
 from tinygrad_rnn.nn import Cell, CellWrapper, Recurrent
 from tinygrad_rnn.nn.functional import linear
 
@@ -94,6 +94,19 @@ def test_a_product_is_one(name, shape, monkeypatch):
     assert not apart or name == "einsum, all of itself"
     largest = math.prod(shape) * 2 * max(N, S)  # of a product that is taken apart, less than twice that
     assert all(2 * value.width <= largest or value.row is table.matmul for value in outside)
+
+
+@pytest.mark.parametrize("name", ["matrix", "linear", "einsum", "einsum, weights first"])
+def test_its_sequences_are_rows_of_one_matrix(name, monkeypatch):
+    """Forward and backward; not a product for each sequence, nor a gradient of weights for each that are then summed."""
+    interpret(monkeypatch)
+    cell, shapes, multiplied = reads(name), [], arrays.packed_matmul
+    x, memory = tg.ones(T, B, I, dtype=np.float64), tg.ones(B, S, M, dtype=np.float64, requires_grad=True)
+    layer = Recurrent(cell, fused="require")
+    layer(x, memory=memory)[0].sum().backward()  # compares it with the tape
+    monkeypatch.setattr(arrays, "packed_matmul", lambda a, b, *y: (shapes.append(a.shape), multiplied(a, b, *y))[1])
+    layer(x, memory=memory)[0].sum().backward()
+    assert sorted(shapes) == sorted([(B * S, M), (B * S, N), (M, B * S)])
 
 
 @pytest.mark.parametrize(("name", "shape"), CASES)
