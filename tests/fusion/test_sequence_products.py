@@ -98,7 +98,7 @@ def test_a_product_is_one(name, shape, monkeypatch):
 
 @pytest.mark.parametrize("name", ["matrix", "linear", "einsum", "einsum, weights first"])
 def test_its_sequences_are_rows_of_one_matrix(name, monkeypatch):
-    """Forward and backward; not a product for each sequence, nor a gradient of weights for each that are then summed."""
+    """Forward and backward: no product for each sequence, nor a gradient of weights for each that are then summed."""
     interpret(monkeypatch)
     cell, shapes, multiplied = reads(name), [], arrays.packed_matmul
     x, memory = tg.ones(T, B, I, dtype=np.float64), tg.ones(B, S, M, dtype=np.float64, requires_grad=True)
