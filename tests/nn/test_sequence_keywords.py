@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 from fusion.comparing import assert_close, assert_engines_agree, interpret, parameter
-from fusion.keyword_cells import ENGINES, FUSED, MATHS, H, I, Level, Speaker, cell, values
+from fusion.keyword_cells import ENGINES, FUSED, MATHS, E, H, I, Level, S, Speaker, cell, values
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.fusion import epilogue
@@ -379,6 +379,22 @@ def test_values_of_another_shape_compile_again():
     assert compiled[0] is compiled[2] is not compiled[1]
     layer(inputs(T, 2, I), voice=random.standard_normal((2, H)))  # of another batch the same
     assert layer._last.fused is compiled[0]
+
+
+@pytest.mark.parametrize("way", ["interpreted", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_kernels_serve_any_length_of_a_memory(way, monkeypatch):
+    """What differs is a number that they are given, unless it has to do with another size, such as multiples of H."""
+    if way == "interpreted":
+        interpret(monkeypatch)
+    sources = {}
+    for length in (5, 51) if way == "interpreted" else (5, 7, 1, H, S):
+        shapes = {"memory": (length, E)}
+        assert_engines_agree(cell("attends"), (T, B, I), lengths=LENGTHS, values=shapes)
+        layer = Recurrent(cell("attends"), fused="require")
+        layer(inputs(), memory=inputs(B, length, E))
+        sources[length] = [layer.source(direction) for direction in ("forward", "backward", "inference")]
+    alike = [source for length, source in sources.items() if length not in (1, H, S)]
+    assert len(alike) > 1 and all(source == alike[0] for source in alike)
 
 
 def test_two_threads_with_values_of_their_own():

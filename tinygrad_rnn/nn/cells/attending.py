@@ -66,9 +66,10 @@ class BahdanauCell(Cell):
     row is masked, c is 0. z lets in the NEW state; the reset gate acts before the product. The paper starts from
     `h = tanh(W m)` of the encoder's last state: give it as hx. Weights start from U(-1 / sqrt(H), 1 / sqrt(H)).
 
-    Kernels are compiled for a width: each new S, and a mask where there was none, costs seconds at its first call, any
-    B and T none. Where S differs from batch to batch, pad the memory to one of a few widths, such as the next multiple
-    of 32, and mask what was added: results are the same.
+    Each new S costs a tenth of a second at its first call, in which the step is traced anew and compared with the tape;
+    and seconds where that takes other machine code, because S or S M is a multiple of H or because there was no mask
+    before. B and T cost nothing. Where S differs from batch to batch, pad the memory to one of a few widths and mask
+    what was added: the results are the same.
 
         >>> wide = tg.cat([encoded, tg.zeros(7, 5, 8)]).transpose(0, 1)  # 9 vectors and 7 that are not there
         >>> mask = tg.arange(16).expand(5, 16) < 9
@@ -161,8 +162,8 @@ class DotAttentionCell(Cell):
     True or 1 for what is there, False or 0 for what is not to be looked at, of any dtype. Feeding y back is the paper's
     "input feeding". Weights start from U(-1 / sqrt(H), 1 / sqrt(H)); the paper's from U(-0.1, 0.1).
 
-    Each new width S of the memory compiles new kernels, which costs seconds at its first call: where it differs from
-    batch to batch, pad the memory to one of a few widths and mask what was added, as `BahdanauCell` shows.
+    Each new width S of the memory is traced anew at its first call, and sometimes compiled: where it differs from batch
+    to batch, pad the memory to one of a few widths and mask what was added, as `BahdanauCell` shows.
 
     Args:
         score: "dot", which wants M = H, or "general", with a matrix between.
@@ -237,7 +238,7 @@ class HopfieldCell(Cell):
 
     That is one update of the paper, which for patterns that are well apart is all that it takes. The patterns are
     learned, [N, H], or given to the layer by name, `patterns`, [B, N, H] with B first and any N, for each of which
-    kernels are compiled. Without input a pattern that is stored stays what it is. The layers of the authors' code
+    the step is traced anew. Without input a pattern that is stored stays what it is. The layers of the authors' code
     (ml-jku/hopfield-layers) have norms and projections around this.
 
     Args:
