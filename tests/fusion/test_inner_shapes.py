@@ -246,3 +246,26 @@ def test_a_step_that_once_came_out_wrong(name, monkeypatch):
     monkeypatch.setenv("TINYGRAD_RNN_VALIDATE", "0")
     tg.manual_seed(0)
     assert_engines_agree(Random(*FOUND[name]), (3, 2, I), values=VALUES)
+
+
+@pytest.mark.parametrize("vector", ["of weights", "a column of weights", "of the row"])
+def test_a_matrix_times_a_vector_is_read_in_the_loop_that_computes_it(vector, monkeypatch):
+    """So there is one loop over the elements of the matrix in each direction, and its gradient is in no memory."""
+    interpret(monkeypatch)
+
+    class Compares(tg.nn.Cell):
+        input_size, hidden_size = I, 5
+
+        def __init__(self):
+            self.W, self.U, self.v = parameter(I, 5), parameter(5, 5), parameter(5)
+
+        def step(self, x, h):
+            C = tg.tanh((x @ self.W).unsqueeze(-1) + (h @ self.U).unsqueeze(-2))
+            if vector == "of the row":
+                return (C @ h.unsqueeze(-1)).squeeze(-1)
+            return C @ self.v if vector == "of weights" else (C @ self.v.unsqueeze(-1)).squeeze(-1)
+
+    for direction in ("forward", "backward"):
+        source = tg.nn.Recurrent(Compares()).source(direction)
+        assert source.count("for j1 in range(") == 1 and "dC_out" not in source
+    assert_engines_agree(Compares(), (4, 3, I), lengths=np.array([2, 4, 1]))

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 from fusion.comparing import assert_close, assert_engines_agree, interpret, parameter
-from fusion.keyword_cells import ENGINES, FUSED, MATHS, H, I, Level, Speaker, cell, values
+from fusion.keyword_cells import ENGINES, FUSED, MATHS, E, H, I, Level, S, Speaker, cell, values
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.fusion import epilogue
@@ -144,6 +144,42 @@ def test_a_value_of_another_dtype(fit):
     ours, tape = (Recurrent(one, fused=engine)(x, mask=mask, lengths=LENGTHS)[0] for engine in ("require", "never"))
     assert (ours.numpy()[0, 0] == 0).any()
     assert_close({"y": ours.numpy()}, {"y": tape.numpy()})
+
+
+USES = {  # of a mask that is no row of floats: what is made of it alone is made before the loop, in its own dtype
+    "compared": lambda m, h: tg.where(m != 0, h, 0.5 * h) + (m == 1) * h + tg.where(m > h, h, 0.1),
+    "a factor": lambda m, h: h * m + m * h,
+    "a term": lambda m, h: h + m - (1 - 1 * m) / 7,
+    "chosen": lambda m, h: tg.where(h > 0, m, h) + tg.where(m != 0, m.to(h.dtype), h),
+    "counted": lambda m, h: h / (m.sum(-1, keepdim=True) + 1) + h * m.any(-1, keepdim=True),
+    "negated": lambda m, h: h.masked_fill(m == 0, 0.2) + h.masked_fill(~(m != 0), 0.3),
+    "in another shape": lambda m, h: tg.where(m.unsqueeze(-1) != 0, h.unsqueeze(-1), 0.0).sum(-1) + h * m[:, :1],
+    "functions": lambda m, h: h * tg.exp(-tg.where(m != 0, 0.0, float("inf"))) + h * tg.maximum(h, m),
+    "through weights": lambda m, h: h + m.to(h.dtype) @ np.linspace(-1, 1, H * H, dtype=h.dtype).reshape(H, H),
+}
+
+
+@pytest.mark.parametrize("states", [np.float64, pytest.param(np.float32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "fit", [np.bool_, np.int64, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (np.int8, np.uint8))]
+)
+@pytest.mark.parametrize("use", USES)
+def test_a_mask_of_truth_values_or_whole_numbers(use, fit, states, monkeypatch):
+    interpret(monkeypatch)
+
+    class Uses(Speaks):
+        def step(self, x, h, *, mask):
+            return USES[use](mask, tg.tanh(x @ self.W + h @ self.U))
+
+    mask, found = tg.tensor(np.array([[1, 0, 1, 0]] * 2 + [[0, 1, 1, 1]] * 2).astype(fit)), {}
+    for engine in ("require", "never"):
+        tg.manual_seed(0)
+        one, x = Uses().to(states), tg.tensor(inputs().numpy().astype(states), requires_grad=True)
+        y, _ = Recurrent(one, fused=engine)(x, mask=mask, lengths=LENGTHS)
+        gradients = tg.grad(y.square().sum(), [x, one.W, one.U])
+        found[engine] = {str(i): v.numpy() for i, v in enumerate((y, *gradients))}
+    assert {v.dtype for v in found["require"].values()} == {np.dtype(states)}
+    assert_close(found["require"], found["never"], 1e-12 if states is np.float64 else 1e-5)
 
 
 def test_a_value_that_no_kernel_takes_runs_on_the_tape_and_says_what_to_write():
@@ -343,6 +379,22 @@ def test_values_of_another_shape_compile_again():
     assert compiled[0] is compiled[2] is not compiled[1]
     layer(inputs(T, 2, I), voice=random.standard_normal((2, H)))  # of another batch the same
     assert layer._last.fused is compiled[0]
+
+
+@pytest.mark.parametrize("way", ["interpreted", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_kernels_serve_any_length_of_a_memory(way, monkeypatch):
+    """What differs is a number that they are given, unless it has to do with another size, such as multiples of H."""
+    if way == "interpreted":
+        interpret(monkeypatch)
+    sources = {}
+    for length in (5, 51) if way == "interpreted" else (5, 7, 1, H, S):
+        shapes = {"memory": (length, E)}
+        assert_engines_agree(cell("attends"), (T, B, I), lengths=LENGTHS, values=shapes)
+        layer = Recurrent(cell("attends"), fused="require")
+        layer(inputs(), memory=inputs(B, length, E))
+        sources[length] = [layer.source(direction) for direction in ("forward", "backward", "inference")]
+    alike = [source for length, source in sources.items() if length not in (1, H, S)]
+    assert len(alike) > 1 and all(source == alike[0] for source in alike)
 
 
 def test_two_threads_with_values_of_their_own():

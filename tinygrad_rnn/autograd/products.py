@@ -198,8 +198,6 @@ def _summed(x: Any, term: str, kept: Collection[str]) -> tuple[Any, str]:
 
 def _element_by_element(a: Any, a_term: str, b: Any, b_term: str, summed: list[str]) -> tuple[Any, str]:
     """The same for a tracer, which must know the rows of a batch again: products of elements, then their sum."""
-    if mode.tracer.has_rows(b) and not mode.tracer.has_rows(a):
-        a, a_term, b, b_term = b, b_term, a, a_term
     term = a_term + "".join(c for c in b_term if c not in a_term)
     b = permute(b, tuple(b_term.index(c) for c in term if c in b_term))
     sizes = iter(b.shape)
@@ -210,20 +208,31 @@ def _element_by_element(a: Any, a_term: str, b: Any, b_term: str, summed: list[s
 
 
 def _contract(a: Any, a_term: str, b: Any, b_term: str, wanted: set[str]) -> tuple[Any, str]:
-    """One pair as a batched matrix product [shared, a's own, summed] @ [shared, summed, b's own]."""
+    """One pair as a batched matrix product [shared, a's own, summed] @ [shared, summed, b's own].
+
+    A tracer must know the rows of a batch again, so for it they stay in front.
+    """
     a, a_term = _summed(a, a_term, wanted.union(b_term))
     b, b_term = _summed(b, b_term, wanted.union(a_term))
+    traced = mode.tracer is not None
+    if traced and mode.tracer.has_rows(b) and not mode.tracer.has_rows(a):
+        a, a_term, b, b_term = b, b_term, a, a_term
     shared = [c for c in a_term if c in b_term and c in wanted]
     summed = [c for c in a_term if c in b_term and c not in wanted]
     own_a = [c for c in a_term if c not in b_term]
     own_b = [c for c in b_term if c not in a_term]
-    if mode.tracer is not None and not len(own_a) == len(summed) == len(own_b) == 1 - len(shared):
+    traced = traced and not len(own_a) == len(summed) == len(own_b) == 1 - len(shared)
+    if traced and (mode.tracer.has_rows(a, True) or mode.tracer.has_rows(b, True)):
         return _element_by_element(a, a_term, b, b_term, summed)
+    front = a_term[:1] if traced and mode.tracer.has_rows(a) and a_term[0] in wanted else ""
+    shared, own_a = [[c for c in letters if c not in front] for letters in (shared, own_a)]
+    in_b = front if front in b_term else ""
     size = dict(zip(a_term, a.data.shape)) | dict(zip(b_term, b.data.shape))
     count = lambda letters: math.prod(size[c] for c in letters)
-    a = permute(a, tuple(a_term.index(c) for c in (*shared, *own_a, *summed)))
-    b = permute(b, tuple(b_term.index(c) for c in (*shared, *summed, *own_b)))
+    a = permute(a, tuple(a_term.index(c) for c in (*front, *shared, *own_a, *summed)))
+    b = permute(b, tuple(b_term.index(c) for c in (*in_b, *shared, *summed, *own_b)))
     both = (count(shared),) if shared else ()  # two matrices are multiplied as such
-    y = matmul(reshape(a, (*both, count(own_a), count(summed))), reshape(b, (*both, count(summed), count(own_b))))
-    term = "".join([*shared, *own_a, *own_b])
+    a = reshape(a, (*map(size.get, front), *both, count(own_a), count(summed)))
+    b = reshape(b, (*map(size.get, in_b), *both, count(summed), count(own_b)))
+    y, term = matmul(a, b), "".join([*front, *shared, *own_a, *own_b])
     return reshape(y, tuple(size[c] for c in term)), term

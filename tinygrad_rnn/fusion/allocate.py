@@ -73,9 +73,10 @@ class Allocation:
 
     def _size_names(self) -> dict[int, str]:
         names: dict[int, str] = {}
-        for state in self.program.states:
-            if state.width not in names and state.width > 1:
-                names[state.width] = "H" if not names else f"H_{len(names) + 1}"
+        lengths = [x.inner[0] for x in self.program.given if len(x.inner) > 1]  # which often differ from call to call
+        for n in [*(state.width for state in self.program.states), *lengths]:
+            if n not in names and n > 1:
+                names[n] = "H" if not names else f"H_{len(names) + 1}"
         return names
 
     def _find_operands(self, leaves: list[Value]) -> None:

@@ -114,7 +114,7 @@ def in_sizes(n: int, sizes: dict[int, str]) -> str:
         return sizes[n]
     for unit, name in sizes.items():
         if unit > 1 and n and n % unit == 0:
-            return f"{n // unit} * {name}"
+            return f"{in_sizes(n // unit, {m: other for m, other in sizes.items() if m != unit})} * {name}"
     return str(n)
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import tape
+from ..autograd import table, tape
+from ..autograd.products import matmul
 from ..autograd.shapes import cat, split
 from .program import Program, Value, needed_for, run_value
 from .rows import Rows, full_rows
@@ -21,7 +22,8 @@ def evaluate(values: Iterable[Value], known: dict[Value, Any], rows: Rows) -> No
             for i, x in enumerate(value.inputs):
                 if isinstance(x, Value) and x.rate == "sequence":
                     operands[i] = rows.repeated(operands[i])
-        known[value] = run_value(value, operands, rows.total if value.timed else rows.B)
+        how = matmul if value.row is table.matmul else value.row  # one product of many with the same matrix
+        known[value] = run_value(value, operands, rows.total if value.timed else rows.B, how)
 
 
 def as_rows(leaf: Value, x: Any, rows: Rows) -> Any:

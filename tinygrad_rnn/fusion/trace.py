@@ -138,9 +138,9 @@ class Trace(Builder):
         """The step draws random numbers that are not drawn for all steps at once."""
         self.refuse("step draws random numbers past rand, randn and dropout", "write tg.rand(h.shape)")
 
-    def has_rows(self, x: Any) -> bool:
-        """Whether a tensor has a row for each sequence of the batch."""
-        return isinstance(x, Symbol) and x.value.per_row
+    def has_rows(self, x: Any, timed: bool = False) -> bool:
+        """Whether a tensor has a row for each sequence of the batch, or (`timed`) another one at every step."""
+        return isinstance(x, Symbol) and (x.value.timed if timed else x.value.per_row)
 
     def name_of(self, x: Any) -> str:
         """What the user calls a tensor, as far as can be told."""
@@ -284,7 +284,7 @@ class Trace(Builder):
         """Refuse an operation that kernels would get wrong."""
         wrong = soundness.rows_apart(row, operands, attributes, shape, self.batch, called(row.name))
         wrong = wrong or soundness.linear(row, operands)
-        if wrong is None and any(isinstance(x, Value) and x.per_row for x in operands):
+        if wrong is None and any(isinstance(x, Value) and x.timed for x in operands):
             wrong = soundness.one_dtype(row, operands, attributes, self.dtype, self.shown)
             if wrong is not None and row is table.cast:
                 wrong = self._promoted_by(np.dtype(attributes["dtype"])) or wrong

@@ -202,7 +202,7 @@ class Cell(Module):
         several = isinstance(x, tuple) and all(isinstance(each, (Tensor, np.ndarray)) for each in x)
         check_inputs(type(self).__name__, x)
         xs = tuple(map(as_tensor, x)) if several else (as_tensor(x),)
-        if not xs or xs[0].ndim not in (1, 2) or {each.shape[:-1] for each in xs} != {xs[0].shape[:-1]}:
+        if not xs or xs[0].ndim not in (1, 2) or any(each.shape[:-1] != xs[0].shape[:-1] for each in xs):
             got = ", ".join(str(list(each.shape)) for each in xs)
             more = ", and further inputs of as many sequences" if len(xs) > 1 else ""
             raise ValueError(f"{type(self).__name__}: expected x of shape [B, I] or [I], got {got}{more}")
