@@ -13,9 +13,9 @@ Tasks that were invented to find out, each with a loss that one reaches without 
                 as many questions as pairs Arora et al., 2023)
 
 The last one is no default. Every cell gets the same sequences in the same order and starts as the literature advises;
-see RECIPES, of which eight are the default, and `--cells lem cornn lru mlstm deltanet` are further ones. At times it is tested on a thousand other sequences, and it stops when it has solved the task. What is left
-in `--out` are a picture of the learning, a picture of how far back gradients reach before and after it, and the numbers
-of both.
+see RECIPES. Eight of them are the default, `--cells lem cornn lru mlstm deltanet` are the further ones. At times a cell
+is tested on a thousand other sequences, and it stops when it has solved the task. What is left in `--out` are a picture
+of the learning, a picture of how far back gradients reach before and after it, and the numbers of both.
 """
 
 import argparse
@@ -182,15 +182,16 @@ class LRUBlock(tg.nn.Cell):
         y = x + (W_1 v + b_1) * sigmoid(W_2 v + b_2)
 
     x goes through a linear map first where it is not as wide as y. So in NicolasZucchet/minimal-LRU, which has a batch
-    norm unless one asks for a layer norm. |lambda| starts between 0.9 and 0.999, as the paper's do for long sequences,
-    and phases below pi / 10.
+    norm unless one asks for a layer norm, and there, too, complex numbers are half as many as y is wide. |lambda|
+    starts between 0.9 and 0.999, and phases below pi / 10, as the paper's do for long sequences.
     """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         self.input_size, self.hidden_size = input_size, hidden_size
         self.encode = tg.nn.Linear(input_size, hidden_size) if input_size != hidden_size else None
         self.norm = tg.nn.LayerNorm(hidden_size)
-        self.lru = cells.LRUCell(hidden_size, hidden_size, r_min=0.9, r_max=0.999, max_phase=math.pi / 10)
+        ring = dict(r_min=0.9, r_max=0.999, max_phase=math.pi / 10)
+        self.lru = cells.LRUCell(hidden_size, hidden_size, max(hidden_size // 2, 1), **ring)
         self.out = tg.nn.Linear(hidden_size, 2 * hidden_size)
 
     def initial_state(self, batch_size: int) -> tuple[tg.Tensor, ...]:
@@ -244,12 +245,12 @@ RECIPES = {
 }  # fmt: skip
 USUAL = tuple(RECIPES)  # what is compared if nothing is said
 
-RECIPES |= {
-    "lem": Recipe("LEM", lambda I, H, T: [cells.LEMCell(I, H, dt=1.0)], lr=5e-3),
+RECIPES |= {  # all numbers of the coRNN are those of tk-rusch/coRNN, adding; NX-AI/xlstm and fla-org have four heads
+    "lem": Recipe("LEM", lambda I, H, T: [cells.LEMCell(I, H, dt=0.1)], lr=1e-2),
     "cornn": Recipe("coRNN", lambda I, H, T: [cells.CoRNNCell(I, H, dt=0.06, gamma=66.0, epsilon=15.0)], lr=2e-2),
     "lru": Recipe("LRU, 2 layers", lambda I, H, T: [LRUBlock(I, H), LRUBlock(H, H)], lr=2e-3),
-    "mlstm": Recipe("mLSTM", lambda I, H, T: [cells.MLSTMCell(I, H)], lr=5e-3),
-    "deltanet": Recipe("DeltaNet", lambda I, H, T: [cells.DeltaNetCell(I, H)], lr=5e-3),
+    "mlstm": Recipe("mLSTM", lambda I, H, T: [cells.MLSTMCell(I, H, heads=math.gcd(H, 4))], lr=5e-3),
+    "deltanet": Recipe("DeltaNet", lambda I, H, T: [cells.DeltaNetCell(I, H, heads=math.gcd(H, 4))], lr=5e-3),
 }
 
 SPELT = {"SLSTM": "sLSTM", "MLSTM": "mLSTM", "MinGRU": "minGRU", "MinLSTM": "minLSTM", "CoRNN": "coRNN", "NBRC": "nBRC"}
