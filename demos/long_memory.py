@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -468,10 +469,10 @@ def draw_gradients(results: list[Result], path: Path) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     for panel, when in zip(panels, ("before", "after")):
         for r in own:
-            for state, norms in getattr(r, when).items():
+            for ls, (state, norms) in zip(cycle(("-", "--", ":", "-.")), getattr(r, when).items()):
                 label = recipe_of(r.cell).label + (f", {state}" if len(r.before) > 1 else "")
                 seen = np.where(norms, norms, np.nan)  # what has underflowed to 0 has no logarithm
-                style = dict(color=colour(r.cell, results), lw=1.5, ls="-" if state == "h" else "--", label=label)
+                style = dict(color=colour(r.cell, results), lw=1.5, ls=ls, label=label)
                 panel.plot(np.arange(1, len(norms) + 1), seen, **style)
         panel.set(yscale="log", xlabel="time step t", title=f"{when} training")
         panel.set_ylim(bottom=max(panel.get_ylim()[0], 1e-30))  # float32 ends at 1e-38, and denormals draw a bend
