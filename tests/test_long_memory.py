@@ -342,7 +342,7 @@ def test_gradient_norms_are_those_of_the_tape(name, demo):
 
 
 def test_readme_shows_a_default_run(demo):
-    """Its table has the default tasks and all cells; its numbers are possible ones; its pictures are small."""
+    """Its table has the default tasks and all recipes; its numbers are possible ones; its pictures are small."""
     text = (SCRIPT.parent / "README.md").read_text(encoding="utf-8")
     assert "`python demos/long_memory.py --seeds 3`" in text
     text = text.partition("## Which cells remember")[2].partition("\n## ")[0]
@@ -357,5 +357,8 @@ def test_readme_shows_a_default_run(demo):
             for solved in (float(outcome) for outcome in column if not outcome.startswith("(")):
                 assert solved <= demo.DEFAULTS["sequences"] / 1000
                 assert solved / every == pytest.approx(round(solved / every))
-    for name in "long_memory.png", "long_memory_gradients.png":
+    assert f"`python demos/long_memory.py --seeds 3 --cells {' '.join(FURTHER)}`" in text
+    recall = "--tasks recall-10 --cells gru lstm mlstm deltanet --lr 0.005 --sequences 20000"
+    assert f"`python demos/long_memory.py {recall}`" in text.replace("\n", " ")
+    for name in "long_memory.png", "long_memory_gradients.png", "long_memory_further.png", "long_memory_recall.png":
         assert f"({name})" in text and (SCRIPT.parent / name).stat().st_size < 200_000
