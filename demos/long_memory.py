@@ -454,8 +454,9 @@ def draw_learning(results: list[Result], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     for panel in panels[max(len(tasks) - columns, 0) : len(tasks)]:
         panel.set_xlabel("thousands of training sequences")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5 if columns > 1 else 3, frameon=False)
+    shown = {name: line for panel in panels for line, name in zip(*panel.get_legend_handles_labels())}
+    ncols = 5 if columns > 1 else 3
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=ncols, frameon=False)
     save(figure, path)
 
 
