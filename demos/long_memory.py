@@ -13,9 +13,9 @@ Tasks that were invented to find out, each with a loss that one reaches without 
                 as many questions as pairs Arora et al., 2023)
 
 The last one is no default. Every cell gets the same sequences in the same order and starts as the literature advises;
-see RECIPES. At times it is tested on a thousand other sequences, and it stops when it has solved the task. What is left
-in `--out` are a picture of the learning, a picture of how far back gradients reach before and after it, and the numbers
-of both.
+see RECIPES. Eight of them are the default, `--cells lem cornn lru mlstm deltanet` are the further ones. At times a cell
+is tested on a thousand other sequences, and it stops when it has solved the task. What is left in `--out` are a picture
+of the learning, a picture of how far back gradients reach before and after it, and the numbers of both.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,36 @@ class Recipe:
     bounded: bool = False
 
 
+class LRUBlock(tg.nn.Cell):
+    """An LRU and what its authors have around it: all that is not linear stands there (Orvieto et al., 2023).
+
+        u = LayerNorm(x)
+        v = gelu(LRU(u))
+        y = x + (W_1 v + b_1) * sigmoid(W_2 v + b_2)
+
+    x goes through a linear map first where it is not as wide as y. So in NicolasZucchet/minimal-LRU, which has a batch
+    norm unless one asks for a layer norm, and there, too, complex numbers are half as many as y is wide. |lambda|
+    starts between 0.9 and 0.999, and phases below pi / 10, as the paper's do for long sequences.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.encode = tg.nn.Linear(input_size, hidden_size) if input_size != hidden_size else None
+        self.norm = tg.nn.LayerNorm(hidden_size)
+        ring = dict(r_min=0.9, r_max=0.999, max_phase=math.pi / 10)
+        self.lru = cells.LRUCell(hidden_size, hidden_size, max(hidden_size // 2, 1), **ring)
+        self.out = tg.nn.Linear(hidden_size, 2 * hidden_size)
+
+    def initial_state(self, batch_size: int) -> tuple[tg.Tensor, ...]:
+        return self.lru.initial_state(batch_size)
+
+    def step(self, x, y, re, im):
+        x = x if self.encode is None else self.encode(x)
+        v, re, im = self.lru.step(self.norm(x), y, re, im)
+        a, gate = tg.chunk(self.out(tg.gelu(v)), 2, -1)
+        return x + a * tg.sigmoid(gate), re, im
+
+
 def orthogonal(cell: tg.nn.Cell) -> tg.nn.Cell:
     """Start the recurrent weights of every gate from a random orthogonal matrix (Saxe et al., 2014), as Keras does."""
     H, weights = cell.hidden_size, cell.weight_hh.numpy()
@@ -213,16 +244,30 @@ RECIPES = {
         "IndRNN, 2 layers", lambda I, H, T: [cells.IndRNNCell(I, H), cells.IndRNNCell(H, H)], lr=1e-3, bounded=True
     ),
 }  # fmt: skip
+USUAL = tuple(RECIPES)  # what is compared if nothing is said
+
+RECIPES |= {  # all numbers of the coRNN are those of tk-rusch/coRNN, adding; NX-AI/xlstm and fla-org have four heads
+    "lem": Recipe("LEM", lambda I, H, T: [cells.LEMCell(I, H, dt=0.1)], lr=1e-2),
+    "cornn": Recipe("coRNN", lambda I, H, T: [cells.CoRNNCell(I, H, dt=0.06, gamma=66.0, epsilon=15.0)], lr=2e-2),
+    "lru": Recipe("LRU, 2 layers", lambda I, H, T: [LRUBlock(I, H), LRUBlock(H, H)], lr=2e-3),
+    "mlstm": Recipe("mLSTM", lambda I, H, T: [cells.MLSTMCell(I, H, heads=math.gcd(H, 4))], lr=5e-3),
+    "deltanet": Recipe("DeltaNet", lambda I, H, T: [cells.DeltaNetCell(I, H, heads=math.gcd(H, 4))], lr=5e-3),
+}
+
+SPELT = {"SLSTM": "sLSTM", "MLSTM": "mLSTM", "MinGRU": "minGRU", "MinLSTM": "minLSTM", "CoRNN": "coRNN", "NBRC": "nBRC"}
+
+
+def label(cell: str) -> str:
+    """A cell's name in tables and pictures, as its paper writes it."""
+    name = cell.rpartition(":")[2] if ":" in cell else type(cells.make(cell, 4, 4)).__name__.removesuffix("Cell")
+    return SPELT.get(name, name)
 
 
 def recipe_of(name: str) -> Recipe:
     """That of a name above; another cell of the library, or somebody's, starts as it does by itself."""
     if name in RECIPES:
         return RECIPES[name]
-    label = name.rpartition(":")[2]
-    if label == name:
-        label = type(cells.make(name, 4, 4)).__name__.removesuffix("Cell")
-    return Recipe(label, lambda I, H, T: [cells.make(name, I, H)], lr=2e-3)
+    return Recipe(label(name), lambda I, H, T: [cells.make(name, I, H)], lr=2e-3)
 
 
 class Model(tg.nn.Module):
@@ -316,8 +361,8 @@ def learn(task: Task, cell: str, seed: int, options: argparse.Namespace) -> Resu
     result.check(model, task, many, seen=0)
 
     updates = max(options.sequences // options.batch, 1)
-    label = f"{task!s:<10} {recipe.label:<16} seed {seed}"
-    with tqdm(total=updates * options.batch, desc=label, unit="seq", mininterval=0.5) as bar:
+    title = f"{task!s:<10} {recipe.label:<16} seed {seed}"
+    with tqdm(total=updates * options.batch, desc=title, unit="seq", mininterval=0.5) as bar:
         for update in range(1, updates + 1):
             x, y = task.draw(training, options.batch)
             loss = task.loss(model(x), y)
@@ -364,13 +409,13 @@ def table(results: list[Result]) -> str:
 
 
 TINTS = "0.35", "tab:brown", "tab:red", "tab:orange", "tab:blue", "tab:cyan", "tab:green", "tab:purple"
-COLOURS = dict(zip(RECIPES, TINTS))
+COLOURS = dict(zip(USUAL, TINTS))
 
 
 def colour(cell: str, results: list[Result]) -> str:
-    """That of a recipe is always the same; other cells have those of a map, which grow lighter in print, too."""
-    others = list(dict.fromkeys(r.cell for r in results if r.cell not in RECIPES))
-    if cell in RECIPES:
+    """That of a usual cell is always the same; other cells have those of a map, which grow lighter in print, too."""
+    others = list(dict.fromkeys(r.cell for r in results if r.cell not in COLOURS))
+    if cell in COLOURS:
         return COLOURS[cell]
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
@@ -409,8 +454,9 @@ def draw_learning(results: list[Result], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
     for panel in panels[max(len(tasks) - columns, 0) : len(tasks)]:
         panel.set_xlabel("thousands of training sequences")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5 if columns > 1 else 3, frameon=False)
+    shown = {name: line for panel in panels for line, name in zip(*panel.get_legend_handles_labels())}
+    ncols = 5 if columns > 1 else 3
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=ncols, frameon=False)
     save(figure, path)
 
 
@@ -424,10 +470,10 @@ def draw_gradients(results: list[Result], path: Path) -> None:
     panels = figure.subplots(1, 2, sharey=True)
     for panel, when in zip(panels, ("before", "after")):
         for r in own:
-            for state, norms in getattr(r, when).items():
+            for ls, (state, norms) in zip(cycle(("-", "--", ":", "-.")), getattr(r, when).items()):
                 label = recipe_of(r.cell).label + (f", {state}" if len(r.before) > 1 else "")
                 seen = np.where(norms, norms, np.nan)  # what has underflowed to 0 has no logarithm
-                style = dict(color=colour(r.cell, results), lw=1.5, ls="-" if state == "h" else "--", label=label)
+                style = dict(color=colour(r.cell, results), lw=1.5, ls=ls, label=label)
                 panel.plot(np.arange(1, len(norms) + 1), seen, **style)
         panel.set(yscale="log", xlabel="time step t", title=f"{when} training")
         panel.set_ylim(bottom=max(panel.get_ylim()[0], 1e-30))  # float32 ends at 1e-38, and denormals draw a bend
@@ -490,7 +536,7 @@ def arguments() -> argparse.ArgumentParser:
     add, count = parser.add_argument, number(int, 1)
     add("--tasks", type=Task.named, nargs="+", metavar="TASK", help=f"(default: {' '.join(DEFAULTS['tasks'])})")
     words = "any that `python -m tinygrad_rnn cells` lists, or package.module:MyCell"
-    add("--cells", type=known, nargs="+", metavar="CELL", help=f"{words} (default: {' '.join(RECIPES)})")
+    add("--cells", type=known, nargs="+", metavar="CELL", help=f"{words} (default: {' '.join(USUAL)})")
     add("--seed", type=number(int, 0), default=0, help="of weights and sequences (default: 0)")
     add("--seeds", type=count, default=1, help="how many runs, with this seed and those after it (default: 1)")
     for option, meaning in (
@@ -520,7 +566,7 @@ def main(options: argparse.Namespace) -> None:
     results = [
         learn(task, cell, seed, options)
         for task in options.tasks
-        for cell in options.cells or RECIPES
+        for cell in options.cells or USUAL
         for seed in range(options.seed, options.seed + options.seeds)
     ]
     print(f"\n{table(results)}\n")

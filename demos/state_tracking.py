@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from long_memory import HERE, cell_named, number, save
+from long_memory import HERE, cell_named, label, number, save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
@@ -226,12 +226,6 @@ def guessing(seed: int, tests: int) -> float:
 
 
 # ---- What comes out of it --------------------------------------------------------------------------------------------
-
-
-def label(cell: str) -> str:
-    """Its name in tables and pictures, as its paper writes it."""
-    name = cell.rpartition(":")[2] if ":" in cell else type(cells.make(cell, 2, 4)).__name__.removesuffix("Cell")
-    return {"SLSTM": "sLSTM", "MLSTM": "mLSTM", "MinGRU": "minGRU", "MinLSTM": "minLSTM"}.get(name, name)
 
 
 def table(results: list[Result], proofs: dict[str, bool]) -> str:

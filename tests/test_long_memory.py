@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn.nn.cells.catalogue import values_of
 
 SCRIPT = Path(__file__).parent.parent / "demos" / "long_memory.py"
+FURTHER = "lem cornn lru mlstm deltanet".split()
 TINY = "--hidden 8 --sequences 40 --batch 8 --every 2 --tests 20".split()
 
 
@@ -91,6 +93,31 @@ def test_cells_without_a_recipe(demo):
     results = [demo.Result("adding-10", cell, 0, 1.0, 1) for cell in ("lstm", "slstm", "ran", "sru")]
     assert len({demo.colour(r.cell, results) for r in results}) == 4
     assert demo.known("Layer-Norm-GRU") == "layernormgru" and demo.known("chrono") == "chrono"
+
+
+def test_without_a_word_only_the_usual_cells_learn(demo, tmp_path, monkeypatch):
+    """The further recipes take longer, and have to be asked for."""
+    asked = []
+
+    def learn(task, cell, seed, options):
+        asked.append(cell)
+        return demo.Result(str(task), cell, seed, 1.0, 1, [0], [1.0])
+
+    for name in "learn", "draw_learning", "draw_gradients":
+        monkeypatch.setattr(demo, name, learn if name == "learn" else lambda results, path: None)
+    demo.main(options(demo, "--tasks", "copy-10", "--out", str(tmp_path)))
+    assert asked == "rnn irnn lstm chrono gru mgu mingru indrnn".split()
+    assert [*demo.RECIPES][len(asked) :] == FURTHER
+    asked.clear()
+    demo.main(options(demo, "--tasks", "copy-10", "--out", str(tmp_path), "--cells", *FURTHER))
+    assert asked == FURTHER
+
+
+def test_names_are_spelt_as_in_the_papers(demo):
+    """Also where a class's name begins with a capital letter."""
+    labels = [demo.recipe_of(cell).label for cell in ("mlstm", "slstm", "mingru", "minlstm", "cornn", "nbrc", "sru")]
+    assert labels == ["mLSTM", "sLSTM", "minGRU", "minLSTM", "coRNN", "nBRC", "SRU"]
+    assert demo.label("slstm") == "sLSTM" and demo.label("my_module:MyCell") == "MyCell"
 
 
 def test_gradients_that_are_not_finite_end_a_run(demo):
@@ -235,6 +262,45 @@ def test_recipes(demo):
     assert [cell.input_size for cell in made["indrnn"]] == [3, H]
 
 
+def test_recipes_of_further_cells(demo):
+    """What their authors' code has, and what it says of long sequences."""
+    made = {name: demo.RECIPES[name].make(3, 64, 100) for name in FURTHER}
+    (lem,), (cornn,), (mlstm,), (deltanet,) = (made[name] for name in FURTHER if name != "lru")
+    assert lem.dt == 0.1
+    assert (cornn.dt, cornn.gamma, cornn.epsilon, demo.RECIPES["cornn"].lr) == (0.06, 66, 15, 0.02)
+    assert mlstm.heads == deltanet.heads == 4 and mlstm.bias.numpy()[-4:].tolist() == [3, 4, 5, 6]
+    assert [block.input_size for block in made["lru"]] == [3, 64]
+    for block in made["lru"]:
+        r = np.exp(-np.exp(block.lru.nu_log.numpy()))
+        assert len(r) == 32 and 0.9 <= r.min() < 0.95 < 0.98 < r.max() <= 0.999
+        assert np.exp(block.lru.theta_log.numpy()).max() <= np.pi / 10
+    assert [demo.RECIPES["mlstm"].make(3, H, 100)[0].heads for H in (5, 6, 8)] == [1, 2, 4]
+
+
+@pytest.mark.parametrize("inputs", [3, 6])
+def test_block_of_the_lru(inputs, demo):
+    """Line by line, with complex numbers; x goes through a map where its width is another one."""
+    block, rng = demo.LRUBlock(inputs, 6).double(), np.random.default_rng(0)
+    p = {name: parameter.numpy() for name, parameter in block.named_parameters()}
+    assert any(name.startswith("encode") for name in p) == (inputs == 3)
+    x, s, expected = rng.normal(size=(5, 2, inputs)), np.zeros((2, 3), complex), []
+    part = lambda name: p[f"lru.{name}_re"] + 1j * p[f"lru.{name}_im"]
+    for u in x:
+        u = u @ p["encode.weight"].T + p["encode.bias"] if inputs == 3 else u
+        n = (u - u.mean(1, keepdims=True)) / np.sqrt(u.var(1, keepdims=True) + 1e-5)
+        n = n * p["norm.weight"] + p["norm.bias"]
+        s = np.exp(-np.exp(p["lru.nu_log"]) + 1j * np.exp(p["lru.theta_log"])) * s
+        s = s + np.exp(p["lru.gamma_log"]) * (n @ part("B").T)
+        y = (s @ part("C").T).real + p["lru.D"] * n
+        v = np.vectorize(lambda a: a * (1 + math.erf(a / math.sqrt(2))) / 2)(y)
+        a, gate = np.split(v @ p["out.weight"].T + p["out.bias"], 2, axis=1)
+        expected.append(u + a / (1 + np.exp(-gate)))
+    states = block.begin(None, 2)
+    for u, y in zip(tg.tensor(x), expected):
+        states = block.advance(u, states)
+        np.testing.assert_allclose(states[0].numpy(), y, rtol=0, atol=1e-12)
+
+
 def test_single_recurrent_weights_stay_bounded(demo):
     model = demo.Model(demo.Task.named("adding-10"), demo.RECIPES["indrnn"], 8)
     for layer in model.layers:
@@ -244,7 +310,10 @@ def test_single_recurrent_weights_stay_bounded(demo):
         assert layer.cell.weight_u.numpy()[:2] == pytest.approx([2**0.1, -(2**0.1)])
 
 
-@pytest.mark.parametrize("name", ["rnn", "irnn", pytest.param("lstm", marks=pytest.mark.slow), "indrnn"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lstm", "lru", "mlstm")]  # more to compile
+
+
+@pytest.mark.parametrize("name", ["rnn", "irnn", "indrnn", *SLOW])
 def test_gradient_norms_are_those_of_the_tape(name, demo):
     task = demo.Task.named({"rnn": "copy-10", "irnn": "recall-10"}.get(name, "adding-10"))
     model = demo.Model(task, demo.RECIPES[name], 6).double()
@@ -273,7 +342,7 @@ def test_gradient_norms_are_those_of_the_tape(name, demo):
 
 
 def test_readme_shows_a_default_run(demo):
-    """Its table has the default tasks and all cells; its numbers are possible ones; its pictures are small."""
+    """Its table has the default tasks and all recipes; its numbers are possible ones; its pictures are small."""
     text = (SCRIPT.parent / "README.md").read_text(encoding="utf-8")
     assert "`python demos/long_memory.py --seeds 3`" in text
     text = text.partition("## Which cells remember")[2].partition("\n## ")[0]
@@ -283,10 +352,16 @@ def test_readme_shows_a_default_run(demo):
     for recipe in demo.RECIPES.values():
         (row,) = re.findall(rf"^\| {re.escape(recipe.label)} \| (.*) \|$", text, flags=re.M)
         columns = [column.split(", ") for column in row.split(" | ")]
-        assert [len(column) for column in columns] == [3] * len(demo.DEFAULTS["tasks"])  # three seeds
-        for column in columns:
+        assert len(columns) == len(demo.DEFAULTS["tasks"])
+        measured = [column for column in columns if column != ["not run"]]  # which the text says of the LRU's adding
+        assert len(measured) == (2 if recipe is demo.RECIPES["lru"] else 4)
+        assert all(len(column) == 3 for column in measured)  # three seeds
+        for column in measured:
             for solved in (float(outcome) for outcome in column if not outcome.startswith("(")):
                 assert solved <= demo.DEFAULTS["sequences"] / 1000
                 assert solved / every == pytest.approx(round(solved / every))
-    for name in "long_memory.png", "long_memory_gradients.png":
+    assert f"`python demos/long_memory.py --seeds 3 --cells {' '.join(FURTHER)}`" in text
+    recall = "--tasks recall-10 --cells gru lstm mlstm deltanet --lr 0.005 --sequences 20000"
+    assert f"`python demos/long_memory.py {recall}`" in text.replace("\n", " ")
+    for name in "long_memory.png", "long_memory_gradients.png", "long_memory_further.png", "long_memory_recall.png":
         assert f"({name})" in text and (SCRIPT.parent / name).stat().st_size < 200_000
