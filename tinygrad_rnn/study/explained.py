@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from ..fusion.equations import Equations
 from ..fusion.explain import epilogue
 from ..fusion.fused import PACKAGE, FusedCell
-from ..fusion.program import Value, made_of
+from ..fusion.program import Value, is_slice, made_of
 from ..nn.module import Module
 from ..nn.recurrent import Recurrent
 from ..nn.stacked import Stack
@@ -164,11 +164,14 @@ def _told(value: Value) -> str:
 
 
 def _written_out(value: Value, equations: Equations) -> Iterator[Value]:
-    """What stands in the equation of a value and has no line of its own."""
-    ahead, seen = value.operands, {value}
+    """What stands in the equation of a value and has no line of its own; and what it is a slice of.
+
+    The gradient of a slice has no line of its own, it is a part of the other's.
+    """
+    ahead, seen, whole = value.operands, {value}, value.inputs[0] if is_slice(value) else None
     while ahead:
         x = ahead.pop()
-        if x in seen or (x.row is not None and _is_told(x)):
+        if x in seen or (x.row is not None and _is_told(x) and x is not whole):
             continue
         seen.add(x)
         yield x
