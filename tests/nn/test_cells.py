@@ -16,7 +16,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn.autograd import table
 from tinygrad_rnn.fusion.program import made_of
 from tinygrad_rnn.nn import Cell, Recurrent, cells
-from tinygrad_rnn.nn.cells.catalogue import ROWS, compiled, values_of
+from tinygrad_rnn.nn.cells.catalogue import ROWS, step_of, values_of
 from tinygrad_rnn.testing.slopes import decided_once
 
 for _path in Path(__file__).parent.glob("equations_*.py"):
@@ -382,7 +382,7 @@ def test_list_of_some():
 @pytest.mark.parametrize("entry", ROWS, ids=lambda entry: entry.cell.__name__)
 def test_recurrent_weights_are_told(entry):
     """Whether the compiler finds a product of weights with what depends on a state."""
-    program = compiled(entry, 4, 4).stages["simplify"]
+    program = step_of(entry.make(4, 4), 4)
     moved, found = set(program.states), False
     for value in made_of(program.outputs):
         if moved.intersection(value.inputs):

@@ -29,7 +29,7 @@ from .refusal import Unfusable
 from .rows import Rows
 from .scan import Scan, copied, plain
 from .sequence import Sequence, States
-from .trace import trace_step
+from .trace import Traced, trace_step
 from .validate import Report, is_on, validate
 
 VIEWS = (table.slice, table.permute, table.reshape, table.expand)
@@ -52,15 +52,9 @@ class FusedCell:
     scatter = None
 
     def __init__(self, cell: Any, sequence: Sequence) -> None:
-        dtype = sequence.inputs[0].dtype
-        where = "" if type(cell).__module__.startswith(PACKAGE) else f" ({step_line(cell)})"
-        _check_kinds(sequence, dtype, cell.state_names, where)
         self.cell: Callable[[], Any] = weakref.ref(cell)  # a compiled cell must not keep its cell alive
         self.several, self.inputs = sequence.several, len(sequence.inputs)
-        inputs = [((BATCH, x.shape[2]), dtype) for x in sequence.inputs]
-        states = [(name, (BATCH, *s.shape[1:]), dtype) for name, s in zip(cell.state_names, sequence.states)]
-        values = [(name, (BATCH, *x.shape[1:]), x.dtype) for name, x in sequence.values.items()]
-        traced = trace_step(cell, inputs, states, not sequence.several, values)
+        traced = traced_over(cell, sequence)
         self.by_name = tuple(sequence.values)  # the first of `given`
         self.sources = traced.sources
         self.owners = [weakref.proxy(owner) for owner in traced.owners]
@@ -97,9 +91,7 @@ class FusedCell:
         for value, x in zip(known, held):
             expected = (B, *value.shape[1:]) if value.per_row else value.shape
             if x.shape != expected:
-                raise ValueError(
-                    f"sequence_values: {value.name} has shape {list(x.shape)}, expected {list(expected)}"
-                )
+                raise ValueError(f"sequence_values: {value.name} has shape {list(x.shape)}, not {list(expected)}")
             if x.dtype != value.dtype:
                 raise ValueError(f"sequence_values: {value.name} is {x.dtype}, and was {value.dtype} when compiled")
         return held
@@ -376,6 +368,21 @@ class FusedCell:
         wanting = [inputs[i] for i in run.mask.places]
         found = grad([results[k] for k in ks], wanting, [dy.parts[k] for k in ks], create_graph=True, allow_unused=True)
         return [tensor(np.zeros(x.shape, x.dtype)) if g is None else g for x, g in zip(wanting, found)]
+
+
+def traced_over(cell: Any, sequence: Sequence) -> Traced:
+    """The step of a cell, traced for what it is run over.
+
+    Raises:
+        Unfusable: the step cannot be a kernel; the message says why.
+    """
+    dtype = sequence.inputs[0].dtype
+    where = "" if type(cell).__module__.startswith(PACKAGE) else f" ({step_line(cell)})"
+    _check_kinds(sequence, dtype, cell.state_names, where)
+    inputs = [((BATCH, x.shape[2]), dtype) for x in sequence.inputs]
+    states = [(name, (BATCH, *s.shape[1:]), dtype) for name, s in zip(cell.state_names, sequence.states)]
+    values = [(name, (BATCH, *x.shape[1:]), x.dtype) for name, x in sequence.values.items()]
+    return trace_step(cell, inputs, states, not sequence.several, values)
 
 
 def _check_kinds(sequence: Sequence, dtype: np.dtype, names: tuple[str, ...], where: str) -> None:

@@ -184,7 +184,7 @@ def _recurrent(name: str, layer: Recurrent, T: int, B: int, note: str = "") -> L
     except (Unfusable, ValueError):
         return Layer(name, kind, states, x, y, count, None, None)
     x = (T, B, fused.program.inputs[0].width)
-    return Layer(name, kind, states, x, y, count, B * flops_of(fused), saved_by(fused, T, B))
+    return Layer(name, kind, states, x, y, count, B * flops_of(fused.stages["simplify"]), saved_by(fused, T, B))
 
 
 def saved_by(fused: Any, T: int, B: int) -> int:

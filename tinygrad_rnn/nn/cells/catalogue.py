@@ -11,9 +11,11 @@ from typing import NamedTuple, TypeVar
 from ...autograd.creation import get_rng_state, set_rng_state, zeros
 from ...autograd.tape import no_grad
 from ...fusion.compile import fused_cell
-from ...fusion.fused import FusedCell
+from ...fusion.fused import FusedCell, traced_over
+from ...fusion.program import Program
 from ...fusion.refusal import Unfusable
 from ...fusion.sequence import Sequence
+from ...fusion.simplify import simplify
 from ..cell import Cell
 from ..work import flops_of
 
@@ -161,7 +163,7 @@ class Row:
     def flops(self) -> int | None:
         """What a step costs: 2 for each weight of a product, 1 for each element of other maths.
 
-        It is counted in the compiled step when first asked for, in some 30 ms. None if that step cannot be compiled.
+        It is counted in the traced step when first asked for, in some 20 ms. None if that step cannot be compiled.
         """
         (entry,) = (entry for entry in ROWS if entry.cell is self.cell)
         if (found := _FLOPS.get((entry, self.sizes))) is None:
@@ -173,33 +175,39 @@ _FLOPS: dict[tuple[Entry, tuple[int, int]], int | None] = {}
 
 
 def _flops(entry: Entry, input_size: int, hidden_size: int) -> int | None:
+    random_state = get_rng_state()
+    cell = entry.make(input_size, hidden_size).eval()
+    set_rng_state(random_state)
     try:
-        return flops_of(compiled(entry, input_size, hidden_size))
+        return flops_of(step_of(cell, input_size))
     except Unfusable:
         return None
 
 
-def compiled(entry: Entry, input_size: int, hidden_size: int) -> FusedCell:
-    """What the compiler makes of a cell in eval mode.
+def step_of(cell: Cell, input_size: int) -> Program:
+    """The step of a cell, traced and simplified.
 
     Raises:
-        Unfusable: with the reason, if nothing.
+        Unfusable: with the reason, if it cannot be compiled.
     """
-    random_state = get_rng_state()
-    cell = entry.make(input_size, hidden_size).eval()
-    set_rng_state(random_state)
-    return compiled_alone(cell, input_size)
+    with no_grad():
+        return simplify(traced_over(cell, _alone(cell, input_size)).program)
 
 
 def compiled_alone(cell: Cell, input_size: int) -> FusedCell:
-    """The same of a cell as it is, for one sequence of one step; what a cell of the list takes by name is given.
+    """What the compiler makes of a cell.
 
     Raises:
         Unfusable: with the reason, if nothing.
     """
-    given = {name: zeros(1, *shape) for name, shape in values_of(cell).items()}
     with no_grad():
-        return fused_cell(cell, Sequence(zeros(1, 1, input_size), cell.begin(None, 1), values=given))
+        return fused_cell(cell, _alone(cell, input_size))
+
+
+def _alone(cell: Cell, input_size: int) -> Sequence:
+    """One sequence of one step; what a cell of the list takes by name is given."""
+    given = {name: zeros(1, *shape) for name, shape in values_of(cell).items()}
+    return Sequence(zeros(1, 1, input_size), cell.begin(None, 1), values=given)
 
 
 def values_of(cell: Cell) -> Shapes:
