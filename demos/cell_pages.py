@@ -18,7 +18,7 @@ from tinygrad_rnn.fusion.fused import FusedCell
 from tinygrad_rnn.fusion.program import Value
 from tinygrad_rnn.fusion.refusal import Unfusable
 from tinygrad_rnn.fusion.stages import at_stage
-from tinygrad_rnn.nn.cells.catalogue import Entry, compiled
+from tinygrad_rnn.nn.cells.catalogue import Entry, compiled_alone, drawn_apart
 
 ROOT = Path(__file__).resolve().parent.parent
 I, H = 28, 64  # for which sizes are told, and the step is compiled
@@ -165,7 +165,7 @@ def _and(names: list[str]) -> str:
 
 def fused(entry: Entry, input_size: int = I, hidden_size: int = H) -> FusedCell:
     """The compiled step of a cell; no kernel is built."""
-    return compiled(entry, input_size, hidden_size)
+    return compiled_alone(drawn_apart(entry, input_size, hidden_size).eval(), input_size)
 
 
 def page(entry: Entry, picture: bool | str) -> str:

@@ -175,13 +175,18 @@ _FLOPS: dict[tuple[Entry, tuple[int, int]], int | None] = {}
 
 
 def _flops(entry: Entry, input_size: int, hidden_size: int) -> int | None:
-    random_state = get_rng_state()
-    cell = entry.make(input_size, hidden_size).eval()
-    set_rng_state(random_state)
     try:
-        return flops_of(step_of(cell, input_size))
+        return flops_of(step_of(drawn_apart(entry, input_size, hidden_size).eval(), input_size))
     except Unfusable:
         return None
+
+
+def drawn_apart(entry: Entry, input_size: int, hidden_size: int) -> Cell:
+    """A cell to be looked at: nobody's weights depend on whether it was made."""
+    random_state = get_rng_state()
+    cell = entry.make(input_size, hidden_size)
+    set_rng_state(random_state)
+    return cell
 
 
 def step_of(cell: Cell, input_size: int) -> Program:
@@ -287,11 +292,9 @@ def catalogue(
 
 
 def _row(entry: Entry, input_size: int, hidden_size: int) -> Row:
-    random_state = get_rng_state()
-    cell = entry.make(input_size, hidden_size)
+    cell = drawn_apart(entry, input_size, hidden_size)
     with no_grad():
         shapes = {name: s.shape[1:] for name, s in zip(cell.state_names, cell.begin(None, 1))}
-    set_rng_state(random_state)  # nobody's weights depend on whether the list was looked at
     kind = "matrix" if any(len(shape) > 1 for shape in shapes.values()) else "vector"
     count, name = sum(p.numel() for p in cell.parameters()), entry.cell.__name__
     return Row(
