@@ -207,7 +207,8 @@ class HyperLSTMCell(_GateNormLSTMCell):
     Recurrent matrices start orthogonal, biases at zero but that of f's normalisation, which starts at 1.
 
     Args:
-        hyper_size: K, the size of the small LSTM; None: H / 4. 128 in the code.
+        hyper_size: K, the size of the small LSTM; None: H / 4, but 2 at least, as the norm of one number is 0. 128 in
+            the code.
         embedding_size: E, 16 in the code.
 
     Attributes:
@@ -225,7 +226,7 @@ class HyperLSTMCell(_GateNormLSTMCell):
         self, input_size: int, hidden_size: int, bias: bool = True, hyper_size: int | None = None,
         embedding_size: int = 16, *, dtype: Any = None,
     ) -> None:  # fmt: skip
-        hyper_size = max(hidden_size // 4, 1) if hyper_size is None else hyper_size
+        hyper_size = max(hidden_size // 4, 2) if hyper_size is None else hyper_size
         whole(self, hyper_size=hyper_size, embedding_size=embedding_size)
         self.hyper_size, self.embedding_size = hyper_size, embedding_size
         super().__init__(input_size, hidden_size, bias, dtype=dtype)
