@@ -19,13 +19,18 @@ def pytest_addoption(parser):
     parser.addoption(
         "--refresh-golden", action="store_true", help="write the generated source that tests compare with anew"
     )
+    parser.addoption("--part", default="0/1", metavar="K/N", help="of the long tests every N-th, from the K-th on")
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Tests of seconds that repeat, at another size or of another cell, what a quick one proves: run by -m slow."""
     long = set(Path(__file__).with_name("long_tests.txt").read_text(encoding="utf-8").split("\n"))
     for item in items:
         name = item.nodeid.removeprefix("tests/")
         if name in long or name.partition("[")[0] in long:
             item.add_marker(pytest.mark.slow)
+    part, parts = map(int, config.getoption("--part").split("/"))
+    left = {item for k, item in enumerate(i for i in items if i.get_closest_marker("slow")) if k % parts != part}
+    config.hook.pytest_deselected(items=[item for item in items if item in left])
+    items[:] = [item for item in items if item not in left]
