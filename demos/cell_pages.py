@@ -243,6 +243,7 @@ def usage(entry: Entry, T: int = 100, B: int = 32) -> str:
     """Three lines that run it."""
     name, states = entry.cell.__name__, made(entry, I, H).state_names
     make = f"tg.nn.cells.{name}({I}, {H})" if entry.make is entry.cell else f'tg.nn.cells.make("{name}", {I}, {H})'
+    outputs = "outputs" if "y" in states else "y"
     final = states[0] if len(states) == 1 else f"({', '.join(states)})"
     given = "".join(
         f", {name}=tg.randn({', '.join(map(str, (B, *shape)))})" for name, shape in entry.values(I, H).items()
@@ -250,7 +251,7 @@ def usage(entry: Entry, T: int = 100, B: int = 32) -> str:
     return textwrap.dedent(f"""\
         import tinygrad_rnn as tg
         layer = tg.nn.Recurrent({make})
-        y, {final} = layer(tg.randn({T}, {B}, {I}){given})  # the outputs of all steps, and the last states""")
+        {outputs}, {final} = layer(tg.randn({T}, {B}, {I}){given})  # the outputs of all steps, and the last states""")
 
 
 def _steps(entry: Entry) -> Iterator[str]:
