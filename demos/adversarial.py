@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from long_memory import HERE, fill, number, save
+from shared import add_common, fill, number, save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
@@ -249,10 +249,7 @@ def arguments() -> argparse.ArgumentParser:
     ):  # fmt: skip
         add(f"--{option.replace('_', '-')}", type=count, help=f"{meaning} (default: {DEFAULTS[option]})")
     add("--lr", type=positive, default=5e-3, help="learning rate of Adam (default: 0.005)")
-    add("--seed", type=number(int, 0), default=0, help="of weights and sequences (default: 0)")
-    add("--seeds", type=count, default=1, help="how many runs, with this seed and those after it (default: 1)")
-    add("--quick", action="store_true", help="a few updates, to see that it runs")
-    add("--out", type=Path, default=HERE / "runs", metavar="FOLDER", help="where pictures and numbers go")
+    add_common(parser, "sequences", "a few updates")
     return parser
 
 

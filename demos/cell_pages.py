@@ -224,24 +224,16 @@ DRAWN = 4, 16  # I and H of what the pictures show
 
 
 def _parameters(entry: Entry) -> list[str]:
-    cell = made(entry, I, H)
+    cell = drawn_apart(entry, I, H)
     rows = [f"| `{name}` | {list(p.shape)} | {p.numel():,} |" for name, p in cell.named_parameters()]
     if not rows:
         return ["There are none."]
     return ["\n".join(["| name | shape | numbers |", "|---|---|---|", *rows])]
 
 
-def made(entry: Entry, input_size: int, hidden_size: int) -> tg.nn.Cell:
-    """A cell, with random numbers that nobody else misses."""
-    before = tg.get_rng_state()
-    cell = entry.make(input_size, hidden_size)
-    tg.set_rng_state(before)
-    return cell
-
-
 def usage(entry: Entry, T: int = 100, B: int = 32) -> str:
     """Three lines that run it."""
-    name, states = entry.cell.__name__, made(entry, I, H).state_names
+    name, states = entry.cell.__name__, drawn_apart(entry, I, H).state_names
     make = f"tg.nn.cells.{name}({I}, {H})" if entry.make is entry.cell else f'tg.nn.cells.make("{name}", {I}, {H})'
     outputs = "outputs" if "y" in states else "y"
     final = states[0] if len(states) == 1 else f"({', '.join(states)})"

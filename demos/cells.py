@@ -22,7 +22,7 @@ import cell_pages
 import cell_pictures
 import cell_speed
 from cell_pages import DRAWN, Panel
-from long_memory import HERE, number
+from shared import HERE, number
 from tqdm import tqdm
 
 from tinygrad_rnn.fusion.refusal import Unfusable
@@ -120,7 +120,7 @@ def print_loop(name: str) -> None:
 
     (entry,), (_, B, I, H) = chosen([name]), cell_speed.SIZES
     given = {key: cell_speed.numbers(B, *shape) for key, shape in entry.values(I, H).items()}
-    cell = cell_pages.made(entry, I, H)
+    cell = catalogue.drawn_apart(entry, I, H)
     with torch_loop.in_torch():
         program = cell_speed.traced(cell, cell_speed.numbers(1, B, I), given)
     print(torch_loop.Written(program).text)

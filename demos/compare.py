@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 import music
 import numpy as np
-from long_memory import number
 from music import Refusal, save
+from shared import number
 from tqdm import tqdm
 
 import tinygrad_rnn as tg

@@ -21,7 +21,6 @@ of the learning, a picture of how far back gradients reach before and after it, 
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -30,14 +29,13 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+from shared import ANY_CELL, add_common, cell_named, fill, label, number, save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.nn import cells, init
 from tinygrad_rnn.nn.cells.catalogue import short_name
-from tinygrad_rnn.nn.cells.named import make_alone
 
-HERE = Path(__file__).resolve().parent
 DEFAULTS = dict(
     tasks=("adding-100", "adding-200", "order-100", "copy-20"),
     sequences=60_000, hidden=64, batch=16, every=100, tests=1000,
@@ -254,13 +252,6 @@ RECIPES |= {  # all numbers of the coRNN are those of tk-rusch/coRNN, adding; NX
     "deltanet": Recipe("DeltaNet", lambda I, H, T: [cells.DeltaNetCell(I, H, heads=math.gcd(H, 4))], lr=5e-3),
 }
 
-SPELT = {"SLSTM": "sLSTM", "MLSTM": "mLSTM", "MinGRU": "minGRU", "MinLSTM": "minLSTM", "CoRNN": "coRNN", "NBRC": "nBRC"}
-
-
-def label(cell: str) -> str:
-    """A cell's name in tables and pictures, as its paper writes it."""
-    name = cell.rpartition(":")[2] if ":" in cell else type(cells.make(cell, 4, 4)).__name__.removesuffix("Cell")
-    return SPELT.get(name, name)
 
 
 def recipe_of(name: str) -> Recipe:
@@ -485,13 +476,6 @@ def draw_gradients(results: list[Result], path: Path) -> None:
     save(figure, path)
 
 
-def save(figure, path: Path) -> None:
-    """Write a picture, or leave the old one."""
-    draft = path.with_name(f".{path.name}.tmp")
-    figure.savefig(draft, format="png", dpi=100, pil_kwargs={"optimize": True})
-    os.replace(draft, path)
-
-
 # ---- The command line ------------------------------------------------------------------------------------------------
 
 
@@ -505,40 +489,11 @@ def known(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{error}; recipes are {', '.join(RECIPES)}") from None
 
 
-def cell_named(text: str) -> str:
-    """The name of a cell that can be made."""
-    name = text if ":" in text else short_name(text)
-    try:
-        make_alone(name, 4, 4)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return name
-
-
-def number(kind: type, low: float):
-    """A type for argparse: a finite number of at least `low`, or above it if that is 0.0."""
-
-    def parse(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"must be a number ({kind.__name__}), not {text!r}") from None
-        if not (value > 0 if kind is float else value >= low) or value == math.inf:
-            least = "positive" if low or kind is float else "at least 0"
-            raise argparse.ArgumentTypeError(f"must be {least}, not {text}")
-        return value
-
-    return parse
-
-
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, count = parser.add_argument, number(int, 1)
     add("--tasks", type=Task.named, nargs="+", metavar="TASK", help=f"(default: {' '.join(DEFAULTS['tasks'])})")
-    words = "any that `python -m tinygrad_rnn cells` lists, or package.module:MyCell"
-    add("--cells", type=known, nargs="+", metavar="CELL", help=f"{words} (default: {' '.join(USUAL)})")
-    add("--seed", type=number(int, 0), default=0, help="of weights and sequences (default: 0)")
-    add("--seeds", type=count, default=1, help="how many runs, with this seed and those after it (default: 1)")
+    add("--cells", type=known, nargs="+", metavar="CELL", help=f"{ANY_CELL} (default: {' '.join(USUAL)})")
     for option, meaning in (
         ("sequences", "for each cell and task, at most"), ("hidden", "H"), ("batch", "B"),
         ("every", "updates between tests"), ("tests", "sequences of a test"),
@@ -546,17 +501,9 @@ def arguments() -> argparse.ArgumentParser:
         add(f"--{option}", type=count, help=f"{meaning} (default: {DEFAULTS[option]})")
     add("--lr", type=number(float, 0.0), help="learning rate of Adam (default: the cell's own)")
     add("--clip", type=number(float, 0.0), default=1.0, help="longest norm of the gradient (default: 1)")
-    add("--quick", action="store_true", help="a few sequences of short tasks, to see that it runs")
-    add("--out", type=Path, default=HERE / "runs", metavar="FOLDER", help="where pictures and numbers go")
+    add_common(parser, "sequences", "a few sequences of short tasks")
     add("--remedies", action="store_true", help="ways to train an RNN instead, with options of their own: add --help")
     return parser
-
-
-def fill(options: argparse.Namespace, defaults: dict, quick: dict) -> None:
-    """Give every option that was not said its default, or what `--quick` has for it."""
-    for name, value in (quick if options.quick else defaults).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
 
 
 def main(options: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from long_memory import fill, number
+from shared import fill, number
 from tqdm import tqdm
 
 import tinygrad_rnn as tg

@@ -24,12 +24,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from long_memory import HERE, number, save
+from shared import ANY_CELL, add_common, cell_named, fill, number, save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.nn import cells, init
-from tinygrad_rnn.nn.cells.catalogue import short_name
 
 EPSILON, A, B, CURRENT = 1 / 50, 0.7, 0.8, 0.5
 STEP = 0.4  # of time, between what is seen
@@ -266,37 +265,23 @@ def draw_plane(panel) -> None:
 # ---- The command line ------------------------------------------------------------------------------------------------
 
 
-def named(text: str) -> str:
-    """The name of a cell that can be made."""
-    try:
-        cells.make(text, 1, 4)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text if ":" in text else short_name(text)
-
-
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, count = parser.add_argument, number(int, 1)
-    words = "any that `python -m tinygrad_rnn cells` lists, or package.module:MyCell"
-    add("--cells", type=named, nargs="+", metavar="CELL", help=f"{words} (default: {' '.join(DEFAULTS['cells'])})")
+    shown = f"{ANY_CELL} (default: {' '.join(DEFAULTS['cells'])})"
+    add("--cells", type=cell_named, nargs="+", metavar="CELL", help=shown)
     for option, meaning in (
         ("hidden", "H"), ("epochs", "passes"), ("batch", "B"), ("sequences", "nerve cells to learn from"),
         ("tests", "nerve cells of the test"), ("steps", "T"),
     ):  # fmt: skip
         add(f"--{option}", type=count, help=f"{meaning} (default: {DEFAULTS[option]})")
     add("--lr", type=number(float, 0.0), default=9.04e-3, help="learning rate of Adam (default: 0.00904)")
-    add("--seed", type=number(int, 0), default=0, help="of weights and nerve cells (default: 0)")
-    add("--seeds", type=count, default=1, help="how many runs, with this seed and those after it (default: 1)")
-    add("--quick", action="store_true", help="a few short passes, to see that it runs")
-    add("--out", type=Path, default=HERE / "runs", metavar="FOLDER", help="where picture and numbers go")
+    add_common(parser, "nerve cells", "a few short passes")
     return parser
 
 
 def main(options: argparse.Namespace) -> None:
-    for name, value in (QUICK if options.quick else DEFAULTS).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+    fill(options, DEFAULTS, QUICK)
     options.out.mkdir(parents=True, exist_ok=True)
     results, shown = [], None
     for seed in range(options.seed, options.seed + options.seeds):

@@ -25,7 +25,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from long_memory import HERE, fill, number, order, save
+from long_memory import order
+from shared import HERE, fill, number, save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg

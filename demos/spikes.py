@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from long_memory import HERE, number, save
+from shared import add_common, fill, number, save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
@@ -260,17 +260,12 @@ def arguments() -> argparse.ArgumentParser:
     ):  # fmt: skip
         add(f"--{option}", type=count, help=f"{meaning} (default: {DEFAULTS[option]})")
     add("--lr", type=number(float, 0.0), default=5e-3, help="learning rate of Adam at first (default: 0.005)")
-    add("--seed", type=number(int, 0), default=0, help="of weights and sequences (default: 0)")
-    add("--seeds", type=count, default=1, help="how many runs, with this seed and those after it (default: 1)")
-    add("--quick", action="store_true", help="a few updates, to see that it runs")
-    add("--out", type=Path, default=HERE / "runs", metavar="FOLDER", help="where picture and numbers go")
+    add_common(parser, "sequences", "a few updates")
     return parser
 
 
 def main(options: argparse.Namespace) -> None:
-    for name, value in (QUICK if options.quick else DEFAULTS).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+    fill(options, DEFAULTS, QUICK)
     options.out.mkdir(parents=True, exist_ok=True)
     results, first, baselines = [], {}, {}
     for seed in range(options.seed, options.seed + options.seeds):

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from long_memory import HERE, cell_named, label, number, save
+from shared import ANY_CELL, add_common, cell_named, fill, label, number, save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
@@ -302,11 +302,8 @@ def smoothed(right: list[float], window: int = 8) -> tuple[np.ndarray, np.ndarra
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, count = parser.add_argument, number(int, 1)
-    words = "any that `python -m tinygrad_rnn cells` lists, or package.module:MyCell"
-    words += f" (default: {' '.join(CELLS)})"
-    add("--cells", type=cell_named, nargs="+", metavar="CELL", default=CELLS, help=words)
-    add("--seed", type=number(int, 0), default=0, help="of weights and sequences (default: 0)")
-    add("--seeds", type=count, default=1, help="how many runs, with this seed and those after it (default: 1)")
+    shown = f"{ANY_CELL} (default: {' '.join(CELLS)})"
+    add("--cells", type=cell_named, nargs="+", metavar="CELL", default=CELLS, help=shown)
     for option, meaning in (
         ("updates", "of training"), ("hidden", "H"), ("batch", "B"), ("tests", "sequences of the test"),
     ):  # fmt: skip
@@ -314,15 +311,12 @@ def arguments() -> argparse.ArgumentParser:
     add("--layers", type=count, default=2, help="of each cell (default: 2)")
     add("--ask", choices=("every", "last"), default="every", help="after every bit, or after the last one alone")
     add("--lr", type=number(float, 0.0), default=5e-3, help="learning rate of Adam at the start (default: 0.005)")
-    add("--quick", action="store_true", help="a few updates, to see that it runs")
-    add("--out", type=Path, default=HERE / "runs", metavar="FOLDER", help="where the picture and the numbers go")
+    add_common(parser, "sequences", "a few updates")
     return parser
 
 
 def main(options: argparse.Namespace) -> None:
-    for name, value in (QUICK if options.quick else DEFAULTS).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+    fill(options, DEFAULTS, QUICK)
     options.out.mkdir(parents=True, exist_ok=True)
     seeds = range(options.seed, options.seed + options.seeds)
     results = [learn(cell, seed, options) for cell in dict.fromkeys(options.cells) for seed in seeds]

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from long_memory import HERE, number, save
+from shared import add_common, fill, number, save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
@@ -288,22 +288,17 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, count = parser.add_argument, number(int, 1)
     add("--show", type=readable, nargs="+", metavar="TEXT", default=SHOWN, help="dates of yours for the picture")
-    add("--seed", type=number(int, 0), default=0, help="of weights and dates (default: 0)")
-    add("--seeds", type=count, default=1, help="how many runs, with this seed and those after it (default: 1)")
     for option, meaning in (
         ("updates", "of training"), ("hidden", "H"), ("batch", "B"), ("tests", "dates of the test"),
     ):  # fmt: skip
         add(f"--{option}", type=count, help=f"{meaning} (default: {DEFAULTS[option]})")
     add("--lr", type=number(float, 0.0), default=8e-3, help="learning rate of Adam at the start (default: 0.008)")
-    add("--quick", action="store_true", help="a few updates, to see that it runs")
-    add("--out", type=Path, default=HERE / "runs", metavar="FOLDER", help="where the picture and the numbers go")
+    add_common(parser, "dates", "a few updates")
     return parser
 
 
 def main(options: argparse.Namespace) -> None:
-    for name, value in (QUICK if options.quick else DEFAULTS).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
+    fill(options, DEFAULTS, QUICK)
     options.out.mkdir(parents=True, exist_ok=True)
     runs = [learn(seed, options) for seed in range(options.seed, options.seed + options.seeds)]
     results = [result for _, result in runs]

@@ -1,6 +1,5 @@
 """`demos/adversarial.py`: its sequences are what it says, its attacks stay within epsilon, the seed decides."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_modules import loaded
 from demo_options import check_folder_is_refused, check_refused
 
 import tinygrad_rnn as tg
@@ -19,15 +19,8 @@ SCRIPT = Path(__file__).parent.parent / "demos" / "adversarial.py"
 @pytest.fixture(scope="module")
 def demo():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("demo_adversarial", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["demo_adversarial"] = module  # where its dataclass looks for its annotations
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)  # where it finds what demos share
-        spec.loader.exec_module(module)
-    yield module
-    del sys.modules["demo_adversarial"]
-    sys.modules.pop("long_memory", None)
+    with loaded("adversarial") as module:
+        yield module
 
 
 def test_run_leaves_a_picture_numbers_and_a_table(tmp_path):

@@ -1,12 +1,12 @@
 """`demos/cells.py`: its pages are those that are committed, each cell has one, and what stands on them runs."""
 
-import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from demo_modules import loaded
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.nn.cells import catalogue
@@ -17,17 +17,13 @@ ANEW = "python demos/cells.py --text"
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the tests run without their checkout")
 OWN = [entry for entry in catalogue.ROWS if entry.cell.__module__.startswith("tinygrad_rnn.nn.cells.")]
 EVERY = pytest.mark.parametrize("entry", OWN, ids=lambda entry: entry.cell.__name__)
-MODULES = ("cells", "cell_pages", "cell_pictures", "long_memory")
 
 
 @pytest.fixture(scope="module")
 def demo():
     """The script as a module, and what makes pages and pictures as its attributes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)
-        yield importlib.import_module("cells")
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    with loaded("cells") as module:
+        yield module
 
 
 def entry_of(name):

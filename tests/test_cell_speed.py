@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_modules import loaded
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.nn.cells import catalogue
@@ -15,17 +16,14 @@ from tinygrad_rnn.nn.cells import catalogue
 SCRIPT = Path(__file__).parent.parent / "demos" / "cells.py"
 pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="the tests run without their checkout")
 ENTRIES = {entry.cell.__name__: entry for entry in catalogue.ROWS if entry.cell.__module__.startswith("tinygrad_rnn.")}
-MODULES = ("cells", "cell_pages", "cell_pictures", "cell_speed", "torch_loop", "long_memory")
 T, B, I, H = 5, 3, 8, 8
 
 
 @pytest.fixture(scope="module")
 def speed():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)
-        yield importlib.import_module("cell_speed")
-    for name in MODULES:
-        sys.modules.pop(name, None)
+    """What measures, as a module."""
+    with loaded("cell_speed") as module:
+        yield module
 
 
 def sides(speed, entry):

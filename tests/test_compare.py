@@ -1,6 +1,5 @@
 """`demos/compare.py`: its recipes are the published ones, its music counts no frame behind a piece's end."""
 
-import importlib.util
 import json
 import pickle
 import re
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_modules import loaded
 
 import tinygrad_rnn as tg
 
@@ -19,15 +19,8 @@ SCRIPT = Path(__file__).parent.parent / "demos" / "compare.py"
 @pytest.fixture(scope="module")
 def demo():
     """The script as a module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)  # where it finds music
-        spec = importlib.util.spec_from_file_location("compare", SCRIPT)
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "compare", module)  # where its dataclasses look for their annotations
-        spec.loader.exec_module(module)
+    with loaded("compare") as module:
         yield module
-        for name in "music", "long_memory":
-            sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """`demos/long_memory.py`: its tasks are the published ones, its gradients the tape's, the seed decides its results."""
 
-import importlib.util
 import json
 import math
 import re
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_modules import loaded
 from demo_options import check_folder_is_refused, check_refused
 
 import tinygrad_rnn as tg
@@ -23,12 +23,8 @@ TINY = "--hidden 8 --sequences 40 --batch 8 --every 2 --tests 20".split()
 @pytest.fixture(scope="module")
 def demo():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("long_memory", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["long_memory"] = module  # where its dataclasses look for their annotations
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["long_memory"]
+    with loaded("long_memory") as module:
+        yield module
 
 
 def options(demo, *arguments):

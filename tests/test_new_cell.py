@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from demo_modules import loaded
 from demo_options import check_folder_is_refused, check_refused
 
 SCRIPT = Path(__file__).parent.parent / "demos" / "new_cell.py"
@@ -46,15 +47,9 @@ def test_it_runs_without_torch(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", ["--rounds 0", "--hidden 2.5", "--seed -1"])
-def test_wrong_options(wrong, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))
-    try:
-        import new_cell
-
-        check_refused(new_cell.arguments(), wrong, capsys)
-    finally:
-        for name in ("new_cell", "long_memory"):
-            sys.modules.pop(name, None)
+def test_wrong_options(wrong, capsys):
+    with loaded("new_cell") as demo:
+        check_refused(demo.arguments(), wrong, capsys)
 
 
 def test_folder_that_cannot_be_written_to(tmp_path):

@@ -1,6 +1,5 @@
 """`demos/oscillator.py`: its Runge-Kutta is one; networks that are left alone see only what they said."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_modules import loaded
+from demo_options import check_refused
 
 import tinygrad_rnn as tg
 
@@ -18,15 +19,8 @@ SCRIPT = Path(__file__).parent.parent / "demos" / "oscillator.py"
 @pytest.fixture(scope="module")
 def demo():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("demo_oscillator", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["demo_oscillator"] = module  # where its dataclass looks for its annotations
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)  # where it finds what demos share
-        spec.loader.exec_module(module)
-    yield module
-    del sys.modules["demo_oscillator"]
-    sys.modules.pop("long_memory", None)
+    with loaded("oscillator") as module:
+        yield module
 
 
 @pytest.mark.slow
@@ -101,7 +95,4 @@ def test_a_few_passes_are_better_than_the_rule_that_it_stays(demo):
 
 @pytest.mark.parametrize("wrong", ["--cells nobody", "--epochs 0", "--lr inf", "--seed -1", "--steps 2.5"])
 def test_wrong_options(wrong, demo, capsys):
-    with pytest.raises(SystemExit) as stop:
-        demo.arguments().parse_args(wrong.split())
-    assert stop.value.code == 2
-    assert f"argument {wrong.split()[0]}" in capsys.readouterr().err
+    check_refused(demo.arguments(), wrong, capsys)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_modules import loaded
 from demo_options import check_refused
 
 import tinygrad_rnn as tg
@@ -16,17 +17,11 @@ DEMOS = Path(__file__).parent.parent / "demos"
 COMMAND = [sys.executable, "-W", "error", str(DEMOS / "long_memory.py"), "--remedies", "--quick"]
 
 
-@pytest.fixture
-def demo(monkeypatch):
+@pytest.fixture(scope="module")
+def demo():
     """The script as a module."""
-    monkeypatch.syspath_prepend(str(DEMOS))
-    for name in ("remedies", "long_memory"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    import remedies
-
-    yield remedies
-    for name in ("remedies", "long_memory"):
-        sys.modules.pop(name, None)
+    with loaded("remedies") as module:
+        yield module
 
 
 def options(demo, *more):

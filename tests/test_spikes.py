@@ -1,6 +1,5 @@
 """`demos/spikes.py`: only the order tells its sequences apart, and adaptive units learn it."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_modules import loaded
+from demo_options import check_refused
 
 SCRIPT = Path(__file__).parent.parent / "demos" / "spikes.py"
 
@@ -16,22 +17,13 @@ SCRIPT = Path(__file__).parent.parent / "demos" / "spikes.py"
 @pytest.fixture(scope="module")
 def demo():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("demo_spikes", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["demo_spikes"] = module  # where its dataclass looks for its annotations
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)  # where it finds what demos share
-        spec.loader.exec_module(module)
-    yield module
-    del sys.modules["demo_spikes"]
-    sys.modules.pop("long_memory", None)
+    with loaded("spikes") as module:
+        yield module
 
 
 def options(demo, text):
     chosen = demo.arguments().parse_args(text.split())
-    for name, value in demo.QUICK.items():
-        if getattr(chosen, name) is None:
-            setattr(chosen, name, value)
+    demo.fill(chosen, demo.QUICK, demo.QUICK)
     return chosen
 
 
@@ -90,7 +82,4 @@ def test_units_that_tire_learn_the_order_over_a_short_wait(demo):
 
 @pytest.mark.parametrize("wrong", ["--cells gru", "--steps 100", "--updates 0", "--lr nan", "--seed -1"])
 def test_wrong_options(wrong, demo, capsys):
-    with pytest.raises(SystemExit) as stop:
-        demo.arguments().parse_args(wrong.split())
-    assert stop.value.code == 2
-    assert f"argument {wrong.split()[0]}" in capsys.readouterr().err
+    check_refused(demo.arguments(), wrong, capsys)

@@ -1,6 +1,5 @@
 """`demos/state_tracking.py`: weights set by hand do it, cells that cannot come to rest, the seed decides results."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -9,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_modules import loaded
+from demo_options import check_refused
 
 import tinygrad_rnn as tg
 
@@ -18,22 +19,13 @@ SCRIPT = Path(__file__).parent.parent / "demos" / "state_tracking.py"
 @pytest.fixture(scope="module")
 def demo():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("demo_state_tracking", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["demo_state_tracking"] = module  # where its dataclass looks for its annotations
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)  # where it finds what demos share
-        spec.loader.exec_module(module)
-    yield module
-    del sys.modules["demo_state_tracking"]
-    sys.modules.pop("long_memory", None)
+    with loaded("state_tracking") as module:
+        yield module
 
 
 def options(demo, text=""):
     chosen = demo.arguments().parse_args(f"--quick --hidden 4 --updates 3 --tests 10 {text}".split())
-    for name, value in demo.QUICK.items():
-        if getattr(chosen, name) is None:
-            setattr(chosen, name, value)
+    demo.fill(chosen, demo.DEFAULTS, demo.QUICK)
     return chosen
 
 
@@ -124,10 +116,7 @@ def test_an_rnn_learns_it_and_a_mingru_does_not(demo):
     "wrong", ["--cells transformer", "--cells chrono", "--seed -1", "--updates 0", "--lr nan", "--ask never"]
 )
 def test_wrong_options(wrong, demo, capsys):
-    with pytest.raises(SystemExit) as stop:
-        demo.arguments().parse_args(wrong.split())
-    assert stop.value.code == 2
-    assert f"argument {wrong.split()[0]}" in capsys.readouterr().err
+    check_refused(demo.arguments(), wrong, capsys)
 
 
 def test_readme_shows_a_default_run(demo):

@@ -1,7 +1,6 @@
 """`demos/translate.py`: its dates are spelt as people do, what it tests was never seen, the seed decides results."""
 
 import datetime
-import importlib.util
 import json
 import re
 import subprocess
@@ -10,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from demo_modules import loaded
+from demo_options import check_refused
 
 import tinygrad_rnn as tg
 
@@ -19,15 +20,8 @@ SCRIPT = Path(__file__).parent.parent / "demos" / "translate.py"
 @pytest.fixture(scope="module")
 def demo():
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("demo_translate", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["demo_translate"] = module  # where its dataclass looks for its annotations
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(SCRIPT.parent)  # where it finds what demos share
-        spec.loader.exec_module(module)
-    yield module
-    del sys.modules["demo_translate"]
-    sys.modules.pop("long_memory", None)
+    with loaded("translate") as module:
+        yield module
 
 
 def on_the_tape(demo, hidden=3):
@@ -145,10 +139,7 @@ def test_the_seed_decides(demo):
 
 @pytest.mark.parametrize("wrong", ["--show été", "--seed -1", "--updates 0", "--lr inf", f"--show {'a' * 99}"])
 def test_wrong_options(wrong, demo, capsys):
-    with pytest.raises(SystemExit) as stop:
-        demo.arguments().parse_args(wrong.split())
-    assert stop.value.code == 2
-    assert f"argument {wrong.split()[0]}" in capsys.readouterr().err
+    check_refused(demo.arguments(), wrong, capsys)
 
 
 def test_readme_shows_a_default_run(demo):
