@@ -199,10 +199,9 @@ class Cell(Module):
             ValueError: x, a state or a value has the wrong shape, or the number of states is wrong.
             TypeError: a value is missing, unknown or no tensor.
         """
-        several = isinstance(x, tuple) and all(isinstance(each, (Tensor, np.ndarray)) for each in x)
-        check_inputs(type(self).__name__, x)
-        xs = tuple(map(as_tensor, x)) if several else (as_tensor(x),)
-        if not xs or xs[0].ndim not in (1, 2) or any(each.shape[:-1] != xs[0].shape[:-1] for each in xs):
+        several = inputs_of(self, x)
+        xs = several or (as_tensor(x),)
+        if xs[0].ndim not in (1, 2) or any(each.shape[:-1] != xs[0].shape[:-1] for each in xs[1:]):
             got = ", ".join(str(list(each.shape)) for each in xs)
             more = ", and further inputs of as many sequences" if len(xs) > 1 else ""
             raise ValueError(f"{type(self).__name__}: expected x of shape [B, I] or [I], got {got}{more}")
@@ -355,16 +354,19 @@ def as_states(hx: Any) -> States:
     return tuple(map(as_tensor, hx)) if isinstance(hx, (tuple, list)) else (as_tensor(hx),)
 
 
-def check_inputs(name: str, x: Any) -> None:
-    """Refuse several inputs of which some are no arrays, such as `(x, 1.0)`.
+def inputs_of(module: Module, x: Any, kinds: tuple[type, ...] = (tuple,)) -> States | None:
+    """Several inputs of a cell or a layer, tensors or arrays in one of these kinds; None if x is a single one.
 
     Raises:
-        TypeError: it is so.
+        TypeError: some of them are no arrays, as in `(x, 1.0)`.
     """
-    arrays = [isinstance(each, (Tensor, np.ndarray)) for each in x] if isinstance(x, (tuple, list)) else []
+    if not isinstance(x, (tuple, list)):
+        return None
+    arrays = [isinstance(each, (Tensor, np.ndarray)) for each in x]
     if any(arrays) and not all(arrays):
-        kinds = ", ".join(type(each).__name__ for each in x)
-        raise TypeError(f"{name}: several inputs are tensors or arrays each, got {kinds}")
+        name, got = getattr(module, "_name", type(module).__name__), ", ".join(type(each).__name__ for each in x)
+        raise TypeError(f"{name}: several inputs are tensors or arrays each, got {got}")
+    return tuple(map(as_tensor, x)) if arrays and all(arrays) and isinstance(x, kinds) else None
 
 
 def in_batch_of_one(values: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..fusion.sequence import Sequence
 from ..fusion.specification import TapeRecord, run_on_tape
 from ..fusion.stages import at_stage
 from ..fusion.trace import Unfusable
-from .cell import Cell, States, check_inputs
+from .cell import Cell, States, inputs_of
 from .module import Module
 
 FUSED = ("auto", "require", "never")
@@ -117,11 +117,10 @@ class Recurrent(Module):
         self, x: Any, hx: Any = None, lengths: Any = None, return_states: bool = False, **values: Any
     ) -> Any:
         """The outputs of all steps, and the final state (a tuple if there are several); see the class."""
-        several = isinstance(x, (tuple, list)) and all(isinstance(each, (Tensor, np.ndarray)) for each in x)
-        check_inputs(self._name, x)
-        xs = tuple(map(as_tensor, x)) if several else (as_tensor(x),)
+        several = inputs_of(self, x, (tuple, list))
+        xs = several or (as_tensor(x),)
         shapes = [x.data.shape for x in xs]
-        T, B = shapes[0][:2] if shapes and len(shapes[0]) == 3 else (0, 0)
+        T, B = shapes[0][:2] if len(shapes[0]) == 3 else (0, 0)
         if not T or [shape for shape in shapes if len(shape) != 3 or shape[:2] != (T, B)]:
             got = ", ".join(str(list(shape)) for shape in shapes)
             if T:
@@ -132,7 +131,7 @@ class Recurrent(Module):
         ends = None if lengths is None else check_lengths(self._name, lengths, T, B)
         known = None if hx is None or self._last is None else self._last.zeros_of(self, B)
         states = None if hx is None else self.cell.begin(hx, B, known)
-        every, finals = self._run(xs if several else xs[0], states, ends, return_states, values)
+        every, finals = self._run(several or xs[0], states, ends, return_states, values)
         final = finals if len(finals) > 1 else finals[0]
         return (every[0], final, every) if return_states else (every[0], final)
 

@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-
 from ..autograd import table
 from ..autograd.creation import ones
 from ..autograd.operands import as_tensor
@@ -16,7 +14,7 @@ from ..autograd.shapes import cat, squeeze, stack, transpose, unbind, unsqueeze
 from ..autograd.tape import Node, mode, no_grad
 from ..autograd.tensor import Tensor
 from ..fusion.compile import clock
-from .cell import Cell, States, as_states, check_inputs, in_batch_of_one
+from .cell import Cell, States, as_states, in_batch_of_one, inputs_of
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from .functional import check_below_one, dropout
 from .module import Module
@@ -185,12 +183,11 @@ class Stack(Module):
         self, input: Any, hx: Any = None, lengths: Any = None, return_states: bool = False, **values: Any
     ) -> Any:
         """The outputs of the last layer at every step, and the final states of all layers: see the class."""
-        check_inputs(type(self).__name__, input)
-        x, *further = map(as_tensor, input) if self._several(input) else (as_tensor(input),)
+        several = None if isinstance(input, Tensor) else inputs_of(self, input)  # a step of a few us asks no more
+        x = several[0] if several else as_tensor(input)
         batched = self._check_input(x.data.shape)
         plain = batched and not self.batch_first
-        if further:
-            further = self._further(x, further, batched)
+        further = self._further(x, several[1:], batched) if several else ()
         if not plain:
             x = self._steps_first(x, batched)
         self._prepare()
@@ -223,12 +220,7 @@ class Stack(Module):
         laid_out = [tuple(self._in_layout(values, batched) for values in states) for states in every]
         return y, final, tuple(map(stack, zip(*laid_out))) if self._sizes else laid_out
 
-    @staticmethod
-    def _several(input: Any) -> bool:
-        """Whether it is a tuple of inputs."""
-        return isinstance(input, tuple) and bool(input) and all(isinstance(x, (Tensor, np.ndarray)) for x in input)
-
-    def _further(self, x: Tensor, further: list[Tensor], batched: bool) -> list[Tensor]:
+    def _further(self, x: Tensor, further: States, batched: bool) -> States:
         """What each cell gets besides x, as [T, B, ...]."""
         for each in further:
             if each.shape[:-1] != x.shape[:-1]:
@@ -236,7 +228,8 @@ class Stack(Module):
                     f"{type(self).__name__}: a further input has shape {list(each.shape)}, expected "
                     f"[{', '.join(map(str, x.shape[:-1]))}, ...] beside {list(x.shape)}"
                 )
-        return further if batched and not self.batch_first else [self._steps_first(each, batched) for each in further]
+        plain = batched and not self.batch_first
+        return further if plain else tuple(self._steps_first(each, batched) for each in further)
 
     def _steps_first(self, x: Tensor, batched: bool) -> Tensor:
         """The user's input as [T, B, W], if it is not."""
