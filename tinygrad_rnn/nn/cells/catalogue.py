@@ -1,5 +1,6 @@
 """Which cells there are: `tg.nn.cells.list()`, and how one comes to stand there."""
 
+import functools
 import re
 from bisect import insort
 from collections.abc import Callable
@@ -145,6 +146,7 @@ class Row:
         parameters: how many numbers it learns.
         cell: its class, whose docstring says everything.
         short: its short name, by which `make` and command lines know it.
+        sizes: I and H, for which states, parameters and flops are counted.
     """
 
     name: str
@@ -166,14 +168,10 @@ class Row:
         It is counted in the traced step when first asked for, in some 20 ms. None if that step cannot be compiled.
         """
         (entry,) = (entry for entry in ROWS if entry.cell is self.cell)
-        if (found := _FLOPS.get((entry, self.sizes))) is None:
-            found = _FLOPS[entry, self.sizes] = _flops(entry, *self.sizes)
-        return found
+        return _flops(entry, *self.sizes)
 
 
-_FLOPS: dict[tuple[Entry, tuple[int, int]], int | None] = {}
-
-
+@functools.cache
 def _flops(entry: Entry, input_size: int, hidden_size: int) -> int | None:
     try:
         return flops_of(step_of(drawn_apart(entry, input_size, hidden_size).eval(), input_size))
