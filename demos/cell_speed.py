@@ -178,12 +178,13 @@ def turns(calls: dict[str, Call], quick: bool) -> tuple[dict[str, float], dict[s
     count = int(SECONDS / sum(once[side] * times[side] for side in calls))
     count = 1 if quick else min(max(count, FEWEST), MOST)
     samples: dict[str, list[float]] = {side: [] for side in calls}
-    gc.collect()
     gc.disable()
     try:
         for k in range(count):
             order = list(calls)[k % len(calls) :] + list(calls)[: k % len(calls)]
             for side in order if k % 2 else order[::-1]:  # nobody always follows the same one
+                gc.collect()  # what the side before has left behind
+                calls[side]()  # in training, memory comes back from the step before, not from the system
                 samples[side].append(seconds(calls[side], times[side]))
     finally:
         gc.enable()
