@@ -8,7 +8,6 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import tinygrad_rnn as tg
@@ -20,7 +19,6 @@ from tinygrad_rnn.fusion.refusal import Unfusable
 from tinygrad_rnn.fusion.stages import at_stage
 from tinygrad_rnn.nn.cells.catalogue import Entry, compiled_alone, drawn_apart
 
-ROOT = Path(__file__).resolve().parent.parent
 I, H = 28, 64  # for which sizes are told, and the step is compiled
 MOST_PANELS, MOST_STATES, MOST_UNITS = 7, 3, 48  # of a picture
 MOST_LINES = 150  # of a program
@@ -175,8 +173,7 @@ def page(entry: Entry, picture: bool | str) -> str:
         picture: whether there is one, or why not.
     """
     kind, (row,) = entry.cell, [row for row in tg.nn.cells.list(I, H) if row.cell is entry.cell]
-    path = Path(inspect.getfile(kind)).resolve()
-    where = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    where = kind.__module__.replace(".", "/") + ".py"  # not its file: the package may be installed elsewhere
     states = ", ".join(f"`{name}` [{', '.join(map(str, ['B', *shape]))}]" for name, shape in row.states.items())
     products = "at every step a matrix of weights multiplies a state, so that steps wait for each other"
     free = "none: no product waits for the step before, so that all are done for all steps at once"
