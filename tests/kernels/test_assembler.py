@@ -125,3 +125,23 @@ def test_what_is_stored_is_for_one_processor(tmp_path, monkeypatch):
         f.give(f.number(1))
         Library(f.module)
         assert len(list(tmp_path.glob("same_*.o"))) == files
+
+
+def test_a_module_is_written_only_if_its_machine_code_is_not_known(tmp_path, monkeypatch):
+    """To write it takes as long as all else: it is known by the sources of the folder, and by what is said besides."""
+    monkeypatch.setattr(cache, "_directory", lambda: tmp_path)
+    written = []
+
+    def write():
+        written.append(len(written))
+        f = Function(ir.Module("n"), "n", [], gives=I64)
+        f.give(f.number(len(written)))
+        return f.module
+
+    def run(name, *settings):
+        return ctypes.CFUNCTYPE(ctypes.c_int64)(Library(write, name, settings).address("n"))()
+
+    assert (run("n", "wide"), run("n", "wide"), run("n", "narrow"), run("m", "wide")) == (1, 1, 2, 3)
+    monkeypatch.setattr(cache, "toolchain", lambda: b"other sources")
+    assert (run("n", "wide"), run("n", "wide"), len(written)) == (4, 4, 4)
+    assert "\tret" in Library(write, "n", ("wide",)).assembly()

@@ -591,14 +591,14 @@ def sources(tmp_path, monkeypatch):
     copy = tmp_path / "kernels"
     shutil.copytree(Path(cache.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(cache, "__file__", str(copy / "cache.py"))
-    cache._toolchain.cache_clear()
+    cache.toolchain.cache_clear()
     yield copy
-    cache._toolchain.cache_clear()
+    cache.toolchain.cache_clear()
 
 
 def place():
     """Where the same text goes now."""
-    cache._toolchain.cache_clear()
+    cache.toolchain.cache_clear()
     return cache.load(SOURCE, "twice").__file__
 
 
@@ -616,5 +616,5 @@ def test_another_version_of_numba_compiles_anew(folder, monkeypatch):
     monkeypatch.setattr(cache.numba, "__version__", "0.0")
     after = place()
     monkeypatch.undo()
-    cache._toolchain.cache_clear()
+    cache.toolchain.cache_clear()
     assert after != before

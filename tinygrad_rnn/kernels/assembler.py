@@ -16,6 +16,8 @@ this takes a tenth of that, because there is nothing to infer, and the next proc
 
 import contextlib
 import ctypes
+import functools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -205,13 +207,20 @@ _PASSES = ("sroa", "instruction_combine", "simplify_cfg", "loop_rotate")
 
 
 class Library:
-    """The machine code of a module. It is never freed: its functions may be running."""
+    """The machine code of a module. It is never freed: its functions may be running.
 
-    def __init__(self, module: Any) -> None:
+    Args:
+        module: or a function that writes it. That takes as long as all else, so it is called only if its machine code
+            is not on the disk, under a `name`.
+        settings: what such a module depends on, besides the processor and the sources of this folder.
+    """
+
+    def __init__(self, module: Any, name: str = "", settings: tuple[Any, ...] = ()) -> None:
+        self.written = functools.cache(lambda: str(module() if name else module))
         with global_compiler_lock:
-            self.text = str(module)
-            key = repr((self.text, processor(), target().triple, _PASSES, binding.llvm_version_info))
-            code = cache.stored(module.name, key, lambda: compiler().emit_object(self._optimised()))
+            text = (cache.toolchain(), sys.version, settings) if name else self.written()
+            key = repr((text, processor(), target().triple, _PASSES, binding.llvm_version_info))
+            code = cache.stored(name or module.name, key, lambda: compiler().emit_object(self._optimised()))
             self.engine = binding.create_mcjit_compiler(binding.parse_assembly(""), compiler())
             self.engine.add_object_file(binding.ObjectFileRef.from_data(code))
             self.engine.finalize_object()
@@ -226,7 +235,7 @@ class Library:
         return str(compiler().emit_assembly(self._optimised()))
 
     def _optimised(self) -> Any:
-        module = binding.parse_assembly(self.text)
+        module = binding.parse_assembly(self.written())
         module.verify()
         builder = binding.create_pass_builder(compiler(), binding.create_pipeline_tuning_options())
         passes = binding.create_new_module_pass_manager()

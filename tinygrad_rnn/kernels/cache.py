@@ -60,7 +60,7 @@ _directory = functools.cache(cache_directory)
 
 
 @functools.cache
-def _toolchain() -> bytes:
+def toolchain() -> bytes:
     """A digest of what a kernel's machine code depends on besides its own text."""
     digest = hashlib.sha256(f"numba {numba.__version__}, python {sys.version_info[:2]}".encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
@@ -78,7 +78,7 @@ def load(source: str, name: str, use: Callable[[ModuleType], object] = lambda mo
         use: called with the module before it is returned. What has no signature is looked for in the cache when it is
             first called, so the first call belongs here.
     """
-    key = hashlib.sha256(source.encode() + _toolchain()).hexdigest()[:16]
+    key = hashlib.sha256(source.encode() + toolchain()).hexdigest()[:16]
     qualified = f"tinygrad_rnn.generated.{name}_{key}"
     with _LOADING:
         if qualified in sys.modules:

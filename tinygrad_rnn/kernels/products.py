@@ -14,8 +14,8 @@ from llvmlite import binding, ir
 from .assembler import I8, I32, I64, Function, Int, Library
 from .macro_kernel import ACCUMULATE, MATRICES, narrow, of_arguments, write_part
 from .macro_kernel import WORKSPACE_BYTES as WORKSPACE_BYTES
-from .team import JOB_BYTES, STARTED, team, write_share, write_work
-from .vector import MR, ROW_BYTES, Matrix, Vectors
+from .team import JOB_BYTES, PLACED, STARTED, team, write_share, write_work
+from .vector import HOST, MR, ROW_BYTES, Matrix, Vectors
 
 RELEASE = 1 << 18  # multiply-adds for which the interpreter's lock is released
 ONE_THREAD = 2_000_000  # multiply-adds below which a second thread does not pay: some 20 to 40 microseconds
@@ -33,18 +33,20 @@ class Products(NamedTuple):
 
 @functools.cache
 def products(dtype: str) -> Products:
-    module = ir.Module(f"products_{dtype}")
-    write_part(module, dtype)
-    chunk, share = _write_chunk(module, dtype), write_share(module, write_work(module))
-    spread = _write_spread(module, dtype, chunk, share)
-    _write_product(module, dtype)
-    _write_entry(module, dtype, spread)
     binding.add_symbol(symbol("team", "address"), team.address)
-    library = Library(module)
+    library = Library(lambda: _module(dtype), f"products_{dtype}", (HOST, PLACED, object.__basicsize__))
     for function in "multiply", "product", "fill_panels", "copy", "sum_rows":
         binding.add_symbol(symbol(function, dtype), library.address(function))
     entry = _builtin("entry", library.address("entry"), (np.ndarray, np.dtype(dtype)))
     return Products(library, entry)
+
+
+def _module(dtype: str) -> Any:
+    write_part(module := ir.Module(f"products_{dtype}"), dtype)
+    chunk, share = _write_chunk(module, dtype), write_share(module, write_work(module))
+    _write_entry(module, dtype, _write_spread(module, dtype, chunk, share))
+    _write_product(module, dtype)
+    return module
 
 
 def symbol(function: str, dtype: str) -> str:

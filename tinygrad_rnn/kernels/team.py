@@ -308,16 +308,19 @@ class Team:
 
 @functools.cache
 def _machine() -> dict[str, Any]:
-    module = ir.Module("team")
-    work = write_work(module)
-    _write_serve(module, work)
-    write_share(module, work, local=False)
-    _write_stop(module)
-    _write_wait(module)
-    library = Library(module)
-    parameters = {"serve": 3, "stop": 2, "wait": 1}
+    library = Library(_module, "team", (PLACED,))
     function = lambda name, n: ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * n)(library.address(name))
-    return {name: function(name, n) for name, n in parameters.items()} | {"share": library.address("share")}
+    functions = {name: function(name, n) for name, n in (("serve", 3), ("stop", 2), ("wait", 1))}
+    return functions | {"share": library.address("share")}
+
+
+def _module() -> Any:
+    module = ir.Module("team")
+    _write_serve(module, work := write_work(module))
+    write_share(module, work, local=False)
+    for write in _write_stop, _write_wait:
+        write(module)
+    return module
 
 
 def _serve(machine: dict[str, Any], address: int, me: int, workspace_bytes: int) -> None:
