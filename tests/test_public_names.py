@@ -98,7 +98,7 @@ def test_what_is_there_has_a_public_name(kind):
 @pytest.mark.parametrize("kind", OWN, ids=lambda kind: kind.__name__)
 def test_classes_show_what_users_call_or_define(kind):
     inherited = names(tg.nn.Module) if kind is not tg.nn.Module and issubclass(kind, tg.nn.Module) else set()
-    assert names(kind) - inherited - {"explain_html"} == set(OWN[kind].split())  # that one the room of pictures sets
+    assert names(kind) - inherited == set(OWN[kind].split())
 
 
 def paragraphs(thing):
