@@ -240,6 +240,14 @@ def test_names_are_escaped():
     ElementTree.fromstring(found.svg())
 
 
+def sum_of(count):
+    """Of so many products, each of another number."""
+    total = number(0.0)
+    for _ in range(count):
+        total = total + number(1.0) * 2
+    return total
+
+
 def test_pictures_are_static_and_bounded():
     y = number(0.5)
     for _ in range(2000):
@@ -247,6 +255,8 @@ def test_pictures_are_static_and_bounded():
     found = graph(y)
     assert len(found.boxes) == 2001 and "the youngest 150 drawn" in found.svg()
     assert len(found._repr_html_()) < 200_000 and str(found).endswith("values more")
+    middle = replay(sum_of(19))
+    assert 50 <= len(middle) <= 60 and 300_000 < len(middle._repr_html_()) < 700_000, "pictures as far as there is room"
     small = replay(number(1.0) * 2)._repr_html_()
     assert not re.search(r"<script|onclick|http(?!://www.w3.org/2000/svg)", small + found.svg())
 

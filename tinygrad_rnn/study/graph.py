@@ -36,7 +36,7 @@ from ..nn.recording import Recording
 from ..nn.recurrent import Recurrent
 from .layout import BETWEEN, Layout, layout
 from .repeats import repeats
-from .result import image
+from .result import image, lines_of, write_below
 
 MOST = 150  # boxes in a picture
 WORTH_A_BOX = 8  # so many operations that repeat themselves
@@ -237,8 +237,10 @@ class Graph:
         if ax is None:
             from matplotlib import pyplot
 
-            size = (min(max(place.width / 90, 3), 24), min(max(place.height / 90, 1.5), 24))
-            _, ax = pyplot.subplots(figsize=size, layout="constrained")
+            width, height = min(max(place.width / 90, 4), 24), min(max(place.height / 90, 1.5), 24)
+            lines = lines_of(self.sentence, width).count("\n") + 1
+            figure, ax = pyplot.subplots(figsize=(width, height + 0.2 + 0.16 * lines), layout="constrained")
+            write_below(figure, self.sentence)
         from matplotlib.patches import FancyBboxPatch
 
         for path in place.paths:

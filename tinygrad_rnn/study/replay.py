@@ -27,7 +27,7 @@ from ..autograd.tensor import Tensor
 from .graph import Graph, Tape, _escaped, is_recurrence, names_in_frames, number, operation_name
 from .result import image
 
-MOST = 60  # frames that are drawn in a notebook
+MOST, MOST_TEXT = 60, 600_000  # frames that are shown in a notebook, and characters of the pictures of them
 
 
 class Received(NamedTuple):
@@ -158,13 +158,14 @@ class Replay:
         return self.frames[frame].graph.plot(ax)
 
     def _repr_html_(self) -> str:
-        """Frames to be folded out, the first one open; without pictures if the graph is large: see `Frame.svg`."""
-        parts = [f"<figure><figcaption>{_escaped(self.sentence)}</figcaption>"]
+        """Frames to be folded out, the first one open; with pictures as far as there is room: see `Frame.svg`."""
+        parts, room = [f"<figure><figcaption>{_escaped(self.sentence)}</figcaption>"], MOST_TEXT
         for i, frame in enumerate(self.frames[:MOST], 1):
             title, *rest = str(frame).split("\n")
             rules = f"<pre>{_escaped(chr(10).join(rest))}</pre>" if rest else ""
             start = "<details open>" if i == 1 else "<details>"
-            picture = frame.picture() if len(self) <= MOST else ""
+            picture = frame.picture() if len(self) <= MOST and room > 0 else ""
+            room -= len(picture)
             parts.append(f"{start}<summary><code>{i}. {_escaped(title)}</code></summary>{rules}{picture}</details>")
         if len(self) > MOST:
             parts.append(f"<p>... and {len(self) - MOST} frames more</p>")

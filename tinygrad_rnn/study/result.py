@@ -52,7 +52,7 @@ class Result:
             from matplotlib import pyplot
 
             figure, ax = pyplot.subplots(figsize=self.size, layout="constrained")
-            figure.supxlabel(safe(textwrap.fill(self.sentence, int(LETTERS * self.size[0]))), fontsize=9)
+            write_below(figure, self.sentence)
         self.draw(ax)
         return ax
 
@@ -85,6 +85,16 @@ def image(file: bytes | str, alt: str, attributes: str = "") -> str:
     kind, data = ("svg+xml", file.encode()) if isinstance(file, str) else ("png", file)
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return f'<img {attributes} alt="{html.escape(alt)}" src="{source}">'
+
+
+def write_below(figure: Any, sentence: str) -> None:
+    """A sentence under a picture, in as many lines as it takes."""
+    figure.supxlabel(safe(lines_of(sentence, figure.get_figwidth())), fontsize=9)
+
+
+def lines_of(sentence: str, width: float) -> str:
+    """A sentence in lines that are no longer than so many inches."""
+    return textwrap.fill(sentence, int(LETTERS * width))
 
 
 def safe(text: str) -> str:
