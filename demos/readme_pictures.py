@@ -149,8 +149,8 @@ def step_svg() -> str:
                 y += ROW * bool(k)
                 if steps and not k:
                     mark = ",".join(str(i + 1) for i in steps)
-                    at = left + GUTTER - 10
-                    parts.append(f'<text class="mark" x="{at}" y="{y:.1f}" fill="{by_line[steps[0]]}">{mark}</text>')
+                    at, fill = left + GUTTER - 10, f'style="fill:{by_line[steps[0]]}"'  # an attribute is weaker than `style`
+                    parts.append(f'<text class="mark" x="{at}" y="{y:.1f}" {fill}>{mark}</text>')
                 if steps:
                     x, colour = left + GUTTER - 7, by_line[steps[0]]
                     parts.append(f'<rect x="{x}" y="{y - 12:.1f}" width="3" height="{ROW}" fill="{colour}"/>')

@@ -100,7 +100,8 @@ class Explained(str):
         if ax is None:
             from matplotlib import pyplot
 
-            figure, ax = pyplot.subplots(figsize=(0.066 * across, 0.17 * rows + 0.5), layout="constrained")
+            figure, ax = pyplot.subplots(figsize=(0.066 * across, 0.17 * rows + 0.5))
+            figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.4 / figure.get_figheight())
             write_below(figure, self.sentence)
         room = ax.get_position().width * ax.figure.get_figwidth() * 72 / across  # points of a letter
         style: dict[str, Any] = {"family": "monospace", "fontsize": min(room / SIGN, 9.0), "va": "center"}

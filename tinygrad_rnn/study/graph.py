@@ -41,7 +41,7 @@ from .result import image, lines_of, write_below
 MOST = 150  # boxes in a picture
 WORTH_A_BOX = 8  # so many operations that repeat themselves
 NO_GRADIENT, NOT_KEPT = "no gradient yet", "gradient not kept"
-SIGN = 6.7  # the width of a letter, in a picture
+SIGN, TOLD = 6.7, 12  # the width of a letter, in a picture, and letters along an arrow
 AHEAD, BACK = "#5b6770", "#b3400a"  # the colours of arrows
 SENT = " The lower arrows, with numbers, are what each box hands back: those that arrive at one are added."
 FILLS = {"leaf": "#ffffff", "operation": "#eef1f4", "recurrence": "#d5dee6", "loop": "#d5dee6"}
@@ -118,7 +118,8 @@ class Graph:
         """Where everything goes in a picture; which boxes are in it, and which edges."""
         shown = range(max(len(self.boxes) - MOST, 0), len(self.boxes))
         edges = [(a, b) for a, b in self.edges if a in shown]
-        room = BETWEEN if self.sent is None else 2 * BETWEEN
+        sent = [len(_short(text, TOLD)) for text in self.sent or ()]
+        room = max(2 * BETWEEN, BETWEEN + SIGN * max(sent, default=0)) if self.sent is not None else BETWEEN
         return layout({i: _size(self.boxes[i]) for i in shown}, edges, room), shown, edges
 
     def going_back(
@@ -132,7 +133,7 @@ class Graph:
         for path, text in zip(place.paths, texts):
             back = [(x, y + 5.0) for x, y in path[::-1]]
             (x, y), (u, v) = back[:2]
-            yield back, (x + 0.35 * (u - x), y + 0.22 * (v - y)), _short(text, 12)
+            yield back, (x + 0.35 * (u - x), y + 0.22 * (v - y)), _short(text, TOLD)
 
     def svg(self, marked: int | None = None, received: dict[int, str] | None = None) -> str:
         """The picture.
@@ -239,7 +240,7 @@ class Graph:
 
             width, height = min(max(place.width / 90, 4), 24), min(max(place.height / 90, 1.5), 24)
             lines = lines_of(self.sentence, width).count("\n") + 1
-            figure, ax = pyplot.subplots(figsize=(width, height + 0.2 + 0.16 * lines), layout="constrained")
+            figure, ax = pyplot.subplots(figsize=(width, height + 0.1 + 0.16 * lines), layout="constrained")
             write_below(figure, self.sentence)
         from matplotlib.patches import FancyBboxPatch
 

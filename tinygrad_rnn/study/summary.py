@@ -118,6 +118,7 @@ class Summary:
         bars = ax.barh([layer.name for layer in self.layers], [layer.parameters for layer in self.layers], color="0.4")
         ax.bar_label(bars, [f" {layer.parameters:,}" for layer in self.layers])
         ax.invert_yaxis()
+        ax.margins(x=0.12)  # for the number of the longest
         ax.set_xlabel("parameters")
         return ax
 
