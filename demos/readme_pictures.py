@@ -149,7 +149,8 @@ def step_svg() -> str:
                 y += ROW * bool(k)
                 if steps and not k:
                     mark = ",".join(str(i + 1) for i in steps)
-                    at, fill = left + GUTTER - 10, f'style="fill:{by_line[steps[0]]}"'  # an attribute is weaker than `style`
+                    at = left + GUTTER - 10
+                    fill = f'style="fill:{by_line[steps[0]]}"'  # as an attribute it would be weaker than `style` below
                     parts.append(f'<text class="mark" x="{at}" y="{y:.1f}" {fill}>{mark}</text>')
                 if steps:
                     x, colour = left + GUTTER - 7, by_line[steps[0]]

@@ -391,6 +391,7 @@ class RecurrentStack(Stack):
             `_l1` ... for further layers, `_l0_reverse` ... for the backward direction.
         fused: which engine runs the cells, see `Recurrent`.
         recurrent_dropout: of an LSTM or a GRU, see `Cell.candidate`.
+        gates: a letter for each block of H rows of the weights, in their order.
     """
 
     __slots__ = ("_prepared",)  # when the cells last got what is this module's: the clock's time

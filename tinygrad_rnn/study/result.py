@@ -32,9 +32,10 @@ class Result:
     Attributes:
         values: the main array, or a dict of arrays by name.
         sentence: how to read the picture.
+        size: of the picture, in inches.
     """
 
-    size: ClassVar[tuple[float, float]] = (7.0, 3.2)  # of the picture, in inches
+    size: ClassVar[tuple[float, float]] = (7.0, 3.2)
     values: Any
     sentence: str = ""
 
