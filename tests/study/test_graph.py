@@ -284,6 +284,26 @@ def test_boxes_do_not_overlap():
                 assert abs(x - u) >= (w + p) / 2 or abs(y_ - v) >= (h + q) / 2
 
 
+def test_no_letter_is_cut_off():
+    """Every text of every frame lies within its picture."""
+    for frame in replay(lecture()[0]):
+        picture = ElementTree.fromstring(frame.svg())
+        left, top, _, high = map(float, picture.get("viewBox").split())
+        assert high == float(picture.get("height"))
+        for text in picture.findall("{*}text"):
+            length = {"middle": 0.5, "end": 1}[text.get("text-anchor")] * 6.6 * len(text.text)
+            assert top + 11 <= float(text.get("y")) <= top + high and left <= float(text.get("x")) - length, text.text
+
+
+def test_a_wide_picture_scrolls_rather_than_be_too_small_to_read():
+    found = graph(tg.nn.Recurrent(tg.nn.LSTMCell(3, 4)))
+    width = int(re.search(r' width="(\d+)"', found.svg())[1])
+    for page in (found._repr_html_(), replay(lecture()[0])[0].picture()):
+        assert 'style="overflow-x:auto"' in page
+    least = int(re.search(r"max-width:100%;min-width:(\d+)px", found._repr_html_())[1])
+    assert width > 1500 and 0.6 * width < least < width
+
+
 def test_arrows_pass_beside_boxes():
     """Where an arrow crosses a layer it is straight, and no box of the layer is in its way."""
     sizes = {name: (40 + 30 * i % 70, 20 + 7 * i % 30) for i, name in enumerate("abcdefghij")}

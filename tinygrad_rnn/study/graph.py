@@ -36,7 +36,7 @@ from ..nn.recording import Recording
 from ..nn.recurrent import Recurrent
 from .layout import BETWEEN, Layout, layout
 from .repeats import repeats
-from .result import image, lines_of, write_below
+from .result import lines_of, scrolled, write_below
 
 MOST = 150  # boxes in a picture
 WORTH_A_BOX = 8  # so many operations that repeat themselves
@@ -144,8 +144,9 @@ class Graph:
         """
         received = received or {}
         place, shown, edges = self.placed()
-        wide, high = f"{place.width:.0f}", f"{place.height:.0f}"
-        parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" '
+        above = 10 if received else 0  # for what is written over the highest box
+        wide, high = f"{place.width:.0f}", f"{place.height + above:.0f}"
+        parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 {-above} {wide} {high}" width="{wide}" '
                  f'height="{high}" font-family="monospace" font-size="11" style="max-width:100%;height:auto;'
                  f'background:#ffffff"><title>{_escaped(self.title)}</title>']  # fmt: skip
         for (a, b), path in zip(edges, place.paths):
@@ -225,7 +226,7 @@ class Graph:
         return f"Graph of {self.title}. {self.sentence}"
 
     def _repr_html_(self) -> str:
-        picture = image(self.svg(), self.title, 'style="max-width:100%"')
+        picture = scrolled(self.svg(), self.title)
         return f"<figure>{picture}<figcaption>{_escaped(self.sentence)}</figcaption></figure>"
 
     def plot(self, ax: Any = None) -> Any:

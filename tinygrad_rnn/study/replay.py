@@ -25,7 +25,7 @@ from ..autograd.primitive import Adjoint
 from ..autograd.tape import Node, Place, set_mode, unbroadcast
 from ..autograd.tensor import Tensor
 from .graph import Graph, Tape, _escaped, is_recurrence, names_in_frames, number, operation_name
-from .result import image
+from .result import scrolled
 
 MOST, MOST_TEXT = 60, 600_000  # frames that are shown in a notebook, and characters of the pictures of them
 
@@ -90,7 +90,7 @@ class Frame:
 
     def picture(self) -> str:
         """`svg()` inside a page."""
-        return image(self.svg(), str(self).partition("\n")[0], 'style="max-width:100%"')
+        return scrolled(self.svg(), str(self).partition("\n")[0])
 
 
 class Replay:

@@ -7,6 +7,7 @@ import base64
 import html
 import importlib.util
 import io
+import re
 import textwrap
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ import numpy as np
 COLOURS = "cividis"  # dark to light all the way: it survives greyscale, and colour-blind eyes
 MARGINS = (0.8, 0.3, 0.5, 0.35)  # left, right, below and above the axes, in inches
 LETTERS = 13.5  # of the sentence that fit into an inch
+READABLE = 0.7  # of its size, an SVG still is
 LINES = ("-", "--", ":", "-.")  # beside colours, as these do not survive greyscale
 
 
@@ -86,6 +88,14 @@ def image(file: bytes | str, alt: str, attributes: str = "") -> str:
     kind, data = ("svg+xml", file.encode()) if isinstance(file, str) else ("png", file)
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return f'<img {attributes} alt="{html.escape(alt)}" src="{source}">'
+
+
+def scrolled(svg: str, alt: str) -> str:
+    """An SVG inside a page: as wide as the page at most, but for one in which nothing could be read then."""
+    width = re.search(r' width="(\d+)"', svg)
+    least = READABLE * float(width[1]) if width else 0.0
+    attributes = f'style="max-width:100%;min-width:{least:.0f}px"'
+    return f'<div style="overflow-x:auto">{image(svg, alt, attributes)}</div>'
 
 
 def write_below(figure: Any, sentence: str) -> None:
