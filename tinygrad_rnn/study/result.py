@@ -9,7 +9,7 @@ import importlib.util
 import io
 import re
 import textwrap
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class Result:
         size: of the picture, in inches.
     """
 
-    size: ClassVar[tuple[float, float]] = (7.0, 3.2)
+    size: tuple[float, float] = (7.0, 3.2)
     values: Any
     sentence: str = ""
 
