@@ -12,7 +12,7 @@ from .nn.recurrent import Recurrent
 from .nn.stacked import Stack
 
 if TYPE_CHECKING:
-    from .study.graph import Graph
+    from .study.boxes import Graph
 
 
 def _tensor(self: Tensor) -> str:

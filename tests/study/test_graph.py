@@ -9,7 +9,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.study import graph, replay
-from tinygrad_rnn.study.graph import _size
+from tinygrad_rnn.study.boxes import size_of
 from tinygrad_rnn.study.layout import layout
 from tinygrad_rnn.study.repeats import repeats
 
@@ -276,7 +276,7 @@ def test_boxes_do_not_overlap():
     for y, _ in some_graphs():
         found = graph(y)
         place, shown, _ = found.placed()
-        sizes = [_size(found.boxes[i]) for i in shown]
+        sizes = [size_of(found.boxes[i]) for i in shown]
         corners = [(*place.at[i], *size) for i, size in zip(shown, sizes)]
         for k, (x, y_, w, h) in enumerate(corners):
             assert x - w / 2 >= 0 and x + w / 2 <= place.width and y_ - h / 2 >= 0 and y_ + h / 2 <= place.height
