@@ -136,7 +136,10 @@ EVENING = {
 }
 
 
-@pytest.mark.parametrize("path", ENGINE, ids=lambda path: f"{path.parent.name}/{path.stem}")
+SHORT = [*ENGINE, *(path for path in FILES if parts(path)[:1] == ("study",))]
+
+
+@pytest.mark.parametrize("path", SHORT, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_files_and_functions_are_short(path):
     """A file is read in one go, and a function fits on a screen."""
     text = path.read_text(encoding="utf-8")

@@ -164,13 +164,13 @@ class Stack(Module):
         self._prepare()
         return self._scans[layer][0].source(direction)
 
-    explain_html: Any = None  # set by `pictures`
+    _explain_html: Any = None  # set by `pictures`
 
     def explain(self, stage: str | None = None, html: bool = False) -> str:
         """What the compiler made of the cells of all layers' forward directions, see `Recurrent.explain`."""
         self._prepare()
         if html:
-            return self.explain_html()
+            return self._explain_html()
         texts = [layer[0].explain(stage) for layer in self._scans]
         if len(texts) == 1:
             return texts[0]
@@ -391,6 +391,7 @@ class RecurrentStack(Stack):
             `_l1` ... for further layers, `_l0_reverse` ... for the backward direction.
         fused: which engine runs the cells, see `Recurrent`.
         recurrent_dropout: of an LSTM or a GRU, see `Cell.candidate`.
+        gates: a letter for each block of H rows of the weights, in their order.
     """
 
     __slots__ = ("_prepared",)  # when the cells last got what is this module's: the clock's time
