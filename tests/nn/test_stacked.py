@@ -179,6 +179,7 @@ def test_fused():
     [
         ({"hidden_size": 0}, "hidden_size must be positive, not 0"),
         ({"num_layers": 0}, "num_layers must be positive, not 0"),
+        ({"input_size": 0}, "input_size must be positive, not 0"),
         ({"dropout": 1.5}, r"dropout: the probability must be in \[0, 1\), not 1.5"),
         ({"dropout": -1}, r"dropout: the probability must be in \[0, 1\)"),
         ({"dropout": 1.0, "num_layers": 2}, r"dropout: .* not 1.0: 1 would let nothing pass from layer to layer"),
@@ -188,7 +189,7 @@ def test_fused():
 )
 def test_option_errors(options, message):
     with pytest.raises(ValueError, match=f"LSTM: {message}"):
-        LSTM(I, **{"hidden_size": H, **options})
+        LSTM(**{"input_size": I, "hidden_size": H, **options})
 
 
 def test_nonlinearity():

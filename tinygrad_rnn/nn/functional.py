@@ -1,6 +1,7 @@
 """Functions of tensors that neural networks are made of; with the losses and activations, PyTorch's `functional`."""
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -284,6 +285,16 @@ def check_deviation(name: str, std: float) -> None:
     """Raise ValueError unless 0 <= std < inf."""
     if not 0 <= std < math.inf:
         raise ValueError(f"{name}: the standard deviation must be at least 0 and finite, not {std}")
+
+
+def check_positive(name: str, n: Any) -> None:
+    """Raise TypeError or ValueError unless n is a positive integer."""
+    try:
+        positive = operator.index(n) > 0
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {n!r}") from None
+    if not positive:
+        raise ValueError(f"{name} must be positive, not {n}")
 
 
 def check_below_one(name: str, p: float, why: str) -> None:
