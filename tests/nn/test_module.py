@@ -87,6 +87,10 @@ def test_a_child_may_know_its_parent():
     assert list(parent.state_dict()) == ["child.weight", "child.bias"]
     parent.eval()
     assert not child.training
+    applied = []
+    assert parent.apply(applied.append) is parent and applied == [child, parent]
+    parent.me = parent
+    assert repr(parent).count("Linear(") == 1 and "(parent): ..." in repr(parent) and "(me): ..." in repr(parent)
 
 
 def test_a_parameter_is_not_replaced_by_a_tensor():

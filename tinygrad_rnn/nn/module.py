@@ -9,6 +9,7 @@ among them, those inside lists, tuples and dicts included, under the names that 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from reprlib import recursive_repr
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -313,10 +314,15 @@ class Module:
 
     def apply(self: M, fn: "Callable[[Module], Any]") -> M:
         """Call `fn` on every module, children first, for instance to initialise them; returns itself."""
-        for child in self.children():
-            child.apply(fn)
-        fn(self)
+        self._apply(fn, frozenset())
         return self
+
+    def _apply(self, fn: "Callable[[Module], Any]", above: frozenset[int]) -> None:
+        above = above | {id(self)}
+        for child in self.children():
+            if id(child) not in above:  # a child may know its parent
+                child._apply(fn, above)
+        fn(self)
 
     def to(self: M, dtype: Any) -> M:
         """Convert parameters and buffers of floats, with their gradients, to float32 or float64; returns itself.
@@ -352,6 +358,7 @@ class Module:
         """What the repr lists below the first line."""
         return ((name, repr(child)) for name, child in self.named_children())
 
+    @recursive_repr()
     def __repr__(self) -> str:
         own = ", ".join(f"{name} {list(p.shape)}" for name, p in self.named_parameters(recurse=False))
         count = sum(p.numel() for p in self.parameters())
