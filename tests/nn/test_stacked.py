@@ -211,6 +211,8 @@ def test_input_errors():
         net(tg.zeros(0, B, I))
     with pytest.raises(ValueError, match="no steps"):
         LSTM(I, H, batch_first=True)(tg.zeros(B, 0, I))
+    with pytest.raises(TypeError, match="one of several initial states is None: give all of them, or none"):
+        LSTM(I, H)(tg.ones(T, B, I), (tg.zeros(1, B, H), None))
     with pytest.raises(ValueError, match="LSTM: expected initial states h, c, got 1 of them"):
         net(x, s)
     for wrong, expected in itertools.product([s[:1], s[:, :2], s[..., :1], s[0]], [r"\[2, 3, 6\]"]):

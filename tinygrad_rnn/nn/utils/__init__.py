@@ -60,7 +60,15 @@ def truncated(layer: Callable[..., Any], chunks: Iterable[Any], hx: Any = None) 
 
     Yields:
         The outputs of a chunk and the states after it. The next chunk starts from these values, detached.
+
+    Raises:
+        TypeError: at the first chunk, if `chunks` is one tensor: each of its steps would be taken for a sequence.
     """
+    if isinstance(chunks, (Tensor, np.ndarray)):
+        raise TypeError(
+            f"truncated: expected chunks, got one array of shape {list(chunks.shape)}: write x.split(100), or "
+            "x.unbind() if its first dimension counts chunks"
+        )
     for chunk in chunks:
         y, hx = layer(chunk, hx)
         yield y, hx
