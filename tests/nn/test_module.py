@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import sys
 import weakref
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.nn import Linear, Module, ModuleList, Parameter, Sequential
+from tinygrad_rnn.nn import Linear, Module, ModuleList, Parameter, Sequential, advice
 
 
 class Net(Module):
@@ -457,3 +458,26 @@ def test_module_list():
             self.layers = ModuleList([Linear(1, 1)])
 
     assert list(Outer().state_dict()) == ["layers.0.weight", "layers.0.bias"]
+
+
+ROOMS = [(room, name) for room, texts in advice.ROOMS.items() for names in texts for name in names.split()]
+
+
+@pytest.mark.parametrize(("room", "name"), ROOMS, ids=[".".join(pair) for pair in ROOMS])
+def test_advice_is_given_on_names_that_are_not_there(room, name):
+    """And on no others: what is in the table and in the room would be an old line of the table."""
+    with pytest.raises(AttributeError, match=rf"module '{room}' has no attribute '{name}': ") as told:
+        getattr(sys.modules[room], name)
+    assert told.value.name == name
+
+
+def test_advice_on_methods_is_no_method():
+    class Own(Module):
+        def cuda(self):
+            return "mine"
+
+    layer = Linear(2, 2)
+    names = {name for names in advice.MODULES for name in names.split()}
+    assert not any(hasattr(layer, name) for name in names) and not names & set(dir(layer)) and "weight" in dir(layer)
+    layer.half = 0.5
+    assert (layer.half, Own().cuda()) == (0.5, "mine") and "half" in dir(layer)

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ..autograd.shapes import pad
 from ..autograd.tape import mode
 from ..autograd.tensor import Tensor
 from . import attention
+from .advice import told
 from .batch_norm import batch_norm
 from .losses import (
     binary_cross_entropy_with_logits,
@@ -38,6 +39,8 @@ __all__ = [
     "binary_cross_entropy_with_logits", "kl_div",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
+if not TYPE_CHECKING:  # for which every name would be there
+    __getattr__ = told(__name__)
 
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:

@@ -18,6 +18,7 @@ from ..autograd.operands import as_array, as_tensor, is_device
 from ..autograd.tape import Value, note_change
 from ..autograd.tensor import Tensor, Variable
 from ..fusion.compile import clock
+from .advice import advise
 
 M = TypeVar("M", bound="Module")
 
@@ -105,6 +106,9 @@ class Module:
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
         clock.tick()
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if hasattr(type(self), name) or name in vars(self)]
 
     # ---- Who belongs to it -------------------------------------------------------------------------------------------
 
@@ -368,6 +372,8 @@ class Module:
         name, arguments = type(self).__name__, self.extra_repr()
         return f"{name}({arguments}{note}{children}\n)" if children else f"{name}({arguments}){note}"
 
+
+advise(Module)
 
 # What most attributes are, and no parameter can be in.
 _PLAIN = frozenset({int, float, bool, str, type(None), np.ndarray, Tensor})

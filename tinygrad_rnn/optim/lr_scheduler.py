@@ -18,8 +18,9 @@ import copy
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..nn.advice import told
 from .optimizer import Optimizer
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "CosineAnnealingWarmRestarts", "OneCycleLR", "ReduceLROnPlateau", "SequentialLR",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
+if not TYPE_CHECKING:  # for which every name would be there
+    __getattr__ = told(__name__)
 
 
 class LRScheduler:

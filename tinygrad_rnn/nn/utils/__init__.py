@@ -12,13 +12,14 @@ Before `backward()` it would clip the gradients of the step before, or none at a
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...autograd.arrays import sum_of_squares
 from ...autograd.tape import HookHandle
 from ...autograd.tensor import Tensor
+from ..advice import told
 from ..compressed import compress as compress
 from ..sparse_autoencoder import loss_recovered as loss_recovered
 from . import parametrizations as parametrizations
@@ -29,6 +30,8 @@ __all__ = [
     "register_clip_hook", "compress", "loss_recovered", "parametrizations", "parametrize",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
+if not TYPE_CHECKING:  # for which every name would be there
+    __getattr__ = told(__name__)
 
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 """A parameter, parameters, or pairs as from `named_parameters()`, with which errors can say the name."""
