@@ -610,7 +610,7 @@ def test_several_writers_and_a_reader_at_once(path):
 
     def write(writer):
         own = tg.nn.Module()
-        own.weight = tg.nn.Parameter(tg.full((20_000,), writer))
+        own.weight = tg.nn.Parameter(tg.full((20_000,), float(writer)))
         for _ in range(20):
             save_checkpoint(path, own, step=writer, random_state=False)
 

@@ -212,6 +212,8 @@ RESULTS = [
     ("np.mean(c) == 1.5", True),
     ("np.allclose(p, c)", True),
     ("p.cpu() is p and p.to('cpu') is p and p.device == 'cpu'", True),
+    ("tg.cross_entropy(W, tg.full((2,), 1)).item() > 0, (~tg.full((1,), True)).tolist()", (True, [False])),
+    ("tg.full((1,), np.float64(2)).dtype, tg.full((1,), np.int32(2)).dtype", (np.float32, np.int32)),
     ("p.max().item(), p.max(0).indices.item(), p.max(dim=0)[0].item()", (2.0, 1, 2.0)),
     ("p.view(1, 2).shape, W.t().shape, p.norm(1).item()", ((1, 2), (2, 2), 3.0)),
     ("(tg.ones(2) * 1e40).tolist()", [np.inf, np.inf]),
