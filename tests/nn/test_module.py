@@ -460,6 +460,24 @@ def test_module_list():
     assert list(Outer().state_dict()) == ["layers.0.weight", "layers.0.bias"]
 
 
+@pytest.mark.parametrize("given", ["model.pt", Linear(2, 2), [("weight", np.ones((2, 2)))], None])
+def test_what_is_no_state_is_told(given):
+    with pytest.raises(TypeError, match=r"load_state_dict: expected names with their arrays.*got a .*load_weights"):
+        Linear(2, 2).load_state_dict(given)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"), [(np.ones((2, 2)), "bias is read-only"), ([[1.0], [2.0, 3.0]], "weight is no array: ")]
+)
+def test_nothing_is_loaded_where_something_cannot_be(weight, words):
+    layer = Linear(2, 2)
+    layer.bias.data.flags.writeable = words[0] == "w"
+    before = layer.state_dict()
+    with pytest.raises(RuntimeError, match=f"nothing was loaded:\n    {words}"):
+        layer.load_state_dict({"weight": weight, "bias": np.ones(2)})
+    assert all((value == before[name]).all() for name, value in layer.state_dict().items())
+
+
 ROOMS = [(room, name) for room, texts in advice.ROOMS.items() for names in texts for name in names.split()]
 
 

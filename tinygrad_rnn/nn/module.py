@@ -251,14 +251,25 @@ class Module:
             The names that were missing and those that were not expected: both empty if strict.
 
         Raises:
-            RuntimeError: a name is missing or unexpected, or an array has the wrong shape or kind. The message lists
-                every one of them, and nothing was changed.
+            RuntimeError: a name is missing or unexpected, or an array has the wrong shape or kind, or a parameter is
+                read-only. The message lists every one of them, and nothing was changed.
+            TypeError: it is no mapping of names.
         """
+        if not hasattr(state_dict, "keys"):
+            raise TypeError(
+                f"load_state_dict: expected names with their arrays, as state_dict() returns them, got a "
+                f"{type(state_dict).__name__}; a file is read by tg.load_weights(path, model)"
+            )
         state = self._state()
         missing = [name for name in state if name not in state_dict]
         unexpected = [name for name in state_dict if name not in state]
-        arrays = {name: np.asarray(state_dict[name]) for name in state if name in state_dict}
-        problems = []
+        arrays, problems = {}, []
+        for name in state:
+            if name in state_dict:
+                try:
+                    arrays[name] = np.asarray(state_dict[name])
+                except ValueError as error:
+                    problems.append(f"{name} is no array: {error}")
         if strict and missing:
             problems.append(f"missing: {', '.join(missing)}")
         if strict and unexpected:
@@ -269,6 +280,8 @@ class Module:
                 problems.append(f"{name} has shape {list(array.shape)}, expected {list(own.shape)}")
             elif not np.can_cast(array.dtype, own.dtype, "same_kind"):
                 problems.append(f"{name} is {array.dtype}, which does not become {own.dtype}")
+            elif not own.flags.writeable:
+                problems.append(f"{name} is read-only here; make the parameter of a copy")
         if problems:
             raise RuntimeError(
                 f"load_state_dict: this state does not fit {type(self).__name__}, and nothing was loaded:"

@@ -11,6 +11,7 @@ Before `backward()` it would clip the gradients of the step before, or none at a
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -309,7 +310,10 @@ def get_total_norm(
 def _with_gradients(name: str, parameters: Parameters) -> list[tuple[str, Any]]:
     """The parameters that have a gradient, each with what to call it in an error."""
     named = []
-    for i, entry in enumerate([parameters] if isinstance(parameters, Tensor) else parameters):
+    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    if not given and isinstance(parameters, Iterator):
+        warnings.warn(f"{name}: there are no parameters; was model.parameters() used up before?", stacklevel=3)
+    for i, entry in enumerate(given):
         label, p = (repr(entry[0]), entry[1]) if isinstance(entry, tuple) else (f"parameter {i}", entry)
         if not isinstance(p, Tensor):
             raise TypeError(f"{name}: expected tensors or pairs of a name and a tensor, got {type(p).__name__}")
