@@ -16,7 +16,7 @@ from ..autograd.tensor import Tensor
 from ..fusion.compile import clock
 from .cell import Cell, States, as_states, in_batch_of_one, inputs_of
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
-from .functional import check_below_one, dropout
+from .functional import check_below_one, check_positive, dropout
 from .module import Module
 from .recurrent import Recurrent, check_lengths
 
@@ -93,8 +93,7 @@ class Stack(Module):
             if input_size is None:
                 raise ValueError(f"{name}: a function that makes cells needs input_size")
             num_layers = 1 if num_layers is None else num_layers
-            if not num_layers > 0:
-                raise ValueError(f"{name}: num_layers must be positive, not {num_layers}")
+            check_positive(f"{name}: num_layers", num_layers)
             make: Callable[[int], Cell] = cells
         else:
             given = list(cells)
@@ -412,8 +411,8 @@ class RecurrentStack(Stack):
         variational: bool = False,
         dtype: Any = None,
     ) -> None:
-        if not hidden_size > 0:
-            raise ValueError(f"{type(self).__name__}: hidden_size must be positive, not {hidden_size}")
+        for option, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+            check_positive(f"{type(self).__name__}: {option}", size)
         self.hidden_size, self.bias, self.proj_size = hidden_size, bias, proj_size
         super().__init__(
             lambda width: self._make_cell(width, dtype),

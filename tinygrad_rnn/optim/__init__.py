@@ -19,6 +19,9 @@ What belongs where in a step:
     scheduler.step()                                           # after step(), once a batch or once an epoch
 """
 
+from typing import TYPE_CHECKING
+
+from ..nn.advice import told
 from ..nn.utils import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_, get_total_norm
 from . import lr_scheduler
 from .adadelta import Adadelta
@@ -55,3 +58,5 @@ __all__ = [
     "max_norm_", "weight_noise", "EarlyStopping",
 ]
 __dir__ = __all__.copy  # what a tab completes
+if not TYPE_CHECKING:  # for which every name would be there
+    __getattr__ = told(__name__)

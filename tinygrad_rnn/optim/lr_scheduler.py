@@ -16,12 +16,12 @@ PyTorch's argument `last_epoch` does not exist here.
 Steps and ramps, and what is made of other schedules, stand here; `cosines` has those along a cosine.
 """
 
-import copy
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..nn.advice import told
 from .cosines import CosineAnnealingLR, CosineAnnealingWarmRestarts, OneCycleLR
 from .optimizer import Optimizer
 from .scheduler import LRScheduler, at_least, between_0_and_1, checked, for_each_group
@@ -31,6 +31,8 @@ __all__ = [
     "CosineAnnealingWarmRestarts", "OneCycleLR", "ReduceLROnPlateau", "SequentialLR",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
+if not TYPE_CHECKING:  # for which every name would be there
+    __getattr__ = told(__name__)
 
 
 # ---- Steps and ramps -------------------------------------------------------------------------------------------------
