@@ -136,10 +136,7 @@ EVENING = {
 }
 
 
-SHORT = [*ENGINE, *(path for path in FILES if parts(path)[:1] == ("study",))]
-
-
-@pytest.mark.parametrize("path", SHORT, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_and_functions_are_short(path):
     """A file is read in one go, and a function fits on a screen."""
     text = path.read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ PyTorch's argument `last_epoch` does not exist here.
 Steps and ramps, and what is made of other schedules, stand here; `cosines` has those along a cosine.
 """
 
+import copy
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
