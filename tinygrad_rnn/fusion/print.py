@@ -256,8 +256,8 @@ class _Statements:
             else:
                 self._maths(x)
         for x, places in self.copies.items():
-            for place in self._places(f"{x.name}_copy", x, places):
-                self.inside.append(f"{place} = {ast.unparse(self._operand(x, x))}")
+            targets = [self.element(f"{x.name}_copy", memory, x) for memory in places]
+            self.inside += [f"{target} = {ast.unparse(self._operand(x, x))}" for target in targets]
             self.results.append(x)
         first = [
             f"{name} = {self.element(name, memory, y)}  # {self.written[memory].name} will take its place"
@@ -283,9 +283,7 @@ class _Statements:
             return
         self.results.append(x)
         self.inside.append(f"{x.name} = {ast.unparse(expression)}{self._comment(x)}")
-        self.inside += [f"{place} = {x.name}" for place in self._places(f"{x.name}_out", x, places)]
-        if x in self.schedule.sums:
-            self.inside.append(f"{self.element(f'{x.name}_sum', self.schedule.sums[x], x)} += {x.name}")
+        self.inside += self._put(x, x.name, places)
 
     def _reduction(self, x: Value) -> None:
         """A sum or an extreme over the loop, of one element in a variable, of more in memory."""
@@ -315,10 +313,7 @@ class _Statements:
             self.before += nest.lines([f"{whole} = {start}"])
             nest = Nest(shape_of(x), self.block.size)
             whole = self.element(f"{x.name}_out", places[0], x, nest=nest)
-        after = [f"{self.element(f'{x.name}_out', memory, x, nest=nest)} = {whole}" for memory in rest]
-        if x in self.schedule.sums:
-            after.append(f"{self.element(f'{x.name}_sum', self.schedule.sums[x], x, nest=nest)} += {whole}")
-        self.after += nest.lines(after)
+        self.after += nest.lines(self._put(x, whole, rest, nest))
 
     def _running_sum(self, x: Value) -> None:
         """Each element is added to the one before it, which is in memory."""
@@ -332,13 +327,14 @@ class _Statements:
         now, ago = (self.nest.element(argument, start - step, steps) for step in (0, strides[dim]))
         self.inside.append(f"{now} = {ast.unparse(self._operand(x.inputs[0], x))}{self._comment(x)}")
         self.inside += [f"if {j} > 0:", f"    {now} += {ago}"]
-        self.inside += [f"{each} = {now}" for each in self._places(f"{x.name}_out", x, rest)]
-        if x in self.schedule.sums:
-            self.inside.append(f"{self.element(f'{x.name}_sum', self.schedule.sums[x], x)} += {now}")
+        self.inside += self._put(x, now, rest)
 
-    def _places(self, name: str, x: Value, places: list[Memory]) -> list[str]:
-        numbered = [name, *(f"{name}_{i}" for i in range(2, len(places) + 1))]
-        return [self.element(each, memory, x) for each, memory in zip(numbered, places)]
+    def _put(self, x: Value, text: str, places: list[Memory], nest: Nest | None = None) -> list[str]:
+        """Statements that copy an element of a value to places in memory, and add it to the sum over all steps."""
+        copies = [f"{self.element(f'{x.name}_out', memory, x, nest=nest)} = {text}" for memory in places]
+        if x not in self.schedule.sums:
+            return copies
+        return [*copies, f"{self.element(f'{x.name}_sum', self.schedule.sums[x], x, nest=nest)} += {text}"]
 
     def _comment(self, x: Value) -> str:
         if x in self.block.origin:
