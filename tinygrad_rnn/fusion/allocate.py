@@ -37,12 +37,12 @@ class Allocation:
         self.dtype = program.states[0].dtype
         self.sizes = self._size_names()
         self.transposed: dict[str, int] = {}
-        transposed = {f"{product.result.name}_weights_T": k for k, product in enumerate(program.products)}
+        transposed = {f"{product.name}_weights_T": k for k, product in enumerate(program.products)}
         for value in program.backward:
             if value.row is table.matmul:
                 name = value.inputs[1].name
                 self.transposed[f"{name}_packed"] = transposed[name]
-        self.weights = {p.result: f"{p.result.name}_packed" for p in program.products}
+        self.weights = {product: f"{product.name}_packed" for product in program.products}
         self.kept_in: dict[Value, Memory] = {}
         self.overwritten: dict[str, str] = {}
         self._gradient_memory()
@@ -96,7 +96,7 @@ class Allocation:
             give(value, "each")
         for value in program.vectors:
             give(value, "vector")
-        weights = [w for product in program.products for w in product.weights]
+        weights = [w for product in program.products for w in product.inputs[1:]]
         for value in side_by_side([*(value.inputs[1] for value in program.hoisted), *weights]):
             give(matrix_of(value).leaf, "matrix")
         computed = [value for value in made_of(roles) if value.kind == "operation"]
@@ -135,7 +135,7 @@ class Allocation:
         computed = lambda d: d.kind == "operation" and d.row not in (table.matmul, table.cat) and not is_view(d)
         summed = {x: x in self.program.constants and computed(d) for x, d in gradient.sequences.items()}
         added_up = [d for x, d in gradient.sequences.items() if summed[x]]
-        kept = [d for x, d in gradient.sequences.items() if not summed[x]] + [g for _, g in gradient.products]
+        kept = [d for x, d in gradient.sequences.items() if not summed[x]] + [*gradient.products.values()]
         self.vectors: list[tuple[Value, int, Value]] = []
         ahead = list(reversed(gradient.vectors))
         while ahead:

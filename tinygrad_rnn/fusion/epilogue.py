@@ -81,18 +81,18 @@ class Backward(Kernel):
             self.arena.add(name, "B", width)
         for name, k in scan.transposed.items():
             product = program.products[k]
-            weights, copies = self.joined(f"{product.result.name}_weights", product.weights)
+            weights, copies = self.joined(f"{product.name}_weights", product.inputs[1:])
             self.write(BEGIN, *copies)
-            self.pack(name, turned(weights), product.result.width, product.left.width)
+            self.pack(name, turned(weights), product.width, product.inputs[0].width)
 
     def _finish(self) -> None:
         """The epilogue."""
         program, gradient = self.program, self.program.gradient
         self._sequences()
         self._vectors()
-        for product, d in gradient.products:
-            left = self._left(product.left)
-            self._weights(product.weights, product.result.name, left, self._stash(d), product.left.width)
+        for product, d in gradient.products.items():
+            left, *weights = product.inputs
+            self._weights(weights, product.name, self._left(left), self._stash(d), left.width)
         for value in program.sequences:
             if value in program.hoisted and value in gradient.sequences:
                 self._hoisted(value, self._stash(gradient.sequences[value]))
@@ -139,7 +139,7 @@ class Backward(Kernel):
         """Those whose gradients are written part by part."""
         program, found = self.program, set()
         known = self.forward.known
-        matrices = [w for product in program.products for w in product.weights] + [h.inputs[1] for h in program.hoisted]
+        matrices = [w for product in program.products for w in product.inputs[1:]] + [h.inputs[1] for h in program.hoisted]
         for view in map(matrix_of, side_by_side(matrices)):
             if view.cut:
                 found.add(known[view.leaf, "matrix"])

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import table
 from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.shapes import cat
 from ..autograd.tape import Node, enable_grad, mode, set_mode
@@ -24,7 +23,7 @@ from .frames import step_line
 from .kernel import Argument
 from .node import INFERENCE, Cotangents, Mask, Run, Way
 from .passes import compiled
-from .program import Value
+from .program import VIEWS, Value
 from .refusal import Unfusable
 from .rows import Rows
 from .scan import Scan, copied, plain
@@ -32,7 +31,6 @@ from .sequence import Sequence, States
 from .trace import Traced, trace_step
 from .validate import Report, is_on, validate
 
-VIEWS = (table.slice, table.permute, table.reshape, table.expand)
 PACKAGE = __name__.partition(".")[0]
 
 

@@ -298,9 +298,9 @@ class Forward(Kernel):
             self.write(BEGIN, f"copy(matrix({first}), matrix({state.name}), B, {self.size(state.width)})")
             self.used.add(state.name)
         for product in self.program.products:
-            weights, copies = self.joined(f"{product.result.name}_weights", product.weights)
+            weights, copies = self.joined(f"{product.name}_weights", product.inputs[1:])
             self.write(BEGIN, *copies)
-            self.pack(self.scan.weights[product.result], weights, product.left.width, product.result.width)
+            self.pack(self.scan.weights[product], weights, product.inputs[0].width, product.width)
 
     def end(self) -> None:
         """The final values of the states."""

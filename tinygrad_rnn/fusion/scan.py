@@ -109,7 +109,7 @@ class Scan(Allocation):
         self.built: dict[str, tuple[str, float]] = {}
         self.shared: dict[str, Shared] = {}
         self.layouts: dict[str, dict[Rows, Layout]] = {"forward": {}, "inference": {}, "backward": {}}
-        self.work = sum(p.left.width * p.result.width for p in program.products)
+        self.work = sum(product.inputs[0].width * product.width for product in program.products)
         self.work += 16 * sum(state.width for state in program.states)
         self.around = sum(value.inputs[0].width * value.width for value in program.hoisted)
         self.forward = Forward(self, "forward", self.blocks["forward"])
