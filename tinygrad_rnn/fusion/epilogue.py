@@ -25,7 +25,7 @@ from .kernel import (
     turned,
 )
 from .print import Block
-from .program import Value, base_of, first_column_of
+from .program import Value, first_column_of
 
 
 class Backward(Kernel):
@@ -41,7 +41,7 @@ class Backward(Kernel):
         self.written: set[Argument] = set()  # those to whose gradients something has been
         wanted = [a for a in forward.arguments if a.value not in scan.never and a.value.dtype.kind == "f"]
         self.d = {a: self.names.new(f"d{a.name}") for a in wanted}
-        self.zeroed = self._added_to()
+        self.zeroed: set[Argument] = set()  # those whose gradients begin with zeros
         self.before: dict[str, str] = {}
         self.finals: list[str] = []  # the gradients of the final states
         self._read()
@@ -49,7 +49,7 @@ class Backward(Kernel):
         steps = "for t in range(last - 1, first - 1, -1):"
         self.write(LOOP, steps, *(f"    {line}" for line in [*STEP, *OVER, *self.body]))
         self._finish()
-        self.zeroed |= self.d.keys() - self.written  # nothing arrives there
+        self.zeroed |= self.d.keys() - self.written
         self.results = list(self.d.values())
         watched = [state.name for state in forward.whole if state.name in self.used | self.arrays]
         self.inputs = [*(a.name for a in self.arguments), *watched]
@@ -135,23 +135,12 @@ class Backward(Kernel):
 
     # ---- Gradients of arguments --------------------------------------------------------------------------------------
 
-    def _added_to(self) -> set[Argument]:
-        """Those whose gradients are written part by part."""
-        program, found = self.program, set()
-        known = self.forward.known
-        matrices = [w for product in program.products for w in product.inputs[1:]] + [h.inputs[1] for h in program.hoisted]
-        for view in map(matrix_of, side_by_side(matrices)):
-            if view.cut:
-                found.add(known[view.leaf, "matrix"])
-        for value in program.hoisted:
-            left = base_of(value.inputs[0])
-            if left is not value.inputs[0]:
-                found.add(self._of(left, "rows"))
-        return found | {known[v, "vector"] for v in program.vectors} | {known[c, "each"] for c in program.constants}
-
-    def _is_fresh(self, argument: Argument) -> bool:
-        """Whether its gradient holds nothing that counts."""
-        return argument not in self.zeroed and argument not in self.written
+    def _adds(self, argument: Argument, whole: bool = True) -> bool:
+        """Whether what comes next is added to its gradient: to what is there or, as a mere part of it, to zeros."""
+        if argument in self.written or whole:
+            return argument in self.written
+        self.zeroed.add(argument)
+        return True
 
     def _into(self, argument: Argument, lines: list[str]) -> None:
         """Write what its gradient gets, if it has one and where that is wanted."""
@@ -182,12 +171,13 @@ class Backward(Kernel):
             if added_up:
                 self._into(argument, [f"copy({shifted(name, '0', size(first))}, matrix({self.d[argument]}), B, {W})"])
             elif value in self.program.constants:
+                self._adds(argument, whole=False)
                 place, rows = f"{name}[starts[t + 1] - B + row, {first} + j]", "starts[t + 2] - starts[t + 1]"
                 self._into(argument, [
                     "for t in range(T):", f"    for row in range({rows}):", f"        for j in range({W}):",
                     f"            {self.d[argument]}[row, j] += {place}",
                 ])  # fmt: skip
-            elif self._is_fresh(argument):
+            elif not self._adds(argument):
                 source = shifted(name, "0", size(first))
                 self._into(argument, [f"copy({source}, matrix({self.d[argument]}), total, {W})"])
             else:
@@ -207,8 +197,7 @@ class Backward(Kernel):
             ends = [first + width for first, _, _, width in parts]
             count = math.prod(vector.shape)
             whole = [0, *ends] == [*(first for first, _, _, _ in parts), count]
-            if whole:
-                self.zeroed.discard(argument)
+            self._adds(argument, whole)
             lines = []
             for first, name, start, width in parts:
                 self.used.add(name)
@@ -231,7 +220,7 @@ class Backward(Kernel):
         self.used.add(name)
         a, N = shifted(*left), sum(part.shape[1] for part in parts)
         together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
-        if together and all(x in self.d and self._is_fresh(x) for x in arguments):
+        if together and all(x in self.d and not self._adds(x) for x in arguments):
             whole = self.scratch(f"d{title}_weights", str(K), N)
             dy = shifted(name, "0", size(first))
             some = " + ".join(f"len({self.d[x]})" for x in arguments)
@@ -255,7 +244,7 @@ class Backward(Kernel):
                     array, i, j = left
                     factors = [shifted(f"{name}.T", size(first), "0"), shifted(turned(array), j, i)]
                     factors += [f"matrix({self.d[argument]})", size(part.shape[1]), size(K)]
-                add = not self._is_fresh(argument)
+                add = self._adds(argument, not view.cut)
                 self._into(argument, [f"product({', '.join(factors)}, total, {add}, workspace, threads)"])
             first += part.shape[1]
 
@@ -269,7 +258,8 @@ class Backward(Kernel):
             (weights, copies), dy = self.joined(f"{value.name}_weights", [w]), shifted(name, "0", size(first))
             target, shape = shifted(self.d[rows], "0", size(column)), f"total, {size(x.width)}, {size(value.width)}"
             product = f"product({dy}, matrix({turned(weights)}), {target}, {shape}, "
-            self._into(rows, [*copies, f"{product}{not self._is_fresh(rows)}, workspace, threads)"])
+            add = self._adds(rows, x.width == left.width)
+            self._into(rows, [*copies, f"{product}{add}, workspace, threads)"])
         self._weights([w], value.name, (f"{self.argument(left, 'rows')}.T", size(column), "0"), d, x.width)
 
     def _left(self, value: Value) -> tuple[str, str, str]:

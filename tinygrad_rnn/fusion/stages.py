@@ -44,7 +44,10 @@ def _sections(program: Program, stage: str) -> dict[str, list[str]]:
             ),
         }
     if stage == "transpose":
-        products = [f"d{w.name} from {p.inputs[0].name} and {d.name}" for p, d in gradient.products.items() for w in p.inputs[1:]]
+        products = []
+        for product, d in gradient.products.items():
+            left, *weights = product.inputs
+            products += [f"d{each.name} from {left.name} and {d.name}" for each in weights]
         return {
             "Backward, at every step from the last to the first": _lines(gradient.values),
             "Epilogue, products over all T * B rows": products,
