@@ -23,6 +23,7 @@ from .kernel import (
     shifted,
     side_by_side,
     turned,
+    words_in,
 )
 from .print import Block
 from .program import Value, first_column_of
@@ -51,19 +52,20 @@ class Backward(Kernel):
         self._finish()
         self.zeroed |= self.d.keys() - self.written
         self.results = list(self.d.values())
-        watched = [state.name for state in forward.whole if state.name in self.used | self.arrays]
+        words = self.words()
+        watched = [state.name for state in forward.whole if state.name in words]
         self.inputs = [*(a.name for a in self.arguments), *watched]
         self.watched = [state.name in watched for state in forward.whole]
         self.source = self._source(block, watched)
 
     def _read(self) -> None:
         """The arguments that the loop reads."""
-        program, scan = self.program, self.scan
+        program, scan, words = self.program, self.scan, words_in(self.body)
         roles = [("rows", [x for x in program.sequences if x not in program.hoisted])]
         roles += [("each", [*program.constants]), ("vector", [*program.vectors])]
         for role, values in roles:
             for value in values:
-                if scan.argument_name(value) in self.arrays:
+                if scan.argument_name(value) in words:
                     self.argument(value, role)
 
     def _prepare(self, block: Block) -> None:
@@ -103,12 +105,11 @@ class Backward(Kernel):
     def _source(self, block: Block, watched: list[str]) -> str:
         """The text of the function."""
         scan, size = self.scan, self.size
-        self.used |= self.arrays | {name for name, _, _ in self.arena.entries}
         residuals = Arena("residuals")
         over = {there: name for name, there in scan.overwritten.items()}
         for name, rows, row in scan.kept:
             residuals.add(over.get(name, name), rows, *row)
-        carved = [*residuals.text(size, self.used), *self.arena.text(size, self.used)]
+        carved = [*residuals.text(size, self.words()), *self.arena.text(size, self.words())]
         parameters = [*PARAMETERS, "keep", *scan.sizes.values(), *block.numbers, *self.inputs]
         parameters += [*(dy.name for dy in self.program.gradient.dys), *self.finals]
         comments = {
@@ -126,7 +127,6 @@ class Backward(Kernel):
         name, final = carry.name, self.names.new(f"{carry.name}_last")
         self.finals.append(final)
         self.arena.add(name, "keep * B", carry.width)
-        self.used.add(name)
         target = shifted(name, "t * B", "0")
         self.write(
             BEGIN, f"clear({name})", f"for t in range(keep if len({final}) else 0):",
@@ -167,7 +167,6 @@ class Backward(Kernel):
             argument = self._of(value, "each" if value in self.program.constants else "rows")
             if argument not in self.d:
                 continue
-            self.used.add(name)
             if added_up:
                 self._into(argument, [f"copy({shifted(name, '0', size(first))}, matrix({self.d[argument]}), B, {W})"])
             elif value in self.program.constants:
@@ -200,7 +199,6 @@ class Backward(Kernel):
             self._adds(argument, whole)
             lines = []
             for first, name, start, width in parts:
-                self.used.add(name)
                 rows, dv = "B" if name in self.scan.sum_widths else "total", self.d[argument]
                 if whole:
                     source = shifted(name, "0", size(start))
@@ -217,7 +215,6 @@ class Backward(Kernel):
         size, parts = self.size, side_by_side(weights)
         views = list(map(matrix_of, parts))
         arguments, (name, first) = [self._of(view.leaf, "matrix") for view in views], d
-        self.used.add(name)
         a, N = shifted(*left), sum(part.shape[1] for part in parts)
         together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
         if together and all(x in self.d and not self._adds(x) for x in arguments):
@@ -251,7 +248,6 @@ class Backward(Kernel):
     def _hoisted(self, value: Value, d: tuple[str, int]) -> None:
         """The gradients of a product of the prologue."""
         size, (x, w), (name, first) = self.size, value.inputs, d
-        self.used.add(name)
         left, column = first_column_of(x)
         rows = self._of(left, "rows")
         if rows in self.d:
@@ -266,7 +262,6 @@ class Backward(Kernel):
         """The left operand of a product of the loop at every step, transposed: an array, and where it begins."""
         value, column = first_column_of(value)
         name, size, program = self.scan.array_of(value), self.size, self.program
-        self.used.add(name)
         if value in program.sequences and value not in program.hoisted:
             name = self.argument(value, "rows")
         if value in program.states and value not in program.sequences:

@@ -15,6 +15,7 @@ The arguments are arrays; those that are wanted of the gradients are given memor
 """
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -162,19 +163,21 @@ class Kernel:
 
     def __init__(self, scan: Any, direction: str, block: Block) -> None:
         self.scan, self.program, self.direction = scan, scan.program, direction
-        self.body, arrays = block.loop()
-        self.arrays = set(arrays)
-        self.names = Names(RESERVED, given=[*arrays, *scan.array_names, *block.numbers])
+        self.body = block.loop()
+        self.names = Names(RESERVED, given=[*scan.array_names, *block.buffers, *block.numbers])
         self.arguments: list[Argument] = []
         self.known: dict[tuple[Value, str], Argument] = {}  # the same by value and role
         self.results: list[str] = []
-        self.used: set[str] = set(arrays)
         self.stages: dict[int, list[str]] = {BEGIN: [], PROLOGUE: [], LOOP: [], END: []}
         self.arena = Arena("arena")
         self.size = scan.size
 
     def write(self, stage: int, *lines: str) -> None:
         self.stages[stage] += lines
+
+    def words(self) -> set[str]:
+        """What the lines of all stages name."""
+        return words_in(line for lines in self.stages.values() for line in lines)
 
     def argument(self, value: Value, role: str) -> str:
         """The name of an array that the kernel is given."""
@@ -210,7 +213,6 @@ class Kernel:
         """A new array in the arena."""
         name = self.names.new(name)
         self.arena.add(name, rows, width)
-        self.used.add(name)
         return name
 
     def pack(self, name: str, weights: str, K: int, N: int) -> None:
@@ -218,7 +220,6 @@ class Kernel:
         columns = ROW_BYTES // self.scan.dtype.itemsize
         self.arena.add(name, str(-(-N // columns)), K, columns)
         self.arena.panels[name] = N
-        self.used.add(name)
         self.write(BEGIN, f"fill_panels(matrix({weights}), panels({name}), {self.size(K)}, {self.size(N)})")
 
     def text(self, parameters: list[str], by_steps: list[str], carved: list[str], comments: dict[int, str]) -> str:
@@ -254,7 +255,6 @@ class Forward(Kernel):
                 self.argument(value, role)
         for name, rows, row in scan.kept if training else ():
             self.arena.add(name, rows, *row)
-            self.used.add(name)
         self.residuals = Arena("arena")
         self.residuals.entries = list(self.arena.entries)
         self.begin()
@@ -269,7 +269,6 @@ class Forward(Kernel):
         for value in hoisted:
             if not training:
                 self.arena.add(value.name, "tile", value.width)
-                self.used.add(value.name)
             left, column = first_column_of(value.inputs[0])
             a = shifted(self.argument(left, "rows"), "0" if training else "starts[first + 1] - B", size(column))
             shape = f"{'total' if training else 'tile'}, {size(value.width)}, {size(value.inputs[0].width)}"
@@ -279,7 +278,7 @@ class Forward(Kernel):
         self.write(LOOP, "for t in range(first, last):", *(f"    {line}" for line in [*STEP, *here, *OVER, *self.body]))
         self.end()
         tile = ["tile = starts[last + 1] - starts[first + 1]"] if hoisted and not training else []
-        carved = self.arena.text(size, self.used)
+        carved = self.arena.text(size, self.words())
         self.results = [*(state.name for state in self.whole), *self.finals]
         parameters = [*PARAMETERS, *scan.sizes.values(), *block.numbers]
         parameters += [*(a.name for a in self.arguments), *self.results, "arena"]
@@ -296,7 +295,6 @@ class Forward(Kernel):
         for state in self.program.states:
             first = self.argument(state, "first")
             self.write(BEGIN, f"copy(matrix({first}), matrix({state.name}), B, {self.size(state.width)})")
-            self.used.add(state.name)
         for product in self.program.products:
             weights, copies = self.joined(f"{product.name}_weights", product.inputs[1:])
             self.write(BEGIN, *copies)
@@ -316,6 +314,11 @@ class Forward(Kernel):
             "    going = starts[t + 2] - starts[t + 1] if t < T else 0  # how many go on",
             "    ending = starts[t + 1] - starts[t] - going", *(f"    {line}" for line in lines),
         )  # fmt: skip
+
+
+def words_in(lines: Iterable[str]) -> set[str]:
+    """The words of lines of code, comments aside: among them are the arrays that they name."""
+    return set(re.findall(r"\w+", "\n".join(line.partition("#")[0] for line in lines)))
 
 
 def shifted(array: str, i: str, j: str) -> str:

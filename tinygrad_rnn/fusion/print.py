@@ -72,23 +72,21 @@ class Block:
         """A width or column as text, in terms of the named sizes."""
         return in_sizes(n, self.sizes)
 
-    def loop(self) -> tuple[list[str], list[str]]:
-        """The body of the loop over time, and the names of its arrays in order; the row functions lie beside it."""
+    def loop(self) -> list[str]:
+        """The body of the loop over time; the row functions lie beside it."""
         body: list[str] = []
-        arrays: dict[str, None] = {}
         for products, loops in self.schedule.phases:
             for product in products:
                 self.phases.append(("multiply", [((product.width,), [product])]))
-                body += self._product_call(product, arrays)
+                body += self._product_call(product)
             if loops:
-                body += ["for row in range(lo, top):", f"    {self._row_function(loops, arrays)}"]
-        return body, list(arrays)
+                body += ["for row in range(lo, top):", f"    {self._row_function(loops)}"]
+        return body
 
-    def _product_call(self, product: Value, arrays: dict[str, None]) -> list[str]:
+    def _product_call(self, product: Value) -> list[str]:
         schedule, weights, adds = self.schedule, self.weights[product], product in self.schedule.adds_to
         left, result = schedule.memory(product.inputs[0]), schedule.places[product]
         assert left is not None and left.view is None and result.view is None, "a product is of neighbouring columns"
-        arrays |= dict.fromkeys([left.array, weights, result.array])
         rows = lambda m: f"shift(matrix({m.array}), {m.where.removesuffix('row')}lo, {self.size(m.first)})"
         n, k = self.size(product.width), self.size(product.inputs[0].width)
         return [
@@ -96,7 +94,7 @@ class Block:
             f"multiply({rows(left)}, panels({weights}), {rows(result)}, top - lo, {n}, {k}, {adds})",
         ]
 
-    def _row_function(self, loops: Loops, arrays: dict[str, None]) -> str:
+    def _row_function(self, loops: Loops) -> str:
         """Emit the function of one phase; returns the call."""
         row = RowFunction(self, loops)
         name = f"{self.name}_{len(self.row_functions) + 1}"
@@ -104,7 +102,6 @@ class Block:
         self.phases.append((name, row.loops))
         self.functions |= row.functions
         self.numbers |= row.numbers
-        arrays |= dict.fromkeys(memory.array for memory in row.arguments.values())
         actual = []
         for memory in row.arguments.values():
             index = f"{memory.where}, {self.size(memory.first)}" if memory.where else f"{self.size(memory.first)},"
