@@ -9,7 +9,7 @@ import itertools
 
 from ..autograd import table
 from .equations import in_sizes
-from .kernel import matrix_of, side_by_side
+from .kernel import matrix_of, sequence_array, side_by_side
 from .names import Names
 from .print import Block
 from .program import Program, Value, is_view, leaf, made_of, sources_of, view_of
@@ -21,7 +21,8 @@ class Allocation:
     """The places of a program.
 
     Attributes:
-        operands: the values that kernels are given, leaves and values that the tape computes before; and their `roles`.
+        operands: the values that kernels are given, leaves and values that the tape computes before.
+        roles: each with its roles as an argument, see `Argument`.
         outside: those values, and what they are made of, in order.
         never: leaves that have no gradient.
         kept: where they are, and the states that nobody watches, in the arena of the forward kernel: see `Arena`.
@@ -58,11 +59,10 @@ class Allocation:
             *((value.name, "total", (value.width,)) for value in program.hoisted),
             *((f"{value.name}_saved", "total", (value.width,)) for value in kept),
         ]
-        arguments = [x for x in self.operands if self.roles[x] != ["matrix"]]
         gradient = program.gradient
-        values = [*program.states, *program.vectors, *program.constants, *gradient.dys, *gradient.carries]
         self.array_names = {
-            *(x.name for x in values), *map(self.argument_name, arguments), *map(sequence_array, program.sequences),
+            *(x.name for x in (*program.states, *gradient.dys, *gradient.carries)),
+            *(sequence_array(x) for x, role in self.roles if role != "matrix"),
             *(name for name, _, _ in self.kept), *self.stashes.values(), *self.sum_widths, *self.transposed,
             *self.weights.values(),
         }  # fmt: skip
@@ -81,45 +81,26 @@ class Allocation:
 
     def _find_operands(self, leaves: list[Value]) -> None:
         program = self.program
-        roles: dict[Value, list[str]] = {}
-
-        def give(value: Value, role: str) -> None:
-            if role not in roles.setdefault(value, []):
-                roles[value].append(role)
-
-        for value in program.sequences:
-            if value not in program.hoisted:
-                give(value, "rows")
-        for value in program.hoisted:
-            give(view_of(value.inputs[0])[0], "rows")
-        for value in program.constants:
-            give(value, "each")
-        for value in program.vectors:
-            give(value, "vector")
-        weights = [w for product in program.products for w in product.inputs[1:]]
-        for value in side_by_side([*(value.inputs[1] for value in program.hoisted), *weights]):
-            give(matrix_of(value).leaf, "matrix")
-        computed = [value for value in made_of(roles) if value.kind == "operation"]
-        self.outside = computed
-        self.operands = [value for value in leaves if value in roles] + [value for value in computed if value in roles]
+        read = [value for value in program.sequences if value not in program.hoisted]
+        read += [view_of(value.inputs[0])[0] for value in program.hoisted]
+        read += [*program.constants, *program.vectors]
+        weights = [w for product in (*program.hoisted, *program.products) for w in product.inputs[1:]]
+        matrices = [matrix_of(value).leaf for value in side_by_side(weights)]
+        roles: dict[Value, dict[str, None]] = {}
+        for value, role in [*((x, self.role_of(x)) for x in read), *((x, "matrix") for x in matrices)]:
+            roles.setdefault(value, {})[role] = None
+        self.outside = [value for value in made_of(roles) if value.kind == "operation"]
+        self.operands = [value for value in (*leaves, *self.outside) if value in roles]
         assert len(self.operands) == len(roles), "a kernel reads what is no leaf"
-        self.roles = roles
+        self.roles = [(value, role) for value in self.operands for role in roles[value]]
 
-    def by_steps(self, value: Value, role: str) -> str:
-        """The role of an argument: what the user gives is read as it lies."""
-        return "steps" if role == "rows" and value in self.inputs else role
-
-    def argument_name(self, value: Value) -> str:
-        """The name of an argument that the loop may read."""
-        return sequence_array(value)
-
-    def array_of(self, value: Value) -> str:
-        """The array of the forward kernel that has a value at every step."""
-        if value in self.program.states or value in self.program.sequences:  # even if it is a new state as well
-            return sequence_array(value)
-        if value in self.program.outputs:
-            return self.program.states[self.program.outputs.index(value)].name
-        return f"{value.name}_saved"
+    def role_of(self, value: Value) -> str:
+        """The role of an argument that is no matrix."""
+        if value.kind == "state":
+            return "first"
+        if value.timed:  # what the user gives is read as it lies
+            return "steps" if value in self.inputs else "rows"
+        return "each" if value.per_row else "vector"
 
     def _gradient_memory(self) -> None:
         """Name the sequences that the backward kernel writes: one for all that have the same gradient or parts of it.
@@ -265,11 +246,6 @@ class Allocation:
                 left = {value: memory for value, memory in left.items() if memory.array != array}
         name_of = {array: name for name, array in self.overwritten.items()}
         return {value: m._replace(array=name_of.get(m.array, m.array)) for value, m in kept.items()}
-
-
-def sequence_array(value: Value) -> str:
-    """The name of the array that has a sequence, which is not that of the input at one step."""
-    return f"{value.name}_in" if value.kind == "input" else value.name
 
 
 def _pieces(whole: Value) -> list[tuple[Value, int]]:

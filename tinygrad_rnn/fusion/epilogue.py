@@ -20,6 +20,7 @@ from .kernel import (
     Forward,
     Kernel,
     matrix_of,
+    sequence_array,
     shifted,
     side_by_side,
     turned,
@@ -60,13 +61,10 @@ class Backward(Kernel):
 
     def _read(self) -> None:
         """The arguments that the loop reads."""
-        program, scan, words = self.program, self.scan, words_in(self.body)
-        roles = [("rows", [x for x in program.sequences if x not in program.hoisted])]
-        roles += [("each", [*program.constants]), ("vector", [*program.vectors])]
-        for role, values in roles:
-            for value in values:
-                if scan.argument_name(value) in words:
-                    self.argument(value, role)
+        program, words = self.program, words_in(self.body)
+        for value in (*program.sequences, *program.constants, *program.vectors):
+            if value not in program.hoisted and sequence_array(value) in words:
+                self.argument(value)
 
     def _prepare(self, block: Block) -> None:
         """What lies in the arena, and what it begins with."""
@@ -99,7 +97,7 @@ class Backward(Kernel):
             if value in program.hoisted and value in gradient.sequences:
                 self._hoisted(value, self._stash(gradient.sequences[value]))
         for state, carry in zip(program.states, gradient.carries):
-            a = self._of(state, "first")
+            a = self._of(state)
             self._into(a, [f"copy(matrix({carry.name}), matrix({self.d[a]}), B, {self.size(state.width)})"])
 
     def _source(self, block: Block, watched: list[str]) -> str:
@@ -148,8 +146,8 @@ class Backward(Kernel):
             self.written.add(argument)
             self.write(END, f"if len({self.d[argument]}):", *(f"    {line}" for line in lines))
 
-    def _of(self, value: Value, role: str) -> Argument:
-        return self.forward.known[value, self.scan.by_steps(value, role)]
+    def _of(self, value: Value, role: str = "") -> Argument:
+        return self.forward.known[value, role or self.scan.role_of(value)]
 
     def _stash(self, value: Value) -> tuple[str, int]:
         """The gradient that the loop leaves of a value, at every step: an array, and its first column."""
@@ -164,7 +162,7 @@ class Backward(Kernel):
             d, W = gradient.sequences[value], size(value.width)
             added_up = value in self.program.constants and d in self.scan.sums
             name, first = self.scan.sums[d] if added_up else self._stash(d)
-            argument = self._of(value, "each" if value in self.program.constants else "rows")
+            argument = self._of(value)
             if argument not in self.d:
                 continue
             if added_up:
@@ -190,7 +188,7 @@ class Backward(Kernel):
         for vector, *part in self.scan.vector_sums:
             vectors.setdefault(vector, []).append(part)
         for vector, parts in vectors.items():
-            argument = self._of(vector, "vector")
+            argument = self._of(vector)
             if argument not in self.d:
                 continue
             ends = [first + width for first, _, _, width in parts]
@@ -249,32 +247,37 @@ class Backward(Kernel):
         """The gradients of a product of the prologue."""
         size, (x, w), (name, first) = self.size, value.inputs, d
         left, column = first_column_of(x)
-        rows = self._of(left, "rows")
+        rows = self._of(left)
         if rows in self.d:
             (weights, copies), dy = self.joined(f"{value.name}_weights", [w]), shifted(name, "0", size(first))
             target, shape = shifted(self.d[rows], "0", size(column)), f"total, {size(x.width)}, {size(value.width)}"
             product = f"product({dy}, matrix({turned(weights)}), {target}, {shape}, "
             add = self._adds(rows, x.width == left.width)
             self._into(rows, [*copies, f"{product}{add}, workspace, threads)"])
-        self._weights([w], value.name, (f"{self.argument(left, 'rows')}.T", size(column), "0"), d, x.width)
+        self._weights([w], value.name, (f"{self.argument(left)}.T", size(column), "0"), d, x.width)
 
     def _left(self, value: Value) -> tuple[str, str, str]:
         """The left operand of a product of the loop at every step, transposed: an array, and where it begins."""
-        value, column = first_column_of(value)
-        name, size, program = self.scan.array_of(value), self.size, self.program
-        if value in program.sequences and value not in program.hoisted:
-            name = self.argument(value, "rows")
-        if value in program.states and value not in program.sequences:
-            if name not in self.before:
-                W = size(value.width)
-                before = self.before[name] = self.names.new(f"{name}_before")
-                together = self.scratch(f"{name}_together", "ragged", value.width)
-                target = shifted(together, "starts[t + 1] - B", "0")
-                self.write(
-                    END, f"{before} = {name}  # the state before each step", "if total < T * B:  # some have ended",
-                    f"    {before} = {together}", "    for t in range(T):",
-                    f"        copy({shifted(name, 'starts[t]', '0')}, {target}, starts[t + 2] - starts[t + 1], {W})",
-                )  # fmt: skip
-            return f"{self.before[name]}.T", size(column), "0"
-        new = value in program.outputs and value not in program.states and value not in program.sequences
-        return f"{name}.T", size(column), "B" if new else "0"
+        (value, first), program = first_column_of(value), self.program
+        name, row, column = f"{value.name}_saved", "0", self.size(first)
+        if value in program.sequences:  # even if it is a new state as well
+            name = value.name if value in program.hoisted else self.argument(value)
+        elif value in program.states:
+            name = self._before(value)
+        elif value in program.outputs:  # the values after steps begin behind the initial ones
+            name, row = program.states[program.outputs.index(value)].name, "B"
+        return f"{name}.T", column, row
+
+    def _before(self, state: Value) -> str:
+        """The array of a state before each step."""
+        name = state.name
+        if name not in self.before:
+            before = self.before[name] = self.names.new(f"{name}_before")
+            together = self.scratch(f"{name}_together", "ragged", state.width)
+            source, target = shifted(name, "starts[t]", "0"), shifted(together, "starts[t + 1] - B", "0")
+            self.write(
+                END, f"{before} = {name}  # the state before each step", "if total < T * B:  # some have ended",
+                f"    {before} = {together}", "    for t in range(T):",
+                f"        copy({source}, {target}, starts[t + 2] - starts[t + 1], {self.size(state.width)})",
+            )  # fmt: skip
+        return self.before[name]

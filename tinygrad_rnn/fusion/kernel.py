@@ -59,6 +59,11 @@ class Argument(NamedTuple):
     name: str
 
 
+def sequence_array(value: Value) -> str:
+    """The name of the array that has a sequence, which is not that of the input at one step."""
+    return f"{value.name}_in" if value.kind == "input" else value.name
+
+
 class Matrix(NamedTuple):
     """A matrix that is another one turned over or cut: `leaf` and what is written behind its name."""
 
@@ -179,14 +184,14 @@ class Kernel:
         """What the lines of all stages name."""
         return words_in(line for lines in self.stages.values() for line in lines)
 
-    def argument(self, value: Value, role: str) -> str:
+    def argument(self, value: Value, role: str = "") -> str:
         """The name of an array that the kernel is given."""
-        role = self.scan.by_steps(value, role)
+        role = role or self.scan.role_of(value)
         if (value, role) in self.known:
             return self.known[value, role].name
-        name = self.scan.argument_name(value) if role in ("steps", "rows", "each", "vector") else self.names.new(
-            f"{value.name}_first" if role == "first" else value.name
-        )
+        name = sequence_array(value)  # which the loop may read
+        if role in ("first", "matrix"):
+            name = self.names.new(f"{value.name}_first" if role == "first" else value.name)
         self.known[value, role] = argument = Argument(value, role, name)
         self.arguments.append(argument)
         return name
@@ -250,9 +255,8 @@ class Forward(Kernel):
         program, training, size = self.program, direction == "forward", self.size
         self.whole = program.states[: len(program.gradient.dys) if training else 1]
         hoisted = [value for value in program.sequences if value in program.hoisted]
-        for value in scan.operands:  # in the order of the cell's own
-            for role in scan.roles.get(value, ()):
-                self.argument(value, role)
+        for value, role in scan.roles:
+            self.argument(value, role)
         for name, rows, row in scan.kept if training else ():
             self.arena.add(name, rows, *row)
         self.residuals = Arena("arena")
@@ -270,7 +274,7 @@ class Forward(Kernel):
             if not training:
                 self.arena.add(value.name, "tile", value.width)
             left, column = first_column_of(value.inputs[0])
-            a = shifted(self.argument(left, "rows"), "0" if training else "starts[first + 1] - B", size(column))
+            a = shifted(self.argument(left), "0" if training else "starts[first + 1] - B", size(column))
             shape = f"{'total' if training else 'tile'}, {size(value.width)}, {size(value.inputs[0].width)}"
             b, y = f"matrix({weights[value]})", f"matrix({value.name})"
             self.write(PROLOGUE, f"product({a}, {b}, {y}, {shape}, False, workspace, threads)")
@@ -293,7 +297,7 @@ class Forward(Kernel):
     def begin(self) -> None:
         """What the loop starts from."""
         for state in self.program.states:
-            first = self.argument(state, "first")
+            first = self.argument(state)
             self.write(BEGIN, f"copy(matrix({first}), matrix({state.name}), B, {self.size(state.width)})")
         for product in self.program.products:
             weights, copies = self.joined(f"{product.name}_weights", product.inputs[1:])
