@@ -11,7 +11,7 @@ from ..autograd import table
 from .equations import in_sizes
 from .kernel import matrix_of, sequence_array, side_by_side
 from .names import Names
-from .print import Block
+from .print import Block, packed_weights
 from .program import Program, Value, is_view, leaf, made_of, sources_of, view_of
 from .reuse import gradients_in_place, kept_in_place, readers, spare_afterwards
 from .schedule import Memory, Schedule, Stores
@@ -28,7 +28,6 @@ class Allocation:
         kept: where they are, and the states that nobody watches, in the arena of the forward kernel: see `Arena`.
         kept_in: those that lie in place of hoisted products.
         overwritten: array of gradients -> of these values, whose place they take.
-        transposed: packed transposed weights of the backward kernel -> the number of the product.
     """
 
     def __init__(self, program: Program) -> None:
@@ -37,13 +36,6 @@ class Allocation:
         self.never = {*program.noise} | {value for value in leaves if value.kind == "constant"}
         self.dtype = program.states[0].dtype
         self.sizes = self._size_names()
-        self.transposed: dict[str, int] = {}
-        transposed = {f"{product.name}_weights_T": k for k, product in enumerate(program.products)}
-        for value in program.backward:
-            if value.row is table.matmul:
-                name = value.inputs[1].name
-                self.transposed[f"{name}_packed"] = transposed[name]
-        self.weights = {product: f"{product.name}_packed" for product in program.products}
         self.kept_in: dict[Value, Memory] = {}
         self.overwritten: dict[str, str] = {}
         self._gradient_memory()
@@ -63,8 +55,8 @@ class Allocation:
         self.array_names = {
             *(x.name for x in (*program.states, *gradient.dys, *gradient.carries)),
             *(sequence_array(x) for x, role in self.roles if role != "matrix"),
-            *(name for name, _, _ in self.kept), *self.stashes.values(), *self.sum_widths, *self.transposed,
-            *self.weights.values(),
+            *(name for name, _, _ in self.kept), *self.stashes.values(), *self.sum_widths,
+            *map(packed_weights, [x for x in (*program.loop, *program.backward) if x.row is table.matmul]),
         }  # fmt: skip
 
     def size(self, n: int) -> str:
@@ -183,10 +175,9 @@ class Allocation:
             notes = _notes({value: places[value] for value in shared if value in read}, "before its step")
             schedule = Schedule(values, places, stores, sums) if kept else schedule
         if not backward:
-            return Block("forward", schedule, self.weights, self.sizes, {}, {}, notes)
-        packed = {x: f"{x.inputs[1].name}_packed" for x in values if x.row is table.matmul}
+            return Block("forward", schedule, self.sizes, {}, {}, notes)
         gradient = program.gradient
-        return Block("backward", schedule, packed, self.sizes, gradient.origin, gradient.towards, notes)
+        return Block("backward", schedule, self.sizes, gradient.origin, gradient.towards, notes)
 
     def _given_memory(self, direction: str) -> tuple[dict[Value, Memory], list[Memory]]:
         """Where leaves are found, and where the new values of states are."""

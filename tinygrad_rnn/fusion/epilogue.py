@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from ..autograd import table
 from .kernel import (
     BEGIN,
     END,
@@ -26,7 +27,7 @@ from .kernel import (
     turned,
     words_in,
 )
-from .print import Block
+from .print import Block, packed_weights
 from .program import Value, first_column_of
 
 
@@ -79,11 +80,10 @@ class Backward(Kernel):
                 self.arena.add(name, "total", scan.widths[name])
         for name, width in block.buffers.items():
             self.arena.add(name, "B", width)
-        for name, k in scan.transposed.items():
-            product = program.products[k]
-            weights, copies = self.joined(f"{product.name}_weights", product.inputs[1:])
-            self.write(BEGIN, *copies)
-            self.pack(name, turned(weights), product.width, product.inputs[0].width)
+        products = {f"{product.name}_weights_T": product for product in program.products}
+        for value in program.backward:
+            if value.row is table.matmul:
+                self.pack(packed_weights(value), products[value.inputs[1].name], transposed=True)
 
     def _finish(self) -> None:
         """The epilogue."""

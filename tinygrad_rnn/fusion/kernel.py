@@ -25,7 +25,7 @@ from ..kernels.intrinsics import spaced_by
 from ..kernels.vector import ROW_BYTES
 from .equations import MAX_LINE, wrapped
 from .names import RESERVED, Names
-from .print import Block
+from .print import Block, packed_weights
 from .program import Value, first_column_of, index_text
 
 BEGIN, PROLOGUE, LOOP, END = 1, 2, 4, 8
@@ -220,12 +220,15 @@ class Kernel:
         self.arena.add(name, rows, width)
         return name
 
-    def pack(self, name: str, weights: str, K: int, N: int) -> None:
+    def pack(self, name: str, product: Value, transposed: bool = False) -> None:
         """Pack the weights of a product in the loop."""
-        columns = ROW_BYTES // self.scan.dtype.itemsize
+        weights, copies = self.joined(f"{product.name}_weights", product.inputs[1:])
+        K, N, columns = product.inputs[0].width, product.width, ROW_BYTES // self.scan.dtype.itemsize
+        if transposed:
+            weights, K, N = turned(weights), N, K
         self.arena.add(name, str(-(-N // columns)), K, columns)
         self.arena.panels[name] = N
-        self.write(BEGIN, f"fill_panels(matrix({weights}), panels({name}), {self.size(K)}, {self.size(N)})")
+        self.write(BEGIN, *copies, f"fill_panels(matrix({weights}), panels({name}), {self.size(K)}, {self.size(N)})")
 
     def text(self, parameters: list[str], by_steps: list[str], carved: list[str], comments: dict[int, str]) -> str:
         """The source of the function, to which some arguments are given as [T, B, width]."""
@@ -300,9 +303,7 @@ class Forward(Kernel):
             first = self.argument(state)
             self.write(BEGIN, f"copy(matrix({first}), matrix({state.name}), B, {self.size(state.width)})")
         for product in self.program.products:
-            weights, copies = self.joined(f"{product.name}_weights", product.inputs[1:])
-            self.write(BEGIN, *copies)
-            self.pack(self.scan.weights[product], weights, product.inputs[0].width, product.width)
+            self.pack(packed_weights(product), product)
 
     def end(self) -> None:
         """The final values of the states."""

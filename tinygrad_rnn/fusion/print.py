@@ -41,7 +41,6 @@ class Block:
     Args:
         name: "forward" or "backward": the first part of the row functions' names.
         schedule: what is computed when, and where.
-        weights: product -> the name of its packed right operand.
         sizes: names of widths.
         origin: value -> the forward value it is the gradient of, for comments.
         towards: value -> the forward value it is a part of the gradient of.
@@ -52,13 +51,12 @@ class Block:
         self,
         name: str,
         schedule: Schedule,
-        weights: dict[Value, str],
         sizes: dict[int, str],
         origin: dict[Value, Value],
         towards: dict[Value, Value],
         notes: list[str],
     ) -> None:
-        self.name, self.schedule, self.weights, self.sizes = name, schedule, weights, sizes
+        self.name, self.schedule, self.sizes = name, schedule, sizes
         self.origin, self.towards, self.notes = origin, towards, notes
         self.buffers = schedule.buffers
         self.names = {x.name for value in schedule.values for x in (value, *value.operands)}
@@ -84,7 +82,7 @@ class Block:
         return body
 
     def _product_call(self, product: Value) -> list[str]:
-        schedule, weights, adds = self.schedule, self.weights[product], product in self.schedule.adds_to
+        schedule, weights, adds = self.schedule, packed_weights(product), product in self.schedule.adds_to
         left, result = schedule.memory(product.inputs[0]), schedule.places[product]
         assert left is not None and left.view is None and result.view is None, "a product is of neighbouring columns"
         rows = lambda m: f"shift(matrix({m.array}), {m.where.removesuffix('row')}lo, {self.size(m.first)})"
@@ -107,6 +105,12 @@ class Block:
             index = f"{memory.where}, {self.size(memory.first)}" if memory.where else f"{self.size(memory.first)},"
             actual.append(f"at({memory.array}, ({index}))")
         return f"{name}({', '.join([*self.sizes.values(), *row.numbers, *actual])})"
+
+
+def packed_weights(product: Value) -> str:
+    """The name of the array that has the right operand of a product of the loop."""
+    right = product.inputs[1]
+    return f"{right.name if right.kind == 'weights' else product.name}_packed"
 
 
 class RowFunction:
