@@ -9,7 +9,7 @@ import itertools
 
 from ..autograd import table
 from .equations import in_sizes
-from .kernel import matrix_of, sequence_array, side_by_side
+from .kernel import Arena, matrix_of, sequence_array, side_by_side
 from .names import Names
 from .print import Block, packed_weights
 from .program import Program, Value, is_view, leaf, made_of, sources_of, view_of
@@ -25,8 +25,9 @@ class Allocation:
         roles: each with its roles as an argument, see `Argument`.
         outside: those values, and what they are made of, in order.
         never: leaves that have no gradient.
-        kept: where they are, and the states that nobody watches, in the arena of the forward kernel: see `Arena`.
-        kept_in: those that lie in place of hoisted products.
+        kept_in: residuals that lie in place of hoisted products.
+        residuals: the others, these products, and states that nobody watches: what the arena of the forward kernel
+            begins with, and the backward kernel finds there.
         overwritten: array of gradients -> of these values, whose place they take.
     """
 
@@ -46,16 +47,16 @@ class Allocation:
         self._find_operands(leaves)
         self.blocks = {direction: self._block(direction) for direction in ("forward", "inference", "backward")}
         watched, kept = len(program.gradient.dys), [x for x in program.residuals if x not in self.kept_in]
-        self.kept: list[tuple[str, str, tuple[int, ...]]] = [
+        self.residuals = Arena("residuals", [
             *((state.name, "B + total", (state.width,)) for state in program.states[watched:]),
             *((value.name, "total", (value.width,)) for value in program.hoisted),
             *((f"{value.name}_saved", "total", (value.width,)) for value in kept),
-        ]
+        ])  # fmt: skip
         gradient = program.gradient
         self.array_names = {
             *(x.name for x in (*program.states, *gradient.dys, *gradient.carries)),
             *(sequence_array(x) for x, role in self.roles if role != "matrix"),
-            *(name for name, _, _ in self.kept), *self.stashes.values(), *self.sum_widths,
+            *(name for name, _, _ in self.residuals.entries), *self.stashes.values(), *self.sum_widths,
             *map(packed_weights, [x for x in (*program.loop, *program.backward) if x.row is table.matmul]),
         }  # fmt: skip
 

@@ -103,10 +103,8 @@ class Backward(Kernel):
     def _source(self, block: Block, watched: list[str]) -> str:
         """The text of the function."""
         scan, size = self.scan, self.size
-        residuals = Arena("residuals")
-        over = {there: name for name, there in scan.overwritten.items()}
-        for name, rows, row in scan.kept:
-            residuals.add(over.get(name, name), rows, *row)
+        over, entries = {there: name for name, there in scan.overwritten.items()}, scan.residuals.entries
+        residuals = Arena("residuals", [(over.get(name, name), rows, row) for name, rows, row in entries])
         carved = [*residuals.text(size, self.words()), *self.arena.text(size, self.words())]
         parameters = [*PARAMETERS, "keep", *scan.sizes.values(), *block.numbers, *self.inputs]
         parameters += [*(dy.name for dy in self.program.gradient.dys), *self.finals]

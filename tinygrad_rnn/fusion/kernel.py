@@ -38,10 +38,6 @@ STEP = [
 ]
 OVER = ["if top <= lo:  # all of these rows have ended", "    continue"]
 SPARE = 96  # numbers that `spaced` adds, at most
-KINDS = {  # of numbers of rows, as sums
-    "total": {"total": 1}, "ragged": {"ragged": 1}, "tile": {"tile": 1}, "B": {"B": 1}, "2 * B": {"B": 2},
-    "B + total": {"B": 1, "total": 1}, "keep * B": {"keep": 1},
-}  # fmt: skip
 
 
 class Argument(NamedTuple):
@@ -100,33 +96,31 @@ def side_by_side(values: Iterable[Value]) -> list[Value]:
 
 
 class Arena:
-    """What lies in the memory of a call: (name, number of rows, what a row has: a width, or a matrix)."""
+    """What lies in the memory of a call: (name, number of rows, what a row has: a width, or a matrix).
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.entries: list[tuple[str, str, tuple[int, ...]]] = []
+    The number of rows is one of the words of `Rows.counts`, or stands there itself.
+    """
+
+    def __init__(self, name: str, entries: Iterable[tuple[str, str, tuple[int, ...]]] = ()) -> None:
+        self.name, self.entries = name, list(entries)
         self.panels: dict[str, int] = {}  # packed weights, and how many columns they have
 
     def add(self, name: str, rows: str, *row: int) -> None:
-        """`rows` is one of KINDS, "ragged" for as many as in total if some sequences end earlier; or a number."""
         self.entries.append((name, rows, row))
 
-    def sizes(self) -> tuple[int, ...]:
-        """How many numbers there are at most: for each of "total", "ragged", "tile", "B", "keep" rows, and besides."""
-        found = {"total": 0, "ragged": 0, "tile": 0, "B": 0, "keep": 0, "": SPARE}
+    def widths(self) -> dict[str, int]:
+        """How wide all is that has some number of rows, at most; what has a number that is known is one row."""
+        found = {"1": SPARE * (1 + len(self.entries))}
         for _, rows, row in self.entries:
-            width = math.prod(row)
-            found[""] += SPARE + (width * int(rows) if rows.isdigit() else 0)
-            for words, count in KINDS.get(rows, {}).items():
-                found[words] += count * width
-        return tuple(found.values())
+            words, n = ("1", int(rows)) if rows.isdigit() else (rows, 1)
+            found[words] = found.get(words, 0) + n * math.prod(row)
+        return found
 
-    def views(self, array: Any, total: int, B: int, ragged: bool = False, keep: int = 0) -> dict[str, Any]:
+    def views(self, array: Any, counts: dict[str, int]) -> dict[str, Any]:
         """The arrays by name, as `carve` makes them."""
         found, place = {}, -array.ctypes.data % 64 // array.itemsize
-        counts = {"total": total, "ragged": total * ragged, "tile": total, "B": B, "keep": keep * B}
         for name, rows, row in self.entries:
-            n = int(rows) if rows.isdigit() else sum(k * counts[words] for words, k in KINDS[rows].items())
+            n = int(rows) if rows.isdigit() else counts[rows]
             found[name] = array[place : place + n * math.prod(row)].reshape(n, *row)
             place += spaced_by(n * math.prod(row))
         return found
@@ -250,7 +244,6 @@ class Forward(Kernel):
 
     Attributes:
         whole: the states whose values are results, at all steps.
-        kept: what the backward kernel reads and is no argument: in the arena, before everything else.
     """
 
     def __init__(self, scan: Any, direction: str, block: Block) -> None:
@@ -260,10 +253,7 @@ class Forward(Kernel):
         hoisted = [value for value in program.sequences if value in program.hoisted]
         for value, role in scan.roles:
             self.argument(value, role)
-        for name, rows, row in scan.kept if training else ():
-            self.arena.add(name, rows, *row)
-        self.residuals = Arena("arena")
-        self.residuals.entries = list(self.arena.entries)
+        self.arena.entries += scan.residuals.entries if training else ()
         self.begin()
         for name, width in block.buffers.items():
             self.arena.add(name, "B", width)

@@ -118,7 +118,7 @@ class Scan(Allocation):
         kernels = {"forward": self.forward, "inference": self.inference, "backward": self.backward}
         for direction, kernel in kernels.items():
             self._write(direction, kernel.source)
-        self.arena_sizes = {direction: kernel.arena.sizes() for direction, kernel in kernels.items()}
+        self.arena_widths = {direction: kernel.arena.widths() for direction, kernel in kernels.items()}
         number = {known: i for i, known in enumerate(self.forward.known)}
         self.read_again = [number[known] for known in self.backward.known]
         self.watched_again = [k for k, read in enumerate(self.backward.watched) if read]
@@ -188,12 +188,6 @@ class Scan(Allocation):
             if stages & END:
                 kernel(0, B, address, END, *options)
 
-    def _arena_size(self, direction: str, rows: Rows, tile: int, keep: int) -> int:
-        """How many numbers the memory of a call has."""
-        total, ragged, of_tile, B, of_keep, rest = self.arena_sizes[direction]
-        ended = rows.total < rows.T * rows.B
-        return total * rows.total + ragged * rows.total * ended + of_tile * tile + (B + of_keep * keep) * rows.B + rest
-
     def _layout(self, direction: str, rows: Rows, keep: int = 2) -> Layout:
         """Of a call; remembered if it may come again."""
         B, total = rows.B, rows.total
@@ -207,7 +201,8 @@ class Scan(Allocation):
             whole = (1, B + total) if rows.ragged else (rows.T + 1, B)
             results = [room_for((*whole, state.width)) for state in kernel.whole]
             results += [room_for((B, state.width)) for state in self.program.states]
-        arena = room_for((self._arena_size(direction, rows, tile, keep),))
+        counts = rows.counts(tile, keep)
+        arena = room_for((sum(width * counts[words] for words, width in self.arena_widths[direction].items()),))
         short = total * (self.work + self.around) < 2 * WORK_PER_THREAD and steps >= rows.T
         kept = (keep,) if direction == "backward" else ()
         numbers = (rows.starts, *kept, *self.sizes, *map(float, self.blocks[direction].numbers.values()))
@@ -307,8 +302,7 @@ class Scan(Allocation):
 
     def arrived(self, rows: Rows, given: list[np.ndarray], arena: np.ndarray, keep: int) -> list[np.ndarray]:
         """The gradients of states: those that came from outside, and those that went from step to step."""
-        gradient, ragged = self.program.gradient, rows.total < rows.T * rows.B
-        views = self.backward.arena.views(arena, rows.total, rows.B, ragged, keep)
+        gradient, views = self.program.gradient, self.backward.arena.views(arena, rows.counts(keep=keep))
         return [*given[: len(gradient.dys)], *(views[carry.name] for carry in gradient.carries)]
 
 
