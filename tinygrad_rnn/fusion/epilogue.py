@@ -27,7 +27,7 @@ from .kernel import (
     turned,
     words_in,
 )
-from .print import Block, packed_weights
+from .print import packed_weights
 from .program import Value, first_column_of
 
 
@@ -38,8 +38,8 @@ class Backward(Kernel):
         gradients: of arguments of the forward kernel, by their number there, the shapes of which may be `wanted`.
     """
 
-    def __init__(self, scan: Any, block: Block, forward: Forward) -> None:
-        super().__init__(scan, "backward", block)
+    def __init__(self, scan: Any, forward: Forward) -> None:
+        super().__init__(scan, "backward")
         self.forward = forward
         self.written: set[Argument] = set()  # those to whose gradients something has been
         wanted = [a for a in forward.arguments if a.value not in scan.never and a.value.dtype.kind == "f"]
@@ -48,7 +48,7 @@ class Backward(Kernel):
         self.before: dict[str, str] = {}
         self.finals: list[str] = []  # the gradients of the final states
         self._read()
-        self._prepare(block)
+        self._prepare()
         steps = "for t in range(last - 1, first - 1, -1):"
         self.write(LOOP, steps, *(f"    {line}" for line in [*STEP, *OVER, *self.body]))
         self._finish()
@@ -58,7 +58,7 @@ class Backward(Kernel):
         watched = [state.name for state in forward.whole if state.name in words]
         self.inputs = [*(a.name for a in self.arguments), *watched]
         self.watched = [state.name in watched for state in forward.whole]
-        self.source = self._source(block, watched)
+        self.source = self._source(watched)
 
     def _read(self) -> None:
         """The arguments that the loop reads."""
@@ -67,7 +67,7 @@ class Backward(Kernel):
             if value not in program.hoisted and sequence_array(value) in words:
                 self.argument(value)
 
-    def _prepare(self, block: Block) -> None:
+    def _prepare(self) -> None:
         """What lies in the arena, and what it begins with."""
         program, scan = self.program, self.scan
         for carry in program.gradient.carries:
@@ -78,7 +78,7 @@ class Backward(Kernel):
         for name in scan.stashes.values():
             if name not in scan.overwritten:
                 self.arena.add(name, "total", scan.widths[name])
-        for name, width in block.buffers.items():
+        for name, width in self.block.buffers.items():
             self.arena.add(name, "B", width)
         products = {f"{product.name}_weights_T": product for product in program.products}
         for value in program.backward:
@@ -100,13 +100,13 @@ class Backward(Kernel):
             a = self._of(state)
             self._into(a, [f"copy(matrix({carry.name}), matrix({self.d[a]}), B, {self.size(state.width)})"])
 
-    def _source(self, block: Block, watched: list[str]) -> str:
+    def _source(self, watched: list[str]) -> str:
         """The text of the function."""
         scan, size = self.scan, self.size
         over, entries = {there: name for name, there in scan.overwritten.items()}, scan.residuals.entries
         residuals = Arena("residuals", [(over.get(name, name), rows, row) for name, rows, row in entries])
         carved = [*residuals.text(size, self.words()), *self.arena.text(size, self.words())]
-        parameters = [*PARAMETERS, "keep", *scan.sizes.values(), *block.numbers, *self.inputs]
+        parameters = [*PARAMETERS, "keep", *scan.sizes.values(), *self.block.numbers, *self.inputs]
         parameters += [*(dy.name for dy in self.program.gradient.dys), *self.finals]
         comments = {
             BEGIN: "the weights of products in the loop, packed",

@@ -24,10 +24,10 @@ def explain(scan: Scan, compared: Iterable[object] = ()) -> str:
         f"{scan.title}: {inputs}, states {states}, {scan.dtype.name}": [],
         "The step, as traced": _step(scan),
         "Prologue, once a call": _prologue(scan),
-        "Forward, at every step": list(_phases(scan.phases["forward"])),
+        "Forward, at every step": list(_phases(scan.blocks["forward"].phases)),
         "Residuals, saved for the backward pass": _residuals(scan),
         "Backward, at every step from the last to the first": [
-            *_rematerialised(scan), *_phases(scan.phases["backward"]),
+            *_rematerialised(scan), *_phases(scan.blocks["backward"].phases),
         ],
         "Epilogue, once a call": epilogue(scan),
         "Work for each step and row of the batch": _work(scan),

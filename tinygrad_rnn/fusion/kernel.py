@@ -152,18 +152,15 @@ def _filled(words: list[str]) -> list[str]:
 
 
 class Kernel:
-    """A kernel on its way to text.
-
-    Args:
-        block: the loop.
-    """
+    """A kernel on its way to text."""
 
     source: str
 
-    def __init__(self, scan: Any, direction: str, block: Block) -> None:
+    def __init__(self, scan: Any, direction: str) -> None:
         self.scan, self.program, self.direction = scan, scan.program, direction
-        self.body = block.loop()
-        self.names = Names(RESERVED, given=[*scan.array_names, *block.buffers, *block.numbers])
+        self.block: Block = scan.blocks[direction]
+        self.body = self.block.loop()
+        self.names = Names(RESERVED, given=[*scan.array_names, *self.block.buffers, *self.block.numbers])
         self.arguments: list[Argument] = []
         self.known: dict[tuple[Value, str], Argument] = {}  # the same by value and role
         self.results: list[str] = []
@@ -246,8 +243,8 @@ class Forward(Kernel):
         whole: the states whose values are results, at all steps.
     """
 
-    def __init__(self, scan: Any, direction: str, block: Block) -> None:
-        super().__init__(scan, direction, block)
+    def __init__(self, scan: Any, direction: str) -> None:
+        super().__init__(scan, direction)
         program, training, size = self.program, direction == "forward", self.size
         self.whole = program.states[: len(program.gradient.dys) if training else 1]
         hoisted = [value for value in program.sequences if value in program.hoisted]
@@ -255,7 +252,7 @@ class Forward(Kernel):
             self.argument(value, role)
         self.arena.entries += scan.residuals.entries if training else ()
         self.begin()
-        for name, width in block.buffers.items():
+        for name, width in self.block.buffers.items():
             self.arena.add(name, "B", width)
         for state in [] if training else program.states[1:]:
             self.arena.add(state.name, "2 * B", state.width)
@@ -277,7 +274,7 @@ class Forward(Kernel):
         tile = ["tile = starts[last + 1] - starts[first + 1]"] if hoisted and not training else []
         carved = self.arena.text(size, self.words())
         self.results = [*(state.name for state in self.whole), *self.finals]
-        parameters = [*PARAMETERS, *scan.sizes.values(), *block.numbers]
+        parameters = [*PARAMETERS, *scan.sizes.values(), *self.block.numbers]
         parameters += [*(a.name for a in self.arguments), *self.results, "arena"]
         comments = {
             BEGIN: "the initial states; the weights of products in the loop, packed",

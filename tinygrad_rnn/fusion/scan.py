@@ -23,7 +23,7 @@ from .allocate import Allocation
 from .epilogue import Backward
 from .kernel import ALL, BEGIN, END, LOOP, PROLOGUE, Forward
 from .names import printable
-from .print import Loop, module
+from .print import module
 from .program import Program
 from .rows import Rows
 
@@ -104,7 +104,6 @@ class Scan(Allocation):
         super().__init__(program)
         self.title = printable(title)
         self.sources: dict[str, str] = {}
-        self.phases: dict[str, list[tuple[str, list[Loop]]]] = {}  # see Block
         self.compiled: dict[str, Callable[..., Any]] = {}
         self.built: dict[str, tuple[str, float]] = {}
         self.shared: dict[str, Shared] = {}
@@ -112,13 +111,12 @@ class Scan(Allocation):
         self.work = sum(product.inputs[0].width * product.width for product in program.products)
         self.work += 16 * sum(state.width for state in program.states)
         self.around = sum(value.inputs[0].width * value.width for value in program.hoisted)
-        self.forward = Forward(self, "forward", self.blocks["forward"])
-        self.inference = Forward(self, "inference", self.blocks["inference"])
-        self.backward = Backward(self, self.blocks["backward"], self.forward)
-        kernels = {"forward": self.forward, "inference": self.inference, "backward": self.backward}
-        for direction, kernel in kernels.items():
+        self.forward, self.inference = Forward(self, "forward"), Forward(self, "inference")
+        self.backward = Backward(self, self.forward)
+        self.kernels = {"forward": self.forward, "inference": self.inference, "backward": self.backward}
+        for direction, kernel in self.kernels.items():
             self._write(direction, kernel.source)
-        self.arena_widths = {direction: kernel.arena.widths() for direction, kernel in kernels.items()}
+        self.arena_widths = {direction: kernel.arena.widths() for direction, kernel in self.kernels.items()}
         number = {known: i for i, known in enumerate(self.forward.known)}
         self.read_again = [number[known] for known in self.backward.known]
         self.watched_again = [k for k, read in enumerate(self.backward.watched) if read]
@@ -127,7 +125,6 @@ class Scan(Allocation):
 
     def _write(self, direction: str, kernel: str) -> None:
         block = self.blocks[direction]
-        self.phases[direction] = block.phases
         text = "\n\n".join([*block.row_functions, "".join(f"# {note}\n" for note in block.notes) + kernel])
         title, bits = f"{self.title}, {direction}", self.dtype.itemsize * 8
         self.sources[direction] = module(title, text, bits, block.functions)

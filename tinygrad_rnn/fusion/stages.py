@@ -65,7 +65,7 @@ def _sections(program: Program, stage: str) -> dict[str, list[str]]:
 def _memory(scan: Scan) -> dict[str, list[str]]:
     """Where everything lies."""
     sections = {}
-    for direction, kernel in ("forward", scan.forward), ("inference", scan.inference), ("backward", scan.backward):
+    for direction, kernel in scan.kernels.items():
         sections[f"Arguments of {direction}"] = [f"{a.name}: {a.role}" for a in kernel.arguments]
         sections[f"Arena of {direction}"] = _places(kernel.arena)
     overwritten = [f"{name} in place of {there}" for name, there in scan.overwritten.items()]
