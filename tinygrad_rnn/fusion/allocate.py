@@ -39,10 +39,7 @@ class Allocation:
         self.sizes = self._size_names()
         self.kept_in: dict[Value, Memory] = {}
         self.overwritten: dict[str, str] = {}
-        self._gradient_memory()
-        self.vector_sums = self._joined_vectors()
-        self.widths = {f"{x.name}_saved": x.width for x in program.loop}
-        self.widths |= {name: value.width for value, name in self.stashes.items()}
+        self.vector_sums = _joined(self._gradient_memory())
         self.inputs = set(program.inputs)
         self._find_operands(leaves)
         self.blocks = {direction: self._block(direction) for direction in ("forward", "inference", "backward")}
@@ -52,12 +49,12 @@ class Allocation:
             *((value.name, "total", (value.width,)) for value in program.hoisted),
             *((f"{value.name}_saved", "total", (value.width,)) for value in kept),
         ])  # fmt: skip
-        gradient = program.gradient
+        gradient, products = program.gradient, [x for x in (*program.loop, *program.backward) if x.row is table.matmul]
         self.array_names = {
-            *(x.name for x in (*program.states, *gradient.dys, *gradient.carries)),
+            *(x.name for x in (*program.states, *gradient.dys, *gradient.carries)), *map(packed_weights, products),
             *(sequence_array(x) for x, role in self.roles if role != "matrix"),
-            *(name for name, _, _ in self.residuals.entries), *self.stashes.values(), *self.sum_widths,
-            *map(packed_weights, [x for x in (*program.loop, *program.backward) if x.row is table.matmul]),
+            *(name for name, _, _ in self.residuals.entries), *self.sum_widths,
+            *(memory.array for memory in self.stashes.values()),
         }  # fmt: skip
 
     def size(self, n: int) -> str:
@@ -95,72 +92,53 @@ class Allocation:
             return "steps" if value in self.inputs else "rows"
         return "each" if value.per_row else "vector"
 
-    def _gradient_memory(self) -> None:
-        """Name the sequences that the backward kernel writes: one for all that have the same gradient or parts of it.
+    def _gradient_memory(self) -> list[tuple[Value, int, Memory]]:
+        """Name the arrays that the backward kernel writes: one for all that have the same gradient or parts of it.
 
-        Sets `stashes`, value -> its sequence, and `stash_places`, value -> (sequence, first column). What vectors want
-        is summed over time on the way, a row for each sequence, so that the sum does not depend on threads: `sums`,
-        value -> (array, first column), and `vectors`, (vector, first column, value) with concatenations taken apart.
+        Sets `stashes` and `stash_places`: where gradients are kept, for all steps. What vectors want is summed over
+        time on the way, a row for each sequence, so that the sum does not depend on threads: `sums`.
+
+        Returns:
+            (vector, first column, where what is summed over the rows lies).
         """
         gradient = self.program.gradient
-        self.stashes: dict[Value, str] = {}
-        names = Names()
-        self.stash_places: dict[Value, tuple[str, int]] = {}
         computed = lambda d: d.kind == "operation" and d.row not in (table.matmul, table.cat) and not is_view(d)
-        summed = {x: x in self.program.constants and computed(d) for x, d in gradient.sequences.items()}
-        added_up = [d for x, d in gradient.sequences.items() if summed[x]]
-        kept = [d for x, d in gradient.sequences.items() if not summed[x]] + [*gradient.products.values()]
-        self.vectors: list[tuple[Value, int, Value]] = []
+        added_up = {x: d for x, d in gradient.sequences.items() if x in self.program.constants and computed(d)}
+        kept = [d for x, d in gradient.sequences.items() if x not in added_up] + [*gradient.products.values()]
+        vectors: list[tuple[Value, int, Value]] = []
         ahead = list(reversed(gradient.vectors))
         while ahead:
             vector, first, d = ahead.pop()
             if _pieces(d):
                 ahead += [(vector, first + start, x) for x, start in _pieces(d)][::-1]
             elif d.kind != "zeros":
-                self.vectors.append((vector, first, d))
+                vectors.append((vector, first, d))
         wholes = {piece: (whole, start) for whole in kept for piece, start in _pieces(whole)}
-        self.sums: dict[Value, tuple[str, int]] = {}
+        self.sums: dict[Value, Memory] = {}
         self.sum_widths: dict[str, int] = {}
-        for d in [*(d for _, _, d in self.vectors), *added_up]:
+        for d in [*(d for _, _, d in vectors), *added_up.values()]:
             if computed(d):
                 whole, start = wholes.get(d, (d, 0))
-                self.sums[d] = f"{whole.name}_sum", start
+                self.sums[d] = Memory(f"{whole.name}_sum", "row", start, d.width)
                 self.sum_widths[f"{whole.name}_sum"] = whole.width
-        kept += [d for _, _, d in self.vectors if d not in self.sums]
+        kept += [d for _, _, d in vectors if d not in self.sums]
+        self.stashes: dict[Value, Memory] = {}
+        self.stash_places: dict[Value, Memory] = {}  # the same, and those of parts
+        names = Names()
         for value in sorted(kept, key=lambda value: value.row is not table.cat):  # wholes before their parts
-            if value in self.stash_places:
-                continue
-            name = f"{value.name}_all" if value.kind == "operation" else f"d_{len(self.stashes)}_all"
-            name = names.new(name)
-            self.stashes[value] = name
-            self.stash_places[value] = name, 0
-            for piece, start in _pieces(value):
-                self.stash_places.setdefault(piece, (name, start))
-
-    def _joined_vectors(self) -> list[tuple[Value, int, str, int, int]]:
-        """(vector, first column, array, its first column, width): what is summed over the rows of arrays.
-
-        Neighbouring columns of a vector that come from neighbouring columns of an array are taken together.
-        """
-        joined: list[tuple[Value, int, str, int, int]] = []
-        for vector, first, d in sorted(self.vectors, key=lambda each: (each[0].name, each[1])):
-            name, start = self.sums[d] if d in self.sums else self.stash_places[d]
-            width = d.width
-            if joined:
-                known, known_first, known_name, known_start, known_width = joined[-1]
-                ends = known, known_first + known_width, known_name, known_start + known_width
-                if ends == (vector, first, name, start):
-                    joined.pop()
-                    first, start, width = known_first, known_start, known_width + width
-            joined.append((vector, first, name, start, width))
-        return joined
+            if value not in self.stash_places:
+                name = f"{value.name}_all" if value.kind == "operation" else f"d_{len(self.stashes)}_all"
+                self.stashes[value] = memory = Memory(names.new(name), "now + row", 0, value.width)
+                for part, start in [(value, 0), *_pieces(value)]:
+                    self.stash_places.setdefault(part, memory._replace(first=start, width=part.width))
+        return [(vector, first, self.sums.get(d) or self.stash_places[d]) for vector, first, d in vectors]
 
     def _block(self, direction: str) -> Block:
         """The loop of a direction, with the memory that serves twice."""
         program, backward = self.program, direction == "backward"
         places, stores = self._backward_memory() if backward else self._forward_memory(direction)
         values = list(program.backward if backward else program.loop)
-        sums = {x: Memory(name, "row", first, x.width) for x, (name, first) in self.sums.items()} if backward else {}
+        sums = self.sums if backward else {}
         schedule, notes = Schedule(values, places, stores, sums), []
         if direction == "forward":
             self.kept_in = kept_in_place(schedule, program)
@@ -222,15 +200,16 @@ class Allocation:
             places[carry] = Memory(carry.name, "(t + 1) % keep * B + row", 0, carry.width)
             zero = leaf(f"{carry.name}_zero", "zeros", carry.shape, carry.dtype)
             put(d or zero, Memory(carry.name, "t % keep * B + row", 0, carry.width))
-        for d, name in self.stashes.items():
-            put(d, Memory(name, "now + row", 0, d.width))
+        for d, memory in self.stashes.items():
+            put(d, memory)
         return places, stores
 
     def _overwrite(self, schedule: Schedule, kept: dict[Value, Memory]) -> dict[Value, Memory]:
         """Let gradients take the place of values that nobody reads after them; where the values are then."""
         left, everybody = kept, readers(schedule)
-        widths = self.widths | {sequence_array(x): x.width for x in self.program.sequences}
-        for whole, name in self.stashes.items():
+        widths = {f"{x.name}_saved": x.width for x in self.program.residuals}
+        widths |= {x.name: x.width for x in self.program.hoisted}
+        for whole, (name, *_) in self.stashes.items():
             as_wide = {value: memory for value, memory in left.items() if widths[memory.array] == whole.width}
             array = gradients_in_place(schedule, as_wide, dict(_pieces(whole)) or {whole: 0}, everybody)
             if array is not None:
@@ -238,6 +217,20 @@ class Allocation:
                 left = {value: memory for value, memory in left.items() if memory.array != array}
         name_of = {array: name for name, array in self.overwritten.items()}
         return {value: m._replace(array=name_of.get(m.array, m.array)) for value, m in kept.items()}
+
+
+def _joined(parts: list[tuple[Value, int, Memory]]) -> list[tuple[Value, int, Memory]]:
+    """Neighbouring columns of a vector that come from neighbouring columns of an array, taken together."""
+    joined: list[tuple[Value, int, Memory]] = []
+    for vector, first, place in sorted(parts, key=lambda each: (each[0].name, each[1])):
+        if joined:
+            known, start, before = joined[-1]
+            end = known, start + before.width, before.array, before.first + before.width
+            if end == (vector, first, place.array, place.first):
+                joined.pop()
+                first, place = start, before._replace(width=before.width + place.width)
+        joined.append((vector, first, place))
+    return joined
 
 
 def _pieces(whole: Value) -> list[tuple[Value, int]]:

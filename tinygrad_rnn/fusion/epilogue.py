@@ -21,6 +21,7 @@ from .kernel import (
     Forward,
     Kernel,
     matrix_of,
+    product,
     sequence_array,
     shifted,
     side_by_side,
@@ -29,6 +30,7 @@ from .kernel import (
 )
 from .print import packed_weights
 from .program import Value, first_column_of
+from .schedule import Memory
 
 
 class Backward(Kernel):
@@ -75,12 +77,12 @@ class Backward(Kernel):
         for name, width in scan.sum_widths.items():
             self.arena.add(name, "B", width)
             self.write(BEGIN, f"clear({name})")
-        for name in scan.stashes.values():
-            if name not in scan.overwritten:
-                self.arena.add(name, "total", scan.widths[name])
+        for place in scan.stashes.values():
+            if place.array not in scan.overwritten:
+                self.arena.add(place.array, "total", place.width)
         for name, width in self.block.buffers.items():
             self.arena.add(name, "B", width)
-        products = {f"{product.name}_weights_T": product for product in program.products}
+        products = {f"{value.name}_weights_T": value for value in program.products}
         for value in program.backward:
             if value.row is table.matmul:
                 self.pack(packed_weights(value), products[value.inputs[1].name], transposed=True)
@@ -90,12 +92,12 @@ class Backward(Kernel):
         program, gradient = self.program, self.program.gradient
         self._sequences()
         self._vectors()
-        for product, d in gradient.products.items():
-            left, *weights = product.inputs
-            self._weights(weights, product.name, self._left(left), self._stash(d), left.width)
+        for value, d in gradient.products.items():
+            left, *weights = value.inputs
+            self._weights(weights, value.name, self._left(left), self.scan.stash_places[d], left.width)
         for value in program.sequences:
             if value in program.hoisted and value in gradient.sequences:
-                self._hoisted(value, self._stash(gradient.sequences[value]))
+                self._hoisted(value, self.scan.stash_places[gradient.sequences[value]])
         for state, carry in zip(program.states, gradient.carries):
             a = self._of(state)
             self._into(a, [f"copy(matrix({carry.name}), matrix({self.d[a]}), B, {self.size(state.width)})"])
@@ -147,9 +149,10 @@ class Backward(Kernel):
     def _of(self, value: Value, role: str = "") -> Argument:
         return self.forward.known[value, role or self.scan.role_of(value)]
 
-    def _stash(self, value: Value) -> tuple[str, int]:
-        """The gradient that the loop leaves of a value, at every step: an array, and its first column."""
-        return self.scan.stash_places[value]
+    def _at(self, place: Memory, suffix: str = "") -> str:
+        """The matrix of what the loop left at a place; `.T` for it transposed."""
+        first = self.size(place.first)
+        return shifted(place.array + suffix, *((first, "0") if suffix else ("0", first)))
 
     def _sequences(self) -> None:
         """The gradients of what the loop reads step by step, or for each sequence."""
@@ -157,26 +160,24 @@ class Backward(Kernel):
         for value in (*self.program.sequences, *self.program.constants):
             if value in self.program.hoisted or value not in gradient.sequences:
                 continue
-            d, W = gradient.sequences[value], size(value.width)
-            added_up = value in self.program.constants and d in self.scan.sums
-            name, first = self.scan.sums[d] if added_up else self._stash(d)
-            argument = self._of(value)
+            d, W, argument = gradient.sequences[value], size(value.width), self._of(value)
             if argument not in self.d:
                 continue
-            if added_up:
-                self._into(argument, [f"copy({shifted(name, '0', size(first))}, matrix({self.d[argument]}), B, {W})"])
-            elif value in self.program.constants:
+            dx, each_step = self.d[argument], value not in self.program.constants
+            added_up = not each_step and d in self.scan.sums
+            place = self.scan.sums[d] if added_up else self.scan.stash_places[d]
+            if not (each_step or added_up):
                 self._adds(argument, whole=False)
-                place, rows = f"{name}[starts[t + 1] - B + row, {first} + j]", "starts[t + 2] - starts[t + 1]"
+                element = f"{place.array}[starts[t + 1] - B + row, {place.first} + j]"
                 self._into(argument, [
-                    "for t in range(T):", f"    for row in range({rows}):", f"        for j in range({W}):",
-                    f"            {self.d[argument]}[row, j] += {place}",
+                    "for t in range(T):", "    for row in range(starts[t + 2] - starts[t + 1]):",
+                    f"        for j in range({W}):", f"            {dx}[row, j] += {element}",
                 ])  # fmt: skip
             elif not self._adds(argument):
-                source = shifted(name, "0", size(first))
-                self._into(argument, [f"copy({source}, matrix({self.d[argument]}), total, {W})"])
+                rows = "total" if each_step else "B"
+                self._into(argument, [f"copy({self._at(place)}, matrix({dx}), {rows}, {W})"])
             else:
-                total = f"{self.d[argument]}[row, j] += {name}[row, {first} + j]"
+                total = f"{dx}[row, j] += {place.array}[row, {place.first} + j]"
                 self._into(argument, ["for row in range(total):", f"    for j in range({W}):", f"        {total}"])
 
     def _vectors(self) -> None:
@@ -189,36 +190,34 @@ class Backward(Kernel):
             argument = self._of(vector)
             if argument not in self.d:
                 continue
-            ends = [first + width for first, _, _, width in parts]
-            count = math.prod(vector.shape)
-            whole = [0, *ends] == [*(first for first, _, _, _ in parts), count]
+            ends = [first + place.width for first, place in parts]
+            whole = [0, *ends] == [*(first for first, _ in parts), math.prod(vector.shape)]
             self._adds(argument, whole)
-            lines = []
-            for first, name, start, width in parts:
-                rows, dv = "B" if name in self.scan.sum_widths else "total", self.d[argument]
+            lines, dv = [], self.d[argument]
+            for first, place in parts:
+                rows, W = "B" if place.array in self.scan.sum_widths else "total", size(place.width)
                 if whole:
-                    source = shifted(name, "0", size(start))
-                    lines.append(f"sum_rows({source}, {dv}, {size(first)}, {rows}, {size(width)})")
+                    lines.append(f"sum_rows({self._at(place)}, {dv}, {size(first)}, {rows}, {W})")
                 else:
-                    lines += [f"for row in range({rows}):", f"    for j in range({size(width)}):",
-                              f"        {dv}[{size(first)} + j] += {name}[row, {size(start)} + j]"]  # fmt: skip
+                    element = f"{place.array}[row, {size(place.first)} + j]"
+                    lines += [f"for row in range({rows}):", f"    for j in range({W}):",
+                              f"        {dv}[{size(first)} + j] += {element}"]  # fmt: skip
             self._into(argument, lines)
 
     def _weights(
-        self, weights: Iterable[Value], title: str, left: tuple[str, str, str], d: tuple[str, int], K: int
+        self, weights: Iterable[Value], title: str, left: tuple[str, str, str], d: Memory, K: int
     ) -> None:
         """One product for the gradients of all weights of a product: left @ dy."""
         size, parts = self.size, side_by_side(weights)
         views = list(map(matrix_of, parts))
-        arguments, (name, first) = [self._of(view.leaf, "matrix") for view in views], d
+        arguments = [self._of(view.leaf, "matrix") for view in views]
         a, N = shifted(*left), sum(part.shape[1] for part in parts)
         together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
         if together and all(x in self.d and not self._adds(x) for x in arguments):
             whole = self.scratch(f"d{title}_weights", str(K), N)
-            dy = shifted(name, "0", size(first))
             some = " + ".join(f"len({self.d[x]})" for x in arguments)
-            product = f"product({a}, {dy}, matrix({whole}), {size(K)}, {size(N)}, total, False, workspace, threads)"
-            self.write(END, f"if {some}:", f"    {product}")
+            made = product(a, self._at(d), f"matrix({whole})", size(K), size(N), "total")
+            self.write(END, f"if {some}:", f"    {made}")
             start = 0
             for part, view, argument in zip(parts, views, arguments):
                 dw, W = self.d[argument], size(part.shape[1])
@@ -231,27 +230,25 @@ class Backward(Kernel):
             return
         for part, view, argument in zip(parts, views, arguments):
             if argument in self.d:
-                factors = [a, shifted(name, "0", size(first)), f"matrix({self.d[argument]}{view.suffix})"]
-                factors += [size(K), size(part.shape[1])]
+                dw, W, add = self.d[argument], size(part.shape[1]), self._adds(argument, not view.cut)
+                made = product(a, self._at(d), f"matrix({dw}{view.suffix})", size(K), W, "total", add)
                 if view.suffix == ".T":  # by the rows of the result, so that threads can share them well
                     array, i, j = left
-                    factors = [shifted(f"{name}.T", size(first), "0"), shifted(turned(array), j, i)]
-                    factors += [f"matrix({self.d[argument]})", size(part.shape[1]), size(K)]
-                add = self._adds(argument, not view.cut)
-                self._into(argument, [f"product({', '.join(factors)}, total, {add}, workspace, threads)"])
-            first += part.shape[1]
+                    turned_left = shifted(turned(array), j, i)
+                    made = product(self._at(d, ".T"), turned_left, f"matrix({dw})", W, size(K), "total", add)
+                self._into(argument, [made])
+            d = d._replace(first=d.first + part.shape[1])
 
-    def _hoisted(self, value: Value, d: tuple[str, int]) -> None:
+    def _hoisted(self, value: Value, d: Memory) -> None:
         """The gradients of a product of the prologue."""
-        size, (x, w), (name, first) = self.size, value.inputs, d
+        size, (x, w) = self.size, value.inputs
         left, column = first_column_of(x)
         rows = self._of(left)
         if rows in self.d:
-            (weights, copies), dy = self.joined(f"{value.name}_weights", [w]), shifted(name, "0", size(first))
-            target, shape = shifted(self.d[rows], "0", size(column)), f"total, {size(x.width)}, {size(value.width)}"
-            product = f"product({dy}, matrix({turned(weights)}), {target}, {shape}, "
+            weights, copies = self.joined(f"{value.name}_weights", [w])
+            factors, target = (self._at(d), f"matrix({turned(weights)})"), shifted(self.d[rows], "0", size(column))
             add = self._adds(rows, x.width == left.width)
-            self._into(rows, [*copies, f"{product}{add}, workspace, threads)"])
+            self._into(rows, [*copies, product(*factors, target, "total", size(x.width), size(value.width), add)])
         self._weights([w], value.name, (f"{self.argument(left)}.T", size(column), "0"), d, x.width)
 
     def _left(self, value: Value) -> tuple[str, str, str]:

@@ -211,10 +211,10 @@ class Kernel:
         self.arena.add(name, rows, width)
         return name
 
-    def pack(self, name: str, product: Value, transposed: bool = False) -> None:
+    def pack(self, name: str, value: Value, transposed: bool = False) -> None:
         """Pack the weights of a product in the loop."""
-        weights, copies = self.joined(f"{product.name}_weights", product.inputs[1:])
-        K, N, columns = product.inputs[0].width, product.width, ROW_BYTES // self.scan.dtype.itemsize
+        weights, copies = self.joined(f"{value.name}_weights", value.inputs[1:])
+        K, N, columns = value.inputs[0].width, value.width, ROW_BYTES // self.scan.dtype.itemsize
         if transposed:
             weights, K, N = turned(weights), N, K
         self.arena.add(name, str(-(-N // columns)), K, columns)
@@ -265,9 +265,9 @@ class Forward(Kernel):
                 self.arena.add(value.name, "tile", value.width)
             left, column = first_column_of(value.inputs[0])
             a = shifted(self.argument(left), "0" if training else "starts[first + 1] - B", size(column))
-            shape = f"{'total' if training else 'tile'}, {size(value.width)}, {size(value.inputs[0].width)}"
             b, y = f"matrix({weights[value]})", f"matrix({value.name})"
-            self.write(PROLOGUE, f"product({a}, {b}, {y}, {shape}, False, workspace, threads)")
+            shape = "total" if training else "tile", size(value.width), size(value.inputs[0].width)
+            self.write(PROLOGUE, product(a, b, y, *shape))
         here = [] if training or not hoisted else ["here = new - starts[first + 1]  # where it is in this tile"]
         self.write(LOOP, "for t in range(first, last):", *(f"    {line}" for line in [*STEP, *here, *OVER, *self.body]))
         self.end()
@@ -289,8 +289,8 @@ class Forward(Kernel):
         for state in self.program.states:
             first = self.argument(state)
             self.write(BEGIN, f"copy(matrix({first}), matrix({state.name}), B, {self.size(state.width)})")
-        for product in self.program.products:
-            self.pack(packed_weights(product), product)
+        for value in self.program.products:
+            self.pack(packed_weights(value), value)
 
     def end(self) -> None:
         """The final values of the states."""
@@ -316,6 +316,11 @@ def words_in(lines: Iterable[str]) -> set[str]:
 def shifted(array: str, i: str, j: str) -> str:
     """The matrix of an array from element [i, j] on."""
     return f"matrix({array})" if i == j == "0" else f"shift(matrix({array}), {i}, {j})"
+
+
+def product(a: str, b: str, result: str, rows: str, columns: str, terms: str, add: bool = False) -> str:
+    """A product of matrices, which threads share; added to what is there, or in its place."""
+    return f"product({a}, {b}, {result}, {rows}, {columns}, {terms}, {add}, workspace, threads)"
 
 
 def turned(matrix: str) -> str:
