@@ -17,7 +17,6 @@ from ..autograd.tape import Value as Leaf
 from ..autograd.tensor import Tensor, grad
 from ..kernels.locks import lazy
 from ..kernels.matmul import workspace
-from .batch import BATCH
 from .evaluate import as_rows, evaluate, step_by_step, tensor
 from .frames import step_line
 from .kernel import Argument
@@ -377,10 +376,7 @@ def traced_over(cell: Any, sequence: Sequence) -> Traced:
     dtype = sequence.inputs[0].dtype
     where = "" if type(cell).__module__.startswith(PACKAGE) else f" ({step_line(cell)})"
     _check_kinds(sequence, dtype, cell.state_names, where)
-    inputs = [((BATCH, x.shape[2]), dtype) for x in sequence.inputs]
-    states = [(name, (BATCH, *s.shape[1:]), dtype) for name, s in zip(cell.state_names, sequence.states)]
-    values = [(name, (BATCH, *x.shape[1:]), x.dtype) for name, x in sequence.values.items()]
-    return trace_step(cell, inputs, states, not sequence.several, values)
+    return trace_step(cell, sequence)
 
 
 def _check_kinds(sequence: Sequence, dtype: np.dtype, names: tuple[str, ...], where: str) -> None:
