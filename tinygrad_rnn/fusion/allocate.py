@@ -5,6 +5,7 @@ Gradients that are read after the loop lie in sequences, one for all that are th
 which of these may take the place of values that nobody reads any more.
 """
 
+import collections
 import itertools
 
 from ..autograd import table
@@ -24,7 +25,6 @@ class Allocation:
         operands: the values that kernels are given, leaves and values that the tape computes before.
         roles: each with its roles as an argument, see `Argument`.
         outside: those values, and what they are made of, in order.
-        never: leaves that have no gradient.
         kept_in: residuals that lie in place of hoisted products.
         residuals: the others, these products, and states that nobody watches: what the arena of the forward kernel
             begins with, and the backward kernel finds there.
@@ -33,15 +33,12 @@ class Allocation:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        leaves = [*program.inputs, *program.given, *program.held, *program.noise]
-        self.never = {*program.noise} | {value for value in leaves if value.kind == "constant"}
         self.dtype = program.states[0].dtype
         self.sizes = self._size_names()
         self.kept_in: dict[Value, Memory] = {}
         self.overwritten: dict[str, str] = {}
         self.vector_sums = _joined(self._gradient_memory())
-        self.inputs = set(program.inputs)
-        self._find_operands(leaves)
+        self._find_operands()
         self.blocks = {direction: self._block(direction) for direction in ("forward", "inference", "backward")}
         watched, kept = len(program.gradient.dys), [x for x in program.residuals if x not in self.kept_in]
         self.residuals = Arena("residuals", [
@@ -69,8 +66,9 @@ class Allocation:
                 names[n] = "H" if not names else f"H_{len(names) + 1}"
         return names
 
-    def _find_operands(self, leaves: list[Value]) -> None:
+    def _find_operands(self) -> None:
         program = self.program
+        leaves = (*program.inputs, *program.given, *program.held, *program.noise)
         read = [value for value in program.sequences if value not in program.hoisted]
         read += [view_of(value.inputs[0])[0] for value in program.hoisted]
         read += [*program.constants, *program.vectors]
@@ -89,7 +87,7 @@ class Allocation:
         if value.kind == "state":
             return "first"
         if value.timed:  # what the user gives is read as it lies
-            return "steps" if value in self.inputs else "rows"
+            return "steps" if value in self.program.inputs else "rows"
         return "each" if value.per_row else "vector"
 
     def _gradient_memory(self) -> list[tuple[Value, int, Memory]]:
@@ -153,10 +151,7 @@ class Allocation:
             shared = [x for x in kept if x in self.kept_in or places[x].array in self.overwritten]
             notes = _notes({value: places[value] for value in shared if value in read}, "before its step")
             schedule = Schedule(values, places, stores, sums) if kept else schedule
-        if not backward:
-            return Block("forward", schedule, self.sizes, {}, {}, notes)
-        gradient = program.gradient
-        return Block("backward", schedule, self.sizes, gradient.origin, gradient.towards, notes)
+        return Block("backward" if backward else "forward", schedule, self.sizes, program.gradient, notes)
 
     def _given_memory(self, direction: str) -> tuple[dict[Value, Memory], list[Memory]]:
         """Where leaves are found, and where the new values of states are."""
@@ -176,20 +171,18 @@ class Allocation:
         return places, ends
 
     def _forward_memory(self, direction: str) -> tuple[dict[Value, Memory], Stores]:
-        program, stores = self.program, Stores()
+        stores: Stores = collections.defaultdict(list)
         places, ends = self._given_memory(direction)
-        put = lambda value, memory: stores.setdefault(value, []).append(memory)
-        for output, end in zip(program.outputs, ends):
-            put(output, end)
-        if direction == "forward":
-            for value in program.residuals:
-                put(value, Memory(f"{value.name}_saved", "now + row", 0, value.width))
+        for output, end in zip(self.program.outputs, ends):
+            stores[output].append(end)
+        for value in self.program.residuals if direction == "forward" else ():
+            stores[value].append(Memory(f"{value.name}_saved", "now + row", 0, value.width))
         return places, stores
 
     def _backward_memory(self) -> tuple[dict[Value, Memory], Stores]:
-        program, gradient, stores = self.program, self.program.gradient, Stores()
+        program, gradient = self.program, self.program.gradient
+        stores: Stores = collections.defaultdict(list)
         places, ends = self._given_memory("backward")
-        put = lambda value, memory: stores.setdefault(value, []).append(memory)
         for output, end in zip(program.outputs, ends):
             places.setdefault(output, end)
         again = set(program.backward)
@@ -199,9 +192,9 @@ class Allocation:
         for carry, d in zip(gradient.carries, gradient.states):
             places[carry] = Memory(carry.name, "(t + 1) % keep * B + row", 0, carry.width)
             zero = leaf(f"{carry.name}_zero", "zeros", carry.shape, carry.dtype)
-            put(d or zero, Memory(carry.name, "t % keep * B + row", 0, carry.width))
+            stores[d or zero].append(Memory(carry.name, "t % keep * B + row", 0, carry.width))
         for d, memory in self.stashes.items():
-            put(d, memory)
+            stores[d].append(memory)
         return places, stores
 
     def _overwrite(self, schedule: Schedule, kept: dict[Value, Memory]) -> dict[Value, Memory]:

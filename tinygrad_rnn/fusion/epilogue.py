@@ -44,8 +44,8 @@ class Backward(Kernel):
         super().__init__(scan, "backward")
         self.forward = forward
         self.written: set[Argument] = set()  # those to whose gradients something has been
-        wanted = [a for a in forward.arguments if a.value not in scan.never and a.value.dtype.kind == "f"]
-        self.d = {a: self.names.new(f"d{a.name}") for a in wanted}
+        never = lambda x: x.kind == "constant" or x in self.program.noise or x.dtype.kind != "f"
+        self.d = {a: self.names.new(f"d{a.name}") for a in forward.arguments if not never(a.value)}
         self.zeroed: set[Argument] = set()  # those whose gradients begin with zeros
         self.before: dict[str, str] = {}
         self.finals: list[str] = []  # the gradients of the final states

@@ -25,7 +25,7 @@ from ..autograd.primitive import ElementwisePrimitive, Shape
 from .equations import Equations, in_sizes, number_text, parse, wrapped
 from .names import IMPORTS, Names
 from .nest import Nest, aligned, aligned_without
-from .program import Number, Value, base_of, reached, readers_of
+from .program import Gradient, Number, Value, base_of, reached, readers_of
 from .schedule import Loops, Memory, Schedule, read_as, reduces, shape_of
 from .views import strides_of
 
@@ -42,22 +42,15 @@ class Block:
         name: "forward" or "backward": the first part of the row functions' names.
         schedule: what is computed when, and where.
         sizes: names of widths.
-        origin: value -> the forward value it is the gradient of, for comments.
-        towards: value -> the forward value it is a part of the gradient of.
+        gradient: for comments.
         notes: on what arrays hold, for the reader.
     """
 
     def __init__(
-        self,
-        name: str,
-        schedule: Schedule,
-        sizes: dict[int, str],
-        origin: dict[Value, Value],
-        towards: dict[Value, Value],
-        notes: list[str],
+        self, name: str, schedule: Schedule, sizes: dict[int, str], gradient: Gradient, notes: list[str]
     ) -> None:
-        self.name, self.schedule, self.sizes = name, schedule, sizes
-        self.origin, self.towards, self.notes = origin, towards, notes
+        self.name, self.schedule, self.sizes, self.notes = name, schedule, sizes, notes
+        self.origin, self.towards = gradient.origin, gradient.towards
         self.buffers = schedule.buffers
         self.names = {x.name for value in schedule.values for x in (value, *value.operands)}
         self.functions: set[str] = set()
