@@ -14,7 +14,6 @@ from .kernel import (
     END,
     LOOP,
     OVER,
-    PARAMETERS,
     STEP,
     Arena,
     Argument,
@@ -37,7 +36,8 @@ class Backward(Kernel):
     """The kernel of the backward pass.
 
     Attributes:
-        gradients: of arguments of the forward kernel, by their number there, the shapes of which may be `wanted`.
+        d: the arguments of the forward kernel that have gradients -> their names.
+        watched: the numbers of the states whose values at all steps it reads as the forward kernel's results.
     """
 
     def __init__(self, scan: Any, forward: Forward) -> None:
@@ -55,12 +55,9 @@ class Backward(Kernel):
         self.write(LOOP, steps, *(f"    {line}" for line in [*STEP, *OVER, *self.body]))
         self._finish()
         self.zeroed |= self.d.keys() - self.written
-        self.results = list(self.d.values())
         words = self.words()
-        watched = [state.name for state in forward.whole if state.name in words]
-        self.inputs = [*(a.name for a in self.arguments), *watched]
-        self.watched = [state.name in watched for state in forward.whole]
-        self.source = self._source(watched)
+        self.watched = [k for k, state in enumerate(forward.whole) if state.name in words]
+        self.source = self._source()
 
     def _read(self) -> None:
         """The arguments that the loop reads."""
@@ -102,20 +99,20 @@ class Backward(Kernel):
             a = self._of(state)
             self._into(a, [f"copy(matrix({carry.name}), matrix({self.d[a]}), B, {self.size(state.width)})"])
 
-    def _source(self, watched: list[str]) -> str:
+    def _source(self) -> str:
         """The text of the function."""
         scan, size = self.scan, self.size
         over, entries = {there: name for name, there in scan.overwritten.items()}, scan.residuals.entries
         residuals = Arena("residuals", [(over.get(name, name), rows, row) for name, rows, row in entries])
         carved = [*residuals.text(size, self.words()), *self.arena.text(size, self.words())]
-        parameters = [*PARAMETERS, "keep", *scan.sizes.values(), *self.block.numbers, *self.inputs]
-        parameters += [*(dy.name for dy in self.program.gradient.dys), *self.finals]
+        watched = [self.forward.whole[k].name for k in self.watched]
+        others = [*watched, *(dy.name for dy in self.program.gradient.dys), *self.finals, *self.d.values()]
         comments = {
             BEGIN: "the weights of products in the loop, packed",
             LOOP: "the loop over time, from the last step to the first, for sequences [lo, hi)",
             END: "the epilogue: one product for each product, one sum for each vector, of all steps at once",
         }
-        return self.text([*parameters, *self.results, "residuals", "arena"], watched, carved, comments)
+        return self.text([*others, "residuals", "arena"], watched, carved, comments)
 
     def _begin(self, carry: Value) -> None:
         """The gradient of a state, of `keep` steps at a time, begins with that of its final values, if one arrives.

@@ -163,7 +163,6 @@ class Kernel:
         self.names = Names(RESERVED, given=[*scan.array_names, *self.block.buffers, *self.block.numbers])
         self.arguments: list[Argument] = []
         self.known: dict[tuple[Value, str], Argument] = {}  # the same by value and role
-        self.results: list[str] = []
         self.stages: dict[int, list[str]] = {BEGIN: [], PROLOGUE: [], LOOP: [], END: []}
         self.arena = Arena("arena")
         self.size = scan.size
@@ -221,8 +220,11 @@ class Kernel:
         self.arena.panels[name] = N
         self.write(BEGIN, *copies, f"fill_panels(matrix({weights}), panels({name}), {self.size(K)}, {self.size(N)})")
 
-    def text(self, parameters: list[str], by_steps: list[str], carved: list[str], comments: dict[int, str]) -> str:
-        """The source of the function, to which some arguments are given as [T, B, width]."""
+    def text(self, others: list[str], by_steps: list[str], carved: list[str], comments: dict[int, str]) -> str:
+        """The source of the function, which has `others` behind its arguments; some are given as [T, B, width]."""
+        direction, keep = ("backward", ["keep"]) if self.direction == "backward" else ("forward", [])
+        parameters = [*PARAMETERS, *keep, *self.scan.sizes.values(), *self.block.numbers]
+        parameters += [*(a.name for a in self.arguments), *others]
         by_steps = [*(a.name for a in self.arguments if a.role == "steps"), *by_steps]
         lines = ["T, B = len(starts) - 2, starts[1]", "total = starts[T + 1] - B"]
         if any(rows == "ragged" for _, rows, _ in self.arena.entries):
@@ -232,7 +234,7 @@ class Kernel:
         for stage, body in self.stages.items():
             if body:
                 lines += [f"if stages & {stage}:  # {comments[stage]}", *(f"    {line}" for line in body)]
-        head = wrapped(f"def {'backward' if self.direction == 'backward' else 'forward'}({', '.join(parameters)}):", "")
+        head = wrapped(f"def {direction}({', '.join(parameters)}):", "")
         return f"@njit(cache=CACHE, **KERNEL)\n{head}" + "".join(wrapped(line, "    ") for line in lines)
 
 
@@ -273,16 +275,14 @@ class Forward(Kernel):
         self.end()
         tile = ["tile = starts[last + 1] - starts[first + 1]"] if hoisted and not training else []
         carved = self.arena.text(size, self.words())
-        self.results = [*(state.name for state in self.whole), *self.finals]
-        parameters = [*PARAMETERS, *scan.sizes.values(), *self.block.numbers]
-        parameters += [*(a.name for a in self.arguments), *self.results, "arena"]
+        whole = [state.name for state in self.whole]
         comments = {
             BEGIN: "the initial states; the weights of products in the loop, packed",
             PROLOGUE: "the prologue: products that need not wait for the loop",
             LOOP: "the loop over time, for sequences [lo, hi)",
             END: "the final states: where each sequence ends",
         }
-        self.source = self.text(parameters, [state.name for state in self.whole], [*tile, *carved], comments)
+        self.source = self.text([*whole, *self.finals, "arena"], whole, [*tile, *carved], comments)
 
     def begin(self) -> None:
         """What the loop starts from."""

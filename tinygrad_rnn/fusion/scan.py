@@ -119,7 +119,6 @@ class Scan(Allocation):
         self.arena_widths = {direction: kernel.arena.widths() for direction, kernel in self.kernels.items()}
         number = {known: i for i, known in enumerate(self.forward.known)}
         self.read_again = [number[known] for known in self.backward.known]
-        self.watched_again = [k for k, read in enumerate(self.backward.watched) if read]
         self.nothing = np.empty((0, 0), self.dtype), np.empty(0, self.dtype)
         self.row_bytes = sum(value.width for value in program.hoisted) * self.dtype.itemsize
 
@@ -289,7 +288,7 @@ class Scan(Allocation):
             found[i] = make(shape, dtype)
         arena, kernel, short = self.borrow(layout_of_kernel), self.compiled.get("backward"), layout_of_kernel.short
         read = [arrays[i] for i in self.read_again]
-        read += [every[k] for k in self.watched_again]
+        read += [every[k] for k in self.backward.watched]
         if kernel is not None and short is not None:
             kernel(0, rows.B, workspace.address, *short, *read, *given, *found, residuals, arena)
         else:
