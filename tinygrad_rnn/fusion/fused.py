@@ -58,7 +58,7 @@ class FusedCell:
         self.watched = sequence.watched
         self.stages = compiled(traced.program, self.watched)
         self.program = self.stages["lower"]
-        self.given, self.noise, self.leaves = self.program.given, self.program.noise, self.program.leaves
+        self.noise, self.leaves = self.program.noise, self.program.leaves
         self.fixed: list[Any] = [x.held if isinstance(x.held, Leaf) else tensor(x.held) for x in self.program.held]
         self.scan = Scan(self.program, type(cell).__name__)
         self.outside = self.scan.outside
@@ -82,7 +82,7 @@ class FusedCell:
     def _held(self, B: int) -> list[Tensor]:
         """What the cells inside hold for this sequence."""
         held = [tensor for cell in self.owners for tensor in cell._of_sequence(B).values()]
-        known = self.given[len(self.by_name) :]
+        known = self.program.given[len(self.by_name) :]
         if len(held) != len(known):
             raise ValueError(f"sequence_values returned {len(held)} values, and {len(known)} when it was compiled")
         for value, x in zip(known, held):

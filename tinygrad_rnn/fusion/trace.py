@@ -24,7 +24,7 @@ from ..autograd.primitive import FLOAT32, ElementwisePrimitive, Primitive, Shape
 from ..autograd.tape import line_of, ours, passed_over, set_mode, user_frame, user_line
 from . import soundness
 from .again import compare
-from .batch import BATCH, Batch, stand_ins
+from .batch import BATCH, Batch, sized, stand_ins
 from .builder import MOST_VALUES, Builder, name_of
 from .frames import Locals, called, latching, listener, step_codes, step_line
 from .names import FORMS, RESERVED, Names
@@ -323,13 +323,10 @@ class Trace(Builder):
                 named[output] = self.names.new(f"{state.name}_new")
         needed = needed_for(outputs, lambda value: False)
         new: dict[Value, Value] = {}
-        for value in [*(x for x in self.values if x in needed), *(x for x in self.values if x not in needed)]:
+        for value in sorted(self.values, key=lambda value: value not in needed):
             inputs = tuple([new[x] if isinstance(x, Value) else x for x in value.inputs])
-            attributes, shape = value.attributes, value.shape
-            if value.per_row:
-                shape = (BATCH, *shape[1:])
-                if "shape" in attributes:
-                    attributes = attributes | {"shape": (BATCH, *attributes["shape"][1:])}
+            shape = (BATCH, *value.shape[1:]) if value.per_row else value.shape
+            attributes = sized(value.attributes, BATCH)
             assert value in named or value.row is not None
             name = named.get(value) or name_of(self.names, value.row, inputs, attributes)  # type: ignore[arg-type]
             new[value] = dataclasses.replace(
