@@ -139,7 +139,7 @@ class Draft:
         write = ["class Drawn(tg.nn.Cell):", "    def __init__(self, dtype):"]
         if not several:
             write.append(f"        self.input_size = {self.inputs[0]}")
-        write.append(f"        self.hidden_size, self.dtype, random = {first}, dtype, np.random.default_rng(7)")
+        write.append(f"        self.hidden_size, self.own_dtype, random = {first}, dtype, np.random.default_rng(7)")
         draw = "random.uniform(-1, 1, {shape})"
         if self.learned:
             for name, width in self.states.items():
@@ -158,7 +158,7 @@ class Draft:
                 write.append(f"        self.{name} = {made}")
         write += ["", "    def initial_state(self, batch_size):"]
         shape = "batch_size, {n}"
-        begin = "self.{s}_first.expand({shape})" if self.learned else "tg.zeros({shape}, dtype=self.dtype)"
+        begin = "self.{s}_first.expand({shape})" if self.learned else "tg.zeros({shape}, dtype=self.own_dtype)"
         states = [begin.format(s=s, shape=shape.format(n=n)) for s, n in self.states.items()]
         write.append(f"        return {', '.join(states)}")
         if self.held:
@@ -166,7 +166,7 @@ class Draft:
             write.append("        return {")
             for name, shape, text in self.held:
                 shown = f"({', '.join(map(str, shape))},)"
-                made = f"tg.tensor(random.uniform(-1, 1, {shown}).astype(np.float32).astype(self.dtype))"
+                made = f"tg.tensor(random.uniform(-1, 1, {shown}).astype(np.float32).astype(self.own_dtype))"
                 write.append(f'            "{name}": {text.format(made)},')
             write.append("        }")
         arguments = ["xs" if several else "x", *self.states, *(["*", *self.values] if self.values else [])]
