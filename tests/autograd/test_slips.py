@@ -114,6 +114,7 @@ ERRORS = [
     ("tg.zeros(2, dtype=np.float16)", TypeError, "float32 or float64, not float16"),
     ("tg.zeros(2, dtype='half')", TypeError, "float32 or float64, not float16"),
     ("tg.zeros(2, dtype='flaot')", TypeError, "write tg.float32"),
+    ("lin(None)", TypeError, "not object (None: is a return missing?)"),
     ("p + [1.0, 2.0]", TypeError, "write tg.tensor([...])"),
     ("p == [1.0, 2.0]", TypeError, "write tg.tensor([...])"),
     ("p & 1", TypeError, "& is for integers and booleans"),
