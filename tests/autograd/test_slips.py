@@ -227,6 +227,10 @@ RESULTS = [
     ("@tg.no_grad\ndef f():\n    yield (p * 2).requires_grad\n(list(f()), tg.is_grad_enabled())", ([False], True)),
     ("h = tg.ones(2, 4, requires_grad=True); tg.nn.Recurrent(InPlace(), fused='never')(tg.ones(1, 2, 3), h)\n"
      "h.tolist()", [[1.0] * 4] * 2),
+    ("h = tg.nn.Parameter(tg.ones(2, 4), False); run = tg.nn.Recurrent(InPlace(), fused='never')\n"
+     "with tg.no_grad(): run(tg.ones(1, 2, 3), h); run.cell(tg.ones(2, 3), h)\nh.tolist()", [[1.0] * 4] * 2),
+    ("e = tg.nn.Parameter(c, False)\nwith tg.no_grad():\n    for x in [e]: x *= 0.5; x += c; x[0] = 7\n"
+     "e.tolist()", [7.0, 3.0]),
 ]  # fmt: skip
 
 
