@@ -4,6 +4,7 @@ import copy
 import gc
 import pickle
 import sys
+import warnings
 import weakref
 
 import numpy as np
@@ -475,6 +476,15 @@ def test_nothing_is_loaded_where_something_cannot_be(weight, words):
     before = layer.state_dict()
     with pytest.raises(RuntimeError, match=f"nothing was loaded:\n    {words}"):
         layer.load_state_dict({"weight": weight, "bias": np.ones(2)})
+    assert all((value == before[name]).all() for name, value in layer.state_dict().items())
+
+
+def test_nothing_is_loaded_where_a_warning_is_an_error():
+    layer = Linear(2, 2)
+    before = layer.state_dict()
+    with pytest.raises(RuntimeWarning, match="overflow"), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        layer.load_state_dict({"weight": np.ones((2, 2)), "bias": np.full(2, 1e300)})
     assert all((value == before[name]).all() for name, value in layer.state_dict().items())
 
 

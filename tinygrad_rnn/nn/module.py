@@ -287,6 +287,8 @@ class Module:
                 f"load_state_dict: this state does not fit {type(self).__name__}, and nothing was loaded:"
                 + "".join(f"\n    {problem}" for problem in problems)
             )
+        # Cast first: a number that overflows may be an error, where warnings are.
+        arrays = {name: array.astype(state[name].data.dtype, copy=False) for name, array in arrays.items()}
         for name, array in arrays.items():
             state[name].data[...] = array
         note_change(state[name] for name in arrays)
