@@ -1,5 +1,6 @@
 """Modules: who belongs to them, under which names, and what is saved and loaded."""
 
+import collections
 import copy
 import gc
 import pickle
@@ -477,6 +478,16 @@ def test_nothing_is_loaded_where_something_cannot_be(weight, words):
     with pytest.raises(RuntimeError, match=f"nothing was loaded:\n    {words}"):
         layer.load_state_dict({"weight": weight, "bias": np.ones(2)})
     assert all((value == before[name]).all() for name, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [set, frozenset, collections.deque])
+def test_where_modules_are_not_looked_for_is_told(kind):
+    net = Net()
+    for item in (Linear(2, 2), Parameter([1.0])):
+        with pytest.raises(TypeError, match=rf"Net\.more: .* in a {kind.__name__} would be neither learned nor saved"):
+            net.more = kind([item])
+    net.more = kind(["a", 1])
+    assert len(net.more) == 2
 
 
 def test_nothing_is_loaded_where_a_warning_is_an_error():
