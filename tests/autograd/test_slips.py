@@ -68,6 +68,7 @@ ERRORS = [
     ("c[0] = 1.0", TypeError, "where, cat or masked_fill"),
     ("with tg.no_grad(): p += tg.ones(3, 2)", ValueError, "the result has shape [3, 2], p has [2]"),
     ("p.add_(1)", AttributeError, "`with tg.no_grad(): p += y`"),
+    ("p.lerp_(c, 0.1)", AttributeError, "write x = x + y and its like"),
     ("p.fill_(0)", AttributeError, "`with tg.no_grad(): p[...] = values`"),
     ("c.copy_(p)", AttributeError, "not written to in place"),
     ("p.data = [1.0, 2.0]", TypeError, "an array or a tensor of floats, got list"),
