@@ -65,7 +65,7 @@ ERRORS = [
     ("p += 1", RuntimeError, "`with tg.no_grad(): p += ...`"),
     ("p -= 0.1 * c", RuntimeError, "`with tg.no_grad(): p -= ...`"),
     ("p[0] = 1.0", RuntimeError, "`with tg.no_grad(): p[...] = ...`"),
-    ("c[0] = 1.0", TypeError, "where, cat or masked_fill"),
+    ("c[0] = 1.0", TypeError, "stack, where, cat or masked_fill"),
     ("with tg.no_grad(): p += tg.ones(3, 2)", ValueError, "the result has shape [3, 2], p has [2]"),
     ("p.add_(1)", AttributeError, "`with tg.no_grad(): p += y`"),
     ("p.lerp_(c, 0.1)", AttributeError, "write x = x + y and its like"),
