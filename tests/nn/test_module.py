@@ -468,8 +468,20 @@ def test_what_is_no_state_is_told(given):
         Linear(2, 2).load_state_dict(given)
 
 
+class Refuses:
+    """As a tensor of PyTorch's that wants a gradient."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Use detach")
+
+
 @pytest.mark.parametrize(
-    ("weight", "words"), [(np.ones((2, 2)), "bias is read-only"), ([[1.0], [2.0, 3.0]], "weight is no array: ")]
+    ("weight", "words"),
+    [
+        (np.ones((2, 2)), "bias is read-only"),
+        ([[1.0], [2.0, 3.0]], "weight is no array: "),
+        (Refuses(), "weight is no array: Use detach"),
+    ],
 )
 def test_nothing_is_loaded_where_something_cannot_be(weight, words):
     layer = Linear(2, 2)

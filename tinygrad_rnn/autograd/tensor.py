@@ -169,8 +169,8 @@ class Tensor(Value):
     def __setitem__(self, index: Any, value: Any) -> None:
         if not self._is_written_to("p[...] = ..."):
             raise TypeError(
-                "tensors are not assigned to in place, gradients would be wrong; build a new one with stack, where, cat "
-                "or masked_fill, or write to x.numpy() outside any graph"
+                "tensors are not assigned to in place, gradients would be wrong; build a new one with stack, where, "
+                "cat or masked_fill, or write to x.numpy() outside any graph"
             )
         self.numpy()[index] = as_array(value)
         note_change([self])

@@ -274,7 +274,7 @@ class Module:
             if name in state_dict:
                 try:
                     arrays[name] = np.asarray(state_dict[name])
-                except ValueError as error:
+                except (ValueError, TypeError, RuntimeError) as error:  # of PyTorch's tensors, those that it refuses
                     problems.append(f"{name} is no array: {error}")
         if strict and missing:
             problems.append(f"missing: {', '.join(missing)}")
