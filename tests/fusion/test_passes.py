@@ -96,8 +96,8 @@ def check_gradients(program, traced, known):
             if x.kind == "zeros":
                 found[x] = np.zeros((B, *x.inner))
             elif x.kind == "weights":
-                (product,) = (p for p in program.products if f"{p.result.name}_weights_T" == x.name)
-                found[x] = np.concatenate([found[w] for w in product.weights], 1).T
+                (product,) = (p for p in program.products if f"{p.name}_weights_T" == x.name)
+                found[x] = np.concatenate([found[w] for w in product.inputs[1:]], 1).T
     found = run([*program.backward, *gradient.values], found)
     # What is made of an input outside of the loop has a gradient of its own there.
     outside = needed_for([x for x in program.sequences if x.row is not None], lambda value: False)

@@ -5,13 +5,14 @@ Gradients that are read after the loop lie in sequences, one for all that are th
 which of these may take the place of values that nobody reads any more.
 """
 
+import collections
 import itertools
 
 from ..autograd import table
 from .equations import in_sizes
-from .kernel import matrix_of, side_by_side
+from .kernel import Arena, matrix_of, sequence_array, side_by_side
 from .names import Names
-from .print import Block
+from .print import Block, packed_weights
 from .program import Program, Value, is_view, leaf, made_of, sources_of, view_of
 from .reuse import gradients_in_place, kept_in_place, readers, spare_afterwards
 from .schedule import Memory, Schedule, Stores
@@ -21,50 +22,36 @@ class Allocation:
     """The places of a program.
 
     Attributes:
-        operands: the values that kernels are given, leaves and values that the tape computes before; and their `roles`.
+        operands: the values that kernels are given, leaves and values that the tape computes before.
+        roles: each with its roles as an argument, see `Argument`.
         outside: those values, and what they are made of, in order.
-        never: leaves that have no gradient.
-        kept: where they are, and the states that nobody watches, in the arena of the forward kernel: see `Arena`.
-        kept_in: those that lie in place of hoisted products.
+        kept_in: residuals that lie in place of hoisted products.
+        residuals: the others, these products, and states that nobody watches: what the arena of the forward kernel
+            begins with, and the backward kernel finds there.
         overwritten: array of gradients -> of these values, whose place they take.
-        transposed: packed transposed weights of the backward kernel -> the number of the product.
     """
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        leaves = [*program.inputs, *program.given, *program.held, *program.noise]
-        self.never = {*program.noise} | {value for value in leaves if value.kind == "constant"}
         self.dtype = program.states[0].dtype
         self.sizes = self._size_names()
-        self.transposed: dict[str, int] = {}
-        transposed = {f"{product.result.name}_weights_T": k for k, product in enumerate(program.products)}
-        for value in program.backward:
-            if value.row is table.matmul:
-                name = value.inputs[1].name
-                self.transposed[f"{name}_packed"] = transposed[name]
-        self.weights = {p.result: f"{p.result.name}_packed" for p in program.products}
         self.kept_in: dict[Value, Memory] = {}
         self.overwritten: dict[str, str] = {}
-        self._gradient_memory()
-        self.vector_sums = self._joined_vectors()
-        self.widths = {f"{x.name}_saved": x.width for x in program.loop}
-        self.widths |= {name: value.width for value, name in self.stashes.items()}
-        self.inputs = set(program.inputs)
-        self._find_operands(leaves)
+        self.vector_sums = _joined(self._gradient_memory())
+        self._find_operands()
         self.blocks = {direction: self._block(direction) for direction in ("forward", "inference", "backward")}
         watched, kept = len(program.gradient.dys), [x for x in program.residuals if x not in self.kept_in]
-        self.kept: list[tuple[str, str, tuple[int, ...]]] = [
+        self.residuals = Arena("residuals", [
             *((state.name, "B + total", (state.width,)) for state in program.states[watched:]),
             *((value.name, "total", (value.width,)) for value in program.hoisted),
             *((f"{value.name}_saved", "total", (value.width,)) for value in kept),
-        ]
-        arguments = [x for x in self.operands if self.roles[x] != ["matrix"]]
-        gradient = program.gradient
-        values = [*program.states, *program.vectors, *program.constants, *gradient.dys, *gradient.carries]
+        ])  # fmt: skip
+        gradient, products = program.gradient, [x for x in (*program.loop, *program.backward) if x.row is table.matmul]
         self.array_names = {
-            *(x.name for x in values), *map(self.argument_name, arguments), *map(sequence_array, program.sequences),
-            *(name for name, _, _ in self.kept), *self.stashes.values(), *self.sum_widths, *self.transposed,
-            *self.weights.values(),
+            *(x.name for x in (*program.states, *gradient.dys, *gradient.carries)), *map(packed_weights, products),
+            *(sequence_array(x) for x, role in self.roles if role != "matrix"),
+            *(name for name, _, _ in self.residuals.entries), *self.sum_widths,
+            *(memory.array for memory in self.stashes.values()),
         }  # fmt: skip
 
     def size(self, n: int) -> str:
@@ -79,114 +66,77 @@ class Allocation:
                 names[n] = "H" if not names else f"H_{len(names) + 1}"
         return names
 
-    def _find_operands(self, leaves: list[Value]) -> None:
+    def _find_operands(self) -> None:
         program = self.program
-        roles: dict[Value, list[str]] = {}
-
-        def give(value: Value, role: str) -> None:
-            if role not in roles.setdefault(value, []):
-                roles[value].append(role)
-
-        for value in program.sequences:
-            if value not in program.hoisted:
-                give(value, "rows")
-        for value in program.hoisted:
-            give(view_of(value.inputs[0])[0], "rows")
-        for value in program.constants:
-            give(value, "each")
-        for value in program.vectors:
-            give(value, "vector")
-        weights = [w for product in program.products for w in product.weights]
-        for value in side_by_side([*(value.inputs[1] for value in program.hoisted), *weights]):
-            give(matrix_of(value).leaf, "matrix")
-        computed = [value for value in made_of(roles) if value.kind == "operation"]
-        self.outside = computed
-        self.operands = [value for value in leaves if value in roles] + [value for value in computed if value in roles]
+        leaves = (*program.inputs, *program.given, *program.held, *program.noise)
+        read = [value for value in program.sequences if value not in program.hoisted]
+        read += [view_of(value.inputs[0])[0] for value in program.hoisted]
+        read += [*program.constants, *program.vectors]
+        weights = [w for product in (*program.hoisted, *program.products) for w in product.inputs[1:]]
+        matrices = [matrix_of(value).leaf for value in side_by_side(weights)]
+        roles: dict[Value, dict[str, None]] = {}
+        for value, role in [*((x, self.role_of(x)) for x in read), *((x, "matrix") for x in matrices)]:
+            roles.setdefault(value, {})[role] = None
+        self.outside = [value for value in made_of(roles) if value.kind == "operation"]
+        self.operands = [value for value in (*leaves, *self.outside) if value in roles]
         assert len(self.operands) == len(roles), "a kernel reads what is no leaf"
-        self.roles = roles
+        self.roles = [(value, role) for value in self.operands for role in roles[value]]
 
-    def by_steps(self, value: Value, role: str) -> str:
-        """The role of an argument: what the user gives is read as it lies."""
-        return "steps" if role == "rows" and value in self.inputs else role
+    def role_of(self, value: Value) -> str:
+        """The role of an argument that is no matrix."""
+        if value.kind == "state":
+            return "first"
+        if value.timed:  # what the user gives is read as it lies
+            return "steps" if value in self.program.inputs else "rows"
+        return "each" if value.per_row else "vector"
 
-    def argument_name(self, value: Value) -> str:
-        """The name of an argument that the loop may read."""
-        return sequence_array(value)
+    def _gradient_memory(self) -> list[tuple[Value, int, Memory]]:
+        """Name the arrays that the backward kernel writes: one for all that have the same gradient or parts of it.
 
-    def array_of(self, value: Value) -> str:
-        """The array of the forward kernel that has a value at every step."""
-        if value in self.program.states or value in self.program.sequences:  # even if it is a new state as well
-            return sequence_array(value)
-        if value in self.program.outputs:
-            return self.program.states[self.program.outputs.index(value)].name
-        return f"{value.name}_saved"
+        Sets `stashes` and `stash_places`: where gradients are kept, for all steps. What vectors want is summed over
+        time on the way, a row for each sequence, so that the sum does not depend on threads: `sums`.
 
-    def _gradient_memory(self) -> None:
-        """Name the sequences that the backward kernel writes: one for all that have the same gradient or parts of it.
-
-        Sets `stashes`, value -> its sequence, and `stash_places`, value -> (sequence, first column). What vectors want
-        is summed over time on the way, a row for each sequence, so that the sum does not depend on threads: `sums`,
-        value -> (array, first column), and `vectors`, (vector, first column, value) with concatenations taken apart.
+        Returns:
+            (vector, first column, where what is summed over the rows lies).
         """
         gradient = self.program.gradient
-        self.stashes: dict[Value, str] = {}
-        names = Names()
-        self.stash_places: dict[Value, tuple[str, int]] = {}
         computed = lambda d: d.kind == "operation" and d.row not in (table.matmul, table.cat) and not is_view(d)
-        summed = {x: x in self.program.constants and computed(d) for x, d in gradient.sequences.items()}
-        added_up = [d for x, d in gradient.sequences.items() if summed[x]]
-        kept = [d for x, d in gradient.sequences.items() if not summed[x]] + [g for _, g in gradient.products]
-        self.vectors: list[tuple[Value, int, Value]] = []
+        added_up = {x: d for x, d in gradient.sequences.items() if x in self.program.constants and computed(d)}
+        kept = [d for x, d in gradient.sequences.items() if x not in added_up] + [*gradient.products.values()]
+        vectors: list[tuple[Value, int, Value]] = []
         ahead = list(reversed(gradient.vectors))
         while ahead:
             vector, first, d = ahead.pop()
             if _pieces(d):
                 ahead += [(vector, first + start, x) for x, start in _pieces(d)][::-1]
             elif d.kind != "zeros":
-                self.vectors.append((vector, first, d))
+                vectors.append((vector, first, d))
         wholes = {piece: (whole, start) for whole in kept for piece, start in _pieces(whole)}
-        self.sums: dict[Value, tuple[str, int]] = {}
+        self.sums: dict[Value, Memory] = {}
         self.sum_widths: dict[str, int] = {}
-        for d in [*(d for _, _, d in self.vectors), *added_up]:
+        for d in [*(d for _, _, d in vectors), *added_up.values()]:
             if computed(d):
                 whole, start = wholes.get(d, (d, 0))
-                self.sums[d] = f"{whole.name}_sum", start
+                self.sums[d] = Memory(f"{whole.name}_sum", "row", start, d.width)
                 self.sum_widths[f"{whole.name}_sum"] = whole.width
-        kept += [d for _, _, d in self.vectors if d not in self.sums]
+        kept += [d for _, _, d in vectors if d not in self.sums]
+        self.stashes: dict[Value, Memory] = {}
+        self.stash_places: dict[Value, Memory] = {}  # the same, and those of parts
+        names = Names()
         for value in sorted(kept, key=lambda value: value.row is not table.cat):  # wholes before their parts
-            if value in self.stash_places:
-                continue
-            name = f"{value.name}_all" if value.kind == "operation" else f"d_{len(self.stashes)}_all"
-            name = names.new(name)
-            self.stashes[value] = name
-            self.stash_places[value] = name, 0
-            for piece, start in _pieces(value):
-                self.stash_places.setdefault(piece, (name, start))
-
-    def _joined_vectors(self) -> list[tuple[Value, int, str, int, int]]:
-        """(vector, first column, array, its first column, width): what is summed over the rows of arrays.
-
-        Neighbouring columns of a vector that come from neighbouring columns of an array are taken together.
-        """
-        joined: list[tuple[Value, int, str, int, int]] = []
-        for vector, first, d in sorted(self.vectors, key=lambda each: (each[0].name, each[1])):
-            name, start = self.sums[d] if d in self.sums else self.stash_places[d]
-            width = d.width
-            if joined:
-                known, known_first, known_name, known_start, known_width = joined[-1]
-                ends = known, known_first + known_width, known_name, known_start + known_width
-                if ends == (vector, first, name, start):
-                    joined.pop()
-                    first, start, width = known_first, known_start, known_width + width
-            joined.append((vector, first, name, start, width))
-        return joined
+            if value not in self.stash_places:
+                name = f"{value.name}_all" if value.kind == "operation" else f"d_{len(self.stashes)}_all"
+                self.stashes[value] = memory = Memory(names.new(name), "now + row", 0, value.width)
+                for part, start in [(value, 0), *_pieces(value)]:
+                    self.stash_places.setdefault(part, memory._replace(first=start, width=part.width))
+        return [(vector, first, self.sums.get(d) or self.stash_places[d]) for vector, first, d in vectors]
 
     def _block(self, direction: str) -> Block:
         """The loop of a direction, with the memory that serves twice."""
         program, backward = self.program, direction == "backward"
         places, stores = self._backward_memory() if backward else self._forward_memory(direction)
         values = list(program.backward if backward else program.loop)
-        sums = {x: Memory(name, "row", first, x.width) for x, (name, first) in self.sums.items()} if backward else {}
+        sums = self.sums if backward else {}
         schedule, notes = Schedule(values, places, stores, sums), []
         if direction == "forward":
             self.kept_in = kept_in_place(schedule, program)
@@ -201,11 +151,7 @@ class Allocation:
             shared = [x for x in kept if x in self.kept_in or places[x].array in self.overwritten]
             notes = _notes({value: places[value] for value in shared if value in read}, "before its step")
             schedule = Schedule(values, places, stores, sums) if kept else schedule
-        if not backward:
-            return Block("forward", schedule, self.weights, self.sizes, {}, {}, notes)
-        packed = {x: f"{x.inputs[1].name}_packed" for x in values if x.row is table.matmul}
-        gradient = program.gradient
-        return Block("backward", schedule, packed, self.sizes, gradient.origin, gradient.towards, notes)
+        return Block("backward" if backward else "forward", schedule, self.sizes, program.gradient, notes)
 
     def _given_memory(self, direction: str) -> tuple[dict[Value, Memory], list[Memory]]:
         """Where leaves are found, and where the new values of states are."""
@@ -225,20 +171,18 @@ class Allocation:
         return places, ends
 
     def _forward_memory(self, direction: str) -> tuple[dict[Value, Memory], Stores]:
-        program, stores = self.program, Stores()
+        stores: Stores = collections.defaultdict(list)
         places, ends = self._given_memory(direction)
-        put = lambda value, memory: stores.setdefault(value, []).append(memory)
-        for output, end in zip(program.outputs, ends):
-            put(output, end)
-        if direction == "forward":
-            for value in program.residuals:
-                put(value, Memory(f"{value.name}_saved", "now + row", 0, value.width))
+        for output, end in zip(self.program.outputs, ends):
+            stores[output].append(end)
+        for value in self.program.residuals if direction == "forward" else ():
+            stores[value].append(Memory(f"{value.name}_saved", "now + row", 0, value.width))
         return places, stores
 
     def _backward_memory(self) -> tuple[dict[Value, Memory], Stores]:
-        program, gradient, stores = self.program, self.program.gradient, Stores()
+        program, gradient = self.program, self.program.gradient
+        stores: Stores = collections.defaultdict(list)
         places, ends = self._given_memory("backward")
-        put = lambda value, memory: stores.setdefault(value, []).append(memory)
         for output, end in zip(program.outputs, ends):
             places.setdefault(output, end)
         again = set(program.backward)
@@ -248,16 +192,17 @@ class Allocation:
         for carry, d in zip(gradient.carries, gradient.states):
             places[carry] = Memory(carry.name, "(t + 1) % keep * B + row", 0, carry.width)
             zero = leaf(f"{carry.name}_zero", "zeros", carry.shape, carry.dtype)
-            put(d or zero, Memory(carry.name, "t % keep * B + row", 0, carry.width))
-        for d, name in self.stashes.items():
-            put(d, Memory(name, "now + row", 0, d.width))
+            stores[d or zero].append(Memory(carry.name, "t % keep * B + row", 0, carry.width))
+        for d, memory in self.stashes.items():
+            stores[d].append(memory)
         return places, stores
 
     def _overwrite(self, schedule: Schedule, kept: dict[Value, Memory]) -> dict[Value, Memory]:
         """Let gradients take the place of values that nobody reads after them; where the values are then."""
         left, everybody = kept, readers(schedule)
-        widths = self.widths | {sequence_array(x): x.width for x in self.program.sequences}
-        for whole, name in self.stashes.items():
+        widths = {f"{x.name}_saved": x.width for x in self.program.residuals}
+        widths |= {x.name: x.width for x in self.program.hoisted}
+        for whole, (name, *_) in self.stashes.items():
             as_wide = {value: memory for value, memory in left.items() if widths[memory.array] == whole.width}
             array = gradients_in_place(schedule, as_wide, dict(_pieces(whole)) or {whole: 0}, everybody)
             if array is not None:
@@ -267,9 +212,18 @@ class Allocation:
         return {value: m._replace(array=name_of.get(m.array, m.array)) for value, m in kept.items()}
 
 
-def sequence_array(value: Value) -> str:
-    """The name of the array that has a sequence, which is not that of the input at one step."""
-    return f"{value.name}_in" if value.kind == "input" else value.name
+def _joined(parts: list[tuple[Value, int, Memory]]) -> list[tuple[Value, int, Memory]]:
+    """Neighbouring columns of a vector that come from neighbouring columns of an array, taken together."""
+    joined: list[tuple[Value, int, Memory]] = []
+    for vector, first, place in sorted(parts, key=lambda each: (each[0].name, each[1])):
+        if joined:
+            known, start, before = joined[-1]
+            end = known, start + before.width, before.array, before.first + before.width
+            if end == (vector, first, place.array, place.first):
+                joined.pop()
+                first, place = start, before._replace(width=before.width + place.width)
+        joined.append((vector, first, place))
+    return joined
 
 
 def _pieces(whole: Value) -> list[tuple[Value, int]]:

@@ -8,65 +8,65 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from ..autograd import table
 from .kernel import (
     BEGIN,
     END,
     LOOP,
     OVER,
-    PARAMETERS,
     STEP,
     Arena,
     Argument,
     Forward,
     Kernel,
     matrix_of,
+    product,
+    sequence_array,
     shifted,
     side_by_side,
     turned,
+    words_in,
 )
-from .print import Block
-from .program import Value, base_of, first_column_of
+from .print import packed_weights
+from .program import Value, first_column_of
+from .schedule import Memory
 
 
 class Backward(Kernel):
     """The kernel of the backward pass.
 
     Attributes:
-        gradients: of arguments of the forward kernel, by their number there, the shapes of which may be `wanted`.
+        d: the arguments of the forward kernel that have gradients -> their names.
+        watched: the numbers of the states whose values at all steps it reads as the forward kernel's results.
     """
 
-    def __init__(self, scan: Any, block: Block, forward: Forward) -> None:
-        super().__init__(scan, "backward", block)
+    def __init__(self, scan: Any, forward: Forward) -> None:
+        super().__init__(scan, "backward")
         self.forward = forward
         self.written: set[Argument] = set()  # those to whose gradients something has been
-        wanted = [a for a in forward.arguments if a.value not in scan.never and a.value.dtype.kind == "f"]
-        self.d = {a: self.names.new(f"d{a.name}") for a in wanted}
-        self.zeroed = self._added_to()
+        never = lambda x: x.kind == "constant" or x in self.program.noise or x.dtype.kind != "f"
+        self.d = {a: self.names.new(f"d{a.name}") for a in forward.arguments if not never(a.value)}
+        self.zeroed: set[Argument] = set()  # those whose gradients begin with zeros
         self.before: dict[str, str] = {}
         self.finals: list[str] = []  # the gradients of the final states
         self._read()
-        self._prepare(block)
+        self._prepare()
         steps = "for t in range(last - 1, first - 1, -1):"
         self.write(LOOP, steps, *(f"    {line}" for line in [*STEP, *OVER, *self.body]))
         self._finish()
-        self.zeroed |= self.d.keys() - self.written  # nothing arrives there
-        self.results = list(self.d.values())
-        watched = [state.name for state in forward.whole if state.name in self.used | self.arrays]
-        self.inputs = [*(a.name for a in self.arguments), *watched]
-        self.watched = [state.name in watched for state in forward.whole]
-        self.source = self._source(block, watched)
+        self.zeroed |= self.d.keys() - self.written
+        words = self.words()
+        self.watched = [k for k, state in enumerate(forward.whole) if state.name in words]
+        self.source = self._source()
 
     def _read(self) -> None:
         """The arguments that the loop reads."""
-        program, scan = self.program, self.scan
-        roles = [("rows", [x for x in program.sequences if x not in program.hoisted])]
-        roles += [("each", [*program.constants]), ("vector", [*program.vectors])]
-        for role, values in roles:
-            for value in values:
-                if scan.argument_name(value) in self.arrays:
-                    self.argument(value, role)
+        program, words = self.program, words_in(self.body)
+        for value in (*program.sequences, *program.constants, *program.vectors):
+            if value not in program.hoisted and sequence_array(value) in words:
+                self.argument(value)
 
-    def _prepare(self, block: Block) -> None:
+    def _prepare(self) -> None:
         """What lies in the arena, and what it begins with."""
         program, scan = self.program, self.scan
         for carry in program.gradient.carries:
@@ -74,49 +74,45 @@ class Backward(Kernel):
         for name, width in scan.sum_widths.items():
             self.arena.add(name, "B", width)
             self.write(BEGIN, f"clear({name})")
-        for name in scan.stashes.values():
-            if name not in scan.overwritten:
-                self.arena.add(name, "total", scan.widths[name])
-        for name, width in block.buffers.items():
+        for place in scan.stashes.values():
+            if place.array not in scan.overwritten:
+                self.arena.add(place.array, "total", place.width)
+        for name, width in self.block.buffers.items():
             self.arena.add(name, "B", width)
-        for name, k in scan.transposed.items():
-            product = program.products[k]
-            weights, copies = self.joined(f"{product.result.name}_weights", product.weights)
-            self.write(BEGIN, *copies)
-            self.pack(name, turned(weights), product.result.width, product.left.width)
+        products = {f"{value.name}_weights_T": value for value in program.products}
+        for value in program.backward:
+            if value.row is table.matmul:
+                self.pack(packed_weights(value), products[value.inputs[1].name], transposed=True)
 
     def _finish(self) -> None:
         """The epilogue."""
         program, gradient = self.program, self.program.gradient
         self._sequences()
         self._vectors()
-        for product, d in gradient.products:
-            left = self._left(product.left)
-            self._weights(product.weights, product.result.name, left, self._stash(d), product.left.width)
+        for value, d in gradient.products.items():
+            left, *weights = value.inputs
+            self._weights(weights, value.name, self._left(left), self.scan.stash_places[d], left.width)
         for value in program.sequences:
             if value in program.hoisted and value in gradient.sequences:
-                self._hoisted(value, self._stash(gradient.sequences[value]))
+                self._hoisted(value, self.scan.stash_places[gradient.sequences[value]])
         for state, carry in zip(program.states, gradient.carries):
-            a = self._of(state, "first")
+            a = self._of(state)
             self._into(a, [f"copy(matrix({carry.name}), matrix({self.d[a]}), B, {self.size(state.width)})"])
 
-    def _source(self, block: Block, watched: list[str]) -> str:
+    def _source(self) -> str:
         """The text of the function."""
         scan, size = self.scan, self.size
-        self.used |= self.arrays | {name for name, _, _ in self.arena.entries}
-        residuals = Arena("residuals")
-        over = {there: name for name, there in scan.overwritten.items()}
-        for name, rows, row in scan.kept:
-            residuals.add(over.get(name, name), rows, *row)
-        carved = [*residuals.text(size, self.used), *self.arena.text(size, self.used)]
-        parameters = [*PARAMETERS, "keep", *scan.sizes.values(), *block.numbers, *self.inputs]
-        parameters += [*(dy.name for dy in self.program.gradient.dys), *self.finals]
+        over, entries = {there: name for name, there in scan.overwritten.items()}, scan.residuals.entries
+        residuals = Arena("residuals", [(over.get(name, name), rows, row) for name, rows, row in entries])
+        carved = [*residuals.text(size, self.words()), *self.arena.text(size, self.words())]
+        watched = [self.forward.whole[k].name for k in self.watched]
+        others = [*watched, *(dy.name for dy in self.program.gradient.dys), *self.finals, *self.d.values()]
         comments = {
             BEGIN: "the weights of products in the loop, packed",
             LOOP: "the loop over time, from the last step to the first, for sequences [lo, hi)",
             END: "the epilogue: one product for each product, one sum for each vector, of all steps at once",
         }
-        return self.text([*parameters, *self.results, "residuals", "arena"], watched, carved, comments)
+        return self.text([*others, "residuals", "arena"], watched, carved, comments)
 
     def _begin(self, carry: Value) -> None:
         """The gradient of a state, of `keep` steps at a time, begins with that of its final values, if one arrives.
@@ -126,7 +122,6 @@ class Backward(Kernel):
         name, final = carry.name, self.names.new(f"{carry.name}_last")
         self.finals.append(final)
         self.arena.add(name, "keep * B", carry.width)
-        self.used.add(name)
         target = shifted(name, "t * B", "0")
         self.write(
             BEGIN, f"clear({name})", f"for t in range(keep if len({final}) else 0):",
@@ -135,23 +130,12 @@ class Backward(Kernel):
 
     # ---- Gradients of arguments --------------------------------------------------------------------------------------
 
-    def _added_to(self) -> set[Argument]:
-        """Those whose gradients are written part by part."""
-        program, found = self.program, set()
-        known = self.forward.known
-        matrices = [w for product in program.products for w in product.weights] + [h.inputs[1] for h in program.hoisted]
-        for view in map(matrix_of, side_by_side(matrices)):
-            if view.cut:
-                found.add(known[view.leaf, "matrix"])
-        for value in program.hoisted:
-            left = base_of(value.inputs[0])
-            if left is not value.inputs[0]:
-                found.add(self._of(left, "rows"))
-        return found | {known[v, "vector"] for v in program.vectors} | {known[c, "each"] for c in program.constants}
-
-    def _is_fresh(self, argument: Argument) -> bool:
-        """Whether its gradient holds nothing that counts."""
-        return argument not in self.zeroed and argument not in self.written
+    def _adds(self, argument: Argument, whole: bool = True) -> bool:
+        """Whether what comes next is added to its gradient: to what is there or, as a mere part of it, to zeros."""
+        if argument in self.written or whole:
+            return argument in self.written
+        self.zeroed.add(argument)
+        return True
 
     def _into(self, argument: Argument, lines: list[str]) -> None:
         """Write what its gradient gets, if it has one and where that is wanted."""
@@ -159,12 +143,13 @@ class Backward(Kernel):
             self.written.add(argument)
             self.write(END, f"if len({self.d[argument]}):", *(f"    {line}" for line in lines))
 
-    def _of(self, value: Value, role: str) -> Argument:
-        return self.forward.known[value, self.scan.by_steps(value, role)]
+    def _of(self, value: Value, role: str = "") -> Argument:
+        return self.forward.known[value, role or self.scan.role_of(value)]
 
-    def _stash(self, value: Value) -> tuple[str, int]:
-        """The gradient that the loop leaves of a value, at every step: an array, and its first column."""
-        return self.scan.stash_places[value]
+    def _at(self, place: Memory, suffix: str = "") -> str:
+        """The matrix of what the loop left at a place; `.T` for it transposed."""
+        first = self.size(place.first)
+        return shifted(place.array + suffix, *((first, "0") if suffix else ("0", first)))
 
     def _sequences(self) -> None:
         """The gradients of what the loop reads step by step, or for each sequence."""
@@ -172,26 +157,24 @@ class Backward(Kernel):
         for value in (*self.program.sequences, *self.program.constants):
             if value in self.program.hoisted or value not in gradient.sequences:
                 continue
-            d, W = gradient.sequences[value], size(value.width)
-            added_up = value in self.program.constants and d in self.scan.sums
-            name, first = self.scan.sums[d] if added_up else self._stash(d)
-            argument = self._of(value, "each" if value in self.program.constants else "rows")
+            d, W, argument = gradient.sequences[value], size(value.width), self._of(value)
             if argument not in self.d:
                 continue
-            self.used.add(name)
-            if added_up:
-                self._into(argument, [f"copy({shifted(name, '0', size(first))}, matrix({self.d[argument]}), B, {W})"])
-            elif value in self.program.constants:
-                place, rows = f"{name}[starts[t + 1] - B + row, {first} + j]", "starts[t + 2] - starts[t + 1]"
+            dx, each_step = self.d[argument], value not in self.program.constants
+            added_up = not each_step and d in self.scan.sums
+            place = self.scan.sums[d] if added_up else self.scan.stash_places[d]
+            if not (each_step or added_up):
+                self._adds(argument, whole=False)
+                element = f"{place.array}[starts[t + 1] - B + row, {place.first} + j]"
                 self._into(argument, [
-                    "for t in range(T):", f"    for row in range({rows}):", f"        for j in range({W}):",
-                    f"            {self.d[argument]}[row, j] += {place}",
+                    "for t in range(T):", "    for row in range(starts[t + 2] - starts[t + 1]):",
+                    f"        for j in range({W}):", f"            {dx}[row, j] += {element}",
                 ])  # fmt: skip
-            elif self._is_fresh(argument):
-                source = shifted(name, "0", size(first))
-                self._into(argument, [f"copy({source}, matrix({self.d[argument]}), total, {W})"])
+            elif not self._adds(argument):
+                rows = "total" if each_step else "B"
+                self._into(argument, [f"copy({self._at(place)}, matrix({dx}), {rows}, {W})"])
             else:
-                total = f"{self.d[argument]}[row, j] += {name}[row, {first} + j]"
+                total = f"{dx}[row, j] += {place.array}[row, {place.first} + j]"
                 self._into(argument, ["for row in range(total):", f"    for j in range({W}):", f"        {total}"])
 
     def _vectors(self) -> None:
@@ -201,42 +184,37 @@ class Backward(Kernel):
         for vector, *part in self.scan.vector_sums:
             vectors.setdefault(vector, []).append(part)
         for vector, parts in vectors.items():
-            argument = self._of(vector, "vector")
+            argument = self._of(vector)
             if argument not in self.d:
                 continue
-            ends = [first + width for first, _, _, width in parts]
-            count = math.prod(vector.shape)
-            whole = [0, *ends] == [*(first for first, _, _, _ in parts), count]
-            if whole:
-                self.zeroed.discard(argument)
-            lines = []
-            for first, name, start, width in parts:
-                self.used.add(name)
-                rows, dv = "B" if name in self.scan.sum_widths else "total", self.d[argument]
+            ends = [first + place.width for first, place in parts]
+            whole = [0, *ends] == [*(first for first, _ in parts), math.prod(vector.shape)]
+            self._adds(argument, whole)
+            lines, dv = [], self.d[argument]
+            for first, place in parts:
+                rows, W = "B" if place.array in self.scan.sum_widths else "total", size(place.width)
                 if whole:
-                    source = shifted(name, "0", size(start))
-                    lines.append(f"sum_rows({source}, {dv}, {size(first)}, {rows}, {size(width)})")
+                    lines.append(f"sum_rows({self._at(place)}, {dv}, {size(first)}, {rows}, {W})")
                 else:
-                    lines += [f"for row in range({rows}):", f"    for j in range({size(width)}):",
-                              f"        {dv}[{size(first)} + j] += {name}[row, {size(start)} + j]"]  # fmt: skip
+                    element = f"{place.array}[row, {size(place.first)} + j]"
+                    lines += [f"for row in range({rows}):", f"    for j in range({W}):",
+                              f"        {dv}[{size(first)} + j] += {element}"]  # fmt: skip
             self._into(argument, lines)
 
     def _weights(
-        self, weights: Iterable[Value], title: str, left: tuple[str, str, str], d: tuple[str, int], K: int
+        self, weights: Iterable[Value], title: str, left: tuple[str, str, str], d: Memory, K: int
     ) -> None:
         """One product for the gradients of all weights of a product: left @ dy."""
         size, parts = self.size, side_by_side(weights)
         views = list(map(matrix_of, parts))
-        arguments, (name, first) = [self._of(view.leaf, "matrix") for view in views], d
-        self.used.add(name)
+        arguments = [self._of(view.leaf, "matrix") for view in views]
         a, N = shifted(*left), sum(part.shape[1] for part in parts)
         together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
-        if together and all(x in self.d and self._is_fresh(x) for x in arguments):
+        if together and all(x in self.d and not self._adds(x) for x in arguments):
             whole = self.scratch(f"d{title}_weights", str(K), N)
-            dy = shifted(name, "0", size(first))
             some = " + ".join(f"len({self.d[x]})" for x in arguments)
-            product = f"product({a}, {dy}, matrix({whole}), {size(K)}, {size(N)}, total, False, workspace, threads)"
-            self.write(END, f"if {some}:", f"    {product}")
+            made = product(a, self._at(d), f"matrix({whole})", size(K), size(N), "total")
+            self.write(END, f"if {some}:", f"    {made}")
             start = 0
             for part, view, argument in zip(parts, views, arguments):
                 dw, W = self.d[argument], size(part.shape[1])
@@ -249,47 +227,49 @@ class Backward(Kernel):
             return
         for part, view, argument in zip(parts, views, arguments):
             if argument in self.d:
-                factors = [a, shifted(name, "0", size(first)), f"matrix({self.d[argument]}{view.suffix})"]
-                factors += [size(K), size(part.shape[1])]
+                dw, W, add = self.d[argument], size(part.shape[1]), self._adds(argument, not view.cut)
+                made = product(a, self._at(d), f"matrix({dw}{view.suffix})", size(K), W, "total", add)
                 if view.suffix == ".T":  # by the rows of the result, so that threads can share them well
                     array, i, j = left
-                    factors = [shifted(f"{name}.T", size(first), "0"), shifted(turned(array), j, i)]
-                    factors += [f"matrix({self.d[argument]})", size(part.shape[1]), size(K)]
-                add = not self._is_fresh(argument)
-                self._into(argument, [f"product({', '.join(factors)}, total, {add}, workspace, threads)"])
-            first += part.shape[1]
+                    turned_left = shifted(turned(array), j, i)
+                    made = product(self._at(d, ".T"), turned_left, f"matrix({dw})", W, size(K), "total", add)
+                self._into(argument, [made])
+            d = d._replace(first=d.first + part.shape[1])
 
-    def _hoisted(self, value: Value, d: tuple[str, int]) -> None:
+    def _hoisted(self, value: Value, d: Memory) -> None:
         """The gradients of a product of the prologue."""
-        size, (x, w), (name, first) = self.size, value.inputs, d
-        self.used.add(name)
+        size, (x, w) = self.size, value.inputs
         left, column = first_column_of(x)
-        rows = self._of(left, "rows")
+        rows = self._of(left)
         if rows in self.d:
-            (weights, copies), dy = self.joined(f"{value.name}_weights", [w]), shifted(name, "0", size(first))
-            target, shape = shifted(self.d[rows], "0", size(column)), f"total, {size(x.width)}, {size(value.width)}"
-            product = f"product({dy}, matrix({turned(weights)}), {target}, {shape}, "
-            self._into(rows, [*copies, f"{product}{not self._is_fresh(rows)}, workspace, threads)"])
-        self._weights([w], value.name, (f"{self.argument(left, 'rows')}.T", size(column), "0"), d, x.width)
+            weights, copies = self.joined(f"{value.name}_weights", [w])
+            factors, target = (self._at(d), f"matrix({turned(weights)})"), shifted(self.d[rows], "0", size(column))
+            add = self._adds(rows, x.width == left.width)
+            self._into(rows, [*copies, product(*factors, target, "total", size(x.width), size(value.width), add)])
+        self._weights([w], value.name, (f"{self.argument(left)}.T", size(column), "0"), d, x.width)
 
     def _left(self, value: Value) -> tuple[str, str, str]:
         """The left operand of a product of the loop at every step, transposed: an array, and where it begins."""
-        value, column = first_column_of(value)
-        name, size, program = self.scan.array_of(value), self.size, self.program
-        self.used.add(name)
-        if value in program.sequences and value not in program.hoisted:
-            name = self.argument(value, "rows")
-        if value in program.states and value not in program.sequences:
-            if name not in self.before:
-                W = size(value.width)
-                before = self.before[name] = self.names.new(f"{name}_before")
-                together = self.scratch(f"{name}_together", "ragged", value.width)
-                target = shifted(together, "starts[t + 1] - B", "0")
-                self.write(
-                    END, f"{before} = {name}  # the state before each step", "if total < T * B:  # some have ended",
-                    f"    {before} = {together}", "    for t in range(T):",
-                    f"        copy({shifted(name, 'starts[t]', '0')}, {target}, starts[t + 2] - starts[t + 1], {W})",
-                )  # fmt: skip
-            return f"{self.before[name]}.T", size(column), "0"
-        new = value in program.outputs and value not in program.states and value not in program.sequences
-        return f"{name}.T", size(column), "B" if new else "0"
+        (value, first), program = first_column_of(value), self.program
+        name, row, column = f"{value.name}_saved", "0", self.size(first)
+        if value in program.sequences:  # even if it is a new state as well
+            name = value.name if value in program.hoisted else self.argument(value)
+        elif value in program.states:
+            name = self._before(value)
+        elif value in program.outputs:  # the values after steps begin behind the initial ones
+            name, row = program.states[program.outputs.index(value)].name, "B"
+        return f"{name}.T", column, row
+
+    def _before(self, state: Value) -> str:
+        """The array of a state before each step."""
+        name = state.name
+        if name not in self.before:
+            before = self.before[name] = self.names.new(f"{name}_before")
+            together = self.scratch(f"{name}_together", "ragged", state.width)
+            source, target = shifted(name, "starts[t]", "0"), shifted(together, "starts[t + 1] - B", "0")
+            self.write(
+                END, f"{before} = {name}  # the state before each step", "if total < T * B:  # some have ended",
+                f"    {before} = {together}", "    for t in range(T):",
+                f"        copy({source}, {target}, starts[t + 2] - starts[t + 1], {self.size(state.width)})",
+            )  # fmt: skip
+        return self.before[name]

@@ -24,10 +24,10 @@ def explain(scan: Scan, compared: Iterable[object] = ()) -> str:
         f"{scan.title}: {inputs}, states {states}, {scan.dtype.name}": [],
         "The step, as traced": _step(scan),
         "Prologue, once a call": _prologue(scan),
-        "Forward, at every step": list(_phases(scan.phases["forward"])),
+        "Forward, at every step": list(_phases(scan.blocks["forward"].phases)),
         "Residuals, saved for the backward pass": _residuals(scan),
         "Backward, at every step from the last to the first": [
-            *_rematerialised(scan), *_phases(scan.phases["backward"]),
+            *_rematerialised(scan), *_phases(scan.blocks["backward"].phases),
         ],
         "Epilogue, once a call": epilogue(scan),
         "Work for each step and row of the batch": _work(scan),
@@ -87,7 +87,7 @@ def _weights(product: Value) -> list[Value]:
 
 def _prologue(scan: Scan) -> list[str]:
     program = scan.program
-    leaves = [*program.sequences, *program.vectors, *(w for product in program.products for w in product.weights)]
+    leaves = [*program.sequences, *program.vectors, *(w for product in program.products for w in product.inputs[1:])]
     text, equations = [], Equations()
     for value in made_of(leaves):
         if value.row is table.matmul and value.per_row:
@@ -98,7 +98,7 @@ def _prologue(scan: Scan) -> list[str]:
         elif value.row not in (None, table.slice, table.cat) and equations.has_name(value):
             text.append(equations.describe(value) + (": for all steps" if value.per_row else ""))
     for product in program.products:
-        names = ", ".join(weights.name for weights in product.weights)
+        names = ", ".join(weights.name for weights in product.inputs[1:])
         text.append(f"{names}: packed for the products in the loop")
     return text or ["nothing"]
 
@@ -150,10 +150,10 @@ def _rematerialised(scan: Scan) -> list[str]:
 def epilogue(scan: Scan) -> list[str]:
     """What follows the loop of the backward pass, once a call."""
     gradient, text = scan.program.gradient, []
-    for product, d in gradient.products:
-        names = ", ".join(f"d{weights.name}" for weights in product.weights)
-        rows, k = "T * B", product.left.width
-        text.append(f"{names} = {product.left.name}.T @ {d.name}: one product [{k}, {rows}] @ [{rows}, {d.width}]")
+    for product, d in gradient.products.items():
+        left, *weights = product.inputs
+        names, rows, k = ", ".join(f"d{each.name}" for each in weights), "T * B", left.width
+        text.append(f"{names} = {left.name}.T @ {d.name}: one product [{k}, {rows}] @ [{rows}, {d.width}]")
     for vector in dict.fromkeys(vector for vector, _, _ in gradient.vectors):
         found = sorted((first, d.name) for each, first, d in gradient.vectors if each is vector)
         text.append(f"d{vector.name} = sum of {', '.join(name for _, name in found)} over all T * B rows")
@@ -170,7 +170,7 @@ def _work(scan: Scan) -> list[str]:
     maths = lambda values: sum(value.width for value in values if isinstance(value.row, ElementwisePrimitive))
     program = scan.program
     hoisted, forward, backward = flops(_hoisted(scan)), flops(program.loop), flops(program.backward)
-    deferred = sum(2 * product.left.width * d.width for product, d in program.gradient.products)
+    deferred = sum(2 * product.inputs[0].width * d.width for product, d in program.gradient.products.items())
     return [
         f"forward: {hoisted:,} flops in hoisted products, {forward:,} in products of the loop, {maths(program.loop):,} "
         "elementwise operations",

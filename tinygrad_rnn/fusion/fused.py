@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd import table
 from ..autograd.creation import get_rng_state, set_rng_state
 from ..autograd.shapes import cat
 from ..autograd.tape import Node, enable_grad, mode, set_mode
@@ -18,13 +17,12 @@ from ..autograd.tape import Value as Leaf
 from ..autograd.tensor import Tensor, grad
 from ..kernels.locks import lazy
 from ..kernels.matmul import workspace
-from .batch import BATCH
 from .evaluate import as_rows, evaluate, step_by_step, tensor
 from .frames import step_line
 from .kernel import Argument
 from .node import INFERENCE, Cotangents, Mask, Run, Way
 from .passes import compiled
-from .program import Value
+from .program import VIEWS, Value
 from .refusal import Unfusable
 from .rows import Rows
 from .scan import Scan, copied, plain
@@ -32,7 +30,6 @@ from .sequence import Sequence, States
 from .trace import Traced, trace_step
 from .validate import Report, is_on, validate
 
-VIEWS = (table.slice, table.permute, table.reshape, table.expand)
 PACKAGE = __name__.partition(".")[0]
 
 
@@ -61,7 +58,7 @@ class FusedCell:
         self.watched = sequence.watched
         self.stages = compiled(traced.program, self.watched)
         self.program = self.stages["lower"]
-        self.given, self.noise, self.leaves = self.program.given, self.program.noise, self.program.leaves
+        self.noise, self.leaves = self.program.noise, self.program.leaves
         self.fixed: list[Any] = [x.held if isinstance(x.held, Leaf) else tensor(x.held) for x in self.program.held]
         self.scan = Scan(self.program, type(cell).__name__)
         self.outside = self.scan.outside
@@ -85,7 +82,7 @@ class FusedCell:
     def _held(self, B: int) -> list[Tensor]:
         """What the cells inside hold for this sequence."""
         held = [tensor for cell in self.owners for tensor in cell._of_sequence(B).values()]
-        known = self.given[len(self.by_name) :]
+        known = self.program.given[len(self.by_name) :]
         if len(held) != len(known):
             raise ValueError(f"sequence_values returned {len(held)} values, and {len(known)} when it was compiled")
         for value, x in zip(known, held):
@@ -378,10 +375,7 @@ def traced_over(cell: Any, sequence: Sequence) -> Traced:
     dtype = sequence.inputs[0].dtype
     where = "" if type(cell).__module__.startswith(PACKAGE) else f" ({step_line(cell)})"
     _check_kinds(sequence, dtype, cell.state_names, where)
-    inputs = [((BATCH, x.shape[2]), dtype) for x in sequence.inputs]
-    states = [(name, (BATCH, *s.shape[1:]), dtype) for name, s in zip(cell.state_names, sequence.states)]
-    values = [(name, (BATCH, *x.shape[1:]), x.dtype) for name, x in sequence.values.items()]
-    return trace_step(cell, inputs, states, not sequence.several, values)
+    return trace_step(cell, sequence)
 
 
 def _check_kinds(sequence: Sequence, dtype: np.dtype, names: tuple[str, ...], where: str) -> None:

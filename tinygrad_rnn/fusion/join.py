@@ -13,7 +13,7 @@ from ..autograd import table
 from .batch import BATCH
 from .builder import together
 from .hoist import with_leaves
-from .program import Product, Program, Value, cut, is_slice, operation, view_of, with_inputs
+from .program import Program, Value, cut, is_slice, operation, view_of, with_inputs
 
 
 def join(program: Program) -> Program:
@@ -43,9 +43,8 @@ def join(program: Program) -> Program:
     # What is the same at all steps comes first: a product stands where the first of its group was.
     in_order = program._replace(values=tuple(sorted(program.values, key=lambda value: value.per_row)))
     new = in_order.rebuilt(change)
-    products = [Product(x.inputs[0], x.inputs[1:], x) for x in new.loop if x.row is table.matmul]
     hoisted = tuple(dict.fromkeys(view_of(value)[0] for value in new.hoisted))
-    return with_leaves(new._replace(products=tuple(products), hoisted=hoisted))
+    return with_leaves(new._replace(hoisted=hoisted))
 
 
 def _groups(values: Iterable[Value]) -> list[list[Value]]:

@@ -15,6 +15,7 @@ The arguments are arrays; those that are wanted of the gradients are given memor
 """
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from ..kernels.intrinsics import spaced_by
 from ..kernels.vector import ROW_BYTES
 from .equations import MAX_LINE, wrapped
 from .names import RESERVED, Names
-from .print import Block
+from .print import Block, packed_weights
 from .program import Value, first_column_of, index_text
 
 BEGIN, PROLOGUE, LOOP, END = 1, 2, 4, 8
@@ -37,10 +38,6 @@ STEP = [
 ]
 OVER = ["if top <= lo:  # all of these rows have ended", "    continue"]
 SPARE = 96  # numbers that `spaced` adds, at most
-KINDS = {  # of numbers of rows, as sums
-    "total": {"total": 1}, "ragged": {"ragged": 1}, "tile": {"tile": 1}, "B": {"B": 1}, "2 * B": {"B": 2},
-    "B + total": {"B": 1, "total": 1}, "keep * B": {"keep": 1},
-}  # fmt: skip
 
 
 class Argument(NamedTuple):
@@ -56,6 +53,11 @@ class Argument(NamedTuple):
     value: Value
     role: str
     name: str
+
+
+def sequence_array(value: Value) -> str:
+    """The name of the array that has a sequence, which is not that of the input at one step."""
+    return f"{value.name}_in" if value.kind == "input" else value.name
 
 
 class Matrix(NamedTuple):
@@ -94,33 +96,31 @@ def side_by_side(values: Iterable[Value]) -> list[Value]:
 
 
 class Arena:
-    """What lies in the memory of a call: (name, number of rows, what a row has: a width, or a matrix)."""
+    """What lies in the memory of a call: (name, number of rows, what a row has: a width, or a matrix).
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.entries: list[tuple[str, str, tuple[int, ...]]] = []
+    The number of rows is one of the words of `Rows.counts`, or stands there itself.
+    """
+
+    def __init__(self, name: str, entries: Iterable[tuple[str, str, tuple[int, ...]]] = ()) -> None:
+        self.name, self.entries = name, list(entries)
         self.panels: dict[str, int] = {}  # packed weights, and how many columns they have
 
     def add(self, name: str, rows: str, *row: int) -> None:
-        """`rows` is one of KINDS, "ragged" for as many as in total if some sequences end earlier; or a number."""
         self.entries.append((name, rows, row))
 
-    def sizes(self) -> tuple[int, ...]:
-        """How many numbers there are at most: for each of "total", "ragged", "tile", "B", "keep" rows, and besides."""
-        found = {"total": 0, "ragged": 0, "tile": 0, "B": 0, "keep": 0, "": SPARE}
+    def widths(self) -> dict[str, int]:
+        """How wide all is that has some number of rows, at most; what has a number that is known is one row."""
+        found = {"1": SPARE * (1 + len(self.entries))}
         for _, rows, row in self.entries:
-            width = math.prod(row)
-            found[""] += SPARE + (width * int(rows) if rows.isdigit() else 0)
-            for words, count in KINDS.get(rows, {}).items():
-                found[words] += count * width
-        return tuple(found.values())
+            words, n = ("1", int(rows)) if rows.isdigit() else (rows, 1)
+            found[words] = found.get(words, 0) + n * math.prod(row)
+        return found
 
-    def views(self, array: Any, total: int, B: int, ragged: bool = False, keep: int = 0) -> dict[str, Any]:
+    def views(self, array: Any, counts: dict[str, int]) -> dict[str, Any]:
         """The arrays by name, as `carve` makes them."""
         found, place = {}, -array.ctypes.data % 64 // array.itemsize
-        counts = {"total": total, "ragged": total * ragged, "tile": total, "B": B, "keep": keep * B}
         for name, rows, row in self.entries:
-            n = int(rows) if rows.isdigit() else sum(k * counts[words] for words, k in KINDS[rows].items())
+            n = int(rows) if rows.isdigit() else counts[rows]
             found[name] = array[place : place + n * math.prod(row)].reshape(n, *row)
             place += spaced_by(n * math.prod(row))
         return found
@@ -152,23 +152,17 @@ def _filled(words: list[str]) -> list[str]:
 
 
 class Kernel:
-    """A kernel on its way to text.
-
-    Args:
-        block: the loop.
-    """
+    """A kernel on its way to text."""
 
     source: str
 
-    def __init__(self, scan: Any, direction: str, block: Block) -> None:
+    def __init__(self, scan: Any, direction: str) -> None:
         self.scan, self.program, self.direction = scan, scan.program, direction
-        self.body, arrays = block.loop()
-        self.arrays = set(arrays)
-        self.names = Names(RESERVED, given=[*arrays, *scan.array_names, *block.numbers])
+        self.block: Block = scan.blocks[direction]
+        self.body = self.block.loop()
+        self.names = Names(RESERVED, given=[*scan.array_names, *self.block.buffers, *self.block.numbers])
         self.arguments: list[Argument] = []
         self.known: dict[tuple[Value, str], Argument] = {}  # the same by value and role
-        self.results: list[str] = []
-        self.used: set[str] = set(arrays)
         self.stages: dict[int, list[str]] = {BEGIN: [], PROLOGUE: [], LOOP: [], END: []}
         self.arena = Arena("arena")
         self.size = scan.size
@@ -176,14 +170,18 @@ class Kernel:
     def write(self, stage: int, *lines: str) -> None:
         self.stages[stage] += lines
 
-    def argument(self, value: Value, role: str) -> str:
+    def words(self) -> set[str]:
+        """What the lines of all stages name."""
+        return words_in(line for lines in self.stages.values() for line in lines)
+
+    def argument(self, value: Value, role: str = "") -> str:
         """The name of an array that the kernel is given."""
-        role = self.scan.by_steps(value, role)
+        role = role or self.scan.role_of(value)
         if (value, role) in self.known:
             return self.known[value, role].name
-        name = self.scan.argument_name(value) if role in ("steps", "rows", "each", "vector") else self.names.new(
-            f"{value.name}_first" if role == "first" else value.name
-        )
+        name = sequence_array(value)  # which the loop may read
+        if role in ("first", "matrix"):
+            name = self.names.new(f"{value.name}_first" if role == "first" else value.name)
         self.known[value, role] = argument = Argument(value, role, name)
         self.arguments.append(argument)
         return name
@@ -210,19 +208,23 @@ class Kernel:
         """A new array in the arena."""
         name = self.names.new(name)
         self.arena.add(name, rows, width)
-        self.used.add(name)
         return name
 
-    def pack(self, name: str, weights: str, K: int, N: int) -> None:
+    def pack(self, name: str, value: Value, transposed: bool = False) -> None:
         """Pack the weights of a product in the loop."""
-        columns = ROW_BYTES // self.scan.dtype.itemsize
+        weights, copies = self.joined(f"{value.name}_weights", value.inputs[1:])
+        K, N, columns = value.inputs[0].width, value.width, ROW_BYTES // self.scan.dtype.itemsize
+        if transposed:
+            weights, K, N = turned(weights), N, K
         self.arena.add(name, str(-(-N // columns)), K, columns)
         self.arena.panels[name] = N
-        self.used.add(name)
-        self.write(BEGIN, f"fill_panels(matrix({weights}), panels({name}), {self.size(K)}, {self.size(N)})")
+        self.write(BEGIN, *copies, f"fill_panels(matrix({weights}), panels({name}), {self.size(K)}, {self.size(N)})")
 
-    def text(self, parameters: list[str], by_steps: list[str], carved: list[str], comments: dict[int, str]) -> str:
-        """The source of the function, to which some arguments are given as [T, B, width]."""
+    def text(self, others: list[str], by_steps: list[str], carved: list[str], comments: dict[int, str]) -> str:
+        """The source of the function, which has `others` behind its arguments; some are given as [T, B, width]."""
+        direction, keep = ("backward", ["keep"]) if self.direction == "backward" else ("forward", [])
+        parameters = [*PARAMETERS, *keep, *self.scan.sizes.values(), *self.block.numbers]
+        parameters += [*(a.name for a in self.arguments), *others]
         by_steps = [*(a.name for a in self.arguments if a.role == "steps"), *by_steps]
         lines = ["T, B = len(starts) - 2, starts[1]", "total = starts[T + 1] - B"]
         if any(rows == "ragged" for _, rows, _ in self.arena.entries):
@@ -232,7 +234,7 @@ class Kernel:
         for stage, body in self.stages.items():
             if body:
                 lines += [f"if stages & {stage}:  # {comments[stage]}", *(f"    {line}" for line in body)]
-        head = wrapped(f"def {'backward' if self.direction == 'backward' else 'forward'}({', '.join(parameters)}):", "")
+        head = wrapped(f"def {direction}({', '.join(parameters)}):", "")
         return f"@njit(cache=CACHE, **KERNEL)\n{head}" + "".join(wrapped(line, "    ") for line in lines)
 
 
@@ -241,24 +243,18 @@ class Forward(Kernel):
 
     Attributes:
         whole: the states whose values are results, at all steps.
-        kept: what the backward kernel reads and is no argument: in the arena, before everything else.
     """
 
-    def __init__(self, scan: Any, direction: str, block: Block) -> None:
-        super().__init__(scan, direction, block)
+    def __init__(self, scan: Any, direction: str) -> None:
+        super().__init__(scan, direction)
         program, training, size = self.program, direction == "forward", self.size
         self.whole = program.states[: len(program.gradient.dys) if training else 1]
         hoisted = [value for value in program.sequences if value in program.hoisted]
-        for value in scan.operands:  # in the order of the cell's own
-            for role in scan.roles.get(value, ()):
-                self.argument(value, role)
-        for name, rows, row in scan.kept if training else ():
-            self.arena.add(name, rows, *row)
-            self.used.add(name)
-        self.residuals = Arena("arena")
-        self.residuals.entries = list(self.arena.entries)
+        for value, role in scan.roles:
+            self.argument(value, role)
+        self.arena.entries += scan.residuals.entries if training else ()
         self.begin()
-        for name, width in block.buffers.items():
+        for name, width in self.block.buffers.items():
             self.arena.add(name, "B", width)
         for state in [] if training else program.states[1:]:
             self.arena.add(state.name, "2 * B", state.width)
@@ -269,38 +265,32 @@ class Forward(Kernel):
         for value in hoisted:
             if not training:
                 self.arena.add(value.name, "tile", value.width)
-                self.used.add(value.name)
             left, column = first_column_of(value.inputs[0])
-            a = shifted(self.argument(left, "rows"), "0" if training else "starts[first + 1] - B", size(column))
-            shape = f"{'total' if training else 'tile'}, {size(value.width)}, {size(value.inputs[0].width)}"
+            a = shifted(self.argument(left), "0" if training else "starts[first + 1] - B", size(column))
             b, y = f"matrix({weights[value]})", f"matrix({value.name})"
-            self.write(PROLOGUE, f"product({a}, {b}, {y}, {shape}, False, workspace, threads)")
+            shape = "total" if training else "tile", size(value.width), size(value.inputs[0].width)
+            self.write(PROLOGUE, product(a, b, y, *shape))
         here = [] if training or not hoisted else ["here = new - starts[first + 1]  # where it is in this tile"]
         self.write(LOOP, "for t in range(first, last):", *(f"    {line}" for line in [*STEP, *here, *OVER, *self.body]))
         self.end()
         tile = ["tile = starts[last + 1] - starts[first + 1]"] if hoisted and not training else []
-        carved = self.arena.text(size, self.used)
-        self.results = [*(state.name for state in self.whole), *self.finals]
-        parameters = [*PARAMETERS, *scan.sizes.values(), *block.numbers]
-        parameters += [*(a.name for a in self.arguments), *self.results, "arena"]
+        carved = self.arena.text(size, self.words())
+        whole = [state.name for state in self.whole]
         comments = {
             BEGIN: "the initial states; the weights of products in the loop, packed",
             PROLOGUE: "the prologue: products that need not wait for the loop",
             LOOP: "the loop over time, for sequences [lo, hi)",
             END: "the final states: where each sequence ends",
         }
-        self.source = self.text(parameters, [state.name for state in self.whole], [*tile, *carved], comments)
+        self.source = self.text([*whole, *self.finals, "arena"], whole, [*tile, *carved], comments)
 
     def begin(self) -> None:
         """What the loop starts from."""
         for state in self.program.states:
-            first = self.argument(state, "first")
+            first = self.argument(state)
             self.write(BEGIN, f"copy(matrix({first}), matrix({state.name}), B, {self.size(state.width)})")
-            self.used.add(state.name)
-        for product in self.program.products:
-            weights, copies = self.joined(f"{product.result.name}_weights", product.weights)
-            self.write(BEGIN, *copies)
-            self.pack(self.scan.weights[product.result], weights, product.left.width, product.result.width)
+        for value in self.program.products:
+            self.pack(packed_weights(value), value)
 
     def end(self) -> None:
         """The final values of the states."""
@@ -318,9 +308,19 @@ class Forward(Kernel):
         )  # fmt: skip
 
 
+def words_in(lines: Iterable[str]) -> set[str]:
+    """The words of lines of code, comments aside: among them are the arrays that they name."""
+    return set(re.findall(r"\w+", "\n".join(line.partition("#")[0] for line in lines)))
+
+
 def shifted(array: str, i: str, j: str) -> str:
     """The matrix of an array from element [i, j] on."""
     return f"matrix({array})" if i == j == "0" else f"shift(matrix({array}), {i}, {j})"
+
+
+def product(a: str, b: str, result: str, rows: str, columns: str, terms: str, add: bool = False) -> str:
+    """A product of matrices, which threads share; added to what is there, or in its place."""
+    return f"product({a}, {b}, {result}, {rows}, {columns}, {terms}, {add}, workspace, threads)"
 
 
 def turned(matrix: str) -> str:

@@ -25,7 +25,7 @@ from ..autograd.primitive import ElementwisePrimitive, Shape
 from .equations import Equations, in_sizes, number_text, parse, wrapped
 from .names import IMPORTS, Names
 from .nest import Nest, aligned, aligned_without
-from .program import Number, Value, base_of, reached, readers_of
+from .program import Gradient, Number, Value, base_of, reached, readers_of
 from .schedule import Loops, Memory, Schedule, read_as, reduces, shape_of
 from .views import strides_of
 
@@ -41,25 +41,16 @@ class Block:
     Args:
         name: "forward" or "backward": the first part of the row functions' names.
         schedule: what is computed when, and where.
-        weights: product -> the name of its packed right operand.
         sizes: names of widths.
-        origin: value -> the forward value it is the gradient of, for comments.
-        towards: value -> the forward value it is a part of the gradient of.
+        gradient: for comments.
         notes: on what arrays hold, for the reader.
     """
 
     def __init__(
-        self,
-        name: str,
-        schedule: Schedule,
-        weights: dict[Value, str],
-        sizes: dict[int, str],
-        origin: dict[Value, Value],
-        towards: dict[Value, Value],
-        notes: list[str],
+        self, name: str, schedule: Schedule, sizes: dict[int, str], gradient: Gradient, notes: list[str]
     ) -> None:
-        self.name, self.schedule, self.weights, self.sizes = name, schedule, weights, sizes
-        self.origin, self.towards, self.notes = origin, towards, notes
+        self.name, self.schedule, self.sizes, self.notes = name, schedule, sizes, notes
+        self.origin, self.towards = gradient.origin, gradient.towards
         self.buffers = schedule.buffers
         self.names = {x.name for value in schedule.values for x in (value, *value.operands)}
         self.functions: set[str] = set()
@@ -72,23 +63,21 @@ class Block:
         """A width or column as text, in terms of the named sizes."""
         return in_sizes(n, self.sizes)
 
-    def loop(self) -> tuple[list[str], list[str]]:
-        """The body of the loop over time, and the names of its arrays in order; the row functions lie beside it."""
+    def loop(self) -> list[str]:
+        """The body of the loop over time; the row functions lie beside it."""
         body: list[str] = []
-        arrays: dict[str, None] = {}
         for products, loops in self.schedule.phases:
             for product in products:
                 self.phases.append(("multiply", [((product.width,), [product])]))
-                body += self._product_call(product, arrays)
+                body += self._product_call(product)
             if loops:
-                body += ["for row in range(lo, top):", f"    {self._row_function(loops, arrays)}"]
-        return body, list(arrays)
+                body += ["for row in range(lo, top):", f"    {self._row_function(loops)}"]
+        return body
 
-    def _product_call(self, product: Value, arrays: dict[str, None]) -> list[str]:
-        schedule, weights, adds = self.schedule, self.weights[product], product in self.schedule.adds_to
+    def _product_call(self, product: Value) -> list[str]:
+        schedule, weights, adds = self.schedule, packed_weights(product), product in self.schedule.adds_to
         left, result = schedule.memory(product.inputs[0]), schedule.places[product]
         assert left is not None and left.view is None and result.view is None, "a product is of neighbouring columns"
-        arrays |= dict.fromkeys([left.array, weights, result.array])
         rows = lambda m: f"shift(matrix({m.array}), {m.where.removesuffix('row')}lo, {self.size(m.first)})"
         n, k = self.size(product.width), self.size(product.inputs[0].width)
         return [
@@ -96,7 +85,7 @@ class Block:
             f"multiply({rows(left)}, panels({weights}), {rows(result)}, top - lo, {n}, {k}, {adds})",
         ]
 
-    def _row_function(self, loops: Loops, arrays: dict[str, None]) -> str:
+    def _row_function(self, loops: Loops) -> str:
         """Emit the function of one phase; returns the call."""
         row = RowFunction(self, loops)
         name = f"{self.name}_{len(self.row_functions) + 1}"
@@ -104,12 +93,17 @@ class Block:
         self.phases.append((name, row.loops))
         self.functions |= row.functions
         self.numbers |= row.numbers
-        arrays |= dict.fromkeys(memory.array for memory in row.arguments.values())
         actual = []
         for memory in row.arguments.values():
             index = f"{memory.where}, {self.size(memory.first)}" if memory.where else f"{self.size(memory.first)},"
             actual.append(f"at({memory.array}, ({index}))")
         return f"{name}({', '.join([*self.sizes.values(), *row.numbers, *actual])})"
+
+
+def packed_weights(product: Value) -> str:
+    """The name of the array that has the right operand of a product of the loop."""
+    right = product.inputs[1]
+    return f"{right.name if right.kind == 'weights' else product.name}_packed"
 
 
 class RowFunction:
@@ -256,8 +250,8 @@ class _Statements:
             else:
                 self._maths(x)
         for x, places in self.copies.items():
-            for place in self._places(f"{x.name}_copy", x, places):
-                self.inside.append(f"{place} = {ast.unparse(self._operand(x, x))}")
+            targets = [self.element(f"{x.name}_copy", memory, x) for memory in places]
+            self.inside += [f"{target} = {ast.unparse(self._operand(x, x))}" for target in targets]
             self.results.append(x)
         first = [
             f"{name} = {self.element(name, memory, y)}  # {self.written[memory].name} will take its place"
@@ -283,9 +277,7 @@ class _Statements:
             return
         self.results.append(x)
         self.inside.append(f"{x.name} = {ast.unparse(expression)}{self._comment(x)}")
-        self.inside += [f"{place} = {x.name}" for place in self._places(f"{x.name}_out", x, places)]
-        if x in self.schedule.sums:
-            self.inside.append(f"{self.element(f'{x.name}_sum', self.schedule.sums[x], x)} += {x.name}")
+        self.inside += self._put(x, x.name, places)
 
     def _reduction(self, x: Value) -> None:
         """A sum or an extreme over the loop, of one element in a variable, of more in memory."""
@@ -315,10 +307,7 @@ class _Statements:
             self.before += nest.lines([f"{whole} = {start}"])
             nest = Nest(shape_of(x), self.block.size)
             whole = self.element(f"{x.name}_out", places[0], x, nest=nest)
-        after = [f"{self.element(f'{x.name}_out', memory, x, nest=nest)} = {whole}" for memory in rest]
-        if x in self.schedule.sums:
-            after.append(f"{self.element(f'{x.name}_sum', self.schedule.sums[x], x, nest=nest)} += {whole}")
-        self.after += nest.lines(after)
+        self.after += nest.lines(self._put(x, whole, rest, nest))
 
     def _running_sum(self, x: Value) -> None:
         """Each element is added to the one before it, which is in memory."""
@@ -332,13 +321,14 @@ class _Statements:
         now, ago = (self.nest.element(argument, start - step, steps) for step in (0, strides[dim]))
         self.inside.append(f"{now} = {ast.unparse(self._operand(x.inputs[0], x))}{self._comment(x)}")
         self.inside += [f"if {j} > 0:", f"    {now} += {ago}"]
-        self.inside += [f"{each} = {now}" for each in self._places(f"{x.name}_out", x, rest)]
-        if x in self.schedule.sums:
-            self.inside.append(f"{self.element(f'{x.name}_sum', self.schedule.sums[x], x)} += {now}")
+        self.inside += self._put(x, now, rest)
 
-    def _places(self, name: str, x: Value, places: list[Memory]) -> list[str]:
-        numbered = [name, *(f"{name}_{i}" for i in range(2, len(places) + 1))]
-        return [self.element(each, memory, x) for each, memory in zip(numbered, places)]
+    def _put(self, x: Value, text: str, places: list[Memory], nest: Nest | None = None) -> list[str]:
+        """Statements that copy an element of a value to places in memory, and add it to the sum over all steps."""
+        copies = [f"{self.element(f'{x.name}_out', memory, x, nest=nest)} = {text}" for memory in places]
+        if x not in self.schedule.sums:
+            return copies
+        return [*copies, f"{self.element(f'{x.name}_sum', self.schedule.sums[x], x, nest=nest)} += {text}"]
 
     def _comment(self, x: Value) -> str:
         if x in self.block.origin:

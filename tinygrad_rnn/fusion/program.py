@@ -311,14 +311,6 @@ def sources_of(value: Value) -> list[Value]:
 # ---- Programs --------------------------------------------------------------------------------------------------------
 
 
-class Product(NamedTuple):
-    """Products of one step that share their left operand, computed as one: left @ [weights side by side]."""
-
-    left: Value
-    weights: tuple[Value, ...]
-    result: Value
-
-
 class Gradient(NamedTuple):
     """The backward step.
 
@@ -328,7 +320,7 @@ class Gradient(NamedTuple):
         dys: the gradients that arrive from outside at the values of the first state, or of all states, at every step.
         states: for each state, the gradient of its old value; None if nothing depends on it.
         sequences: sequence -> its gradient at this step.
-        products: (product, gradient of its result).
+        products: product -> its gradient.
         vectors: (vector, first column, gradient for each row): to be summed over rows and steps.
         origin: value -> the forward value that it is the whole gradient of.
         towards: value -> the forward value that it is a part of the gradient of.
@@ -339,10 +331,16 @@ class Gradient(NamedTuple):
     dys: tuple[Value, ...]
     states: tuple[Value | None, ...]
     sequences: dict[Value, Value]
-    products: tuple[tuple[Product, Value], ...]
+    products: dict[Value, Value]
     vectors: tuple[tuple[Value, int, Value], ...]
     origin: dict[Value, Value]
     towards: dict[Value, Value]
+
+    @property
+    def results(self) -> list[Value]:
+        """What the epilogue and the step before read."""
+        of_vectors, of_states = (d for *_, d in self.vectors), (d for d in self.states if d is not None)
+        return [*self.sequences.values(), *self.products.values(), *of_vectors, *of_states]
 
 
 class Program(NamedTuple):
@@ -360,7 +358,6 @@ class Program(NamedTuple):
         sequences: what the loop reads step by step: inputs, hoisted products, and what the tape computes before.
         constants: what it reads of each sequence, the same at all steps.
         vectors: what it reads for all.
-        products: of the loop.
         gradient: the backward step.
         backward: its values, and those of the forward step that are rematerialised there.
         residuals: forward values that are saved for the backward pass: its loop, and its epilogue.
@@ -381,9 +378,8 @@ class Program(NamedTuple):
     sequences: tuple[Value, ...] = ()
     constants: tuple[Value, ...] = ()
     vectors: tuple[Value, ...] = ()
-    products: tuple[Product, ...] = ()
     # transpose
-    gradient: Gradient = Gradient((), (), (), (), {}, (), (), {}, {})
+    gradient: Gradient = Gradient((), (), (), (), {}, {}, (), {}, {})
     # rematerialise
     backward: tuple[Value, ...] = ()
     residuals: tuple[Value, ...] = ()
@@ -392,6 +388,11 @@ class Program(NamedTuple):
     def leaves(self) -> tuple[Value, ...]:
         """What the step is given, but for noise: in the order of a call."""
         return (*self.inputs, *self.given, *self.held, *self.states)
+
+    @property
+    def products(self) -> tuple[Value, ...]:
+        """Those of the loop: left operands, and the weights that stand side by side."""
+        return tuple(value for value in self.loop if value.row is table.matmul)
 
     def rebuilt(self, change: Callable[[Value, tuple[Any, ...]], Iterable[Value]]) -> "Program":
         """A program with other values in the place of these.

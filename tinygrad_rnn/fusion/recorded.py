@@ -33,8 +33,8 @@ class Recorded:
         named = {x.name: x for x in self.step.values if x.row is not None and x.named and x.per_row}
         self.states = {state.name: k for k, state in enumerate(self.step.states)}
         self.named = {**dict(zip(fused.by_name, self.step.given)), **named, **dict(zip(self.states, self.step.outputs))}
-        scan, whole = fused.scan, run.rows.total
-        self.saved = scan.forward.residuals.views(run.residuals, whole, run.rows.B)
+        scan = fused.scan
+        self.saved = scan.residuals.views(run.residuals, run.rows.counts())
         every = (x.reshape(-1, x.shape[2]) for x in run.every)
         self.saved |= {state.name: x for state, x in zip(scan.forward.whole, every)}
 

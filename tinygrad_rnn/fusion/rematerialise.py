@@ -22,13 +22,11 @@ def rematerialise(program: Program) -> Program:
         *program.states, *program.outputs, *program.sequences, *program.constants, *program.vectors,
         *gradient.carries, *gradient.dys,
     }  # fmt: skip
-    roots = [d for d in gradient.states if d is not None]
-    roots += [*gradient.sequences.values(), *(d for _, d in gradient.products), *(d for *_, d in gradient.vectors)]
-    used = needed_for(roots, lambda value: value.kind != "operation")
+    used = needed_for(gradient.results, lambda value: value.kind != "operation")
     values = [value for value in gradient.values if value in used]
     inside = set(program.loop)
-    read = {y for value in [*values, *roots] for y in sources_of(value) if y in inside}
-    read |= inside.intersection(roots)
+    read = {y for value in [*values, *gradient.results] for y in sources_of(value) if y in inside}
+    read |= inside.intersection(gradient.results)
     saved: set[Value] = set()
 
     def is_cheap(value: Value, depth: int) -> bool:
@@ -57,7 +55,7 @@ def rematerialise(program: Program) -> Program:
     again |= reached(views, lambda y: filter(is_view, y.operands)) & inside
     in_order = lambda some: [value for value in program.loop if value in some]
     # What products multiply is read by the epilogue, though the loop may rather compute it again.
-    lefts = dict.fromkeys(base_of(product.left) for product in program.products)
+    lefts = dict.fromkeys(base_of(product.inputs[0]) for product in program.products)
     multiplied = [x for x in lefts if x in inside and x not in at_hand and x not in saved]
     return program._replace(residuals=(*in_order(saved), *multiplied), backward=(*in_order(again), *values))
 

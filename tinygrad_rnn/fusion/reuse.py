@@ -43,7 +43,7 @@ def kept_in_place(schedule: Schedule, program: Program) -> dict[Value, Memory]:
     free = schedule.inside - needed_after
     saved = [x for x in program.residuals if isinstance(x.row, ElementwisePrimitive) and x in free]
     everybody, users = readers(schedule), readers_of(schedule.values)
-    for sequence in _sequences_of_our_own(program):
+    for sequence in program.hoisted:  # which only the loop reads
         if sequence in needed_again or sequence in schedule.stores or sequence in program.outputs:
             continue
         theirs = everybody.get(sequence, [])
@@ -63,20 +63,15 @@ def kept_in_place(schedule: Schedule, program: Program) -> dict[Value, Memory]:
 
 def spare_afterwards(schedule: Schedule, program: Program, kept: dict[Value, Memory]) -> dict[Value, Memory]:
     """What nobody reads after the backward kernel; besides what is `kept` in place."""
-    candidates = [*_sequences_of_our_own(program), *program.residuals]
+    candidates = [*program.hoisted, *program.residuals]
     taken, needed = {memory.array for memory in kept.values()}, _needed_after(program)
     found = {value: schedule.places[value] for value in candidates if value in schedule.places and value not in kept}
     return {value: m for value, m in found.items() if value not in needed and m.array not in taken}
 
 
-def _sequences_of_our_own(program: Program) -> list[Value]:
-    """Sequences that were computed before the loop and that only the loop reads."""
-    return list(program.hoisted)
-
-
 def _needed_after(program: Program) -> set[Value]:
     """What is read after the loop, for the gradients of weights."""
-    return {base_of(product.left) for product in program.products}
+    return {base_of(product.inputs[0]) for product in program.products}
 
 
 def gradients_in_place(

@@ -23,7 +23,7 @@ from .allocate import Allocation
 from .epilogue import Backward
 from .kernel import ALL, BEGIN, END, LOOP, PROLOGUE, Forward
 from .names import printable
-from .print import Loop, module
+from .print import module
 from .program import Program
 from .rows import Rows
 
@@ -104,30 +104,26 @@ class Scan(Allocation):
         super().__init__(program)
         self.title = printable(title)
         self.sources: dict[str, str] = {}
-        self.phases: dict[str, list[tuple[str, list[Loop]]]] = {}  # see Block
         self.compiled: dict[str, Callable[..., Any]] = {}
         self.built: dict[str, tuple[str, float]] = {}
         self.shared: dict[str, Shared] = {}
         self.layouts: dict[str, dict[Rows, Layout]] = {"forward": {}, "inference": {}, "backward": {}}
-        self.work = sum(p.left.width * p.result.width for p in program.products)
+        self.work = sum(product.inputs[0].width * product.width for product in program.products)
         self.work += 16 * sum(state.width for state in program.states)
         self.around = sum(value.inputs[0].width * value.width for value in program.hoisted)
-        self.forward = Forward(self, "forward", self.blocks["forward"])
-        self.inference = Forward(self, "inference", self.blocks["inference"])
-        self.backward = Backward(self, self.blocks["backward"], self.forward)
-        kernels = {"forward": self.forward, "inference": self.inference, "backward": self.backward}
-        for direction, kernel in kernels.items():
+        self.forward, self.inference = Forward(self, "forward"), Forward(self, "inference")
+        self.backward = Backward(self, self.forward)
+        self.kernels = {"forward": self.forward, "inference": self.inference, "backward": self.backward}
+        for direction, kernel in self.kernels.items():
             self._write(direction, kernel.source)
-        self.arena_sizes = {direction: kernel.arena.sizes() for direction, kernel in kernels.items()}
+        self.arena_widths = {direction: kernel.arena.widths() for direction, kernel in self.kernels.items()}
         number = {known: i for i, known in enumerate(self.forward.known)}
         self.read_again = [number[known] for known in self.backward.known]
-        self.watched_again = [k for k, read in enumerate(self.backward.watched) if read]
         self.nothing = np.empty((0, 0), self.dtype), np.empty(0, self.dtype)
         self.row_bytes = sum(value.width for value in program.hoisted) * self.dtype.itemsize
 
     def _write(self, direction: str, kernel: str) -> None:
         block = self.blocks[direction]
-        self.phases[direction] = block.phases
         text = "\n\n".join([*block.row_functions, "".join(f"# {note}\n" for note in block.notes) + kernel])
         title, bits = f"{self.title}, {direction}", self.dtype.itemsize * 8
         self.sources[direction] = module(title, text, bits, block.functions)
@@ -188,12 +184,6 @@ class Scan(Allocation):
             if stages & END:
                 kernel(0, B, address, END, *options)
 
-    def _arena_size(self, direction: str, rows: Rows, tile: int, keep: int) -> int:
-        """How many numbers the memory of a call has."""
-        total, ragged, of_tile, B, of_keep, rest = self.arena_sizes[direction]
-        ended = rows.total < rows.T * rows.B
-        return total * rows.total + ragged * rows.total * ended + of_tile * tile + (B + of_keep * keep) * rows.B + rest
-
     def _layout(self, direction: str, rows: Rows, keep: int = 2) -> Layout:
         """Of a call; remembered if it may come again."""
         B, total = rows.B, rows.total
@@ -207,7 +197,8 @@ class Scan(Allocation):
             whole = (1, B + total) if rows.ragged else (rows.T + 1, B)
             results = [room_for((*whole, state.width)) for state in kernel.whole]
             results += [room_for((B, state.width)) for state in self.program.states]
-        arena = room_for((self._arena_size(direction, rows, tile, keep),))
+        counts = rows.counts(tile, keep)
+        arena = room_for((sum(width * counts[words] for words, width in self.arena_widths[direction].items()),))
         short = total * (self.work + self.around) < 2 * WORK_PER_THREAD and steps >= rows.T
         kept = (keep,) if direction == "backward" else ()
         numbers = (rows.starts, *kept, *self.sizes, *map(float, self.blocks[direction].numbers.values()))
@@ -297,7 +288,7 @@ class Scan(Allocation):
             found[i] = make(shape, dtype)
         arena, kernel, short = self.borrow(layout_of_kernel), self.compiled.get("backward"), layout_of_kernel.short
         read = [arrays[i] for i in self.read_again]
-        read += [every[k] for k in self.watched_again]
+        read += [every[k] for k in self.backward.watched]
         if kernel is not None and short is not None:
             kernel(0, rows.B, workspace.address, *short, *read, *given, *found, residuals, arena)
         else:
@@ -307,8 +298,7 @@ class Scan(Allocation):
 
     def arrived(self, rows: Rows, given: list[np.ndarray], arena: np.ndarray, keep: int) -> list[np.ndarray]:
         """The gradients of states: those that came from outside, and those that went from step to step."""
-        gradient, ragged = self.program.gradient, rows.total < rows.T * rows.B
-        views = self.backward.arena.views(arena, rows.total, rows.B, ragged, keep)
+        gradient, views = self.program.gradient, self.backward.arena.views(arena, rows.counts(keep=keep))
         return [*given[: len(gradient.dys)], *(views[carry.name] for carry in gradient.carries)]
 
 

@@ -90,10 +90,6 @@ class Schedule:
         self._place_concatenations()
         self._place_sums()
         self._place_products()
-        self._stored_in: dict[Memory, list[Value]] = {}
-        for value, memories in self.stores.items():
-            for memory in memories:
-                self._stored_in.setdefault(memory, []).append(value)
         self.levels: dict[Value, Level] = {}
         for value in self.values:
             self.levels[value] = self._level(value)
@@ -211,7 +207,8 @@ class Schedule:
         if value.row is table.matmul:
             waits_for = [self._level_of(value.inputs[0])]
             if value in self.adds_to:
-                waits_for += [self._level_of(y) for y in self._stored_in[self.places[value]] if y is not value]
+                there = [y for y, memories in self.stores.items() if self.places[value] in memories]
+                waits_for += [self._level_of(y) for y in there if y is not value]
             return max(phase for phase, _ in waits_for) + 1, 0
         return max((self._readable(value, y) for y in value.operands), default=(0, 0))
 

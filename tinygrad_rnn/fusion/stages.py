@@ -44,7 +44,10 @@ def _sections(program: Program, stage: str) -> dict[str, list[str]]:
             ),
         }
     if stage == "transpose":
-        products = [f"d{w.name} from {p.left.name} and {d.name}" for p, d in gradient.products for w in p.weights]
+        products = []
+        for product, d in gradient.products.items():
+            left, *weights = product.inputs
+            products += [f"d{each.name} from {left.name} and {d.name}" for each in weights]
         return {
             "Backward, at every step from the last to the first": _lines(gradient.values),
             "Epilogue, products over all T * B rows": products,
@@ -62,7 +65,7 @@ def _sections(program: Program, stage: str) -> dict[str, list[str]]:
 def _memory(scan: Scan) -> dict[str, list[str]]:
     """Where everything lies."""
     sections = {}
-    for direction, kernel in ("forward", scan.forward), ("inference", scan.inference), ("backward", scan.backward):
+    for direction, kernel in scan.kernels.items():
         sections[f"Arguments of {direction}"] = [f"{a.name}: {a.role}" for a in kernel.arguments]
         sections[f"Arena of {direction}"] = _places(kernel.arena)
     overwritten = [f"{name} in place of {there}" for name, there in scan.overwritten.items()]

@@ -10,10 +10,10 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from ..autograd.primitive import FLOAT32, ElementwisePrimitive, Primitive, Shape
 from ..autograd.tape import line_of, ours, passed_over, set_mode, user_frame, user_line
 from . import soundness
 from .again import compare
-from .batch import BATCH, Batch, stand_ins
+from .batch import BATCH, Batch, sized, stand_ins
 from .builder import MOST_VALUES, Builder, name_of
 from .frames import Locals, called, latching, listener, step_codes, step_line
 from .names import FORMS, RESERVED, Names
@@ -33,6 +33,9 @@ from .refusal import CompilerError, Unfusable, innermost
 from .soundness import COMPARISONS
 from .symbols import Shadow, Symbol, values_returned
 from .watched import reach_of, watched
+
+if TYPE_CHECKING:
+    from .sequence import Sequence
 
 __all__ = ["CompilerError", "Locals", "Shadow", "Symbol", "Trace", "Traced", "Unfusable", "step_line", "trace_step"]
 
@@ -243,7 +246,7 @@ class Trace(Builder):
 
     # ---- Operations --------------------------------------------------------------------------------------------------
 
-    def record(self, row: Primitive, inputs: Sequence[Any], attributes: dict[str, Any]) -> Any:
+    def record(self, row: Primitive, inputs: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
         """Called in place of the operation: a symbol for its result."""
         if not any(isinstance(x, tape.Value) for x in inputs):
             return row.forward(*inputs, **attributes)
@@ -320,13 +323,10 @@ class Trace(Builder):
                 named[output] = self.names.new(f"{state.name}_new")
         needed = needed_for(outputs, lambda value: False)
         new: dict[Value, Value] = {}
-        for value in [*(x for x in self.values if x in needed), *(x for x in self.values if x not in needed)]:
+        for value in sorted(self.values, key=lambda value: value not in needed):
             inputs = tuple([new[x] if isinstance(x, Value) else x for x in value.inputs])
-            attributes, shape = value.attributes, value.shape
-            if value.per_row:
-                shape = (BATCH, *shape[1:])
-                if "shape" in attributes:
-                    attributes = attributes | {"shape": (BATCH, *attributes["shape"][1:])}
+            shape = (BATCH, *value.shape[1:]) if value.per_row else value.shape
+            attributes = sized(value.attributes, BATCH)
             assert value in named or value.row is not None
             name = named.get(value) or name_of(self.names, value.row, inputs, attributes)  # type: ignore[arg-type]
             new[value] = dataclasses.replace(
@@ -341,32 +341,19 @@ class Trace(Builder):
         )  # fmt: skip
 
 
-def trace_step(
-    cell: Any,
-    inputs: Sequence[tuple[Shape, Any]],
-    states: Sequence[tuple[str, Shape, Any]],
-    single: bool = True,
-    values: Sequence[tuple[str, Shape, Any]] = (),
-) -> Traced:
-    """Run `cell.step` on symbols.
+def trace_step(cell: Any, sequence: "Sequence") -> Traced:
+    """Run `cell.step` on symbols for what it is run over.
 
     It is run twice, with two numbers in place of the size of the batch: both times it must do the same.
-
-    Args:
-        inputs: shapes and dtypes of what arrives at each step, with `BATCH` in front.
-        states: names, shapes and dtypes.
-        single: whether step takes its one input as it is, rather than in a tuple.
-        values: the same as of states, of what it takes by name.
 
     Raises:
         Unfusable: the step cannot become a kernel.
         CompilerError: tracing failed, which is no fault of the step.
     """
     tensors, codes = reach_of(cell)
-    known = {n for _, x in tensors for n in x.shape} | {n for shape, _ in inputs for n in shape[1:]}
-    known |= {n for _, shape, _ in (*states, *values) for n in shape[1:]}
-    sizes = stand_ins(known)
-    once = lambda: _trace_once(cell, inputs, states, single, values, tensors, codes, next(sizes))
+    widths = {n for x in (*sequence.states, *sequence.values.values()) for n in x.shape[1:]}
+    sizes = stand_ins(widths.union(*(x.shape for _, x in tensors), (x.shape[2] for x in sequence.inputs)))
+    once = lambda: _trace_once(cell, sequence, tensors, codes, next(sizes))
 
     def twice() -> Traced:
         first = once()
@@ -384,26 +371,21 @@ def trace_step(
 
 
 def _trace_once(
-    cell: Any,
-    inputs: Any,
-    states: Any,
-    single: bool,
-    values: Any,
-    tensors: list[tuple[str, Any]],
-    codes: set[CodeType],
-    batch: int,
+    cell: Any, sequence: "Sequence", tensors: list[tuple[str, Any]], codes: set[CodeType], batch: int
 ) -> Traced:
     """The trace for one number in place of the size of the batch."""
+    single = not sequence.several  # whether step takes its one input as it is, rather than in a tuple
     named = [*cell.named_buffers(), *cell.named_parameters()]
     names = {id(p): name.replace(".", "_") for name, p in named}
-    trace = Trace(names, {id(x): name for name, x in tensors}, batch, np.dtype(states[0][2]))
+    trace = Trace(names, {id(x): name for name, x in tensors}, batch, sequence.inputs[0].dtype)
     trace.codes = step_codes(cell)
     held_numbers = [(x, name) for module in cell.modules() for name, x in vars(module).items() if type(x) is float]
     trace._held_numbers = {id(x): name for x, name in held_numbers}
-    at = lambda shape: (batch, *shape[1:])
-    xs = [trace.leaf("x" if single else f"x_{i}", "input", at(s), kind) for i, (s, kind) in enumerate(inputs, 1)]
-    symbols = [trace.leaf(name, "state", at(shape), dtype) for name, shape, dtype in states]
-    by_name = {name: trace.leaf(name, "given", at(shape), dtype) for name, shape, dtype in values}
+    symbol = lambda name, kind, x, inner: trace.leaf(name, kind, (batch, *inner), x.dtype)
+    inputs = enumerate(sequence.inputs, 1)
+    xs = [symbol("x" if single else f"x_{i}", "input", x, (x.shape[2],)) for i, x in inputs]
+    symbols = [symbol(name, "state", x, x.shape[1:]) for name, x in zip(cell.state_names, sequence.states)]
+    by_name = {name: symbol(name, "given", x, x.shape[1:]) for name, x in sequence.values.items()}
     try:
         with Locals(cell):  # what these values are made of may change as well
             of_sequence = cell._values_of_sequence(batch)

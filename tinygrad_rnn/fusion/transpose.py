@@ -150,8 +150,7 @@ def transpose(program: Program, watched: int = 1) -> Program:
     leaves = (*program.sequences, *program.constants, *program.vectors)
     work = Adjoint(program.names, (*program.loop, *leaves))
     incoming = [work.add(table.add, [dy, carry], {}, dy.shape) for dy, carry in zip(dys, carries)]
-    by_result = {product.result: product for product in program.products}
-    products = []
+    products: dict[Value, Value] = {}
     with set_mode("tracer", work):
         for output, new in zip(program.outputs, [*incoming, *carries[watched:]]):
             work.arrive(output, new)
@@ -160,11 +159,10 @@ def transpose(program: Program, watched: int = 1) -> Program:
             if dy is None:
                 continue
             work.origin.setdefault(dy, value)
-            if value in by_result:
-                product = by_result[value]
-                products.append((product, dy))
-                weights = leaf(f"{value.name}_weights_T", "weights", (value.width, product.left.width), value.dtype)
-                work.arrive(product.left, work.add(table.matmul, [dy, weights], {}, product.left.shape))
+            if value.row is table.matmul:
+                products[value], left = dy, value.inputs[0]
+                weights = leaf(f"{value.name}_weights_T", "weights", (value.width, left.width), value.dtype)
+                work.arrive(left, work.add(table.matmul, [dy, weights], {}, left.shape))
             else:
                 for x, dx in work.through(value, dy):
                     work.arrive(x, dx)
@@ -176,15 +174,14 @@ def transpose(program: Program, watched: int = 1) -> Program:
                 vectors.append((vector, 0, solid(work.d[vector])))
         states = tuple(d and solid(d) for d in map(work.of, program.states))
     gradient = Gradient(
-        tuple(work.values), carries, dys, states, sequences, tuple(products), tuple(vectors), work.origin, work.towards
+        tuple(work.values), carries, dys, states, sequences, products, tuple(vectors), work.origin, work.towards
     )
     return named(program._replace(gradient=simplified(gradient, program.names)))
 
 
 def simplified(gradient: Gradient, names: Names) -> Gradient:
     """The values that somebody reads, of slices of what is only read in slices."""
-    roots = [*gradient.sequences.values(), *(d for _, d in gradient.products), *(d for *_, d in gradient.vectors)]
-    new = Simplified(gradient.values, [*roots, *(d for d in gradient.states if d is not None)], names)
+    new = Simplified(gradient.values, gradient.results, names)
     whole = new.whole
 
     def left(found: dict[Value, Value]) -> dict[Value, Value]:
@@ -198,7 +195,7 @@ def simplified(gradient: Gradient, names: Names) -> Gradient:
         values=tuple(new.made),
         states=tuple(d and whole(d) for d in gradient.states),
         sequences={x: whole(d) for x, d in gradient.sequences.items()},
-        products=tuple((product, whole(d)) for product, d in gradient.products),
+        products={product: whole(d) for product, d in gradient.products.items()},
         vectors=tuple((vector, first, whole(d)) for vector, first, d in gradient.vectors),
         origin=left(gradient.origin),
         towards=left(gradient.towards),

@@ -2,9 +2,9 @@
 
 In reading order: `advice` (on names of PyTorch's), `module`, `init`, `losses`, `sliding` (convolution and pools),
 `batch_norm`, `attention`, `positions`, `functional`, `layers`, `activations`, `containers`, `transformer`, then what
-has to do with time: `cell`, `work` (what a step costs), `cells`, `regularised`, `recurrent`, `recording`, `stacked`.
-`compressed` cuts a trained LSTM, `sparse_autoencoder` says what units mean; `utils` clips gradients, cuts sequences and
-computes weights of others; `convolutional` has such weights.
+has to do with time: `cell`, `work` (what a step costs), `cells`, `regularised`, `recurrent`, `recording`, `stacked`,
+`rnn`. `compressed` cuts a trained LSTM, `sparse_autoencoder` says what units mean; `utils` clips gradients, cuts
+sequences and computes weights of others; `convolutional` has such weights.
 """
 
 from typing import TYPE_CHECKING
@@ -46,8 +46,9 @@ from .module import Module, Parameter
 from .recording import record
 from .recurrent import Recurrent
 from .regularised import CellWrapper, ClipGradient, LearnedInitialState, VariationalDropout, WeightDrop, Zoneout
+from .rnn import GRU, LSTM, RNN
 from .sparse_autoencoder import SparseAutoencoder
-from .stacked import GRU, LSTM, RNN, Stack
+from .stacked import Stack
 from .transformer import MultiheadAttention, SinusoidalPositions, TransformerEncoder, TransformerEncoderLayer
 
 __all__ = [

@@ -1,10 +1,10 @@
 """What to do with gradients: optimisers, schedules, clipping, regularisers.
 
 In reading order: `optimizer` (parameter groups and state), then the rules, each as its paper has it: `sgd`, `asgd`,
-`adam`, `nadam`, `rmsprop`, `adagrad`, `adadelta`, `rprop`. `groups` says which weights decay. `lr_scheduler` changes
-learning rates while training. Against overfitting: `penalties` are terms for the loss, `weights` limits the weights or
-adds noise to them, `early_stopping` says when to stop. `omega` keeps gradients from vanishing. Clipping is in
-`nn.utils`, where PyTorch has it, and here.
+`adam`, `nadam`, `rmsprop`, `adagrad`, `adadelta`, `rprop`. `groups` says which weights decay. `scheduler` (what
+schedules have in common), `cosines` and `lr_scheduler` change learning rates while training. Against overfitting:
+`penalties` are terms for the loss, `weights` limits the weights or adds noise to them, `early_stopping` says when to
+stop. `omega` keeps gradients from vanishing. Clipping is in `nn.utils`, where PyTorch has it, and here.
 
 What belongs where in a step:
 

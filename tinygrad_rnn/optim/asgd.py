@@ -162,6 +162,7 @@ class NTASGD(Optimizer):
 
     @property
     def averaging(self) -> bool:
+        """Whether the averaging has started."""
         return bool(self.param_groups[0]["averaging"])
 
     def observe(self, loss: float) -> bool:
