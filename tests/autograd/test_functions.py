@@ -126,7 +126,7 @@ def test_errors_say_what_is_wrong(call, kind, message):
 
 def test_item_assignment_says_what_to_do_instead():
     x = tg.zeros(3)
-    with pytest.raises(TypeError, match=r"build a new one with where, cat or masked_fill, or write to x\.numpy\(\)"):
+    with pytest.raises(TypeError, match=r"a new one with stack, where, cat or masked_fill, or write to x\.numpy\(\)"):
         x[0] = 1.0
     x.numpy()[0] = 1.0
     assert x.tolist() == [1, 0, 0]

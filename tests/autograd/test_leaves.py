@@ -45,6 +45,21 @@ def test_a_leaf_is_written_to_inside_no_grad(operation, other):
 
 
 @pytest.mark.parametrize("operation", IN_PLACE)
+@pytest.mark.parametrize("frozen", [tg.nn.Parameter([1.0, 2.0], False), leaf(1.0, 2.0).requires_grad_(False)])
+def test_what_is_frozen_is_written_to_as_well(operation, frozen):
+    """Else `e *= 0.99` in a loop over the parameters of an averaged copy would move nothing, and nothing would tell."""
+    array, expected = frozen.numpy(), operation(frozen.numpy().copy(), np.float32(2))
+    with tg.no_grad():
+        assert operation(frozen, 2) is frozen
+        np.testing.assert_array_equal(array, expected)
+        frozen[...] = 3.0
+    assert frozen.numpy() is array and frozen.tolist() == [3.0, 3.0] and not frozen.requires_grad
+    with pytest.raises(RuntimeError, match=r"a leaf, frozen or not.*with tg\.no_grad"):
+        operation(frozen, 2)
+    assert frozen.tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("operation", IN_PLACE)
 def test_it_is_refused_while_operations_are_recorded(operation):
     p = leaf(1.0, 2.0)
     with pytest.raises(RuntimeError, match=r"with tg\.no_grad"):

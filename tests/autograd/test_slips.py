@@ -65,9 +65,10 @@ ERRORS = [
     ("p += 1", RuntimeError, "`with tg.no_grad(): p += ...`"),
     ("p -= 0.1 * c", RuntimeError, "`with tg.no_grad(): p -= ...`"),
     ("p[0] = 1.0", RuntimeError, "`with tg.no_grad(): p[...] = ...`"),
-    ("c[0] = 1.0", TypeError, "where, cat or masked_fill"),
+    ("c[0] = 1.0", TypeError, "stack, where, cat or masked_fill"),
     ("with tg.no_grad(): p += tg.ones(3, 2)", ValueError, "the result has shape [3, 2], p has [2]"),
     ("p.add_(1)", AttributeError, "`with tg.no_grad(): p += y`"),
+    ("p.lerp_(c, 0.1)", AttributeError, "write x = x + y and its like"),
     ("p.fill_(0)", AttributeError, "`with tg.no_grad(): p[...] = values`"),
     ("c.copy_(p)", AttributeError, "not written to in place"),
     ("p.data = [1.0, 2.0]", TypeError, "an array or a tensor of floats, got list"),
@@ -114,6 +115,7 @@ ERRORS = [
     ("tg.zeros(2, dtype=np.float16)", TypeError, "float32 or float64, not float16"),
     ("tg.zeros(2, dtype='half')", TypeError, "float32 or float64, not float16"),
     ("tg.zeros(2, dtype='flaot')", TypeError, "write tg.float32"),
+    ("lin(None)", TypeError, "not object (None: is a return missing?)"),
     ("p + [1.0, 2.0]", TypeError, "write tg.tensor([...])"),
     ("p == [1.0, 2.0]", TypeError, "write tg.tensor([...])"),
     ("p & 1", TypeError, "& is for integers and booleans"),
@@ -226,6 +228,10 @@ RESULTS = [
     ("@tg.no_grad\ndef f():\n    yield (p * 2).requires_grad\n(list(f()), tg.is_grad_enabled())", ([False], True)),
     ("h = tg.ones(2, 4, requires_grad=True); tg.nn.Recurrent(InPlace(), fused='never')(tg.ones(1, 2, 3), h)\n"
      "h.tolist()", [[1.0] * 4] * 2),
+    ("h = tg.nn.Parameter(tg.ones(2, 4), False); run = tg.nn.Recurrent(InPlace(), fused='never')\n"
+     "with tg.no_grad(): run(tg.ones(1, 2, 3), h); run.cell(tg.ones(2, 3), h)\nh.tolist()", [[1.0] * 4] * 2),
+    ("e = tg.nn.Parameter(c, False)\nwith tg.no_grad():\n    for x in [e]: x *= 0.5; x += c; x[0] = 7\n"
+     "e.tolist()", [7.0, 3.0]),
 ]  # fmt: skip
 
 

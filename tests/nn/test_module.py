@@ -1,9 +1,11 @@
 """Modules: who belongs to them, under which names, and what is saved and loaded."""
 
+import collections
 import copy
 import gc
 import pickle
 import sys
+import warnings
 import weakref
 
 import numpy as np
@@ -466,8 +468,20 @@ def test_what_is_no_state_is_told(given):
         Linear(2, 2).load_state_dict(given)
 
 
+class Refuses:
+    """As a tensor of PyTorch's that wants a gradient."""
+
+    def __array__(self, dtype=None, copy=None):
+        raise RuntimeError("Use detach")
+
+
 @pytest.mark.parametrize(
-    ("weight", "words"), [(np.ones((2, 2)), "bias is read-only"), ([[1.0], [2.0, 3.0]], "weight is no array: ")]
+    ("weight", "words"),
+    [
+        (np.ones((2, 2)), "bias is read-only"),
+        ([[1.0], [2.0, 3.0]], "weight is no array: "),
+        (Refuses(), "weight is no array: Use detach"),
+    ],
 )
 def test_nothing_is_loaded_where_something_cannot_be(weight, words):
     layer = Linear(2, 2)
@@ -475,6 +489,25 @@ def test_nothing_is_loaded_where_something_cannot_be(weight, words):
     before = layer.state_dict()
     with pytest.raises(RuntimeError, match=f"nothing was loaded:\n    {words}"):
         layer.load_state_dict({"weight": weight, "bias": np.ones(2)})
+    assert all((value == before[name]).all() for name, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [set, frozenset, collections.deque])
+def test_where_modules_are_not_looked_for_is_told(kind):
+    net = Net()
+    for item in (Linear(2, 2), Parameter([1.0])):
+        with pytest.raises(TypeError, match=rf"Net\.more: .* in a {kind.__name__} would be neither learned nor saved"):
+            net.more = kind([item])
+    net.more = kind(["a", 1])
+    assert len(net.more) == 2
+
+
+def test_nothing_is_loaded_where_a_warning_is_an_error():
+    layer = Linear(2, 2)
+    before = layer.state_dict()
+    with pytest.raises(RuntimeWarning, match="overflow"), warnings.catch_warnings(), np.errstate(over="warn"):
+        warnings.simplefilter("error")
+        layer.load_state_dict({"weight": np.ones((2, 2)), "bias": np.full(2, 1e300)})
     assert all((value == before[name]).all() for name, value in layer.state_dict().items())
 
 

@@ -431,3 +431,10 @@ def test_no_kernel_runs_before_everything_is_checked(monkeypatch):
     for wrong in (dict(lengths=[1, 2, 9]), dict(hx=tg.ones(2, B, H))):
         with pytest.raises(ValueError, match="LSTM: "):
             net(x, **wrong)
+
+
+@pytest.mark.parametrize("lengths", [[], np.zeros(0), np.zeros(0, int)], ids=str)
+def test_lengths_of_an_empty_batch(lengths):
+    """An empty list is an array of floats to NumPy."""
+    y, h = GRU(I, H)(tg.zeros(T, 0, I), lengths=lengths)
+    assert (y.shape, h.shape) == ((T, 0, H), (1, 0, H))

@@ -536,3 +536,18 @@ def test_a_state_that_does_not_fit_changes_nothing(message, spoil):
     for number, entries in before["state"].items():
         for key, value in entries.items():
             np.testing.assert_array_equal(after["state"][number][key], value)
+
+
+@EACH
+@pytest.mark.parametrize("lr", [None, "0.1", float("nan"), float("inf"), [0.1]])
+def test_a_learning_rate_set_by_hand_is_looked_at_before_anything_moves(kind, settings, lr):
+    p, q = parameter(3), parameter(3, seed=1)
+    optimiser = kind([{"params": [p]}, {"params": [q]}], **settings)
+    descend(optimiser, 1)
+    before = p.numpy().copy(), q.numpy().copy(), copy.deepcopy(optimiser.state_dict()["state"])
+    optimiser.param_groups[1]["lr"] = lr
+    with pytest.raises(ValueError, match="lr of group 1 must be a finite number"):
+        descend(optimiser, 1)
+    np.testing.assert_array_equal(p.numpy(), before[0])
+    np.testing.assert_array_equal(q.numpy(), before[1])
+    np.testing.assert_equal(optimiser.state_dict()["state"], before[2])

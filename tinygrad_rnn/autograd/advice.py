@@ -8,10 +8,11 @@ from typing import Any, NoReturn
 
 _ADVICE = {
     "cuda mps is_cuda pin_memory": "there is no GPU in this library: leave it out",
-    "add_ sub_ mul_ div_ clamp_ exp_ relu_ sigmoid_ tanh_ sqrt_ pow_ masked_fill_ detach_ squeeze_ unsqueeze_ t_":
-    "tensors are not written to in place: write x = x + y and its like, or `with tg.no_grad(): p += y` for a leaf",
+    "add_ sub_ mul_ div_ clamp_ exp_ relu_ sigmoid_ tanh_ sqrt_ pow_ masked_fill_ squeeze_ unsqueeze_ t_ lerp_ "
+    "addcmul_ addcdiv_ neg_ abs_ floor_ round_ clip_ scatter_ scatter_add_ index_add_ index_fill_ detach_": "tensors "
+    "are not written to in place: write x = x + y and its like; `with tg.no_grad(): p += y` is for a parameter",
     "zero_ fill_ copy_ uniform_ normal_": "tensors are not written to in place: write x.grad = None for a gradient, "
-    "`with tg.no_grad(): p[...] = values` for a leaf, or tg.nn.init.zeros_(p) and its like",
+    "`with tg.no_grad(): p[...] = values` for a parameter, or tg.nn.init.zeros_(p) and its like",
     "half bfloat16 float16": "a tensor of floats is float32 or float64: write x.float() or x.double()",
     "int short byte bool type type_as": "write x.to(np.int32), x.to(y.dtype) and their like",
     "repeat tile": "write x.expand(...) for dimensions of size 1, or tg.cat([x, x])",

@@ -48,7 +48,7 @@ def as_array(x: Any, lead: str = "") -> np.ndarray:
             array = arrays.cast(array, FLOAT32)
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    dtype_of(array.dtype, f" ({type(x).__name__})")
+    dtype_of(array.dtype, " (None: is a return missing?)" if x is None else f" ({type(x).__name__})")
     return array
 
 

@@ -172,20 +172,19 @@ class Tensor(Value):
     def __setitem__(self, index: Any, value: Any) -> None:
         if not self._is_written_to("p[...] = ..."):
             raise TypeError(
-                "tensors are not assigned to in place, gradients would be wrong; build a new one with where, cat or "
-                "masked_fill, or write to x.numpy() outside any graph"
+                "tensors are not assigned to in place, gradients would be wrong; build a new one with stack, where, "
+                "cat or masked_fill, or write to x.numpy() outside any graph"
             )
         self.numpy()[index] = as_array(value)
         note_change([self])
 
     def _is_written_to(self, what: str) -> bool:
-        """Whether a change in place is meant: of a leaf that wants a gradient, inside `no_grad`, where it is right."""
-        node = self.node
-        if not isinstance(node, Leaf) or node.owner is None or node.owner() is not self:
+        """Whether a change in place is meant: of a leaf that wants a gradient, or did before it was frozen."""
+        if not isinstance(self, Variable) or isinstance(self.node, Node):
             return False
         if mode.grad:
             raise RuntimeError(
-                f"{what} would write to a leaf that wants a gradient while operations are recorded; to update it write "
+                f"{what} would write to a leaf, frozen or not, while operations are recorded; to update it write "
                 f"`with tg.no_grad(): {what}`, to compute with it give the result another name: y = p + ..."
             )
         return True

@@ -43,8 +43,8 @@ import numpy as np
 from ..autograd.operands import as_tensor
 from ..autograd.primitive import FLOAT32
 from ..autograd.shapes import squeeze, unsqueeze
-from ..autograd.tape import Leaf, no_grad
-from ..autograd.tensor import Tensor
+from ..autograd.tape import no_grad
+from ..autograd.tensor import Tensor, Variable
 from ..fusion.held import has, held, holding
 from .functional import check_below_one, dropout
 from .module import Module, Parameter
@@ -346,7 +346,7 @@ def _not_a_leaf(x: Any) -> Any:
     """The same value, with its place on the tape, but not the user's tensor: `h *= f` in a step computes a new h."""
     if isinstance(x, tuple):
         return tuple(map(_not_a_leaf, x))
-    return Tensor(x.data, x.node) if isinstance(x, Tensor) and isinstance(x.node, Leaf) else x
+    return Tensor(x.data, x.node) if isinstance(x, Variable) else x
 
 
 def as_states(hx: Any) -> States:

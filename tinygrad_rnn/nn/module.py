@@ -8,6 +8,7 @@ among them, those inside lists, tuples and dicts included, under the names that 
     self.layers = [Linear(2, 2), ...]      "layers.0.weight", ...
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from reprlib import recursive_repr
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -96,6 +97,11 @@ class Module:
                     f"{type(self).__name__}.{name} is a Parameter and would be lost: assign a Parameter or None, or "
                     f"write new values into it, `with tg.no_grad(): x.{name}[...] = values`"
                 )
+        elif type(value) in _UNSEEN and any(isinstance(item, (Parameter, Module)) for item in value):
+            raise TypeError(
+                f"{type(self).__name__}.{name}: parameters and modules in a {type(value).__name__} would be neither "
+                "learned nor saved: put them into a list, a tuple or a dict"
+            )
         computed = vars(self).get("parametrizations")
         if computed is not None and name in computed:
             computed[name].assign(value)
@@ -268,7 +274,7 @@ class Module:
             if name in state_dict:
                 try:
                     arrays[name] = np.asarray(state_dict[name])
-                except ValueError as error:
+                except (ValueError, TypeError, RuntimeError) as error:  # of PyTorch's tensors, those that it refuses
                     problems.append(f"{name} is no array: {error}")
         if strict and missing:
             problems.append(f"missing: {', '.join(missing)}")
@@ -287,6 +293,8 @@ class Module:
                 f"load_state_dict: this state does not fit {type(self).__name__}, and nothing was loaded:"
                 + "".join(f"\n    {problem}" for problem in problems)
             )
+        # Cast first: a number that overflows may be an error, where warnings are.
+        arrays = {name: array.astype(state[name].data.dtype, copy=False) for name, array in arrays.items()}
         for name, array in arrays.items():
             state[name].data[...] = array
         note_change(state[name] for name in arrays)
@@ -390,6 +398,8 @@ advise(Module)
 
 # What most attributes are, and no parameter can be in.
 _PLAIN = frozenset({int, float, bool, str, type(None), np.ndarray, Tensor})
+# Where they are not looked for: a set has another order in another run, and names are saved.
+_UNSEEN = frozenset({set, frozenset, deque})
 
 
 def _add_members(found: list[tuple[str, Any]], name: str, value: Any) -> None:

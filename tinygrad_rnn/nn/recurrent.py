@@ -395,7 +395,7 @@ def check_lengths(name: str, lengths: Any, T: int, B: int) -> np.ndarray:
         ValueError: there are not B of them, or one is negative or greater than T.
     """
     array = as_array(lengths)
-    if array.dtype.kind not in "iu":
+    if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"{name}: lengths must be integers, not {array.dtype}")
     if array.shape != (B,):
         raise ValueError(f"{name}: lengths has shape {list(array.shape)}, expected one for each sequence: [{B}]")

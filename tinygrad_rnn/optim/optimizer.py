@@ -282,7 +282,8 @@ class Optimizer:
             What `closure` returned, or None.
 
         Raises:
-            ValueError: a gradient is not of its parameter's shape and dtype, or a parameter's array is read-only.
+            ValueError: a gradient is not of its parameter's shape and dtype, a parameter's array is read-only, or a
+                learning rate that was set by hand is no finite number.
             TypeError: a gradient is no tensor. No parameter has been moved.
         """
         told = self._before_step(closure) if self._pre_hooks or self._post_hooks else None
@@ -292,6 +293,9 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
+        for i, group in enumerate(self.param_groups):  # what was set by hand; the other groups would have moved before
+            if not _is_number(group.get("lr", 0)) and _is_number(self.defaults.get("lr")):
+                raise ValueError(f"{type(self).__name__}: lr of group {i} must be a finite number, got {group['lr']!r}")
         moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         for p, _ in moved:
             if not isinstance(p.grad, Tensor):
