@@ -160,22 +160,20 @@ class Backward(Kernel):
             d, W, argument = gradient.sequences[value], size(value.width), self._of(value)
             if argument not in self.d:
                 continue
+            assert argument not in self.written, "the gradients of products are added to these, not these to them"
             dx, each_step = self.d[argument], value not in self.program.constants
             added_up = not each_step and d in self.scan.sums
             place = self.scan.sums[d] if added_up else self.scan.stash_places[d]
-            if not (each_step or added_up):
+            if each_step or added_up:
+                rows = "total" if each_step else "B"
+                self._into(argument, [f"copy({self._at(place)}, matrix({dx}), {rows}, {W})"])
+            else:
                 self._adds(argument, whole=False)
                 element = f"{place.array}[starts[t + 1] - B + row, {place.first} + j]"
                 self._into(argument, [
                     "for t in range(T):", "    for row in range(starts[t + 2] - starts[t + 1]):",
                     f"        for j in range({W}):", f"            {dx}[row, j] += {element}",
                 ])  # fmt: skip
-            elif not self._adds(argument):
-                rows = "total" if each_step else "B"
-                self._into(argument, [f"copy({self._at(place)}, matrix({dx}), {rows}, {W})"])
-            else:
-                total = f"{dx}[row, j] += {place.array}[row, {place.first} + j]"
-                self._into(argument, ["for row in range(total):", f"    for j in range({W}):", f"        {total}"])
 
     def _vectors(self) -> None:
         """One sum over rows for each part of a vector."""
@@ -252,9 +250,8 @@ class Backward(Kernel):
         """The left operand of a product of the loop at every step, transposed: an array, and where it begins."""
         (value, first), program = first_column_of(value), self.program
         name, row, column = f"{value.name}_saved", "0", self.size(first)
-        if value in program.sequences:  # even if it is a new state as well
-            name = value.name if value in program.hoisted else self.argument(value)
-        elif value in program.states:
+        assert value not in program.sequences, "a product of what the loop does not compute is in the loop"
+        if value in program.states:
             name = self._before(value)
         elif value in program.outputs:  # the values after steps begin behind the initial ones
             name, row = program.states[program.outputs.index(value)].name, "B"

@@ -187,7 +187,7 @@ class Trace(Builder):
         if type(x) is Batch:
             self.size.__float__()  # which refuses
         if isinstance(x, (bool, int, float)):
-            return x if isinstance(x, Number) else float(x) if isinstance(x, float) else x
+            return float(x) if isinstance(x, float) else x
         array = x.data if isinstance(x, tape.Value) else np.asarray(x)
         if array.dtype.kind not in "biuf":
             self.refuse(f"step computes with {type(x).__name__}", "write a float")
@@ -221,10 +221,8 @@ class Trace(Builder):
 
     def number(self, x: float) -> float:
         """A number as an operand: an argument of kernels, unless it stands in the code that runs or is none of ours."""
-        if isinstance(x, Number):
+        if id(x) in self._literals or x != x or abs(x) == math.inf:
             return x
-        if type(x) is not float or id(x) in self._literals or x != x or abs(x) == math.inf:
-            return float(x)
         if id(x) not in self._numbers:
             number = self._numbers[id(x)] = Number(x)
             number.name = self.names.new(self._held_numbers.get(id(x), "number"))
