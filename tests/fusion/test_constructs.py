@@ -483,6 +483,24 @@ def a_saved_sum_that_a_product_is_added_to():
 
 
 @case
+def a_sum_with_a_product_that_becomes_two_states():
+    def step(self, x, h, c):
+        total = tg.tanh(x @ self.W + c) + tg.tanh(h) @ self.U
+        return total, total
+
+    return cell(step, W=P(I, H), U=P(H, H))
+
+
+@case
+def sums_to_a_size():
+    def step(self, x, h):
+        a, B = tg.tanh(x @ self.W + h), h.shape[0]
+        return h * a.sum_to_size(B, 1) + (a.unsqueeze(1) * h.unsqueeze(2)).sum_to_size(B, 1, H).reshape(B, H) * self.b
+
+    return cell(step, W=P(I, H), b=P(H))
+
+
+@case
 def names_that_generated_code_uses():
     def step(self, x, h, c):
         t = tg.tanh(x @ self.W)
