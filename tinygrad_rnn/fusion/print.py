@@ -228,8 +228,6 @@ class _Statements:
         self.before: list[str] = []
         self.inside: list[str] = []
         self.after: list[str] = []
-        self.results: list[Value] = []
-        row.loops.append((shape, self.results))
         # What somebody else reads than the value that takes its place is read before.
         self.written = {memory: x for x in values for memory in self.schedule.stores.get(x, [])}
         self.read_first: dict[Value, tuple[str, Memory]] = {}
@@ -252,7 +250,7 @@ class _Statements:
         for x, places in self.copies.items():
             targets = [self.element(f"{x.name}_copy", memory, x) for memory in places]
             self.inside += [f"{target} = {ast.unparse(self._operand(x, x))}" for target in targets]
-            self.results.append(x)
+        self.row.loops.append((self.nest.shape, [x for x in (*self.values, *self.copies) if x not in self.inlined]))
         first = [
             f"{name} = {self.element(name, memory, y)}  # {self.written[memory].name} will take its place"
             for y, (name, memory) in self.read_first.items()
@@ -275,13 +273,11 @@ class _Statements:
         if len(self.users.get(x, ())) == 1 and not named and not places and _count(expression) <= MOST_NODES:
             self.inlined[x] = expression
             return
-        self.results.append(x)
         self.inside.append(f"{x.name} = {ast.unparse(expression)}{self._comment(x)}")
         self.inside += self._put(x, x.name, places)
 
     def _reduction(self, x: Value) -> None:
         """A sum or an extreme over the loop, of one element in a variable, of more in memory."""
-        self.results.append(x)
         (of,), places, comment = x.inputs, self.schedule.stores.get(x, []), self._comment(x)
         value, start, total = ast.unparse(self._operand(of, of)), "real(0)", x.name
         value = f"real({value})" if of.dtype.kind == "b" else value
@@ -311,7 +307,6 @@ class _Statements:
 
     def _running_sum(self, x: Value) -> None:
         """Each element is added to the one before it, which is in memory."""
-        self.results.append(x)
         place, *rest = self.schedule.stores[x]
         (argument, start), dim = self.row.place(f"{x.name}_out", place), x.attributes["dim"] - 1
         along = tuple([int(i == dim) for i in range(len(x.inner))])
