@@ -308,6 +308,11 @@ def sources_of(value: Value) -> list[Value]:
     return [base_of(value)] if is_view(value) else [base_of(y) for y in value.operands]
 
 
+def multiply_adds(values: Iterable[Value]) -> int:
+    """Those of the products among values, for one row."""
+    return sum(value.inputs[0].width * value.width for value in values if value.row is table.matmul)
+
+
 # ---- Programs --------------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ from .epilogue import Backward
 from .kernel import ALL, BEGIN, END, LOOP, PROLOGUE, Forward
 from .names import printable
 from .print import module
-from .program import Program
+from .program import Program, multiply_adds
 from .rows import Rows
 
 ROWS_PER_THREAD = 4  # fewer rows than this are not worth a thread
@@ -108,9 +108,8 @@ class Scan(Allocation):
         self.built: dict[str, tuple[str, float]] = {}
         self.shared: dict[str, Shared] = {}
         self.layouts: dict[str, dict[Rows, Layout]] = {"forward": {}, "inference": {}, "backward": {}}
-        self.work = sum(product.inputs[0].width * product.width for product in program.products)
-        self.work += 16 * sum(state.width for state in program.states)
-        self.around = sum(value.inputs[0].width * value.width for value in program.hoisted)
+        self.work = multiply_adds(program.loop) + 16 * sum(state.width for state in program.states)
+        self.around = multiply_adds(program.hoisted)
         self.forward, self.inference = Forward(self, "forward"), Forward(self, "inference")
         self.backward = Backward(self, self.forward)
         self.kernels = {"forward": self.forward, "inference": self.inference, "backward": self.backward}
