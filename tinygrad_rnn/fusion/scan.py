@@ -117,7 +117,7 @@ class Scan(Allocation):
             self._write(direction, kernel.source)
         self.arena_widths = {direction: kernel.arena.widths() for direction, kernel in self.kernels.items()}
         number = {known: i for i, known in enumerate(self.forward.known)}
-        self.read_again = [number[known] for known in self.backward.known]
+        self.read_again, self.watched_again = [number[known] for known in self.backward.known], self.backward.watched
         self.nothing = np.empty((0, 0), self.dtype), np.empty(0, self.dtype)
         self.row_bytes = sum(value.width for value in program.hoisted) * self.dtype.itemsize
 
@@ -287,7 +287,7 @@ class Scan(Allocation):
             found[i] = make(shape, dtype)
         arena, kernel, short = self.borrow(layout_of_kernel), self.compiled.get("backward"), layout_of_kernel.short
         read = [arrays[i] for i in self.read_again]
-        read += [every[k] for k in self.backward.watched]
+        read += [every[k] for k in self.watched_again]
         if kernel is not None and short is not None:
             kernel(0, rows.B, workspace.address, *short, *read, *given, *found, residuals, arena)
         else:
