@@ -279,15 +279,12 @@ class _Statements:
     def _reduction(self, x: Value) -> None:
         """A sum or an extreme over the loop, of one element in a variable, of more in memory."""
         (of,), places, comment = x.inputs, self.schedule.stores.get(x, []), self._comment(x)
-        value, start, total = ast.unparse(self._operand(of, of)), "real(0)", x.name
+        value, start, total, one = ast.unparse(self._operand(of, of)), "real(0)", x.name, x.width == 1
         value = f"real({value})" if of.dtype.kind == "b" else value
-        nest = Nest(shape_of(x), self.block.size)
-        if x.width != 1:
-            kept = aligned_without(x, of)
-            argument, first = self.row.place(f"{x.name}_out", places[0])
-            total = self.nest.element(argument, first, kept)
+        if not one:
+            total = self.nest.element(*self.row.place(f"{x.name}_out", places[0]), aligned_without(x, of))
         if x.row is table.sum:
-            self.inside.append(f"{total} += {value}{comment if x.width != 1 else ''}")
+            self.inside.append(f"{total} += {value}{'' if one else comment}")
         else:
             sign = ">" if x.row is table.amax else "<"
             start = f"real({'-' if sign == '>' else ''}1e400)"
@@ -295,15 +292,10 @@ class _Statements:
                 self.inside.append(f"{x.name}_j = {value}")
                 value = f"{x.name}_j"
             self.inside.append(f"{total} = {value} if {value} {sign} {total} or {value} != {value} else {total}")
-        if x.width == 1:
-            self.before.append(f"{x.name} = {start}{comment}")
-            whole, rest = x.name, places
-        else:
-            whole, rest = self.element(f"{x.name}_out", places[0], x, nest=nest), places[1:]
-            self.before += nest.lines([f"{whole} = {start}"])
-            nest = Nest(shape_of(x), self.block.size)
-            whole = self.element(f"{x.name}_out", places[0], x, nest=nest)
-        self.after += nest.lines(self._put(x, whole, rest, nest))
+        before, after = (Nest(shape_of(x), self.block.size) for _ in range(2))
+        whole = lambda nest: x.name if one else self.element(f"{x.name}_out", places[0], x, nest=nest)
+        self.before += before.lines([f"{whole(before)} = {start}{comment if one else ''}"])
+        self.after += after.lines(self._put(x, whole(after), places if one else places[1:], after))
 
     def _running_sum(self, x: Value) -> None:
         """Each element is added to the one before it, which is in memory."""
