@@ -22,6 +22,7 @@ from typing import Any
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive, Shape
+from ..kernels.elementwise import scalar_code
 from .equations import Equations, in_sizes, number_text, parse, wrapped
 from .names import IMPORTS, Names
 from .nest import Nest, aligned, aligned_without
@@ -31,6 +32,8 @@ from .views import strides_of
 
 PANEL = "PANEL = ROW_BYTES // {}  # the width of a panel of packed weights"
 MOST_NODES = 240  # of an expression in one statement: Python reads nested ones only so far
+
+_scalar_code = functools.cache(scalar_code)
 
 Loop = tuple[Shape, list[Value]]  # over which elements, and what gets a name there: the rest is part of its expression
 
@@ -192,25 +195,16 @@ class RowFunction:
         values = {name: operand(y) for name, y in zip(row.inputs, x.inputs)}
         if isinstance(row, ElementwisePrimitive):
             values |= {name: self.constant(value) for name, value in x.attributes.items()}
-            formula = row.formula
+            formula, functions = _scalar_code(row.formula)
+            self.functions |= functions
         else:  # repeated or cast, or a reduction of one element
-            formula = "real(x)" if row is table.cast else "x"
+            formula = "f(x)" if row is table.cast else "x"
             values = {"x": operand(x.inputs[0])}
-        functions = self.functions
+        values["f"] = ast.Name("real")  # which turns into the dtype of the kernel
 
         class Fill(ast.NodeTransformer):
             def visit_Name(self, node: ast.Name) -> ast.AST:
                 return values.get(node.id, node)
-
-            def visit_Call(self, node: ast.Call) -> ast.AST:
-                assert isinstance(node.func, ast.Name)
-                if node.func.id != "real":
-                    functions.add(node.func.id)
-                node.args = [self.visit(argument) for argument in node.args]
-                return node
-
-            def visit_Constant(self, node: ast.Constant) -> ast.AST:
-                return parse(f"real({node.value!r})")
 
         return Fill().visit(parse(formula))
 
