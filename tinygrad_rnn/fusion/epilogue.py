@@ -5,7 +5,6 @@ the prologue. A vector has a sum over rows, the input a product with the transpo
 """
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from ..autograd import table
@@ -90,8 +89,7 @@ class Backward(Kernel):
         self._sequences()
         self._vectors()
         for value, d in gradient.products.items():
-            left, *weights = value.inputs
-            self._weights(weights, value.name, self._left(left), self.scan.stash_places[d], left.width)
+            self._weights(value, self._left(value.inputs[0]), self.scan.stash_places[d])
         for value in program.sequences:
             if value in program.hoisted and value in gradient.sequences:
                 self._hoisted(value, self.scan.stash_places[gradient.sequences[value]])
@@ -199,17 +197,15 @@ class Backward(Kernel):
                               f"        {dv}[{size(first)} + j] += {element}"]  # fmt: skip
             self._into(argument, lines)
 
-    def _weights(
-        self, weights: Iterable[Value], title: str, left: tuple[str, str, str], d: Memory, K: int
-    ) -> None:
+    def _weights(self, value: Value, left: tuple[str, str, str], d: Memory) -> None:
         """One product for the gradients of all weights of a product: left @ dy."""
-        size, parts = self.size, side_by_side(weights)
+        size, K, parts = self.size, value.inputs[0].width, side_by_side(value.inputs[1:])
         views = list(map(matrix_of, parts))
         arguments = [self._of(view.leaf, "matrix") for view in views]
         a, N = shifted(*left), sum(part.shape[1] for part in parts)
         together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
         if together and all(x in self.d and not self._adds(x) for x in arguments):
-            whole = self.scratch(f"d{title}_weights", str(K), N)
+            whole = self.scratch(f"d{value.name}_weights", str(K), N)
             some = " + ".join(f"len({self.d[x]})" for x in arguments)
             made = product(a, self._at(d), f"matrix({whole})", size(K), size(N), "total")
             self.write(END, f"if {some}:", f"    {made}")
@@ -244,7 +240,7 @@ class Backward(Kernel):
             factors, target = (self._at(d), f"matrix({turned(weights)})"), shifted(self.d[rows], "0", size(column))
             add = self._adds(rows, x.width == left.width)
             self._into(rows, [*copies, product(*factors, target, "total", size(x.width), size(value.width), add)])
-        self._weights([w], value.name, (f"{self.argument(left)}.T", size(column), "0"), d, x.width)
+        self._weights(value, (f"{self.argument(left)}.T", size(column), "0"), d)
 
     def _left(self, value: Value) -> tuple[str, str, str]:
         """The left operand of a product of the loop at every step, transposed: an array, and where it begins."""

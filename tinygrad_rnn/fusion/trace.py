@@ -234,8 +234,8 @@ class Trace(Builder):
     def draw(self, source: Source, shape: Any, dtype: Any) -> Symbol:
         """Called in place of drawing random numbers: a symbol for an input that is drawn for all steps at once."""
         self.where = self._look_around()
-        if not shape or (type(shape[0]) is not Batch and shape[0] != self.batch):
-            sizes = ["B" if type(n) is Batch or n == self.batch else n for n in shape]
+        sizes = ["B" if type(n) is Batch or n == self.batch else n for n in shape]
+        if sizes[:1] != ["B"]:
             self.refuse(
                 f"step draws random numbers of shape [{', '.join(map(str, sizes))}], not a row for each of the batch",
                 "write h.shape, or h.shape[0], 1 for one number a row",
@@ -251,7 +251,7 @@ class Trace(Builder):
         if not any(isinstance(x, tape.Value) for x in inputs):
             return row.forward(*inputs, **attributes)
         self.where = self._look_around()
-        operands = [x if type(x) is float else self.value_of(x) for x in inputs]
+        operands = list(map(self.value_of, inputs))
         attributes = {name: self._plain(name, value) for name, value in attributes.items()}
         if isinstance(row, ElementwisePrimitive) and row not in (table.pow, table.clip_gradient):
             operands = [self.number(x) if isinstance(x, float) else x for x in operands]
