@@ -9,6 +9,7 @@ from .equations import Equations
 from .print import Loop
 from .program import Value, is_slice, is_view, leaf, made_of, multiply_adds
 from .scan import Scan
+from .schedule import reduces
 from .validate import SWITCH, is_on
 
 WIDTH = 110
@@ -125,7 +126,7 @@ def _loop(shape: Shape, values: list[Value]) -> str:
     names = ", ".join(dict.fromkeys(value.name for value in values))
     if shape == (1,):
         return names
-    reductions = [value.name for value in values if value.row in (table.sum, table.amax, table.amin)]
+    reductions = [value.name for value in values if reduces(value)]
     note = f" ({', '.join(reductions)} over the row)" if reductions else ""
     return f"a loop over {' x '.join(map(str, shape))} columns: {names}{note}"
 

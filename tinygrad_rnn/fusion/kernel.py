@@ -222,7 +222,7 @@ class Kernel:
 
     def text(self, others: list[str], by_steps: list[str], carved: list[str], comments: dict[int, str]) -> str:
         """The source of the function, which has `others` behind its arguments; some are given as [T, B, width]."""
-        direction, keep = ("backward", ["keep"]) if self.direction == "backward" else ("forward", [])
+        keep = ["keep"] if self.direction == "backward" else []
         parameters = [*PARAMETERS, *keep, *self.scan.sizes.values(), *self.block.numbers]
         parameters += [*(a.name for a in self.arguments), *others]
         by_steps = [*(a.name for a in self.arguments if a.role == "steps"), *by_steps]
@@ -234,7 +234,7 @@ class Kernel:
         for stage, body in self.stages.items():
             if body:
                 lines += [f"if stages & {stage}:  # {comments[stage]}", *(f"    {line}" for line in body)]
-        head = wrapped(f"def {direction}({', '.join(parameters)}):", "")
+        head = wrapped(f"def {self.block.name}({', '.join(parameters)}):", "")
         return f"@njit(cache=CACHE, **KERNEL)\n{head}" + "".join(wrapped(line, "    ") for line in lines)
 
 

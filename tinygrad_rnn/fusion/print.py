@@ -42,7 +42,7 @@ class Block:
     """The loop of one direction, on its way to text.
 
     Args:
-        name: "forward" or "backward": the first part of the row functions' names.
+        name: "forward" or "backward": that of the kernel, and the first part of the row functions' names.
         schedule: what is computed when, and where.
         sizes: names of widths.
         gradient: for comments.

@@ -399,6 +399,11 @@ class Program(NamedTuple):
         """Those of the loop: left operands, and the weights that stand side by side."""
         return tuple(value for value in self.loop if value.row is table.matmul)
 
+    @property
+    def multiplied(self) -> tuple[Value, ...]:
+        """The memory of left operands, which the epilogue reads as well: for the gradients of weights."""
+        return tuple(dict.fromkeys(base_of(product.inputs[0]) for product in self.products))
+
     def rebuilt(self, change: Callable[[Value, tuple[Any, ...]], Iterable[Value]]) -> "Program":
         """A program with other values in the place of these.
 

@@ -132,7 +132,7 @@ class Scan(Allocation):
         if direction not in self.compiled:
             start, known = time.perf_counter(), None
             products(self.dtype.name)  # which no kernel from the disk can make without swallowing Ctrl-C
-            function = "backward" if direction == "backward" else "forward"
+            function = self.blocks[direction].name
 
             def compile_kernel(module: ModuleType) -> None:
                 nonlocal known
