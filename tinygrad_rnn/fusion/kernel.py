@@ -109,7 +109,7 @@ class Arena:
         self.entries.append((name, rows, row))
 
     def widths(self) -> dict[str, int]:
-        """How wide all is that has some number of rows, at most; what has a number that is known is one row."""
+        """How wide all together is that has so many rows, at most, by the word for these; the rest is one row."""
         found = {"1": SPARE * (1 + len(self.entries))}
         for _, rows, row in self.entries:
             words, n = ("1", int(rows)) if rows.isdigit() else (rows, 1)
