@@ -27,10 +27,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from shared import add_common, fill, number, save
+from shared import ANY_CELL, add_common, cell_named, fill, number, output_width, save
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
+from tinygrad_rnn.nn import cells
 
 LENGTH, CLASSES = 40, 4
 DEFAULTS = dict(
@@ -67,10 +68,11 @@ STD = 0.69  # of the sum of bumps, noise and ripple
 
 
 class Model(tg.nn.Module):
-    """A GRU, and scores of its state at the end."""
+    """A recurrent layer, and scores of its output at the end."""
 
-    def __init__(self, hidden: int) -> None:
-        self.rnn, self.head = tg.nn.GRU(1, hidden), tg.nn.Linear(hidden, CLASSES)
+    def __init__(self, hidden: int, cell: str = "gru") -> None:
+        self.rnn = tg.nn.Stack(lambda width: cells.make(cell, width, hidden), 1, 1)
+        self.head = tg.nn.Linear(output_width(self.rnn.cells[0]), CLASSES)
 
     def forward(self, x):
         return self.head(self.rnn(x)[0][-1])
@@ -120,7 +122,7 @@ def train(against: float, seed: int, options: argparse.Namespace) -> tuple[Model
     """
     began = time.process_time()
     tg.manual_seed(seed)
-    rng, model = np.random.default_rng([seed, 0]), Model(options.hidden)
+    rng, model = np.random.default_rng([seed, 0]), Model(options.hidden, options.cell)
     optimiser = tg.optim.Adam(model.parameters(), lr=options.lr)
     label = f"seed {seed}, trained {f'against {against:g}' if against else 'plainly':<12}"
     with tqdm(total=options.updates, desc=label, unit="update", mininterval=0.5) as bar:
@@ -240,6 +242,7 @@ def sequence_that_all_get_right(models: dict[str, Model], x: np.ndarray, y: np.n
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, count, positive = parser.add_argument, number(int, 1), number(float, 0.0)
+    add("--cell", type=cell_named, metavar="CELL", default="gru", help=f"{ANY_CELL} (default: gru)")
     add("--epsilon", type=positive, default=0.3, help="what is trained against (default: 0.3)")
     add("--epsilons", type=positive, nargs="+", help=f"sizes of attacks (default: {DEFAULTS['epsilons']})")
     add("--train-steps", type=count, default=5, help="of an attack while training (default: 5)")

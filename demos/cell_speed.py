@@ -310,9 +310,10 @@ def draw(speeds: list[Speed], path: Path) -> None:
     rows = range(len(known))
     bars = [s.ratios.get("loop", 1.0) for s in known]
     axes.barh(rows, [ratio - 1 for ratio in bars], left=1, color="tab:blue", height=0.7, label="PyTorch's loop")
-    for row, ratio in zip(rows, bars):
-        axes.text(ratio * 1.03, row, f"{ratio:.1f}", va="center", fontsize=7)
-    axes.plot([s.ratios["tape"] for s in known], rows, "o", color="0.45", ms=3.5, label="our tape")
+    for row, ratio in zip(rows, bars):  # where no dot is
+        axes.text(1.03, row, f"{ratio:.1f}", va="center", fontsize=7, color="w" if ratio > 1.15 else "k")
+    tape = [s.ratios["tape"] for s in known]
+    axes.plot(tape, rows, "o", color="0.45", ms=4.2, mec="w", mew=0.6, label="our tape")
     layers = [(s.ratios["layer"], row) for row, s in zip(rows, known) if "layer" in s.ratios]
     if layers:
         axes.plot(*zip(*layers), "D", color="k", ms=4, label="PyTorch's own layer")

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import music
 import numpy as np
 from music import Refusal, save
-from shared import number
+from shared import ANY_CELL, cell_named, label, number, output_width
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
@@ -119,7 +119,7 @@ class BothWays(tg.nn.Module):
 
     def __init__(self, cell: Callable[[int, int], tg.nn.Cell], hidden: int = 6) -> None:
         self.recurrent = tg.nn.Stack(lambda size: cell(size, hidden), 1, 1, batch_first=True, bidirectional=True)
-        self.linear = tg.nn.Linear(40 * 2 * hidden, 10)
+        self.linear = tg.nn.Linear(40 * 2 * output_width(self.recurrent.cells[0]), 10)
 
     def forward(self, x):
         y, _ = self.recurrent(x.unsqueeze(2))  # [B, 40] -> [B, 40, 1] -> [B, 40, 2 H]
@@ -198,8 +198,8 @@ RECIPES = {
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe of that name; that of a cell of `tg.nn.cells` is the GRU's."""
-    return RECIPES.get(name) or Recipe(name.removesuffix("Cell"), lambda: BothWays(getattr(cells, name)))
+    """The recipe of that name; that of another cell is the GRU's."""
+    return RECIPES.get(name) or Recipe(label(name), lambda: BothWays(lambda I, H: cells.make(name, I, H)))
 
 
 # ---- Learning --------------------------------------------------------------------------------------------------------
@@ -238,11 +238,14 @@ def learn(name: str, seed: int, data: Data, options: argparse.Namespace) -> Resu
     """Train one model as its recipe says."""
     began, how = time.process_time(), recipe(name)
     tg.manual_seed(seed)
-    model = how.make()
+    try:
+        model = how.make()
+    except ValueError as error:  # such as sizes that a cell cannot have
+        raise Refusal(f"{name}: {error}") from None
     optimiser = tg.optim.Adam(model.parameters(), lr=options.lr or how.lr)
     result = Result(name, seed, sum(p.numel() for p in model.parameters()))
-    label = f"{how.label:<12} seed {seed}"
-    with tqdm(total=options.steps + 1, desc=label, unit="step", mininterval=0.5 if sys.stderr.isatty() else 10) as bar:
+    said = f"{how.label:<12} seed {seed}"
+    with tqdm(total=options.steps + 1, desc=said, unit="step", mininterval=0.5 if sys.stderr.isatty() else 10) as bar:
         for step in range(options.steps + 1):
             first = step * BATCH % len(data.x)
             loss = tg.cross_entropy(model(tg.tensor(data.x[first : first + BATCH])), data.y[first : first + BATCH])
@@ -411,16 +414,19 @@ def draw_confused(axes, own: list[Result], data: Data) -> None:
 
 def known(text: str) -> str:
     """The name of a model, or of a cell that takes the GRU's place."""
-    if text not in {*RECIPES, *music.RECIPES} and not (text.endswith("Cell") and hasattr(cells, text)):
-        names = ", ".join(dict.fromkeys([*RECIPES, *music.RECIPES]))
-        raise argparse.ArgumentTypeError(f"must be some of {names}, or a cell as MGUCell, not {text!r}")
-    return text
+    if text in RECIPES:
+        return text
+    try:
+        return cell_named(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; models are {', '.join(RECIPES)}") from None
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add, count = parser.add_argument, number(int, 1)
-    add("--models", type=known, nargs="+", metavar="MODEL", help=f"(default: {' '.join(RECIPES)}), or cells as MGUCell")
+    shown = f"(default: {' '.join(RECIPES)}), or cells in the GRU's place: {ANY_CELL}"
+    add("--models", type=known, nargs="+", metavar="MODEL", help=shown)
     add("--seed", type=number(int, 0), default=0, help="of the weights (default: 0)")
     add("--seeds", type=count, default=1, help="how many runs, with this seed and those after it (default: 1)")
     add("--steps", type=count, default=STEPS, help=f"the number of the last update (default: {STEPS})")
@@ -440,8 +446,6 @@ def main(options: argparse.Namespace) -> None:
     if options.music:
         return music.main(options)
     chosen = options.models or list(RECIPES)
-    if unknown := [name for name in chosen if name not in RECIPES and not name.endswith("Cell")]:
-        raise Refusal(f"{', '.join(unknown)}: a model of --music")
     data = stand_in() if options.quick else mnist1d()
     data = data.shuffled() if options.shuffled else data
     data = data.held_out() if options.validate else data

@@ -88,7 +88,7 @@ def draw(rows: list[Row], whole: tuple[int, float], path: Path) -> None:
     axes.plot(sizes, [row.after for row in rows], "s-", color="tab:blue", label="cut, then trained for one pass more")
     axes.plot(*whole, "*", color="tab:red", ms=14, label="the whole model")
     for row in rows:
-        place = dict(xytext=(0, -14), textcoords="offset points", ha="center")
+        place = dict(xytext=(4, -15), textcoords="offset points", ha="right")  # the line goes on to the right
         axes.annotate(f"rank {row.rank}", (row.parameters, row.after), **place)
     axes.set(xlabel="parameters", ylabel="bits per character of held-out text", title="An LSTM's recurrent matrix, cut")
     axes.xaxis.set_major_formatter(lambda n, _: f"{n / 1000:,.0f}k")

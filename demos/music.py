@@ -29,9 +29,11 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from shared import cell_named, label, output_width
 from tqdm import tqdm
 
 import tinygrad_rnn as tg
+from tinygrad_rnn.nn import cells
 
 PARTS = "traindata", "validdata", "testdata"
 EPOCHS, BATCH = 60, 8
@@ -163,9 +165,9 @@ def loss(scores: tg.Tensor, batch: Batch) -> tg.Tensor:
 class Recurrent(tg.nn.Module):
     """A recurrent layer and a linear map of its outputs, dropout between them."""
 
-    def __init__(self, layer: type, keys: int, hidden: int, dropout: float) -> None:
+    def __init__(self, layer: Callable[[int, int], tg.nn.Stack], keys: int, hidden: int, dropout: float) -> None:
         self.recurrent, self.dropout = layer(keys, hidden), tg.nn.Dropout(dropout)
-        self.scores = tg.nn.Linear(hidden, keys)
+        self.scores = tg.nn.Linear(output_width(self.recurrent.cells[0]), keys)
 
     def forward(self, x, lengths):
         y, _ = self.recurrent(x, lengths=lengths)
@@ -209,6 +211,22 @@ RECIPES = {
 }  # fmt: skip
 
 
+def recipe(name: str) -> Recipe:
+    """The recipe of that name; that of another cell is the LSTM's.
+
+    Raises:
+        Refusal: it is no cell.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    try:
+        name = cell_named(name)
+    except argparse.ArgumentTypeError:
+        raise Refusal(f"--music takes the models {', '.join(RECIPES)}, and cells, not {name}") from None
+    one = lambda keys, hidden: tg.nn.Stack(lambda size: cells.make(name, size, hidden), keys, 1)
+    return Recipe(label(name), lambda *sizes: Recurrent(one, *sizes), hidden=200, dropout=0.5, lr=2e-3, published={})
+
+
 # ---- Learning --------------------------------------------------------------------------------------------------------
 
 
@@ -238,16 +256,19 @@ def measure(model: tg.nn.Module, pieces: list[np.ndarray]) -> float:
 
 def learn(name: str, seed: int, parts: list[list[np.ndarray]], options: argparse.Namespace) -> Result:
     """Train until the epochs are used up; the test is asked where validation was best."""
-    began, how = time.process_time(), RECIPES[name]
+    began, how = time.process_time(), recipe(name)
     train, valid, test = parts
     tg.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    model = how.make(train[0].shape[1], options.hidden or how.hidden, how.dropout)
+    try:
+        model = how.make(train[0].shape[1], options.hidden or how.hidden, how.dropout)
+    except ValueError as error:  # such as sizes that a cell cannot have
+        raise Refusal(f"{name}: {error}") from None
     optimiser = tg.optim.Adam(model.parameters(), lr=options.lr or how.lr)
     result = Result(name, seed, sum(p.numel() for p in model.parameters()))
     frames, best = sum(len(piece) - 1 for piece in train), float("inf")
-    label = f"{how.label:<5} seed {seed}"
-    bar = tqdm(total=options.epochs * len(train), desc=label, unit="piece", mininterval=_seconds_between())
+    said = f"{how.label:<5} seed {seed}"
+    bar = tqdm(total=options.epochs * len(train), desc=said, unit="piece", mininterval=_seconds_between())
     for epoch in range(1, options.epochs + 1):
         total = 0.0
         for batch in batches(train, rng.permutation(len(train))):
@@ -277,7 +298,7 @@ def _seconds_between() -> float:
 
 
 def published(name: str, path: Path) -> float | None:
-    return next((nats for piece, nats in RECIPES[name].published.items() if piece in path.stem), None)
+    return next((nats for piece, nats in recipe(name).published.items() if piece in path.stem), None)
 
 
 def table(results: list[Result], path: Path) -> str:
@@ -288,7 +309,7 @@ def table(results: list[Result], path: Path) -> str:
         tests, known = [r.test for r in own], published(name, path)
         spread = f" ({min(tests):.2f} to {max(tests):.2f})" if len(own) > 1 else ""
         lines.append(
-            f"| {RECIPES[name].label} | {own[0].parameters:,} | {np.mean([min(r.validated) for r in own]):.2f} "
+            f"| {recipe(name).label} | {own[0].parameters:,} | {np.mean([min(r.validated) for r in own]):.2f} "
             f"| {np.mean(tests):.2f}{spread} | {'' if known is None else format(known, '.2f')} "
             f"| {np.mean([r.seconds for r in own]) / 60:.1f} |"
         )
@@ -302,12 +323,14 @@ def draw(results: list[Result], path: Path, out: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     strokes = dict(zip(RECIPES, (("#1b1b3a", "o"), ("#b2543b", "s"), ("#4da3a0", "^"))))
+    others = dict.fromkeys(r.model for r in results if r.model not in RECIPES)
+    strokes |= {name: (f"C{k % 10}", "Dv<>P*X"[k % 7]) for k, name in enumerate(others)}
     for r in results:
         colour, mark = strokes[r.model]
         first, epochs = r.seed == results[0].seed, np.arange(1, len(r.learned) + 1)
         axes.plot(epochs, r.learned, "--", color=colour, lw=1 if first else 0.5)
-        label = f"{RECIPES[r.model].label}: test {r.test:.2f}" if first else None
-        axes.plot(epochs, r.validated, color=colour, lw=1.6 if first else 0.8, label=label)
+        said = f"{recipe(r.model).label}: test {r.test:.2f}" if first else None
+        axes.plot(epochs, r.validated, color=colour, lw=1.6 if first else 0.8, label=said)
         axes.plot(r.epoch, min(r.validated), mark, color=colour)
     axes.plot([], [], "k", lw=1.6, label="validation, its lowest marked")
     axes.plot([], [], "k--", lw=1, label="what is learned from")
@@ -325,9 +348,8 @@ def main(options: argparse.Namespace) -> None:
         parts = [pieces[:8] for pieces in parts]
         options.epochs, options.hidden = 2, options.hidden or 8
     chosen = options.models or list(RECIPES)
-    unknown = [name for name in chosen if name not in RECIPES]
-    if unknown:
-        raise Refusal(f"--music takes the models {', '.join(RECIPES)}, not {', '.join(unknown)}")
+    for name in chosen:
+        recipe(name)  # which says so if it takes none of that name
     seeds = range(options.seed, options.seed + options.seeds)
     results = [learn(name, seed, parts, options) for name in chosen for seed in seeds]
     frames = [sum(map(len, pieces)) for pieces in parts]

@@ -150,7 +150,8 @@ def step_svg() -> str:
                 if steps and not k:
                     mark = ",".join(str(i + 1) for i in steps)
                     at = left + GUTTER - 10
-                    parts.append(f'<text class="mark" x="{at}" y="{y:.1f}" fill="{by_line[steps[0]]}">{mark}</text>')
+                    fill = f'style="fill:{by_line[steps[0]]}"'  # as an attribute it would be weaker than `style` below
+                    parts.append(f'<text class="mark" x="{at}" y="{y:.1f}" {fill}>{mark}</text>')
                 if steps:
                     x, colour = left + GUTTER - 7, by_line[steps[0]]
                     parts.append(f'<rect x="{x}" y="{y - 12:.1f}" width="3" height="{ROW}" fill="{colour}"/>')

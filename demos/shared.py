@@ -5,6 +5,7 @@ import math
 import os
 from pathlib import Path
 
+from tinygrad_rnn import no_grad
 from tinygrad_rnn.nn import cells
 from tinygrad_rnn.nn.cells.catalogue import short_name
 from tinygrad_rnn.nn.cells.named import make_alone
@@ -60,6 +61,12 @@ def cell_named(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     return name
+
+
+def output_width(cell) -> int:
+    """How many numbers a cell puts out at a step: of some not as many as it has units."""
+    with no_grad():
+        return cell.begin(None, 1)[0].shape[-1]
 
 
 def label(cell: str) -> str:

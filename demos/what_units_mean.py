@@ -31,6 +31,7 @@ import char_lm
 import look_inside
 import numpy as np
 from char_lm import HERE, Refusal, Run, number
+from shared import ANY_CELL, cell_named
 
 import tinygrad_rnn as tg
 
@@ -420,6 +421,7 @@ def arguments() -> char_lm.Parser:
     add("--checkpoint", type=Path, metavar="FILE", help="ask this network, of char_lm.py, and train none")
     add("--text", type=Path, default=HERE / "data" / "shakespeare.txt", metavar="FILE", help="UTF-8 text to read")
     add("--out", type=Path, default=HERE / "runs" / "what_units_mean", metavar="FOLDER", help="where results go")
+    add("--cell", type=cell_named, metavar="CELL", help=f"the cell to train, {ANY_CELL} (default: {SETTINGS['cell']})")
     add("--steps", type=count, help=f"updates of the network (default: {SETTINGS['steps']})")
     add("--latents", type=count, help=f"of the sparse autoencoder (default: {SIZES['latents']})")
     add("--k", type=count, help=f"how many of them are active in a state (default: {SIZES['k']})")
@@ -440,7 +442,7 @@ def trained(options: argparse.Namespace, text: str) -> Run:
             raise Refusal(f"the network has not met {' '.join(map(repr, unknown))}: give the text that it learned from")
         return run
     settings = SETTINGS | (QUICK if options.quick else {}) | dict(seed=options.seed)
-    settings |= {} if options.steps is None else dict(steps=options.steps)
+    settings |= {name: value for name in ("steps", "cell") if (value := getattr(options, name)) is not None}
     char_lm.check_length(text, settings["batch"], settings["length"])
     run = Run(settings, "".join(sorted(set(text))), hashlib.sha256(text.encode()).hexdigest())
     char_lm.train(run, *char_lm.split(text, run.vocabulary), options.out / "checkpoint.safetensors", temperature=0.8)

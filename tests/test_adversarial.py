@@ -82,8 +82,24 @@ def test_the_seed_decides_and_attacks_do_harm(demo):
     assert 0 <= result.pgd[-1] <= result.clean <= 1 and 0 <= result.misled <= 1
 
 
+@pytest.mark.parametrize("name", ["LSTM", "projected-lstm", "broken_cells:Sound"])
+def test_cells_are_taken_by_name(name, demo):
+    options = demo.arguments().parse_args(["--cell", name])
+    model = demo.Model(4, options.cell)
+    for scan in model.rnn.scans:
+        scan.fused = "never"
+    x, y = demo.draw(np.random.default_rng(0), 5)
+    worse = tg.adversarial.fgsm(model.losses(y), x, 0.5)
+    assert (model.losses(y)(worse).numpy() >= model.losses(y)(x).numpy()).mean() > 0.5
+    assert type(model.rnn.cells[0]).__name__.removesuffix("Cell") in ("LSTM", "ProjectedLSTM", "Sound")
+
+
 @pytest.mark.parametrize(
-    "wrong", ["--epsilon 0", "--epsilon nan", "--epsilons -1", "--updates 0", "--seed -1", "--lr inf", "--hidden 2.5"]
+    "wrong",
+    [
+        "--cell lsmt", "--epsilon 0", "--epsilon nan", "--epsilons -1", "--updates 0", "--seed -1", "--lr inf",
+        "--hidden 2.5",
+    ],
 )
 def test_wrong_options(wrong, demo, capsys):
     check_refused(demo.arguments(), wrong, capsys)

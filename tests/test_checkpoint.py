@@ -610,7 +610,7 @@ def test_several_writers_and_a_reader_at_once(path):
 
     def write(writer):
         own = tg.nn.Module()
-        own.weight = tg.nn.Parameter(tg.full((20_000,), writer))
+        own.weight = tg.nn.Parameter(tg.full((20_000,), float(writer)))
         for _ in range(20):
             save_checkpoint(path, own, step=writer, random_state=False)
 
@@ -680,3 +680,49 @@ def test_pytorch_reads_what_we_write_and_the_other_way_round(path):
     save_file(torch.nn.LSTM(3, 4, num_layers=2).state_dict(), path)
     load_weights(path, ours)
     np.testing.assert_array_equal(ours.state_dict()["weight_hh_l1"], safetensors.numpy.load_file(path)["weight_hh_l1"])
+
+
+MISPLACED = [
+    (lambda p, m, o, s: save_checkpoint(m, p), "save_checkpoint: the path comes first, and is no Model"),
+    (lambda p, m, o, s: load_checkpoint(m, p), "load_checkpoint: the path comes first, and is no Model"),
+    (lambda p, m, o, s: save_weights(m, p), "save_weights: the path comes first, and is no Model"),
+    (lambda p, m, o, s: load_weights(m, p), "load_weights: the path comes first, and is no Model"),
+    (lambda p, m, o, s: save_checkpoint(p, o, m), "model must be the Module itself, and is a AdamW"),
+    (lambda p, m, o, s: save_checkpoint(p, m, s), "optimizer must be the Optimizer itself, and is a StepLR"),
+    (lambda p, m, o, s: load_checkpoint(p, m, scheduler=o), "scheduler must be the LRScheduler itself, and is a AdamW"),
+    (lambda p, m, o, s: save_checkpoint(p, m.state_dict()), r"and is a dict: not its state_dict\(\)"),
+    (lambda p, m, o, s: save_weights(p, m.state_dict()), r"and is a dict: not its state_dict\(\)"),
+    (lambda p, m, o, s: load_weights(p, m.state_dict()), r"and is a dict: not its state_dict\(\)"),
+]
+
+
+@pytest.mark.parametrize(("call", "words"), MISPLACED, ids=[words for _, words in MISPLACED])
+def test_what_stands_in_anothers_place_is_told(path, saved, other, call, words):
+    model, optimiser = other
+    blob = path.read_bytes()
+    with pytest.raises(TypeError, match=words):
+        call(path, model, optimiser, tg.optim.lr_scheduler.StepLR(optimiser, 1))
+    assert path.read_bytes() == blob
+
+
+@pytest.mark.parametrize("load", [load_checkpoint, load_weights])
+def test_files_of_other_writers_are_told_from_broken_ones(path, saved, other, load):
+    model, _ = other
+    np.savez(path.with_suffix(".npz"), a=np.ones(2))  # a zip archive, as torch.save writes
+    put(path, pickle.dumps(model.state_dict()))
+    for file in (path, path.with_suffix(".npz")):
+        with pytest.raises(CheckpointError, match=r"an archive or a pickle, as torch\.save and np\.savez write"):
+            load(file, model)
+    for blob in (b"", b"text", b"text and more of it"):
+        put(path, blob)
+        with pytest.raises(CheckpointError, match="this is no safetensors file, or it has been cut off"):
+            load(path, model)
+
+
+def test_a_learning_rate_that_is_a_tensor(path, other):
+    model, optimiser = other
+    optimiser.param_groups[0]["lr"] = tg.tensor(0.25)
+    save_checkpoint(path, model, optimiser)
+    optimiser.param_groups[0]["lr"] = 1.0
+    load_checkpoint(path, model, optimiser)
+    assert optimiser.param_groups[0]["lr"] == 0.25

@@ -41,17 +41,18 @@ def run(*arguments):
 
 
 def test_run_leaves_a_picture_numbers_and_a_table(tmp_path):
-    done = run("--quick", "--models", "linear", "cnn", "MGUCell", "--seeds", 2, "--shuffled", "--out", tmp_path)
+    done = run("--quick", "--models", "linear", "cnn", "Projected-LSTM", "--seeds", 2, "--shuffled", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "21/21" in done.stderr  # the progress bar
     row = r"^\| (\S+) \| ([\d,]+) \| \d+\.\d \| [\d.]+ to [\d.]+ \| .* \| (.*) \| \d+\.\d \|$"
     assert re.findall(row, done.stdout, re.MULTILINE) == [
-        ("linear", "410", "31 to 33"), ("CNN", "5,210", "50 to 60"), ("MGU", "5,002", ""),
+        ("linear", "410", "31 to 33"), ("CNN", "5,210", "50 to 60"), ("ProjectedLSTM", "2,734", ""),
     ]  # fmt: skip
     assert "no figure of these means anything" in done.stdout
     assert (tmp_path / "compare_shuffled.png").read_bytes().startswith(b"\x89PNG")
     results = json.loads((tmp_path / "compare_shuffled.json").read_text())
-    assert [(r["model"], r["seed"]) for r in results] == [(m, s) for m in ("linear", "cnn", "MGUCell") for s in (0, 1)]
+    models = "linear", "cnn", "projectedlstm"
+    assert [(r["model"], r["seed"]) for r in results] == [(model, seed) for model in models for seed in (0, 1)]
     for r in results:
         assert r["steps"] == [0, 20] and len(r["tested"]) == 2 and len(r["answers"]) == 100
 
@@ -188,9 +189,25 @@ def test_the_published_set(demo):
     assert data.y[:8].tolist() == [2, 6, 4, 5, 6, 6, 6, 0] and data.x[0, 0] == pytest.approx(-0.3320057, rel=1e-5)
 
 
-def test_unknown_models_are_refused(tmp_path):
-    done = run("--quick", "--models", "lstm", "--out", tmp_path)
-    assert done.returncode == 1 and "a model of --music" in done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize("name", ["mgu", "Layer-Norm-GRU", "MinLSTMCell", "broken_cells:Sound"])
+def test_cells_are_taken_by_name_in_the_place_of_the_gru(name, demo):
+    (chosen,) = options(demo, "--models", name).models
+    model = demo.recipe(chosen).make()
+    kind = "Sound" if ":" in name else type(tg.nn.cells.make(name, 1, 6)).__name__
+    assert [type(cell).__name__ for cell in model.recurrent.cells] == [kind] * 2
+    for scan in model.recurrent.scans:
+        scan.fused = "never"
+    tg.manual_seed(0)
+    assert model(tg.randn(3, 40)).shape == (3, 10)
+
+
+def test_unknown_models_are_refused(demo, capsys):
+    for wrong, said in ("lsmt", "did you mean lstm"), ("bahdanau", "by name, which there is none of here"):
+        with pytest.raises(SystemExit):
+            options(demo, "--models", wrong)
+        assert said in (found := capsys.readouterr().err) and "models are linear, mlp, cnn" in found
+    with pytest.raises(demo.Refusal, match=r"grouplstm: .* 2 groups do not divide 1 inputs"):
+        demo.learn("grouplstm", 0, demo.stand_in(), options(demo, "--lr", "1"))
 
 
 # ---- Music -----------------------------------------------------------------------------------------------------------
@@ -299,6 +316,15 @@ def test_frames_behind_the_end_of_a_piece_do_not_count(name, music):
     assert together.item() == pytest.approx(total, rel=1e-6)
     for found, p in zip(gradients, model.parameters()):
         np.testing.assert_allclose(found, p.grad.numpy(), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["slstm", "projectedlstm", "broken_cells:Sound"])
+def test_cells_are_taken_by_name_for_music(name, music):
+    made = music.recipe(name).make(88, 6, 0.0)
+    made.recurrent.scans[0].fused = "never"
+    assert made(np.zeros((4, 2, 88), np.float32), np.array([4, 2])).shape == (4, 2, 88)
+    with pytest.raises(music.Refusal, match="takes the models lstm, gru, tcn, and cells, not cnn"):
+        music.recipe("cnn")
 
 
 def test_a_run_on_music(tmp_path):

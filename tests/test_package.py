@@ -128,7 +128,7 @@ def test_lines_of_code_are_counted_right():
 
 ENGINE = [path for path in FILES if parts(path)[:1] in (("kernels",), ("autograd",), ("fusion",))]
 # The rooms of the engine, in lines of code besides docstrings and comments.
-BUDGETS = {"kernels": 2620, "autograd": 2700, "fusion": 5507}
+BUDGETS = {"kernels": 2620, "autograd": 2700, "fusion": 5508}
 # What somebody reads in an evening, who wants to know how gradients are found and how a step becomes a program.
 EVENING = {
     "autograd": ("operands", "primitive", "table", "tape", "tensor"),
@@ -136,7 +136,7 @@ EVENING = {
 }
 
 
-@pytest.mark.parametrize("path", ENGINE, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_files_and_functions_are_short(path):
     """A file is read in one go, and a function fits on a screen."""
     text = path.read_text(encoding="utf-8")

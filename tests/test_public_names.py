@@ -4,6 +4,7 @@ That the examples run, and print what they say, is seen in test_doctests.py.
 """
 
 import inspect
+import re
 import subprocess
 import sys
 import types
@@ -38,7 +39,8 @@ each_room = pytest.mark.parametrize("room", ROOMS.values(), ids=ROOMS)
 
 
 def names(thing):
-    return {name for name in dir(thing) if not name.startswith("_")}
+    """Those that are there: not the names of others that raise advice."""
+    return {name for name in dir(thing) if not name.startswith("_") and hasattr(thing, name)}
 
 
 def callables():
@@ -98,7 +100,7 @@ def test_what_is_there_has_a_public_name(kind):
 @pytest.mark.parametrize("kind", OWN, ids=lambda kind: kind.__name__)
 def test_classes_show_what_users_call_or_define(kind):
     inherited = names(tg.nn.Module) if kind is not tg.nn.Module and issubclass(kind, tg.nn.Module) else set()
-    assert names(kind) - inherited - {"explain_html"} == set(OWN[kind].split())  # that one the room of pictures sets
+    assert names(kind) - inherited == set(OWN[kind].split())
 
 
 def paragraphs(thing):
@@ -114,6 +116,31 @@ def test_docstrings_have_an_example(path):
         assert any(part.lstrip().startswith(">>> ") for part in rest)
     else:
         assert rest and rest[0].lstrip().startswith(">>> "), f"{path}: an example follows the summary"
+
+
+def undocumented(kind):
+    """The names that a class adds: methods without a docstring, and attributes that none of its classes tells of."""
+    shown = [name for name in names(kind) if hasattr(kind, name)]  # not a word of advice in a method's place
+    inherited = {name for base in kind.__mro__[1:] for name in names(base)}
+    told = " ".join((inspect.getdoc(each) or "") for each in kind.__mro__[:-1])
+    for name in set(shown) - inherited:
+        found = inspect.getattr_static(kind, name)
+        found = getattr(found, "fget", None) or getattr(found, "__func__", found)
+        if not (inspect.getdoc(found) if callable(found) else re.search(rf"\b{name}\b", told)):
+            yield name
+
+
+@pytest.mark.parametrize("path", [path for path, thing in CALLABLES.items() if inspect.isclass(thing)])
+def test_what_classes_show_is_documented(path):
+    assert sorted(undocumented(CALLABLES[path])) == []
+
+
+def test_a_recording_shows_what_its_users_call():
+    layer = tg.nn.RNN(2, 3)
+    with tg.record(layer) as r:
+        layer(tg.ones(2, 1, 2))
+    assert names(r) == set("cell grad names plot sequence title to_dict to_xarray".split())
+    assert {"cuda", "add_"}.isdisjoint(names(tg.ones(2, 2))), "advice on PyTorch's names completes none of them"
 
 
 def test_there_are_many():

@@ -49,6 +49,15 @@ def test_run_leaves_a_table_a_picture_and_contexts(demo, tmp_path, capsys):
     assert "30/30" not in again.err
 
 
+@pytest.mark.slow
+def test_other_cells(demo, tmp_path):
+    options = demo.arguments().parse_args(["--quick", "--cell", "min-gru", "--steps", "2", "--out", str(tmp_path)])
+    text = demo.char_lm.read(options.text)[:8000]
+    run = demo.trained(options, text)
+    assert type(run.model.recurrent.cells[0]).__name__ == "MinGRUCell"
+    assert demo.read(run.model, np.zeros(600, int), 2, 60, "read").states.shape[1] == demo.QUICK["hidden"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

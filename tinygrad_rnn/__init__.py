@@ -141,6 +141,7 @@ from .autograd.tape import detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from .autograd.tensor import Tensor
 from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_weights, save_checkpoint, save_weights
 from .kernels.threads import get_num_threads, set_num_threads
+from .nn.advice import told as _of_room
 from .nn.functional import (
     adaptive_avg_pool1d,
     alibi_bias,
@@ -174,13 +175,14 @@ if _TYPE_CHECKING:
 float32, float64, int64 = _np.float32, _np.float64, _np.int64
 __version__ = "0.1.0"
 
+_told = _of_room(__name__)
 # Loaded at their first use.
 _LATER = {name: f".{name}" for name in ("study", "adversarial", "testing")} | {"ops": ".study.shown"}
 
 
 def __getattr__(name: str) -> object:
     if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        _told(name)
     module = _importlib.import_module(_LATER[name], __name__)
     return globals().setdefault(name, getattr(module, name) if name == "ops" else module)
 

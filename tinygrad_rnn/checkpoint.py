@@ -34,6 +34,7 @@ import numpy as np
 import safetensors.numpy
 
 from .autograd.creation import get_rng_state, set_rng_state
+from .autograd.tensor import Tensor
 from .nn.module import Module
 from .optim.lr_scheduler import LRScheduler
 from .optim.optimizer import Optimizer
@@ -111,6 +112,7 @@ def save_checkpoint(
         CheckpointError: the file cannot be written. What was at `path` still is.
         TypeError: `metadata`, or the state of a schedule of your own, holds something that JSON cannot.
     """
+    _check_kinds("save_checkpoint", path, model, optimizer, scheduler)
     tensors: dict[str, np.ndarray] = {}
     content: dict[str, Any] = {"step": operator.index(step), "metadata": dict(metadata or {}), "model": False}
     if model is not None:
@@ -164,6 +166,7 @@ def load_checkpoint(
         CheckpointError: the file is missing, cut off, altered, no checkpoint, of a newer format, without what is asked
             for, or of another model, optimiser or schedule. All of them, and the random state, are as they were.
     """
+    _check_kinds("load_checkpoint", path, model, optimizer, scheduler)
     with _explained("load", path):
         content, tensors = _decode(_read(path))
         if type(content["step"]) is not int or not isinstance(content["metadata"], dict):
@@ -208,6 +211,7 @@ def save_weights(path: str | os.PathLike[str], model: Module) -> None:
     Raises:
         CheckpointError: the file cannot be written. What was at `path` still is.
     """
+    _check_kinds("save_weights", path, model)
     state = model.state_dict()
     with _explained("write", path):
         _write(path, safetensors.numpy.save(_contiguous(state)))
@@ -231,8 +235,20 @@ def load_weights(path: str | os.PathLike[str], model: Module) -> None:
         CheckpointError: the file is missing or no safetensors file, or names or shapes are not those of the model,
             which then is as it was.
     """
+    _check_kinds("load_weights", path, model)
     with _explained("load", path):
         model.load_state_dict(_tensors(_read(path)))
+
+
+def _check_kinds(function: str, path: Any, model: Any, optimizer: Any = None, scheduler: Any = None) -> None:
+    """Raise TypeError for what stands in another's place: PyTorch takes the path last, and states for objects."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"{function}: the path comes first, and is no {type(path).__name__}")
+    places = ("model", model, Module), ("optimizer", optimizer, Optimizer), ("scheduler", scheduler, LRScheduler)
+    for name, given, kind in places:
+        if given is not None and not isinstance(given, kind):
+            got = "dict: not its state_dict()" if isinstance(given, dict) else type(given).__name__
+            raise TypeError(f"{function}: {name} must be the {kind.__name__} itself, and is a {got}")
 
 
 @contextlib.contextmanager
@@ -305,11 +321,8 @@ def _encode(content: dict[str, Any], tensors: dict[str, np.ndarray]) -> bytes:
 
 def _decode(blob: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The content and the tensors of a checkpoint, once it is certain that they are what was written."""
-    size = int.from_bytes(blob[:8], "little")
-    if not 2 <= size <= len(blob) - 8:
-        raise ValueError("this is no safetensors file, or it has been cut off")
     try:
-        header = json.loads(blob[8 : 8 + size])
+        header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
         text = header.get("__metadata__", {}).get(KEY)
         content = json.loads(text or "{}")
         version = content["version"] if content.get("format") == FORMAT else None
@@ -333,8 +346,8 @@ def _digest(blob: bytes) -> tuple[int, str]:
 
 
 def _number(x: Any) -> Any:
-    """NumPy's numbers as Python's, for JSON."""
-    if isinstance(x, np.generic):
+    """NumPy's numbers, and a learning rate that is a tensor, as Python's, for JSON."""
+    if isinstance(x, np.generic) or (isinstance(x, Tensor) and not x.ndim):
         return x.item()
     raise TypeError(f"a checkpoint holds JSON: numbers, texts, lists and dicts, not {type(x).__name__}")
 
@@ -359,7 +372,16 @@ def _tensors(blob: bytes) -> dict[str, np.ndarray]:
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
-    return Path(os.fsdecode(path)).read_bytes()
+    """The bytes of a file that may be a safetensors one, by the length of its header that it begins with."""
+    blob = Path(os.fsdecode(path)).read_bytes()
+    if not 2 <= int.from_bytes(blob[:8], "little") <= len(blob) - 8:
+        if blob.startswith((b"PK\x03\x04", b"\x80")):
+            raise ValueError(
+                "this is an archive or a pickle, as torch.save and np.savez write, and no safetensors file: read it "
+                "there, and give its arrays to load_state_dict or write them with safetensors' save_file"
+            )
+        raise ValueError("this is no safetensors file, or it has been cut off")
+    return blob
 
 
 def _write(path: str | os.PathLike[str], blob: bytes) -> None:

@@ -12,7 +12,7 @@ from .nn.recurrent import Recurrent
 from .nn.stacked import Stack
 
 if TYPE_CHECKING:
-    from .study.graph import Graph
+    from .study.boxes import Graph
 
 
 def _tensor(self: Tensor) -> str:
@@ -60,8 +60,8 @@ for kind, name, method in (
     (Recording, "_repr_html_", _recording),
     (Tensor, "graph", _graph),
     (Recording, "plot", _plot),
-    (Recurrent, "explain_html", _explain_html),
-    (Stack, "explain_html", _explain_html),
+    (Recurrent, "_explain_html", _explain_html),
+    (Stack, "_explain_html", _explain_html),
 ):
     method.__name__, method.__qualname__ = name, f"{kind.__name__}.{name}"
     setattr(kind, name, method)

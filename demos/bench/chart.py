@@ -51,9 +51,9 @@ def draw(page: Path, picture: Path) -> Path:
             mean, x = speeds.mean[place, thread], place + shift
             label = None if place else ("one thread", "two threads")[thread]
             axes.bar(x, mean - 1, 0.34, bottom=1, color=colour, alpha=0.8, label=label)
-            axes.text(x, mean * 1.06, f"{mean:.1f}", ha="center", va="bottom", fontsize=9, zorder=4,
-                      bbox=dict(boxstyle="round,pad=0.1", fc="white", ec="none", alpha=0.7))  # fmt: skip
-            axes.plot([x] * len(speeds.sizes), speeds.ratios[:, place, thread], "o", color="0.25", ms=3, zorder=3)
+            axes.text(x + 0.05, mean * 1.04, f"{mean:.1f}", ha="center", va="bottom", fontsize=9)
+            dots = [x - 0.11] * len(speeds.sizes)  # beside the number
+            axes.plot(dots, speeds.ratios[:, place, thread], "o", color="0.25", ms=3, zorder=3)
     axes.axhline(1, color="tab:red", lw=1.2)
     axes.text(-0.45, 0.97, "PyTorch", color="tab:red", ha="left", va="top")
     axes.set_yscale("log")

@@ -166,6 +166,21 @@ ERRORS = [
     ("tg.nn.Recurrent(Turned(), fused='never')(tg.ones(5, 2, 3))", ValueError, "did you mean b.T?"),
     ("tg.nn.Module()(1)", NotImplementedError, "does not define forward"),
     ("tg.nn.Dropout(50)", ValueError, "must be in [0, 1]"),
+    # ---- Names of PyTorch's ----
+    ("tg.save(lin.state_dict(), 'model.pt')", AttributeError, "write tg.save_checkpoint(path, model, optimizer)"),
+    ("tg.load('model.pt')", AttributeError, "write tg.load_checkpoint(path, model, optimizer)"),
+    ("tg.cuda.is_available()", AttributeError, "there is no GPU"),
+    ("tg.topk(p, 1)", AttributeError, "np.argsort(x.numpy())"),
+    ("tg.no_such_name", AttributeError, "module 'tinygrad_rnn' has no attribute 'no_such_name'"),
+    ("tg.nn.ModuleDict({})", AttributeError, "plain lists and dicts of modules and parameters will do"),
+    ("tg.nn.utils.rnn.pack_padded_sequence(c, [2])", AttributeError, "layer(x, lengths=lengths)"),
+    ("tg.nn.functional.one_hot(c, 3)", AttributeError, "write tg.eye(classes)[labels]"),
+    ("tg.nn.init.xavier_uniform(p)", AttributeError, "write xavier_uniform_"),
+    ("tg.optim.LBFGS([p])", AttributeError, "class Mine(tg.optim.Optimizer) with update(self, p, g, state, group)"),
+    ("tg.optim.lr_scheduler.LambdaLR(None, None)", AttributeError, "class Mine(LRScheduler) with next_lr"),
+    ("lin.cuda()", AttributeError, "there is no GPU"),
+    ("lstm.flatten_parameters()", AttributeError, "leave it out"),
+    ("lin.register_forward_hook(print)", AttributeError, "write it into forward"),
 ]  # fmt: skip
 
 RESULTS = [
@@ -197,6 +212,8 @@ RESULTS = [
     ("np.mean(c) == 1.5", True),
     ("np.allclose(p, c)", True),
     ("p.cpu() is p and p.to('cpu') is p and p.device == 'cpu'", True),
+    ("tg.cross_entropy(W, tg.full((2,), 1)).item() > 0, (~tg.full((1,), True)).tolist()", (True, [False])),
+    ("tg.full((1,), np.float64(2)).dtype, tg.full((1,), np.int32(2)).dtype", (np.float32, np.int32)),
     ("p.max().item(), p.max(0).indices.item(), p.max(dim=0)[0].item()", (2.0, 1, 2.0)),
     ("p.view(1, 2).shape, W.t().shape, p.norm(1).item()", ((1, 2), (2, 2), 3.0)),
     ("(tg.ones(2) * 1e40).tolist()", [np.inf, np.inf]),

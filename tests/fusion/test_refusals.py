@@ -93,6 +93,7 @@ def test_refused(step, reason):
     ("dtype", "shape", "reason"),
     [
         (np.float32, (H,), r"x is float64, and the state h is float32: write x.to\(np.float32\)"),
+        (np.int64, (H,), r"x is float64, and the state h is int64: let all be float64"),
     ],
 )
 def test_states_that_no_kernel_takes(dtype, shape, reason):
@@ -106,6 +107,13 @@ def test_inputs_that_no_kernel_takes():
     made = cell(lambda self, x, h: h + x.to(np.float64) @ self.W)
     with pytest.warns(UserWarning, match=r"x is int64.*write x.to\(np.float32\).*test_refusals\.py:\d+"):
         both_engines(made, tg.tensor(np.ones((3, 2, I), int)))
+
+
+def test_inputs_without_features():
+    """No fault of the library's, as an assertion inside would be told to be."""
+    made = cell(lambda self, x, h: h + (x @ self.W[:0]))
+    with pytest.warns(UserWarning, match=r"x has no features.*test_refusals\.py:\d+"):
+        both_engines(made, tg.zeros(3, 2, 0, dtype=np.float64))
 
 
 @pytest.mark.parametrize("engine", ["auto", "require"])

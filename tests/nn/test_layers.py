@@ -283,3 +283,20 @@ def test_gaussian_noise_deviation(std):
         GaussianNoise(std)
     with pytest.raises(ValueError, match="gaussian_noise: the standard deviation must be at least 0 and finite"):
         F.gaussian_noise(tg.ones(2), std)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "words"),
+    [
+        (lambda: tg.nn.Linear(3, -1), ValueError, r"integers of at least 0, but a parameter of it would be \[-1, 3\]"),
+        (lambda: tg.nn.Linear("3", 1), ValueError, r"would be \[1, '3'\]"),
+        (lambda: tg.nn.Embedding(5, 3.0), ValueError, r"would be \[5, 3\.0\]"),
+        (lambda: tg.nn.LSTMCell(-3, 4), ValueError, r"would be \[16, -3\]"),
+        (lambda: tg.nn.LSTM(3.0, 4), TypeError, "LSTM: input_size must be an integer, not 3.0"),
+        (lambda: tg.nn.GRU(3, "4"), TypeError, "GRU: hidden_size must be an integer, not '4'"),
+        (lambda: tg.nn.GRU(3, 4, 1.5), TypeError, "GRU: num_layers must be an integer, not 1.5"),
+    ],
+)
+def test_what_is_no_size_is_told_where_a_layer_is_made(make, kind, words):
+    with pytest.raises(kind, match=words):
+        make()

@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+import sys
 import weakref
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.nn import Linear, Module, ModuleList, Parameter, Sequential
+from tinygrad_rnn.nn import Linear, Module, ModuleList, Parameter, Sequential, advice
 
 
 class Net(Module):
@@ -87,6 +88,10 @@ def test_a_child_may_know_its_parent():
     assert list(parent.state_dict()) == ["child.weight", "child.bias"]
     parent.eval()
     assert not child.training
+    applied = []
+    assert parent.apply(applied.append) is parent and applied == [child, parent]
+    parent.me = parent
+    assert repr(parent).count("Linear(") == 1 and "(parent): ..." in repr(parent) and "(me): ..." in repr(parent)
 
 
 def test_a_parameter_is_not_replaced_by_a_tensor():
@@ -453,3 +458,44 @@ def test_module_list():
             self.layers = ModuleList([Linear(1, 1)])
 
     assert list(Outer().state_dict()) == ["layers.0.weight", "layers.0.bias"]
+
+
+@pytest.mark.parametrize("given", ["model.pt", Linear(2, 2), [("weight", np.ones((2, 2)))], None])
+def test_what_is_no_state_is_told(given):
+    with pytest.raises(TypeError, match=r"load_state_dict: expected names with their arrays.*got a .*load_weights"):
+        Linear(2, 2).load_state_dict(given)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"), [(np.ones((2, 2)), "bias is read-only"), ([[1.0], [2.0, 3.0]], "weight is no array: ")]
+)
+def test_nothing_is_loaded_where_something_cannot_be(weight, words):
+    layer = Linear(2, 2)
+    layer.bias.data.flags.writeable = words[0] == "w"
+    before = layer.state_dict()
+    with pytest.raises(RuntimeError, match=f"nothing was loaded:\n    {words}"):
+        layer.load_state_dict({"weight": weight, "bias": np.ones(2)})
+    assert all((value == before[name]).all() for name, value in layer.state_dict().items())
+
+
+ROOMS = [(room, name) for room, texts in advice.ROOMS.items() for names in texts for name in names.split()]
+
+
+@pytest.mark.parametrize(("room", "name"), ROOMS, ids=[".".join(pair) for pair in ROOMS])
+def test_advice_is_given_on_names_that_are_not_there(room, name):
+    """And on no others: what is in the table and in the room would be an old line of the table."""
+    with pytest.raises(AttributeError, match=rf"module '{room}' has no attribute '{name}': ") as told:
+        getattr(sys.modules[room], name)
+    assert told.value.name == name
+
+
+def test_advice_on_methods_is_no_method():
+    class Own(Module):
+        def cuda(self):
+            return "mine"
+
+    layer = Linear(2, 2)
+    names = {name for names in advice.MODULES for name in names.split()}
+    assert not any(hasattr(layer, name) for name in names) and not names & set(dir(layer)) and "weight" in dir(layer)
+    layer.half = 0.5
+    assert (layer.half, Own().cuda()) == (0.5, "mine") and "half" in dir(layer)

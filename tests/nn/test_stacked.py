@@ -179,6 +179,7 @@ def test_fused():
     [
         ({"hidden_size": 0}, "hidden_size must be positive, not 0"),
         ({"num_layers": 0}, "num_layers must be positive, not 0"),
+        ({"input_size": 0}, "input_size must be positive, not 0"),
         ({"dropout": 1.5}, r"dropout: the probability must be in \[0, 1\), not 1.5"),
         ({"dropout": -1}, r"dropout: the probability must be in \[0, 1\)"),
         ({"dropout": 1.0, "num_layers": 2}, r"dropout: .* not 1.0: 1 would let nothing pass from layer to layer"),
@@ -188,7 +189,7 @@ def test_fused():
 )
 def test_option_errors(options, message):
     with pytest.raises(ValueError, match=f"LSTM: {message}"):
-        LSTM(I, **{"hidden_size": H, **options})
+        LSTM(**{"input_size": I, "hidden_size": H, **options})
 
 
 def test_nonlinearity():
@@ -210,6 +211,8 @@ def test_input_errors():
         net(tg.zeros(0, B, I))
     with pytest.raises(ValueError, match="no steps"):
         LSTM(I, H, batch_first=True)(tg.zeros(B, 0, I))
+    with pytest.raises(TypeError, match="one of several initial states is None: give all of them, or none"):
+        LSTM(I, H)(tg.ones(T, B, I), (tg.zeros(1, B, H), None))
     with pytest.raises(ValueError, match="LSTM: expected initial states h, c, got 1 of them"):
         net(x, s)
     for wrong, expected in itertools.product([s[:1], s[:, :2], s[..., :1], s[0]], [r"\[2, 3, 6\]"]):

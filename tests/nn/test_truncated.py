@@ -84,6 +84,13 @@ def test_a_chunk_is_run_when_it_is_asked_for():
     np.testing.assert_allclose(z.numpy(), expected.numpy(), atol=1e-14)
 
 
+@pytest.mark.parametrize("whole", [tg.ones(T, B, I), np.ones((T, B, I), np.float32)], ids=["tensor", "array"])
+def test_one_array_is_no_chunks(whole):
+    """Else each step [B, I] of it would be a sequence of B steps without a batch, and nothing would tell."""
+    with pytest.raises(TypeError, match=r"got one array of shape \[8, 2, 3\]: write x\.split\(100\)"):
+        next(truncated(tg.nn.LSTM(I, H), whole))
+
+
 def test_detached():
     x = tg.ones(2, requires_grad=True)
     a, [b, (c,)] = detached((x * 2, [x, (x,)]))

@@ -281,3 +281,14 @@ def test_adaptive_clipping_refusals():
             clip_grad_adaptive_(p, 0.1, bad)
     with pytest.raises(IndexError, match="clip_grad_adaptive_: parameter 0 has 2 dimensions, and no dim 2"):
         clip_grad_adaptive_(p, dim=2)
+
+
+@pytest.mark.parametrize("clip", [clip_grad_norm_, clip_grad_value_, clip_grad_adaptive_])
+def test_a_generator_that_was_used_up_is_told(clip):
+    """As by PyTorch: `parameters = model.parameters()`, given to an optimiser first, would clip nothing ever after."""
+    parameters = tg.nn.Linear(2, 2).parameters()
+    tg.optim.SGD(parameters, lr=0.1)
+    with pytest.warns(UserWarning, match=r"there are no parameters; was model\.parameters\(\) used up before") as told:
+        clip(parameters, 1.0)
+    assert told[0].filename == __file__
+    clip([], 1.0)

@@ -62,6 +62,22 @@ def test_parameters_and_state_are_written_where_they_are(kind, settings):
 
 
 @EACH
+@pytest.mark.parametrize(("before", "after"), [(np.float32, np.float64), (np.float64, np.float32)])
+def test_state_follows_a_model_into_another_dtype(kind, settings, before, after):
+    """As an optimiser of converted parameters that gets the state: `load_state_dict` converts it."""
+    p, q = parameter(3, 4, dtype=before), parameter(3, 4, dtype=after)
+    optimiser, other = kind([p], **settings), kind([q], **settings)
+    descend(optimiser, 3)
+    p.data, p.grad = p.data.astype(after), None
+    q.data[...] = p.data
+    other.load_state_dict(optimiser.state_dict())
+    for each in (optimiser, other):
+        descend(each, 3, seed=1)
+    np.testing.assert_array_equal(p.numpy(), q.numpy())
+    assert all(value.dtype == after for value in optimiser.state[p].values() if isinstance(value, np.ndarray))
+
+
+@EACH
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (1300,), (2, 3, 5)], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_any_shape_and_layout(kind, settings, shape, dtype):

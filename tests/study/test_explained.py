@@ -3,6 +3,7 @@
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import test_explain
 from covering import every_cell
@@ -127,6 +128,46 @@ def test_the_same_by_methods_and_for_stacks():
     assert explain(layer) == layer.explain() and explain(stack, stage="hoist") == stack.explain("hoist")
     page = stack.explain(html=True)
     assert page.count("<style>") == 2 and page.steps[-1] == "h_new = o * tanh(c_new)"
+
+
+class Model(tg.nn.Module):
+    """A module with a layer within, of a cell of one's own, and a stack of six."""
+
+    def __init__(self):
+        self.first = tg.nn.Recurrent(MGU(3, 4))
+        self.rest = tg.nn.Stack(lambda width: tg.nn.RNNCell(width, 4), 4, 6)
+
+
+def test_a_module_with_recurrent_layers():
+    model = Model()
+    page = explain(model, html=True)
+    assert page.steps == explain(model.first, html=True).steps
+    assert page.count("<style>") == 4 and "and 3 layers more" in page and len(page) < 400_000
+    assert explain(model).startswith("Layer 0, MGU: ") and "Layer 6, RNNCell: " in explain(model)
+    assert explain(tg.nn.Sequential(model.first), stage="trace").startswith("Layer 0, MGU after trace")
+
+
+def test_which_line_came_from_which_as_an_array():
+    page = explain(tg.nn.Recurrent(MGU(3, 4)), html=True)
+    lines = [*page.adjoint, *page.forward, *page.backward]
+    assert page.values.shape == (3, len(lines)) and page.values.dtype == bool
+    assert [set(np.flatnonzero(column)) for column in page.values.T] == [line.steps for line in lines]
+
+
+@pytest.mark.slow
+def test_the_columns_as_a_picture():
+    from matplotlib import pyplot
+
+    page = explain(tg.nn.Recurrent(MGU(3, 4)), html=True)
+    ax = page.plot()
+    shown = [text.get_text() for text in ax.texts]
+    assert set(page.steps) <= set(shown) and "dn = dh_new * f" in shown
+    ax.figure.canvas.draw()
+    boxes = [(text.get_window_extent(), text.get_text()) for text in ax.texts if text.get_text()]
+    for box, text in boxes:
+        assert ax.figure.bbox.x0 <= box.x0 and box.x1 <= ax.figure.bbox.x1, f"{text} is cut off"
+        assert not any(box.overlaps(other) and text != told for other, told in boxes), f"{text} is written over"
+    pyplot.close("all")
 
 
 class Looks(MGU):

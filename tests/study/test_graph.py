@@ -9,7 +9,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.study import graph, replay
-from tinygrad_rnn.study.graph import _size
+from tinygrad_rnn.study.boxes import size_of
 from tinygrad_rnn.study.layout import layout
 from tinygrad_rnn.study.repeats import repeats
 
@@ -240,6 +240,14 @@ def test_names_are_escaped():
     ElementTree.fromstring(found.svg())
 
 
+def sum_of(count):
+    """Of so many products, each of another number."""
+    total = number(0.0)
+    for _ in range(count):
+        total = total + number(1.0) * 2
+    return total
+
+
 def test_pictures_are_static_and_bounded():
     y = number(0.5)
     for _ in range(2000):
@@ -247,6 +255,8 @@ def test_pictures_are_static_and_bounded():
     found = graph(y)
     assert len(found.boxes) == 2001 and "the youngest 150 drawn" in found.svg()
     assert len(found._repr_html_()) < 200_000 and str(found).endswith("values more")
+    middle = replay(sum_of(19))
+    assert 50 <= len(middle) <= 60 and 300_000 < len(middle._repr_html_()) < 700_000, "pictures as far as there is room"
     small = replay(number(1.0) * 2)._repr_html_()
     assert not re.search(r"<script|onclick|http(?!://www.w3.org/2000/svg)", small + found.svg())
 
@@ -266,12 +276,32 @@ def test_boxes_do_not_overlap():
     for y, _ in some_graphs():
         found = graph(y)
         place, shown, _ = found.placed()
-        sizes = [_size(found.boxes[i]) for i in shown]
+        sizes = [size_of(found.boxes[i]) for i in shown]
         corners = [(*place.at[i], *size) for i, size in zip(shown, sizes)]
         for k, (x, y_, w, h) in enumerate(corners):
             assert x - w / 2 >= 0 and x + w / 2 <= place.width and y_ - h / 2 >= 0 and y_ + h / 2 <= place.height
             for u, v, p, q in corners[:k]:
                 assert abs(x - u) >= (w + p) / 2 or abs(y_ - v) >= (h + q) / 2
+
+
+def test_no_letter_is_cut_off():
+    """Every text of every frame lies within its picture."""
+    for frame in replay(lecture()[0]):
+        picture = ElementTree.fromstring(frame.svg())
+        left, top, _, high = map(float, picture.get("viewBox").split())
+        assert high == float(picture.get("height"))
+        for text in picture.findall("{*}text"):
+            length = {"middle": 0.5, "end": 1}[text.get("text-anchor")] * 6.6 * len(text.text)
+            assert top + 11 <= float(text.get("y")) <= top + high and left <= float(text.get("x")) - length, text.text
+
+
+def test_a_wide_picture_scrolls_rather_than_be_too_small_to_read():
+    found = graph(tg.nn.Recurrent(tg.nn.LSTMCell(3, 4)))
+    width = int(re.search(r' width="(\d+)"', found.svg())[1])
+    for page in (found._repr_html_(), replay(lecture()[0])[0].picture()):
+        assert 'style="overflow-x:auto"' in page
+    least = int(re.search(r"max-width:100%;min-width:(\d+)px", found._repr_html_())[1])
+    assert width > 1500 and 0.6 * width < least < width
 
 
 def test_arrows_pass_beside_boxes():

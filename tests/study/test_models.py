@@ -427,6 +427,17 @@ def test_colours_are_the_lighter_the_greater():
     assert scale([0, 5], low=-1, high=2) == (-1, 2) and scale([0, 0]) == (0, 1)
 
 
+@pytest.mark.parametrize("n", [5, pytest.param(64 * 24, marks=pytest.mark.slow)])
+def test_lines_of_a_picture_have_room_for_their_letters(n):
+    from matplotlib import pyplot
+
+    ax = tg.study.colored_text("x" * n, np.linspace(0, 1, n)).plot()
+    ax.figure.canvas.draw()
+    height = ax.bbox.height / -(-n // 64)
+    assert 0.9 < height / max(ax.texts[0].get_window_extent().height, ax.texts[0].get_fontsize()) < 3
+    pyplot.close("all")
+
+
 def test_a_long_text_is_cut_in_the_page():
     found = tg.study.colored_text("x" * 50_000, np.zeros(50_000))
     page = found._repr_html_()

@@ -52,9 +52,64 @@ def some():
     }
 
 
+def drawn_otherwise():
+    """What has a page of its own kind, rather than a picture over a sentence."""
+    x = tg.ones(3, requires_grad=True)
+    y = (x * x).tanh().sum()
+    model = tg.nn.Sequential(tg.nn.Linear(2, 3), tg.nn.RNN(3, 4))
+    return {
+        "graph": tg.study.graph(y),
+        "replay": tg.study.replay(y),
+        "summary": tg.study.summary(model, 5, 2),
+        "explain": tg.study.explain(model, html=True),
+    }
+
+
 @pytest.fixture(scope="module")
 def results():
     return some()
+
+
+def test_every_function_is_tried_here(results):
+    """What `study` has is a function whose results are below, a class of such a result, or the table of operations."""
+    tried = {name.split()[0] for name in (*results, *drawn_otherwise())}
+    assert tried == set(tg.study.__all__) - {"ops", "Result", "Graph", "Replay", "Explained", "Summary"}
+
+
+@pytest.mark.slow
+def test_numbers_sentence_and_picture_of_everything(results):
+    from matplotlib import pyplot
+
+    for name, result in {**results, **drawn_otherwise()}.items():
+        values = result.values
+        several = values.values() if isinstance(values, dict) else values if isinstance(values, list) else [values]
+        assert len(several) and all(np.asarray(each).dtype.kind in "fcib" for each in several), name
+        assert re.match(r"[A-Z].{40,}\.$", result.sentence), name
+        _, ax = pyplot.subplots()
+        assert result.plot(ax) is ax, name
+        own = result.plot()
+        assert own.figure is not ax.figure
+        if name != "replay":
+            assert own.figure.get_supxlabel().replace("\n", " ").replace("\\$", "$") == result.sentence, name
+        pyplot.close("all")
+
+
+def test_colours_are_the_lighter_the_greater_in_print(results):
+    """Every colour map that a picture has survives greyscale."""
+    from matplotlib import pyplot
+
+    seen = set()
+    for name, result in results.items():
+        ax = result.plot()
+        mapped = [each for each in (*ax.images, *ax.collections) if each.get_array() is not None]
+        for each in mapped:
+            if np.ndim(each.get_array()) == 3:  # a picture of colours, which test_models.py looks at
+                continue
+            grey = each.get_cmap()(np.linspace(0, 1, 64))[:, :3] @ [0.299, 0.587, 0.114]
+            assert (np.diff(grey) > 0).all(), name
+            seen.add(name)
+        pyplot.close("all")
+    assert {"heatmap", "horizon", "connectivity", "trajectory"} <= seen
 
 
 def test_every_result_shows_itself(results):
@@ -116,15 +171,18 @@ def test_numbers_need_no_matplotlib():
 import sys
 sys.modules["matplotlib"] = None
 import tinygrad_rnn as tg
-layer = tg.nn.GRU(2, 3); layer.fused = "never"
-with tg.record(layer) as r:
-    y, _ = layer(tg.ones(4, 2, 2))
-y.sum().backward()
-for result in (tg.study.heatmap(r, "z"), tg.study.gradient_flow(r), tg.study.jacobians(r), tg.study.trajectory(r)):
-    assert result.values is not None and repr(result) and result._repr_html_().startswith("<figure><pre>")
+from study.test_result import drawn_otherwise, some
+for name, result in {**some(), **drawn_otherwise()}.items():
+    assert result.values is not None and repr(result) and result.sentence, name
+    assert "matplotlib" not in result._repr_html_(), name
+    try:
+        result.plot()
+    except ModuleNotFoundError:
+        continue
+    raise AssertionError(f"{name} was drawn by nothing")
 """
-    here = str(Path(tg.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
+    here = [str(Path(tg.__file__).parent.parent), str(Path(__file__).parent.parent)]
+    path = os.pathsep.join(filter(None, [*here, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
     )

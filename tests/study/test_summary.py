@@ -85,6 +85,13 @@ def test_table_and_picture():
     pyplot.close("all")
 
 
+def test_a_page_of_many_layers_is_cut_off():
+    many = summary(tg.nn.Sequential(*[tg.nn.Linear(1, 1) for _ in range(500)]))
+    text = many._repr_html_()
+    assert text.count("<tr>") == 2 + 200 + 1 and "and 300 layers more" in text and "1,000" in text
+    assert len(str(many).splitlines()) == 502, "as text it is whole"
+
+
 def test_refusals():
     with pytest.raises(TypeError, match="expected a module, got int"):
         summary(3)

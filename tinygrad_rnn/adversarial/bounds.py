@@ -14,7 +14,8 @@ from ..nn.cells import GRUCell, IRNNCell, LSTMCell, ProjectedLSTMCell, RNNCell
 from ..nn.containers import Sequential
 from ..nn.layers import Dropout, GaussianNoise, Linear
 from ..nn.recurrent import Recurrent, check_lengths
-from ..nn.stacked import GRU, LSTM, RNN, Stack
+from ..nn.rnn import GRU, LSTM, RNN
+from ..nn.stacked import Stack
 from .ball import exactly
 from .interval import Interval
 

@@ -47,18 +47,21 @@ def from_numpy(array: np.ndarray) -> Tensor:
     return Tensor(as_array(array))
 
 
-def full(size: Any, fill_value: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
-    """A tensor of one value.
+def full(size: Any, fill_value: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
+    """A tensor of one value, which says the dtype: a float makes float32, an integer int64, True bool.
 
         >>> import tinygrad_rnn as tg
         >>> tg.full((2, 2), 0.5)
         tensor([[0.5, 0.5],
                 [0.5, 0.5]])
+        >>> tg.full((3,), 1), tg.full((2,), True)
+        (tensor([1, 1, 1]), tensor([True, True]))
     """
     if mode.grad and isinstance(fill_value, Tensor) and fill_value.node is not None:
         raise TypeError("full: the gradient that fill_value wants would be lost: write fill_value.expand(size)")
-    value = cast(as_array(fill_value), dtype_of(dtype))
-    return Tensor(np.full(sizes("full", (size,)), value)).requires_grad_(requires_grad)
+    value = as_array(fill_value)
+    kind = (FLOAT32 if value.dtype.kind == "f" else value.dtype) if dtype is None else dtype_of(dtype)
+    return Tensor(np.full(sizes("full", (size,)), cast(value, kind))).requires_grad_(requires_grad)
 
 
 def zeros(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:

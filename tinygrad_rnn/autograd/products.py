@@ -184,7 +184,7 @@ def _distinct(x: Any, term: str, sizes: dict[str, int]) -> tuple[Any, str]:
     for letter in term:
         while term.count(letter) > 1:
             first, second = term.index(letter), term.rindex(letter)
-            x = diagonal(x, first, second)
+            x = diagonal(x, 0, first, second)
             term = term[:first] + term[first + 1 : second] + term[second + 1 :] + letter
     shape = tuple(sizes[letter] for letter in term)
     return (x if x.data.shape == shape else table.expand(x, shape=shape)), term

@@ -481,19 +481,21 @@ largest = _extreme(reductions.amax, reductions.argmax, pointwise.maximum, "large
 smallest = _extreme(reductions.amin, reductions.argmin, pointwise.minimum, "smallest", "[1., 2.]", "[0, 1]")
 
 
-def diagonal(input: Any, dim0: int = 0, dim1: int = 1) -> "Tensor":
-    """The elements whose indices along two dimensions of equal size agree, along a new last dimension.
+def diagonal(input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> "Tensor":
+    """The elements whose index along dim2 is that along dim1 plus offset, along a new last dimension.
 
         >>> import tinygrad_rnn as tg
-        >>> tg.diagonal(tg.tensor([[1.0, 2.0], [3.0, 4.0]]))
-        tensor([1., 4.])
+        >>> x = tg.tensor([[1.0, 2.0], [3.0, 4.0]])
+        >>> tg.diagonal(x), tg.diagonal(x, 1)
+        (tensor([1., 4.]), tensor([2.]))
     """
     x = as_tensor(input)
-    a, b = one_dim("diagonal", dim0, x.data.ndim), one_dim("diagonal", dim1, x.data.ndim)
+    a, b = one_dim("diagonal", dim1, x.data.ndim), one_dim("diagonal", dim2, x.data.ndim)
     rest = [i for i in range(x.data.ndim) if i not in (a, b)]
-    along = np.arange(min(x.data.shape[a], x.data.shape[b]))
+    first, second = max(-offset, 0), max(offset, 0)
+    along = np.arange(max(min(x.data.shape[a] - first, x.data.shape[b] - second), 0))
     moved = table.permute(x, dims=(a, b, *rest))
-    return permute(table.index(moved, at=(along, along)), (*range(1, len(rest) + 1), 0))
+    return permute(table.index(moved, at=(along + first, along + second)), (*range(1, len(rest) + 1), 0))
 
 
 def tril(input: Any, diagonal: int = 0) -> "Tensor":

@@ -64,14 +64,17 @@ class Tensor(Value):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The size of every dimension."""
         return self.data.shape
 
     @property
     def dtype(self) -> np.dtype:
+        """NumPy's object for the type of its numbers."""
         return self.data.dtype
 
     @property
     def ndim(self) -> int:
+        """How many dimensions there are."""
         return self.data.ndim
 
     def size(self, dim: int | None = None) -> Any:

@@ -148,7 +148,8 @@ def _runs_cells(code: types.CodeType) -> bool:
     """Whether code is what the library's cells are run by, rather than what they read in a step."""
     name = code.co_filename.removeprefix(CELLS)
     in_cell = ("candidate", "masked", "recurrent_dropout")
-    return name in ("module.py", "recurrent.py", "stacked.py") or (name == "cell.py" and code.co_name not in in_cell)
+    runs = name in ("module.py", "recurrent.py", "stacked.py", "rnn.py")
+    return runs or (name == "cell.py" and code.co_name not in in_cell)
 
 
 def _in_other_layer(frame: types.FrameType | None) -> bool:

@@ -358,8 +358,7 @@ class FusedCell:
             given = zip(self.operands, inputs)
             known = {value: as_rows(value, x, rows) if value in leaves else x for value, x in given}
             outputs, states = step_by_step(self.stages["simplify"], self.watched, known, rows)
-            every = [rows.scattered(cat(output)) if output else None for output in outputs]
-            results = [*every, *map(rows.unordered, states)]
+            results = [*(rows.scattered(cat(y)) if y else None for y in outputs), *map(rows.unordered, states)]
         ks = [k for k in sorted(dy.parts) if results[k] is not None and results[k].requires_grad]
         wanting = [inputs[i] for i in run.mask.places]
         found = grad([results[k] for k in ks], wanting, [dy.parts[k] for k in ks], create_graph=True, allow_unused=True)
@@ -381,11 +380,12 @@ def traced_over(cell: Any, sequence: Sequence) -> Traced:
 def _check_kinds(sequence: Sequence, dtype: np.dtype, names: tuple[str, ...], where: str) -> None:
     """Refuse inputs and states that no kernel takes, by name."""
     for x in sequence.inputs:
+        if x.shape[2] == 0:
+            raise Unfusable(f"x has no features, and a kernel has nothing to read{where}")
         if x.dtype != dtype or dtype.kind != "f":
             kinds = f"{x.dtype} beside {dtype}" if x.dtype != dtype else dtype
-            lead = "write x.to(np.float32) before the layer"
-            raise Unfusable(f"x is {kinds}, and inputs must be floats of one dtype: {lead}{where}")
+            raise Unfusable(f"x is {kinds}; give floats of one dtype: write x.to(np.float32) before the layer{where}")
     for name, state in zip(names, sequence.states):
         if state.dtype != dtype:
-            lead = f"write x.to(np.{state.dtype}) before the layer, or let the parameters and states be {dtype}"
-            raise Unfusable(f"x is {dtype}, and the state {name} is {state.dtype}: {lead}{where}")
+            lead = f"write x.to(np.{state.dtype}) before the layer, or let" if state.dtype.kind == "f" else "let"
+            raise Unfusable(f"x is {dtype}, and the state {name} is {state.dtype}: {lead} all be {dtype}{where}")

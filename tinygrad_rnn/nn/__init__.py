@@ -1,11 +1,13 @@
 """Modules, cells and layers.
 
-In reading order: `module`, `init`, `losses`, `sliding` (convolution and pools), `batch_norm`, `attention`, `positions`,
-`functional`, `layers`, `activations`, `containers`, `transformer`, then what has to do with time: `cell`, `work` (what
-a step costs), `cells`, `regularised`, `recurrent`, `recording`, `stacked`. `compressed` cuts a trained LSTM,
-`sparse_autoencoder` says what units mean; `utils` clips gradients, cuts sequences and computes weights of others;
-`convolutional` has such weights.
+In reading order: `advice` (on names of PyTorch's), `module`, `init`, `losses`, `sliding` (convolution and pools),
+`batch_norm`, `attention`, `positions`, `functional`, `layers`, `activations`, `containers`, `transformer`, then what
+has to do with time: `cell`, `work` (what a step costs), `cells`, `regularised`, `recurrent`, `recording`, `stacked`,
+`rnn`. `compressed` cuts a trained LSTM, `sparse_autoencoder` says what units mean; `utils` clips gradients, cuts
+sequences and computes weights of others; `convolutional` has such weights.
 """
+
+from typing import TYPE_CHECKING
 
 from . import cells, functional, init, utils
 from .activations import (
@@ -22,6 +24,7 @@ from .activations import (
     Softplus,
     Tanh,
 )
+from .advice import told
 from .batch_norm import BatchNorm1d
 from .cell import Cell
 from .cells import GRUCell, LSTMCell, ProjectedLSTMCell, RNNCell
@@ -43,8 +46,9 @@ from .module import Module, Parameter
 from .recording import record
 from .recurrent import Recurrent
 from .regularised import CellWrapper, ClipGradient, LearnedInitialState, VariationalDropout, WeightDrop, Zoneout
+from .rnn import GRU, LSTM, RNN
 from .sparse_autoencoder import SparseAutoencoder
-from .stacked import GRU, LSTM, RNN, Stack
+from .stacked import Stack
 from .transformer import MultiheadAttention, SinusoidalPositions, TransformerEncoder, TransformerEncoderLayer
 
 __all__ = [
@@ -61,3 +65,5 @@ __all__ = [
     "weight", "bias", "init", "functional", "utils",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
+if not TYPE_CHECKING:  # for which every name would be there
+    __getattr__ = told(__name__)

@@ -351,7 +351,11 @@ def _not_a_leaf(x: Any) -> Any:
 
 def as_states(hx: Any) -> States:
     """One state or several as a tuple of tensors."""
-    return tuple(map(as_tensor, hx)) if isinstance(hx, (tuple, list)) else (as_tensor(hx),)
+    if isinstance(hx, (tuple, list)):
+        if any(each is None for each in hx):
+            raise TypeError("one of several initial states is None: give all of them, or none for the cell's own")
+        return tuple(map(as_tensor, hx))
+    return (as_tensor(hx),)
 
 
 def inputs_of(module: Module, x: Any, kinds: tuple[type, ...] = (tuple,)) -> States | None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .layers import Linear
-from .stacked import LSTM
+from .rnn import LSTM
 
 
 def compress(lstm: LSTM, rank: int | None = None, *, explained: float | None = None, head: Linear | None = None) -> Any:

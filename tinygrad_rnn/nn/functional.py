@@ -1,7 +1,8 @@
 """Functions of tensors that neural networks are made of; with the losses and activations, PyTorch's `functional`."""
 
 import math
-from typing import Any
+import operator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from ..autograd.shapes import pad
 from ..autograd.tape import mode
 from ..autograd.tensor import Tensor
 from . import attention
+from .advice import told
 from .batch_norm import batch_norm
 from .losses import (
     binary_cross_entropy_with_logits,
@@ -37,6 +39,8 @@ __all__ = [
     "binary_cross_entropy_with_logits", "kl_div",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
+if not TYPE_CHECKING:  # for which every name would be there
+    __getattr__ = told(__name__)
 
 
 def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
@@ -284,6 +288,16 @@ def check_deviation(name: str, std: float) -> None:
     """Raise ValueError unless 0 <= std < inf."""
     if not 0 <= std < math.inf:
         raise ValueError(f"{name}: the standard deviation must be at least 0 and finite, not {std}")
+
+
+def check_positive(name: str, n: Any) -> None:
+    """Raise TypeError or ValueError unless n is a positive integer."""
+    try:
+        positive = operator.index(n) > 0
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, not {n!r}") from None
+    if not positive:
+        raise ValueError(f"{name} must be positive, not {n}")
 
 
 def check_below_one(name: str, p: float, why: str) -> None:

@@ -5,13 +5,14 @@ Random numbers come from the library's generator (`manual_seed` repeats them) un
 """
 
 import math
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from ..autograd import creation
 from ..autograd.tape import note_change
 from ..autograd.tensor import Tensor
+from .advice import told
 from .module import Module, Parameter
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_", "calculate_gain", "forget_gate_bias_",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
+if not TYPE_CHECKING:  # for which every name would be there
+    __getattr__ = told(__name__)
 
 T = TypeVar("T", bound=Tensor)
 

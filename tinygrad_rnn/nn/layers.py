@@ -13,7 +13,9 @@ from .module import Module, Parameter
 
 
 def empty(*shape: int, dtype: Any = None) -> Parameter:
-    """A parameter whose values are still to be set."""
+    """A parameter whose values are still to be set. What a layer was made with may be no size: that is told here."""
+    if not all(isinstance(n, (int, np.integer)) and n >= 0 for n in shape):
+        raise ValueError(f"a layer's sizes are integers of at least 0, but a parameter of it would be {list(shape)}")
     return Parameter(np.zeros(shape, FLOAT32 if dtype is None else dtype))
 
 

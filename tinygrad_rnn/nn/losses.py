@@ -14,7 +14,6 @@ from ..autograd import table
 from ..autograd.operands import as_array, as_tensor, floating, integers
 from ..autograd.pointwise import abs, clamp, exp, log, square, where
 from ..autograd.reductions import log_softmax
-from ..autograd.shapes import gather, squeeze
 from ..autograd.tensor import Tensor
 from .module import Module
 
@@ -115,6 +114,35 @@ def _index_losses(
             f"{name}: for an input of shape {list(log_p.shape)} a target of class indices has shape {list(expected)}, "
             f"not {list(labels.shape)}"
         )
+    kept = _kept(name, labels, classes, ignore_index)
+    labels = labels if kept is None else np.where(kept, labels, 0)
+    weights = _class_weights(name, weight, log_p, dim)
+
+    places: list[Any] = list(np.ogrid[tuple(map(slice, labels.shape))])
+    places.insert(dim, labels)
+    losses = -table.index(log_p, at=tuple(places))
+    if weights is not None:
+        losses = losses * weights[labels]
+    if smoothing:
+        weighted = log_p if weights is None else log_p * _along(weights, dim, log_p.ndim)
+        losses = (1 - smoothing) * losses - smoothing / classes * weighted.sum(dim)
+    if kept is not None:
+        losses = where(kept, losses, 0)
+    if reduction != "mean":
+        return losses if reduction == "none" else losses.sum()
+    counted = labels if kept is None else labels[kept]
+    return losses.sum() / float(counted.size if weights is None else weights[counted].sum())
+
+
+def _kept(name: str, labels: np.ndarray, classes: int, ignore_index: int) -> np.ndarray | None:
+    """Which samples count; None if all do.
+
+    Raises:
+        IndexError: a target is no class.
+    """
+    low, high = (labels.min(), labels.max()) if labels.size else (0, -1)
+    if low >= 0 and high < classes and not low <= ignore_index <= high:
+        return None
     kept = labels != ignore_index
     wrong = labels[kept & ((labels < 0) | (labels >= classes))]
     if wrong.size:
@@ -122,21 +150,7 @@ def _index_losses(
             f"{name}: target {wrong[0]} is not one of the {classes} classes 0 to {classes - 1}, nor "
             f"ignore_index={ignore_index}"
         )
-    labels = np.where(kept, labels, 0)
-    weights = _class_weights(name, weight, log_p, dim)
-    shares = kept.astype(log_p.dtype) if weights is None else np.where(kept, weights[labels], 0)
-
-    losses = -squeeze(gather(log_p, dim, np.expand_dims(labels, dim)), dim)
-    if weights is not None:
-        losses = losses * weights[labels]
-    if smoothing:
-        weighted = log_p if weights is None else log_p * _along(weights, dim, log_p.ndim)
-        losses = (1 - smoothing) * losses - smoothing / classes * weighted.sum(dim)
-    if not kept.all():
-        losses = where(kept, losses, 0)
-    if reduction == "none":
-        return losses
-    return losses.sum() / float(shares.sum()) if reduction == "mean" else losses.sum()
+    return kept
 
 
 def _probability_losses(

@@ -9,6 +9,7 @@ among them, those inside lists, tuples and dicts included, under the names that 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from reprlib import recursive_repr
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..autograd.operands import as_array, as_tensor, is_device
 from ..autograd.tape import Value, note_change
 from ..autograd.tensor import Tensor, Variable
 from ..fusion.compile import clock
+from .advice import advise
 
 M = TypeVar("M", bound="Module")
 
@@ -104,6 +106,9 @@ class Module:
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
         clock.tick()
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if hasattr(type(self), name) or name in vars(self)]
 
     # ---- Who belongs to it -------------------------------------------------------------------------------------------
 
@@ -246,14 +251,25 @@ class Module:
             The names that were missing and those that were not expected: both empty if strict.
 
         Raises:
-            RuntimeError: a name is missing or unexpected, or an array has the wrong shape or kind. The message lists
-                every one of them, and nothing was changed.
+            RuntimeError: a name is missing or unexpected, or an array has the wrong shape or kind, or a parameter is
+                read-only. The message lists every one of them, and nothing was changed.
+            TypeError: it is no mapping of names.
         """
+        if not hasattr(state_dict, "keys"):
+            raise TypeError(
+                f"load_state_dict: expected names with their arrays, as state_dict() returns them, got a "
+                f"{type(state_dict).__name__}; a file is read by tg.load_weights(path, model)"
+            )
         state = self._state()
         missing = [name for name in state if name not in state_dict]
         unexpected = [name for name in state_dict if name not in state]
-        arrays = {name: np.asarray(state_dict[name]) for name in state if name in state_dict}
-        problems = []
+        arrays, problems = {}, []
+        for name in state:
+            if name in state_dict:
+                try:
+                    arrays[name] = np.asarray(state_dict[name])
+                except ValueError as error:
+                    problems.append(f"{name} is no array: {error}")
         if strict and missing:
             problems.append(f"missing: {', '.join(missing)}")
         if strict and unexpected:
@@ -264,6 +280,8 @@ class Module:
                 problems.append(f"{name} has shape {list(array.shape)}, expected {list(own.shape)}")
             elif not np.can_cast(array.dtype, own.dtype, "same_kind"):
                 problems.append(f"{name} is {array.dtype}, which does not become {own.dtype}")
+            elif not own.flags.writeable:
+                problems.append(f"{name} is read-only here; make the parameter of a copy")
         if problems:
             raise RuntimeError(
                 f"load_state_dict: this state does not fit {type(self).__name__}, and nothing was loaded:"
@@ -313,10 +331,15 @@ class Module:
 
     def apply(self: M, fn: "Callable[[Module], Any]") -> M:
         """Call `fn` on every module, children first, for instance to initialise them; returns itself."""
-        for child in self.children():
-            child.apply(fn)
-        fn(self)
+        self._apply(fn, frozenset())
         return self
+
+    def _apply(self, fn: "Callable[[Module], Any]", above: frozenset[int]) -> None:
+        above = above | {id(self)}
+        for child in self.children():
+            if id(child) not in above:  # a child may know its parent
+                child._apply(fn, above)
+        fn(self)
 
     def to(self: M, dtype: Any) -> M:
         """Convert parameters and buffers of floats, with their gradients, to float32 or float64; returns itself.
@@ -352,6 +375,7 @@ class Module:
         """What the repr lists below the first line."""
         return ((name, repr(child)) for name, child in self.named_children())
 
+    @recursive_repr()
     def __repr__(self) -> str:
         own = ", ".join(f"{name} {list(p.shape)}" for name, p in self.named_parameters(recurse=False))
         count = sum(p.numel() for p in self.parameters())
@@ -361,6 +385,8 @@ class Module:
         name, arguments = type(self).__name__, self.extra_repr()
         return f"{name}({arguments}{note}{children}\n)" if children else f"{name}({arguments}){note}"
 
+
+advise(Module)
 
 # What most attributes are, and no parameter can be in.
 _PLAIN = frozenset({int, float, bool, str, type(None), np.ndarray, Tensor})

@@ -103,6 +103,11 @@ class Recording(Recorder):
         self.cell: Cell | None = None
         self.sequence: Sequence | None = None
 
+    def __dir__(self) -> list[str]:
+        """What a tab completes: not what a run of the layer calls."""
+        inside = {"over", "fused", "tape", "source", "of_first_state"}
+        return [name for name in super().__dir__() if name not in inside]
+
     def over(self, cell: Cell, sequence: Sequence) -> None:
         """Called before a run; a copy of what came in is kept, without the graph that it came from."""
         bare = lambda values: tuple(Tensor(x.data.copy()) for x in values)

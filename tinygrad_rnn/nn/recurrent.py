@@ -84,7 +84,7 @@ class Recurrent(Module):
 
     __slots__ = ("_last",)  # what the last call found out: no attribute of a cell that has a layer within
     _recorder: "Recorder | None" = None  # set by `record`
-    explain_html: Any = None  # set by `pictures`
+    _explain_html: Any = None  # set by `pictures`
 
     def __init__(self, cell: Cell, reverse: bool = False, fused: str = "auto") -> None:
         if not isinstance(cell, Cell):
@@ -247,7 +247,7 @@ class Recurrent(Module):
             NotImplementedError: HTML is asked for, and the cell cannot be compiled.
         """
         if html:
-            return self.explain_html()
+            return self._explain_html()
         try:
             fused = self._last_fused()
             return at_stage(fused.stages, fused.scan, stage) if stage else explain(fused.scan, fused.reports)

@@ -1,10 +1,10 @@
 """What to do with gradients: optimisers, schedules, clipping, regularisers.
 
 In reading order: `optimizer` (parameter groups and state), then the rules, each as its paper has it: `sgd`, `asgd`,
-`adam`, `nadam`, `rmsprop`, `adagrad`, `adadelta`, `rprop`. `groups` says which weights decay. `lr_scheduler` changes
-learning rates while training. Against overfitting: `penalties` are terms for the loss, `weights` limits the weights or
-adds noise to them, `early_stopping` says when to stop. `omega` keeps gradients from vanishing. Clipping is in
-`nn.utils`, where PyTorch has it, and here.
+`adam`, `nadam`, `rmsprop`, `adagrad`, `adadelta`, `rprop`. `groups` says which weights decay. `scheduler` (what
+schedules have in common), `cosines` and `lr_scheduler` change learning rates while training. Against overfitting:
+`penalties` are terms for the loss, `weights` limits the weights or adds noise to them, `early_stopping` says when to
+stop. `omega` keeps gradients from vanishing. Clipping is in `nn.utils`, where PyTorch has it, and here.
 
 What belongs where in a step:
 
@@ -19,6 +19,9 @@ What belongs where in a step:
     scheduler.step()                                           # after step(), once a batch or once an epoch
 """
 
+from typing import TYPE_CHECKING
+
+from ..nn.advice import told
 from ..nn.utils import clip_grad_adaptive_, clip_grad_norm_, clip_grad_value_, get_total_norm
 from . import lr_scheduler
 from .adadelta import Adadelta
@@ -55,3 +58,5 @@ __all__ = [
     "max_norm_", "weight_noise", "EarlyStopping",
 ]
 __dir__ = __all__.copy  # what a tab completes
+if not TYPE_CHECKING:  # for which every name would be there
+    __getattr__ = told(__name__)

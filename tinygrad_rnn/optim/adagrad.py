@@ -69,5 +69,6 @@ class Adagrad(Optimizer):
         if "sum" not in state:
             state["sum"] = np.full_like(p, self.defaults["initial_accumulator_value"])
         t = state["step"] = state.get("step", 0) + 1
+        (total,) = self.remembered(state, p, "sum")
         rate = group["lr"] / (1 + (t - 1) * group["lr_decay"])
-        ADAGRAD(p=p, s=state["sum"], rate=rate, eps=group["eps"], **self.gradient_operands(g, group))
+        ADAGRAD(p=p, s=total, rate=rate, eps=group["eps"], **self.gradient_operands(g, group))

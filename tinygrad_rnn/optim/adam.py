@@ -53,6 +53,9 @@ class Adam(Optimizer):
         amsgrad: divide by the largest v so far, so that no step size grows again (Reddi et al., 2018).
         maximize: climb.
 
+    Attributes:
+        decoupled_weight_decay: whether weight_decay shrinks p itself, as that of `AdamW` does.
+
     Raises:
         ValueError: a negative lr, eps or weight_decay, or a beta outside [0, 1).
 

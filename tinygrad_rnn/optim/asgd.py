@@ -162,6 +162,7 @@ class NTASGD(Optimizer):
 
     @property
     def averaging(self) -> bool:
+        """Whether the averaging has started."""
         return bool(self.param_groups[0]["averaging"])
 
     def observe(self, loss: float) -> bool:
@@ -185,9 +186,9 @@ class NTASGD(Optimizer):
         """Exchange weights and means, where there are means; a second call puts them back."""
         for p in self._params():
             if "ax" in (state := self.state.get(p, {})):
-                kept = p.data.copy()
-                p.data[...] = state["ax"]
-                state["ax"][...] = kept
+                kept, (ax,) = p.data.copy(), self.remembered(state, p.data, "ax")
+                p.data[...] = ax
+                ax[...] = kept
                 note_change([p])
         self._swapped = not self._swapped
 
@@ -228,5 +229,6 @@ class NTASGD(Optimizer):
             return
         if "ax" not in state:
             state.update(ax=p.copy(), averaged=1)
+        (ax,) = self.remembered(state, p, "ax")
         state["averaged"] += 1
-        AVERAGED(ax=state["ax"], mu=1 / state["averaged"], **operands)
+        AVERAGED(ax=ax, mu=1 / state["averaged"], **operands)

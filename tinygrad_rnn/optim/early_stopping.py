@@ -71,6 +71,7 @@ class EarlyStopping:
 
     @property
     def stopped(self) -> bool:
+        """Whether there was no improvement for `patience` checks."""
         return self.num_bad_checks >= self.patience
 
     def step(self, metric: Any) -> bool:

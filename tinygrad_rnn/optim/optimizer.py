@@ -211,10 +211,12 @@ class Optimizer:
 
     @staticmethod
     def remembered(state: dict[str, Any], p: np.ndarray, *names: str) -> list[np.ndarray]:
-        """Arrays of the state; zeros at first."""
+        """Arrays of the state, in the parameter's dtype, which `model.double()` may have changed; zeros at first."""
         for name in names:
             if name not in state:
                 state[name] = np.zeros_like(p)
+            elif state[name].dtype != p.dtype:
+                state[name] = state[name].astype(p.dtype)
         return [state[name] for name in names]
 
     @staticmethod

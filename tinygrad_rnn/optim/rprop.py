@@ -76,7 +76,7 @@ class Rprop(Optimizer):
         state["step"] = state.get("step", 0) + 1
         if "step_size" not in state:
             state["step_size"] = np.full_like(p, group["lr"])
-        (before,) = self.remembered(state, p, "prev")
+        before, size = self.remembered(state, p, "prev", "step_size")
         (shrink, grow), (smallest, largest) = group["etas"], group["step_sizes"]
-        RPROP(p=p, g=g, before=before, size=state["step_size"], direction=-1 if group["maximize"] else 1, grow=grow,
+        RPROP(p=p, g=g, before=before, size=size, direction=-1 if group["maximize"] else 1, grow=grow,
               shrink=shrink, smallest=smallest, largest=largest)

@@ -13,17 +13,18 @@ None of them needs matplotlib before it is asked to draw.
 
 In reading order: `lapack`, `result`, `recorded`; what is recorded: `maps`, `flow`, `losses`, `gates`, `states`; what
 steps do: `dynamics`; what a model does: `models`, `points`, `text`, `inputs`, `clamped`. `layout` (where boxes go),
-`repeats` (loops on a tape), `graph` (a tape or a step) and `replay` (the backward pass in frames) draw the tape;
-`monitor` watches training; `shown` says how objects show themselves in a notebook, `summary` has sizes, work and memory
-of layers, and `explained` a step beside what became of it.
+`repeats` (loops on a tape), `boxes` (drawn), `graph` (of a tape or a step) and `replay` (the backward pass in frames)
+draw the tape; `monitor` watches training; `shown` says how objects show themselves in a notebook, `summary` has sizes,
+work and memory of layers, and `explained` a step beside what became of it.
 """
 
+from .boxes import Graph
 from .clamped import ablate
 from .dynamics import jacobians, lyapunov
 from .explained import Explained, explain
 from .flow import gradient_flow
 from .gates import saturation, timescales
-from .graph import Graph, graph
+from .graph import graph
 from .inputs import connectivity, integrated_gradients
 from .losses import horizon
 from .maps import heatmap

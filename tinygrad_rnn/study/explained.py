@@ -18,15 +18,20 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..fusion.equations import Equations
 from ..fusion.explain import epilogue
 from ..fusion.fused import PACKAGE, FusedCell
 from ..fusion.program import Value, is_slice, made_of
 from ..nn.module import Module
+from ..nn.recording import recurrent_layers
 from ..nn.recurrent import Recurrent
 from ..nn.stacked import Stack
+from .result import safe, write_below
 
-MOST_LINES = 600  # of a column
+MOST_LINES, MOST_LAYERS = 600, 4  # of a column, and of a page
+LONGEST, SIGN = 64, 0.62  # letters of a line in a picture, and the width of one by its height
 SUFFIX = re.compile(r"(_buffer|_out|_saved|_all|_sum|_weights(_T)?|_packed|_in|_last|_first|_copy)$")
 COLOURS = ("#2f5d8a", "#b3560a", "#3f7d58", "#8a2f5d", "#6b6b2a", "#5a4a9c", "#a03a3a", "#2a7a82")
 
@@ -56,8 +61,10 @@ class Explained(str):
     Attributes:
         steps: the lines of the step (of the first layer, if there are several).
         step, adjoint, forward, backward: the columns.
+        sentence: how to read it.
     """
 
+    sentence = "Each line of the step has a number and a colour, which stand before every line that came from it."
     steps: list[str]
     step: list[Line]
     adjoint: list[Line]
@@ -72,6 +79,50 @@ class Explained(str):
     def _repr_html_(self) -> str:
         return str(self)
 
+    @property
+    def values(self) -> np.ndarray:
+        """[lines of the step, lines of the adjoint and of both kernels]: whether the one came from the other."""
+        lines = [*self.adjoint, *self.forward, *self.backward]
+        found = [i in line.steps for i in range(len(self.steps)) for line in lines]
+        return np.array(found, bool).reshape(len(self.steps), len(lines))
+
+    def plot(self, ax: Any = None) -> Any:
+        """The step, its adjoint and what the backward kernel makes of it, on the Axes `ax`, which are returned.
+
+        Raises:
+            ModuleNotFoundError: there is no matplotlib.
+        """
+        kernel = [line for line in self.backward if line.steps]
+        columns = {"The step": self.step, "Its adjoint": self.adjoint, "Lines of the backward kernel": kernel}
+        texts = {head: [_cut(line.text) for line in lines] for head, lines in columns.items()}
+        widths = [8 + max(map(len, [head, *shown])) for head, shown in texts.items()]
+        across, rows = sum(widths), 1.5 + max(map(len, columns.values()))
+        if ax is None:
+            from matplotlib import pyplot
+
+            figure, ax = pyplot.subplots(figsize=(0.066 * across, 0.17 * rows + 0.5))
+            figure.subplots_adjust(left=0.01, right=0.99, top=0.99, bottom=0.4 / figure.get_figheight())
+            write_below(figure, self.sentence)
+        room = ax.get_position().width * ax.figure.get_figwidth() * 72 / across  # points of a letter
+        style: dict[str, Any] = {"family": "monospace", "fontsize": min(room / SIGN, 9.0), "va": "center"}
+        for (head, lines), left in zip(columns.items(), itertools.accumulate(widths, initial=0)):
+            ax.text(left + 5, 0, head, weight="bold", **style)
+            for row, (line, text) in enumerate(zip(lines, texts[head]), 1):
+                steps = sorted(line.steps)
+                colour = COLOURS[steps[0] % len(COLOURS)] if steps else "0.3"
+                ax.text(left + 4, row + 0.5, ",".join(str(i + 1) for i in steps), color=colour, ha="right", **style)
+                ax.plot([left + 4.5] * 2, [row, row + 1], color=colour if steps else "none", lw=2.5)
+                ax.text(left + 5, row + 0.5, safe(text), **style)
+        ax.set(xlim=(0, across), ylim=(rows + 0.5, -0.7))
+        ax.set_axis_off()
+        return ax
+
+
+def _cut(text: str) -> str:
+    """As much of a line as a picture has room for."""
+    text = text.strip()
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
 
 def explain(layer: Module, html: bool = False, stage: str | None = None) -> Any:
     """What the compiler made of a cell: `layer.explain()` as text; or step, adjoint and kernels side by side, as HTML.
@@ -82,24 +133,29 @@ def explain(layer: Module, html: bool = False, stage: str | None = None) -> Any:
         ('<div', False)
 
     Args:
-        layer: a `Recurrent`, or an RNN, LSTM, GRU or Stack: the forward directions of all of its layers.
+        layer: a `Recurrent`, an RNN, LSTM, GRU or Stack, or a module that has some of them: the forward directions of
+            all layers.
         html: whether to return HTML: a string that a notebook shows.
         stage: of the text, see `Recurrent.explain`.
 
     Raises:
-        TypeError: layer is no recurrent layer.
+        TypeError: there is no recurrent layer.
         ValueError: the width of the inputs is not known yet.
         NotImplementedError: HTML is asked for, and the cell cannot be compiled; the message says why.
     """
-    if not isinstance(layer, (Recurrent, Stack)):
-        raise TypeError(f"explain: expected a recurrent layer, got {type(layer).__name__}")
+    found = list(recurrent_layers(layer)) if isinstance(layer, Module) else []
+    if not found:
+        raise TypeError(f"explain: expected a recurrent layer, got {type(layer).__name__}, which has none")
+    every = [one for one in found if not one.reverse] or found
     if not html:
-        return layer.explain(stage)
-    every = [layer] if isinstance(layer, Recurrent) else [scan for scan in layer.scans if not scan.reverse]
-    for one in every:
+        if isinstance(layer, (Recurrent, Stack)):
+            return layer.explain(stage)
+        return "\n\n".join(f"Layer {number}, {one.explain(stage)}" for number, one in enumerate(every))
+    for one in every[:MOST_LAYERS]:
         one.source("backward")  # which says why where there is none
-    pages = [_page(one, one._last_fused()) for one in every]
-    whole = Explained("".join(pages))
+    pages = [_page(one, one._last_fused()) for one in every[:MOST_LAYERS]]
+    more = f"<p>... and {len(every) - MOST_LAYERS} layers more</p>" * (len(every) > MOST_LAYERS)
+    whole = Explained("".join([*pages, more]))
     vars(whole).update(vars(pages[0]))
     return whole
 
@@ -312,11 +368,10 @@ def _html(title: str, columns: dict[str, list[Line]], steps: int) -> str:
         f"<details{' open' if name == 'backward' else ''}><summary>{heads[name]}</summary>"
         f"{_column('', columns[name])}</details>" for name in ("forward", "backward")
     )  # fmt: skip
-    sentence = "Each line of the step has a number and a colour, which stand before every line that came from it."
     return (
         f'<div class="{mark}"><style>{style}</style><table style="width:100%;table-layout:fixed"><caption>'
-        f"{html.escape(title)}: {sentence}</caption><tr><td {cell.format(27)}>{left}</td><td {cell.format(30)}>"
-        f"{middle}</td><td {cell.format(43)}>{right}</td></tr></table></div>"
+        f"{html.escape(title)}: {Explained.sentence}</caption><tr><td {cell.format(27)}>{left}</td>"
+        f"<td {cell.format(30)}>{middle}</td><td {cell.format(43)}>{right}</td></tr></table></div>"
     )
 
 

@@ -33,7 +33,8 @@ class Heatmap(Result):
         coloured(ax, self.values, label, limits(self.values, not self.gradient), self.gradient)
         ax.set(title=safe(f"{self.title} over time"), xlabel="step t", ylabel=f"unit{self.order}")
         if len(self.units) <= 16:
-            ax.set_yticks(range(len(self.units)), [str(unit) for unit in self.units])
+            size = {"fontsize": 8} if len(self.units) > 10 else {}
+            ax.set_yticks(range(len(self.units)), [str(unit) for unit in self.units], **size)
         elif self.order:
             ax.set_yticks([])  # a row's place is not its number
 

@@ -24,10 +24,11 @@ import numpy as np
 from ..autograd.primitive import Adjoint
 from ..autograd.tape import Node, Place, set_mode, unbroadcast
 from ..autograd.tensor import Tensor
-from .graph import Graph, Tape, _escaped, is_recurrence, names_in_frames, number, operation_name
-from .result import image
+from .boxes import Graph, escaped, number
+from .graph import Tape, is_recurrence, names_in_frames, operation_name
+from .result import scrolled
 
-MOST = 60  # frames that are drawn in a notebook
+MOST, MOST_TEXT = 60, 600_000  # frames that are shown in a notebook, and characters of the pictures of them
 
 
 class Received(NamedTuple):
@@ -86,11 +87,11 @@ class Frame:
         return self.graph.svg(self.box, {each.parent: _number(each.gradient) for each in self.received})
 
     def _repr_html_(self) -> str:
-        return f"<figure>{self.picture()}<figcaption><pre>{_escaped(str(self))}</pre></figcaption></figure>"
+        return f"<figure>{self.picture()}<figcaption><pre>{escaped(str(self))}</pre></figcaption></figure>"
 
     def picture(self) -> str:
         """`svg()` inside a page."""
-        return image(self.svg(), str(self).partition("\n")[0], 'style="max-width:100%"')
+        return scrolled(self.svg(), str(self).partition("\n")[0])
 
 
 class Replay:
@@ -158,14 +159,15 @@ class Replay:
         return self.frames[frame].graph.plot(ax)
 
     def _repr_html_(self) -> str:
-        """Frames to be folded out, the first one open; without pictures if the graph is large: see `Frame.svg`."""
-        parts = [f"<figure><figcaption>{_escaped(self.sentence)}</figcaption>"]
+        """Frames to be folded out, the first one open; with pictures as far as there is room: see `Frame.svg`."""
+        parts, room = [f"<figure><figcaption>{escaped(self.sentence)}</figcaption>"], MOST_TEXT
         for i, frame in enumerate(self.frames[:MOST], 1):
             title, *rest = str(frame).split("\n")
-            rules = f"<pre>{_escaped(chr(10).join(rest))}</pre>" if rest else ""
+            rules = f"<pre>{escaped(chr(10).join(rest))}</pre>" if rest else ""
             start = "<details open>" if i == 1 else "<details>"
-            picture = frame.picture() if len(self) <= MOST else ""
-            parts.append(f"{start}<summary><code>{i}. {_escaped(title)}</code></summary>{rules}{picture}</details>")
+            picture = frame.picture() if len(self) <= MOST and room > 0 else ""
+            room -= len(picture)
+            parts.append(f"{start}<summary><code>{i}. {escaped(title)}</code></summary>{rules}{picture}</details>")
         if len(self) > MOST:
             parts.append(f"<p>... and {len(self) - MOST} frames more</p>")
         return "".join([*parts, "</figure>"])

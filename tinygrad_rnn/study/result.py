@@ -7,14 +7,16 @@ import base64
 import html
 import importlib.util
 import io
+import re
 import textwrap
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 COLOURS = "cividis"  # dark to light all the way: it survives greyscale, and colour-blind eyes
 MARGINS = (0.8, 0.3, 0.5, 0.35)  # left, right, below and above the axes, in inches
 LETTERS = 13.5  # of the sentence that fit into an inch
+READABLE = 0.7  # of its size, an SVG still is
 LINES = ("-", "--", ":", "-.")  # beside colours, as these do not survive greyscale
 
 
@@ -32,9 +34,10 @@ class Result:
     Attributes:
         values: the main array, or a dict of arrays by name.
         sentence: how to read the picture.
+        size: of the picture, in inches.
     """
 
-    size: ClassVar[tuple[float, float]] = (7.0, 3.2)  # of the picture, in inches
+    size: tuple[float, float] = (7.0, 3.2)
     values: Any
     sentence: str = ""
 
@@ -52,7 +55,7 @@ class Result:
             from matplotlib import pyplot
 
             figure, ax = pyplot.subplots(figsize=self.size, layout="constrained")
-            figure.supxlabel(safe(textwrap.fill(self.sentence, int(LETTERS * self.size[0]))), fontsize=9)
+            write_below(figure, self.sentence)
         self.draw(ax)
         return ax
 
@@ -85,6 +88,24 @@ def image(file: bytes | str, alt: str, attributes: str = "") -> str:
     kind, data = ("svg+xml", file.encode()) if isinstance(file, str) else ("png", file)
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return f'<img {attributes} alt="{html.escape(alt)}" src="{source}">'
+
+
+def scrolled(svg: str, alt: str) -> str:
+    """An SVG inside a page: as wide as the page at most, but for one in which nothing could be read then."""
+    width = re.search(r' width="(\d+)"', svg)
+    least = READABLE * float(width[1]) if width else 0.0
+    attributes = f'style="max-width:100%;min-width:{least:.0f}px"'
+    return f'<div style="overflow-x:auto">{image(svg, alt, attributes)}</div>'
+
+
+def write_below(figure: Any, sentence: str) -> None:
+    """A sentence under a picture, in as many lines as it takes."""
+    figure.supxlabel(safe(lines_of(sentence, figure.get_figwidth())), fontsize=9)
+
+
+def lines_of(sentence: str, width: float) -> str:
+    """A sentence in lines that are no longer than so many inches."""
+    return textwrap.fill(sentence, int(LETTERS * width))
 
 
 def safe(text: str) -> str:

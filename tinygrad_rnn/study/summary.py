@@ -20,7 +20,9 @@ from ..nn.module import Module
 from ..nn.recurrent import Recurrent
 from ..nn.stacked import Stack
 from ..nn.work import flops_of
+from .result import write_below
 
+MOST_ROWS = 200  # in a notebook
 HEAD = ("layer", "kind", "states", "x -> y", "parameters", "flops a step", "saved for backward")
 
 
@@ -93,10 +95,12 @@ class Summary:
         return str(self)
 
     def _repr_html_(self) -> str:
-        head, *rows = self._rows()
+        head, *rows, total = self._rows()
         align = lambda k: f'style="text-align:{"right" if k > 3 else "left"}"'
         line = lambda row, tag: "".join(f"<{tag} {align(k)}>{html.escape(x)}</{tag}>" for k, x in enumerate(row))
-        body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+        left_out = len(rows) - MOST_ROWS
+        more = [("...", f"and {left_out} layers more", *[""] * (len(HEAD) - 2))] if left_out > 0 else []
+        body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in [*rows[:MOST_ROWS], *more, total])
         table = f"<table><tr>{line(head, 'th')}</tr>{body}</table>"
         return f"<figure>{table}<figcaption>{html.escape(self.sentence)}</figcaption></figure>"
 
@@ -109,10 +113,12 @@ class Summary:
         if ax is None:
             from matplotlib import pyplot
 
-            _, ax = pyplot.subplots(figsize=(6, 0.8 + 0.35 * len(self.layers)), layout="constrained")
+            figure, ax = pyplot.subplots(figsize=(6, 1.2 + 0.35 * len(self.layers)), layout="constrained")
+            write_below(figure, self.sentence)
         bars = ax.barh([layer.name for layer in self.layers], [layer.parameters for layer in self.layers], color="0.4")
         ax.bar_label(bars, [f" {layer.parameters:,}" for layer in self.layers])
         ax.invert_yaxis()
+        ax.margins(x=0.12)  # for the number of the longest
         ax.set_xlabel("parameters")
         return ax
 

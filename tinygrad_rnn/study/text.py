@@ -9,6 +9,7 @@ from ..autograd.operands import as_array
 from .result import Result, limits, safe
 
 COLUMNS, MOST_DRAWN, MOST_SHOWN = 64, 64 * 24, 20_000
+LINE = 0.165  # of a picture, in inches
 # cividis, at equal distances from dark to light: what is shown in a terminal needs no matplotlib.
 COLOURS = np.array([
     (0, 34, 78), (18, 53, 112), (59, 73, 108), (87, 93, 109), (112, 113, 115), (138, 134, 120), (165, 156, 116),
@@ -25,14 +26,18 @@ class ColoredText(Result):
         scale: the numbers at the ends of the colours.
     """
 
-    size = (7.0, 3.0)
-
     def __init__(self, chars: list[str], values: np.ndarray, scale: tuple[float, float]) -> None:
         self.chars, self.values, self.scale = chars, values, scale
+        self.size = (7.0, 1.1 + LINE * self._lines)
         self.sentence = (
             f"Each piece of text is the lighter, the greater its number, from {scale[0]:.3g} (dark blue) to "
             f"{scale[1]:.3g} (yellow)."
         )
+
+    @property
+    def _lines(self) -> int:
+        """How many a picture has."""
+        return -(-min(len(self.chars), MOST_DRAWN) // COLUMNS) or 1
 
     def colours(self) -> np.ndarray:
         """[n, 3], red, green and blue from 0 to 255; grey where there is no number."""
@@ -68,8 +73,7 @@ class ColoredText(Result):
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import ListedColormap, Normalize
 
-        n = min(len(self.chars), MOST_DRAWN)
-        rows, colours = -(-n // COLUMNS) or 1, self.colours()
+        n, rows, colours = min(len(self.chars), MOST_DRAWN), self._lines, self.colours()
         picture = np.full((rows, min(COLUMNS, max(n, 1)), 3), 255)
         for k in range(n):
             row, column = divmod(k, COLUMNS)

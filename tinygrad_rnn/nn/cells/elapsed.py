@@ -186,6 +186,7 @@ class LTCCell(Cell):
         w, mu, sigma, erev: of the synapses between neurons, E the last, [H, H]: from the row's to the column's.
         sensory_w, sensory_mu, sensory_sigma, sensory_erev: of those from inputs, F the last, [I, H].
         weight_x, bias_x: a and b, [I].
+        ranges: from which those of the synapses are drawn.
     """
 
     gleak: Parameter

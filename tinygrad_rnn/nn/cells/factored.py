@@ -177,6 +177,7 @@ class FastRNNCell(Cell):
         alpha, beta: [1], -3 and 3 to begin with: little is new, most is kept.
         weight_ih, weight_hh: W [H, I] and U [H, H]; or, of a low rank r, weight_ih_1 [r, I] and weight_ih_2 [H, r], ...
         bias: [H], ones to begin with, or None.
+        scalars, biases: the names of the parameters that are such, of scalars with what they start from.
 
     Source: Kusupati et al., "FastGRNN: a fast, accurate, stable and tiny kilobyte sized gated recurrent neural
     network", 2018, and its authors' code, EdgeML.

@@ -11,14 +11,16 @@ Before `backward()` it would clip the gradients of the step before, or none at a
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...autograd.arrays import sum_of_squares
 from ...autograd.tape import HookHandle
 from ...autograd.tensor import Tensor
+from ..advice import told
 from ..compressed import compress as compress
 from ..sparse_autoencoder import loss_recovered as loss_recovered
 from . import parametrizations as parametrizations
@@ -29,6 +31,8 @@ __all__ = [
     "register_clip_hook", "compress", "loss_recovered", "parametrizations", "parametrize",
 ]  # fmt: skip
 __dir__ = __all__.copy  # what a tab completes
+if not TYPE_CHECKING:  # for which every name would be there
+    __getattr__ = told(__name__)
 
 Parameters = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 """A parameter, parameters, or pairs as from `named_parameters()`, with which errors can say the name."""
@@ -60,7 +64,15 @@ def truncated(layer: Callable[..., Any], chunks: Iterable[Any], hx: Any = None) 
 
     Yields:
         The outputs of a chunk and the states after it. The next chunk starts from these values, detached.
+
+    Raises:
+        TypeError: at the first chunk, if `chunks` is one tensor: each of its steps would be taken for a sequence.
     """
+    if isinstance(chunks, (Tensor, np.ndarray)):
+        raise TypeError(
+            f"truncated: expected chunks, got one array of shape {list(chunks.shape)}: write x.split(100), or "
+            "x.unbind() if its first dimension counts chunks"
+        )
     for chunk in chunks:
         y, hx = layer(chunk, hx)
         yield y, hx
@@ -298,7 +310,10 @@ def get_total_norm(
 def _with_gradients(name: str, parameters: Parameters) -> list[tuple[str, Any]]:
     """The parameters that have a gradient, each with what to call it in an error."""
     named = []
-    for i, entry in enumerate([parameters] if isinstance(parameters, Tensor) else parameters):
+    given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    if not given and isinstance(parameters, Iterator):
+        warnings.warn(f"{name}: there are no parameters; was model.parameters() used up before?", stacklevel=3)
+    for i, entry in enumerate(given):
         label, p = (repr(entry[0]), entry[1]) if isinstance(entry, tuple) else (f"parameter {i}", entry)
         if not isinstance(p, Tensor):
             raise TypeError(f"{name}: expected tensors or pairs of a name and a tensor, got {type(p).__name__}")
