@@ -4,12 +4,14 @@ Most run as generated source that Python executes; those of test_both_engines an
 """
 
 import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
 from fusion.comparing import assert_engines_agree, interpret, parameter, results
+from tinygrad_rnn.fusion import scan
 
 I, H = 3, 4
 SMALL = 0.2
@@ -483,6 +485,24 @@ def a_saved_sum_that_a_product_is_added_to():
 
 
 @case
+def a_sum_with_a_product_that_becomes_two_states():
+    def step(self, x, h, c):
+        total = tg.tanh(x @ self.W + c) + tg.tanh(h) @ self.U
+        return total, total
+
+    return cell(step, W=P(I, H), U=P(H, H))
+
+
+@case
+def sums_to_a_size():
+    def step(self, x, h):
+        a, B = tg.tanh(x @ self.W + h), h.shape[0]
+        return h * a.sum_to_size(B, 1) + (a.unsqueeze(1) * h.unsqueeze(2)).sum_to_size(B, 1, H).reshape(B, H) * self.b
+
+    return cell(step, W=P(I, H), b=P(H))
+
+
+@case
 def names_that_generated_code_uses():
     def step(self, x, h, c):
         t = tg.tanh(x @ self.W)
@@ -551,6 +571,25 @@ def test_second_derivatives(make):
         found.append([np.zeros(p.shape) if g is None else g.numpy() for p, g in zip(inputs, second)])
     for a, b in zip(*found):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-11 * max(1, np.abs(b).max()))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradients_that_are_written_as_a_whole_and_in_parts(monkeypatch, reverse):
+    """Whatever comes first, and whatever their memory holds before: of a matrix, of the input and of a vector."""
+
+    def step(self, x, h):
+        steps = [lambda a: a @ self.U, lambda a: (a @ self.U[:, :2]).sum(-1, keepdim=True) * x + a * self.b[:1]]
+        for some in steps[:: -1 if reverse else 1]:
+            h = tg.tanh(some(h) + x[:, 1:] @ self.V)
+        return h * x + x @ self.W + self.b
+
+    def poisoned(shape, dtype=np.float64):
+        return np.full(shape, np.nan, dtype)
+
+    monkeypatch.setattr(scan, "np", SimpleNamespace(empty=poisoned, zeros=np.zeros, ndarray=np.ndarray))
+    made = cell(step, I=H, W=P(H, H), U=P(H, H), V=P(H - 1, H), b=P(H))
+    assert_engines_agree(made, (4, 3, H))
+    assert_engines_agree(made, (4, 3, H), lengths=np.array([2, 4, 1]))
 
 
 def test_parts_of_a_value_that_is_computed_as_a_whole():

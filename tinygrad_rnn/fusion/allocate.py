@@ -15,7 +15,7 @@ from .names import Names
 from .print import Block, packed_weights
 from .program import Program, Value, is_view, leaf, made_of, sources_of, view_of
 from .reuse import gradients_in_place, kept_in_place, readers, spare_afterwards
-from .schedule import Memory, Schedule, Stores
+from .schedule import Memory, Schedule, Stores, whole
 
 
 class Allocation:
@@ -111,14 +111,14 @@ class Allocation:
                 ahead += [(vector, first + start, x) for x, start in _pieces(d)][::-1]
             elif d.kind != "zeros":
                 vectors.append((vector, first, d))
-        wholes = {piece: (whole, start) for whole in kept for piece, start in _pieces(whole)}
+        wholes = {piece: (joined, start) for joined in kept for piece, start in _pieces(joined)}
         self.sums: dict[Value, Memory] = {}
         self.sum_widths: dict[str, int] = {}
         for d in [*(d for _, _, d in vectors), *added_up.values()]:
             if computed(d):
-                whole, start = wholes.get(d, (d, 0))
-                self.sums[d] = Memory(f"{whole.name}_sum", "row", start, d.width)
-                self.sum_widths[f"{whole.name}_sum"] = whole.width
+                joined, start = wholes.get(d, (d, 0))
+                self.sums[d] = Memory(f"{joined.name}_sum", "row", start, d.width)
+                self.sum_widths[f"{joined.name}_sum"] = joined.width
         kept += [d for _, _, d in vectors if d not in self.sums]
         self.stashes: dict[Value, Memory] = {}
         self.stash_places: dict[Value, Memory] = {}  # the same, and those of parts
@@ -126,7 +126,7 @@ class Allocation:
         for value in sorted(kept, key=lambda value: value.row is not table.cat):  # wholes before their parts
             if value not in self.stash_places:
                 name = f"{value.name}_all" if value.kind == "operation" else f"d_{len(self.stashes)}_all"
-                self.stashes[value] = memory = Memory(names.new(name), "now + row", 0, value.width)
+                self.stashes[value] = memory = whole(value, array=names.new(name))
                 for part, start in [(value, 0), *_pieces(value)]:
                     self.stash_places.setdefault(part, memory._replace(first=start, width=part.width))
         return [(vector, first, self.sums.get(d) or self.stash_places[d]) for vector, first, d in vectors]
@@ -155,19 +155,16 @@ class Allocation:
 
     def _given_memory(self, direction: str) -> tuple[dict[Value, Memory], list[Memory]]:
         """Where leaves are found, and where the new values of states are."""
-        program, hoisted = self.program, set(self.program.hoisted)
-        here = "here + row" if direction == "inference" else "now + row"
-        places = {
-            x: Memory(sequence_array(x), here if x in hoisted else "now + row", 0, x.width) for x in program.sequences
-        }
-        places |= {x: Memory(x.name, "row", 0, x.width) for x in program.constants}
-        places |= {v: Memory(v.name, "", 0, v.width) for v in program.vectors}
+        program, places = self.program, {x: whole(x, array=sequence_array(x)) for x in self.program.sequences}
+        if direction == "inference":
+            places |= {x: whole(x, "here + row") for x in program.hoisted}
+        places |= {x: whole(x, "row") for x in program.constants} | {x: whole(x, "") for x in program.vectors}
         ends = []
         for k, state in enumerate(program.states):
             brief = direction == "inference" and k > 0  # nobody looks at its values but the next step
             old, new = ("t % 2 * B + row", "(t + 1) % 2 * B + row") if brief else ("old + row", "new + row")
-            places[state] = Memory(state.name, old, 0, state.width)
-            ends.append(Memory(state.name, new, 0, state.width))
+            places[state] = whole(state, old)
+            ends.append(whole(state, new))
         return places, ends
 
     def _forward_memory(self, direction: str) -> tuple[dict[Value, Memory], Stores]:
@@ -176,7 +173,7 @@ class Allocation:
         for output, end in zip(self.program.outputs, ends):
             stores[output].append(end)
         for value in self.program.residuals if direction == "forward" else ():
-            stores[value].append(Memory(f"{value.name}_saved", "now + row", 0, value.width))
+            stores[value].append(whole(value, array=f"{value.name}_saved"))
         return places, stores
 
     def _backward_memory(self) -> tuple[dict[Value, Memory], Stores]:
@@ -187,12 +184,11 @@ class Allocation:
             places.setdefault(output, end)
         again = set(program.backward)
         saved = [x for x in program.residuals if x not in again]
-        places |= {x: Memory(f"{x.name}_saved", "now + row", 0, x.width) for x in saved}
-        places |= {dy: Memory(dy.name, "now + row", 0, dy.width) for dy in gradient.dys}
+        places |= {x: whole(x, array=f"{x.name}_saved") for x in saved} | {dy: whole(dy) for dy in gradient.dys}
         for carry, d in zip(gradient.carries, gradient.states):
-            places[carry] = Memory(carry.name, "(t + 1) % keep * B + row", 0, carry.width)
+            places[carry] = whole(carry, "(t + 1) % keep * B + row")
             zero = leaf(f"{carry.name}_zero", "zeros", carry.shape, carry.dtype)
-            stores[d or zero].append(Memory(carry.name, "t % keep * B + row", 0, carry.width))
+            stores[d or zero].append(whole(carry, "t % keep * B + row"))
         for d, memory in self.stashes.items():
             stores[d].append(memory)
         return places, stores
@@ -202,9 +198,9 @@ class Allocation:
         left, everybody = kept, readers(schedule)
         widths = {f"{x.name}_saved": x.width for x in self.program.residuals}
         widths |= {x.name: x.width for x in self.program.hoisted}
-        for whole, (name, *_) in self.stashes.items():
-            as_wide = {value: memory for value, memory in left.items() if widths[memory.array] == whole.width}
-            array = gradients_in_place(schedule, as_wide, dict(_pieces(whole)) or {whole: 0}, everybody)
+        for d, (name, *_) in self.stashes.items():
+            as_wide = {value: memory for value, memory in left.items() if widths[memory.array] == d.width}
+            array = gradients_in_place(schedule, as_wide, dict(_pieces(d)) or {d: 0}, everybody)
             if array is not None:
                 self.overwritten[name] = array
                 left = {value: memory for value, memory in left.items() if memory.array != array}

@@ -13,7 +13,7 @@ width, whatever number that is.
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -92,13 +92,9 @@ def _refuse(*args: Any) -> NoReturn:
     raise Unfusable(f"{what}: {lead}")
 
 
-def _refusing() -> Callable[..., Any]:
-    return lambda *args: _refuse()
-
-
 _BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "lshift", "rshift", "and", "or", "xor",
            "matmul")  # fmt: skip
 _OTHERS = ("lt", "le", "gt", "ge", "hash", "bool", "int", "float", "complex", "neg", "pos", "abs", "invert", "round",
            "trunc", "floor", "ceil", "format", "str", "iter", "len", "getitem", "array", "reduce_ex")  # fmt: skip
 for _name in (*_BINARY, *(f"r{name}" for name in _BINARY), *_OTHERS):
-    setattr(Batch, f"__{_name}__", _refusing())
+    setattr(Batch, f"__{_name}__", _refuse)

@@ -41,8 +41,7 @@ def slice_(build: Any, x: Value, at: Any) -> Value | None:
     front = taken.index(...) if ... in taken else len(taken)
     behind = taken[front + 1 :]
     taken = [*taken[:front], *[slice(None)] * (len(x.shape) - front - len(behind)), *behind]
-    if not takes_all_rows(taken, x.shape):
-        return None
+    assert takes_all_rows(taken, x.shape), "rows are picked"
     one = lambda i, n: slice(i % n, i % n + 1) if isinstance(i, int) else i
     slices = (slice(None), *(one(i, n) for i, n in zip(taken[1:], x.shape[1:])))
     if slices == at:

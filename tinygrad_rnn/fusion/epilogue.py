@@ -5,7 +5,6 @@ the prologue. A vector has a sum over rows, the input a product with the transpo
 """
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from ..autograd import table
@@ -90,8 +89,7 @@ class Backward(Kernel):
         self._sequences()
         self._vectors()
         for value, d in gradient.products.items():
-            left, *weights = value.inputs
-            self._weights(weights, value.name, self._left(left), self.scan.stash_places[d], left.width)
+            self._weights(value, self._left(value.inputs[0]), self.scan.stash_places[d])
         for value in program.sequences:
             if value in program.hoisted and value in gradient.sequences:
                 self._hoisted(value, self.scan.stash_places[gradient.sequences[value]])
@@ -160,22 +158,20 @@ class Backward(Kernel):
             d, W, argument = gradient.sequences[value], size(value.width), self._of(value)
             if argument not in self.d:
                 continue
+            assert argument not in self.written, "the gradients of products are added to these, not these to them"
             dx, each_step = self.d[argument], value not in self.program.constants
             added_up = not each_step and d in self.scan.sums
             place = self.scan.sums[d] if added_up else self.scan.stash_places[d]
-            if not (each_step or added_up):
+            if each_step or added_up:
+                rows = "total" if each_step else "B"
+                self._into(argument, [f"copy({self._at(place)}, matrix({dx}), {rows}, {W})"])
+            else:
                 self._adds(argument, whole=False)
                 element = f"{place.array}[starts[t + 1] - B + row, {place.first} + j]"
                 self._into(argument, [
                     "for t in range(T):", "    for row in range(starts[t + 2] - starts[t + 1]):",
                     f"        for j in range({W}):", f"            {dx}[row, j] += {element}",
                 ])  # fmt: skip
-            elif not self._adds(argument):
-                rows = "total" if each_step else "B"
-                self._into(argument, [f"copy({self._at(place)}, matrix({dx}), {rows}, {W})"])
-            else:
-                total = f"{dx}[row, j] += {place.array}[row, {place.first} + j]"
-                self._into(argument, ["for row in range(total):", f"    for j in range({W}):", f"        {total}"])
 
     def _vectors(self) -> None:
         """One sum over rows for each part of a vector."""
@@ -201,17 +197,15 @@ class Backward(Kernel):
                               f"        {dv}[{size(first)} + j] += {element}"]  # fmt: skip
             self._into(argument, lines)
 
-    def _weights(
-        self, weights: Iterable[Value], title: str, left: tuple[str, str, str], d: Memory, K: int
-    ) -> None:
+    def _weights(self, value: Value, left: tuple[str, str, str], d: Memory) -> None:
         """One product for the gradients of all weights of a product: left @ dy."""
-        size, parts = self.size, side_by_side(weights)
+        size, K, parts = self.size, value.inputs[0].width, side_by_side(value.inputs[1:])
         views = list(map(matrix_of, parts))
         arguments = [self._of(view.leaf, "matrix") for view in views]
         a, N = shifted(*left), sum(part.shape[1] for part in parts)
         together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
         if together and all(x in self.d and not self._adds(x) for x in arguments):
-            whole = self.scratch(f"d{title}_weights", str(K), N)
+            whole = self.scratch(f"d{value.name}_weights", str(K), N)
             some = " + ".join(f"len({self.d[x]})" for x in arguments)
             made = product(a, self._at(d), f"matrix({whole})", size(K), size(N), "total")
             self.write(END, f"if {some}:", f"    {made}")
@@ -246,15 +240,14 @@ class Backward(Kernel):
             factors, target = (self._at(d), f"matrix({turned(weights)})"), shifted(self.d[rows], "0", size(column))
             add = self._adds(rows, x.width == left.width)
             self._into(rows, [*copies, product(*factors, target, "total", size(x.width), size(value.width), add)])
-        self._weights([w], value.name, (f"{self.argument(left)}.T", size(column), "0"), d, x.width)
+        self._weights(value, (f"{self.argument(left)}.T", size(column), "0"), d)
 
     def _left(self, value: Value) -> tuple[str, str, str]:
         """The left operand of a product of the loop at every step, transposed: an array, and where it begins."""
         (value, first), program = first_column_of(value), self.program
         name, row, column = f"{value.name}_saved", "0", self.size(first)
-        if value in program.sequences:  # even if it is a new state as well
-            name = value.name if value in program.hoisted else self.argument(value)
-        elif value in program.states:
+        assert value not in program.sequences, "a product of what the loop does not compute is in the loop"
+        if value in program.states:
             name = self._before(value)
         elif value in program.outputs:  # the values after steps begin behind the initial ones
             name, row = program.states[program.outputs.index(value)].name, "B"

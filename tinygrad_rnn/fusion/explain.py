@@ -7,8 +7,9 @@ from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive, Shape
 from .equations import Equations
 from .print import Loop
-from .program import Value, is_slice, is_view, leaf, made_of
+from .program import Value, is_slice, is_view, leaf, made_of, multiply_adds
 from .scan import Scan
+from .schedule import reduces
 from .validate import SWITCH, is_on
 
 WIDTH = 110
@@ -125,7 +126,7 @@ def _loop(shape: Shape, values: list[Value]) -> str:
     names = ", ".join(dict.fromkeys(value.name for value in values))
     if shape == (1,):
         return names
-    reductions = [value.name for value in values if value.row in (table.sum, table.amax, table.amin)]
+    reductions = [value.name for value in values if reduces(value)]
     note = f" ({', '.join(reductions)} over the row)" if reductions else ""
     return f"a loop over {' x '.join(map(str, shape))} columns: {names}{note}"
 
@@ -166,11 +167,11 @@ def epilogue(scan: Scan) -> list[str]:
 
 
 def _work(scan: Scan) -> list[str]:
-    flops = lambda values: sum(2 * value.inputs[0].width * value.width for value in values if value.row is table.matmul)
+    flops = lambda values: 2 * multiply_adds(values)
     maths = lambda values: sum(value.width for value in values if isinstance(value.row, ElementwisePrimitive))
     program = scan.program
     hoisted, forward, backward = flops(_hoisted(scan)), flops(program.loop), flops(program.backward)
-    deferred = sum(2 * product.inputs[0].width * d.width for product, d in program.gradient.products.items())
+    deferred = flops(program.gradient.products)
     return [
         f"forward: {hoisted:,} flops in hoisted products, {forward:,} in products of the loop, {maths(program.loop):,} "
         "elementwise operations",

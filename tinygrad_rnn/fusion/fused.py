@@ -5,7 +5,7 @@ that operation; see `kernel` for what happens inside.
 """
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from ..kernels.locks import lazy
 from ..kernels.matmul import workspace
 from .evaluate import as_rows, evaluate, step_by_step, tensor
 from .frames import step_line
-from .kernel import Argument
 from .node import INFERENCE, Cotangents, Mask, Run, Way
 from .passes import compiled
 from .program import VIEWS, Value
@@ -69,7 +68,7 @@ class FusedCell:
         self._arguments = [place[argument.value] for argument in self.scan.forward.arguments]
         self._some = self._places != list(range(len(self.leaves)))  # rather than all leaves and nothing else
         self._in_order = self._arguments == list(range(len(self.operands)))
-        self._find_preparations(enumerate(self.scan.forward.arguments))
+        self._find_preparations()
         # Whether the arrays of leaves are the arguments of the kernel, if they lie as it reads them.
         self._plain_arrays = self._in_order and not (self.noise or self.outside or self._some or self._reshaped)
         self._ranks = [(k, x.inner) for k, x in enumerate(self.program.states) if len(x.shape) != 2]
@@ -220,7 +219,7 @@ class FusedCell:
         read = {x for value in self.outside for x in value.operands}
         return [(i, leaf) for i, leaf in enumerate(self.leaves) if leaf in read]
 
-    def _find_preparations(self, arguments: Iterable[tuple[int, Argument]]) -> None:
+    def _find_preparations(self) -> None:
         """Sort the arguments of the kernel by what becomes of arrays before they are."""
         leaves = set(self.leaves)
         self._gathered: list[int] = []
@@ -229,7 +228,7 @@ class FusedCell:
         self._vectors: list[tuple[int, int]] = []  # (argument, which of those that are held) that only seldom are not
         held = {value: k for k, value in enumerate(self.program.held)}
         self._reshaped: list[tuple[int, tuple[int, ...]]] = []
-        for i, (value, role, _) in arguments:
+        for i, (value, role, _) in enumerate(self.scan.forward.arguments):
             if role in ("steps", "rows", "each", "first"):
                 if role == "steps":
                     self._gathered.append(i)

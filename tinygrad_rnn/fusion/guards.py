@@ -69,7 +69,8 @@ class Watch:
         codes = [code for code, _ in self.ran.codes.values()]
         named = {"cell_contents"}.union(*(names_in(code).stores for code in codes))
         stores = None if any(map(is_dynamic, codes)) else named
-        return [(read, path) for read, _ in self.before.reads.values() if (path := read.changed(stores)) is not None]
+        reads = self.before.reads.values()
+        return [(read, path) for read in reads if (path := read.changed(stores)) is not None]
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         listener.called, listener.between, listener.codes = self.outer
@@ -122,10 +123,10 @@ class Guards:
             raise Unfusable(f"step can read more than {len(walk.seen):,} objects, by way of {path}{watch.where(path)}")
         reads = [*walk.reads.values()]
         if code_only:
-            reads = [each for each in reads if isinstance(each[0], Attribute) and isinstance(each[0].was, _CODE)]
+            reads = [read for read in reads if isinstance(read, Attribute) and isinstance(read.was, _CODE)]
         self.time = watch.time
-        self.always = _function([read for read, timed in reads if not timed])
-        self._timed = _function([read for read, timed in reads if timed])
+        self.always = _function([read for read in reads if not read.timed])
+        self._timed = _function([read for read in reads if read.timed])
 
     def holds(self) -> bool:
         """Whether everything is as it was."""

@@ -109,7 +109,7 @@ class Arena:
         self.entries.append((name, rows, row))
 
     def widths(self) -> dict[str, int]:
-        """How wide all is that has some number of rows, at most; what has a number that is known is one row."""
+        """How wide all together is that has so many rows, at most, by the word for these; the rest is one row."""
         found = {"1": SPARE * (1 + len(self.entries))}
         for _, rows, row in self.entries:
             words, n = ("1", int(rows)) if rows.isdigit() else (rows, 1)
@@ -222,7 +222,7 @@ class Kernel:
 
     def text(self, others: list[str], by_steps: list[str], carved: list[str], comments: dict[int, str]) -> str:
         """The source of the function, which has `others` behind its arguments; some are given as [T, B, width]."""
-        direction, keep = ("backward", ["keep"]) if self.direction == "backward" else ("forward", [])
+        keep = ["keep"] if self.direction == "backward" else []
         parameters = [*PARAMETERS, *keep, *self.scan.sizes.values(), *self.block.numbers]
         parameters += [*(a.name for a in self.arguments), *others]
         by_steps = [*(a.name for a in self.arguments if a.role == "steps"), *by_steps]
@@ -234,7 +234,7 @@ class Kernel:
         for stage, body in self.stages.items():
             if body:
                 lines += [f"if stages & {stage}:  # {comments[stage]}", *(f"    {line}" for line in body)]
-        head = wrapped(f"def {direction}({', '.join(parameters)}):", "")
+        head = wrapped(f"def {self.block.name}({', '.join(parameters)}):", "")
         return f"@njit(cache=CACHE, **KERNEL)\n{head}" + "".join(wrapped(line, "    ") for line in lines)
 
 

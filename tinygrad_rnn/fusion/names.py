@@ -82,10 +82,3 @@ class Names:
             if count == 1 and name not in self.reserved:
                 return name
             name = f"{name}_{count}"
-
-    def own(self, name: str) -> str:
-        """Such a name that nobody has yet, be it reserved."""
-        while name in self.counts:
-            name += "_"
-        self.counts[name] = 1
-        return name

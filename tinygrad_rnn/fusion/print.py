@@ -22,6 +22,7 @@ from typing import Any
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive, Shape
+from ..kernels.elementwise import scalar_code
 from .equations import Equations, in_sizes, number_text, parse, wrapped
 from .names import IMPORTS, Names
 from .nest import Nest, aligned, aligned_without
@@ -32,6 +33,8 @@ from .views import strides_of
 PANEL = "PANEL = ROW_BYTES // {}  # the width of a panel of packed weights"
 MOST_NODES = 240  # of an expression in one statement: Python reads nested ones only so far
 
+_scalar_code = functools.cache(scalar_code)
+
 Loop = tuple[Shape, list[Value]]  # over which elements, and what gets a name there: the rest is part of its expression
 
 
@@ -39,7 +42,7 @@ class Block:
     """The loop of one direction, on its way to text.
 
     Args:
-        name: "forward" or "backward": the first part of the row functions' names.
+        name: "forward" or "backward": that of the kernel, and the first part of the row functions' names.
         schedule: what is computed when, and where.
         sizes: names of widths.
         gradient: for comments.
@@ -192,25 +195,16 @@ class RowFunction:
         values = {name: operand(y) for name, y in zip(row.inputs, x.inputs)}
         if isinstance(row, ElementwisePrimitive):
             values |= {name: self.constant(value) for name, value in x.attributes.items()}
-            formula = row.formula
+            formula, functions = _scalar_code(row.formula)
+            self.functions |= functions
         else:  # repeated or cast, or a reduction of one element
-            formula = "real(x)" if row is table.cast else "x"
+            formula = "f(x)" if row is table.cast else "x"
             values = {"x": operand(x.inputs[0])}
-        functions = self.functions
+        values["f"] = ast.Name("real")  # which turns into the dtype of the kernel
 
         class Fill(ast.NodeTransformer):
             def visit_Name(self, node: ast.Name) -> ast.AST:
                 return values.get(node.id, node)
-
-            def visit_Call(self, node: ast.Call) -> ast.AST:
-                assert isinstance(node.func, ast.Name)
-                if node.func.id != "real":
-                    functions.add(node.func.id)
-                node.args = [self.visit(argument) for argument in node.args]
-                return node
-
-            def visit_Constant(self, node: ast.Constant) -> ast.AST:
-                return parse(f"real({node.value!r})")
 
         return Fill().visit(parse(formula))
 
@@ -228,8 +222,6 @@ class _Statements:
         self.before: list[str] = []
         self.inside: list[str] = []
         self.after: list[str] = []
-        self.results: list[Value] = []
-        row.loops.append((shape, self.results))
         # What somebody else reads than the value that takes its place is read before.
         self.written = {memory: x for x in values for memory in self.schedule.stores.get(x, [])}
         self.read_first: dict[Value, tuple[str, Memory]] = {}
@@ -252,7 +244,7 @@ class _Statements:
         for x, places in self.copies.items():
             targets = [self.element(f"{x.name}_copy", memory, x) for memory in places]
             self.inside += [f"{target} = {ast.unparse(self._operand(x, x))}" for target in targets]
-            self.results.append(x)
+        self.row.loops.append((self.nest.shape, [x for x in (*self.values, *self.copies) if x not in self.inlined]))
         first = [
             f"{name} = {self.element(name, memory, y)}  # {self.written[memory].name} will take its place"
             for y, (name, memory) in self.read_first.items()
@@ -275,23 +267,18 @@ class _Statements:
         if len(self.users.get(x, ())) == 1 and not named and not places and _count(expression) <= MOST_NODES:
             self.inlined[x] = expression
             return
-        self.results.append(x)
         self.inside.append(f"{x.name} = {ast.unparse(expression)}{self._comment(x)}")
         self.inside += self._put(x, x.name, places)
 
     def _reduction(self, x: Value) -> None:
         """A sum or an extreme over the loop, of one element in a variable, of more in memory."""
-        self.results.append(x)
         (of,), places, comment = x.inputs, self.schedule.stores.get(x, []), self._comment(x)
-        value, start, total = ast.unparse(self._operand(of, of)), "real(0)", x.name
+        value, start, total, one = ast.unparse(self._operand(of, of)), "real(0)", x.name, x.width == 1
         value = f"real({value})" if of.dtype.kind == "b" else value
-        nest = Nest(shape_of(x), self.block.size)
-        if x.width != 1:
-            kept = aligned_without(x, of)
-            argument, first = self.row.place(f"{x.name}_out", places[0])
-            total = self.nest.element(argument, first, kept)
+        if not one:
+            total = self.nest.element(*self.row.place(f"{x.name}_out", places[0]), aligned_without(x, of))
         if x.row is table.sum:
-            self.inside.append(f"{total} += {value}{comment if x.width != 1 else ''}")
+            self.inside.append(f"{total} += {value}{'' if one else comment}")
         else:
             sign = ">" if x.row is table.amax else "<"
             start = f"real({'-' if sign == '>' else ''}1e400)"
@@ -299,19 +286,13 @@ class _Statements:
                 self.inside.append(f"{x.name}_j = {value}")
                 value = f"{x.name}_j"
             self.inside.append(f"{total} = {value} if {value} {sign} {total} or {value} != {value} else {total}")
-        if x.width == 1:
-            self.before.append(f"{x.name} = {start}{comment}")
-            whole, rest = x.name, places
-        else:
-            whole, rest = self.element(f"{x.name}_out", places[0], x, nest=nest), places[1:]
-            self.before += nest.lines([f"{whole} = {start}"])
-            nest = Nest(shape_of(x), self.block.size)
-            whole = self.element(f"{x.name}_out", places[0], x, nest=nest)
-        self.after += nest.lines(self._put(x, whole, rest, nest))
+        before, after = (Nest(shape_of(x), self.block.size) for _ in range(2))
+        whole = lambda nest: x.name if one else self.element(f"{x.name}_out", places[0], x, nest=nest)
+        self.before += before.lines([f"{whole(before)} = {start}{comment if one else ''}"])
+        self.after += after.lines(self._put(x, whole(after), places if one else places[1:], after))
 
     def _running_sum(self, x: Value) -> None:
         """Each element is added to the one before it, which is in memory."""
-        self.results.append(x)
         place, *rest = self.schedule.stores[x]
         (argument, start), dim = self.row.place(f"{x.name}_out", place), x.attributes["dim"] - 1
         along = tuple([int(i == dim) for i in range(len(x.inner))])

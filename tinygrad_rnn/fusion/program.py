@@ -308,6 +308,11 @@ def sources_of(value: Value) -> list[Value]:
     return [base_of(value)] if is_view(value) else [base_of(y) for y in value.operands]
 
 
+def multiply_adds(values: Iterable[Value]) -> int:
+    """Those of the products among values, for one row."""
+    return sum(value.inputs[0].width * value.width for value in values if value.row is table.matmul)
+
+
 # ---- Programs --------------------------------------------------------------------------------------------------------
 
 
@@ -393,6 +398,11 @@ class Program(NamedTuple):
     def products(self) -> tuple[Value, ...]:
         """Those of the loop: left operands, and the weights that stand side by side."""
         return tuple(value for value in self.loop if value.row is table.matmul)
+
+    @property
+    def multiplied(self) -> tuple[Value, ...]:
+        """The memory of left operands, which the epilogue reads as well: for the gradients of weights."""
+        return tuple(dict.fromkeys(base_of(product.inputs[0]) for product in self.products))
 
     def rebuilt(self, change: Callable[[Value, tuple[Any, ...]], Iterable[Value]]) -> "Program":
         """A program with other values in the place of these.

@@ -40,9 +40,11 @@ class Read:
         holder: where it lies; `name`: under which name, if it has one.
         path: what the user calls it, such as `self.log`.
         was: what it was when it was looked at.
+        timed: whether only the library's modules, and so the clock of the guards, know of a change.
         told: what is said of a step that changes it.
     """
 
+    timed = False
     told = (
         "step changes {}: a step that is compiled runs once, not at every step of a sequence; return what is to be "
         "kept as a state instead"

@@ -55,8 +55,7 @@ def rematerialise(program: Program) -> Program:
     again |= reached(views, lambda y: filter(is_view, y.operands)) & inside
     in_order = lambda some: [value for value in program.loop if value in some]
     # What products multiply is read by the epilogue, though the loop may rather compute it again.
-    lefts = dict.fromkeys(base_of(product.inputs[0]) for product in program.products)
-    multiplied = [x for x in lefts if x in inside and x not in at_hand and x not in saved]
+    multiplied = [x for x in program.multiplied if x in inside and x not in at_hand and x not in saved]
     return program._replace(residuals=(*in_order(saved), *multiplied), backward=(*in_order(again), *values))
 
 

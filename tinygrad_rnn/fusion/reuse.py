@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
-from .program import Program, Value, base_of, is_view, reached, readers_of, sources_of, view_of
+from .program import Program, Value, is_view, reached, readers_of, sources_of, view_of
 from .schedule import Memory, Schedule, loop_shape, shape_of
 
 Order = tuple[Any, ...]
@@ -38,9 +38,8 @@ class Reader(NamedTuple):
 def kept_in_place(schedule: Schedule, program: Program) -> dict[Value, Memory]:
     """Places in sequences for residuals of the forward kernel."""
     needed_again = {y for value in program.backward for y in sources_of(value)}
-    needed_after = _needed_after(program)
     found: dict[Value, Memory] = {}
-    free = schedule.inside - needed_after
+    free = schedule.inside.difference(program.multiplied)
     saved = [x for x in program.residuals if isinstance(x.row, ElementwisePrimitive) and x in free]
     everybody, users = readers(schedule), readers_of(schedule.values)
     for sequence in program.hoisted:  # which only the loop reads
@@ -64,14 +63,9 @@ def kept_in_place(schedule: Schedule, program: Program) -> dict[Value, Memory]:
 def spare_afterwards(schedule: Schedule, program: Program, kept: dict[Value, Memory]) -> dict[Value, Memory]:
     """What nobody reads after the backward kernel; besides what is `kept` in place."""
     candidates = [*program.hoisted, *program.residuals]
-    taken, needed = {memory.array for memory in kept.values()}, _needed_after(program)
+    taken, needed = {memory.array for memory in kept.values()}, set(program.multiplied)
     found = {value: schedule.places[value] for value in candidates if value in schedule.places and value not in kept}
     return {value: m for value, m in found.items() if value not in needed and m.array not in taken}
-
-
-def _needed_after(program: Program) -> set[Value]:
-    """What is read after the loop, for the gradients of weights."""
-    return {base_of(product.inputs[0]) for product in program.products}
 
 
 def gradients_in_place(

@@ -24,7 +24,7 @@ from .epilogue import Backward
 from .kernel import ALL, BEGIN, END, LOOP, PROLOGUE, Forward
 from .names import printable
 from .print import module
-from .program import Program
+from .program import Program, multiply_adds
 from .rows import Rows
 
 ROWS_PER_THREAD = 4  # fewer rows than this are not worth a thread
@@ -108,9 +108,8 @@ class Scan(Allocation):
         self.built: dict[str, tuple[str, float]] = {}
         self.shared: dict[str, Shared] = {}
         self.layouts: dict[str, dict[Rows, Layout]] = {"forward": {}, "inference": {}, "backward": {}}
-        self.work = sum(product.inputs[0].width * product.width for product in program.products)
-        self.work += 16 * sum(state.width for state in program.states)
-        self.around = sum(value.inputs[0].width * value.width for value in program.hoisted)
+        self.work = multiply_adds(program.loop) + 16 * sum(state.width for state in program.states)
+        self.around = multiply_adds(program.hoisted)
         self.forward, self.inference = Forward(self, "forward"), Forward(self, "inference")
         self.backward = Backward(self, self.forward)
         self.kernels = {"forward": self.forward, "inference": self.inference, "backward": self.backward}
@@ -118,7 +117,7 @@ class Scan(Allocation):
             self._write(direction, kernel.source)
         self.arena_widths = {direction: kernel.arena.widths() for direction, kernel in self.kernels.items()}
         number = {known: i for i, known in enumerate(self.forward.known)}
-        self.read_again = [number[known] for known in self.backward.known]
+        self.read_again, self.watched_again = [number[known] for known in self.backward.known], self.backward.watched
         self.nothing = np.empty((0, 0), self.dtype), np.empty(0, self.dtype)
         self.row_bytes = sum(value.width for value in program.hoisted) * self.dtype.itemsize
 
@@ -133,7 +132,7 @@ class Scan(Allocation):
         if direction not in self.compiled:
             start, known = time.perf_counter(), None
             products(self.dtype.name)  # which no kernel from the disk can make without swallowing Ctrl-C
-            function = "backward" if direction == "backward" else "forward"
+            function = self.blocks[direction].name
 
             def compile_kernel(module: ModuleType) -> None:
                 nonlocal known
@@ -288,7 +287,7 @@ class Scan(Allocation):
             found[i] = make(shape, dtype)
         arena, kernel, short = self.borrow(layout_of_kernel), self.compiled.get("backward"), layout_of_kernel.short
         read = [arrays[i] for i in self.read_again]
-        read += [every[k] for k in self.backward.watched]
+        read += [every[k] for k in self.watched_again]
         if kernel is not None and short is not None:
             kernel(0, rows.B, workspace.address, *short, *read, *given, *found, residuals, arena)
         else:

@@ -51,6 +51,11 @@ class Memory(NamedTuple):
         return self._replace(view=None).seen(View(view.first + first * view.strides[dim], shape, view.strides))
 
 
+def whole(value: Value, where: str = "now + row", array: str = "") -> Memory:
+    """A place for all of a value, in the array of its name unless it is in another."""
+    return Memory(array or value.name, where, 0, value.width)
+
+
 Stores = dict[Value, list[Memory]]
 Loops = dict[tuple[int, Shape], tuple[list[Value], Stores]]  # (when, shape) -> what is computed; what is copied where
 
@@ -112,9 +117,9 @@ class Schedule:
 
     def _buffer(self, value: Value) -> Memory:
         """New memory for a value: one row for each row of the batch."""
-        name = f"{value.name}_buffer"
-        self.buffers[name] = value.width
-        return Memory(name, "row", 0, value.width)
+        memory = whole(value, "row", f"{value.name}_buffer")
+        self.buffers[memory.array] = value.width
+        return memory
 
     def _store(self, value: Value) -> None:
         """See to it that a value is in memory."""
@@ -198,7 +203,7 @@ class Schedule:
                     scalar = y.width == 1 and self.levels[y][0] == self.levels[value][0]
                     if same_loop or scalar or value.row is table.cat:
                         continue
-                self.stores.setdefault(base, []).append(self._buffer(base))
+                self._store(base)
 
     # ---- When values are computed ------------------------------------------------------------------------------------
 

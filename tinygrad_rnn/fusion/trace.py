@@ -60,21 +60,23 @@ class Traced(NamedTuple):
 class Trace(Builder):
     """The values of a step, in the order in which they are computed, while it runs."""
 
-    def __init__(self, names: dict[int, str], held_as: dict[int, str], batch: int, dtype: np.dtype) -> None:
+    def __init__(self, cell: Any, held_as: dict[int, str], batch: int, dtype: np.dtype) -> None:
         super().__init__(Names(RESERVED, FORMS), MOST_VALUES[0])
         self.batch, self.dtype = batch, dtype
         self.size = Batch(batch)
         self.refused: Unfusable | None = None  # the first time: a step that catches it is refused all the same
         self.noise: list[tuple[Value, Source]] = []
-        self.codes: set[Any] = set()  # of steps
+        self.codes = step_codes(cell)
         self._codes: dict[int, CodeType] = {}  # that has run; equal code is not the same, it has numbers of its own
         self._literals: set[int] = set()  # what stands in there, by identity
-        self._numbers: dict[int, Number] = {}  # others, likewise
+        self._numbers: dict[int, tuple[float, Number]] = {}  # others, likewise; alive, so that no other gets that
         self._frames: dict[int, tuple[int, FrameType]] = {}  # in which they run, with how many others they are inside
         self._leaves: dict[int, Value] = {}  # of tensors and arrays, by identity
-        self._parameter_names, self._held_as = names, held_as
-        self._held_numbers: dict[int, str] = {}  # numbers that the cell holds -> their names
-        self._alive: list[float] = []
+        self._held_as = held_as
+        parameters = [*cell.named_buffers(), *cell.named_parameters()]
+        self._parameter_names = {id(p): name.replace(".", "_") for name, p in parameters}
+        numbers = [(x, name) for module in cell.modules() for name, x in vars(module).items() if type(x) is float]
+        self._held_numbers = {id(x): name for x, name in numbers}
 
     # ---- Where the user's code is ------------------------------------------------------------------------------------
 
@@ -187,7 +189,7 @@ class Trace(Builder):
         if type(x) is Batch:
             self.size.__float__()  # which refuses
         if isinstance(x, (bool, int, float)):
-            return x if isinstance(x, Number) else float(x) if isinstance(x, float) else x
+            return float(x) if isinstance(x, float) else x
         array = x.data if isinstance(x, tape.Value) else np.asarray(x)
         if array.dtype.kind not in "biuf":
             self.refuse(f"step computes with {type(x).__name__}", "write a float")
@@ -221,21 +223,19 @@ class Trace(Builder):
 
     def number(self, x: float) -> float:
         """A number as an operand: an argument of kernels, unless it stands in the code that runs or is none of ours."""
-        if isinstance(x, Number):
+        if id(x) in self._literals or x != x or abs(x) == math.inf:
             return x
-        if type(x) is not float or id(x) in self._literals or x != x or abs(x) == math.inf:
-            return float(x)
         if id(x) not in self._numbers:
-            number = self._numbers[id(x)] = Number(x)
+            number = Number(x)
             number.name = self.names.new(self._held_numbers.get(id(x), "number"))
-            self._alive.append(x)  # so that no other number gets its identity
-        return self._numbers[id(x)]
+            self._numbers[id(x)] = x, number
+        return self._numbers[id(x)][1]
 
     def draw(self, source: Source, shape: Any, dtype: Any) -> Symbol:
         """Called in place of drawing random numbers: a symbol for an input that is drawn for all steps at once."""
         self.where = self._look_around()
-        if not shape or (type(shape[0]) is not Batch and shape[0] != self.batch):
-            sizes = ["B" if type(n) is Batch or n == self.batch else n for n in shape]
+        sizes = ["B" if type(n) is Batch or n == self.batch else n for n in shape]
+        if sizes[:1] != ["B"]:
             self.refuse(
                 f"step draws random numbers of shape [{', '.join(map(str, sizes))}], not a row for each of the batch",
                 "write h.shape, or h.shape[0], 1 for one number a row",
@@ -251,7 +251,7 @@ class Trace(Builder):
         if not any(isinstance(x, tape.Value) for x in inputs):
             return row.forward(*inputs, **attributes)
         self.where = self._look_around()
-        operands = [x if type(x) is float else self.value_of(x) for x in inputs]
+        operands = list(map(self.value_of, inputs))
         attributes = {name: self._plain(name, value) for name, value in attributes.items()}
         if isinstance(row, ElementwisePrimitive) and row not in (table.pow, table.clip_gradient):
             operands = [self.number(x) if isinstance(x, float) else x for x in operands]
@@ -314,7 +314,7 @@ class Trace(Builder):
         own = {id(symbol) for symbol in leaves}
         named = {value: value.name for value in self.values if value.named}
         # What has no name of the user's is named once more, after all that has one; first what outputs need.
-        self.names = Names(RESERVED, FORMS, [*named.values(), *(x.name for x in self._numbers.values())])
+        self.names = Names(RESERVED, FORMS, [*named.values(), *(x.name for _, x in self._numbers.values())])
         for name, x in self.variables():
             if isinstance(x, Symbol) and id(x) not in own and x.value not in named:
                 named[x.value] = self.names.new(f"{name}_new" if name in self.names else name)
@@ -375,12 +375,7 @@ def _trace_once(
 ) -> Traced:
     """The trace for one number in place of the size of the batch."""
     single = not sequence.several  # whether step takes its one input as it is, rather than in a tuple
-    named = [*cell.named_buffers(), *cell.named_parameters()]
-    names = {id(p): name.replace(".", "_") for name, p in named}
-    trace = Trace(names, {id(x): name for name, x in tensors}, batch, sequence.inputs[0].dtype)
-    trace.codes = step_codes(cell)
-    held_numbers = [(x, name) for module in cell.modules() for name, x in vars(module).items() if type(x) is float]
-    trace._held_numbers = {id(x): name for x, name in held_numbers}
+    trace = Trace(cell, {id(x): name for name, x in tensors}, batch, sequence.inputs[0].dtype)
     symbol = lambda name, kind, x, inner: trace.leaf(name, kind, (batch, *inner), x.dtype)
     inputs = enumerate(sequence.inputs, 1)
     xs = [symbol("x" if single else f"x_{i}", "input", x, (x.shape[2],)) for i, x in inputs]

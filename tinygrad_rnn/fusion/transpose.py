@@ -141,10 +141,9 @@ def transpose(program: Program, watched: int = 1) -> Program:
         watched: of how many states, from the first, the values at every step are seen from outside. Those of the others
             are seen at the end only.
     """
-    own = lambda name: program.names.own(name)
     carries = tuple(leaf(program.names.new(f"d{x.name}"), "carry", x.shape, x.dtype) for x in program.states)
-    dys = tuple(
-        leaf(own(f"dy_{x.name}" if k else "dy"), "gradient", x.shape, x.dtype)
+    dys = tuple(  # under names that nothing else is given
+        leaf(f"dy_{x.name}" if k else "dy", "gradient", x.shape, x.dtype)
         for k, x in enumerate(program.states[:watched])
     )
     leaves = (*program.sequences, *program.constants, *program.vectors)

@@ -56,7 +56,7 @@ class Walk:
         earlier: the walk before the trace, which tells what things were then.
 
     Attributes:
-        reads: with whether only the library's modules, and so the clock of the guards, know of a change.
+        reads: by kind, place and name.
         obstacles: what no compiled cell can be right about, and what to say of it.
         symbols: where symbols were found.
         ahead: what was not looked at any more.
@@ -66,7 +66,7 @@ class Walk:
         self.ran = ran
         known = earlier.reads.items() if earlier else ()
         # Names that came though no code sets them, such as that of a cached property, are there for good.
-        self.earlier = {key: read.was for key, (read, _) in known if not isinstance(read, Keys)}
+        self.earlier = {key: read.was for key, read in known if not isinstance(read, Keys)}
         self.names = Names.none()
         self.names.attributes.update(ALWAYS)
         self.users: set[str] = set()  # attributes that the user's code names
@@ -84,7 +84,7 @@ class Walk:
             self._go_from(cell)
 
     def _go_from(self, cell: Any) -> None:
-        self.reads: dict[Any, tuple[Read, bool]] = {}
+        self.reads: dict[Any, Read] = {}
         self.obstacles: list[tuple[str, str]] = []
         self.symbols: list[str] = []
         self.seen: dict[int, Any] = {}
@@ -119,7 +119,8 @@ class Walk:
         key = type(read), id(read.holder), read.name
         if self.earlier.get(key, MISSING) is not MISSING:
             read.was = self.earlier[key]
-        self.reads.setdefault(key, (read, timed))
+        read.timed = timed
+        self.reads.setdefault(key, read)
         return read
 
     def _note_each(self, kind: type[Read], holder: Any, path: str, names: Iterable[str], timed: bool = False) -> None:
