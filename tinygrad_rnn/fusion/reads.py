@@ -93,9 +93,7 @@ class Attribute(Read):
 
     def changed(self, stores: Set[str] | None) -> str | None:
         now = self.get()
-        if now is self.was or not (_sets(stores, self.name) or holds_symbol(now)):
-            return None
-        return self.path
+        return self.path if now is not self.was and (_sets(stores, self.name) or holds_symbol(now)) else None
 
     def put_back(self) -> None:
         with contextlib.suppress(AttributeError, TypeError):  # of what nobody can set

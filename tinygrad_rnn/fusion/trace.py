@@ -311,10 +311,10 @@ class Trace(Builder):
         own = {id(symbol) for symbol in leaves}
         named = {value: value.name for value in self.values if value.named}
         # What has no name of the user's is named once more, after all that has one; first what outputs need.
-        self.names = Names(RESERVED, FORMS, [*named.values(), *(x.name for x in self._numbers.values())])
+        self.names = Names(RESERVED, FORMS, [*named.values(), *(x.name for x in self._numbers.values())], self.names)
         for name, x in self.variables():
             if isinstance(x, Symbol) and id(x) not in own and x.value not in named:
-                named[x.value] = self.names.new(f"{name}_new" if name in self.names else name)
+                named[x.value] = self.names.new(f"{name}_new" if name in self.names else name, name)
         for state, output in zip(states, outputs):
             if output not in named:
                 named[output] = self.names.new(f"{state.name}_new")
