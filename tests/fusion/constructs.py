@@ -55,6 +55,12 @@ COMPILES = {
         "(tg.softmax((m * h.unsqueeze(1)).sum(-1), -1).unsqueeze(-1) * m).sum(1)", "m @ self.U",
         "tg.einsum('bse,be->bs', m, h)", "tg.einsum('bnd,nde->bne', h.reshape(h.shape[0], 2, 3), self.H)",
     ],
+    "Windows": [
+        "tg.conv1d(C.mT, self.H, padding=1)", "tg.conv1d(C, self.H[:, :1], padding='causal', groups=2)",
+        "tg.conv1d(h.reshape(h.shape[0], 3, 2), self.H, self.M[:, 0], stride=2, padding=2)",
+        "tg.conv1d(m, self.H[:, :2], dilation=2, groups=2)", "tg.max_pool1d(C, 2)", "tg.max_pool1d(m, 3, 2, padding=1)",
+        "tg.avg_pool1d(C, 2, 1, padding=1)", "tg.adaptive_avg_pool1d(h.unsqueeze(1), 4)",
+    ],
     "Noise": [
         "h * tg.rand(h.shape, dtype=h.dtype)", "C + tg.randn(C.shape, dtype=h.dtype)", "tg.dropout(h, 0.5, True)",
         "h + tg.rand_like(h)", "tg.gaussian_noise(h, 0.1, True)",
