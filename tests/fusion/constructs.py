@@ -27,6 +27,7 @@ COMPILES = {
         "h.var(-1, keepdim=True)", "h.std(-1)", "tg.softmax(h, -1)", "tg.softmax(C, 1)", "tg.log_softmax(C, -1)",
         "tg.logsumexp(h, -1)", "tg.cumsum(h, -1)", "tg.cumsum(C, 1)", "tg.norm(h, dim=-1)", "tg.normalize(h, dim=-1)",
         "tg.layer_norm(h, (6,), self.b, self.k)", "tg.prod(h, -1)", "(h * h).sum(-1).sqrt()",
+        "tg.einsum('bii->b', C @ C.mT)", "tg.diagonal(C, 1, 2)",
     ],
     "Shapes": [
         "h.reshape(h.shape[0], 2, 3)", "h.view(h.shape[0], -1, 2)", "C.reshape(C.shape[0], -1)", "C.flatten(1)",

@@ -104,8 +104,7 @@ class Trace(Builder):
 
     def refuse(self, what: str, lead: str = "", where: str = "") -> NoReturn:
         """Say what the step does that no kernel can do, and what to write instead."""
-        lead = f": {lead}" if lead else ""
-        raise self.latch(Unfusable(f"{what}{lead} ({where or user_line()})"))
+        raise self.latch(Unfusable(f"{what}{lead and f': {lead}'} ({where or user_line()})"))
 
     def latch(self, refusal: Unfusable) -> Unfusable:
         """The first refusal, which stands whatever the step does about it."""
@@ -132,7 +131,8 @@ class Trace(Builder):
 
     def refuse_gradients(self, what: str) -> NoReturn:
         """The step does something about gradients that kernels know nothing of."""
-        self.refuse(f"step uses {what}", "write h.detach() for what gradients must not pass, and leave the rest out")
+        inner = "2 * (h - v) and its like for the gradient of a loss in the step"
+        self.refuse(f"step uses {what}", f"write h.detach() for what gradients must not pass, {inner}, and no more")
 
     def refuse_draws(self) -> NoReturn:
         """The step draws random numbers that are not drawn for all steps at once."""
