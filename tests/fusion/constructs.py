@@ -27,6 +27,7 @@ COMPILES = {
         "h.var(-1, keepdim=True)", "h.std(-1)", "tg.softmax(h, -1)", "tg.softmax(C, 1)", "tg.log_softmax(C, -1)",
         "tg.logsumexp(h, -1)", "tg.cumsum(h, -1)", "tg.cumsum(C, 1)", "tg.norm(h, dim=-1)", "tg.normalize(h, dim=-1)",
         "tg.layer_norm(h, (6,), self.b, self.k)", "tg.prod(h, -1)", "(h * h).sum(-1).sqrt()",
+        "tg.einsum('bii->b', C @ C.mT)", "tg.diagonal(C, 1, 2)",
     ],
     "Shapes": [
         "h.reshape(h.shape[0], 2, 3)", "h.view(h.shape[0], -1, 2)", "C.reshape(C.shape[0], -1)", "C.flatten(1)",
@@ -54,6 +55,12 @@ COMPILES = {
         "h.unsqueeze(-1) * x.unsqueeze(-2)", "tg.outer(self.b, self.b).sum() * h", "tg.linear(h, self.U, self.b)",
         "(tg.softmax((m * h.unsqueeze(1)).sum(-1), -1).unsqueeze(-1) * m).sum(1)", "m @ self.U",
         "tg.einsum('bse,be->bs', m, h)", "tg.einsum('bnd,nde->bne', h.reshape(h.shape[0], 2, 3), self.H)",
+    ],
+    "Windows": [
+        "tg.conv1d(C.mT, self.H, padding=1)", "tg.conv1d(C, self.H[:, :1], padding='causal', groups=2)",
+        "tg.conv1d(h.reshape(h.shape[0], 3, 2), self.H, self.M[:, 0], stride=2, padding=2)",
+        "tg.conv1d(m, self.H[:, :2], dilation=2, groups=2)", "tg.max_pool1d(C, 2)", "tg.max_pool1d(m, 3, 2, padding=1)",
+        "tg.avg_pool1d(C, 2, 1, padding=1)", "tg.adaptive_avg_pool1d(h.unsqueeze(1), 4)",
     ],
     "Noise": [
         "h * tg.rand(h.shape, dtype=h.dtype)", "C + tg.randn(C.shape, dtype=h.dtype)", "tg.dropout(h, 0.5, True)",

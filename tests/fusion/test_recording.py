@@ -48,6 +48,26 @@ class Parts(tg.nn.Cell):
         return tg.tanh(whole @ self.V)
 
 
+class Words(tg.nn.Cell):
+    """Names that kernels have for things of their own, of states and of values; names that mean another thing later."""
+
+    input_size, hidden_size = I, H
+
+    def __init__(self):
+        self.W, self.cells = parameter(I, H), [tg.nn.RNNCell(H, H, **F64) for _ in range(2)]
+
+    def step(self, x, last, t, H_2):
+        B = x @ self.W
+        x = tg.tanh(B) * 0.5
+        first = []
+        for cell, h in zip(self.cells, (last, t)):
+            (h,) = cell.advance(x, (h,))
+            x = x + h
+            first.append(h)
+        new = 0.9 * H_2 + x
+        return (*first, tg.sin(new))
+
+
 class Tires(tg.nn.Cell):
     """A state of which the first value is made of nothing but initial states, and which the step itself reads."""
 
@@ -65,6 +85,7 @@ class Tires(tg.nn.Cell):
 
 CELLS = {
     "parts": Parts,
+    "words": Words,
     "tires": Tires,
     "LSTM": lambda: tg.nn.LSTMCell(I, H, **F64),
     "GRU": lambda: tg.nn.GRUCell(I, H, **F64),
@@ -116,6 +137,28 @@ def test_both_engines_tell_the_same(name, options, reverse, monkeypatch):
         reached += 1
         np.testing.assert_allclose(fused.grad[value].numpy(), expected, rtol=0, atol=1e-12, err_msg=f"d{value}")
     assert reached >= len(cell.state_names) + 2
+
+
+@pytest.mark.parametrize("engine", ["never", "require"])
+def test_a_value_is_called_what_the_step_calls_it(engine, monkeypatch):
+    """Whatever the kernels call it: their own words are B, t, last, first, new, H_2 and others."""
+    interpret(monkeypatch)
+    cell = Words()
+    r, _ = record(cell, engine, False)
+    assert {"last", "t", "H_2", "B", "x", "h", "a", "new"} <= {*r.names}
+    x, B, last, t = (r[name].numpy() for name in ("x", "B", "last", "t"))
+    np.testing.assert_allclose(B, r.sequence.inputs[0].numpy() @ cell.W.numpy(), atol=1e-12)
+    np.testing.assert_allclose(x, np.tanh(B) * 0.5, atol=1e-12)  # of the innermost step that returns first
+    np.testing.assert_allclose(r["h"].numpy(), t, atol=1e-12)  # the last one, at the first step too
+    np.testing.assert_array_equal(r.of_first_state()[0], last.reshape(-1, H))
+    assert {"last", "t", "H_2"} == {*tg.study.gradient_flow(r).values}
+
+
+def test_units_of_such_a_value_are_held():
+    layer, x = tg.nn.Recurrent(Words()), tg.randn(T, B, I, dtype=np.float64)
+    assert (tg.study.ablate(layer, x, name="B").values > 0).all()
+    with pytest.raises(ValueError, match="has no value 'z'; it has last, t, H_2, B, x, "):
+        tg.study.ablate(layer, x, name="z")
 
 
 @pytest.mark.parametrize("make", every_cell(2))

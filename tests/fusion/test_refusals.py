@@ -40,6 +40,12 @@ def assigns(self, x, h):
     return h + x @ self.W
 
 
+def descends(self, x, h):
+    v = x @ self.W
+    (slope,) = tg.grad((h - v).square().sum(-1), [v], tg.ones(2, dtype=np.float64), create_graph=True)
+    return h + 0.1 * slope
+
+
 def unfinished(self, x, h):
     noise = tg.randn(H, dtype=np.float64)
     return h + x @ self.W + noise
@@ -56,6 +62,7 @@ REFUSED = {
     "product of states": (lambda self, x, h: tg.tanh(h @ (h.T @ h) + x @ self.W), MEET),
     "sum over the batch": (lambda self, x, h: tg.tanh(h - h.sum(0, keepdim=True) + x @ self.W), MEET),
     "mean of all": (lambda self, x, h: tg.tanh(h - h.mean() + x @ self.W), MEET),
+    "gradient of a loss": (descends, r"step uses tg.grad\(\): write h.detach\(\) .*, 2 \* \(h - v\) and its like"),
     "row of the batch": (lambda self, x, h: tg.tanh(h + h[0:1] + x @ self.W), MEET),
 }
 

@@ -63,6 +63,23 @@ ROWS = {
     "slot": ("class Base(Base): __slots__ = ('k',)", "self.k = 2.0", "self.k", "cell.k = 3.0"),
     "attribute of the class": ("", "pass", "self.kind", "type(cell).kind = 3.0"),
     "attribute of a base class": ("", "pass", "self.inherited", "Base.inherited = 3.0"),
+    "attribute of the class that hides one of its class": (
+        "class Kind(type): k = 2.0\nclass O(metaclass=Kind): pass", "pass", "O.k", "world['O'].k = 3.0"),
+    "attribute of the class that hides a computed one": (
+        "class O:\n    def __getattr__(self, name): return {'k': 2.0}[name]\no = O()", "pass", "o.k",
+        "world['O'].k = 3.0"),
+    "options of an optimiser": (
+        "o = tg.optim.SGD([tg.nn.Parameter(tg.ones(1))], lr=2.0)", "pass", "o.param_groups[0]['lr']",
+        "world['o'].param_groups[0]['lr'] = 3.0"),
+    "a schedule": (
+        "p = tg.nn.Parameter(tg.ones(1))\ns = tg.optim.lr_scheduler.ExponentialLR(tg.optim.SGD([p], lr=2.0), 1.5)",
+        "self.s = s", "self.s.get_last_lr()[0]", "world['s'].optimizer.step(); world['s'].step()"),
+    "what a cached function gave before": (
+        "import functools\nd = {'k': 2.0}\n@functools.cache\ndef f(): return d['k']\nf()", "pass", "f()",
+        "world['d']['k'] = 3.0; world['f'].cache_clear()"),
+    "what a function with a small cache gave before": (
+        "import functools\nd = {'k': 2.0}\n@functools.lru_cache(4)\ndef f(a, b): return d['k']\nf(1, b=2)", "pass",
+        "f(1, b=2)", "world['d']['k'] = 3.0; world['f'].cache_clear()"),
     "attribute of the class that hides one": ("", "pass", "self.inherited", "type(cell).inherited = 3.0"),
     "attribute that hides one of the class": ("", "pass", "self.kind", "cell.kind = 3.0"),
     "another class": ("", "pass", "self.kind", "cell.__class__ = type('D', (type(cell),), {'kind': 3.0})"),

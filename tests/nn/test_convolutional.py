@@ -89,3 +89,20 @@ def test_activations_print_their_options():
     assert repr(nn.Conv1d(2, 4, 3, padding="causal")).startswith(shown)
     assert repr(nn.MaxPool1d(2)).startswith("MaxPool1d(kernel_size=2, stride=2, padding=0")
     assert repr(nn.ReLU()) == "ReLU()"
+
+
+@pytest.mark.parametrize(("channels", "refused"), [(8, False), (32, True)])
+def test_a_step_with_a_convolution_is_compiled_where_that_is_faster(channels, refused):
+    class Convolves(tg.nn.Cell):
+        def __init__(self):
+            self.conv = tg.nn.Conv1d(channels, channels, 5, padding=2)
+
+        def initial_state(self, batch_size):
+            return tg.zeros(batch_size, channels, 4)
+
+        def step(self, x, h):
+            return tg.tanh(self.conv(h) + x.unsqueeze(1))
+
+    said = tg.nn.Recurrent(Convolves()).explain
+    Convolves.input_size = 4
+    assert ("convolves with 5,120 weights, which is faster on the tape: convolve what" in said()) == refused

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 import pytest
-from fusion.comparing import interpret
+from fusion.comparing import assert_engines_agree, interpret
 
 import tinygrad_rnn as tg
 
@@ -264,3 +264,27 @@ def test_a_mask_of_integers_could_mean_either():
         ATTEND(Z(2, 3), Z(2, 3), Z(2, 3), np.ones((2, 2), int))
     with pytest.raises(TypeError, match="True hides a key"):
         nn.MultiheadAttention(4, 2)(*[Z(2, 1, 4)] * 3, attn_mask=np.ones((2, 2), int))
+
+
+class Memory(nn.Cell):
+    """Rows of a memory that look at each other, and at what arrives."""
+
+    input_size = 4
+
+    def __init__(self):
+        options = dict(batch_first=True, dtype=np.float64)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 6, 0.0, **options)
+        self.reads = nn.MultiheadAttention(4, 2, add_bias_kv=True, add_zero_attn=True, **options)
+
+    def initial_state(self, batch_size):
+        return tg.zeros(batch_size, 3, 4, dtype=np.float64)
+
+    def step(self, x, M):
+        read, weights = self.reads(x.unsqueeze(1), M, M)
+        rows = tg.cat([M[:, 1:], (x.unsqueeze(1) + read) * weights.sum(-1, keepdim=True)], 1)
+        return self.layer(rows, is_causal=True)
+
+
+def test_a_layer_in_the_step_of_a_cell(monkeypatch):
+    interpret(monkeypatch)
+    assert_engines_agree(Memory(), (4, 3, 4), lengths=[4, 0, 2], return_states=True)

@@ -491,11 +491,10 @@ def diagonal(input: Any, offset: int = 0, dim1: int = 0, dim2: int = 1) -> "Tens
     """
     x = as_tensor(input)
     a, b = one_dim("diagonal", dim1, x.data.ndim), one_dim("diagonal", dim2, x.data.ndim)
-    rest = [i for i in range(x.data.ndim) if i not in (a, b)]
-    first, second = max(-offset, 0), max(offset, 0)
-    along = np.arange(max(min(x.data.shape[a] - first, x.data.shape[b] - second), 0))
-    moved = table.permute(x, dims=(a, b, *rest))
-    return permute(table.index(moved, at=(along + first, along + second)), (*range(1, len(rest) + 1), 0))
+    (m, n), first, second = (x.data.shape[a], x.data.shape[b]), max(-offset, 0), max(offset, 0)
+    start, count = first * n + second, max(min(m - first, n - second), 0)
+    rows = permute(x, (*(i for i in range(x.data.ndim) if i not in (a, b)), a, b)).flatten(-2)
+    return rows[..., start : start + count * (n + 1) : n + 1]
 
 
 def tril(input: Any, diagonal: int = 0) -> "Tensor":

@@ -16,7 +16,7 @@ from ..autograd.tensor import Tensor
 
 PACKAGE = __name__.partition(".")[0]
 _OURS = str(Path(__file__).parent.parent) + os.sep
-CELLS, _FUSION = _OURS + "nn" + os.sep, _OURS + "fusion" + os.sep
+CELLS, _OPTIM, _FUSION = [_OURS + room + os.sep for room in ("nn", "optim", "fusion")]
 _LIBRARIES = tuple({os.path.normpath(sysconfig.get_path(each)) + os.sep for each in ("stdlib", "platstdlib")})
 
 
@@ -120,7 +120,7 @@ class Ran:
     """What ran while it listened.
 
     Attributes:
-        codes: the user's code, and that of the library's cells, with its globals.
+        codes: the user's code, and that of the library's cells, optimisers and schedules, with its globals.
         read: tensors of which somebody asked for the numbers.
         handed: what the user's code handed to functions of Python's own library, which may read all of it.
     """
@@ -133,7 +133,7 @@ class Ran:
     def called(self, frame: types.FrameType) -> None:
         """Told of every call."""
         code, file = frame.f_code, frame.f_code.co_filename
-        if _users_file(file) or (file.startswith(CELLS) and not _runs_cells(code)):
+        if _users_file(file) or (file.startswith((CELLS, _OPTIM)) and not _runs_cells(code)):
             key = id(code), id(frame.f_globals)
             if key not in self.codes and not _in_other_layer(frame):
                 self.codes[key] = code, frame.f_globals

@@ -11,6 +11,7 @@ import keyword
 import re
 import unicodedata
 from collections.abc import Iterable
+from typing import Any
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive
@@ -61,24 +62,31 @@ class Names:
         reserved: names that are never given.
         forms: nor are those that match this.
         given: names that have been.
+        by: who has given them.
+
+    Attributes:
+        words: of each name, what the user calls it, or what was asked for.
     """
 
     def __init__(
-        self, reserved: Iterable[str] = (), forms: re.Pattern[str] | None = None, given: Iterable[str] = ()
+        self, reserved: Iterable[str] = (), forms: re.Pattern[str] | None = None, given: Iterable[str] = (),
+        by: Any = None,
     ) -> None:
         self.reserved, self.forms = frozenset(reserved), forms
         self.counts = dict.fromkeys(given, 1)
+        self.words: dict[str, str] = {name: by.words[name] for name in self.counts} if by else {}
 
     def __contains__(self, name: str) -> bool:
         return name in self.counts
 
-    def new(self, wanted: str) -> str:
-        """A name that nobody has yet: this one if it can be."""
+    def new(self, wanted: str, word: str = "") -> str:
+        """A name that nobody has yet: this one if it can be; the user may call it by another word."""
         name = identifier(wanted)
         while True:
             if name in self.reserved or (self.forms and self.forms.fullmatch(name)):
                 name += "_"
             count = self.counts[name] = self.counts.get(name, 0) + 1
             if count == 1 and name not in self.reserved:
+                self.words[name] = word or wanted
                 return name
             name = f"{name}_{count}"

@@ -53,9 +53,7 @@ class Way(NamedTuple):  # a tuple, so that it is found by one
     recorded: bool
 
     def __str__(self) -> str:
-        if self.recorded:
-            return "training, recorded"
-        return "training" if True in self.needs else "inference"
+        return "training, recorded" if self.recorded else "training" if True in self.needs else "inference"
 
 
 INFERENCE = Way((), False)

@@ -95,9 +95,7 @@ class Attribute(Read):
 
     def changed(self, stores: Set[str] | None) -> str | None:
         now = self.get()
-        if now is self.was or not (_sets(stores, self.name) or holds_symbol(now)):
-            return None
-        return self.path
+        return self.path if now is not self.was and (_sets(stores, self.name) or holds_symbol(now)) else None
 
     def put_back(self) -> None:
         with contextlib.suppress(AttributeError, TypeError):  # of what nobody can set
@@ -295,7 +293,7 @@ class Referent(Content):
 
 
 class Cache(Content):
-    """What `functools.lru_cache` keeps of the results of a function: no matter, unless these are symbols."""
+    """What `functools.lru_cache` keeps of the results of a function: others may come, unless they are symbols."""
 
     kinds = (type(functools.lru_cache(lambda: None)),)
     told = (
@@ -303,8 +301,12 @@ class Cache(Content):
         "is computed once"
     )
 
-    def get(self) -> None:
-        """Nobody asks for what is in it."""
+    def get(self) -> list[Any]:
+        tables = [each for each in gc.get_referents(self.holder) if type(each) is dict]
+        return gc.get_referents(*tables)
+
+    def same(self, now: list[Any]) -> bool:
+        return {*map(id, self.was)} <= {*map(id, now)}  # of those that are gone nobody tells what they were made of
 
     def inside(self) -> tuple[Any]:
         return (self.holder.__wrapped__,)
@@ -315,9 +317,6 @@ class Cache(Content):
 
     def put_back(self) -> None:
         self.holder.cache_clear()
-
-    def conditions(self, variable: Variable) -> list[str]:
-        return []  # a function that gives other results is another function, or reads something else
 
 
 class Random(Content):

@@ -14,11 +14,20 @@ from ..autograd.tape import enable_grad, set_mode
 from ..autograd.tensor import grad
 from ..kernels.locks import lazy
 from .evaluate import as_rows, evaluate, tensor
+from .program import Program, Value
 from .rows import full_rows
 
 if TYPE_CHECKING:
     from .fused import FusedCell
     from .node import Run
+
+
+def in_words(step: Program, others: Iterable[str] = ()) -> dict[str, Value]:
+    """The values that a step makes, by what the user calls them; of several, and besides others, the first alone."""
+    words = step.names.words
+    named = {x.name: x for x in step.values if x.row is not None and x.named and x.per_row}
+    first = {words[name]: name for name in reversed(words) if name in named and words[name] not in others}
+    return {words[name] if first.get(words[name]) == name else name: x for name, x in named.items()}
 
 
 class Recorded:
@@ -30,9 +39,9 @@ class Recorded:
     def __init__(self, fused: "FusedCell", run: "Run") -> None:
         self.fused, self.run, self.rows = fused, run, run.rows
         self.step = fused.stages["trace"]
-        named = {x.name: x for x in self.step.values if x.row is not None and x.named and x.per_row}
-        self.states = {state.name: k for k, state in enumerate(self.step.states)}
-        self.named = {**dict(zip(fused.by_name, self.step.given)), **named, **dict(zip(self.states, self.step.outputs))}
+        self.states = {self.step.names.words[state.name]: k for k, state in enumerate(self.step.states)}
+        others = dict(zip(fused.by_name, self.step.given)) | dict(zip(self.states, self.step.outputs))
+        self.named = in_words(self.step, others) | others
         scan = fused.scan
         self.saved = scan.residuals.views(run.residuals, run.rows.counts())
         every = (x.reshape(-1, x.shape[2]) for x in run.every)
@@ -40,29 +49,30 @@ class Recorded:
 
     def value(self, name: str) -> np.ndarray:
         """[T, B, ...]."""
-        found = self._value(name).reshape(self.rows.total, *self.named[name].inner)
+        value = self.named[name]
+        found = self._value(name, value).reshape(self.rows.total, *value.inner)
         return np.array(self.rows.scattered(found))
 
     def gradient(self, name: str) -> np.ndarray | None:
         """[T, B, ...]; None if the backward pass has not been here, or nothing depends on that value."""
-        if self.run.arrived is None:
-            return None
-        found = self._gradients[name]
+        found = None if self.run.arrived is None else self._gradients[name]
         if found is None:
             return None
         return np.array(self.rows.scattered(np.broadcast_to(found, (self.rows.total, *self.named[name].inner))))
 
-    def _value(self, name: str) -> np.ndarray:
+    def _value(self, name: str, value: Value) -> np.ndarray:
         """For each row of each step: what the kernels have of it, or what the tape makes of the states."""
-        scan = self.fused.scan
         if name in self.states:
-            return self.saved[name][self.rows.B :]
-        for kept, (array, _, first, width, _) in scan.kept_in.items():
-            if kept.name == name:
+            return self.after(self.states[name])
+        for kept, (array, _, first, width, _) in self.fused.scan.kept_in.items():
+            if kept.name == value.name:
                 return self.saved[array][:, first : first + width]
-        if f"{name}_saved" in self.saved:
-            return self.saved[f"{name}_saved"]
-        return np.asarray(self._known[self.named[name]].data)
+        saved = self.saved.get(f"{value.name}_saved")
+        return np.asarray(self._known[value].data) if saved is None else saved
+
+    def after(self, k: int) -> np.ndarray:
+        """The k-th state after each step, of which the kernels tell."""
+        return self.saved[self.step.states[k].name][self.rows.B :]
 
     @lazy
     def _known(self) -> dict[Any, Any]:

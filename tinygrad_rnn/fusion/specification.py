@@ -33,8 +33,9 @@ class TapeRecord:
         with Locals(self.cell) as variables:
             yield lambda states: after.update(zip(self.cell.state_names, states))
         after, arriving = values | after, (*arriving, *values.values())
+        same = lambda a, b: a is b or (a.node is b.node is not None and a.data is b.data)  # as `advance` copies a leaf
         for name, value in variables:
-            if isinstance(value, Tensor) and value.ndim and not any(value is x for x in arriving):
+            if isinstance(value, Tensor) and value.ndim and not any(same(value, x) for x in arriving):
                 if value.shape[0] == self.sequence.B and id(value) not in self.parameters:
                     after.setdefault(name, value)
         for name, value in after.items():

@@ -109,8 +109,7 @@ class Trace(Builder):
 
     def refuse(self, what: str, lead: str = "", where: str = "") -> NoReturn:
         """Say what the step does that no kernel can do, and what to write instead."""
-        lead = f": {lead}" if lead else ""
-        raise self.latch(Unfusable(f"{what}{lead} ({where or user_line()})"))
+        raise self.latch(Unfusable(f"{what}{lead and f': {lead}'} ({where or user_line()})"))
 
     def latch(self, refusal: Unfusable) -> Unfusable:
         """The first refusal, which stands whatever the step does about it."""
@@ -137,7 +136,8 @@ class Trace(Builder):
 
     def refuse_gradients(self, what: str) -> NoReturn:
         """The step does something about gradients that kernels know nothing of."""
-        self.refuse(f"step uses {what}", "write h.detach() for what gradients must not pass, and leave the rest out")
+        inner = "2 * (h - v) and its like for the gradient of a loss in the step"
+        self.refuse(f"step uses {what}", f"write h.detach() for what gradients must not pass, {inner}, and no more")
 
     def refuse_draws(self) -> NoReturn:
         """The step draws random numbers that are not drawn for all steps at once."""
@@ -314,10 +314,10 @@ class Trace(Builder):
         own = {id(symbol) for symbol in leaves}
         named = {value: value.name for value in self.values if value.named}
         # What has no name of the user's is named once more, after all that has one; first what outputs need.
-        self.names = Names(RESERVED, FORMS, [*named.values(), *(x.name for _, x in self._numbers.values())])
+        self.names = Names(RESERVED, FORMS, {*named.values(), *(x.name for _, x in self._numbers.values())}, self.names)
         for name, x in self.variables():
             if isinstance(x, Symbol) and id(x) not in own and x.value not in named:
-                named[x.value] = self.names.new(f"{name}_new" if name in self.names else name)
+                named[x.value] = self.names.new(f"{name}_new" if name in self.names else name, name)
         for state, output in zip(states, outputs):
             if output not in named:
                 named[output] = self.names.new(f"{state.name}_new")

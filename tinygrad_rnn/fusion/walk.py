@@ -230,7 +230,8 @@ class Walk:
             self._visit(type(value), type(value).__name__)
         attributes = self.names.attributes
         step = next((kind for kind in value.__mro__ if "step" in vars(kind)), None)
-        later: set[str] = set()
+        computed = attributes if hasattr(value, "__getattr__") else set()  # as long as there is no such name
+        later = computed.union(*map(vars, inspect.getmro(type(value))))
         for kind in reversed(value.__mro__):
             own = vars(kind)
             if is_users(kind):
@@ -251,8 +252,6 @@ class Walk:
         if users or ours:
             self._visit(kind, kind.__name__)
             inherited = {name for each in kind.__mro__ for name in vars(each)}
-        if ours and not module:
-            return
         own = getattr(value, "__dict__", None)
         there = own.keys() if isinstance(own, dict) else set()
         slots = _slots_of(kind)
@@ -265,7 +264,7 @@ class Walk:
             self._note(Attribute(value, path, "__class__"), timed=module)
             self._note(Attribute(value, path, "__dict__"), timed=module)
             hiding = attributes & inherited | self.names.tried
-            self._entries(own, path, None if whole else attributes, hiding, timed=ours)
+            self._entries(own, path, None if whole else attributes, hiding, timed=ours and module)
         self._note_each(Attribute, value, path, slots if whole else slots & attributes)
 
 

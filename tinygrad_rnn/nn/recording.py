@@ -191,7 +191,7 @@ class Recording(Recorder):
         if source.run.arrived is None:
             return None
         d = np.asarray(source._arrived(0).data)  # as the kernels left it, without running the step again
-        return source.saved[name][source.rows.B :].reshape(d.shape), d
+        return source.after(0).reshape(d.shape), d
 
     def _ipython_key_completions_(self) -> list[str]:
         """What a notebook offers after `r["`."""

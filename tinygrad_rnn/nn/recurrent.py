@@ -207,9 +207,8 @@ class Recurrent(Module):
     def _try_a_step(self, sequence: Sequence) -> None:
         """Take one step on the tape: what is wrong with it there too is told in the same words."""
         first = tuple(x[:1] for x in sequence.inputs)
-        with no_grad():
-            x = first if sequence.several else first[0]
-            run_on_tape(self.cell, Sequence(x, sequence.states, values=sequence.values))
+        x = first if sequence.several else first[0]
+        run_on_tape(self.cell, Sequence(x, sequence.states, values=sequence.values))
 
     # ---- What the compiler made of the cell --------------------------------------------------------------------------
 

@@ -11,11 +11,13 @@ import numpy as np
 
 from ..autograd import table
 from ..autograd.operands import aligned, ask, floating
-from ..autograd.pointwise import where
+from ..autograd.pointwise import isnan, where
 from ..autograd.shapes import cat, pad
+from ..autograd.tape import mode
 from ..autograd.tensor import Tensor
 
 WIDE = 64  # channels; of fewer, groups are computed together
+MOST_WEIGHTS = 4096  # of a convolution in a kernel, where a product of each row runs at a quarter of the speed of BLAS
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -66,8 +68,13 @@ def conv1d(
 
 
 def _in_groups(x: Tensor, w: Tensor, groups: int, options: dict[str, int]) -> Tensor:
+    traced = mode.tracer is not None and mode.tracer.has_rows(x)
     if groups == 1:
-        return table.conv1d(x, w, **options)
+        return _of_windows(x, w, **options) if traced else table.conv1d(x, w, **options)
+    if traced and w.shape[1] > 1:
+        return cat([_of_windows(a, b, **options) for a, b in zip(x.chunk(groups, 1), w.chunk(groups, 0))], 1)
+    if traced:
+        return _by_channel(x, w, **options)
     if x.shape[1] <= WIDE:  # one product with many zeros takes less time than many small ones
         outputs = np.arange(w.shape[0])[:, None]
         inputs = outputs // (w.shape[0] // groups) * w.shape[1] + np.arange(w.shape[1])
@@ -77,6 +84,18 @@ def _in_groups(x: Tensor, w: Tensor, groups: int, options: dict[str, int]) -> Te
         return _by_channel(x, w, **options)
     xs, ws = x.chunk(groups, 1), w.chunk(groups, 0)
     return cat([table.conv1d(a, b, **options) for a, b in zip(xs, ws)], 1)
+
+
+def _of_windows(x: Tensor, w: Tensor, stride: int, dilation: int, before: int, after: int) -> Tensor:
+    """The same of what a kernel knows: a product of the weights and all that stands in a window."""
+    (O, C, size), (*_, length) = w.shape, table.conv1d.shape(x.shape, w.shape, stride, dilation, before, after)
+    if O * C * size > MOST_WEIGHTS and mode.tracer.has_rows(x, True):
+        mode.tracer.refuse(
+            f"step convolves with {O * C * size:,} weights, which is faster on the tape",
+            "convolve what is made of x alone before the layer, or in more groups",
+        )
+    taps = _shifted(pad(x, (before, after)) if before or after else x, size, length, stride, dilation)
+    return w.permute(0, 2, 1).reshape(O, size * C) @ cat(taps, 1)
 
 
 def _by_channel(x: Tensor, w: Tensor, stride: int, dilation: int, before: int, after: int) -> Tensor:
@@ -121,14 +140,16 @@ def max_pool1d(
     x, size, stride, padding, dilation, length = _pooled(
         "max_pool1d", input, kernel_size, stride, padding, dilation, ceil_mode
     )
-    ask(x)
+    if return_indices:
+        ask(x, "leave return_indices out")
     after = (length - 1) * stride + dilation * (size - 1) + 1 - padding - x.shape[-1]
     padded = pad(x, (padding, after), value=-math.inf) if padding or after > 0 else x
     taps = _shifted(padded, size, length, stride, dilation)
     starts = np.arange(length) * stride - padding
-    y, places = taps[0], np.broadcast_to(starts, taps[0].shape)
+    y, places = taps[0], np.broadcast_to(starts, taps[0].shape) if return_indices else starts
     for i, tap in enumerate(taps[1:], 1):
-        is_larger = (tap.data > y.data) | np.isnan(tap.data)
+        traced = mode.tracer is not None  # and there are no numbers
+        is_larger = (tap > y) | isnan(tap) if traced else (tap.data > y.data) | np.isnan(tap.data)
         if return_indices:
             places = np.where(is_larger, starts + i * dilation, places)
         y = where(is_larger, tap, y)

@@ -1,6 +1,7 @@
 """Layers that let each step look at all others: MultiheadAttention, and the transformer made of it."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ from ..autograd.operands import floating
 from ..autograd.pointwise import gelu, relu
 from ..autograd.products import matmul
 from ..autograd.shapes import cat
+from ..autograd.tape import mode
 from ..autograd.tensor import Tensor
 from . import attention, functional, init
 from .containers import ModuleList
@@ -119,8 +121,7 @@ class MultiheadAttention(Module):
         if self.training and self.dropout:
             weights = functional.dropout(weights, self.dropout)
         y = matmul(weights, v).permute(*(0, 2, 1, 3) if self.batch_first else (2, 0, 1, 3))
-        rows = y.reshape(y.shape[0] * y.shape[1], self.embed_dim)
-        y = self.out_proj(rows).reshape(y.shape[0], y.shape[1], self.embed_dim)
+        y = self.out_proj(_rows(y.flatten(2))).reshape(y.shape[0], y.shape[1], self.embed_dim)
         if not batched:
             y = y.squeeze(0 if self.batch_first else 1)
         if not need_weights:
@@ -142,8 +143,8 @@ class MultiheadAttention(Module):
         """Queries, keys and values, each [N, heads, steps, E / heads]."""
         E, b, w = self.embed_dim, self.in_proj_bias, self.in_proj_weight
         if shared and w is not None:
-            rows = functional.linear(q.reshape(q.shape[0] * q.shape[1], E), w, b)
-            together = rows.reshape(q.shape[0], q.shape[1], 3, self.num_heads, self.head_dim)
+            together = functional.linear(_rows(q), w, b)
+            together = together.reshape(q.shape[0], q.shape[1], 3, self.num_heads, self.head_dim)
             return [self._to_heads(together[:, :, i]) for i in range(3)]
         parts = [slice(i * E, (i + 1) * E) for i in range(3)]
         own = [w[part] for part in parts] if w is not None else [
@@ -155,8 +156,7 @@ class MultiheadAttention(Module):
         ]
 
     def _projected(self, x: Tensor, weight: Any, bias: Any) -> Tensor:
-        rows = functional.linear(x.reshape(x.shape[0] * x.shape[1], x.shape[2]), weight, bias)
-        return rows.reshape(x.shape[0], x.shape[1], self.num_heads, self.head_dim)
+        return functional.linear(_rows(x), weight, bias).reshape(x.shape[0], x.shape[1], self.num_heads, self.head_dim)
 
     def _to_heads(self, x: Tensor) -> Tensor:
         return x.permute(*(0, 2, 1, 3) if self.batch_first else (1, 2, 0, 3))
@@ -204,6 +204,11 @@ class MultiheadAttention(Module):
 
     def extra_repr(self) -> str:
         return f"{self.embed_dim}, num_heads={self.num_heads}"
+
+
+def _rows(x: Tensor) -> Tensor:
+    """What weights multiply as a matrix, in one product; a step that is traced has the rows of a batch apart."""
+    return x if mode.tracer is not None or x.ndim == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 class TransformerEncoderLayer(Module):
@@ -265,8 +270,7 @@ class TransformerEncoderLayer(Module):
         return self.dropout1(y)
 
     def _fed_forward(self, x: Tensor) -> Tensor:
-        rows = x.reshape(-1, x.shape[-1]) if x.ndim != 2 else x
-        y = self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(rows)))))
+        y = self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(_rows(x))))))
         return y.reshape(*x.shape)
 
 

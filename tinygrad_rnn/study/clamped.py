@@ -10,6 +10,7 @@ from ..autograd.tape import no_grad, set_mode
 from ..autograd.tensor import Tensor
 from ..fusion.compile import fused_cell
 from ..fusion.evaluate import evaluate
+from ..fusion.recorded import in_words
 from ..fusion.rows import full_rows
 from ..fusion.sequence import Sequence
 from ..fusion.trace import Unfusable
@@ -151,7 +152,7 @@ class Clamped(CellWrapper):
                 f"held only where it compiles: {error}"
             ) from None
         program = fused.stages["trace"]
-        named = {each.name: each for each in program.values if each.row is not None and each.named and each.per_row}
+        named = in_words(program, self.cell.state_names)
         if self.clamps not in named:
             raise ValueError(
                 f"ablate: {type(self.cell).__name__}.step has no value {self.clamps!r}; it has "
