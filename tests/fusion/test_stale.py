@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
+from fusion.comparing import interpret
 from tinygrad_rnn.fusion import walk
 from tinygrad_rnn.fusion.compile import Variants
 from tinygrad_rnn.fusion.fused import FusedCell
@@ -328,6 +329,52 @@ def test_what_a_step_reads_may_change(name, made, monkeypatch):
     after = both(layer, x)
     assert not np.allclose(after, before)
     assert np.array_equal(both(layer, x), after)
+
+
+OPTIONS = [  # a module of the library, and an option of it that is set to another value
+    ("Softplus()", "beta", 2.0), ("Softplus()", "threshold", 0.1), ("LeakyReLU()", "negative_slope", 0.5),
+    ("ELU()", "alpha", 2.0), ("GELU()", "approximate", "tanh"), ("Softmax(-1)", "dim", 1), ("LayerNorm(3)", "eps", 0.5),
+    ("LogSoftmax(-1)", "dim", 1), ("MaxPool1d(3, 1, 1)", "kernel_size", 2),
+    ("AvgPool1d(3, 1, 1)", "count_include_pad", False),
+    ("Conv1d(2, 2, 3, padding=1)", "padding_mode", "circular"), ("Conv1d(2, 2, 3, padding=1)", "bias", None),
+    ("Linear(3, 3)", "bias", None), ("Dropout(0.2)", "p", 0.7), ("GaussianNoise(0.2)", "std", 0.7),
+    ("BatchNorm1d(2).eval()", "eps", 0.5),
+    ("TransformerEncoderLayer(3, 1, 4, 0.0, batch_first=True)", "norm_first", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("within", [False, True], ids=["alone", "within"])
+@pytest.mark.parametrize(("make", "option", "value"), OPTIONS, ids=[f"{make} {option}" for make, option, _ in OPTIONS])
+def test_options_of_modules_within_may_change(make, option, value, within, monkeypatch):
+    interpret(monkeypatch)
+
+    class Holds(Base):
+        def __init__(self):
+            super().__init__()
+            module = eval(f"tg.nn.{make}")
+            self.module = tg.nn.Sequential(tg.nn.Tanh(), module) if within else module
+
+        def initial_state(self, batch_size):
+            return tg.zeros(batch_size, 2, 3, dtype=np.float64)
+
+        def step(self, x, h):
+            y = self.module(tg.tanh(x @ self.W).unsqueeze(1) * self.k - h)
+            return 0.5 * h + y.sum(-1, keepdim=True) + y.flatten(1)[:, :3].unsqueeze(1)
+
+    Holds.k = tg.tensor(np.array([[1.0], [-2.0]]))
+    layer, x = tg.nn.Recurrent(Holds().double(), fused="require"), tg.randn(3, 2, 3, dtype=np.float64)
+
+    def results():
+        found = []
+        for layer.fused in "never", "require":
+            tg.manual_seed(4)
+            found.append(layer(x)[0].numpy())
+        np.testing.assert_allclose(found[1], found[0], rtol=0, atol=1e-12)
+        return found[1]
+
+    before = results()
+    setattr(layer.cell.module[1] if within else layer.cell.module, option, value)
+    assert np.abs(results() - before).max() > 1e-5
 
 
 class Untouchable(dict):

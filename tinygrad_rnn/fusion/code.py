@@ -103,10 +103,10 @@ def names_in(code: types.CodeType) -> Names:
     return names
 
 
-def is_dynamic(code: types.CodeType) -> bool:
-    """Whether the user's code reaches attributes of which it does not say the names."""
+def is_dynamic(code: types.CodeType, users: bool = True) -> bool:
+    """Whether the user's code, or that of others, reaches attributes of which it does not say the names."""
     names = names_in(code)
-    return is_users(code) and not DYNAMIC.isdisjoint(names.attributes | names.globals)
+    return is_users(code) is users and not DYNAMIC.isdisjoint(names.attributes | names.globals)
 
 
 _NUMBERS = {

@@ -50,8 +50,7 @@ class Recorded:
     def value(self, name: str) -> np.ndarray:
         """[T, B, ...]."""
         value = self.named[name]
-        found = self._value(name, value).reshape(self.rows.total, *value.inner)
-        return np.array(self.rows.scattered(found))
+        return np.array(self.rows.scattered(self._value(name, value).reshape(self.rows.total, *value.inner)))
 
     def gradient(self, name: str) -> np.ndarray | None:
         """[T, B, ...]; None if the backward pass has not been here, or nothing depends on that value."""

@@ -71,7 +71,8 @@ class Walk:
         self.names.attributes.update(ALWAYS)
         self.users: set[str] = set()  # attributes that the user's code names
         self.codes: dict[int, types.CodeType] = {}
-        self.everything = False  # whether the user's code reaches attributes that it does not name
+        # Whether the user's code, or that of the library's modules, reaches attributes that it does not name.
+        self.everything = self.options = False
         self.handed = {id(each) for each in ran.handed} if ran else set()
         self.read = {id(each) for each in ran.read} if ran else set()
         if ran:
@@ -110,6 +111,7 @@ class Walk:
         self.names.attributes.add(code.co_name)
         self.users |= names.attributes if is_users(code) else set()
         self.everything |= is_dynamic(code)
+        self.options |= is_dynamic(code, users=False)
 
     def _go(self, values: Iterable[Any], path: str) -> None:
         self.ahead.extend((value, path) for value in values if type(value) not in _ATOMS)
@@ -255,7 +257,7 @@ class Walk:
         own = getattr(value, "__dict__", None)
         there = own.keys() if isinstance(own, dict) else set()
         slots = _slots_of(kind)
-        whole = module and self.everything
+        whole = module and (self.everything or (ours and self.options and self.ran is not None))
         if users or isinstance(value, (types.SimpleNamespace, queue.Queue, Mapping, Sequence, Set)):
             # Nothing in it that is named: it is read some other way, if at all.
             unnamed = not module and attributes.isdisjoint(there | slots)
