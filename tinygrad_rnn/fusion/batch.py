@@ -42,7 +42,9 @@ def stand_ins(known: Iterable[int]) -> Iterator[int]:
 def sized(attributes: dict[str, Any], rows: int) -> dict[str, Any]:
     """Attributes for so many rows in place of the batch."""
     shape = attributes.get("shape")
-    return attributes | {"shape": (rows, *shape[1:])} if shape and type(shape[0]) is Size else attributes
+    if not shape or type(shape[0]) is not Size:
+        return attributes
+    return attributes | {"shape": (rows, *shape[1:])}
 
 
 class Batch:

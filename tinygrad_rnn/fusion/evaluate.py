@@ -28,7 +28,9 @@ def evaluate(values: Iterable[Value], known: dict[Value, Any], rows: Rows) -> No
 
 def as_rows(leaf: Value, x: Any, rows: Rows) -> Any:
     """What a user gave for a leaf, in the order of rows: arrays, or tensors on the tape."""
-    return rows.gathered(x) if leaf.kind == "input" else rows.ordered(x) if leaf.per_row else x
+    if leaf.kind == "input":
+        return rows.gathered(x)
+    return rows.ordered(x) if leaf.per_row else x
 
 
 def step_by_step(

@@ -13,5 +13,6 @@ def key_of(x: Any) -> Any:
         return "slice", key_of(x.start), key_of(x.stop), key_of(x.step)
     if isinstance(x, dict):
         return tuple((name, key_of(value)) for name, value in x.items())
-    number = type(x), repr(x), getattr(x, "name", "")  # that of a number which is an argument
-    return tuple(map(key_of, x)) if isinstance(x, (tuple, list)) else number
+    if isinstance(x, (tuple, list)):
+        return tuple(map(key_of, x))
+    return type(x), repr(x), getattr(x, "name", "")  # that of a number which is an argument

@@ -53,7 +53,9 @@ class Way(NamedTuple):  # a tuple, so that it is found by one
     recorded: bool
 
     def __str__(self) -> str:
-        return "training, recorded" if self.recorded else "training" if True in self.needs else "inference"
+        if self.recorded:
+            return "training, recorded"
+        return "training" if True in self.needs else "inference"
 
 
 INFERENCE = Way((), False)

@@ -95,7 +95,9 @@ class Attribute(Read):
 
     def changed(self, stores: Set[str] | None) -> str | None:
         now = self.get()
-        return self.path if now is not self.was and (_sets(stores, self.name) or holds_symbol(now)) else None
+        if now is self.was or not (_sets(stores, self.name) or holds_symbol(now)):
+            return None
+        return self.path
 
     def put_back(self) -> None:
         with contextlib.suppress(AttributeError, TypeError):  # of what nobody can set

@@ -103,7 +103,9 @@ def dtype_of(row: Primitive, operands: list[Any], attributes: dict[str, Any]) ->
         return FLOAT32
     if row in (table.sum, table.cumsum):
         return np.dtype(np.int64)
-    return FLOAT32 if isinstance(row, ElementwisePrimitive) and row.integer is None else np.result_type(*kinds)
+    if isinstance(row, ElementwisePrimitive) and row.integer is None:
+        return FLOAT32
+    return np.result_type(*kinds)
 
 
 def one_dtype(
