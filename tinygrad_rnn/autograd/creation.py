@@ -54,8 +54,8 @@ def full(size: Any, fill_value: Any, dtype: Any = None, requires_grad: bool = Fa
         >>> tg.full((2, 2), 0.5)
         tensor([[0.5, 0.5],
                 [0.5, 0.5]])
-        >>> tg.full((3,), 1), tg.full((2,), True)
-        (tensor([1, 1, 1]), tensor([True, True]))
+        >>> tg.full((3,), 1)
+        tensor([1, 1, 1])
     """
     if mode.grad and isinstance(fill_value, Tensor) and fill_value.node is not None:
         raise TypeError("full: the gradient that fill_value wants would be lost: write fill_value.expand(size)")

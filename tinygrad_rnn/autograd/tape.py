@@ -230,7 +230,7 @@ class _Pass:
 
     def arrive(self, place: Place, gradient: Any, is_ours: bool) -> None:
         """Add a gradient to what is waiting at a place."""
-        if self.leading is not None and place not in self.leading:
+        if gradient is None or (self.leading is not None and place not in self.leading):
             return
         before = self.waiting.get(place)
         if before is not None:
@@ -276,9 +276,9 @@ class _Pass:
             operation.scatter(self.waiting[parent][0], dy, saved)
             return
         for parent, gradient, shape in zip(node.parents, operation.gradients(dy, saved), node.shapes):
-            if node.where is not None:
+            if node.where is not None and gradient is not None:
                 raise_if_new_nan(gradient, [dy, *saved], f"the gradient of {operation.name}", node.where)
-            if gradient.shape != shape:
+            if gradient is not None and gradient.shape != shape:  # None: it does not come so far
                 gradient = unbroadcast(gradient, shape)
             # "da = dy" hands on the very array it was given, and a view lives in another one's memory.
             is_ours = operation.fresh or (gradient is not dy and getattr(gradient, "base", None) is None)

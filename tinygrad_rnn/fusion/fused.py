@@ -306,14 +306,16 @@ class FusedCell:
             run.arrived = scan.arrived(rows, given, arena, keep)
         else:
             found, _, _ = scan.run_back(*arguments, mask.layout(scan, rows))
-        if mask.as_found is not None:
-            return [found[i] for i in mask.as_found]
         gradients: list[Any] = [None] * len(mask.places)
-        for i, k, value, role in mask.gradients:
+        if mask.as_found is not None:
+            gradients = [found[i] for i in mask.as_found]
+        for i, k, value, role in mask.gradients if mask.as_found is None else ():
             dx = found[i]
             if role is not None:
                 dx = self._as_given(value, role, rows, dx)
             gradients[k] = dx if gradients[k] is None else gradients[k] + dx
+        for k in mask.unreached((*dy.parts,), rows.padded):
+            gradients[k] = None
         return gradients
 
     def _as_given(self, value: Value, role: str, rows: Rows, dx: np.ndarray) -> np.ndarray:
@@ -362,7 +364,7 @@ class FusedCell:
         ks = [k for k in sorted(dy.parts) if results[k] is not None and results[k].requires_grad]
         wanting = [inputs[i] for i in run.mask.places]
         found = grad([results[k] for k in ks], wanting, [dy.parts[k] for k in ks], create_graph=True, allow_unused=True)
-        return [tensor(np.zeros(x.shape, x.dtype)) if g is None else g for x, g in zip(wanting, found)]
+        return list(found)
 
 
 def traced_over(cell: Any, sequence: Sequence) -> Traced:

@@ -1,12 +1,13 @@
 """A run of a compiled cell as it stands on the tape: several outputs, and the gradients that are wanted."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..autograd.tape import Node
 from .kernel import Argument
-from .program import Program, Value
+from .program import Program, Value, reached
 from .rows import Rows
 from .scan import MOST_LAYOUTS, BackwardLayout, Scan
 
@@ -83,9 +84,9 @@ class Mask:
     ) -> None:
         self.places = [i for i, need in enumerate(needs) if need]
         place = {operands[i]: k for k, i in enumerate(self.places)}
-        reached = depending_states(program, place)
-        at_last = [r or state in place for r, state in zip(reached, program.states)]
-        every = reached[:watched]
+        depending = depending_states(program, place)
+        at_last = [d or state in place for d, state in zip(depending, program.states)]
+        every = depending[:watched]
         self.outputs = [Output(k) if r else None for k, r in enumerate(every + at_last)]
         self.wanted = tuple(argument.value in place for argument in scan.backward.d)
         self.gradients = [
@@ -96,6 +97,20 @@ class Mask:
         simple = [k for _, k, _, role in order if role is None] == list(range(len(self.places)))
         self.as_found = [i for i, _, _, _ in order] if simple and len(order) == len(self.places) else None
         self._layouts: dict[tuple[Rows, int], BackwardLayout] = {}
+        self.program, self.watched, self._place = program, watched, place
+        self._unreached: dict[tuple[tuple[int, ...], int], list[int]] = {}
+
+    def unreached(self, arrived: tuple[int, ...], steps: int) -> list[int]:
+        """Which of `places` no gradient of these outputs reaches in so many steps: they get none, rather than zeros."""
+        found = self._unreached.get((arrived, steps))
+        if found is None:
+            states = {k if k < self.watched else k - self.watched for k in arrived}
+            others = set(self.program.values) - reached_from(self.program, states, steps)
+            found = [k for value, k in self._place.items() if value in others]
+            if len(self._unreached) >= MOST_LAYOUTS:
+                self._unreached.clear()
+            self._unreached[arrived, steps] = found
+        return found
 
     def layout(self, scan: Scan, rows: Rows, keep: int = 2) -> BackwardLayout:
         """How the backward pass is done; remembered if it may come again."""
@@ -117,16 +132,29 @@ def _role(argument: Argument) -> str | None:
 
 def depending_states(program: Program, sources: Any) -> list[bool]:
     """For each state, whether a gradient of its values reaches a source, over any number of steps but none."""
-    reached = set(sources)
+    found = set(sources)
     for _ in program.states:  # what one state reaches, another one may at the next step
-        before = len(reached)
+        before = len(found)
         for value in program.values:
-            if value.row is not None and any(x in reached for x in differentiated(value)):
-                reached.add(value)
-        reached |= {state for state, new in zip(program.states, program.outputs) if new in reached}
-        if len(reached) == before:
+            if value.row is not None and any(x in found for x in differentiated(value)):
+                found.add(value)
+        found |= {state for state, new in zip(program.states, program.outputs) if new in found}
+        if len(found) == before:
             break
-    return [new in reached for new in program.outputs]
+    return [new in found for new in program.outputs]
+
+
+def reached_from(program: Program, states: Iterable[int], steps: int) -> set[Value]:
+    """The values that gradients of the new values of these states reach, in so many steps."""
+    found: set[Value] = set()
+    values = {program.outputs[k] for k in states}
+    for _ in range(steps):
+        inside = reached(values, lambda value: differentiated(value) if value.row is not None else ())
+        found |= inside
+        before, values = values, {new for state, new in zip(program.states, program.outputs) if state in inside}
+        if values == before:
+            break
+    return found
 
 
 def differentiated(value: Value) -> list[Value]:
