@@ -314,7 +314,7 @@ class FusedCell:
             if role is not None:
                 dx = self._as_given(value, role, rows, dx)
             gradients[k] = dx if gradients[k] is None else gradients[k] + dx
-        for k in mask.unreached((*dy.parts,), rows.padded):
+        for k in mask.unreached((*dy.parts,), rows):
             gradients[k] = None
         return gradients
 

@@ -1,6 +1,5 @@
 """A run of a compiled cell as it stands on the tape: several outputs, and the gradients that are wanted."""
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,18 +97,20 @@ class Mask:
         self.as_found = [i for i, _, _, _ in order] if simple and len(order) == len(self.places) else None
         self._layouts: dict[tuple[Rows, int], BackwardLayout] = {}
         self.program, self.watched, self._place = program, watched, place
-        self._unreached: dict[tuple[tuple[int, ...], int], list[int]] = {}
+        self._unreached: dict[Any, list[int]] = {}
 
-    def unreached(self, arrived: tuple[int, ...], steps: int) -> list[int]:
-        """Which of `places` no gradient of these outputs reaches in so many steps: they get none, rather than zeros."""
-        found = self._unreached.get((arrived, steps))
+    def unreached(self, arrived: tuple[int, ...], rows: Rows) -> list[int]:
+        """Which of `places` no gradient of these outputs reaches: they get none, rather than zeros."""
+        key = arrived, rows.padded, rows.ragged
+        found = self._unreached.get(key)
         if found is None:
-            states = {k if k < self.watched else k - self.watched for k in arrived}
-            others = set(self.program.values) - reached_from(self.program, states, steps)
+            every, last = [k for k in arrived if k < self.watched], [k for k in arrived if k >= self.watched]
+            last = [k - self.watched for k in last]
+            others = set(self.program.values) - reached_from(self.program, every, last, rows)
             found = [k for value, k in self._place.items() if value in others]
             if len(self._unreached) >= MOST_LAYOUTS:
                 self._unreached.clear()
-            self._unreached[arrived, steps] = found
+            self._unreached[key] = found
         return found
 
     def layout(self, scan: Scan, rows: Rows, keep: int = 2) -> BackwardLayout:
@@ -144,14 +145,15 @@ def depending_states(program: Program, sources: Any) -> list[bool]:
     return [new in found for new in program.outputs]
 
 
-def reached_from(program: Program, states: Iterable[int], steps: int) -> set[Value]:
-    """The values that gradients of the new values of these states reach, in so many steps."""
-    found: set[Value] = set()
-    values = {program.outputs[k] for k in states}
-    for _ in range(steps):
+def reached_from(program: Program, every: list[int], last: list[int], rows: Rows) -> set[Value]:
+    """The values that gradients reach of some states at every step, and of some at the end."""
+    pairs = [*zip(program.states, program.outputs)]
+    found = {pairs[k][0] for k in last} if rows.ragged else set()  # a sequence that has ended keeps its states
+    values = {pairs[k][1] for k in (*every, *last)}
+    for _ in range(rows.padded):
         inside = reached(values, lambda value: differentiated(value) if value.row is not None else ())
         found |= inside
-        before, values = values, {new for state, new in zip(program.states, program.outputs) if state in inside}
+        before, values = values, {new for state, new in pairs if state in (found if rows.ragged else inside)}
         if values == before:
             break
     return found
