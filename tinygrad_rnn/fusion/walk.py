@@ -45,6 +45,7 @@ _NAMES = frozenset(("__name__", "__qualname__", "__doc__"))  # of functions and 
 R = TypeVar("R", bound=Read)
 DRAWS = "step draws from {}, which gives something else each time{}: pass what it gives as an input"
 OPAQUE = "step can read {}, which raises an error when it is looked at{}: keep it out of reach of the step"
+COMPUTES = f"{PACKAGE}.nn.utils.parametrize"  # weights, once for a sequence and outside of the step
 LIMIT = 100_000  # objects that a walk looks at: a cell that knows the whole program must not stop it
 
 
@@ -257,7 +258,8 @@ class Walk:
         own = getattr(value, "__dict__", None)
         there = own.keys() if isinstance(own, dict) else set()
         slots = _slots_of(kind)
-        whole = module and (self.everything or (ours and self.options and self.ran is not None))
+        options = ours and self.options and self.ran is not None and kind.__module__ != COMPUTES
+        whole = module and (self.everything or options)
         if users or isinstance(value, (types.SimpleNamespace, queue.Queue, Mapping, Sequence, Set)):
             # Nothing in it that is named: it is read some other way, if at all.
             unnamed = not module and attributes.isdisjoint(there | slots)
