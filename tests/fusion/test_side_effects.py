@@ -9,8 +9,11 @@ import pytest
 
 import tinygrad_rnn as tg
 from fusion.test_stale import made, world_of  # noqa: F401
+from tinygrad_rnn.fusion import compile as compiling
 from tinygrad_rnn.fusion.compile import PATIENCE
+from tinygrad_rnn.fusion.guards import Guards
 from tinygrad_rnn.fusion.trace import Symbol
+from tinygrad_rnn.fusion.walk import Walk
 
 ROWS = {
     # before the cell, in __init__, what step does, what must be as on the tape, what the warning names
@@ -210,3 +213,22 @@ def test_random_numbers_of_python_go_on_as_on_the_tape():
     with pytest.raises(NotImplementedError, match="draws random numbers"):
         tg.nn.Recurrent(world["cell"], fused="require")(tg.randn(2, 1, 3))
     assert random.getstate() != state  # by the step that was tried on the tape
+
+
+def test_what_stands_behind_rewritten_asserts_is_not_walked(pytestconfig):
+    """A step with an assert names pytest's own module, from which all tests and their reports can be reached."""
+
+    class Asserts(tg.nn.Cell):
+        input_size = hidden_size = 3
+
+        def step(self, x, h):
+            assert getattr(self, "hidden_size") == x.shape[1]  # noqa: B009, which lets all attributes be walked
+            return tg.tanh(x + h)
+
+    cell, watches = Asserts(), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiling, "Guards", lambda watch, **options: watches.append(watch) or Guards(watch, **options))
+        tg.nn.Recurrent(cell, fused="require")(tg.ones(2, 1, 3))
+    (watch,) = watches
+    walk = Walk(cell, watch.ran, watch.before)
+    assert walk.everything and id(pytestconfig) not in walk.seen and len(walk.seen) < 20_000

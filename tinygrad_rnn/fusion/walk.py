@@ -89,7 +89,8 @@ class Walk:
         self.reads: dict[Any, Read] = {}
         self.obstacles: list[tuple[str, str]] = []
         self.symbols: list[str] = []
-        self.seen: dict[int, Any] = {}
+        asserts = sys.modules.get("_pytest.assertion.rewrite")  # which rewritten ones name: behind it are all tests
+        self.seen: dict[int, Any] = {id(asserts): asserts}
         self.ahead: collections.deque[tuple[Any, str]] = collections.deque([(cell, "self")])
         for code, known in self.ran.codes.values() if self.ran else ():
             if is_users(code):
