@@ -201,13 +201,15 @@ def test_cells_are_taken_by_name_in_the_place_of_the_gru(name, demo):
     assert model(tg.randn(3, 40)).shape == (3, 10)
 
 
-def test_unknown_models_are_refused(demo, capsys):
+def test_unknown_models_are_refused(demo, capsys, monkeypatch):
     for wrong, said in ("lsmt", "did you mean lstm"), ("bahdanau", "by name, which there is none of here"):
         with pytest.raises(SystemExit):
             options(demo, "--models", wrong)
         assert said in (found := capsys.readouterr().err) and "models are linear, mlp, cnn" in found
-    with pytest.raises(demo.Refusal, match=r"grouplstm: .* 2 groups do not divide 1 inputs"):
-        demo.learn("grouplstm", 0, demo.stand_in(), options(demo, "--lr", "1"))
+    odd = lambda: demo.BothWays(lambda I, H: tg.nn.cells.GroupLSTMCell(I, H, groups=2))
+    monkeypatch.setitem(demo.RECIPES, "odd", demo.Recipe("odd", odd))
+    with pytest.raises(demo.Refusal, match=r"odd: .* 2 groups do not divide 1 inputs"):
+        demo.learn("odd", 0, demo.stand_in(), options(demo, "--lr", "1"))
 
 
 # ---- Music -----------------------------------------------------------------------------------------------------------
