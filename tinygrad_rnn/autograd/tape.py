@@ -94,7 +94,10 @@ class Operation(Protocol):
     def scatter(self) -> Callable[[np.ndarray, np.ndarray, tuple[Any, ...]], None] | None: ...
 
     def gradients(self, dy: Any, saved: tuple[Any, ...]) -> Sequence[Any]:
-        """The gradient of each parent, given that of the result; on arrays, or on tensors to record the pass."""
+        """The gradient of each parent, given that of the result; on arrays, or on tensors to record the pass.
+
+        None for a parent that no gradient reaches.
+        """
 
     def rewrap(self, node: "Node") -> tuple[Any, ...]:
         """The saved arrays as tensors that remember where they came from, for derivatives of derivatives."""

@@ -309,11 +309,10 @@ class FusedCell:
         gradients: list[Any] = [None] * len(mask.places)
         if mask.as_found is not None:
             gradients = [found[i] for i in mask.as_found]
-        for i, k, value, role in mask.gradients if mask.as_found is None else ():
-            dx = found[i]
-            if role is not None:
-                dx = self._as_given(value, role, rows, dx)
-            gradients[k] = dx if gradients[k] is None else gradients[k] + dx
+        else:
+            for i, k, value, role in mask.gradients:
+                dx = found[i] if role is None else self._as_given(value, role, rows, found[i])
+                gradients[k] = dx if gradients[k] is None else gradients[k] + dx
         for k in mask.unreached((*dy.parts,), rows):
             gradients[k] = None
         return gradients

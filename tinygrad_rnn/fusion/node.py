@@ -1,5 +1,6 @@
 """A run of a compiled cell as it stands on the tape: several outputs, and the gradients that are wanted."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,7 +84,8 @@ class Mask:
     ) -> None:
         self.places = [i for i, need in enumerate(needs) if need]
         place = {operands[i]: k for k, i in enumerate(self.places)}
-        depending = depending_states(program, place)
+        n = len(program.states)
+        depending = [not reached_from(program, [k], n).isdisjoint(place) for k in range(n)]
         at_last = [d or state in place for d, state in zip(depending, program.states)]
         every = depending[:watched]
         self.outputs = [Output(k) if r else None for k, r in enumerate(every + at_last)]
@@ -104,9 +106,10 @@ class Mask:
         key = arrived, rows.padded, rows.ragged
         found = self._unreached.get(key)
         if found is None:
-            every, last = [k for k in arrived if k < self.watched], [k for k in arrived if k >= self.watched]
-            last = [k - self.watched for k in last]
-            others = set(self.program.values) - reached_from(self.program, every, last, rows)
+            last = {k - self.watched for k in arrived if k >= self.watched}
+            states = last.union(k for k in arrived if k < self.watched)
+            kept = {self.program.states[k] for k in last} if rows.ragged else None
+            others = set(self.program.values) - reached_from(self.program, states, rows.padded, kept)
             found = [k for value, k in self._place.items() if value in others]
             if len(self._unreached) >= MOST_LAYOUTS:
                 self._unreached.clear()
@@ -131,29 +134,20 @@ def _role(argument: Argument) -> str | None:
     return None if as_it_is else argument.role
 
 
-def depending_states(program: Program, sources: Any) -> list[bool]:
-    """For each state, whether a gradient of its values reaches a source, over any number of steps but none."""
-    found = set(sources)
-    for _ in program.states:  # what one state reaches, another one may at the next step
-        before = len(found)
-        for value in program.values:
-            if value.row is not None and any(x in found for x in differentiated(value)):
-                found.add(value)
-        found |= {state for state, new in zip(program.states, program.outputs) if new in found}
-        if len(found) == before:
-            break
-    return [new in found for new in program.outputs]
+def reached_from(
+    program: Program, states: Iterable[int], steps: int, kept: Iterable[Value] | None = None
+) -> set[Value]:
+    """The values that gradients of the new values of these states reach, in so many steps.
 
-
-def reached_from(program: Program, every: list[int], last: list[int], rows: Rows) -> set[Value]:
-    """The values that gradients reach of some states at every step, and of some at the end."""
-    pairs = [*zip(program.states, program.outputs)]
-    found = {pairs[k][0] for k in last} if rows.ragged else set()  # a sequence that has ended keeps its states
-    values = {pairs[k][1] for k in (*every, *last)}
-    for _ in range(rows.padded):
+    Args:
+        kept: where sequences may end, and keep their states from then on: the states whose final values are meant.
+    """
+    found, values = set(kept or ()), {program.outputs[k] for k in states}
+    for _ in range(steps):
         inside = reached(values, lambda value: differentiated(value) if value.row is not None else ())
         found |= inside
-        before, values = values, {new for state, new in pairs if state in (found if rows.ragged else inside)}
+        on = inside if kept is None else found
+        before, values = values, {new for state, new in zip(program.states, program.outputs) if state in on}
         if values == before:
             break
     return found
