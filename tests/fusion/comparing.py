@@ -195,8 +195,10 @@ STAND_INS = {
     "sum_rows": _sum_rows,
     "fill_panels": _fill_panels,
     "copy": _copy,
+    "share": lambda ranges, stages: False,
 }
-REPLACED = re.compile(r"^from (numba|tinygrad_rnn\.kernels\.(intrinsics|matmul|vector)) import .*$", flags=re.MULTILINE)
+ROOMS = r"numba|tinygrad_rnn\.kernels\.(intrinsics|matmul|sharing|vector)"
+REPLACED = re.compile(rf"^from ({ROOMS}) import .*$", flags=re.MULTILINE)
 
 
 def _interpreted(self, direction, arguments):

@@ -1,6 +1,7 @@
 """Sequences that end early, random numbers, values of a whole sequence, several inputs: what both engines say."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from numba import config
 import tinygrad_rnn as tg
 from fusion.comparing import SOME_CELLS, assert_close, assert_engines_agree, given_to, interpret, parameter, results
 from tinygrad_rnn.fusion import rows, scan
+from tinygrad_rnn.fusion.kernel import BEGIN, END, LOOP, PROLOGUE
 from tinygrad_rnn.kernels import threads
 
 T, B, I, H = 6, 5, 3, 4
@@ -122,14 +124,23 @@ def test_more_threads_have_the_bits_of_one(make, ends, monkeypatch):
 def test_a_range_of_rows_that_have_ended_is_left_alone(ends, monkeypatch):
     """The interpreted product insists on rows."""
 
-    def one_after_the_other(kernel, arguments):
-        return lambda bounds, arguments: [kernel(lo, hi, *arguments) for lo, hi in itertools.pairwise(bounds)]
+    def kernel(self, direction, arguments):
+        function = interpreted(self, direction, arguments)
+
+        def one_after_the_other(lo, hi, workspace, stages, first, last, threads, ranges, *rest):
+            for stage in (BEGIN | PROLOGUE, LOOP, END):
+                for bounds in itertools.pairwise(ranges if stage == LOOP and ranges else (lo, hi)):
+                    function(*bounds, workspace, stages & stage, first, last, threads, 0, *rest)
+
+        return one_after_the_other
 
     interpret(monkeypatch)
+    interpreted = scan.Scan.kernel
+    monkeypatch.setattr(scan.Scan, "kernel", kernel)
+    monkeypatch.setattr(scan, "ranges_of", lambda bounds: SimpleNamespace(ctypes=SimpleNamespace(data=bounds)))
     monkeypatch.setattr(scan, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(scan, "ROWS_PER_THREAD", 1)
     monkeypatch.setattr(scan, "get_num_threads", lambda: 6)
-    monkeypatch.setattr(scan, "Shared", one_after_the_other)
     monkeypatch.setattr(scan.config, "DISABLE_JIT", 0)
     options = {} if ENDS[ends] is None else {"lengths": ENDS[ends]}
     assert_engines_agree(tg.nn.LSTMCell(I, H, dtype=np.float64), (9, 7, I), **options)

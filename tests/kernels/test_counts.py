@@ -14,7 +14,7 @@ from tinygrad_rnn.kernels import products, team, vector
 from tinygrad_rnn.kernels.assembler import Function, Library
 from tinygrad_rnn.kernels.elementwise import Elementwise
 from tinygrad_rnn.kernels.inner_loop import inner_loop
-from tinygrad_rnn.kernels.sharing import Shared
+from tinygrad_rnn.kernels.sharing import ranges_of, share
 from tinygrad_rnn.kernels.vector import Matrix, Shape, Vectors
 
 pytestmark = [
@@ -187,17 +187,16 @@ def empty_jobs():
 
 def ranges_of_no_rows():
     @njit(nogil=True)
-    def kernel(lo, hi, x):
-        for i in range(lo, hi):
-            x[i] += 1
+    def kernel(lo, hi, workspace, ranges, x):
+        if not share(ranges, 1):
+            for i in range(lo, hi):
+                x[i] += 1
 
     x = np.zeros(4)
-    kernel(0, 0, x)
-    shared = Shared(kernel, (x,))
     for bounds in ([], [0], [3], [2, 2], [2, 2, 2, 2], [3, 1], [4, 0, 0]):
-        shared(bounds, (x,))
+        kernel(0, 0, 0, ranges_of(bounds).ctypes.data, x)
         assert not x.any()
-    shared([0, 2, 2, 4], (x,))
+    kernel(0, 4, 0, ranges_of([0, 2, 2, 4]).ctypes.data, x)
     assert (x == 1).all()
     print("nothing")
 

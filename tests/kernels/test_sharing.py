@@ -10,8 +10,8 @@ import pytest
 from numba import config, njit
 
 from tinygrad_rnn.kernels import threads
-from tinygrad_rnn.kernels.matmul import matmul
-from tinygrad_rnn.kernels.sharing import Shared
+from tinygrad_rnn.kernels.matmul import matmul, workspace
+from tinygrad_rnn.kernels.sharing import ranges_of, share
 from tinygrad_rnn.kernels.team import BUSY, FREE, TAKEN, team
 
 pytestmark = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
@@ -20,48 +20,49 @@ native_id = ctypes.CDLL(None).pthread_self
 native_id.restype, native_id.argtypes = ctypes.c_size_t, []
 
 
+LOOP, OTHERS = 1, 2  # stages
+
+
 @njit(nogil=True)
-def kernel(lo, hi, turns, starts, x, cube, who):
-    """Each row of x gets the sum of its slice of the cube and its start, in so many turns, and who is the thread."""
-    for row in range(lo, hi):
-        for _ in range(turns):
-            total = x.dtype.type(starts[row])
-            for i in range(cube.shape[1]):
-                for j in range(cube.shape[2]):
-                    total += cube[row, i, j]
-            x[row, 0] = total
-        who[row] = native_id()
+def kernel(lo, hi, workspace, stages, threads, ranges, turns, starts, x, cube, who, told):
+    """Each row of x gets the sum of its slice of the cube and its start, in so many turns; and who has done it."""
+    if stages & LOOP and not share(ranges, LOOP):
+        for row in range(lo, hi):
+            for _ in range(turns):
+                total = x.dtype.type(starts[row])
+                for i in range(cube.shape[1]):
+                    for j in range(cube.shape[2]):
+                        total += cube[row, i, j]
+            x[row, 0] += total
+            who[row] = native_id()
+            told[row] = workspace, stages, threads, ranges
 
 
 def run(bounds, turns=1, dtype=np.float32, work=3):
     """The rows that were done, and by how many threads; numbers and arrays of all kinds are handed over."""
-    rows = max(bounds)
+    rows, ranges = max(bounds), ranges_of(bounds)
     starts, x = np.arange(rows), np.zeros((rows, 2), dtype)
-    cube, who = np.ones((rows, work, work), dtype), np.zeros(rows, np.int64)
+    cube, who, told = np.ones((rows, work, work), dtype), np.zeros(rows, np.int64), np.zeros((rows, 4), np.int64)
     starts.flags.writeable = cube.flags.writeable = False
-    arguments = turns, starts, x, cube, who
-    kernel(0, 0, *arguments)
-    Shared(kernel, arguments)(bounds, arguments)
-    expected = np.where((starts >= bounds[0]) & (starts < bounds[-1]), starts + work * work, 0)
-    np.testing.assert_array_equal(x[:, 0], expected.astype(dtype))
+    numbers = bounds[0], bounds[-1], workspace.address, LOOP | OTHERS, 9, ranges.ctypes.data
+    kernel(*numbers, turns, starts, x, cube, who, told)
+    done = (starts >= bounds[0]) & (starts < bounds[-1])
+    np.testing.assert_array_equal(x[:, 0], np.where(done, starts + work * work, 0).astype(dtype))
     assert not x[:, 1].any()
-    return len({*who[bounds[0] : bounds[-1]].tolist()})
+    threads = len({*who[done].tolist()})
+    together = told[done, 1] == LOOP
+    assert together.all() or (not together.any() and threads == 1)
+    if together.all():
+        assert (told[done, 2:] == (1, 0)).all() and len({*told[done, 0].tolist()}) == threads
+    else:
+        assert (told[done] == numbers[2:]).all()
+    return threads
 
 
-def test_a_kernel_that_was_compiled_for_other_arguments():
-    @njit(nogil=True)
-    def copied(lo, hi, x, y):
-        y[lo:hi] = x[lo:hi]
-
-    x, y = np.arange(6.0), np.zeros(6)
-    copied(0, 1, x, y)
-    x.flags.writeable = False
-    shared = Shared(copied, (x, y))
-    shared([0, 3, 6], (x, y))
-    assert np.array_equal(x, y)
-    z = np.zeros(6)
-    shared([0, 2, 4, 6], (y, z))
-    assert np.array_equal(x, z)
+def test_rows_without_ranges():
+    x, who, told = np.zeros((4, 2)), np.zeros(4, np.int64), np.zeros((4, 4), np.int64)
+    kernel(1, 3, 0, LOOP | OTHERS, 2, 0, 1, np.arange(4), x, np.ones((4, 1, 1)), who, told)
+    assert x[:, 0].tolist() == [0, 2, 3, 0] and told[1].tolist() == [0, LOOP | OTHERS, 2, 0]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -11,7 +11,7 @@ from kernels.guarded import in_child
 from kernels.interleavings import Program, Walk, Wrong
 from tinygrad_rnn.kernels import matmul, team, threads
 from tinygrad_rnn.kernels.assembler import I64, Function, Int
-from tinygrad_rnn.kernels.sharing import Shared
+from tinygrad_rnn.kernels.sharing import ranges_of, share
 
 JOB_AT, CHUNK_AT, LOCK_AT = 100_000, 200_000, 300_000  # where jobs, their functions and locks are
 LOCK, OPEN = 0, 1
@@ -209,14 +209,13 @@ def many_jobs(jobs, wait=None):
     operands = [(rng.standard_normal((M, K)), rng.standard_normal((K, N))) for M, K, N in shapes]
 
     @njit(nogil=True)
-    def kernel(lo, hi, x, y):
-        for i in range(lo, hi):
-            for j in range(x.shape[1]):
-                y[i, j] = x[i, j] * x[i, 0]
+    def kernel(lo, hi, workspace, ranges, x, y):
+        if not share(ranges, 0):
+            for i in range(lo, hi):
+                for j in range(x.shape[1]):
+                    y[i, j] = x[i, j] * x[i, 0]
 
     x, y = rng.standard_normal((16, 50)), np.zeros((16, 50))
-    kernel(0, 0, x, y)
-    shared = Shared(kernel, (x, y))
     threads.set_num_threads(1)
     expected = [matmul.matmul(a, b) for a, b in operands]
     wrong = 0
@@ -226,7 +225,8 @@ def many_jobs(jobs, wait=None):
             for (a, b), c in zip(operands, expected):
                 wrong += not np.array_equal(matmul.matmul(a, b), c)
             y[...] = np.nan
-            shared([16 * i // n for i in range(n + 1)], (x, y))
+            ranges = ranges_of([16 * i // n for i in range(n + 1)])
+            kernel(0, 16, matmul.workspace.address, ranges.ctypes.data, x, y)
             wrong += not np.array_equal(y, x * x[:, :1])
             if job == 0:
                 assert len(team.team.helpers) == n - 1

@@ -1,15 +1,15 @@
 """One function of machine code for each direction: the loop over time, and all that stands around it.
 
-    def forward(lo, hi, workspace, stages, first, last, threads, starts, H, x, weight_ih, weight_hh, ..., arena):
+    def forward(lo, hi, workspace, stages, first, last, threads, ranges, starts, H, x, ..., arena):
         c, h_weight_hh_T_packed, ... = carve(arena, ...)  # where everything lies: one arena for a call
         if stages & BEGIN:                              # the first states, and the weights of the loop, packed
         if stages & PROLOGUE:                           # products that need not wait for the loop, of all steps at once
-        if stages & LOOP:                               # steps [first, last) of sequences [lo, hi)
+        if stages & LOOP and not share(ranges, LOOP):   # steps [first, last) of sequences [lo, hi)
         if stages & END:                                # the final states; of the backward pass the epilogue
 
-A call on one thread does all stages in one go. With more threads, each gets its sequences for the loop; the products
-before and after it share the helpers by themselves. Inference takes some steps at a time, a tile, where nobody needs
-what was computed before its loop: then that stays in the cache.
+A call does all stages in one go. With several threads, the function calls itself for the loop, once for each range of
+sequences; the products before and after it share the helpers by themselves. Inference takes some steps at a time, a
+tile, where nobody needs what was computed before its loop: then that stays in the cache.
 
 The arguments are arrays; those that are wanted of the gradients are given memory, the others none: `if len(dW)`.
 """
@@ -30,7 +30,7 @@ from .program import Value, first_column_of, index_text
 
 BEGIN, PROLOGUE, LOOP, END = 1, 2, 4, 8
 ALL = BEGIN | PROLOGUE | LOOP | END
-PARAMETERS = ["lo", "hi", "workspace", "stages", "first", "last", "threads", "starts"]
+PARAMETERS = ["lo", "hi", "workspace", "stages", "first", "last", "threads", "ranges", "starts"]
 STEP = [
     "old, new = starts[t], starts[t + 1]  # where the states before and after this step begin",
     "now, top = new - B, starts[t + 2] - new  # where it is in sequences; the end of running rows",
@@ -233,7 +233,8 @@ class Kernel:
         lines += [f"{name} = rows_of({name})" for name in by_steps]
         for stage, body in self.stages.items():
             if body:
-                lines += [f"if stages & {stage}:  # {comments[stage]}", *(f"    {line}" for line in body)]
+                alone = f" and not share(ranges, {LOOP})" if stage == LOOP else ""
+                lines += [f"if stages & {stage}{alone}:  # {comments[stage]}", *(f"    {line}" for line in body)]
         head = wrapped(f"def {self.block.name}({', '.join(parameters)}):", "")
         return f"@njit(cache=CACHE, **KERNEL)\n{head}" + "".join(wrapped(line, "    ") for line in lines)
 

@@ -20,12 +20,13 @@ from ..autograd.primitive import ElementwisePrimitive
 IMPORTS = {
     "matmul": {"copy", "fill_panels", "matrix", "multiply", "panels", "product", "shift", "sum_rows"},
     "intrinsics": {"KERNEL", "ROW", "ROW_SUMS", "at", "carve", "clear", "distinct", "rows_of"},
+    "sharing": {"share"},
 }  # fmt: skip
 BUILTINS = {"float", "len", "min", "range"}  # that they call
 OWN = {  # what they call their own
     "B", "CACHE", "H", "PANEL", "ROW_BYTES", "T", "arena", "backward", "dy", "ending", "first",
-    "forward", "going", "here", "hi", "j", "keep", "last", "lo", "new", "njit", "now", "old", "ragged", "real",
-    "residuals", "row", "stages", "starts", "t", "threads", "tile", "top", "total", "workspace",
+    "forward", "going", "here", "hi", "j", "keep", "last", "lo", "new", "njit", "now", "old", "ragged", "ranges",
+    "real", "residuals", "row", "stages", "starts", "t", "threads", "tile", "top", "total", "workspace",
 }  # fmt: skip
 MATHS = {  # the functions of formulas
     name

@@ -16,7 +16,7 @@ from ..kernels.intrinsics import LINE
 from ..kernels.matmul import workspace
 from ..kernels.pool import staggered, staggered_zeros
 from ..kernels.products import WORKSPACE_BYTES, products
-from ..kernels.sharing import Shared
+from ..kernels.sharing import ranges_of
 from ..kernels.team import team
 from ..kernels.threads import get_num_threads
 from .allocate import Allocation
@@ -106,7 +106,6 @@ class Scan(Allocation):
         self.sources: dict[str, str] = {}
         self.compiled: dict[str, Callable[..., Any]] = {}
         self.built: dict[str, tuple[str, float]] = {}
-        self.shared: dict[str, Shared] = {}
         self.layouts: dict[str, dict[Rows, Layout]] = {"forward": {}, "inference": {}, "backward": {}}
         self.work = multiply_adds(program.loop) + 16 * sum(state.width for state in program.states)
         self.around = multiply_adds(program.hoisted)
@@ -157,7 +156,7 @@ class Scan(Allocation):
         """Run a kernel over all sequences."""
         kernel = self.compiled.get(direction)
         if kernel is None:  # no stages: that compiles, and computes nothing
-            kernel = self.kernel(direction, (0, 0, workspace.address, 0, 0, 0, 1, *layout.numbers, *arrays))
+            kernel = self.kernel(direction, (0, 0, workspace.address, 0, 0, 0, 1, 0, *layout.numbers, *arrays))
         if layout.short is not None:
             kernel(0, rows.B, workspace.address, *layout.short, *arrays)
             return
@@ -169,19 +168,12 @@ class Scan(Allocation):
         if len(team.helpers) < threads - 1:
             team.start(threads - 1, WORKSPACE_BYTES)
         in_loop = min(threads, B // ROWS_PER_THREAD, rows.total * self.work // WORK_PER_THREAD)
+        ranges = ranges_of(rows.cut(in_loop)) if in_loop > 1 else None
+        shared = 0 if ranges is None else ranges.ctypes.data
         for first in range(0, T or 1, layout.steps):
             last = min(first + layout.steps, T)
             stages = PROLOGUE | LOOP | BEGIN * (first == 0) | END * (last == T)
-            options = first, last, threads, *arguments
-            if in_loop <= 1:
-                kernel(0, B, address, stages, *options)
-                continue
-            kernel(0, B, address, stages & (BEGIN | PROLOGUE), *options)
-            if direction not in self.shared:
-                self.shared[direction] = Shared(kernel, (address, LOOP, *options))
-            self.shared[direction](rows.cut(in_loop), (address, LOOP, *options))
-            if stages & END:
-                kernel(0, B, address, END, *options)
+            kernel(0, B, address, stages, first, last, threads, shared, *arguments)
 
     def _layout(self, direction: str, rows: Rows, keep: int = 2) -> Layout:
         """Of a call; remembered if it may come again."""
@@ -203,7 +195,7 @@ class Scan(Allocation):
         numbers = (rows.starts, *kept, *self.sizes, *map(float, self.blocks[direction].numbers.values()))
         lends = direction != "forward" and keep == 2 and arena[1][0] <= LENT
         lent = (arena[1][0], self.dtype.char) if lends else None
-        layout = Layout(results, arena, lent, steps, numbers, (ALL, 0, rows.T, 1, *numbers) if short else None)
+        layout = Layout(results, arena, lent, steps, numbers, (ALL, 0, rows.T, 1, 0, *numbers) if short else None)
         if not rows.ragged and keep == 2:
             known = self.layouts[direction]
             if len(known) >= MOST_LAYOUTS:

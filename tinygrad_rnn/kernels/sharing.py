@@ -1,9 +1,14 @@
-"""A compiled kernel over rows, on several threads: the helpers of the `team` take some of the ranges of rows.
+"""The rows of a compiled kernel on several threads: the helpers of the `team` take some of the ranges of rows.
 
-    shared = Shared(kernel, arguments)
-    shared(bounds, arguments)           # kernel(bounds[i], bounds[i + 1], *arguments) for every i
+    def kernel(lo, hi, workspace, stages, threads, ranges, ...):
+        if stages & LOOP and not share(ranges, LOOP):
+            for row in range(lo, hi):
+                ...
 
-The kernel is called by its address: to link it to a caller would be to compile it once more.
+    kernel(0, 8, workspace.address, LOOP, 2, ranges_of([0, 3, 8]).ctypes.data, ...)
+
+The kernel calls itself for each range, by a few lines of machine code in its own module. A caller that is compiled for
+itself would have to be compiled for the types of all arguments, which takes half as long as the kernel.
 """
 
 # Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
@@ -13,94 +18,89 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import typeof, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from . import cache
-from .assembler import I64, Function
-from .matmul import workspace
+from .assembler import I32, I64, Function
 from .products import WORKSPACE_BYTES
 from .team import JOB_BYTES, team
 
-SOURCE = '''"""A kernel on several threads."""
-
-from numba import njit
-
-from tinygrad_rnn.kernels.intrinsics import JIT
-from tinygrad_rnn.kernels.sharing import share
+BOUNDS = 4  # numbers ahead of the bounds of ranges: `team.write_share`'s function, the team, helpers, how many ranges
+CHANGED = {"lo", "hi", "workspace", "stages", "threads", "ranges"}  # parameters, from call to call
+COUNTED = 4  # the first fields of an array: who owns it, how many elements it has, how large they are
 
 
-@njit(cache=CACHE, **JIT)
-def shared(kernel, addresses, helpers, bounds, arguments):
-    share(kernel, addresses, helpers, bounds, arguments)
-'''
+def ranges_of(bounds: list[int]) -> np.ndarray:
+    """What a kernel is told of ranges of rows, by its address, with a helper for each but one.
 
-
-class Shared:
-    """A compiled kernel for the team, which returns nothing.
-
-    Args:
-        kernel: a compiled function of numbers lo and hi, and of `arguments`: numbers and arrays. Other arguments must
-            have the same dtypes, and be contiguous if those were.
+    One bound, and none, is nothing to do.
     """
-
-    def __init__(self, kernel: Any, arguments: tuple[Any, ...]) -> None:
-        self.kernel, signature = kernel, tuple(map(typeof, (0, 0, *arguments)))  # its machine code must stay
-        kernel.compile(signature)  # unless it has been: arrays that are read-only are another type
-        compiled = kernel.overloads[signature]
-        self.address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-        nobody = self.address, self._addresses(), 0, np.zeros(1, np.int64), arguments
-        self.function = cache.load(SOURCE, "shared", lambda module: module.shared(*nobody)).shared
-
-    def __call__(self, bounds: list[int], arguments: tuple[Any, ...]) -> None:
-        helpers = len(bounds) - 2
-        if len(team.helpers) < helpers:
-            team.start(helpers, WORKSPACE_BYTES)
-        helpers = min(helpers, len(team.helpers))
-        self.function(self.address, self._addresses(), helpers, np.array(bounds, np.int64), arguments)
-
-    def _addresses(self) -> tuple[int, int, int]:
-        return team.share, team.address, workspace.address
+    helpers = len(bounds) - 2
+    if len(team.helpers) < helpers:
+        team.start(helpers, WORKSPACE_BYTES)
+    helpers = min(helpers, len(team.helpers))
+    return np.array([team.share, team.address, helpers, len(bounds) - 1, *bounds], np.int64)
 
 
 @intrinsic
-def share(typingctx: Any, kernel: Any, addresses: Any, helpers: Any, bounds: Any, arguments: Any) -> Any:
-    """Have the team do all ranges, or do them alone if it is busy. One bound, and none, is nothing to do.
+def share(typingctx: Any, ranges: Any, stages: Any) -> Any:
+    """Have the team call the calling function for all ranges; false, and nothing done, if there are none or it is busy.
 
-    `kernel` and `addresses` are addresses, the latter of `team.write_share`'s function, the team and a workspace.
+    It is called with what it was given, but for the parameters of these names: `lo` and `hi` are the bounds of a range,
+    `workspace` is the thread's, `stages` those given here, `threads` one and `ranges` none. It returns nothing, and of
+    arrays it knows data, shapes and strides.
     """
-    kinds = [types.int64, types.int64, *arguments.types]
-
-    def write_chunk(context: Any, module: Any, tuple_type: Any) -> Function:
-        """chunk(job, i, workspace), where the job is the addresses of the kernel, its arguments and the bounds."""
-        f = Function(module, module.get_unique_name("chunk"), ["job", "i", "workspace"], local=True)
-        job, i, _ = f.arguments
-        address, held, first = (f.read(job + 8 * n) for n in range(3))
-        bounds = [f.read(first + i * 8 + 8 * n).value for n in range(2)]
-        rest = cgutils.unpack_tuple(f.builder, f.builder.load(f.pointer(held, tuple_type)))
-        kind = context.call_conv.get_function_type(types.none, kinds)
-        unused = [f.builder.bitcast(f.builder.alloca(I64), place) for place in kind.args[:2]]  # a result, an exception
-        passed = context.get_arg_packer(kinds).as_arguments(f.builder, [*bounds, *rest])
-        f.builder.call(f.pointer(address, kind), [*unused, *passed])
-        f.give()
-        return f
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kernel, addresses, helpers, rows, held = args
-        function, team, workspace = cgutils.unpack_tuple(builder, addresses)
-        view = context.make_array(bounds)(context, builder, rows)
-        count = builder.sub(view.nitems, I64(1))
-        job = cgutils.alloca_once(builder, I64, size=JOB_BYTES // 8)
-        there = builder.ptrtoint(cgutils.alloca_once_value(builder, held), I64)
-        for n, word in enumerate((kernel, there, builder.ptrtoint(view.data, I64))):
-            builder.store(word, builder.gep(job, [I64(n)]))
-        chunk, told = write_chunk(context, builder.module, held.type).function, builder.ptrtoint(job, I64)
-        kind = ir.FunctionType(I64, [I64] * 6).as_pointer()
-        given = [team, helpers, count, builder.ptrtoint(chunk, I64), told, workspace]
-        done = builder.call(builder.inttoptr(function, kind), given)
-        with builder.if_then(builder.icmp_signed("==", done, I64(0))), cgutils.for_range(builder, count) as loop:
-            builder.call(chunk, [told, loop.index, workspace])
-        return context.get_dummy_value()
+        kernel, done = builder.function, cgutils.alloca_once_value(builder, I64(0))
+        with builder.if_then(builder.icmp_signed("!=", args[0], I64(0))):
+            kept = list(filter(_is_kept, kernel.args))
+            held = cgutils.alloca_once(builder, ir.LiteralStructType([x.type for x in kept]))
+            job = cgutils.alloca_once(builder, I64, size=JOB_BYTES // 8)
+            for n, x in enumerate(kept):
+                builder.store(x, builder.gep(held, [I32(0), I32(n)]))
+            for n, x in enumerate((builder.ptrtoint(held, I64), *args)):
+                builder.store(x, builder.gep(job, [I64(n)]))
+            told = builder.inttoptr(args[0], I64.as_pointer())
+            function, *numbers = (builder.load(builder.gep(told, [I64(n)])) for n in range(BOUNDS))
+            chunk = _write_chunk(builder.module, kernel, held.type)
+            workspace = next(x for x in kernel.args if x.name == "arg.workspace")
+            given = [*numbers, builder.ptrtoint(chunk, I64), builder.ptrtoint(job, I64), workspace]
+            function = builder.inttoptr(function, ir.FunctionType(I64, [I64] * len(given)).as_pointer())
+            builder.store(builder.call(function, given), done)
+        return builder.icmp_signed("!=", builder.load(done), I64(0))
 
-    return types.void(kernel, addresses, helpers, bounds, arguments), codegen
+    return types.boolean(types.int64, types.int64), codegen
+
+
+def _is_kept(argument: Any) -> bool:
+    """Whether every call of the kernel gets the same. Numba says `arg.name`, and of arrays `arg.name.field`."""
+    prefix, _, words = argument.name.partition(".")
+    name, *field = words.split(".")
+    return prefix == "arg" and name not in CHANGED and not (field and int(field[0]) < COUNTED)
+
+
+def _write_chunk(module: Any, kernel: Any, held_type: Any) -> Any:
+    """chunk(job, i, workspace), where the job is the addresses of what is kept and of the ranges, and the stages."""
+    f = Function(module, module.get_unique_name("chunk"), ["job", "i", "workspace"], local=True)
+    for attribute in "noinline", "optnone":  # there is nothing to gain, and time to lose
+        f.function.attributes.add(attribute)
+    job, i, workspace = f.arguments
+    held, ranges, stages = (f.read(job + 8 * n) for n in range(3))
+    lo, hi = (f.read(ranges + (i + BOUNDS + n) * 8) for n in range(2))
+    changed = dict(lo=lo, hi=hi, workspace=workspace, stages=stages, threads=f.number(1), ranges=f.number(0))
+    struct, given, kept = f.builder.inttoptr(held.value, held_type), [], 0
+    for x in kernel.args:
+        if x.name.removeprefix("arg.") in changed:
+            given.append(changed[x.name.removeprefix("arg.")].value)
+        elif _is_kept(x):
+            given.append(f.builder.load(f.builder.gep(struct, [I32(0), I32(kept)])))
+            kept += 1
+        elif x.name.startswith("arg."):
+            given.append(ir.Constant(x.type, None))
+        else:  # where the kernel puts a result, which it has not, and an error
+            given.append(f.builder.bitcast(f.builder.alloca(I64), x.type))
+    f.builder.call(kernel, given, attrs=("noinline",))
+    f.give()
+    return f.function
