@@ -211,10 +211,34 @@ class Turing(Paper):
         return (w.unsqueeze(1) @ M).squeeze(1), M, w
 
 
+class RelationalMemory(Paper):
+    """A relational memory core (Santoro et al., 2018), section 3: slots attend to each other and to the input, and are
+    gated like a cell of an LSTM, as the authors' code has it; all slots share their weights."""
+
+    heads = 2
+    weights = dict(
+        W=(I, D), Wq=(D, D), Wk=(D, D), Wv=(D, D), W1=(D, 2 * D), W2=(2 * D, D), g1=(D,), b1=(D,), g2=(D,), b2=(D,),
+        Wx=(D, 2 * D), Um=(D, 2 * D), b=(2 * D,),
+    )  # fmt: skip
+    states = dict(M=(N, D))
+
+    def step(self, x, M):
+        split = lambda a: a.reshape(a.shape[0], a.shape[1], self.heads, -1).transpose(1, 2)
+        x = (x @ self.W).unsqueeze(1)
+        all_of_them = tg.cat([M, x], 1)
+        q, k, v = split(M @ self.Wq), split(all_of_them @ self.Wk), split(all_of_them @ self.Wv)
+        found = tg.softmax(q @ k.mT / (D // self.heads) ** 0.5, -1) @ v
+        new = F.layer_norm(M + found.transpose(1, 2).reshape(M.shape), (D,), self.g1, self.b1)
+        new = F.layer_norm(new + tg.relu(new @ self.W1) @ self.W2, (D,), self.g2, self.b2)
+        i, f = tg.chunk(x @ self.Wx + tg.tanh(M) @ self.Um + self.b, 2, -1)
+        return tg.sigmoid(i) * tg.tanh(new) + tg.sigmoid(f + 1) * M
+
+
 CELLS = {
     cell.__name__: cell
     for cell in (
         MLSTM, HeadsOfMLSTM, DeltaNet, S6, Hopfield, Bahdanau, LinearAttention, RetNet, FastWeights, Turing,
+        RelationalMemory,
     )
 }  # fmt: skip
 

@@ -1,12 +1,14 @@
 """Rows of any rank: operations that are made of views, elementwise maths and sums before a program sees them.
 
     a @ b                         sum(a[B, M, K, 1] * b[B, 1, K, N], dim=2)         where each row has its own b
+    a[B, L, M, K] @ W             a[B, L * M, K] @ W                                where all rows have one
     x[:, 0], x[..., None]         a slice, read in another shape
     x[:, [2, 0, 1]]               cat(x[:, 2:3], x[:, 0:2])
     0, then y[:, 2:4] = x         cat(0, x, 0)
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,14 +26,27 @@ MOST_PIECES = 64  # of an index: as many values are computed
 
 
 def product(build: Any, a: Any, b: Any) -> Value | None:
-    """Products within rows, at each step; those of rows with one matrix for all stay what they are."""
+    """Products within rows, at each step; those with one matrix for all stay what they are, but for dimensions."""
     if len(a.shape) == 2 == len(b.shape) or not (a.timed or b.timed):
         return None
+    if len(b.shape) == 2 and not b.per_row:
+        return _with_weights(build, a, b)
     one = b.shape[-1] == 1  # column, so that a is read as it is, by the loop that computes it
     left = a if one else build.apply(table.reshape, a, shape=(*a.shape, 1))
     right = build.apply(table.reshape, b, shape=(*b.shape[:-2], 1, *b.shape[-2 : -1 if one else None]))
     every = build.apply(table.mul, left, right)
     return build.apply(table.sum, every, dim=(len(every.shape) - 2 + one,), keepdim=one)
+
+
+def _with_weights(build: Any, a: Value, b: Value) -> Value | None:
+    """Of a row that has several vectors to multiply those in one dimension, of a row that has one none."""
+    *vectors, K = a.inner
+    several = math.prod(vectors)
+    shape = (a.shape[0], *([several] if several != 1 else []), K)
+    if shape == a.shape:
+        return None
+    y = build.apply(table.matmul, build.apply(table.reshape, a, shape=shape), b)
+    return build.apply(table.reshape, y, shape=(*a.shape[:-1], b.shape[1]))
 
 
 def slice_(build: Any, x: Value, at: Any) -> Value | None:

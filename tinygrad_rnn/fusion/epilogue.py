@@ -26,8 +26,8 @@ from .kernel import (
     turned,
     words_in,
 )
-from .print import packed_weights
-from .program import Value, first_column_of
+from .print import for_each_vector, moved, packed_weights
+from .program import Value, first_column_of, sizes_of
 from .schedule import Memory
 
 
@@ -198,18 +198,26 @@ class Backward(Kernel):
             self._into(argument, lines)
 
     def _weights(self, value: Value, left: tuple[str, str, str], d: Memory) -> None:
-        """One product for the gradients of all weights of a product: left @ dy."""
-        size, K, parts = self.size, value.inputs[0].width, side_by_side(value.inputs[1:])
-        views = list(map(matrix_of, parts))
+        """One product for the gradients of all weights of a product, left @ dy; for each vector of a row, one more."""
+        size, (several, K, N), parts = self.size, sizes_of(value), side_by_side(value.inputs[1:])
+        views = [matrix_of(part, size) for part in parts]
         arguments = [self._of(view.leaf, "matrix") for view in views]
-        a, N = shifted(*left), sum(part.shape[1] for part in parts)
+
+        def product_into(target: str, columns: int, add: bool, transposed: bool = False) -> list[str]:
+            """left @ dy, with so many columns of dy."""
+            (array, i, j), (M, W), terms = left, (size(K), size(columns)), "total"
+            i, first = moved(i, M, several), moved(size(d.first), size(N), several)
+            a, dy = shifted(array, i, j), shifted(d.array, "0", first)
+            if transposed:
+                a, dy, M, W = shifted(f"{d.array}.T", first, "0"), shifted(turned(array), j, i), W, M
+            adds = add or (several > 1 and "each > 0")
+            return for_each_vector(several, product(a, dy, f"matrix({target})", M, W, terms, adds))
+
         together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
         if together and all(x in self.d and not self._adds(x) for x in arguments):
-            whole = self.scratch(f"d{value.name}_weights", str(K), N)
+            whole, start = self.scratch(f"d{value.name}_weights", str(K), N), 0
             some = " + ".join(f"len({self.d[x]})" for x in arguments)
-            made = product(a, self._at(d), f"matrix({whole})", size(K), size(N), "total")
-            self.write(END, f"if {some}:", f"    {made}")
-            start = 0
+            self.write(END, f"if {some}:", *(f"    {line}" for line in product_into(whole, N, False)))
             for part, view, argument in zip(parts, views, arguments):
                 dw, W = self.d[argument], size(part.shape[1])
                 self.written.add(argument)
@@ -221,13 +229,9 @@ class Backward(Kernel):
             return
         for part, view, argument in zip(parts, views, arguments):
             if argument in self.d:
-                dw, W, add = self.d[argument], size(part.shape[1]), self._adds(argument, not view.cut)
-                made = product(a, self._at(d), f"matrix({dw}{view.suffix})", size(K), W, "total", add)
-                if view.suffix == ".T":  # by the rows of the result, so that threads can share them well
-                    array, i, j = left
-                    turned_left = shifted(turned(array), j, i)
-                    made = product(self._at(d, ".T"), turned_left, f"matrix({dw})", W, size(K), "total", add)
-                self._into(argument, [made])
+                dw, W, add = self.d[argument], part.shape[1], self._adds(argument, not view.cut)
+                by_rows = view.suffix == ".T"  # of the result, so that threads can share them well
+                self._into(argument, product_into(dw if by_rows else dw + view.suffix, W, add, by_rows))
             d = d._replace(first=d.first + part.shape[1])
 
     def _hoisted(self, value: Value, d: Memory) -> None:

@@ -7,7 +7,7 @@ from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive, Shape
 from .equations import Equations
 from .print import Loop
-from .program import Value, is_slice, is_view, leaf, made_of, multiply_adds
+from .program import Value, is_slice, is_view, leaf, made_of, multiply_adds, sizes_of
 from .scan import Scan
 from .schedule import reduces
 from .validate import SWITCH, is_on
@@ -71,7 +71,8 @@ def _step(scan: Scan) -> list[str]:
 
 def _shapes(value: Value, rows: str) -> str:
     """The shapes of a product, such as "[B, 64] @ [64, 128]"."""
-    return f"[{rows}, {value.inputs[0].width}] @ [{value.inputs[0].width}, {value.width}]"
+    several, K, N = sizes_of(value)
+    return f"[{rows}, {f'{several}, ' if several > 1 else ''}{K}] @ [{K}, {N}]"
 
 
 def _hoisted(scan: Scan) -> list[Value]:

@@ -81,7 +81,7 @@ def _check(value: Value, at_each_step: Callable[[Value], bool]) -> None:
     fits = value.per_row and (isinstance(row, ElementwisePrimitive) or row in IN_ROWS)
     if row is table.matmul:
         left, right = value.inputs
-        fits = isinstance(left, Value) and at_each_step(left) and len(left.shape) == 2 and not at_each_step(right)
+        fits = isinstance(left, Value) and at_each_step(left) and len(left.shape) <= 3 and not at_each_step(right)
     if not fits:
         raise no_place(value)
 

@@ -48,10 +48,10 @@ def join(program: Program) -> Program:
 
 
 def _groups(values: Iterable[Value]) -> list[list[Value]]:
-    """Products that share their left operand."""
+    """Products that share their left operand, one vector of each row."""
     groups: dict[Value, list[Value]] = {}
     for value in values:
-        if value.row is table.matmul:
+        if value.row is table.matmul and len(value.shape) == 2:
             groups.setdefault(value.inputs[0], []).append(value)
     return [group for group in groups.values() if len(group) > 1]
 

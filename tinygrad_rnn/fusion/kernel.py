@@ -17,7 +17,7 @@ The arguments are arrays; those that are wanted of the gradients are given memor
 import math
 import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ..autograd import table
@@ -26,7 +26,7 @@ from ..kernels.vector import ROW_BYTES
 from .equations import MAX_LINE, wrapped
 from .names import RESERVED, Names
 from .print import Block, packed_weights
-from .program import Value, first_column_of, index_text
+from .program import Value, first_column_of, sizes_of
 
 BEGIN, PROLOGUE, LOOP, END = 1, 2, 4, 8
 ALL = BEGIN | PROLOGUE | LOOP | END
@@ -72,14 +72,16 @@ class Matrix(NamedTuple):
         return "[" in self.suffix
 
 
-def matrix_of(value: Value) -> Matrix:
-    """What a matrix is a view of, as far as kernels can read views."""
+def matrix_of(value: Value, size: Callable[[int], str] = str) -> Matrix:
+    """What a matrix is a view of, as far as kernels can read views, with `size` for the text of where it is cut."""
     suffix = ""
     while value.row in (table.permute, table.slice) and len(value.shape) == len(value.inputs[0].shape) == 2:
         if value.row is table.permute:
             suffix = ".T" + suffix if value.attributes["dims"] == (1, 0) else suffix
         elif all(isinstance(i, slice) and i.step in (None, 1) for i in value.attributes["at"]):
-            suffix = f"[{', '.join(map(index_text, value.attributes['at']))}]" + suffix
+            ends = [(i.indices(n)[:2], n) for i, n in zip(value.attributes["at"], value.inputs[0].shape)]
+            at = (":" if (first, last) == (0, n) else f"{size(first)}:{size(last)}" for (first, last), n in ends)
+            suffix = f"[{', '.join(at)}]" + suffix
         else:
             break
         value = value.inputs[0]
@@ -188,7 +190,7 @@ class Kernel:
 
     def matrix(self, value: Value) -> str:
         """A matrix of parameters, as an array."""
-        leaf, suffix = matrix_of(value)
+        leaf, suffix = matrix_of(value, self.size)
         return self.argument(leaf, "matrix") + suffix
 
     def joined(self, name: str, values: Iterable[Value]) -> tuple[str, list[str]]:
@@ -213,7 +215,7 @@ class Kernel:
     def pack(self, name: str, value: Value, transposed: bool = False) -> None:
         """Pack the weights of a product in the loop."""
         weights, copies = self.joined(f"{value.name}_weights", value.inputs[1:])
-        K, N, columns = value.inputs[0].width, value.width, ROW_BYTES // self.scan.dtype.itemsize
+        (_, K, N), columns = sizes_of(value), ROW_BYTES // self.scan.dtype.itemsize
         if transposed:
             weights, K, N = turned(weights), N, K
         self.arena.add(name, str(-(-N // columns)), K, columns)
@@ -319,7 +321,7 @@ def shifted(array: str, i: str, j: str) -> str:
     return f"matrix({array})" if i == j == "0" else f"shift(matrix({array}), {i}, {j})"
 
 
-def product(a: str, b: str, result: str, rows: str, columns: str, terms: str, add: bool = False) -> str:
+def product(a: str, b: str, result: str, rows: str, columns: str, terms: str, add: Any = False) -> str:
     """A product of matrices, which threads share; added to what is there, or in its place."""
     return f"product({a}, {b}, {result}, {rows}, {columns}, {terms}, {add}, workspace, threads)"
 

@@ -26,7 +26,7 @@ from ..kernels.elementwise import scalar_code
 from .equations import Equations, in_sizes, number_text, parse, wrapped
 from .names import IMPORTS, Names
 from .nest import Nest, aligned, aligned_without
-from .program import Gradient, Number, Value, base_of, reached, readers_of
+from .program import Gradient, Number, Value, base_of, reached, readers_of, sizes_of
 from .schedule import Loops, Memory, Schedule, read_as, reduces, shape_of
 from .views import strides_of
 
@@ -81,11 +81,18 @@ class Block:
         schedule, weights, adds = self.schedule, packed_weights(product), product in self.schedule.adds_to
         left, result = schedule.memory(product.inputs[0]), schedule.places[product]
         assert left is not None and left.view is None and result.view is None, "a product is of neighbouring columns"
-        rows = lambda m: f"shift(matrix({m.array}), {m.where.removesuffix('row')}lo, {self.size(m.first)})"
-        n, k = self.size(product.width), self.size(product.inputs[0].width)
+        several, *sizes = sizes_of(product)
+        k, n = map(self.size, sizes)
+
+        def rows(memory: Memory, width: str) -> str:
+            first = moved(self.size(memory.first), width, several)
+            return f"shift(matrix({memory.array}), {memory.where.removesuffix('row')}lo, {first})"
+
         return [
             f"# {result.array}[{result.where}] {'+=' if adds else '='} {left.array}[{left.where}] @ {weights}",
-            f"multiply({rows(left)}, panels({weights}), {rows(result)}, top - lo, {n}, {k}, {adds})",
+            *for_each_vector(
+                several, f"multiply({rows(left, k)}, panels({weights}), {rows(result, n)}, top - lo, {n}, {k}, {adds})"
+            ),
         ]
 
     def _row_function(self, loops: Loops) -> str:
@@ -101,6 +108,18 @@ class Block:
             index = f"{memory.where}, {self.size(memory.first)}" if memory.where else f"{self.size(memory.first)},"
             actual.append(f"at({memory.array}, ({index}))")
         return f"{name}({', '.join([*self.sizes.values(), *row.numbers, *actual])})"
+
+
+def for_each_vector(several: int, line: str) -> list[str]:
+    """A line that is done for each of several vectors of a row, `each` being its number."""
+    return [line] if several == 1 else [f"for each in range({several}):", f"    {line}"]
+
+
+def moved(first: str, width: str, several: int) -> str:
+    """Where such a vector begins."""
+    if several == 1:
+        return first
+    return f"each * {width}" if first == "0" else f"{first} + each * {width}"
 
 
 def packed_weights(product: Value) -> str:

@@ -310,7 +310,12 @@ def sources_of(value: Value) -> list[Value]:
 
 def multiply_adds(values: Iterable[Value]) -> int:
     """Those of the products among values, for one row."""
-    return sum(value.inputs[0].width * value.width for value in values if value.row is table.matmul)
+    return sum(math.prod(sizes_of(value)) for value in values if value.row is table.matmul)
+
+
+def sizes_of(product: Value) -> tuple[int, int, int]:
+    """How many vectors of a row a product multiplies with its weights, and how long they are before and after."""
+    return product.width // product.shape[-1], product.inputs[0].shape[-1], product.shape[-1]
 
 
 # ---- Programs --------------------------------------------------------------------------------------------------------

@@ -156,6 +156,8 @@ class Schedule:
             if homes is None and len(readers.get(product, ())) == 1:
                 total = self._sum_of(product, readers, position)
             if total is None:
+                if homes and homes[0].view is not None:  # where its columns are not neighbours
+                    homes.insert(0, self._buffer(product))
                 self.places[product] = homes[0] if homes else self._buffer(product)
                 continue
             (other,) = [y for y in total.inputs if y is not product]

@@ -160,7 +160,7 @@ def transpose(program: Program, watched: int = 1) -> Program:
             work.origin.setdefault(dy, value)
             if value.row is table.matmul:
                 products[value], left = dy, value.inputs[0]
-                weights = leaf(f"{value.name}_weights_T", "weights", (value.width, left.width), value.dtype)
+                weights = leaf(f"{value.name}_weights_T", "weights", (value.shape[-1], left.shape[-1]), value.dtype)
                 work.arrive(left, work.add(table.matmul, [dy, weights], {}, left.shape))
             else:
                 for x, dx in work.through(value, dy):
