@@ -199,13 +199,13 @@ class Backward(Kernel):
 
     def _weights(self, value: Value, left: tuple[str, str, str], d: Memory) -> None:
         """One product for the gradients of all weights of a product, left @ dy; for each vector of a row, one more."""
-        size, (several, K, N), parts = self.size, sizes_of(value), side_by_side(value.inputs[1:])
+        size, (several, _, N), parts = self.size, sizes_of(value), side_by_side(value.inputs[1:])
         views = [matrix_of(part, size) for part in parts]
         arguments = [self._of(view.leaf, "matrix") for view in views]
 
         def product_into(target: str, columns: int, add: bool, transposed: bool = False) -> list[str]:
             """left @ dy, with so many columns of dy."""
-            (array, i, j), (M, W), terms = left, (size(K), size(columns)), "total"
+            (array, i, j), M, W, terms = left, self.terms(value), size(columns), "total"
             i, first = moved(i, M, several), moved(size(d.first), size(N), several)
             a, dy = shifted(array, i, j), shifted(d.array, "0", first)
             if transposed:
@@ -215,7 +215,7 @@ class Backward(Kernel):
 
         together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
         if together and all(x in self.d and not self._adds(x) for x in arguments):
-            whole, start = self.scratch(f"d{value.name}_weights", str(K), N), 0
+            whole, start = self.weights_for(value, "d"), 0
             some = " + ".join(f"len({self.d[x]})" for x in arguments)
             self.write(END, f"if {some}:", *(f"    {line}" for line in product_into(whole, N, False)))
             for part, view, argument in zip(parts, views, arguments):
@@ -223,7 +223,7 @@ class Backward(Kernel):
                 self.written.add(argument)
                 shape, source = (f"len({dw}), {W}", shifted(whole, "0", size(start)))
                 if view.suffix:
-                    shape, source = f"len({dw}), {size(K)}", shifted(f"{whole}.T", size(start), "0")
+                    shape, source = f"len({dw}), {self.terms(value)}", shifted(f"{whole}.T", size(start), "0")
                 self.write(END, f"    copy({source}, matrix({dw}), {shape})")
                 start += part.shape[1]
             return
@@ -236,14 +236,14 @@ class Backward(Kernel):
 
     def _hoisted(self, value: Value, d: Memory) -> None:
         """The gradients of a product of the prologue."""
-        size, (x, w) = self.size, value.inputs
+        size, x = self.size, value.inputs[0]
         left, column = first_column_of(x)
         rows = self._of(left)
         if rows in self.d:
-            weights, copies = self.joined(f"{value.name}_weights", [w])
+            weights, copies = self.joined(value)
             factors, target = (self._at(d), f"matrix({turned(weights)})"), shifted(self.d[rows], "0", size(column))
             add = self._adds(rows, x.width == left.width)
-            self._into(rows, [*copies, product(*factors, target, "total", size(x.width), size(value.width), add)])
+            self._into(rows, [*copies, product(*factors, target, "total", self.terms(value), size(value.width), add)])
         self._weights(value, (f"{self.argument(left)}.T", size(column), "0"), d)
 
     def _left(self, value: Value) -> tuple[str, str, str]:

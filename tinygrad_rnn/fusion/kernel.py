@@ -1,6 +1,6 @@
 """One function of machine code for each direction: the loop over time, and all that stands around it.
 
-    def forward(lo, hi, workspace, stages, first, last, threads, ranges, starts, H, x, ..., arena):
+    def forward(lo, hi, workspace, stages, first, last, threads, ranges, starts, I, H, x, ..., arena):
         c, h_weight_hh_T_packed, ... = carve(arena, ...)  # where everything lies: one arena for a call
         if stages & BEGIN:                              # the first states, and the weights of the loop, packed
         if stages & PROLOGUE:                           # products that need not wait for the loop, of all steps at once
@@ -11,7 +11,8 @@ A call does all stages in one go. With several threads, the function calls itsel
 sequences; the products before and after it share the helpers by themselves. Inference takes some steps at a time, a
 tile, where nobody needs what was computed before its loop: then that stays in the cache.
 
-The arguments are arrays; those that are wanted of the gradients are given memory, the others none: `if len(dW)`.
+`I` is the width of the input, whether other sizes are the same or not: layers of a stack share a kernel. The other
+arguments are arrays; those that are wanted of the gradients are given memory, the others none: `if len(dW)`.
 """
 
 import math
@@ -30,7 +31,7 @@ from .program import Value, first_column_of, sizes_of
 
 BEGIN, PROLOGUE, LOOP, END = 1, 2, 4, 8
 ALL = BEGIN | PROLOGUE | LOOP | END
-PARAMETERS = ["lo", "hi", "workspace", "stages", "first", "last", "threads", "ranges", "starts"]
+PARAMETERS = ["lo", "hi", "workspace", "stages", "first", "last", "threads", "ranges", "starts", "I"]
 STEP = [
     "old, new = starts[t], starts[t + 1]  # where the states before and after this step begin",
     "now, top = new - B, starts[t + 2] - new  # where it is in sequences; the end of running rows",
@@ -193,18 +194,27 @@ class Kernel:
         leaf, suffix = matrix_of(value, self.size)
         return self.argument(leaf, "matrix") + suffix
 
-    def joined(self, name: str, values: Iterable[Value]) -> tuple[str, list[str]]:
-        """Matrices side by side, as an array; and the lines that make it, if it is none of the arguments."""
-        parts = side_by_side(values)
+    def joined(self, product: Value) -> tuple[str, list[str]]:
+        """The weights of a product as an array; and the lines that make it, if it is none of the arguments."""
+        parts = side_by_side(product.inputs[1:])
         if len(parts) == 1:
             return self.matrix(parts[0]), []
-        K, first, copies = parts[0].shape[0], 0, []
-        whole = self.scratch(name, str(K), sum(part.shape[1] for part in parts))
+        whole, K, first, copies = self.weights_for(product), self.terms(product), 0, []
         for part in parts:
             target = shifted(whole, "0", self.size(first))
-            copies.append(f"copy(matrix({self.matrix(part)}), {target}, {self.size(K)}, {self.size(part.shape[1])})")
+            copies.append(f"copy(matrix({self.matrix(part)}), {target}, {K}, {self.size(part.shape[1])})")
             first += part.shape[1]
         return whole, copies
+
+    def terms(self, product: Value) -> str:
+        """How long the vectors are that a product multiplies with its weights."""
+        left = product.inputs[0]
+        return "I" if left is self.program.inputs[0] else self.size(left.shape[-1])
+
+    def weights_for(self, product: Value, prefix: str = "") -> str:
+        """A new array as large as the weights of a product."""
+        rows = "I" if self.terms(product) == "I" else str(product.inputs[0].shape[-1])
+        return self.scratch(f"{prefix}{product.name}_weights", rows, product.shape[-1])
 
     def scratch(self, name: str, rows: str, width: int) -> str:
         """A new array in the arena."""
@@ -214,7 +224,7 @@ class Kernel:
 
     def pack(self, name: str, value: Value, transposed: bool = False) -> None:
         """Pack the weights of a product in the loop."""
-        weights, copies = self.joined(f"{value.name}_weights", value.inputs[1:])
+        weights, copies = self.joined(value)
         (_, K, N), columns = sizes_of(value), ROW_BYTES // self.scan.dtype.itemsize
         if transposed:
             weights, K, N = turned(weights), N, K
@@ -263,7 +273,7 @@ class Forward(Kernel):
             self.arena.add(state.name, "2 * B", state.width)
         weights = {}
         for value in hoisted:
-            weights[value], copies = self.joined(f"{value.name}_weights", [value.inputs[1]])
+            weights[value], copies = self.joined(value)
             self.write(BEGIN, *copies)
         for value in hoisted:
             if not training:
@@ -271,7 +281,7 @@ class Forward(Kernel):
             left, column = first_column_of(value.inputs[0])
             a = shifted(self.argument(left), "0" if training else "starts[first + 1] - B", size(column))
             b, y = f"matrix({weights[value]})", f"matrix({value.name})"
-            shape = "total" if training else "tile", size(value.width), size(value.inputs[0].width)
+            shape = "total" if training else "tile", size(value.width), self.terms(value)
             self.write(PROLOGUE, product(a, b, y, *shape))
         here = [] if training or not hoisted else ["here = new - starts[first + 1]  # where it is in this tile"]
         self.write(LOOP, "for t in range(first, last):", *(f"    {line}" for line in [*STEP, *here, *OVER, *self.body]))

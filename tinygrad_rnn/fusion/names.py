@@ -24,7 +24,7 @@ IMPORTS = {
 }  # fmt: skip
 BUILTINS = {"float", "len", "min", "range"}  # that they call
 OWN = {  # what they call their own
-    "B", "CACHE", "H", "PANEL", "ROW_BYTES", "T", "arena", "backward", "dy", "each", "ending", "first",
+    "B", "CACHE", "H", "I", "PANEL", "ROW_BYTES", "T", "arena", "backward", "dy", "each", "ending", "first",
     "forward", "going", "here", "hi", "j", "keep", "last", "lo", "new", "njit", "now", "old", "ragged", "ranges",
     "real", "residuals", "row", "stages", "starts", "t", "threads", "tile", "top", "total", "workspace",
 }  # fmt: skip
