@@ -5,6 +5,7 @@ in an array, so that all rows share their kernels.
 """
 
 import enum
+import gc
 import sys
 import types
 import warnings
@@ -329,6 +330,23 @@ def test_what_a_step_reads_may_change(name, made, monkeypatch):
     after = both(layer, x)
     assert not np.allclose(after, before)
     assert np.array_equal(both(layer, x), after)
+
+
+def test_what_the_collector_calls_is_no_part_of_a_step(made):
+    """It may come at any time; who counts its rounds had cells compiled anew at each call."""
+    world = {"rounds": 0}
+    exec("def count(phase, info):\n    global rounds\n    rounds += 1", world)
+    layer, x, usual = tg.nn.Recurrent(tg.nn.RNNCell(3, 4)), tg.randn(2, 1, 3), gc.get_threshold()
+    gc.callbacks.append(world["count"])
+    gc.set_threshold(1)
+    try:
+        for _ in range(3):
+            layer(x)
+            gc.collect()
+    finally:
+        gc.set_threshold(*usual)
+        gc.callbacks.remove(world["count"])
+    assert world["rounds"] and len(made) == 1
 
 
 OPTIONS = [  # a module of the library, and an option of it that is set to another value

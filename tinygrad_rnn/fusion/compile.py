@@ -11,6 +11,7 @@ from .fused import FusedCell
 from .guards import Guards, Watch, clock
 from .reads import HIDDEN
 from .refusal import CompilerError, Unfusable
+from .scan import no_collection
 from .sequence import Sequence
 
 
@@ -28,7 +29,7 @@ class Compiled:
         random_state = get_rng_state()  # a step that draws numbers must find the same ones on the tape
         watch = Watch(cell)
         try:
-            with no_grad(), watch:
+            with no_grad(), no_collection(), watch:  # what the collector calls is not what the step reads
                 self.fused = FusedCell(cell, sequence)
             self.guards = Guards(watch)
         except Unfusable as error:

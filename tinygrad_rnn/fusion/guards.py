@@ -99,7 +99,6 @@ class Watch:
                     lines.append((not sets, f" ({code.co_filename}:{line}, in {code.co_name})"))
         if lines:
             return min(lines, key=lambda each: each[0])[1]
-        codes.sort(key=lambda code: code.co_name != "step")  # callbacks of the collector run, too
         return f" ({codes[0].co_filename}:{codes[0].co_firstlineno}, in {codes[0].co_name})" if codes else ""
 
 
