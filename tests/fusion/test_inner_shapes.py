@@ -166,7 +166,11 @@ class Random(tg.nn.Cell):
                 return a @ self.weight(inner[0], 1 + k)
             if a.ndim == 3 == b.ndim and a.shape[-1] == b.shape[-2]:
                 return a @ b
-            return tg.einsum("b...i,b...i->b...", a, a) if flag else a @ self.weight(inner[-1], 2)
+            if flag:
+                return tg.einsum("b...i,b...i->b...", a, a)
+            if k < 3:
+                return a @ (self.weight(inner[-1], 2) if k else self.weight(inner[-1], 3)[:, 1:])
+            return a @ (self.weight(2, n).T if d == a.ndim - 1 else tg.cat([self.weight(inner[-1], 1)] * 2, 1))
         raise AssertionError(kind)
 
 
@@ -230,6 +234,12 @@ FOUND = {  # by such steps: what once came out wrong
     "columns of a list of numbers, times weights": (
         [(4,)],
         [("number", "", 0, 0, 1, False), ("slice", "", 0, 0, 0, False)],
+        (0,),
+    ),
+    "a gradient that is zeros, read in another shape": (
+        [(3, 1)],
+        [("product", "", 0, 0, 0, True), ("joined", "", 0, 0, 0, False), ("product", "", 0, 0, 0, False),
+         ("slice", "", 1, 0, 3, True)],
         (0,),
     ),
     "the same, of an input": (

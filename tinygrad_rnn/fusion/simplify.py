@@ -10,8 +10,10 @@ reads is left out.
 
 from collections.abc import Iterable
 
+import numpy as np
+
 from ..autograd import table
-from ..autograd.primitive import ElementwisePrimitive
+from ..autograd.primitive import ElementwisePrimitive, Shape
 from .builder import name_of
 from .names import FORMS, RESERVED, Names
 from .program import Program, Value, columns, cut, is_slice, is_view, leaf, numbers_of, operation, view_of, with_inputs
@@ -129,10 +131,15 @@ class Simplified:
         self.made[value] = None
         return value
 
+    def _zeros(self, shape: Shape, dtype: np.dtype) -> Value:
+        return leaf(self.names.new("zero"), "zeros", shape, dtype)
+
     def _as_a_whole(self, value: Value) -> Value:
         if takes_columns(value):
             return self._slice(value.inputs[0], columns(value), value)
         inputs = tuple([self.whole(x) if isinstance(x, Value) else x for x in value.inputs])
+        if is_view(value) and inputs[0].kind == "zeros":
+            return self._zeros(value.shape, value.dtype)
         if value.named or value.row is None:
             return self._keep(with_inputs(value, inputs))
         name = name_of(self.names, value.row, inputs, value.attributes)
@@ -169,7 +176,7 @@ class Simplified:
 
     def _cut(self, base: Value, at: Columns, name: Value | None) -> Value:
         if base.kind == "zeros":
-            return leaf(self.names.new("zero"), "zeros", (*base.shape[:-1], at[1] - at[0]), base.dtype)
+            return self._zeros((*base.shape[:-1], at[1] - at[0]), base.dtype)
         made = cut(base, *at, "", name.where if name else base.where, name is not None and name.named)
         assert made.row is not None
         title = name.name if name and name.named else name_of(self.names, made.row, (base,), made.attributes)
