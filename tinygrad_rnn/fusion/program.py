@@ -185,10 +185,7 @@ def cut(whole: Value, first: int, last: int, name: str, where: str = "", named: 
 
 def is_view(value: Value) -> bool:
     """Whether a kernel reads it in place. Slices of most parameters are computed once a call."""
-    if value.row not in VIEWS:
-        return False
-    x = value.inputs[0]
-    return x.per_row or (value.row is table.slice and columns_of(x, value.attributes["at"]) is not None)
+    return value.row in VIEWS and (value.inputs[0].per_row or is_slice(value))
 
 
 def is_slice(value: Value) -> bool:
@@ -305,7 +302,7 @@ def sources_of(value: Value) -> list[Value]:
     """The memory that an operation reads."""
     if value.row is table.matmul:
         return [base_of(value.inputs[0]), *value.inputs[1:]]
-    return [base_of(value)] if is_view(value) else [base_of(y) for y in value.operands]
+    return [base_of(y) for y in value.operands]
 
 
 def multiply_adds(values: Iterable[Value]) -> int:
