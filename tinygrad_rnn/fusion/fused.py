@@ -229,19 +229,19 @@ class FusedCell:
         held = {value: k for k, value in enumerate(self.program.held)}
         self._reshaped: list[tuple[int, tuple[int, ...]]] = []
         for i, (value, role, _) in enumerate(self.scan.forward.arguments):
-            if role in ("steps", "rows", "each", "first"):
-                if role == "steps":
-                    self._gathered.append(i)
-                elif value in leaves:
-                    self._ordered.append(i)
-                self._always_plain.append(i)
-                if len(value.shape) != 2:
-                    self._reshaped.append((i, (-1, value.width)))
-            elif role == "vector" and len(value.shape) == 1 and value in held:
+            if role == "matrix":
+                continue
+            shape: tuple[int, ...] = (-1,) if role == "vector" else (-1, value.width)
+            if len(value.shape) != len(shape):
+                self._reshaped.append((i, shape))
+            if role == "steps":
+                self._gathered.append(i)
+            elif role != "vector" and value in leaves:
+                self._ordered.append(i)
+            if role == "vector" and len(value.shape) == 1 and value in held:
                 self._vectors.append((i, held[value]))
-            elif role == "vector":
+            else:
                 self._always_plain.append(i)
-                self._reshaped += [(i, (-1,))] if len(value.shape) != 1 else []
         self._plain = self._always_plain
 
     def _given(self, rows: Rows, arrays: list[np.ndarray]) -> list[np.ndarray]:
