@@ -95,8 +95,8 @@ class Mask:
             for i, argument in enumerate(scan.backward.d) if argument.value in place
         ]  # fmt: skip
         order = sorted(self.gradients, key=lambda each: each[1])
-        simple = [k for _, k, _, role in order if role is None] == list(range(len(self.places)))
-        self.as_found = [i for i, _, _, _ in order] if simple and len(order) == len(self.places) else None
+        one_for_each = [(k, role) for _, k, _, role in order] == [(k, None) for k in range(len(self.places))]
+        self.as_found = [i for i, *_ in order] if one_for_each else None
         self._layouts: dict[tuple[Rows, int], BackwardLayout] = {}
         self.program, self.watched, self._place = program, watched, place
         self._unreached: dict[Any, list[int]] = {}
