@@ -299,13 +299,12 @@ class FusedCell:
         scan, rows, mask, residuals = self.scan, run.rows, run.mask, run.residuals
         if (mode.retain or run.recorded) and scan.overwritten:
             residuals = copied(residuals)
-        arguments = rows, run.arrays, run.every, residuals, dy.parts
+        # Of the gradients of states, all are kept for who looks at them: such an arena is not lent.
+        keep = max(rows.T, 2) + 1 if run.recorded else 2
+        layout = mask.layout(scan, rows, keep)
+        found, given, arena = scan.run_back(rows, run.arrays, run.every, residuals, dy.parts, layout)
         if run.recorded:
-            keep = max(rows.T, 2) + 1  # of the gradients of states, for who looks at them: such an arena is not lent
-            found, given, arena = scan.run_back(*arguments, mask.layout(scan, rows, keep))
             run.arrived = scan.arrived(rows, given, arena, keep)
-        else:
-            found, _, _ = scan.run_back(*arguments, mask.layout(scan, rows))
         gradients: list[Any] = [None] * len(mask.places)
         if mask.as_found is not None:
             gradients = [found[i] for i in mask.as_found]

@@ -116,7 +116,7 @@ class Mask:
             self._unreached[key] = found
         return found
 
-    def layout(self, scan: Scan, rows: Rows, keep: int = 2) -> BackwardLayout:
+    def layout(self, scan: Scan, rows: Rows, keep: int) -> BackwardLayout:
         """How the backward pass is done; remembered if it may come again."""
         found = self._layouts.get((rows, keep))
         if found is None:
