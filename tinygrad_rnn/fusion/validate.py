@@ -130,6 +130,9 @@ class _Trial:
         self.lengths = np.array(LENGTHS) if isinstance(rows, RaggedRows) else None
         self.rows = full_rows(T, B, rows.flipped) if self.lengths is None else RaggedRows(T, self.lengths, rows.flipped)
         program, leaves = fused.program, fused.leaves
+        names = [state.name for state in program.states]
+        self.names = [f"{name} after every step" for name in names[: fused.watched]]
+        self.names += [f"the last {name}" for name in names]
         set_rng_state(np.random.default_rng(draw).bit_generator.state)  # type: ignore[arg-type]
         with no_grad():
             self.held = self.cell._values_of_sequence(B)
@@ -168,12 +171,12 @@ class _Trial:
             if worst is None or worst.share <= 1:
                 return worst
             # By more than what rounding may do always: how far does it lead this step?
-            rounded, values = self._tape(starts, precise=False), self._names(len(expected))
+            rounded = self._tape(starts, precise=False)
             beside = {True: 0.0, False: 0.0}  # the largest element of all values, and of all gradients
             for name, wide in expected.items():
-                beside[name in values] = max(beside[name in values], _size(wide))
+                beside[name in self.names] = max(beside[name in self.names], _size(wide))
             return _worst(
-                _difference(name, kernels.get(name), wide, rounded[name], beside[name in values])
+                _difference(name, kernels.get(name), wide, rounded[name], beside[name in self.names])
                 for name, wide in expected.items()
             )
 
@@ -187,7 +190,7 @@ class _Trial:
             watch = (lambda run: None) if self.way.recorded else None
             every, finals = fused.run(self.rows, tensors, [x.data for x in tensors], watch, proved=True)
             results = [*every, *finals]
-            found = {name: x.data for name, x in zip(self._names(len(every)), results)}
+            found = {name: x.data for name, x in zip(self.names, results)}
             if not places:
                 return found, []
             starts = [None if x.node is None else self._drawn(x.data.shape, x.data.dtype).data for x in results]
@@ -198,15 +201,11 @@ class _Trial:
                 found |= {f"d{fused.leaves[i].name}": dx.data for i, dx in zip(places, gradients) if dx is not None}
             return found, starts
 
-    def _names(self, watched: int) -> list[str]:
-        names = [state.name for state in self.fused.program.states]
-        return [*(f"{name} after every step" for name in names[:watched]), *(f"the last {name}" for name in names)]
-
     def _tape(self, starts: list[np.ndarray | None], precise: bool) -> dict[str, np.ndarray]:
         """The same from the step itself, in float64 or in the dtype of the cell."""
         judge, (every, finals) = self._judged(None, precise)
         results = [*every, *finals]
-        expected = {name: judge.entry(x).value for name, x in zip(self._names(len(every)), results)}
+        expected = {name: judge.entry(x).value for name, x in zip(self.names, results)}
         if not starts:
             return expected
         gradients = judge.gradients([(x, dy) for x, dy in zip(results, starts) if dy is not None])
@@ -234,18 +233,16 @@ class _Trial:
 
     def described(self, worst: Difference) -> str:
         """What differs first, in the user's terms."""
-        try:
-            first = next(self._named_differences(), None)
-        except Exception:  # nobody is helped by an error about an error
-            first = None
-        name, found = first or (worst.name, worst)
+        found = worst
+        with contextlib.suppress(Exception):  # nobody is helped by an error about an error
+            found = next(self._named_differences(), worst)
         return (
-            f"its kernels do not compute what step computes: {name} is {found.kernels:.7g} by the kernels and "
+            f"its kernels do not compute what step computes: {found.name} is {found.kernels:.7g} by the kernels and "
             f"{found.tape:.7g} on the tape, at {list(found.at)} of a trial ({self.way}). This is a fault of "
             "tinygrad_rnn, not of your cell: please report it with the text of step"
         )
 
-    def _named_differences(self) -> Iterator[tuple[str, Difference]]:
+    def _named_differences(self) -> Iterator[Difference]:
         """The named values of the step that differ, in the order of its lines."""
         runs: list[Any] = []
         set_rng_state(self.after_held)
@@ -254,9 +251,10 @@ class _Trial:
         recorded, wide, own = Recorded(self.fused, runs[0]), self._named(True), self._named(False)
         for name, value in recorded.named.items():
             if name in wide:
-                difference = _difference(name, recorded.value(name), wide[name], own[name])
+                title = f"{name} ({value.where})" if value.where else name
+                difference = _difference(title, recorded.value(name), wide[name], own[name])
                 if difference is not None and difference.share > 1:
-                    yield f"{name} ({value.where})" if value.where else name, difference
+                    yield difference
 
     def _named(self, precise: bool) -> dict[str, np.ndarray]:
         """The values of the step at each step of the sequence that have a name, [T, B, W]."""
