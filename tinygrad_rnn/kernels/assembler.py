@@ -194,11 +194,6 @@ class Function:
         for count in counts:
             with self.when(count <= 0):
                 self.give()
-                self.go_on()
-
-    def go_on(self) -> None:
-        """Write on after `give`, to a block that is never reached, so that what surrounds it can end."""
-        self.builder.position_at_end(self.builder.append_basic_block())
 
 
 # What is written by hand needs little more than its variables moved to registers: the usual pipeline takes ten times as

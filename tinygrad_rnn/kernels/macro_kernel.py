@@ -159,7 +159,6 @@ def _write_one_row(
             operands, add = (A.rest(0, k), B.rest(k, 0), C, N, K - k), (accumulate != 0) | (k > 0)
             micro_kernel(v, Shape(1, VECTORS, CHAINS), 1, *operands, add, chain)
         f.give()
-        f.go_on()
     wide = f.pick(one, N // (4 * width) * (4 * width), 0)
     with f.loop(0, wide, 4 * width) as j, f.loop(0, f.most(K, 1), chain) as k:
         part, add = f.least(chain, K - k), (accumulate != 0) | (k > 0)
@@ -316,7 +315,6 @@ def _write_part(module: Any, dtype: str) -> None:
     with f.when((M == 1) & (B.row == size)):  # both operands are contiguous along k, or can be made so
         f.call("dots", *A, *B, *C, M, N, K, accumulate, workspace)
         f.give()
-        f.go_on()
     turn((C.col != size) & (C.row == size) & (M > 1))  # so that C is written by rows
 
     a_panels = Matrix(workspace, f.number(MR * size), f.number(KC * MR * size + LINE))

@@ -218,7 +218,6 @@ def _write_entry(module: Any, dtype: str, spread: Function) -> Function:
     started = f.read(_team(f) + STARTED)
     with f.when(several & (started < threads - 1) & ((flags & ANYWAY) == 0)):
         f.give(f.call("PyLong_FromLongLong", WANTS_HELPERS))
-        f.go_on()
     release, state = work >= RELEASE, f.variable(0)
     with f.when(release):
         state.set(f.call("PyEval_SaveThread"))

@@ -177,10 +177,8 @@ def write_share(module: Any, work: Function, local: bool = True) -> Function:
     helpers = f.least(helpers, MOST_HELPERS)
     with f.when(count <= 0):
         f.give(1)
-        f.go_on()
     with f.when(~atomic.compare_and_swap(team + BUSY, FREE, TAKEN)):
         f.give(0)
-        f.go_on()
     for place, value in (COUNT, count), (CHUNK, chunk):
         f.write(team + place, value)
     with f.loop(0, JOB_BYTES, 8) as n:
