@@ -95,25 +95,24 @@ class Elementwise:
             maths="maths64" if dtype is np.float64 else "maths32",
             functions=", ".join(["f", *functions]),
             inputs=", ".join(self.inputs),
-            body="\n    ".join([*body, f"return {', '.join(self.outputs)}"]),
+            body=body,
         )
 
-    def _body(self) -> tuple[list[str], list[str]]:
-        """The formulas as statements, and the names of the scalar functions that they call."""
+    def _body(self) -> tuple[str, list[str]]:
+        """The body of a function of the inputs, and the names of the scalar functions that it calls."""
         lines, functions = [], set()
         for target, formula in self.formulas.items():
             text, called = scalar_code(formula)
             lines.append(f"{target} = {text}")
             functions |= called
-        return lines, sorted(functions)
+        return "\n    ".join([*lines, f"return {', '.join(self.outputs)}"]), sorted(functions)
 
     def _interpreted(self, dtype: type[np.floating[Any]]) -> Callable[..., Any]:
         """The same formulas run by Python, an element at a time: for NUMBA_DISABLE_JIT=1, debuggers and coverage."""
         body, functions = self._body()
         maths = vars(importlib.import_module(f"tinygrad_rnn.kernels.maths{np.dtype(dtype).itemsize * 8}"))
-        text = "\n    ".join([*body, f"return {', '.join(self.outputs)}"])
         names = {name: maths[name] for name in [*functions, "f"]}
-        exec(f"def rule({', '.join(self.inputs)}):\n    {text}", names)
+        exec(f"def rule({', '.join(self.inputs)}):\n    {body}", names)
         each = np.vectorize(lambda *numbers: names["rule"](*map(dtype, numbers)), [dtype] * len(self.outputs))
 
         def run(*operands: Any, out: Any = None) -> Any:
