@@ -151,11 +151,7 @@ class Trace(Builder):
         """What the user calls a tensor, as far as can be told."""
         if isinstance(x, Symbol) and x.value.named:
             return x.value.name
-        known = self._held_as.get(id(x), "")
-        if known:
-            return known
-        variables = user_frame().f_locals
-        return next((name for name, value in variables.items() if value is x), "")
+        return self._held_as.get(id(x)) or _variable(lambda value: value is x)
 
     def shown(self, value: Value) -> tuple[str, str]:
         """What the user calls a value, and how it is turned into the dtype of the states."""
@@ -168,8 +164,7 @@ class Trace(Builder):
                 return name, f"{name}.astype{to}" if isinstance(x, np.ndarray) else f"{name}.to{to}"
         own = re.fullmatch(r"(parameter|constant)(_\d+)?", value.name)
         name = value.name if value.named and not own else ""
-        variables = user_frame().f_locals.items()
-        name = name or next((name for name, x in variables if isinstance(x, Symbol) and x.value is value), "")
+        name = name or _variable(lambda x: isinstance(x, Symbol) and x.value is value)
         return name or "a value made in step", f"{name or '(...)'}.to(np.{self.dtype.name})"
 
     # ---- Leaves ------------------------------------------------------------------------------------------------------
@@ -339,6 +334,11 @@ class Trace(Builder):
             kinds("parameter", "constant"), tuple(new[x] for x in noise), kinds("state"),
             tuple(new[x] for x in outputs),
         )  # fmt: skip
+
+
+def _variable(is_meant: Callable[[Any], bool]) -> str:
+    """The name of the user's variable whose value is meant; "" if there is none."""
+    return next((name for name, x in user_frame().f_locals.items() if is_meant(x)), "")
 
 
 def trace_step(cell: Any, sequence: "Sequence") -> Traced:
