@@ -373,19 +373,14 @@ def traced_over(cell: Any, sequence: Sequence) -> Traced:
     """
     dtype = sequence.inputs[0].dtype
     where = "" if type(cell).__module__.startswith(PACKAGE) else f" ({step_line(cell)})"
-    _check_kinds(sequence, dtype, cell.state_names, where)
-    return trace_step(cell, sequence)
-
-
-def _check_kinds(sequence: Sequence, dtype: np.dtype, names: tuple[str, ...], where: str) -> None:
-    """Refuse inputs and states that no kernel takes, by name."""
     for x in sequence.inputs:
         if x.shape[2] == 0:
             raise Unfusable(f"x has no features, and a kernel has nothing to read{where}")
         if x.dtype != dtype or dtype.kind != "f":
             kinds = f"{x.dtype} beside {dtype}" if x.dtype != dtype else dtype
             raise Unfusable(f"x is {kinds}; give floats of one dtype: write x.to(np.float32) before the layer{where}")
-    for name, state in zip(names, sequence.states):
+    for name, state in zip(cell.state_names, sequence.states):
         if state.dtype != dtype:
             lead = f"write x.to(np.{state.dtype}) before the layer, or let" if state.dtype.kind == "f" else "let"
             raise Unfusable(f"x is {dtype}, and the state {name} is {state.dtype}: {lead} all be {dtype}{where}")
+    return trace_step(cell, sequence)
