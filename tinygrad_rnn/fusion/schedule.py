@@ -152,15 +152,15 @@ class Schedule:
         readers, position = readers_of(self.values), {value: i for i, value in enumerate(self.values)}
         for product in [value for value in self.values if value.row is table.matmul]:
             self._store(product.inputs[0])
-            homes, total = self.stores.get(product), None
+            homes, found = self.stores.get(product), None
             if homes is None and len(readers.get(product, ())) == 1:
-                total = self._sum_of(product, readers, position)
-            if total is None:
+                found = self._sum_of(product, readers, position)
+            if found is None:
                 if homes and homes[0].view is not None:  # where its columns are not neighbours
                     homes.insert(0, self._buffer(product))
                 self.places[product] = homes[0] if homes else self._buffer(product)
                 continue
-            (other,) = [y for y in total.inputs if y is not product]
+            total, other = found
             home, *copies = self.stores.pop(total)
             self.stores.setdefault(other, []).insert(0, home)
             self.places[product] = self.places[total] = home
@@ -173,13 +173,13 @@ class Schedule:
 
     def _sum_of(
         self, product: Value, readers: dict[Value, list[Value]], position: dict[Value, int]
-    ) -> Value | None:
-        """The sum that a product can add itself to: it goes to memory, and the rest of it can be there first."""
+    ) -> tuple[Value, Value] | None:
+        """The sum that a product can add itself to, and the rest of it: that goes to memory, and this can be there
+        first."""
         (total,) = readers[product]
         if total.row is not table.add or total not in self.stores or total in self.sums:  # whose terms a loop needs
             return None
-        others = [y for y in total.inputs if y is not product]
-        other = others[0] if others else None
+        (other,) = [y for y in total.inputs if y is not product]
         if not isinstance(other, Value) or not other.shape == total.shape == product.shape:
             return None
         if other.row in (table.matmul, table.cat):
@@ -188,7 +188,7 @@ class Schedule:
             return None
         after = lambda x: position.get(x, -1) >= position[product]  # who comes before is not made of it
         waits = after(other) and product in reached([other], lambda x: filter(after, x.operands))
-        return None if waits else total
+        return None if waits else (total, other)
 
     def _place_what_leaves_its_loop(self) -> None:
         for value in self.values:
