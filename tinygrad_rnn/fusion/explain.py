@@ -135,10 +135,10 @@ def _loop(shape: Shape, values: list[Value]) -> str:
 def _residuals(scan: Scan) -> list[str]:
     size = scan.dtype.itemsize
     one = lambda value: f"{value.name} {value.width * size}"
-    states = [f"{one(state)}" for state in scan.program.states]
-    total = sum(value.width for value in [*scan.program.residuals, *scan.program.states]) * size
+    saved = [*scan.program.residuals, *scan.program.states]
+    total = sum(value.width for value in saved) * size
     return [
-        f"bytes for each step and row: {', '.join([*map(one, scan.program.residuals), *states])}; together {total:,}",
+        f"bytes for each step and row: {', '.join(map(one, saved))}; together {total:,}",
         "and the results of the prologue",
     ]
 
