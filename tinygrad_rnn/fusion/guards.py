@@ -90,10 +90,9 @@ class Watch:
         codes = [code for code in codes if code.co_filename != "<string>"] or codes  # rather than what exec runs
         lines: list[tuple[bool, str]] = []
         for code in codes:
-            line = code.co_firstlineno
+            line, starts = code.co_firstlineno, dict(dis.findlinestarts(code))
             for instruction in dis.get_instructions(code):
-                line = instruction.starts_line if type(instruction.starts_line) is int else line
-                line = getattr(instruction, "line_number", None) or line
+                line = starts.get(instruction.offset) or line
                 if instruction.argval == name:
                     sets = instruction.opname.startswith(("STORE_", "DELETE_"))
                     lines.append((not sets, f" ({code.co_filename}:{line}, in {code.co_name})"))
