@@ -1,5 +1,6 @@
 """What code can read: whose code it is, which attributes and globals it names, and what ran while somebody listened."""
 
+import dataclasses
 import dis
 import functools
 import os
@@ -8,7 +9,7 @@ import sys
 import sysconfig
 import types
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..autograd.tensor import Tensor
 
@@ -52,29 +53,26 @@ ALWAYS = frozenset("step sequence_values initial_state hidden_size parametrizati
 _READS = frozenset(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM"))
 
 
-class Names(NamedTuple):
+@dataclasses.dataclass
+class Names:
     """What code can reach: attributes it names, those of them and of globals that it sets, globals, modules it imports;
     and attributes that it may do without, since it catches errors."""
 
-    attributes: set[str]
-    stores: set[str]
-    globals: set[str]
-    imports: set[str]
-    tried: set[str]
-
-    @classmethod
-    def none(cls) -> "Names":
-        return cls(set(), set(), set(), set(), set())
+    attributes: set[str] = dataclasses.field(default_factory=set)
+    stores: set[str] = dataclasses.field(default_factory=set)
+    globals: set[str] = dataclasses.field(default_factory=set)
+    imports: set[str] = dataclasses.field(default_factory=set)
+    tried: set[str] = dataclasses.field(default_factory=set)
 
     def add(self, others: "Names") -> None:
-        for mine, theirs in zip(self, others):
-            mine.update(theirs)
+        for field, names in vars(others).items():
+            getattr(self, field).update(names)
 
 
 @functools.lru_cache(maxsize=1024)
 def names_in(code: types.CodeType) -> Names:
     """What code and the functions inside it can reach."""
-    names, before = Names.none(), ""
+    names, before = Names(), ""
     catches = False
     for instruction in dis.get_instructions(code):
         name, op = instruction.argval, instruction.opname
@@ -148,8 +146,8 @@ def _runs_cells(code: types.CodeType) -> bool:
     """Whether code is what the library's cells are run by, rather than what they read in a step."""
     name = code.co_filename.removeprefix(CELLS)
     in_cell = ("candidate", "masked", "recurrent_dropout")
-    runs = name in ("module.py", "recurrent.py", "stacked.py", "rnn.py")
-    return runs or (name == "cell.py" and code.co_name not in in_cell)
+    running = ("module.py", "recurrent.py", "stacked.py", "rnn.py")
+    return name in running or (name == "cell.py" and code.co_name not in in_cell)
 
 
 def _in_other_layer(frame: types.FrameType | None) -> bool:

@@ -68,7 +68,7 @@ class Walk:
         known = earlier.reads.items() if earlier else ()
         # Names that came though no code sets them, such as that of a cached property, are there for good.
         self.earlier = {key: read.was for key, read in known if not isinstance(read, Keys)}
-        self.names = Names.none()
+        self.names = Names()
         self.names.attributes.update(ALWAYS)
         self.users: set[str] = set()  # attributes that the user's code names
         self.codes: dict[int, types.CodeType] = {}
