@@ -27,8 +27,7 @@ _CODE = (types.CodeType, types.FunctionType, types.MethodType, property, staticm
 class Clock:
     """When an attribute of some module was last set or deleted: `now` is another object after each time."""
 
-    def __init__(self) -> None:
-        self.tick()
+    now = object()
 
     def tick(self) -> None:
         self.now = object()  # which, other than a number, is no other process's in a pickle
