@@ -152,9 +152,8 @@ class Judge:
 
     def __init__(self, precise: bool = True) -> None:
         self.precise = precise
-        self.entries: list[Entry] = []
         self._random = np.random.default_rng(0)
-        self._of: dict[int, tuple[Any, Entry]] = {}  # by identity of the tensor, which is kept alive
+        self._of: dict[int, tuple[Any, Entry]] = {}  # in order, by identity of the tensor, which is kept alive
         self._known: dict[Any, Any] = {}  # results that are the same at every step
 
     def leaf(self, x: Value, wanted: bool, fixed: bool = False) -> Entry:
@@ -162,7 +161,6 @@ class Judge:
         return self._remember(x, Entry(self._exact(x.data), fixed, wanted))
 
     def _remember(self, x: Value, entry: Entry) -> Entry:
-        self.entries.append(entry)
         self._of[id(x)] = x, entry
         return entry
 
@@ -238,7 +236,7 @@ class Judge:
 
         for x, dy in starts:
             arrive(self.entry(x), self._exact(dy))
-        for entry in reversed(self.entries):
+        for _, entry in reversed(self._of.values()):
             if entry in products:
                 lefts, ds = zip(*products.pop(entry))
                 arrive(entry, _product(np.concatenate(lefts).T, np.concatenate(ds)))
