@@ -420,8 +420,7 @@ class Program(NamedTuple):
             made[value] = tuple(change(value, inputs)) or (with_inputs(value, inputs),)
             new[value] = made[value][-1]
         every = lambda values: tuple(dict.fromkeys(y for x in values for y in made[x]))
-        fields = {name: x for name, x in self._asdict().items() if name not in ("names", "traced")}
-        fields = {name: _mapped(x, new) for name, x in fields.items()}
+        fields = {name: _mapped(x, new) for name, x in self._asdict().items() if name != "traced"}
         fields |= {name: every(getattr(self, name)) for name in ("values", "loop", "backward")}
         fields["gradient"] = fields["gradient"]._replace(values=every(self.gradient.values))
         return self._replace(**fields)
