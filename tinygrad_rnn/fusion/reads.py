@@ -357,8 +357,6 @@ def holds_symbol(value: Any, depth: int = 3) -> bool:
     """Whether a value is a symbol of a trace, or has one inside."""
     if isinstance(value, Symbol):
         return True
-    if depth and isinstance(value, dict):
-        return any(holds_symbol(each, depth - 1) for each in [*value.values()][:1000])
-    if depth and isinstance(value, (list, tuple, set, collections.deque)):
-        return any(holds_symbol(each, depth - 1) for each in [*value][:1000])
-    return False
+    inside = list(value.values()) if isinstance(value, dict) else value
+    walks = depth > 0 and isinstance(inside, (list, tuple, set, collections.deque))
+    return walks and any(holds_symbol(each, depth - 1) for each in [*inside][:1000])
