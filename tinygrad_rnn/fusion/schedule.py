@@ -39,8 +39,7 @@ class Memory(NamedTuple):
 
     def seen(self, view: View) -> "Memory":
         """What a view has of its columns."""
-        low, high = view.span
-        low, high = (low, high) if math.prod(view.shape) else (view.first, view.first)
+        low, high = view.span if math.prod(view.shape) else (view.first, view.first)
         inside = None if view.is_dense else view._replace(first=view.first - low)
         return self._replace(first=self.first + low, width=high - low, view=inside)
 
@@ -198,14 +197,14 @@ class Schedule:
                 continue
             for y in map(read_as, value.operands):
                 base = base_of(y)
-                if base not in self.inside or self.memory(base) is not None:
-                    continue
-                if y is base:
-                    same_loop = self.levels[y] == self.levels[value] and loop_shape(y) == loop_shape(value)
-                    scalar = y.width == 1 and self.levels[y][0] == self.levels[value][0]
-                    if same_loop or scalar or value.row is table.cat:
-                        continue
-                self._store(base)
+                if base in self.inside and not (y is base and self._is_at_hand(y, value)):
+                    self._store(base)
+
+    def _is_at_hand(self, y: Value, reader: Value) -> bool:
+        """Whether a value that is computed here need not be in memory for this reader."""
+        same_loop = self.levels[y] == self.levels[reader] and loop_shape(y) == loop_shape(reader)
+        scalar = y.width == 1 and self.levels[y][0] == self.levels[reader][0]
+        return same_loop or scalar or reader.row is table.cat
 
     # ---- When values are computed ------------------------------------------------------------------------------------
 
