@@ -10,10 +10,8 @@ reads is left out.
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from ..autograd import table
-from ..autograd.primitive import ElementwisePrimitive, Shape
+from ..autograd.primitive import ElementwisePrimitive
 from .builder import name_of
 from .names import FORMS, RESERVED, Names
 from .program import Program, Value, columns, cut, is_slice, is_view, leaf, numbers_of, operation, view_of, with_inputs
@@ -127,23 +125,21 @@ class Simplified:
                 else:
                     self._at[value, at] = self._in_slices(value, at, operands, name)
 
-    def _keep(self, value: Value) -> Value:
+    def _keep(self, value: Value, like: Value | None) -> Value:
+        """Keep a new value, under the user's name for what it is `like`, or one that tells what it is made of."""
+        if is_view(value) and value.inputs[0].kind == "zeros":
+            return leaf(self.names.new("zero"), "zeros", value.shape, value.dtype)
+        if value.row is not None:
+            words = value.row, value.inputs, value.attributes
+            value = with_inputs(value, value.inputs, like.name if like and like.named else name_of(self.names, *words))
         self.made[value] = None
         return value
-
-    def _zeros(self, shape: Shape, dtype: np.dtype) -> Value:
-        return leaf(self.names.new("zero"), "zeros", shape, dtype)
 
     def _as_a_whole(self, value: Value) -> Value:
         if takes_columns(value):
             return self._slice(value.inputs[0], columns(value), value)
         inputs = tuple([self.whole(x) if isinstance(x, Value) else x for x in value.inputs])
-        if is_view(value) and inputs[0].kind == "zeros":
-            return self._zeros(value.shape, value.dtype)
-        if value.named or value.row is None:
-            return self._keep(with_inputs(value, inputs))
-        name = name_of(self.names, value.row, inputs, value.attributes)
-        return self._keep(with_inputs(value, inputs, name))
+        return self._keep(with_inputs(value, inputs), value)
 
     def _in_slices(
         self, value: Value, at: Columns, operands: list[tuple[Value, Columns]], name: Value | None
@@ -155,10 +151,9 @@ class Simplified:
         if "shape" in attributes:
             attributes = attributes | {"shape": shape}
         assert value.row is not None
-        named = name is not None and name.named
-        title = name.name if name is not None and named else name_of(self.names, value.row, inputs, attributes)
-        made = operation(title, value.row, inputs, attributes, shape, value.dtype, (name or value).where, named)
-        return self._keep(made)
+        where, named = (name or value).where, name is not None and name.named
+        made = operation("", value.row, inputs, attributes, shape, value.dtype, where, named)
+        return self._keep(made, name)
 
     def _slice(self, value: Value, at: Columns, name: Value | None = None) -> Value:
         """Columns of a value: what has them already, or a slice of the memory that it is."""
@@ -175,9 +170,5 @@ class Simplified:
         return self._at[value, at]
 
     def _cut(self, base: Value, at: Columns, name: Value | None) -> Value:
-        if base.kind == "zeros":
-            return self._zeros((*base.shape[:-1], at[1] - at[0]), base.dtype)
-        made = cut(base, *at, "", name.where if name else base.where, name is not None and name.named)
-        assert made.row is not None
-        title = name.name if name and name.named else name_of(self.names, made.row, (base,), made.attributes)
-        return self._keep(with_inputs(made, (base,), title))
+        made = cut(base, *at, "", (name or base).where, name is not None and name.named)
+        return self._keep(made, name)
