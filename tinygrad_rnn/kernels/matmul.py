@@ -64,10 +64,6 @@ __all__ = [
 # ---- Inside compiled code --------------------------------------------------------------------------------------------
 
 
-def _matrix_of(element: Any) -> Any:
-    return types.NamedTuple([types.CPointer(element), types.int64, types.int64], Matrix)
-
-
 def _view(array: Any, row: int, col: int) -> Any:
     """The Matrix of an array with the strides of its axes `row` and `col`."""
 
@@ -75,7 +71,8 @@ def _view(array: Any, row: int, col: int) -> Any:
         data, _, strides = place_of(context, builder, array, args[0])
         return context.make_tuple(builder, signature.return_type, [data, strides[row], strides[col]])
 
-    return _matrix_of(array.dtype)(array), codegen
+    kind = types.NamedTuple([types.CPointer(array.dtype), types.int64, types.int64], Matrix)
+    return kind(array), codegen
 
 
 @intrinsic
