@@ -132,9 +132,8 @@ def one_dtype(
 
 
 def _cast(x: Any, to: np.dtype, dtype: np.dtype, shown: Shown) -> Wrong:
-    if to == x.dtype:  # a copy
-        return None
-    if to == dtype and (x.dtype.kind in "biu" or (x.dtype, to) == (FLOAT32, FLOAT64)):
+    exact = x.dtype.kind in "biu" or (x.dtype, to) == (FLOAT32, FLOAT64)
+    if to == x.dtype or (to == dtype and exact):
         return None
     name, conversion = shown(x)
     if to.kind == "b":
