@@ -59,12 +59,9 @@ class Allocation:
         return in_sizes(n, self.sizes)
 
     def _size_names(self) -> dict[int, str]:
-        names: dict[int, str] = {}
         lengths = [x.inner[0] for x in self.program.given if len(x.inner) > 1]  # which often differ from call to call
-        for n in [*(state.width for state in self.program.states), *lengths]:
-            if n not in names and n > 1:
-                names[n] = "H" if not names else f"H_{len(names) + 1}"
-        return names
+        sizes = dict.fromkeys(n for n in [*(state.width for state in self.program.states), *lengths] if n > 1)
+        return {n: f"H_{i}" if i > 1 else "H" for i, n in enumerate(sizes, 1)}
 
     def _find_operands(self) -> None:
         program = self.program
