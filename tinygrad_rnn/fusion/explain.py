@@ -60,9 +60,8 @@ def _step(scan: Scan) -> list[str]:
             if not equations.has_name(value.inputs[0]):
                 base = equations.describe(value.inputs[0]).partition(" = ")[2]
             if base not in parts:
-                parts[base] = []
                 text.append(base)  # to be filled in below
-            parts[base].append(value.name)
+            parts.setdefault(base, []).append(value.name)
         else:
             text.append(equations.describe(value))
     text = [f"{', '.join(parts[line])} = slices of {line}" if line in parts else line for line in text]
@@ -183,7 +182,7 @@ def _work(scan: Scan) -> list[str]:
 
 def _kernels(scan: Scan) -> list[str]:
     text = []
-    for direction in dict.fromkeys([*scan.sources, *scan.built]):
+    for direction in scan.sources:
         origin, seconds = scan.built.get(direction, ("", 0.0))
         text.append(f"{direction}: {origin}, {seconds:.2f} s" if origin else f"{direction}: not needed so far")
     return text
