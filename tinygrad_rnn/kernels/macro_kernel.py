@@ -199,8 +199,7 @@ def _write_copy(module: Any, dtype: str) -> None:
 
     If M or N is not above zero, nothing is done.
     """
-    names = [f"{matrix}_{field}" for matrix in ("source", "target") for field in Matrix._fields]
-    f = Function(module, "copy", [*names, "M", "N"])
+    f = Function(module, "copy", [*MATRICES[:6], "M", "N"])
     source, target = Matrix(*f.arguments[:3]), Matrix(*f.arguments[3:6])
     M, N = f.arguments[6:]
     f.need(M, N)
