@@ -66,8 +66,7 @@ def read(path: str | os.PathLike[str]) -> bytes:
     # Not through a link, and without waiting for somebody who writes to a pipe.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with open(handle, "rb") as file:
-        status = os.fstat(handle)
-        reason = why_not(status)
+        reason = why_not(os.fstat(handle))
         content = b"" if reason else file.read()
     digest, rest = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
     if reason or hashlib.sha256(rest).digest() != digest:
