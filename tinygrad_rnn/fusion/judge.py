@@ -96,11 +96,11 @@ def evaluate(row: Primitive, operands: Sequence[Any], attributes: dict[str, Any]
     """The result of a row on arrays and numbers."""
     if not isinstance(row, ElementwisePrimitive):
         return np.asarray(_ON_ARRAYS.get(row.name, row.forward)(*operands, **attributes))
-    floats = [x.dtype for x in operands if isinstance(x, (np.ndarray, np.generic)) and x.dtype.kind == "f"]
-    numbers = not any(isinstance(x, (np.ndarray, np.generic)) for x in operands)
-    if row.integer is not None and not (row.rules and (floats or numbers)):
+    dtypes = [x.dtype for x in operands if isinstance(x, (np.ndarray, np.generic))]
+    floats = [dtype for dtype in dtypes if dtype.kind == "f"]
+    if row.integer is not None and not (row.rules and (floats or not dtypes)):
         return np.asarray(row.integer(*operands))
-    if numbers:
+    if not dtypes:
         return float(_formula(row, FLOAT64)(*operands, **attributes))  # which changes no dtype
     dtype = np.result_type(*floats) if floats else FLOAT32
     return np.asarray(_formula(row, dtype)(*operands, **attributes), dtype)
