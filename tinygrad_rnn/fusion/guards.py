@@ -87,17 +87,16 @@ class Watch:
         name = path.rpartition(".")[2]
         codes = [*filter(is_users, [code for code, _ in self.ran.codes.values()] or self.before.codes.values())]
         codes = [code for code in codes if code.co_filename != "<string>"] or codes  # rather than what exec runs
-        lines: list[tuple[bool, str]] = []
+        # How well lines fit, the best ones 0: the last resort is where the first code begins.
+        lines = [(2, f" ({code.co_filename}:{code.co_firstlineno}, in {code.co_name})") for code in codes[:1]]
         for code in codes:
             line, starts = code.co_firstlineno, dict(dis.findlinestarts(code))
             for instruction in dis.get_instructions(code):
                 line = starts.get(instruction.offset) or line
                 if instruction.argval == name:
                     sets = instruction.opname.startswith(("STORE_", "DELETE_"))
-                    lines.append((not sets, f" ({code.co_filename}:{line}, in {code.co_name})"))
-        if lines:
-            return min(lines, key=lambda each: each[0])[1]
-        return f" ({codes[0].co_filename}:{codes[0].co_firstlineno}, in {codes[0].co_name})" if codes else ""
+                    lines.append((0 if sets else 1, f" ({code.co_filename}:{line}, in {code.co_name})"))
+        return min(lines, key=lambda each: each[0], default=(0, ""))[1]
 
 
 class Guards:
