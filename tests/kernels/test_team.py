@@ -200,7 +200,10 @@ class Lingering(team._Atomic):
 
 
 def many_jobs(jobs, wait=None):
-    """Products and kernels on 3 to 8 threads whose machine code lingers: as many as differ from those of one thread."""
+    """Products and kernels on 3 to 8 threads whose machine code lingers: as many as differ from those of one thread.
+
+    What is compiled here must not be found by anybody else: it needs a cache of its own.
+    """
     team._Atomic = Lingering
     team._wait = wait or team._wait
     config.NUMBA_NUM_THREADS, matmul.ONE_THREAD = 8, 1
@@ -241,13 +244,13 @@ compiled = pytest.mark.skipif(
 
 @compiled
 @pytest.mark.parametrize("jobs", [20, pytest.param(150, marks=pytest.mark.slow)])
-def test_jobs_of_threads_that_linger(jobs):
-    assert in_child(__file__, f"many_jobs({jobs})", timeout=300 + jobs) == "0 wrong"
+def test_jobs_of_threads_that_linger(jobs, tmp_path):
+    assert in_child(__file__, f"many_jobs({jobs})", 300 + jobs, TINYGRAD_RNN_CACHE=str(tmp_path)) == "0 wrong"
 
 
 @compiled
 @pytest.mark.slow
-def test_lingering_finds_who_sleeps_once():
+def test_lingering_finds_who_sleeps_once(tmp_path):
     """After some to some thousands of jobs: wrong numbers, a lock that nobody opens, or a read of freed arrays."""
     with pytest.raises((pytest.fail.Exception, AssertionError), match=r"no end within|wrong|exit code -1[01]"):
-        assert in_child(__file__, "many_jobs(600, park_once)", timeout=60) == "0 wrong"
+        assert in_child(__file__, "many_jobs(600, park_once)", 60, TINYGRAD_RNN_CACHE=str(tmp_path)) == "0 wrong"

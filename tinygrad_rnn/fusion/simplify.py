@@ -165,10 +165,7 @@ class Simplified:
                 start, base = columns(base)[0], base.inputs[0]
                 there = start + there[0], start + there[1]
             if (base, there) not in self._at:
-                self._at[base, there] = self._cut(base, there, name)
+                made = cut(base, *there, "", (name or base).where, name is not None and name.named)
+                self._at[base, there] = self._keep(made, name)
             self._at[value, at] = self._at[base, there]
         return self._at[value, at]
-
-    def _cut(self, base: Value, at: Columns, name: Value | None) -> Value:
-        made = cut(base, *at, "", (name or base).where, name is not None and name.named)
-        return self._keep(made, name)

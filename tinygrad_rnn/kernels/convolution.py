@@ -10,7 +10,7 @@ left out of the result, or meet zeros. Where taps are apart (dilation), each is 
 The three functions are bilinear in their arrays, and each one's gradients are the other two.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -109,11 +109,11 @@ def _windows(steps: np.ndarray, count: int, size: int, stride: int) -> np.ndarra
     return as_strided(steps, (count, size * channels), (stride * channels * item, item), writeable=False)
 
 
-def _sum_of_taps(steps: np.ndarray, weight: np.ndarray, y: np.ndarray, stride: int, dilation: int) -> Any:
+def _sum_of_taps(steps: np.ndarray, weight: np.ndarray, y: np.ndarray, stride: int, dilation: int) -> None:
     """y[n] = sum over i of steps[n stride + i dilation] @ weight[i]."""
     size, channels, _ = weight.shape
     if dilation == 1 or size == 1:
-        return matmul(_windows(steps, len(y), size, stride), weight.reshape(size * channels, -1), y)
+        matmul(_windows(steps, len(y), size, stride), weight.reshape(size * channels, -1), y)
+        return
     for i in range(size):
         matmul(steps[i * dilation :][: len(y) * stride : stride], weight[i], y, accumulate=i > 0)
-    return y
