@@ -11,7 +11,7 @@ import pytest
 import tinygrad_rnn as tg
 from fusion.comparing import parameter
 from tinygrad_rnn.fusion import fused as compiler
-from tinygrad_rnn.fusion import soundness
+from tinygrad_rnn.fusion import scan, soundness
 
 I, H = 3, 4
 
@@ -276,3 +276,11 @@ def test_a_profiler_that_runs_changes_nothing():
             layer(tg.ones(2, 1, I))
         sources.append(layer.source("forward"))
     assert sources[0] == sources[1]
+
+
+def test_without_a_compiler_a_cell_says_why_it_is_slow(monkeypatch):
+    layer, x = tg.nn.Recurrent(tg.nn.RNNCell(I, H)), tg.randn(2, 1, I)
+    expected = tg.nn.Recurrent(layer.cell, fused="never")(x)[0].numpy()
+    monkeypatch.setattr(scan.config, "DISABLE_JIT", 1)
+    with pytest.warns(UserWarning, match="RNNCell runs on the tape, step by step: NUMBA_DISABLE_JIT is set"):
+        np.testing.assert_array_equal(layer(x)[0].numpy(), expected)

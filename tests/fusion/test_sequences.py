@@ -141,7 +141,6 @@ def test_a_range_of_rows_that_have_ended_is_left_alone(ends, monkeypatch):
     monkeypatch.setattr(scan, "WORK_PER_THREAD", 1)
     monkeypatch.setattr(scan, "ROWS_PER_THREAD", 1)
     monkeypatch.setattr(scan, "get_num_threads", lambda: 6)
-    monkeypatch.setattr(scan.config, "DISABLE_JIT", 0)
     options = {} if ENDS[ends] is None else {"lengths": ENDS[ends]}
     assert_engines_agree(tg.nn.LSTMCell(I, H, dtype=np.float64), (9, 7, I), **options)
 

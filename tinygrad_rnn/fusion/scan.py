@@ -25,6 +25,7 @@ from .kernel import ALL, BEGIN, END, LOOP, PROLOGUE, Forward
 from .names import printable
 from .print import module
 from .program import Program, multiply_adds
+from .refusal import Unfusable
 from .rows import Rows
 
 ROWS_PER_THREAD = 4  # fewer rows than this are not worth a thread
@@ -128,6 +129,8 @@ class Scan(Allocation):
 
     def kernel(self, direction: str, arguments: tuple[Any, ...]) -> Callable[..., Any]:
         """The compiled kernel of one direction, for arguments like these, with which it is called to be compiled."""
+        if config.DISABLE_JIT:
+            raise Unfusable("NUMBA_DISABLE_JIT is set, and so nothing is compiled")
         if direction not in self.compiled:
             start, known = time.perf_counter(), None
             products(self.dtype.name)  # which no kernel from the disk can make without swallowing Ctrl-C
@@ -165,7 +168,6 @@ class Scan(Allocation):
         threads = get_num_threads()
         if threads > 1:
             threads = max(1, min(threads, rows.total * (self.work + self.around) // WORK_PER_THREAD))
-        threads = 1 if config.DISABLE_JIT else threads
         if len(team.helpers) < threads - 1:
             team.start(threads - 1, WORKSPACE_BYTES)
         in_loop = min(threads, B // ROWS_PER_THREAD, rows.total * self.work // WORK_PER_THREAD)
