@@ -2,6 +2,7 @@
 
     a @ b                         sum(a[B, M, K, 1] * b[B, 1, K, N], dim=2)         where each row has its own b
     a[B, L, M, K] @ W             a[B, L * M, K] @ W                                where all rows have one
+    W @ b[B, K, N]                (b.mT @ W.T).mT                                   likewise
     x[:, 0], x[..., None]         a slice, read in another shape
     x[:, [2, 0, 1]]               cat(x[:, 2:3], x[:, 0:2])
     0, then y[:, 2:4] = x         cat(0, x, 0)
@@ -22,6 +23,7 @@ from .program import Value
 from .refusal import Unfusable
 from .soundness import takes_all_rows
 
+LARGE = 256  # numbers of a matrix from which it pays to turn what it is multiplied with
 MOST_PIECES = 64  # of an index: as many values are computed
 
 
@@ -31,6 +33,9 @@ def product(build: Any, a: Any, b: Any) -> Value | None:
         return None
     if len(b.shape) == 2 and not b.per_row:
         return _with_weights(build, a, b)
+    if len(a.shape) == 2 and not a.per_row and len(b.shape) == 3 and math.prod(a.shape) >= LARGE:
+        turned = lambda x, *dims: build.apply(table.permute, x, dims=dims)
+        return turned(build.apply(table.matmul, turned(b, 0, 2, 1), turned(a, 1, 0)), 0, 2, 1)
     one = b.shape[-1] == 1  # column, so that a is read as it is, by the loop that computes it
     left = a if one else build.apply(table.reshape, a, shape=(*a.shape, 1))
     right = build.apply(table.reshape, b, shape=(*b.shape[:-2], 1, *b.shape[-2 : -1 if one else None]))

@@ -199,25 +199,26 @@ class Backward(Kernel):
 
     def _weights(self, value: Value, left: tuple[str, str, str], d: Memory) -> None:
         """One product for the gradients of all weights of a product, left @ dy; for each vector of a row, one more."""
-        size, (several, _, N), parts = self.size, sizes_of(value), side_by_side(value.inputs[1:])
+        size, parts = self.size, side_by_side(value.inputs[1:])
+        several, _, N = map(size, sizes_of(value))
         views = [matrix_of(part, size) for part in parts]
         arguments = [self._of(view.leaf, "matrix") for view in views]
 
         def product_into(target: str, columns: int, add: bool, transposed: bool = False) -> list[str]:
             """left @ dy, with so many columns of dy."""
             (array, i, j), M, W, terms = left, self.terms(value), size(columns), "total"
-            i, first = moved(i, M, several), moved(size(d.first), size(N), several)
+            i, first = moved(i, M, several), moved(size(d.first), N, several)
             a, dy = shifted(array, i, j), shifted(d.array, "0", first)
             if transposed:
                 a, dy, M, W = shifted(f"{d.array}.T", first, "0"), shifted(turned(array), j, i), W, M
-            adds = add or (several > 1 and "each > 0")
+            adds = add or (several != "1" and "each > 0")
             return for_each_vector(several, product(a, dy, f"matrix({target})", M, W, terms, adds))
 
         together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
         if together and all(x in self.d and not self._adds(x) for x in arguments):
             whole, start = self.weights_for(value, "d"), 0
             some = " + ".join(f"len({self.d[x]})" for x in arguments)
-            self.write(END, f"if {some}:", *(f"    {line}" for line in product_into(whole, N, False)))
+            self.write(END, f"if {some}:", *(f"    {line}" for line in product_into(whole, value.shape[-1], False)))
             for part, view, argument in zip(parts, views, arguments):
                 dw, W = self.d[argument], size(part.shape[1])
                 self.written.add(argument)

@@ -81,8 +81,7 @@ class Block:
         schedule, weights, adds = self.schedule, packed_weights(product), product in self.schedule.adds_to
         left, result = schedule.memory(product.inputs[0]), schedule.places[product]
         assert left is not None and left.view is None and result.view is None, "a product is of neighbouring columns"
-        several, *sizes = sizes_of(product)
-        k, n = map(self.size, sizes)
+        several, k, n = map(self.size, sizes_of(product))
 
         def rows(memory: Memory, width: str) -> str:
             first = moved(self.size(memory.first), width, several)
@@ -110,14 +109,14 @@ class Block:
         return f"{name}({', '.join([*self.sizes.values(), *row.numbers, *actual])})"
 
 
-def for_each_vector(several: int, line: str) -> list[str]:
+def for_each_vector(several: str, line: str) -> list[str]:
     """A line that is done for each of several vectors of a row, `each` being its number."""
-    return [line] if several == 1 else [f"for each in range({several}):", f"    {line}"]
+    return [line] if several == "1" else [f"for each in range({several}):", f"    {line}"]
 
 
-def moved(first: str, width: str, several: int) -> str:
+def moved(first: str, width: str, several: str) -> str:
     """Where such a vector begins."""
-    if several == 1:
+    if several == "1":
         return first
     return f"each * {width}" if first == "0" else f"{first} + each * {width}"
 
