@@ -206,13 +206,13 @@ class Backward(Kernel):
 
         def product_into(target: str, columns: int, add: bool, transposed: bool = False) -> list[str]:
             """left @ dy, with so many columns of dy."""
-            (array, i, j), M, W, terms = left, self.terms(value), size(columns), "total"
+            (array, i, j), M, W = left, self.terms(value), size(columns)
             i, first = moved(i, M, several), moved(size(d.first), N, several)
             a, dy = shifted(array, i, j), shifted(d.array, "0", first)
             if transposed:
                 a, dy, M, W = shifted(f"{d.array}.T", first, "0"), shifted(turned(array), j, i), W, M
             adds = add or (several != "1" and "each > 0")
-            return for_each_vector(several, product(a, dy, f"matrix({target})", M, W, terms, adds))
+            return for_each_vector(several, product(a, dy, f"matrix({target})", M, W, "total", adds))
 
         together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
         if together and all(x in self.d and not self._adds(x) for x in arguments):

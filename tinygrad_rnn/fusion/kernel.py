@@ -271,16 +271,14 @@ class Forward(Kernel):
             self.arena.add(name, "B", width)
         for state in [] if training else program.states[1:]:
             self.arena.add(state.name, "2 * B", state.width)
-        weights = {}
         for value in hoisted:
-            weights[value], copies = self.joined(value)
+            weights, copies = self.joined(value)
             self.write(BEGIN, *copies)
-        for value in hoisted:
             if not training:
                 self.arena.add(value.name, "tile", value.width)
             left, column = first_column_of(value.inputs[0])
             a = shifted(self.argument(left), "0" if training else "starts[first + 1] - B", size(column))
-            b, y = f"matrix({weights[value]})", f"matrix({value.name})"
+            b, y = f"matrix({weights})", f"matrix({value.name})"
             shape = "total" if training else "tile", size(value.width), self.terms(value)
             self.write(PROLOGUE, product(a, b, y, *shape))
         here = [] if training or not hoisted else ["here = new - starts[first + 1]  # where it is in this tile"]

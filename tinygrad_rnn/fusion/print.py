@@ -82,17 +82,11 @@ class Block:
         left, result = schedule.memory(product.inputs[0]), schedule.places[product]
         assert left is not None and left.view is None and result.view is None, "a product is of neighbouring columns"
         several, k, n = map(self.size, sizes_of(product))
-
-        def rows(memory: Memory, width: str) -> str:
-            first = moved(self.size(memory.first), width, several)
-            return f"shift(matrix({memory.array}), {memory.where.removesuffix('row')}lo, {first})"
-
-        return [
-            f"# {result.array}[{result.where}] {'+=' if adds else '='} {left.array}[{left.where}] @ {weights}",
-            *for_each_vector(
-                several, f"multiply({rows(left, k)}, panels({weights}), {rows(result, n)}, top - lo, {n}, {k}, {adds})"
-            ),
-        ]
+        first = lambda m, width: moved(self.size(m.first), width, several)
+        rows = lambda m, width: f"shift(matrix({m.array}), {m.where.removesuffix('row')}lo, {first(m, width)})"
+        call = f"multiply({rows(left, k)}, panels({weights}), {rows(result, n)}, top - lo, {n}, {k}, {adds})"
+        comment = f"# {result.array}[{result.where}] {'+=' if adds else '='} {left.array}[{left.where}] @ {weights}"
+        return [comment, *for_each_vector(several, call)]
 
     def _row_function(self, loops: Loops) -> str:
         """Emit the function of one phase; returns the call."""

@@ -87,12 +87,12 @@ class Rows:
         start = self.T % keep * self.B
         return slice(start, start + self.B)
 
-    def counts(self, tile: int = 0, keep: int = 0) -> dict[str, int]:
+    def counts(self, tile: int = 0, keep: int = 0, I: int = 0) -> dict[str, int]:
         """How many rows the arrays of an arena have, by the words for that; see `kernel.Arena`."""
         total, B = self.total, self.B
         return {
             "1": 1, "B": B, "2 * B": 2 * B, "total": total, "B + total": B + total, "tile": tile, "keep * B": keep * B,
-            "ragged": total if total < self.T * B else 0,  # if some sequences end earlier
+            "I": I, "ragged": total if total < self.T * B else 0,  # if some sequences end earlier
         }  # fmt: skip
 
     def cut(self, chunks: int) -> list[int]:

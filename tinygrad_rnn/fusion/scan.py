@@ -191,7 +191,7 @@ class Scan(Allocation):
             whole = (1, B + total) if rows.ragged else (rows.T + 1, B)
             results = [room_for((*whole, state.width)) for state in kernel.whole]
             results += [room_for((B, state.width)) for state in self.program.states]
-        counts = self.counts(rows, tile, keep)
+        counts = rows.counts(tile, keep, self.program.inputs[0].width)
         arena = room_for((sum(width * counts[words] for words, width in self.arena_widths[direction].items()),))
         short = total * (self.work + self.around) < 2 * WORK_PER_THREAD and steps >= rows.T
         kept = (keep,) if direction == "backward" else ()
@@ -206,10 +206,6 @@ class Scan(Allocation):
                 known.clear()
             known[rows] = layout
         return layout
-
-    def counts(self, rows: Rows, tile: int = 0, keep: int = 0) -> dict[str, int]:
-        """How many rows the arrays of an arena have, by the words for that."""
-        return rows.counts(tile, keep) | {"I": self.program.inputs[0].width}
 
     def borrow(self, layout: Layout) -> np.ndarray:
         """The arena of a call, the last one's if that was as large: the cache knows it, and the pool takes its time."""
@@ -297,7 +293,8 @@ class Scan(Allocation):
 
     def arrived(self, rows: Rows, given: list[np.ndarray], arena: np.ndarray, keep: int) -> list[np.ndarray]:
         """The gradients of states: those that came from outside, and those that went from step to step."""
-        gradient, views = self.program.gradient, self.backward.arena.views(arena, self.counts(rows, keep=keep))
+        counts = rows.counts(0, keep, self.program.inputs[0].width)
+        gradient, views = self.program.gradient, self.backward.arena.views(arena, counts)
         return [*given[: len(gradient.dys)], *(views[carry.name] for carry in gradient.carries)]
 
 
