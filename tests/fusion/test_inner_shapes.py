@@ -1,6 +1,7 @@
 """Rows of any rank: matrices and stacks of them within a row, seen through views, reduced, joined and multiplied."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -283,3 +284,47 @@ def test_a_matrix_times_a_vector_is_read_in_the_loop_that_computes_it(vector, mo
         source = tg.nn.Recurrent(Compares()).source(direction)
         assert source.count("for j1 in range(") == 1 and "dC_out" not in source
     assert_engines_agree(Compares(), (4, 3, I), lengths=np.array([2, 4, 1]))
+
+
+class Slots(tg.nn.Cell):
+    """Vectors in slots, all of which a matrix multiplies; or that are mixed by one."""
+
+    input_size = I
+
+    def __init__(self, form, slots, width):
+        self.form, self.shape = form, (slots, width)
+        self.W, self.A = parameter(width, width), parameter(slots, slots)
+
+    def initial_state(self, batch_size):
+        return tg.zeros(batch_size, *self.shape, dtype=self.W.dtype)
+
+    def step(self, x, M):
+        return tg.tanh(FORMS[self.form](self, M) + x[:, :1, None])
+
+
+FORMS = {
+    "M @ W": lambda cell, M: M @ cell.W,
+    "heads of M @ W": lambda cell, M: (M.unsqueeze(1) @ cell.W).squeeze(1),
+    "linear": lambda cell, M: tg.nn.functional.linear(M, cell.W),
+    "einsum of vectors": lambda cell, M: tg.einsum("bnd,de->bne", M, cell.W),
+    "A @ M": lambda cell, M: cell.A @ M,
+    "einsum of slots": lambda cell, M: tg.einsum("nm,bmd->bnd", cell.A, M),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_matrix_that_multiplies_all_vectors_of_a_row_is_a_product(form, monkeypatch):
+    """Two in the loops, forward and back, rather than some thousand multiplications by element."""
+    interpret(monkeypatch)
+    cell = Slots(form, 17, 16)
+    assert_engines_agree(cell, (3, 2, I), lengths=np.array([3, 1]))
+    text = tg.nn.Recurrent(cell).explain()
+    assert len(re.findall(r"^ +\d+\. product ", str(text), re.MULTILINE)) == 2
+
+
+def test_a_small_matrix_from_the_left_is_a_loop(monkeypatch):
+    """To turn what it multiplies would take longer."""
+    interpret(monkeypatch)
+    cell = Slots("A @ M", 3, 2)
+    assert_engines_agree(cell, (3, 2, I))
+    assert " product " not in str(tg.nn.Recurrent(cell).explain())

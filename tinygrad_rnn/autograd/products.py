@@ -222,7 +222,8 @@ def _contract(a: Any, a_term: str, b: Any, b_term: str, wanted: set[str]) -> tup
     own_a = [c for c in a_term if c not in b_term]
     own_b = [c for c in b_term if c not in a_term]
     traced = traced and not len(own_a) == len(summed) == len(own_b) == 1 - len(shared)
-    if traced and (mode.tracer.has_rows(a, True) or mode.tracer.has_rows(b, True)):
+    with_matrix = own_b and summed and not shared
+    if traced and mode.tracer.takes_apart(a, b, with_matrix, a_term.endswith("".join(summed))):
         return _element_by_element(a, a_term, b, b_term, summed)
     front = a_term[:1] if traced and mode.tracer.has_rows(a) and a_term[0] in wanted else ""
     shared, own_a = [[c for c in letters if c not in front] for letters in (shared, own_a)]

@@ -33,9 +33,9 @@ def product(build: Any, a: Any, b: Any) -> Value | None:
         return None
     if len(b.shape) == 2 and not b.per_row:
         return _with_weights(build, a, b)
-    if len(a.shape) == 2 and not a.per_row and len(b.shape) == 3 and math.prod(a.shape) >= LARGE:
-        turned = lambda x, *dims: build.apply(table.permute, x, dims=dims)
-        return turned(build.apply(table.matmul, turned(b, 0, 2, 1), turned(a, 1, 0)), 0, 2, 1)
+    if len(a.shape) == 2 and not a.per_row and len(b.shape) > 2 and math.prod(a.shape) >= LARGE:
+        turned = lambda x: build.apply(table.permute, x, dims=(*range(n := len(x.shape) - 2), n + 1, n))
+        return turned(build.apply(table.matmul, turned(b), turned(a)))
     one = b.shape[-1] == 1  # column, so that a is read as it is, by the loop that computes it
     left = a if one else build.apply(table.reshape, a, shape=(*a.shape, 1))
     right = build.apply(table.reshape, b, shape=(*b.shape[:-2], 1, *b.shape[-2 : -1 if one else None]))

@@ -219,7 +219,7 @@ class Judge:
     def _allow(self, *question: Any) -> None:
         """What a trace refuses may be done here: a step that reads numbers gets the right ones."""
 
-    refuse = refuse_numbers = refuse_gradients = refuse_draws = has_rows = _allow
+    refuse = refuse_numbers = refuse_gradients = refuse_draws = has_rows = takes_apart = _allow
 
     # ---- The backward pass -------------------------------------------------------------------------------------------
 

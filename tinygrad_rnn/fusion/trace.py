@@ -22,7 +22,7 @@ from ..autograd.creation import get_rng_state
 from ..autograd.operands import aligned
 from ..autograd.primitive import FLOAT32, ElementwisePrimitive, Primitive, Shape
 from ..autograd.tape import line_of, ours, passed_over, set_mode, user_frame, user_line
-from . import soundness
+from . import composed, soundness
 from .again import compare
 from .batch import BATCH, Batch, sized, stand_ins
 from .builder import MOST_VALUES, Builder, name_of
@@ -146,6 +146,11 @@ class Trace(Builder):
     def has_rows(self, x: Any, timed: bool = False) -> bool:
         """Whether a tensor has a row for each sequence of the batch, or (`timed`) another one at every step."""
         return isinstance(x, Symbol) and (x.value.timed if timed else x.value.per_row)
+
+    def takes_apart(self, a: Any, b: Any, with_matrix: bool, in_order: bool) -> bool:
+        """Whether a contraction is done element by element: all but products of rows with a matrix that all share."""
+        product = with_matrix and not self.has_rows(b) and (in_order or math.prod(b.shape) >= composed.LARGE)
+        return not product and (self.has_rows(a, True) or self.has_rows(b, True))
 
     def name_of(self, x: Any) -> str:
         """What the user calls a tensor, as far as can be told."""
