@@ -144,9 +144,9 @@ class Backward(Kernel):
     def _of(self, value: Value, role: str = "") -> Argument:
         return self.forward.known[value, role or self.scan.role_of(value)]
 
-    def _at(self, place: Memory, suffix: str = "") -> str:
-        """The matrix of what the loop left at a place; `.T` for it transposed."""
-        first = self.size(place.first)
+    def _at(self, place: Memory, suffix: str = "", first: str = "") -> str:
+        """The matrix of what the loop left at a place, or from another column on; `.T` for it transposed."""
+        first = first or self.size(place.first)
         return shifted(place.array + suffix, *((first, "0") if suffix else ("0", first)))
 
     def _sequences(self) -> None:
@@ -208,9 +208,9 @@ class Backward(Kernel):
             """left @ dy, with so many columns of dy."""
             (array, i, j), M, W = left, self.terms(value), size(columns)
             i, first = moved(i, M, several), moved(size(d.first), N, several)
-            a, dy = shifted(array, i, j), shifted(d.array, "0", first)
+            a, dy = shifted(array, i, j), self._at(d, first=first)
             if transposed:
-                a, dy, M, W = shifted(f"{d.array}.T", first, "0"), shifted(turned(array), j, i), W, M
+                a, dy, M, W = self._at(d, ".T", first), shifted(turned(array), j, i), W, M
             adds = add or (several != "1" and "each > 0")
             return for_each_vector(several, product(a, dy, f"matrix({target})", M, W, "total", adds))
 

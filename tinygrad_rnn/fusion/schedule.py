@@ -173,7 +173,7 @@ class Schedule:
     def _sum_of(
         self, product: Value, readers: dict[Value, list[Value]], position: dict[Value, int]
     ) -> tuple[Value, Value] | None:
-        """The sum that a product can add itself to, and the rest of it: that goes to memory, and this can be there
+        """The sum that a product can add itself to, and the rest of it: the sum goes to memory, where the rest can be
         first."""
         (total,) = readers[product]
         if total.row is not table.add or total not in self.stores or total in self.sums:  # whose terms a loop needs

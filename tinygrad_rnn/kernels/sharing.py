@@ -27,7 +27,7 @@ from .products import WORKSPACE_BYTES
 from .team import JOB_BYTES, team
 
 BOUNDS = 4  # numbers ahead of the bounds of ranges: `team.write_share`'s function, the team, helpers, how many ranges
-CHANGED = {"lo", "hi", "workspace", "stages", "threads", "ranges"}  # parameters, from call to call
+CHANGED = "lo", "hi", "workspace", "stages", "threads", "ranges"  # parameters, from call to call
 COUNTED = 4  # the first fields of an array: who owns it, how many elements it has, how large they are
 
 
@@ -89,7 +89,7 @@ def _write_chunk(module: Any, kernel: Any, held_type: Any) -> Any:
     job, i, workspace = f.arguments
     held, ranges, stages = (f.read(job + 8 * n) for n in range(3))
     lo, hi = (f.read(ranges + (i + BOUNDS + n) * 8) for n in range(2))
-    changed = dict(lo=lo, hi=hi, workspace=workspace, stages=stages, threads=f.number(1), ranges=f.number(0))
+    changed = dict(zip(CHANGED, (lo, hi, workspace, stages, f.number(1), f.number(0)), strict=True))
     struct, given, kept = f.builder.inttoptr(held.value, held_type), [], 0
     for x in kernel.args:
         if x.name.removeprefix("arg.") in changed:
