@@ -120,13 +120,13 @@ def test_what_happens_around_the_loop_can_be_read():
     layer = tg.nn.Recurrent(MGU(3, 4))
     layer.cell.input_size = 3
     there, back = layer.source("forward"), layer.source("backward")
-    assert "product(matrix(x_in), matrix(x_Wf_and_x_Wh_weights), matrix(x_Wf_and_x_Wh), total, 2 * H, I, " in there
+    assert "product(x_in, x_Wf_and_x_Wh_weights, x_Wf_and_x_Wh, total, 2 * H, I, " in there
     back = re.sub(r",\n +", ", ", back)
     for line in (
-        "product(matrix(f_h_saved.T), shift(matrix(dx_Wf_and_x_Wh_all), 0, H), matrix(dUh), H, H, total, ",
-        "product(matrix(h_before.T), matrix(dx_Wf_and_x_Wh_all), matrix(dUf), H, H, total, ",
-        "product(matrix(dx_Wf_and_x_Wh_all), matrix(x_Wf_and_x_Wh_weights.T), matrix(dx_in), total, I, 2 * H, ",
-        "product(matrix(x_in.T), matrix(dx_Wf_and_x_Wh_all), matrix(dx_Wf_and_x_Wh_weights), I, 2 * H, total, ",
+        "product(f_h_saved.T, dx_Wf_and_x_Wh_all[:, H:], dUh, H, H, total, ",
+        "product(h_before.T, dx_Wf_and_x_Wh_all, dUf, H, H, total, ",
+        "product(dx_Wf_and_x_Wh_all, x_Wf_and_x_Wh_weights.T, dx_in, total, I, 2 * H, ",
+        "product(x_in.T, dx_Wf_and_x_Wh_all, dx_Wf_and_x_Wh_weights, I, 2 * H, total, ",
     ):
         assert line in back
 

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 from maths import lstm
-from numba import njit
 from pairs import Group, Row, Settings, forget, installed, leaves, random
 from peak import measure_fma_peak
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.autograd.table import TABLE
-from tinygrad_rnn.kernels.intrinsics import JIT
-from tinygrad_rnn.kernels.matmul import fill_panels, matmul, matrix, multiply, panels
+from tinygrad_rnn.kernels.matmul import fill_panels, matmul, multiply
+from tinygrad_rnn.kernels.outline import kernel
 from tinygrad_rnn.kernels.vector import ROW_BYTES
 
 PRODUCTS = [(1, 64, 256), (32, 128, 512), (1000, 37, 65), (256, 256, 256), (64, 512, 2048), (1024, 1024, 1024)]
@@ -22,15 +21,15 @@ SIZES = [10**3, 10**4, 10**5, 10**6]
 STEPS = [(B, H) for H in (32, 128, 256) for B in (1, 8, 32)]
 
 
-@njit(**JIT)
+@kernel()
 def pack(b, place):
-    fill_panels(matrix(b), panels(place), b.shape[0], b.shape[1])
+    fill_panels(b, place, b.shape[0], b.shape[1])
 
 
-@njit(**JIT)
+@kernel()
 def multiply_packed(a, packed, c):
     """As generated kernels do it."""
-    multiply(matrix(a), panels(packed), matrix(c), a.shape[0], c.shape[1], a.shape[1], False)
+    multiply(a, packed, c, a.shape[0], c.shape[1], a.shape[1], False)
 
 
 def kernel_groups(settings: Settings) -> Iterator[Group]:

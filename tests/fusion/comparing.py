@@ -9,7 +9,7 @@ from covering import covering
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.fusion import scan
-from tinygrad_rnn.kernels import intrinsics
+from tinygrad_rnn.kernels import arena as arenas
 from tinygrad_rnn.kernels.vector import ROW_BYTES
 from tinygrad_rnn.nn.cells import catalogue
 
@@ -148,18 +148,18 @@ def _product(a, b, c, rows, columns, depth, accumulate, room, threads):
 
 
 def _carve(arena, shapes):
-    """What `kernels.intrinsics.carve` does; an arena that is too small is not."""
+    """What `kernels.arena.carve` does; an arena that is too small is not."""
     found, place = [], -arena.ctypes.data % 64 // arena.itemsize
     for shape in shapes:
         end = place + math.prod(shape)
         assert end <= len(arena), "an arena is too small"
         found.append(arena[place:end].reshape(shape))
-        place += intrinsics.spaced_by(math.prod(shape))
+        place += arenas.spaced_by(math.prod(shape))
     return found
 
 
 def _clear(array):
-    """What `kernels.intrinsics.clear` does."""
+    """What `kernels.arena.clear` does."""
     array[...] = 0
 
 
@@ -179,17 +179,13 @@ STAND_INS = {
     "njit": lambda **options: lambda function: function,
     "CACHE": False,
     "ROW": {},
-    "KERNEL": {},
+    "kernel": lambda **options: lambda function: function,
     "ROW_SUMS": {},
-    "at": lambda array, index: array[(*index[:-1], slice(index[-1], None))],
     "ROW_BYTES": ROW_BYTES,
     "carve": _carve,
     "clear": _clear,
     "rows_of": lambda array: array.reshape(-1, array.shape[2]),
     "distinct": lambda: None,
-    "matrix": lambda array: array,
-    "panels": lambda array: array,
-    "shift": lambda array, row, column: array[row:, column:],
     "multiply": _multiply,
     "product": _product,
     "sum_rows": _sum_rows,
@@ -197,7 +193,7 @@ STAND_INS = {
     "copy": _copy,
     "share": lambda ranges, stages: False,
 }
-ROOMS = r"numba|tinygrad_rnn\.kernels\.(intrinsics|matmul|sharing|vector)"
+ROOMS = r"numba|tinygrad_rnn\.kernels\.(arena|intrinsics|matmul|outline|sharing|vector)"
 REPLACED = re.compile(rf"^from ({ROOMS}) import .*$", flags=re.MULTILINE)
 
 

@@ -17,7 +17,7 @@ I, H = 2, 3
 WORDS = [
     "len", "room", "saved", "values", "named", "rows", "launch", "T", "B", "H", "H_2", "t", "j", "row", "now",
     "keep", "old", "new", "lo", "hi", "top", "starts", "total", "piece", "first", "retain", "dtype", "options",
-    "real", "float", "range", "min", "fill_panels", "multiply", "matrix", "panels", "shift", "at", "contiguous",
+    "real", "float", "range", "min", "fill_panels", "multiply", "kernel", "rows_of", "share", "clear", "contiguous",
     "distinct", "product", "copy", "sum_rows", "empty", "zeros", "plain", "apart", "fitted", "sized", "asarray",
     "concatenate", "panels_of", "forward", "backward", "forward_1", "backward_1", "short_call", "forward_call",
     "njit", "ROW", "CACHE", "ROW_SUMS", "tanh", "sigmoid", "matmul", "slice", "cat", "sum", "where", "no_matrix",

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 from llvmlite import ir
-from numba import config, njit
+from numba import config
 
 from kernels.guarded import guarded, in_child, needs_guards, untouched
 from tinygrad_rnn.kernels import matmul as module
@@ -14,6 +14,8 @@ from tinygrad_rnn.kernels import products, team, vector
 from tinygrad_rnn.kernels.assembler import Function, Library
 from tinygrad_rnn.kernels.elementwise import Elementwise
 from tinygrad_rnn.kernels.inner_loop import inner_loop
+from tinygrad_rnn.kernels.matmul import copy, fill_panels, multiply, product, sum_rows
+from tinygrad_rnn.kernels.outline import kernel
 from tinygrad_rnn.kernels.sharing import ranges_of, share
 from tinygrad_rnn.kernels.vector import Matrix, Shape, Vectors
 
@@ -186,17 +188,17 @@ def empty_jobs():
 
 
 def ranges_of_no_rows():
-    @njit(nogil=True)
-    def kernel(lo, hi, workspace, ranges, x):
+    @kernel()
+    def add_one(lo, hi, workspace, ranges, one, x):
         if not share(ranges, 1):
             for i in range(lo, hi):
-                x[i] += 1
+                x[i] += one[0]
 
-    x = np.zeros(4)
+    x, one = np.zeros(4), np.ones(1)
     for bounds in ([], [0], [3], [2, 2], [2, 2, 2, 2], [3, 1], [4, 0, 0]):
-        kernel(0, 0, 0, ranges_of(bounds).ctypes.data, x)
+        add_one(0, 0, 0, ranges_of(bounds).ctypes.data, one, x)
         assert not x.any()
-    kernel(0, 4, 0, ranges_of([0, 2, 2, 4]).ctypes.data, x)
+    add_one(0, 4, 0, ranges_of([0, 2, 2, 4]).ctypes.data, one, x)
     assert (x == 1).all()
     print("nothing")
 
@@ -204,16 +206,15 @@ def ranges_of_no_rows():
 def intrinsics_with_no_counts():
     """As the code of a thread calls them whose rows have all ended."""
     for dtype in DTYPES:
-        @njit
-        def call(a, b, c, panels, y, room, M, N, K):
-            A, B, C = module.matrix(a), module.matrix(b), module.matrix(c)
-            module.multiply(A, module.panels(panels), C, M, N, K, True)
-            module.multiply(A, module.panels(panels), C, M, N, K, False)
-            module.product(A, B, C, M, N, K, False, room, 1)
-            module.product(A, B, C, M, N, K, True, room, 3)
-            module.fill_panels(B, module.panels(panels), M, N)
-            module.copy(A, C, M, N)
-            module.sum_rows(A, y, 0, M, N)
+        @kernel()
+        def call(A, B, C, panels, y, room, M, N, K):
+            multiply(A, panels, C, M, N, K, True)
+            multiply(A, panels, C, M, N, K, False)
+            product(A, B, C, M, N, K, False, room, 1)
+            product(A, B, C, M, N, K, True, room, 3)
+            fill_panels(B, panels, M, N)
+            copy(A, C, M, N)
+            sum_rows(A, y, 0, M, N)
 
         nothing = [guarded(np.zeros(shape, dtype)) for shape in ((0, 5), (5, 0), (0, 0), (0, 5, 16), (0,))]
         for few, some in itertools.product(NONE, SOME):

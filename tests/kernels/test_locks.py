@@ -247,15 +247,14 @@ def product():
 
 
 def compiled_by_user():
-    from numba import njit
+    from tinygrad_rnn.kernels.matmul import product as in_kernel
+    from tinygrad_rnn.kernels.matmul import sum_rows, workspace
+    from tinygrad_rnn.kernels.outline import kernel
 
-    from tinygrad_rnn.kernels.matmul import matrix, sum_rows, workspace
-    from tinygrad_rnn.kernels.matmul import product as in_compiled_code
-
-    @njit
+    @kernel()
     def both(a, b, c, y, room):
-        in_compiled_code(matrix(a), matrix(b), matrix(c), 3, 3, 3, False, room, 1)
-        sum_rows(matrix(a), y, 0, 3, 3)
+        in_kernel(a, b, c, 3, 3, 3, False, room, 1)
+        sum_rows(a, y, 0, 3, 3)
 
     a, c, y = np.arange(9.0).reshape(3, 3), np.zeros((3, 3)), np.zeros(3)
     both(a, a, c, y, workspace.address)

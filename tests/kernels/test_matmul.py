@@ -14,15 +14,17 @@ import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from numba import config, njit
+from numba import config
 
 from kernels.guarded import guarded, in_child, needs_guards
 from kernels.packed import matmul_packed, pack
 from tinygrad_rnn.kernels import macro_kernel, products, threads, vector
 from tinygrad_rnn.kernels import matmul as module
 from tinygrad_rnn.kernels import team as team_module
-from tinygrad_rnn.kernels.intrinsics import JIT
-from tinygrad_rnn.kernels.matmul import matmul, matrix, multiply, panels, shift
+from tinygrad_rnn.kernels.matmul import copy, fill_panels, matmul, multiply
+from tinygrad_rnn.kernels.matmul import product as in_kernel
+from tinygrad_rnn.kernels.matmul import sum_rows as add_up
+from tinygrad_rnn.kernels.outline import kernel
 from tinygrad_rnn.kernels.team import team
 
 compiled = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
@@ -418,12 +420,11 @@ def test_the_inner_loop_is_made_of_vector_instructions():
 
 @functools.cache
 def caller():
-    """A compiled function that uses `multiply`, on some rows of arrays."""
+    """A kernel that uses `multiply`, on some rows of arrays."""
 
-    @njit(**JIT)
+    @kernel()
     def some_rows(a, b, c, lo, hi, accumulate):
-        N, K = c.shape[1], a.shape[1]
-        multiply(shift(matrix(a), lo, 0), panels(b), shift(matrix(c), lo, 0), hi - lo, N, K, accumulate)
+        multiply(a[lo:], b, c[lo:], hi - lo, c.shape[1], a.shape[1], accumulate)
 
     return some_rows
 
@@ -751,31 +752,38 @@ def test_the_number_of_threads():
 @pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_compiled_code_finds_the_same_products_panels_copies_and_sums(dtype):
-    @njit
+    @kernel()
+    def copy_into(a, c):
+        copy(a, c[1:], a.shape[0], a.shape[1])
+
     def copied(a):
-        c = np.zeros((len(a) + 2, a.shape[1] + 1), a.dtype)
-        module.copy(module.matrix(a), module.shift(module.matrix(c), 1, 0), a.shape[0], a.shape[1])
+        copy_into(a, c := np.zeros((len(a) + 2, a.shape[1] + 1), a.dtype))
         return c
 
-    @njit
-    def product(a, b, room, threads, twice):
-        c = np.zeros((len(a), b.shape[1] + 1), a.dtype)
-        A, B, C = module.matrix(a), module.matrix(b), module.matrix(c)
-        module.product(A, B, C, len(a), b.shape[1], len(b), False, room, threads)
+    @kernel()
+    def product_into(a, b, c, room, threads, twice):
+        in_kernel(a, b, c, len(a), b.shape[1], len(b), False, room, threads)
         if twice:
-            module.product(A, B, C, len(a), b.shape[1], len(b), True, room, threads)
+            in_kernel(a, b, c, len(a), b.shape[1], len(b), True, room, threads)
+
+    def product(a, b, room, threads, twice):
+        product_into(a, b, c := np.zeros((len(a), b.shape[1] + 1), a.dtype), room, threads, int(twice))
         return c
 
-    @njit
+    @kernel()
+    def pack_into(b, panels):
+        fill_panels(b, panels, b.shape[0], b.shape[1])
+
     def packed(b, like):
-        panels = np.full_like(like, 7)
-        module.fill_panels(module.matrix(b), module.panels(panels), b.shape[0], b.shape[1])
+        pack_into(b, panels := np.full_like(like, 7))
         return panels
 
-    @njit
+    @kernel()
+    def sum_into(a, y, count):
+        add_up(a, y, 1, count, a.shape[1])
+
     def sum_rows(a, count):
-        y = np.full(a.shape[1] + 2, 7, a.dtype)
-        module.sum_rows(module.matrix(a), y, 1, count, a.shape[1])
+        sum_into(a, y := np.full(a.shape[1] + 2, 7, a.dtype), count)
         return y
 
     rng = np.random.default_rng(6)

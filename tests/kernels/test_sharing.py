@@ -10,7 +10,9 @@ import pytest
 from numba import config, njit
 
 from tinygrad_rnn.kernels import threads
+from tinygrad_rnn.kernels.intrinsics import ROW
 from tinygrad_rnn.kernels.matmul import matmul, workspace
+from tinygrad_rnn.kernels.outline import kernel
 from tinygrad_rnn.kernels.sharing import ranges_of, share
 from tinygrad_rnn.kernels.team import BUSY, FREE, TAKEN, team
 
@@ -23,19 +25,25 @@ native_id.restype, native_id.argtypes = ctypes.c_size_t, []
 LOOP, OTHERS = 1, 2  # stages
 
 
-@njit(nogil=True)
-def kernel(lo, hi, workspace, stages, threads, ranges, turns, starts, x, cube, who, told):
+@njit(**ROW)
+def one_row(size, turns, start, workspace, stages, threads, ranges, x, cube, who, told):
+    for _ in range(turns):
+        total = x[0] * 0 + start
+        for i in range(size):
+            total += cube[i]
+    x[0] += total
+    who[0] = native_id()
+    told[0], told[1], told[2], told[3] = workspace, stages, threads, ranges
+
+
+@kernel()
+def add_rows(lo, hi, workspace, stages, threads, ranges, turns, starts, x, cube, who, told):
     """Each row of x gets the sum of its slice of the cube and its start, in so many turns; and who has done it."""
+    size = cube.shape[1] * cube.shape[2]
     if stages & LOOP and not share(ranges, LOOP):
         for row in range(lo, hi):
-            for _ in range(turns):
-                total = x.dtype.type(starts[row])
-                for i in range(cube.shape[1]):
-                    for j in range(cube.shape[2]):
-                        total += cube[row, i, j]
-            x[row, 0] += total
-            who[row] = native_id()
-            told[row] = workspace, stages, threads, ranges
+            one_row(size, turns, starts[row], workspace, stages, threads, ranges, x[row, :], cube[row, 0, :],
+                who[row:], told[row, :])
 
 
 def run(bounds, turns=1, dtype=np.float32, work=3):
@@ -45,7 +53,7 @@ def run(bounds, turns=1, dtype=np.float32, work=3):
     cube, who, told = np.ones((rows, work, work), dtype), np.zeros(rows, np.int64), np.zeros((rows, 4), np.int64)
     starts.flags.writeable = cube.flags.writeable = False
     numbers = bounds[0], bounds[-1], workspace.address, LOOP | OTHERS, 9, ranges.ctypes.data
-    kernel(*numbers, turns, starts, x, cube, who, told)
+    add_rows(*numbers, turns, starts, x, cube, who, told)
     done = (starts >= bounds[0]) & (starts < bounds[-1])
     np.testing.assert_array_equal(x[:, 0], np.where(done, starts + work * work, 0).astype(dtype))
     assert not x[:, 1].any()
@@ -61,7 +69,7 @@ def run(bounds, turns=1, dtype=np.float32, work=3):
 
 def test_rows_without_ranges():
     x, who, told = np.zeros((4, 2)), np.zeros(4, np.int64), np.zeros((4, 4), np.int64)
-    kernel(1, 3, 0, LOOP | OTHERS, 2, 0, 1, np.arange(4), x, np.ones((4, 1, 1)), who, told)
+    add_rows(1, 3, 0, LOOP | OTHERS, 2, 0, 1, np.arange(4), x, np.ones((4, 1, 1)), who, told)
     assert x[:, 0].tolist() == [0, 2, 3, 0] and told[1].tolist() == [0, LOOP | OTHERS, 2, 0]
 
 

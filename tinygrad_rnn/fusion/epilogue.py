@@ -12,7 +12,6 @@ from .kernel import (
     BEGIN,
     END,
     LOOP,
-    OVER,
     STEP,
     Arena,
     Argument,
@@ -21,12 +20,11 @@ from .kernel import (
     matrix_of,
     product,
     sequence_array,
-    shifted,
     side_by_side,
     turned,
     words_in,
 )
-from .print import for_each_vector, moved, packed_weights
+from .print import for_each_vector, indented, moved, packed_weights, shifted
 from .program import Value, first_column_of, sizes_of
 from .schedule import Memory
 
@@ -51,7 +49,7 @@ class Backward(Kernel):
         self._read()
         self._prepare()
         steps = "for t in range(last - 1, first - 1, -1):"
-        self.write(LOOP, steps, *(f"    {line}" for line in [*STEP, *OVER, *self.body]))
+        self.write(LOOP, steps, *indented([*STEP, *indented(self.body)]))
         self._finish()
         self.zeroed |= self.d.keys() - self.written
         words = self.words()
@@ -95,7 +93,7 @@ class Backward(Kernel):
                 self._hoisted(value, self.scan.stash_places[gradient.sequences[value]])
         for state, carry in zip(program.states, gradient.carries):
             a = self._of(state)
-            self._into(a, [f"copy(matrix({carry.name}), matrix({self.d[a]}), B, {self.size(state.width)})"])
+            self._into(a, [f"copy({carry.name}, {self.d[a]}, B, {self.size(state.width)})"])
 
     def _source(self) -> str:
         """The text of the function."""
@@ -123,7 +121,7 @@ class Backward(Kernel):
         target = shifted(name, "t * B", "0")
         self.write(
             BEGIN, f"clear({name})", f"for t in range(keep if len({final}) else 0):",
-            f"    copy(matrix({final}), {target}, B, {self.size(carry.width)})",
+            f"    copy({final}, {target}, B, {self.size(carry.width)})",
         )  # fmt: skip
 
     # ---- Gradients of arguments --------------------------------------------------------------------------------------
@@ -139,7 +137,7 @@ class Backward(Kernel):
         """Write what its gradient gets, if it has one and where that is wanted."""
         if argument in self.d:
             self.written.add(argument)
-            self.write(END, f"if len({self.d[argument]}):", *(f"    {line}" for line in lines))
+            self.write(END, f"if len({self.d[argument]}):", *indented(lines))
 
     def _of(self, value: Value, role: str = "") -> Argument:
         return self.forward.known[value, role or self.scan.role_of(value)]
@@ -164,7 +162,7 @@ class Backward(Kernel):
             place = self.scan.sums[d] if added_up else self.scan.stash_places[d]
             if each_step or added_up:
                 rows = "total" if each_step else "B"
-                self._into(argument, [f"copy({self._at(place)}, matrix({dx}), {rows}, {W})"])
+                self._into(argument, [f"copy({self._at(place)}, {dx}, {rows}, {W})"])
             else:
                 self._adds(argument, whole=False)
                 element = f"{place.array}[starts[t + 1] - B + row, {place.first} + j]"
@@ -212,20 +210,20 @@ class Backward(Kernel):
             if transposed:
                 a, dy, M, W = self._at(d, ".T", first), shifted(turned(array), j, i), W, M
             adds = add or (several != "1" and "each > 0")
-            return for_each_vector(several, product(a, dy, f"matrix({target})", M, W, "total", adds))
+            return for_each_vector(several, product(a, dy, target, M, W, "total", adds))
 
         together = len(parts) > 1 and len(set(arguments)) == len(arguments) and not any(v.cut for v in views)
         if together and all(x in self.d and not self._adds(x) for x in arguments):
             whole, start = self.weights_for(value, "d"), 0
             some = " + ".join(f"len({self.d[x]})" for x in arguments)
-            self.write(END, f"if {some}:", *(f"    {line}" for line in product_into(whole, value.shape[-1], False)))
+            self.write(END, f"if {some}:", *indented(product_into(whole, value.shape[-1], False)))
             for part, view, argument in zip(parts, views, arguments):
                 dw, W = self.d[argument], size(part.shape[1])
                 self.written.add(argument)
                 shape, source = (f"len({dw}), {W}", shifted(whole, "0", size(start)))
                 if view.suffix:
                     shape, source = f"len({dw}), {self.terms(value)}", shifted(f"{whole}.T", size(start), "0")
-                self.write(END, f"    copy({source}, matrix({dw}), {shape})")
+                self.write(END, f"    copy({source}, {dw}, {shape})")
                 start += part.shape[1]
             return
         for part, view, argument in zip(parts, views, arguments):
@@ -242,7 +240,7 @@ class Backward(Kernel):
         rows = self._of(left)
         if rows in self.d:
             weights, copies = self.joined(value)
-            factors, target = (self._at(d), f"matrix({turned(weights)})"), shifted(self.d[rows], "0", size(column))
+            factors, target = (self._at(d), turned(weights)), shifted(self.d[rows], "0", size(column))
             add = self._adds(rows, x.width == left.width)
             self._into(rows, [*copies, product(*factors, target, "total", self.terms(value), size(value.width), add)])
         self._weights(value, (f"{self.argument(left)}.T", size(column), "0"), d)
@@ -266,8 +264,8 @@ class Backward(Kernel):
             together = self.scratch(f"{name}_together", "ragged", state.width)
             source, target = shifted(name, "starts[t]", "0"), shifted(together, "starts[t + 1] - B", "0")
             self.write(
-                END, f"{before} = {name}  # the state before each step", "if total < T * B:  # some have ended",
-                f"    {before} = {together}", "    for t in range(T):",
+                END, f"{before} = {name} if total == T * B else {together}  # the state before each step",
+                "if total < T * B:  # some have ended", "    for t in range(T):",
                 f"        copy({source}, {target}, starts[t + 2] - starts[t + 1], {self.size(state.width)})",
             )  # fmt: skip
         return self.before[name]

@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ..autograd import table
-from ..kernels.intrinsics import spaced_by
+from ..kernels.arena import spaced_by
 from ..kernels.vector import ROW_BYTES
 from .equations import MAX_LINE, wrapped
 from .names import RESERVED, Names
-from .print import Block, packed_weights
+from .print import Block, indented, packed_weights, shifted
 from .program import Value, first_column_of, sizes_of
 
 BEGIN, PROLOGUE, LOOP, END = 1, 2, 4, 8
@@ -36,8 +36,8 @@ STEP = [
     "old, new = starts[t], starts[t + 1]  # where the states before and after this step begin",
     "now, top = new - B, starts[t + 2] - new  # where it is in sequences; the end of running rows",
     "top = hi if hi < top else top",
+    "if top > lo:  # else all of these rows have ended",
 ]
-OVER = ["if top <= lo:  # all of these rows have ended", "    continue"]
 SPARE = 96  # numbers that `spaced` adds, at most
 
 
@@ -202,7 +202,7 @@ class Kernel:
         whole, K, first, copies = self.weights_for(product), self.terms(product), 0, []
         for part in parts:
             target = shifted(whole, "0", self.size(first))
-            copies.append(f"copy(matrix({self.matrix(part)}), {target}, {K}, {self.size(part.shape[1])})")
+            copies.append(f"copy({self.matrix(part)}, {target}, {K}, {self.size(part.shape[1])})")
             first += part.shape[1]
         return whole, copies
 
@@ -230,7 +230,7 @@ class Kernel:
             weights, K, N = turned(weights), N, K
         self.arena.add(name, str(-(-N // columns)), K, columns)
         self.arena.panels[name] = N
-        self.write(BEGIN, *copies, f"fill_panels(matrix({weights}), panels({name}), {self.size(K)}, {self.size(N)})")
+        self.write(BEGIN, *copies, f"fill_panels({weights}, {name}, {self.size(K)}, {self.size(N)})")
 
     def text(self, others: list[str], by_steps: list[str], carved: list[str], comments: dict[int, str]) -> str:
         """The source of the function, which has `others` behind its arguments; some are given as [T, B, width]."""
@@ -246,9 +246,9 @@ class Kernel:
         for stage, body in self.stages.items():
             if body:
                 alone = f" and not share(ranges, {LOOP})" if stage == LOOP else ""
-                lines += [f"if stages & {stage}{alone}:  # {comments[stage]}", *(f"    {line}" for line in body)]
+                lines += [f"if stages & {stage}{alone}:  # {comments[stage]}", *indented(body)]
         head = wrapped(f"def {self.block.name}({', '.join(parameters)}):", "")
-        return f"@njit(cache=CACHE, **KERNEL)\n{head}" + "".join(wrapped(line, "    ") for line in lines)
+        return f"@kernel(cache=CACHE)\n{head}" + "".join(wrapped(line, "    ") for line in lines)
 
 
 class Forward(Kernel):
@@ -278,11 +278,10 @@ class Forward(Kernel):
                 self.arena.add(value.name, "tile", value.width)
             left, column = first_column_of(value.inputs[0])
             a = shifted(self.argument(left), "0" if training else "starts[first + 1] - B", size(column))
-            b, y = f"matrix({weights})", f"matrix({value.name})"
             shape = "total" if training else "tile", size(value.width), self.terms(value)
-            self.write(PROLOGUE, product(a, b, y, *shape))
+            self.write(PROLOGUE, product(a, weights, value.name, *shape))
         here = [] if training or not hoisted else ["here = new - starts[first + 1]  # where it is in this tile"]
-        self.write(LOOP, "for t in range(first, last):", *(f"    {line}" for line in [*STEP, *here, *OVER, *self.body]))
+        self.write(LOOP, "for t in range(first, last):", *indented([*STEP, *indented([*here, *self.body])]))
         self.end()
         tile = ["tile = starts[last + 1] - starts[first + 1]"] if hoisted and not training else []
         carved = self.arena.text(size, self.words())
@@ -299,7 +298,7 @@ class Forward(Kernel):
         """What the loop starts from."""
         for state in self.program.states:
             first = self.argument(state)
-            self.write(BEGIN, f"copy(matrix({first}), matrix({state.name}), B, {self.size(state.width)})")
+            self.write(BEGIN, f"copy({first}, {state.name}, B, {self.size(state.width)})")
         for value in self.program.products:
             self.pack(packed_weights(value), value)
 
@@ -315,18 +314,13 @@ class Forward(Kernel):
         self.write(
             END, "for t in range(0 if total < T * B else T, T + 1):",
             "    going = starts[t + 2] - starts[t + 1] if t < T else 0  # how many go on",
-            "    ending = starts[t + 1] - starts[t] - going", *(f"    {line}" for line in lines),
+            "    ending = starts[t + 1] - starts[t] - going", *indented(lines),
         )  # fmt: skip
 
 
 def words_in(lines: Iterable[str]) -> set[str]:
     """The words of lines of code, comments aside: among them are the arrays that they name."""
     return set(re.findall(r"\w+", "\n".join(line.partition("#")[0] for line in lines)))
-
-
-def shifted(array: str, i: str, j: str) -> str:
-    """The matrix of an array from element [i, j] on."""
-    return f"matrix({array})" if i == j == "0" else f"shift(matrix({array}), {i}, {j})"
 
 
 def product(a: str, b: str, result: str, rows: str, columns: str, terms: str, add: Any = False) -> str:

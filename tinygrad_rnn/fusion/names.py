@@ -18,8 +18,10 @@ from ..autograd.primitive import ElementwisePrimitive
 
 # What the modules of kernels may import, by the modules of `kernels` where it is.
 IMPORTS = {
-    "matmul": {"copy", "fill_panels", "matrix", "multiply", "panels", "product", "shift", "sum_rows"},
-    "intrinsics": {"KERNEL", "ROW", "ROW_SUMS", "at", "carve", "clear", "distinct", "rows_of"},
+    "arena": {"carve", "clear", "rows_of"},
+    "intrinsics": {"ROW", "ROW_SUMS", "distinct"},
+    "matmul": {"copy", "fill_panels", "multiply", "product", "sum_rows"},
+    "outline": {"kernel"},
     "sharing": {"share"},
 }  # fmt: skip
 BUILTINS = {"float", "len", "min", "range"}  # that they call

@@ -83,8 +83,8 @@ class Block:
         assert left is not None and left.view is None and result.view is None, "a product is of neighbouring columns"
         several, k, n = map(self.size, sizes_of(product))
         first = lambda m, width: moved(self.size(m.first), width, several)
-        rows = lambda m, width: f"shift(matrix({m.array}), {m.where.removesuffix('row')}lo, {first(m, width)})"
-        call = f"multiply({rows(left, k)}, panels({weights}), {rows(result, n)}, top - lo, {n}, {k}, {adds})"
+        rows = lambda m, width: shifted(m.array, f"{m.where.removesuffix('row')}lo", first(m, width))
+        call = f"multiply({rows(left, k)}, {weights}, {rows(result, n)}, top - lo, {n}, {k}, {adds})"
         comment = f"# {result.array}[{result.where}] {'+=' if adds else '='} {left.array}[{left.where}] @ {weights}"
         return [comment, *for_each_vector(several, call)]
 
@@ -98,14 +98,26 @@ class Block:
         self.numbers |= row.numbers
         actual = []
         for memory in row.arguments.values():
-            index = f"{memory.where}, {self.size(memory.first)}" if memory.where else f"{self.size(memory.first)},"
-            actual.append(f"at({memory.array}, ({index}))")
+            first = self.size(memory.first) if memory.first else ""
+            actual.append(f"{memory.array}[{f'{memory.where}, ' if memory.where else ''}{first}:]")
         return f"{name}({', '.join([*self.sizes.values(), *row.numbers, *actual])})"
+
+
+def indented(lines: list[str]) -> list[str]:
+    """The lines of a block."""
+    return [f"    {line}" for line in lines]
 
 
 def for_each_vector(several: str, line: str) -> list[str]:
     """A line that is done for each of several vectors of a row, `each` being its number."""
     return [line] if several == "1" else [f"for each in range({several}):", f"    {line}"]
+
+
+def shifted(array: str, i: str, j: str) -> str:
+    """A matrix from element [i, j] on."""
+    if j == "0":
+        return array if i == "0" else f"{array}[{i}:]"
+    return f"{array}[{'' if i == '0' else i}:, {j}:]"
 
 
 def moved(first: str, width: str, several: str) -> str:
@@ -364,8 +376,7 @@ def module(title: str, text: str, bits: int, functions: set[str]) -> str:
     lines = [
         f'"""{title}: generated from its step."""',
         "",
-        "from numba import njit",
-        "",
+        *(["from numba import njit", ""] if "njit" in words else []),
         *([f"from {kernels}.{maths} import f as real"] if "real(" in text else []),
         *imported(f"{kernels}.{maths}", functions),
         *(line for room, names in IMPORTS.items() for line in imported(f"{kernels}.{room}", names)),

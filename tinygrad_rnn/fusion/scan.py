@@ -12,7 +12,7 @@ import numpy as np
 from numba import config
 
 from ..kernels import cache
-from ..kernels.intrinsics import LINE
+from ..kernels.arena import LINE
 from ..kernels.matmul import workspace
 from ..kernels.pool import staggered, staggered_zeros
 from ..kernels.products import WORKSPACE_BYTES, products
@@ -299,7 +299,7 @@ class Scan(Allocation):
 
 
 def copied(arena: np.ndarray) -> np.ndarray:
-    """A copy of an arena that begins as far from a cache line: see `intrinsics.carve`."""
+    """A copy of an arena that begins as far from a cache line: see `arena.carve`."""
     whole = np.empty(arena.size + LINE, arena.dtype)
     start = (arena.ctypes.data - whole.ctypes.data) // arena.itemsize % (64 // arena.itemsize)
     copy = whole[start : start + arena.size]

@@ -54,8 +54,10 @@ class Int:
     __add__ = __radd__ = _operator("add")
     __sub__, __rsub__ = _operator("sub"), _operator("sub", turned=True)
     __mul__ = __rmul__ = _operator("mul")
-    __floordiv__ = _operator("udiv")  # neither side may be negative
+    __floordiv__, __rfloordiv__ = _operator("udiv"), _operator("udiv", turned=True)  # neither side may be negative
+    __mod__, __rmod__ = _operator("urem"), _operator("urem", turned=True)  # likewise
     __and__, __or__ = _operator("and_"), _operator("or_")
+    __rand__ = __and__
     __lt__, __le__ = _operator("icmp_signed", "<"), _operator("icmp_signed", "<=")
     __gt__, __ge__ = _operator("icmp_signed", ">"), _operator("icmp_signed", ">=")
     __eq__, __ne__ = _operator("icmp_signed", "=="), _operator("icmp_signed", "!=")
@@ -88,6 +90,13 @@ class Function:
         for argument, parameter in zip(self.function.args, parameters):
             argument.name = parameter
         self.arguments = [Int(self.builder, argument) for argument in self.function.args]
+
+    @classmethod
+    def inside(cls, builder: Any) -> "Function":
+        """The function that somebody else is writing: to go on where the builder is."""
+        self = cls.__new__(cls)
+        self.module, self.function, self.builder = builder.module, builder.function, builder
+        return self
 
     def number(self, n: Any) -> Int:
         return n if isinstance(n, Int) else Int(self.builder, ir.Constant(I64, n))

@@ -9,6 +9,7 @@ written beside its place and renamed into it, so that two processes never see ha
 import contextlib
 import functools
 import hashlib
+import linecache
 import os
 import shutil
 import sys
@@ -155,6 +156,7 @@ def _execute(
     module.__file__ = path
     module.__dict__["CACHE"] = cache
     sys.modules[qualified] = module  # before executing: Numba looks a cached function's module up by name
+    linecache.cache[path] = len(source), None, source.splitlines(True), path  # where `inspect` looks for the source
     try:
         with trusted.numba_files_in(Path(path).parent) if cache else contextlib.nullcontext():
             exec(compile(source, path, "exec"), module.__dict__)

@@ -5,13 +5,11 @@
 How they are computed is the matter of `products`. Results do not depend on the number of threads, nor (unless the
 operands are a row and columns that are contiguous) on the other rows of a batch, to the last bit.
 
-Inside compiled code:
+In the outline of a kernel, see `outline`:
 
-    from tinygrad_rnn.kernels.matmul import matrix, multiply, panels, shift
-
-    @njit(**JIT)
+    @kernel()
     def some_rows(h, packed, y, lo, hi, N, K):    # arrays h [M, K], y [M, N]; packed [panels, K, width] from b
-        multiply(shift(matrix(h), lo, 0), panels(packed), shift(matrix(y), lo, 0), hi - lo, N, K, True)  # y += h @ b
+        multiply(h[lo:], packed, y[lo:], hi - lo, N, K, True)     # y += h @ b
 
     multiply(A, B, C, M, N, K, accumulate)        # C[M, N] (+)= A[M, K] @ B[K, N], where B is packed
     product(A, B, C, M, N, K, accumulate, workspace, threads)     # the same for any B, on so many threads of the team
@@ -21,109 +19,62 @@ Inside compiled code:
     sum_rows(A, y, first, M, N)                   # array y[first : first + N] = the sum of the rows of A[M, N], which
                                                   # are contiguous, one after the other
 
-A and C are Matrix tuples of any strides; C must not overlap the operands. Without `accumulate`, C is overwritten,
+A and C have any strides; C must not overlap the operands. Without `accumulate`, C is overwritten,
 whatever it held. The workspace is that of the thread, `workspace.address`; threads that have not been started are not
-waited for. The bits are those of `matmul`; no memory is allocated; a few hundred rows at a time
-keep A in the cache. None of these is compiled into its callers: they call one copy, which is made in a tenth of a
-second when the first of them is compiled. Whoever loads them from the disk calls `products` before.
+waited for. The bits are those of `matmul`; no memory is allocated; a few hundred rows at a time keep A in the cache.
+All kernels call one copy of these, which is made in a tenth of a second when the first of them is compiled. Whoever
+loads them from the disk calls `products` before.
 
 A thread whose rows have all ended may ask for fewer than no rows. For each of these, counts of rows and columns that
 are not above zero are nothing to do, and a product over K <= 0 is zero.
 """
 
-# Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
-# mypy: disable-error-code="call-arg,unreachable,var-annotated"
-
 import ctypes
-import inspect
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import config, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import config
 
-from .assembler import I64
-from .intrinsics import place_of
+from .assembler import I64, VOID, Function, Int
 from .macro_kernel import ACCUMULATE, WORKSPACE_BYTES
+from .outline import Array
 from .pool import cache_aligned
 from .products import ANYWAY, ONE_THREAD, REFUSED, WANTS_HELPERS, products, symbol
 from .team import team
 from .threads import get_num_threads, set_num_threads
-from .vector import Matrix
 
 __all__ = [
-    "Matrix", "copy", "fill_panels", "get_num_threads", "matmul", "matrix", "multiply", "panels", "product",
-    "set_num_threads", "shift", "sum_rows",
+    "copy", "fill_panels", "get_num_threads", "matmul", "multiply", "product", "set_num_threads", "sum_rows",
 ]  # fmt: skip
 
 
-# ---- Inside compiled code --------------------------------------------------------------------------------------------
+# ---- In outlines of kernels ------------------------------------------------------------------------------------------
 
 
-def _view(array: Any, row: int, col: int) -> Any:
-    """The Matrix of an array with the strides of its axes `row` and `col`."""
+def _of_products(function: str, parameters: str) -> Callable[..., None]:
+    """What outlines of kernels call of `products`, for the dtype of the first parameter."""
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data, _, strides = place_of(context, builder, array, args[0])
-        return context.make_tuple(builder, signature.return_type, [data, strides[row], strides[col]])
+    def write(f: Function, *arguments: Any) -> None:
+        assert len(arguments) == len(parameters.split()), f"{function}({parameters})"
+        numbers: list[Any] = []
+        for x in arguments:
+            numbers += [x.data, *_STRIDES[len(x.shape)](*x.strides)] if isinstance(x, Array) else [x]
+        products(dtype := arguments[0].element.name)  # here, where an error or Ctrl-C ends what is under way
+        f.intrinsic(symbol(function, dtype), VOID, *(_integer(f, x) for x in numbers))
 
-    kind = types.NamedTuple([types.CPointer(array.dtype), types.int64, types.int64], Matrix)
-    return kind(array), codegen
-
-
-@intrinsic
-def matrix(typingctx: Any, array: Any) -> Any:
-    """The Matrix of a 2-d array."""
-    return _view(array, 0, 1)
+    return write
 
 
-@intrinsic
-def panels(typingctx: Any, array: Any) -> Any:
-    """A packed operand [panels, K, width] as a Matrix whose columns are its panels."""
-    return _view(array, 1, 0)
+# Of a vector nobody asks; a packed operand [panels, K, width] is a matrix whose columns are its panels.
+_STRIDES: dict[int, Callable[..., Any]] = {1: lambda _: (), 2: lambda row, col: (row, col), 3: lambda i, k, _: (k, i)}
 
 
-@intrinsic
-def shift(typingctx: Any, x: Any, i: Any, j: Any) -> Any:
-    """The rest of the matrix from element [i, j] on."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data, row, col = cgutils.unpack_tuple(builder, args[0], 3)
-        offset = builder.add(builder.mul(args[1], row), builder.mul(args[2], col))
-        return builder.insert_value(args[0], cgutils.pointer_add(builder, data, offset), 0)
-
-    return x(x, types.int64, types.int64), codegen
-
-
-def _of_products(function: str, parameters: str) -> Any:
-    """What compiled code calls of `products`, for the dtype of the first parameter."""
-
-    def typed(typingctx: Any, *arguments: Any) -> Any:
-        kinds = [x if isinstance(x, (types.NamedTuple, types.Array)) else types.int64 for x in arguments]
-        dtype = kinds[0].types[0].dtype.name
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            numbers = []
-            for kind, x in zip(kinds, args):
-                if isinstance(kind, types.Array):
-                    x = place_of(context, builder, kind, x)[0]
-                fields = cgutils.unpack_tuple(builder, x, 3) if isinstance(kind, types.NamedTuple) else [x]
-                numbers += [builder.ptrtoint(z, I64) if isinstance(z.type, ir.PointerType) else z for z in fields]
-            products(dtype)  # here, where an error or Ctrl-C ends what is under way
-            kind = ir.FunctionType(ir.VoidType(), [I64] * len(numbers))
-            builder.call(cgutils.get_or_insert_function(builder.module, kind, symbol(function, dtype)), numbers)
-            return context.get_dummy_value()
-
-        return types.void(*kinds), codegen
-
-    typed.__name__, names = function, ["typingctx", *parameters.split()]
-    usual = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    typed.__signature__ = inspect.Signature([inspect.Parameter(x, usual) for x in names])  # type: ignore[attr-defined]
-    return intrinsic(typed)
+def _integer(f: Function, x: Any) -> Any:
+    """LLVM's value of 64 bits for a number or truth."""
+    return f.builder.zext(x.value, I64) if isinstance(x, Int) and x.value.type != I64 else f.number(x).value
 
 
 multiply = _of_products("multiply", "A B C M N K accumulate")

@@ -11,18 +11,12 @@ The kernel calls itself for each range, by a few lines of machine code in its ow
 itself would have to be compiled for the types of all arguments, which takes half as long as the kernel.
 """
 
-# Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
-# mypy: disable-error-code="call-arg"
-
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-from .assembler import I32, I64, Function
+from .assembler import I32, I64, Function, Int
 from .products import WORKSPACE_BYTES
 from .team import JOB_BYTES, team
 
@@ -43,35 +37,30 @@ def ranges_of(bounds: list[int]) -> np.ndarray:
     return np.array([team.share, team.address, helpers, len(bounds) - 1, *bounds], np.int64)
 
 
-@intrinsic
-def share(typingctx: Any, ranges: Any, stages: Any) -> Any:
-    """Have the team call the calling function for all ranges; false, and nothing done, if there are none or it is busy.
+def share(f: Function, ranges: Int, stages: int) -> Int:
+    """Have the team call the kernel that is being written for all ranges; false, and nothing done, if there are none
+    or it is busy.
 
     It is called with what it was given, but for the parameters of these names: `lo` and `hi` are the bounds of a range,
     `workspace` is the thread's, `stages` those given here, `threads` one and `ranges` none. It returns nothing, and of
     arrays it knows data, shapes and strides.
     """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kernel, done = builder.function, cgutils.alloca_once_value(builder, I64(0))
-        with builder.if_then(builder.icmp_signed("!=", args[0], I64(0))):
-            kept = list(filter(_is_kept, kernel.args))
-            held = cgutils.alloca_once(builder, ir.LiteralStructType([x.type for x in kept]))
-            job = cgutils.alloca_once(builder, I64, size=JOB_BYTES // 8)
-            for n, x in enumerate(kept):
-                builder.store(x, builder.gep(held, [I32(0), I32(n)]))
-            for n, x in enumerate((builder.ptrtoint(held, I64), *args)):
-                builder.store(x, builder.gep(job, [I64(n)]))
-            told = builder.inttoptr(args[0], I64.as_pointer())
-            function, *numbers = (builder.load(builder.gep(told, [I64(n)])) for n in range(BOUNDS))
-            chunk = _write_chunk(builder.module, kernel, held.type)
-            workspace = next(x for x in kernel.args if x.name == "arg.workspace")
-            given = [*numbers, builder.ptrtoint(chunk, I64), builder.ptrtoint(job, I64), workspace]
-            function = builder.inttoptr(function, ir.FunctionType(I64, [I64] * len(given)).as_pointer())
-            builder.store(builder.call(function, given), done)
-        return builder.icmp_signed("!=", builder.load(done), I64(0))
-
-    return types.boolean(types.int64, types.int64), codegen
+    kernel, done = f.function, f.variable(0)
+    with f.when(ranges != 0):
+        kept = list(filter(_is_kept, kernel.args))
+        with f.builder.goto_entry_block():
+            held = f.builder.alloca(ir.LiteralStructType([x.type for x in kept]))
+        for n, x in enumerate(kept):
+            f.builder.store(x, f.builder.gep(held, [I32(0), I32(n)]))
+        job, chunk = f.stack(JOB_BYTES), _write_chunk(f.module, kernel, held.type)
+        for n, number in enumerate((f.builder.ptrtoint(held, I64), ranges.value, I64(stages))):
+            f.write(job + 8 * n, Int(f.builder, number))
+        function, *numbers = (f.read(ranges + 8 * n).value for n in range(BOUNDS))
+        workspace = next(x for x in kernel.args if x.name == "arg.workspace")
+        given = [*numbers, f.address_of(chunk).value, job.value, workspace]
+        function = f.builder.inttoptr(function, ir.FunctionType(I64, [I64] * len(given)).as_pointer())
+        done.set(Int(f.builder, f.builder.call(function, given)))
+    return done.get() != 0
 
 
 def _is_kept(argument: Any) -> bool:
@@ -81,7 +70,7 @@ def _is_kept(argument: Any) -> bool:
     return prefix == "arg" and name not in CHANGED and not (field and int(field[0]) < COUNTED)
 
 
-def _write_chunk(module: Any, kernel: Any, held_type: Any) -> Any:
+def _write_chunk(module: Any, kernel: Any, held_type: Any) -> Function:
     """chunk(job, i, workspace), where the job is the addresses of what is kept and of the ranges, and the stages."""
     f = Function(module, module.get_unique_name("chunk"), ["job", "i", "workspace"], local=True)
     for attribute in "noinline", "optnone":  # there is nothing to gain, and time to lose
@@ -103,4 +92,4 @@ def _write_chunk(module: Any, kernel: Any, held_type: Any) -> Any:
             given.append(f.builder.bitcast(f.builder.alloca(I64), x.type))
     f.builder.call(kernel, given, attrs=("noinline",))
     f.give()
-    return f.function
+    return f

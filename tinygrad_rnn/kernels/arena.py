@@ -1,0 +1,38 @@
+"""An arena: many arrays in one, which outlines of kernels carve out of it; and what else they do with arrays."""
+
+from numba.core import cgutils
+
+from .assembler import I8, Function, Int
+from .outline import Array, contiguous, size_of
+
+LINE, STAGGER = 16, 80  # numbers: 64 bytes of float32
+
+
+def spaced_by(count: int) -> int:
+    """How far behind an array of `count` numbers the next one of its arena begins.
+
+    At a cache line, and not at the same place of a page where this one began: see `pool.empty_aligned`.
+    """
+    return (count + LINE - 1 & -LINE) + STAGGER
+
+
+def carve(f: Function, arena: Array, shapes: tuple[tuple[Int, ...], ...]) -> list[Array]:
+    """The arrays of these shapes that lie in an arena, one after the other from a cache line on: see `spaced_by`."""
+    width, found = size_of(arena.element), []
+    data = arena.data + ((0 - arena.data) & 63 & -width)
+    for shape in shapes:
+        array, size = contiguous(arena.element, data, shape)
+        found.append(array)
+        data = data + (size + (LINE - 1) * width & -LINE * width) + STAGGER * width
+    return found
+
+
+def rows_of(f: Function, array: Array) -> Array:
+    """A contiguous array [T, B, W] as [T * B, W]."""
+    T, B, W = array.shape
+    return contiguous(array.element, array.data, (T * B, W))[0]
+
+
+def clear(f: Function, array: Array) -> None:
+    """Make a contiguous array zero."""
+    cgutils.memset(f.builder, f.pointer(array.data, I8), (array.shape[0] * array.strides[0]).value, 0)
