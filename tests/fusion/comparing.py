@@ -176,16 +176,13 @@ def _sum_rows(a, y, first, rows, columns):
 
 
 STAND_INS = {
-    "njit": lambda **options: lambda function: function,
     "CACHE": False,
-    "ROW": {},
     "kernel": lambda **options: lambda function: function,
-    "ROW_SUMS": {},
+    "row_function": lambda *flags: lambda function: function,
     "ROW_BYTES": ROW_BYTES,
     "carve": _carve,
     "clear": _clear,
     "rows_of": lambda array: array.reshape(-1, array.shape[2]),
-    "distinct": lambda: None,
     "multiply": _multiply,
     "product": _product,
     "sum_rows": _sum_rows,
@@ -193,7 +190,7 @@ STAND_INS = {
     "copy": _copy,
     "share": lambda ranges, stages: False,
 }
-ROOMS = r"numba|tinygrad_rnn\.kernels\.(arena|intrinsics|matmul|outline|sharing|vector)"
+ROOMS = r"tinygrad_rnn\.kernels\.(arena|matmul|outline|sharing|vector)"
 REPLACED = re.compile(rf"^from ({ROOMS}) import .*$", flags=re.MULTILINE)
 
 

@@ -71,7 +71,7 @@ each = pytest.mark.parametrize(("layer", "mine"), PAIRS.values(), ids=PAIRS)
 def body(layer, direction):
     """The source without its title, which is the name of the class."""
     title, _, rest = layer.source(direction).partition("\n")
-    assert title.startswith('"""') and "njit" in rest
+    assert title.startswith('"""') and "@kernel" in rest
     return rest
 
 

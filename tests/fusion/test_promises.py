@@ -1,6 +1,6 @@
-"""What generated code promises the compiler: rows said to be `distinct` share no element that is written."""
+"""What generated code promises the compiler: rows of one call share no element that is written."""
 
-import sys
+import inspect
 
 import numpy as np
 import pytest
@@ -31,17 +31,20 @@ class Watched:
 
 @pytest.fixture
 def promises():
-    """The rows of each call of a function that says `distinct()`, with their names."""
+    """The rows of each call of a function, with their names."""
     made = []
-    watched = lambda x: Watched(x) if isinstance(x, np.ndarray) else x
 
-    def distinct():
-        made.append({k: v for k, v in sys._getframe(1).f_locals.items() if isinstance(v, Watched)})
+    def watched(function):
+        def call(*arguments):
+            given = [Watched(x) if isinstance(x, np.ndarray) else x for x in arguments]
+            names = inspect.signature(function).parameters
+            made.append({name: x for name, x in zip(names, given) if isinstance(x, Watched)})
+            function(*given)
+
+        return call
 
     with pytest.MonkeyPatch.context() as patch:
-        called = lambda function: lambda *arguments: function(*map(watched, arguments))
-        patch.setitem(comparing.STAND_INS, "njit", lambda **options: called)
-        patch.setitem(comparing.STAND_INS, "distinct", distinct)
+        patch.setitem(comparing.STAND_INS, "row_function", lambda *flags: watched)
         interpret(patch)
         yield made
 

@@ -71,7 +71,7 @@ class RowFunction:
     def __init__(self, function):
         calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
         called = {call.id for call in calls if isinstance(call, ast.Name)}
-        self.name, self.distinct, self.asks = function.name, "distinct" in called, bool(called & ASKING)
+        self.name, self.asks = function.name, bool(called & ASKING)
         self.loops = sum(isinstance(node, ast.For) for node in ast.walk(function))
 
 
@@ -107,7 +107,7 @@ def problems(source, driver):
     for text in vectorised:
         if CALL.search(text):
             wrong.append(f"{name}: a loop that calls {CALL.search(text)[0]}")
-    if all(row.distinct for row in rows) and FALLBACK.search(body):
+    if FALLBACK.search(body):
         wrong.append(f"{name}: it is decided at run time whether its vector code is used")
     if vector.HOST.name in REGISTER:
         code, register = body_of(assembly, name, r"\.?Lfunc_end"), REGISTER[vector.HOST.name]

@@ -8,28 +8,31 @@ import numpy as np
 import pytest
 from numba import config, njit
 
+from tinygrad_rnn.kernels import maths32, maths64
 from tinygrad_rnn.kernels.arena import carve, clear, rows_of, spaced_by
 from tinygrad_rnn.kernels.intrinsics import ROW
-from tinygrad_rnn.kernels.outline import kernel
+from tinygrad_rnn.kernels.outline import kernel, row_function
 
 pytestmark = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
 numbers = itertools.count()
 
 
-@njit(**ROW)
-def store(n, place):
-    place[0] += n
+def add(n, place):
+    place[0] += real(n)
+
+
+real, store = np.float64, row_function()(add)
 
 
 def both(text, **names):
     """The function of a text, compiled and as Python."""
     found = []
-    for decorator in (kernel, lambda **options: lambda function: function):
+    for decorator in (kernel, lambda *flags: lambda function: function):
         path = f"<outline {next(numbers)}>"
         linecache.cache[path] = len(text), None, text.splitlines(True), path
-        scope = {"__name__": __name__, "kernel": decorator, "store": store} | names
-        if decorator is not kernel:
-            scope["store"] = store.py_func
+        rows = row_function if decorator is kernel else decorator
+        scope = {"__name__": __name__, "kernel": decorator, "row_function": rows} | names
+        scope["store"] = store if decorator is kernel else add
         exec(compile(text, path, "exec"), scope)
         found.append(scope["f"])
     return found
@@ -51,7 +54,7 @@ class Program:
     """Statements over integers and a matrix x, each of which stores what it found in the next place of `out`."""
 
     def __init__(self, seed):
-        self.draw, self.stored = random.Random(seed), 0
+        self.draw, self.stored, self.changed = random.Random(seed), 0, []
         self.lines = ["@kernel()", "def f(a, b, x, out):", "    W = 3"]
         self.block(["a", "b", "W"], [], "    ", 3)
 
@@ -61,18 +64,21 @@ class Program:
         if depth == 0 or draw.random() < 0.25:
             return draw.choice([*names, str(draw.randrange(4)), "len(x)", "x.shape[1]", "x.T.shape[0]"])
         one, other = self.number(names, depth - 1), self.number(names, depth - 1)
-        kind = draw.choice("+*%/&?-")
+        kind = draw.choice("+*%/&?-g")
         if kind in "%/":
             return f"({one} {'%' if kind == '%' else '//'} ({other} + 1))"
         if kind == "?":
             return f"({one} if {self.truth(names, depth - 1)} else {other})"
+        if kind == "g":  # which must not be done if the other holds
+            return f"({one} // {other} if {other} else x.shape[0])"
         return f"({one} + {one} - {one})" if kind == "-" else f"({one} {kind} {other})"
 
     def truth(self, names, depth=1):
         draw = self.draw
         one, other = self.number(names, depth), self.number(names, depth)
         compared = f"{one} {draw.choice(['<', '<=', '>', '>=', '==', '!='])} {other}"
-        return draw.choice([compared, compared, f"not ({compared})", one])
+        both = f"({compared} {draw.choice(['and', 'or'])} {other} < {one})"
+        return draw.choice([compared, compared, both, f"not ({compared})", one])
 
     def matrix(self, names, arrays):
         """An expression of a matrix, of any size."""
@@ -87,8 +93,12 @@ class Program:
             kind = draw.choice(["assign", "array", "for", "if", "store", "add"])
             fresh = f"n{len(self.lines)}"
             if kind == "assign":
-                self.lines.append(f"{indent}{fresh}, {fresh}_ = {self.number(names)}, {self.number(names)}")
-                names += [fresh, f"{fresh}_"]
+                known = draw.choice([fresh, *self.changed])  # or one that changes
+                self.lines.append(
+                    f"{indent}{known}, {fresh}_ = {self.number(names)} % 1009, {self.number(names)} % 1009"
+                )
+                self.changed += [fresh] if indent == "    " and known == fresh else []
+                names += [known, f"{fresh}_"]
             elif kind == "array":
                 one, other = self.matrix(names, arrays), self.matrix(names, arrays)
                 self.lines.append(f"{indent}{fresh} = {one} if {self.truth(names)} else {other}")
@@ -128,6 +138,93 @@ def test_random_programs_do_what_python_does():
 @pytest.mark.slow
 def test_many_random_programs_do_what_python_does():
     assert_programs_agree(range(100, 400))
+
+
+class Formulas:
+    """The function of a row: sums, extremes and maths of small whole numbers, which are exact in any order."""
+
+    def __init__(self, seed, functions):
+        self.draw, self.functions = random.Random(seed), functions
+        self.lines = ["@row_function()", "def one(W, rate, x, y, out):", "    top = real(-1e400)", "    n = 0"]
+        self.block(["real(rate)", "x[0]"], "    ", 2)
+        self.lines += ["@kernel()", "def f(W, rate, x, y, out):", "    for i in range(len(x)):"]
+        self.lines += ["        one(W, rate, x[i, :], y[i, :], out[i * 8:])"]
+
+    def number(self, names, depth=2):
+        draw = self.draw
+        if depth == 0 or draw.random() < 0.3:
+            return draw.choice([*names, "real(2)", "real(-3)", "top", "real(n)"])
+        one, other = self.number(names, depth - 1), self.number(names, depth - 1)
+        kind = draw.choice("+-*/?nfb")
+        if kind == "f":
+            name, count = draw.choice(self.functions)
+            return f"{name}({', '.join([f'real({one})', f'real({other})'][:count])})"
+        return {
+            "/": f"({one} / real({draw.choice([2, -4, 8])}))", "n": f"(-{one})", "b": f"real({self.truth(names)})",
+            "?": f"({one} if {self.truth(names)} else {other})",
+        }.get(kind, f"({one} {kind} {other})")  # fmt: skip
+
+    def truth(self, names):
+        draw = self.draw
+        signs = ["<", "<=", ">", ">=", "==", "!="]
+        one, other, third = (f"{self.number(names, 0)} {draw.choice(signs)} {self.number(names, 0)}" for _ in range(3))
+        return draw.choice(
+            [one, f"not {one}", f"({one} and {other})", f"({one} or {other} or {third})", f"(({one}) != real(0))"]
+        )
+
+    def block(self, names, indent, depth):
+        draw, names = self.draw, [*names]
+        for _ in range(draw.randint(2, 4)):
+            kind = draw.choice(["assign", "top", "for", "if", "out", "sum", "count"])
+            fresh = f"v{len(self.lines)}"
+            if kind == "assign":
+                self.lines.append(f"{indent}{fresh} = {self.number(names)}")
+                names.append(fresh)
+            elif kind == "top":
+                value = self.number(names, 1)
+                self.lines.append(f"{indent}top = {value} if {value} > top or {value} != {value} else top")
+            elif kind == "for" and depth:
+                self.lines.append(f"{indent}for {fresh} in range(W):")
+                places = [f"{name}[{at}]" for name in "xy" for at in (fresh, f"W - 1 - {fresh}")]
+                self.block([*names, *places], indent + "    ", depth - 1)
+            elif kind == "if" and depth:
+                self.lines.append(f"{indent}if {self.truth(names)}:")
+                self.block(names, indent + "    ", depth - 1)
+            elif kind == "count":
+                self.lines.append(f"{indent}n += 1")
+            else:
+                sign = "=" if kind == "out" else "+="
+                self.lines.append(f"{indent}out[{draw.randrange(7)}] {sign} {self.number(names)}")
+        self.lines.append(f"{indent}out[7] += {self.number(names)}")
+
+
+def assert_formulas_agree(seeds, dtype):
+    maths = {np.float32: maths32, np.float64: maths64}[dtype]
+    functions = {"abs": abs, "maximum": np.maximum, "square": np.square, "where": np.where}
+    x, y = np.random.default_rng(0).integers(-3, 4, (2, 4, 5)).astype(dtype)
+    x[1, 2] = np.nan
+    for seed in seeds:
+        text = "\n".join(Formulas(seed, [("abs", 1), ("maximum", 2), ("square", 1)]).lines) + "\n"
+        compiled, _ = both(text, real=dtype, **{name: getattr(maths, name) for name in functions})
+        _, python = both(text, real=dtype, **functions)
+        outs = [np.zeros(32, dtype), np.zeros(32, dtype)]
+        with np.errstate(all="ignore"):
+            for function, out in zip((compiled, python), outs):
+                function(5, 2.0, x, y, out)
+        small = np.abs(outs[1]) < 2.0 ** (np.finfo(dtype).nmant - 8)  # exact, whatever was multiplied first
+        small |= ~np.isfinite(outs[1])
+        np.testing.assert_array_equal(outs[0][small], outs[1][small], err_msg=text)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_random_formulas_do_what_python_does(dtype):
+    assert_formulas_agree(range(10), dtype)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_many_random_formulas_do_what_python_does(dtype):
+    assert_formulas_agree(range(100, 300), dtype)
 
 
 # ---- One by one ------------------------------------------------------------------------------------------------------
@@ -194,15 +291,14 @@ def f(T, B, arena, x, places):
 
 REFUSED = {
     "a branch": "if n: store(n, out)\n    else: store(1, out)",
-    "or": "if n or n > 2: store(n, out)",
-    "a name that changes in a loop": "for i in range(n): n = n + 1",
-    "a name that changes in a branch": "m = 1\n    if n: m = 2",
+    "an array that changes in a loop": "for i in range(n): out = out[1:]",
+    "an array that changes in a branch": "if n: out = out[1:]",
+    "a number that becomes another one": "m = 1\n    m = 0.5",
     "a name of a block that is over": "for i in range(n): m = i\n    store(m, out)",
     "while": "while n: store(n, out)",
     "a step": "for i in range(0, n, 2): store(i, out)",
     "an unknown step": "for i in range(0, n, n): store(i, out)",
     "a list": "for i in [1, 2]: store(i, out)",
-    "a fraction": "store(0.5, out)",
     "a word": "store('n', out)",
     "a power": "store(n ** 2, out)",
     "a chain": "store(1 if 0 < n < 3 else 2, out)",
@@ -211,9 +307,14 @@ REFUSED = {
     "an unknown function": "sqrt(n)",
     "an unknown name": "store(m, out)",
     "an attribute": "store(n, out.real)",
-    "an element that is replaced": "out[0] = n",
-    "an element that is multiplied": "out[0] *= out[1]",
-    "a number that grows": "n += 1",
+    "half of a number": "m = n / 2",
+    "a truth that is counted": "m = (n > 1) + (n > 2)",
+    "truths that are multiplied": "m = (n > 1) * n",
+    "a number and an element": "out[0] = out[1] + n",
+    "an element for a truth": "if out[0]: store(n, out)",
+    "an array for a number": "m = out + 1",
+    "elements by the bit": "m = out[0] & out[1]",
+    "the rest of elements": "m = out[0] % out[1]",
     "a function": "def g(): pass",
     "a result": "return n",
 }
@@ -221,8 +322,8 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_anything_else_is_refused(what):
-    compiled, _ = both(f"@kernel()\ndef f(n, out):\n    {REFUSED[what]}\n")
-    with pytest.raises(NotImplementedError, match="an outline has no place for"):
+    compiled, _ = both(f"@kernel()\ndef f(n, out):\n    {REFUSED[what]}\n", narrow=np.float32)
+    with pytest.raises(NotImplementedError, match="a kernel has no place for"):
         compiled(3, np.zeros(4))
 
 

@@ -1,11 +1,11 @@
-"""Print: a schedule as Numba source that reads like the step.
+"""Print: a schedule as source that reads like the step, which `kernels.writer` compiles.
 
 It becomes the body of a loop over time, which calls products and row functions in turn, and the row functions, which
 hold the maths:
 
-    multiply(...)                          # h_weight_hh_T[row] = h[old + row] @ weight_hh_T
+    multiply(h[old + lo:], ...)            # h_weight_hh_T[row] = h[old + row] @ weight_hh_T
     for row in range(lo, top):
-        forward_1(H, x_weight_ih_T[now + row][0:H], ..., c[old + row], c[new + row], h[new + row])
+        forward_1(H, x_weight_ih_T[now + row, :], ..., c[old + row, :], c[new + row, :], h[new + row, :])
 
 Rows of the batch never meet, so the loop can be given any range of them, and each thread gets one for all steps.
 Sequences may end at different steps: `top` is where the rows that are still running end, see `rows`. `kernel` has the
@@ -164,12 +164,12 @@ class RowFunction:
 
     def text(self, name: str) -> str:
         """The source of the function."""
-        flags = "ROW_SUMS" if any(map(reduces, self.values)) else "ROW"
+        flags = '"reassoc"' if any(map(reduces, self.values)) else ""  # or a sum would not be vector code
         parameters = ", ".join([*self.block.sizes.values(), *self.numbers, *self.arguments])
         computed = dict.fromkeys(x.name for _, results in self.loops for x in results)
-        text = wrapped(f"# One row: {', '.join(computed)}.", "") + f"@njit(**{flags})\n"
+        text = wrapped(f"# One row: {', '.join(computed)}.", "") + f"@row_function({flags})\n"
         text += wrapped(f"def {name}({parameters}):", "")
-        return text + "".join(wrapped(x, "    ") for x in ["distinct()", *self.body])
+        return text + "".join(wrapped(x, "    ") for x in self.body)
 
     def _together(self) -> list[tuple[Memory, list[Memory]]]:
         """Arguments that share columns, directly or by way of others, with the smallest place that holds them."""
@@ -376,7 +376,6 @@ def module(title: str, text: str, bits: int, functions: set[str]) -> str:
     lines = [
         f'"""{title}: generated from its step."""',
         "",
-        *(["from numba import njit", ""] if "njit" in words else []),
         *([f"from {kernels}.{maths} import f as real"] if "real(" in text else []),
         *imported(f"{kernels}.{maths}", functions),
         *(line for room, names in IMPORTS.items() for line in imported(f"{kernels}.{room}", names)),

@@ -95,7 +95,7 @@ class Scan(Allocation):
     """The kernels of a program.
 
     Attributes:
-        sources: "forward" (which saves for the gradient), "inference" (which does not) and "backward" -> Numba source.
+        sources: "forward" (which saves for the gradient), "inference" (which does not) and "backward" -> source.
         compiled: the functions of machine code, once they are needed.
         built: direction -> where its machine code came from, and the seconds that took.
         work, around: multiply-adds of the loop and of hoisted products, for a row and step, roughly.

@@ -2,8 +2,8 @@
 
 from numba.core import cgutils
 
-from .assembler import I8, Function, Int
-from .outline import Array, contiguous, size_of
+from .assembler import Function, Int
+from .writer import Array, contiguous, size_of
 
 LINE, STAGGER = 16, 80  # numbers: 64 bytes of float32
 
@@ -19,11 +19,11 @@ def spaced_by(count: int) -> int:
 def carve(f: Function, arena: Array, shapes: tuple[tuple[Int, ...], ...]) -> list[Array]:
     """The arrays of these shapes that lie in an arena, one after the other from a cache line on: see `spaced_by`."""
     width, found = size_of(arena.element), []
-    data = arena.data + ((0 - arena.data) & 63 & -width)
+    start = arena.moved(f, (0 - arena.address(f)) & 63 & -width)
     for shape in shapes:
-        array, size = contiguous(arena.element, data, shape)
+        array, size = contiguous(arena.element, start.data, shape)
         found.append(array)
-        data = data + (size + (LINE - 1) * width & -LINE * width) + STAGGER * width
+        start = start.moved(f, (size + (LINE - 1) * width & -LINE * width) + STAGGER * width)
     return found
 
 
@@ -35,4 +35,4 @@ def rows_of(f: Function, array: Array) -> Array:
 
 def clear(f: Function, array: Array) -> None:
     """Make a contiguous array zero."""
-    cgutils.memset(f.builder, f.pointer(array.data, I8), (array.shape[0] * array.strides[0]).value, 0)
+    cgutils.memset(f.builder, array.data, (array.shape[0] * array.strides[0]).value, 0)

@@ -1,4 +1,4 @@
-"""Intrinsics for code that Numba compiles: rows that do not overlap, and a loop of which LLVM makes vectors."""
+"""Flags for code that Numba compiles, and a loop over elements of which LLVM makes vectors."""
 
 # Intrinsics are called without their first parameter, Numba's typing context; mypy does not know.
 # mypy: disable-error-code="call-arg,unreachable"
@@ -24,22 +24,6 @@ REDUCE = JIT | dict(fastmath={"contract", "reassoc"})
 # What compiled code alone calls: without a way in for Python and for C, which takes as long as a short function.
 _INSIDE = dict(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 ROW, ROW_SUMS = JIT | _INSIDE, REDUCE | _INSIDE
-
-
-@intrinsic
-def distinct(typingctx: Any) -> Any:
-    """Promise that the arrays which the calling function was given share no memory: its loops need no checks."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        for argument in builder.function.args:
-            if isinstance(argument.type, ir.PointerType):
-                argument.add_attribute("noalias")
-        # A copy of its own would be optimised by itself, and round otherwise where the compiler has a choice (which
-        # product of a * b + c * d becomes part of an fma): once compiled or loaded, results would differ in a bit.
-        builder.function.attributes.add("alwaysinline")
-        return context.get_dummy_value()
-
-    return types.void(), codegen
 
 
 class _Distinct(ir.MDValue):

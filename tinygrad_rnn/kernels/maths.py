@@ -56,9 +56,9 @@ inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **JIT)  # only ca
 def full_width(typingctx: Any) -> Any:
     """Nothing at run time. The function that this is compiled into asks LLVM for 512-bit vectors, where there are any.
 
-    Of itself LLVM takes 256 on Intel's processors, where that is half the speed of `exp` and `tanh`. So a loop that
-    calls such a function asks, and so do the ufuncs. Other loops of fused kernels leave it to LLVM on purpose: there
-    whole registers were measured on such a processor to gain 3 % at small sizes and to lose 3 to 8 % at large ones.
+    Of itself LLVM takes 256 on Intel's processors, where that is half the speed of `exp` and `tanh`. So a kernel that
+    calls such a function asks, and so do the ufuncs. Other kernels leave it to LLVM on purpose: there whole registers
+    were measured on such a processor to gain 3 % at small sizes and to lose 3 to 8 % at large ones.
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -69,7 +69,7 @@ def full_width(typingctx: Any) -> Any:
 
 
 def widened(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function of x; a caller compiled by Numba gets `full_width` along with it."""
+    """The same function of x; a caller compiled by Numba gets `full_width` along with it, others find the `rule`."""
     if config.DISABLE_JIT:
         return rule
 
@@ -78,7 +78,9 @@ def widened(rule: Callable[..., Any]) -> Callable[..., Any]:
         return rule(x)
 
     wide.__name__, wide.__doc__ = rule.__name__, rule.__doc__
-    return njit(inline="always", **JIT)(wide)
+    made = njit(inline="always", **JIT)(wide)
+    made.rule = rule
+    return made
 
 
 def reinterpreted(source: Any, target: Any) -> Callable[..., Any]:

@@ -40,11 +40,11 @@ from numba import config
 
 from .assembler import I64, VOID, Function, Int
 from .macro_kernel import ACCUMULATE, WORKSPACE_BYTES
-from .outline import Array
 from .pool import cache_aligned
 from .products import ANYWAY, ONE_THREAD, REFUSED, WANTS_HELPERS, products, symbol
 from .team import team
 from .threads import get_num_threads, set_num_threads
+from .writer import Array
 
 __all__ = [
     "copy", "fill_panels", "get_num_threads", "matmul", "multiply", "product", "set_num_threads", "sum_rows",
@@ -61,7 +61,7 @@ def _of_products(function: str, parameters: str) -> Callable[..., None]:
         assert len(arguments) == len(parameters.split()), f"{function}({parameters})"
         numbers: list[Any] = []
         for x in arguments:
-            numbers += [x.data, *_STRIDES[len(x.shape)](*x.strides)] if isinstance(x, Array) else [x]
+            numbers += [x.address(f), *_STRIDES[len(x.shape)](*x.strides)] if isinstance(x, Array) else [x]
         products(dtype := arguments[0].element.name)  # here, where an error or Ctrl-C ends what is under way
         f.intrinsic(symbol(function, dtype), VOID, *(_integer(f, x) for x in numbers))
 

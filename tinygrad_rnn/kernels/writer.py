@@ -1,0 +1,430 @@
+"""Python's syntax tree -> LLVM's instructions: loops, addresses, calls and maths, of which all types are known.
+
+Integers have 64 bits, what is read from an array has its type. These may stand in a function, and nothing else:
+
+    a, b = 2 * n, len(x)                      names; arrays keep theirs
+    for t in range(n - 1, -1, -1):            steps are 1 or -1
+    if n & 2 and not share(ranges, 2):        no else; what follows `and` is done if it holds so far
+    a if n < b else b                         of numbers, and of arrays
+    x[i:, j:], x[i, j:], x.T                  the rest of an array from an element on
+    starts[t + 1], y[j] = x[j], y[j] += x[j]  elements
+    real(2), real(n)                          a number as an element, `real` being NumPy's type
+    halved(n, 0.5, x[i, 0:])                  a row, or a function of Numba's
+    copy(x, y, m, n)                          what is written at once: functions of Python that get the `Function` first
+"""
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import inspect
+import operator
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.dispatcher import Dispatcher
+
+from .assembler import I8, I64, VOID, Function, Int
+
+TRUTH = ir.IntType(1)
+# Of integers, and of floats: where the sign is not LLVM's, its name.
+_OPERATORS: dict[type, tuple[Callable[[Any, Any], Any], str]] = {
+    ast.Add: (operator.add, "fadd"), ast.Sub: (operator.sub, "fsub"), ast.Mult: (operator.mul, "fmul"),
+    ast.Div: (operator.truediv, "fdiv"), ast.FloorDiv: (operator.floordiv, ""), ast.Mod: (operator.mod, ""),
+    ast.BitAnd: (operator.and_, ""), ast.BitOr: (operator.or_, ""), ast.Eq: (operator.eq, "=="),
+    ast.NotEq: (operator.ne, "!="), ast.Lt: (operator.lt, "<"), ast.LtE: (operator.le, "<="),
+    ast.Gt: (operator.gt, ">"), ast.GtE: (operator.ge, ">="),
+}  # fmt: skip
+_GUARDED = ast.Subscript, ast.FloorDiv, ast.Mod  # what may fail, and is not done where a condition says so
+_ELEMENTS = {ir.FloatType(): types.float32, ir.DoubleType(): types.float64, I64: types.int64, TRUTH: types.boolean}
+
+
+class Array(NamedTuple):
+    """Where an array lies: LLVM's address of its first element, and strides in bytes; the type of elements is Numba's.
+
+    Of a row the shape is not known.
+    """
+
+    element: Any
+    data: Any
+    shape: tuple[Any, ...]
+    strides: tuple[Any, ...]
+
+    @property
+    def T(self) -> "Array":
+        return self._replace(shape=self.shape[::-1], strides=self.strides[::-1])
+
+    def address(self, f: Function) -> Int:
+        return Int(f.builder, f.builder.ptrtoint(self.data, I64))
+
+    def moved(self, f: Function, offset: Any) -> "Array":
+        """The same so many bytes further."""
+        return self._replace(data=f.builder.gep(self.data, [f.number(offset).value]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Float:
+    """LLVM's value of a number that is no integer."""
+
+    value: Any
+
+
+def size_of(element: Any) -> int:
+    """The bytes of an element; a truth has one."""
+    return int(getattr(element, "bitwidth", 8)) // 8
+
+
+def contiguous(element: Any, data: Any, shape: tuple[Any, ...]) -> tuple[Array, Any]:
+    """An array whose elements lie side by side; and how many bytes it has."""
+    strides: list[Any] = []
+    size: Any = size_of(element)
+    for n in reversed(shape):
+        strides.insert(0, size)
+        size = n * size
+    return Array(element, data, shape, tuple(strides)), size
+
+
+class Row:
+    """A function that kernels call for a row: none of the addresses that it is given overlaps another one."""
+
+    def __init__(self, function: Any, flags: tuple[str, ...]) -> None:
+        self.tree, self.scope, self.flags = tree_of(function), scope_of(function), flags
+
+
+def tree_of(function: Any) -> ast.FunctionDef:
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    assert isinstance(tree, ast.FunctionDef)
+    return tree
+
+
+def scope_of(function: Any) -> dict[str, Any]:
+    """What names mean that are none of the function's own."""
+    found = inspect.getclosurevars(function).nonlocals
+    return function.__globals__ | found if found else function.__globals__
+
+
+def parameters_of(tree: ast.FunctionDef) -> list[str]:
+    return [argument.arg for argument in tree.args.args]
+
+
+def _number(f: Function, x: Any) -> Any:
+    return Int(f.builder, x) if isinstance(x.type, ir.IntType) else Float(x)
+
+
+class Writer:
+    """Writes the instructions of statements.
+
+    Args:
+        scope: what names mean that are none of the function's own.
+        given: the arguments by name.
+        flags: LLVM's, of arithmetic.
+
+    Attributes:
+        names: arrays as they are, of numbers the places on the stack where they lie.
+    """
+
+    def __init__(
+        self, f: Function, context: Any, typing: Any, scope: dict[str, Any], given: dict[str, Any], flags: Sequence[str]
+    ) -> None:
+        self.f, self.builder, self.context, self.typing, self.kernel = f, f.builder, context, typing, f.function
+        self.scope, self.flags = scope, flags
+        self.names: dict[str, Any] = {}
+        self.outside: frozenset[str] = frozenset()  # names that meant something where the block begins
+        self.rows: dict[Any, Any] = {}  # functions of rows that have been written
+        for name, value in given.items():
+            self._bind(ast.Name(name), value)
+
+    # ---- Statements --------------------------------------------------------------------------------------------------
+
+    def write(self, statements: list[ast.stmt]) -> None:
+        for statement in statements:
+            write = getattr(self, f"_{type(statement).__name__}", self._refuse)
+            write(statement)
+
+    def _refuse(self, node: ast.AST) -> NoReturn:
+        raise NotImplementedError(f"a kernel has no place for `{ast.unparse(node)}`: see kernels.writer")
+
+    @contextlib.contextmanager
+    def _block(self) -> Iterator[None]:
+        """Names that are new inside mean nothing behind it."""
+        before = self.names, self.outside
+        self.names, self.outside = dict(self.names), frozenset(self.names)
+        yield
+        self.names, self.outside = before
+
+    def _bind(self, node: ast.expr, value: Any) -> None:
+        if not isinstance(node, ast.Name):
+            self._refuse(node)
+        known = self.names.get(node.id)
+        if isinstance(value, tuple):
+            if node.id in self.outside and node.id != "_":
+                self._refuse(node)
+            self.names[node.id] = value
+            return
+        value = self._plain(value)
+        if not isinstance(known, ir.AllocaInstr):
+            with self.builder.goto_entry_block():
+                known = self.names[node.id] = self.builder.alloca(value.type)
+        if known.allocated_type != value.type:
+            self._refuse(node)
+        self.builder.store(value, known)
+
+    def _plain(self, x: Any) -> Any:
+        """LLVM's value of a number."""
+        return x.value if isinstance(x, (Float, Int)) else (ir.DoubleType() if isinstance(x, float) else I64)(x)
+
+    def _Assign(self, node: ast.Assign) -> None:
+        value, (target,) = self.value(node.value), node.targets
+        if isinstance(target, ast.Subscript):
+            self._store(self._at(target), value)
+        elif isinstance(target, ast.Tuple):
+            for each, part in zip(target.elts, value, strict=True):
+                self._bind(each, part)
+        else:
+            self._bind(target, value)
+
+    def _AugAssign(self, node: ast.AugAssign) -> None:
+        self._Assign(ast.Assign([node.target], ast.BinOp(node.target, node.op, node.value)))
+
+    def _For(self, node: ast.For) -> None:
+        if not isinstance(node.iter, ast.Call) or ast.unparse(node.iter.func) != "range" or node.orelse:
+            self._refuse(node)
+        ends = [self.value(n) for n in node.iter.args]
+        first, last, step = (0, *ends, 1) if len(ends) == 1 else (*ends, 1)[:3]
+        if not isinstance(step, int) or abs(step) != 1:
+            self._refuse(node)
+        with self.f.loop(0, (last - first) * step) as i, self._block():
+            self._bind(node.target, first + i * step)
+            self.write(node.body)
+
+    def _If(self, node: ast.If) -> None:
+        several = isinstance(node.test, ast.BoolOp) and isinstance(node.test.op, ast.And)
+        if node.orelse:
+            self._refuse(node)
+        with contextlib.ExitStack() as stack:
+            for test in node.test.values if several else [node.test]:  # type: ignore[attr-defined]
+                stack.enter_context(self.f.when(self._truth(test)))
+            stack.enter_context(self._block())
+            self.write(node.body)
+
+    def _Expr(self, node: ast.Expr) -> None:
+        if not isinstance(node.value, ast.Constant):  # a docstring
+            self.value(node.value)
+
+    # ---- Expressions -------------------------------------------------------------------------------------------------
+
+    def value(self, node: ast.expr) -> Any:
+        """What an expression means: a number (of Python's, if it is known), an `Array`, or several."""
+        return getattr(self, f"_value_of_{type(node).__name__}", self._refuse)(node)
+
+    def _value_of_Name(self, node: ast.Name) -> Any:
+        if node.id in self.names:
+            found = self.names[node.id]
+            return _number(self.f, self.builder.load(found)) if isinstance(found, ir.AllocaInstr) else found
+        found = self.scope.get(node.id)
+        return found if isinstance(found, int) else self._refuse(node)
+
+    def _value_of_Constant(self, node: ast.Constant) -> Any:
+        if not isinstance(node.value, (int, float)):
+            self._refuse(node)
+        return int(node.value) if isinstance(node.value, bool) else node.value
+
+    def _value_of_Tuple(self, node: ast.Tuple) -> Any:
+        return tuple(map(self.value, node.elts))
+
+    def _value_of_BinOp(self, node: ast.BinOp) -> Any:
+        return self._binary(node, node.op, node.left, node.right)
+
+    def _value_of_Compare(self, node: ast.Compare) -> Any:
+        if len(node.ops) != 1:
+            self._refuse(node)
+        return self._binary(node, node.ops[0], node.left, node.comparators[0])
+
+    def _binary(self, node: ast.expr, sign: Any, left: ast.expr, right: ast.expr) -> Any:
+        integers, floats = _OPERATORS.get(type(sign), (None, ""))
+        a, b = self.value(left), self.value(right)
+        if integers is None or any(isinstance(x, tuple) for x in (a, b)):
+            self._refuse(node)
+        if not isinstance(a, Float) and not isinstance(b, Float):
+            counted = isinstance(node, ast.BinOp) and not isinstance(sign, (ast.BitAnd, ast.BitOr))
+            if isinstance(sign, ast.Div) or (counted and (self._is_truth(a) or self._is_truth(b))):
+                self._refuse(node)
+            found = integers(a, b)
+            return int(found) if isinstance(found, bool) else found
+        if not floats:
+            self._refuse(node)
+        if any(isinstance(x, (Int, int)) and not self._is_truth(x) for x in (a, b)):
+            self._refuse(node)
+        floats_only = [self._plain(x).type for x in (a, b) if not self._is_truth(x)]
+        wider = ir.DoubleType() if ir.DoubleType() in floats_only else ir.FloatType()
+        x, y = self._cast(a, wider), self._cast(b, wider)
+        if isinstance(node, ast.BinOp):
+            return Float(getattr(self.builder, floats)(x, y, flags=self.flags))
+        compare = self.builder.fcmp_unordered if floats == "!=" else self.builder.fcmp_ordered  # as NaN wants it
+        return Int(self.builder, compare(floats, x, y, flags=self.flags))
+
+    def _value_of_UnaryOp(self, node: ast.UnaryOp) -> Any:
+        if isinstance(node.op, ast.Not):
+            return ~self._truth(node.operand)
+        x = self.value(node.operand)
+        if not isinstance(node.op, ast.USub):
+            self._refuse(node)
+        return Float(self.builder.fneg(x.value)) if isinstance(x, Float) else -x if isinstance(x, float) else 0 - x
+
+    def _value_of_BoolOp(self, node: ast.BoolOp) -> Any:
+        both = operator.and_ if isinstance(node.op, ast.And) else operator.or_
+        return functools.reduce(both, map(self._truth, node.values))
+
+    def _value_of_IfExp(self, node: ast.IfExp) -> Any:
+        condition, sides = self._truth(node.test).value, (node.body, node.orelse)
+        if not any(isinstance(each, _GUARDED) for side in sides for each in ast.walk(side)):
+            select = functools.partial(self.builder.select, condition)
+            return self._merged(self.value(node.body), self.value(node.orelse), select)
+        values: list[Any] = []
+        blocks: list[Any] = []
+        with self.builder.if_else(condition) as places:
+            for place, side in zip(places, sides):
+                with place:
+                    values.append(self.value(side))
+                    blocks.append(self.builder.block)
+
+        def whichever(*found: Any) -> Any:
+            phi = self.builder.phi(found[0].type)
+            for x, block in zip(found, blocks):
+                phi.add_incoming(x, block)
+            return phi
+
+        return self._merged(values[0], values[1], whichever)
+
+    def _value_of_Attribute(self, node: ast.Attribute) -> Any:
+        return getattr(self.value(node.value), node.attr) if node.attr in ("T", "shape") else self._refuse(node)
+
+    def _value_of_Subscript(self, node: ast.Subscript) -> Any:
+        place = self._at(node)
+        if not isinstance(place, Array) or place.strides:
+            return place
+        x = self.builder.load(self._pointer(place))
+        return _number(self.f, self.builder.trunc(x, TRUTH) if place.element == types.boolean else x)
+
+    def _value_of_Call(self, node: ast.Call) -> Any:
+        name, found = ast.unparse(node.func), self.scope.get(ast.unparse(node.func), self._refuse)
+        if node.keywords or (found == self._refuse and name not in ("len", "float")):
+            self._refuse(node)
+        if name == "float" and isinstance(node.args[0], ast.Constant):
+            return float(node.args[0].value)  # type: ignore[arg-type]
+        arguments = [self.value(x) for x in node.args]
+        if name == "len":
+            return arguments[0].shape[0]
+        if found in (np.float32, np.float64):
+            (x,) = arguments
+            return Float(self._cast(x, ir.FloatType() if found is np.float32 else ir.DoubleType()))
+        if isinstance(found, Row):
+            return self._call_row(found, arguments)
+        return self._call_compiled(found, arguments) if isinstance(found, Dispatcher) else found(self.f, *arguments)
+
+    def _is_truth(self, x: Any) -> bool:
+        return isinstance(x, Int) and x.value.type == TRUTH
+
+    def _truth(self, node: ast.expr) -> Int:
+        value = self.value(node)
+        if not isinstance(value, (int, Int)):
+            self._refuse(node)
+        number = self.f.number(value)
+        return number if self._is_truth(number) else number != 0
+
+    def _cast(self, x: Any, kind: Any) -> Any:
+        """LLVM's value of a number as a float."""
+        if isinstance(x, (int, float)):
+            return kind(x)
+        if isinstance(x, Int):
+            return (self.builder.uitofp if self._is_truth(x) else self.builder.sitofp)(x.value, kind)
+        if x.value.type == kind:
+            return x.value
+        return (self.builder.fptrunc if kind == ir.FloatType() else self.builder.fpext)(x.value, kind)
+
+    def _merged(self, a: Any, b: Any, how: Callable[[Any, Any], Any]) -> Any:
+        """Two numbers or arrays as one."""
+        merged = lambda x, y: _number(self.f, how(self._plain(x), self._plain(y)))
+        if not isinstance(a, Array):
+            return merged(a, b)
+        shape, strides = tuple(map(merged, a.shape, b.shape)), tuple(map(merged, a.strides, b.strides))
+        return Array(a.element, how(a.data, b.data), shape, strides)
+
+    # ---- Arrays and calls --------------------------------------------------------------------------------------------
+
+    def _at(self, node: ast.Subscript) -> Any:
+        """What is behind an index: the rest of an array, without the dimensions of which one element is taken."""
+        whole, at = self.value(node.value), node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        if not isinstance(whole, Array):
+            return whole[self.value(at[0])]
+        offset, dims = 0, []
+        for i, n, stride in zip(at, whole.shape, whole.strides):
+            if not isinstance(i, ast.Slice):
+                first = self.value(i)
+            elif i.step is None:
+                first = self.value(i.lower) if i.lower else 0
+                dims.append(((self.value(i.upper) if i.upper else n) - first, stride))
+            else:
+                self._refuse(node)
+            offset = offset + first * stride
+        dims += zip(whole.shape[len(at) :], whole.strides[len(at) :])
+        shape, strides = (tuple(each) for each in zip(*dims)) if dims else ((), ())
+        return whole._replace(shape=shape, strides=strides).moved(self.f, offset)
+
+    def _pointer(self, place: Array) -> Any:
+        return self.builder.bitcast(place.data, self.context.get_data_type(place.element).as_pointer())
+
+    def _store(self, place: Array, x: Any) -> None:
+        pointer = self._pointer(place)
+        of_floats = isinstance(place.element, types.Float)
+        self.builder.store(self._cast(x, pointer.type.pointee) if of_floats else self._plain(x), pointer)
+
+    def _call_row(self, row: Row, arguments: list[Any]) -> None:
+        """Call a function of the same module, which is written when it is called first."""
+        kinds, values = zip(*map(self._as_numba_has_it, arguments))
+        if (row, kinds) not in self.rows:
+            kind = ir.FunctionType(VOID, [x.type for x in values])
+            name = self.f.module.get_unique_name(row.tree.name)
+            made = self.rows[row, kinds] = ir.Function(self.f.module, kind, name)
+            made.linkage = "internal"
+            made.attributes.add("alwaysinline")
+            f, given = Function.inside(ir.IRBuilder(made.append_basic_block())), {}
+            for name, x, of in zip(parameters_of(row.tree), made.args, kinds, strict=True):
+                if isinstance(of, types.CPointer):
+                    x.add_attribute("noalias")
+                    given[name] = Array(of.dtype, f.builder.bitcast(x, I8.as_pointer()), (0,), (size_of(of.dtype),))
+                else:
+                    given[name] = _number(f, x)
+            writer = Writer(f, self.context, self.typing, row.scope, given, row.flags)
+            writer.kernel = self.kernel
+            writer.write(row.tree.body)
+            f.give()
+        self.builder.call(self.rows[row, kinds], values)
+
+    def _call_compiled(self, function: Any, arguments: list[Any]) -> Any:
+        """Call one of Numba's functions, which is compiled first; errors are not looked for."""
+        kinds, values = zip(*map(self._as_numba_has_it, arguments))
+        if rule := getattr(function, "rule", None):  # see `maths.widened`
+            set.add(self.kernel.attributes, '"prefer-vector-width"="512"')
+            function = rule
+        call = self.typing.resolve_value_type(function).get_call_type(self.typing, kinds, {})
+        compiled = function.get_compile_result(call)
+        self.context.active_code_library.add_linking_library(compiled.library)
+        callee, of = self.context.declare_function(self.f.module, compiled.fndesc), compiled.fndesc
+        _, found = self.context.call_conv.call_function(self.builder, callee, of.restype, of.argtypes, values)
+        return None if of.restype == types.none else _number(self.f, found)
+
+    def _as_numba_has_it(self, x: Any) -> tuple[Any, Any]:
+        """The type and the value of an argument: of an array the address, as a pointer that can be indexed."""
+        if not isinstance(x, Array):
+            value = self._plain(x)
+            return _ELEMENTS[value.type], value
+        place = self._pointer(x)
+        # LLVM is not told how the place moves from row to row: to look for the cheapest way to move twenty of them at
+        # once takes it a sixth of the time that the kernel takes to compile, and saves nothing.
+        opaque = ir.InlineAsm(ir.FunctionType(place.type, [place.type]), "", "=r,0", False)
+        return types.CPointer(x.element), self.builder.call(opaque, [place])
