@@ -1,5 +1,6 @@
 """Outlines of kernels: what is compiled does what the same text does as Python, and nothing else is compiled."""
 
+import inspect
 import itertools
 import linecache
 import random
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from numba import config, njit
 
-from tinygrad_rnn.kernels import maths32, maths64
+from tinygrad_rnn.kernels import maths32, maths64, writer
 from tinygrad_rnn.kernels.arena import carve, clear, rows_of, spaced_by
 from tinygrad_rnn.kernels.intrinsics import ROW
 from tinygrad_rnn.kernels.outline import kernel, row_function
@@ -331,3 +332,33 @@ def test_as_many_names_as_values():
     compiled, _ = both("@kernel()\ndef f(n, out):\n    a, b = n, n, n\n")
     with pytest.raises(ValueError, match="zip"):
         compiled(3, np.zeros(4))
+
+
+# ---- Functions of maths ----------------------------------------------------------------------------------------------
+
+RULES = [(maths, name) for maths in (maths32, maths64) for name, x in vars(maths).items() if hasattr(x, "py_func")]
+LIBM = {"sin", "cos", "pow", "floor_divide", "remainder"}  # which Numba compiles
+
+
+@pytest.mark.parametrize(("maths", "name"), RULES, ids=[f"{name}-{maths.__name__[-2:]}" for maths, name in RULES])
+def test_functions_of_maths_are_what_numba_makes_of_them(maths, name):
+    """Their instructions are the same; which products become part of an fma is LLVM's choice."""
+    rule, dtype = getattr(maths, name), maths.f
+    assert (writer._rule(getattr(rule, "rule", rule).py_func) is None) == (name in LIBM)
+    count = len(inspect.signature(rule.py_func).parameters)
+    arguments = ", ".join(["x[j] > real(0)", "x[j]", "y[j]"] if name == "where" else ["x[j]", "y[j]"][:count])
+    loop = f"    for j in range(W):\n        out[j] = real(rule({arguments}))\n"
+    text = f"@row_function()\ndef one(W, x, y, out):\n{loop}\n"
+    text += "@kernel()\ndef f(x, y, out):\n    one(len(x), x[:], y[:], out[:])\n"
+    ours, _ = both(text, rule=rule, real=dtype)
+    exec(f"def other(W, x, y, out):\n{loop}", scope := {"rule": rule, "real": dtype})
+    rng, special = np.random.default_rng(0), [0, -0.0, 1, -1, np.inf, -np.inf, np.nan, np.finfo(dtype).tiny / 8]
+    bits = rng.integers(0, 256, 20_000 * dtype().itemsize, dtype=np.uint8).view(dtype)
+    x = np.concatenate([bits, rng.normal(0, 5, 20_000).astype(dtype), np.array(special, dtype)])
+    y, outs = np.roll(x, 999), [np.zeros_like(x), np.zeros_like(x)]
+    ours(x, y, outs[0])
+    njit(fastmath={"contract"}, error_model="numpy")(scope["other"])(len(x), x, y, outs[1])
+    assert np.array_equal(*map(np.isnan, outs))
+    ours, theirs = (out[~np.isnan(out)] for out in outs)
+    np.testing.assert_array_max_ulp(ours, theirs, maxulp=2)
+    assert np.array_equal(np.signbit(ours), np.signbit(theirs))

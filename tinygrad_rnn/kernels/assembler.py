@@ -57,7 +57,7 @@ class Int:
     __floordiv__, __rfloordiv__ = _operator("udiv"), _operator("udiv", turned=True)  # neither side may be negative
     __mod__, __rmod__ = _operator("urem"), _operator("urem", turned=True)  # likewise
     __and__, __or__ = _operator("and_"), _operator("or_")
-    __rand__ = __and__
+    __rand__, __lshift__, __rshift__ = __and__, _operator("shl"), _operator("ashr")
     __lt__, __le__ = _operator("icmp_signed", "<"), _operator("icmp_signed", "<=")
     __gt__, __ge__ = _operator("icmp_signed", ">"), _operator("icmp_signed", ">=")
     __eq__, __ne__ = _operator("icmp_signed", "=="), _operator("icmp_signed", "!=")

@@ -38,6 +38,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from llvmlite import ir
 from numba import config, njit, types
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
@@ -83,19 +84,25 @@ def widened(rule: Callable[..., Any]) -> Callable[..., Any]:
     return made
 
 
+def _emitted(write: Callable[[Any, Any], Any], source: Any, target: Any) -> Callable[..., Any]:
+    """A function of a number, from one type to another, for Numba and for `writer`: `write` has the instructions."""
+    signature = from_dtype(np.dtype(target))(from_dtype(np.dtype(source)))
+
+    @intrinsic
+    def emitted(typingctx: Any, x: Any) -> Any:
+        return signature, lambda context, builder, signature, args: write(builder, args[0])
+
+    emitted.write = write
+    return emitted
+
+
 def reinterpreted(source: Any, target: Any) -> Callable[..., Any]:
     """The bits of a number of type `source`, read as type `target`."""
     if config.DISABLE_JIT:
         return lambda x: x.view(target)
 
-    @intrinsic
-    def read(typingctx: Any, x: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.bitcast(args[0], context.get_value_type(signature.return_type))
-
-        return from_dtype(np.dtype(target))(from_dtype(np.dtype(source))), codegen
-
-    return read
+    kind = {np.float32: ir.FloatType(), np.float64: ir.DoubleType()}.get(target, ir.IntType(target().itemsize * 8))
+    return _emitted(lambda builder, x: builder.bitcast(x, kind), source, target)
 
 
 def polynomial(f: Any, coefficients: tuple[float, ...]) -> Callable[..., Any]:
@@ -111,18 +118,13 @@ def polynomial(f: Any, coefficients: tuple[float, ...]) -> Callable[..., Any]:
     if config.DISABLE_JIT:
         return horner
 
-    @intrinsic
-    def emitted(typingctx: Any, x: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            y = args[0].type(float(leading))
-            for c in others:
-                product = builder.fmul(y, args[0], flags=["contract"])
-                y = builder.fadd(product, args[0].type(float(c)), flags=["contract"])
-            return y
+    def write(builder: Any, x: Any) -> Any:
+        y = x.type(float(leading))
+        for c in others:
+            y = builder.fadd(builder.fmul(y, x, flags=["contract"]), x.type(float(c)), flags=["contract"])
+        return y
 
-        return x(x), codegen
-
-    return emitted
+    return _emitted(write, f, f)
 
 
 # ------------------------------------------------------------------------------------------------------- the rules

@@ -15,7 +15,6 @@ a second for a kernel that `writer` writes in a twentieth of that. Numba still c
 LLVM, keeps the machine code on the disk and lets Python in.
 """
 
-import ast
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -39,31 +38,31 @@ def kernel(**options: Any) -> Callable[[Any], Any]:
     """A decorator for the outline of a kernel; the options are `numba.njit`'s."""
 
     def decorate(function: Any) -> Any:
-        tree = tree_of(function)
-        names = ", ".join(parameters_of(tree))
+        name, names = function.__name__, ", ".join(parameters_of(function))
         # Numba reads this one, and finds it on the disk by the file and the line of the other.
-        text = "\n" * (function.__code__.co_firstlineno - 1) + f"def {tree.name}({names}):\n    outline({names})"
-        scope = {"__name__": function.__module__, "outline": _outline(tree, scope_of(function))}
+        text = "\n" * (function.__code__.co_firstlineno - 1) + f"def {name}({names}):\n    outline({names})"
+        scope = {"__name__": function.__module__, "outline": _outline(function)}
         exec(compile(text, function.__code__.co_filename, "exec"), scope)
-        return numba.njit(**KERNEL, **options)(scope[tree.name])
+        return numba.njit(**KERNEL, **options)(scope[name])
 
     return decorate
 
 
-def _outline(tree: ast.FunctionDef, scope: dict[str, Any]) -> Any:
+def _outline(function: Any) -> Any:
     """What the function does, as an intrinsic of the same parameters."""
-    names = parameters_of(tree)
+    names = parameters_of(function)
 
     def typed(typingctx: Any, *arguments: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             f = Function.inside(builder)
             given = (_given(f, context, kind, x) for kind, x in zip(signature.args, args))
-            Writer(f, context, typingctx, scope, dict(zip(names, given)), ("contract",)).write(tree.body)
+            writer = Writer(f, context, typingctx, scope_of(function), dict(zip(names, given)), ("contract",))
+            writer.write(tree_of(function).body)
             return context.get_dummy_value()
 
         return types.void(*map(types.unliteral, arguments)), codegen
 
-    usual, typed.__name__ = inspect.Parameter.POSITIONAL_OR_KEYWORD, tree.name
+    usual, typed.__name__ = inspect.Parameter.POSITIONAL_OR_KEYWORD, function.__name__
     parameters = [inspect.Parameter(x, usual) for x in ("typingctx", *names)]
     typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return intrinsic(typed)

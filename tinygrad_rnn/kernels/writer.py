@@ -9,11 +9,12 @@ Integers have 64 bits, what is read from an array has its type. These may stand 
     x[i:, j:], x[i, j:], x.T                  the rest of an array from an element on
     starts[t + 1], y[j] = x[j], y[j] += x[j]  elements
     real(2), real(n)                          a number as an element, `real` being NumPy's type
-    halved(n, 0.5, x[i, 0:])                  a row, or a function of Numba's
+    halved(n, 0.5, x[i, 0:]), tanh(x)         a row, or a function of Numba's: one of `maths` is written in place
     copy(x, y, m, n)                          what is written at once: functions of Python that get the `Function` first
 """
 
 import ast
+import builtins
 import contextlib
 import dataclasses
 import functools
@@ -28,7 +29,7 @@ from llvmlite import ir
 from numba import types
 from numba.core.dispatcher import Dispatcher
 
-from .assembler import I8, I64, VOID, Function, Int
+from .assembler import I8, I32, I64, VOID, Function, Int
 
 TRUTH = ir.IntType(1)
 # Of integers, and of floats: where the sign is not LLVM's, its name.
@@ -37,8 +38,12 @@ _OPERATORS: dict[type, tuple[Callable[[Any, Any], Any], str]] = {
     ast.Div: (operator.truediv, "fdiv"), ast.FloorDiv: (operator.floordiv, ""), ast.Mod: (operator.mod, ""),
     ast.BitAnd: (operator.and_, ""), ast.BitOr: (operator.or_, ""), ast.Eq: (operator.eq, "=="),
     ast.NotEq: (operator.ne, "!="), ast.Lt: (operator.lt, "<"), ast.LtE: (operator.le, "<="),
-    ast.Gt: (operator.gt, ">"), ast.GtE: (operator.ge, ">="),
+    ast.Gt: (operator.gt, ">"), ast.GtE: (operator.ge, ">="), ast.LShift: (operator.lshift, ""),
+    ast.RShift: (operator.rshift, ""),
 }  # fmt: skip
+_FLOATS = {np.float32: ir.FloatType(), np.float64: ir.DoubleType()}
+_INTEGERS = {np.int32: I32, np.int64: I64}
+_FUNCTIONS = {abs: "fabs", np.sqrt: "sqrt", np.floor: "floor", np.copysign: "copysign"}  # of LLVM
 _GUARDED = ast.Subscript, ast.FloorDiv, ast.Mod  # what may fail, and is not done where a condition says so
 _ELEMENTS = {ir.FloatType(): types.float32, ir.DoubleType(): types.float64, I64: types.int64, TRUTH: types.boolean}
 
@@ -88,17 +93,19 @@ def contiguous(element: Any, data: Any, shape: tuple[Any, ...]) -> tuple[Array, 
     return Array(element, data, shape, tuple(strides)), size
 
 
-class Row:
+class Row(NamedTuple):
     """A function that kernels call for a row: none of the addresses that it is given overlaps another one."""
 
-    def __init__(self, function: Any, flags: tuple[str, ...]) -> None:
-        self.tree, self.scope, self.flags = tree_of(function), scope_of(function), flags
+    function: Any
+    flags: tuple[str, ...]
 
 
-def tree_of(function: Any) -> ast.FunctionDef:
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-    assert isinstance(tree, ast.FunctionDef)
-    return tree
+def tree_of(function: Any) -> Any:
+    """The syntax tree of a function, or of a lambda that stands in a line of its own."""
+    text = textwrap.dedent(inspect.getsource(function))
+    if function.__code__.co_name != "<lambda>":
+        return ast.parse(text).body[0]
+    return next(node for node in ast.walk(ast.parse(f"dict({text}\n)")) if isinstance(node, ast.Lambda))
 
 
 def scope_of(function: Any) -> dict[str, Any]:
@@ -107,8 +114,29 @@ def scope_of(function: Any) -> dict[str, Any]:
     return function.__globals__ | found if found else function.__globals__
 
 
-def parameters_of(tree: ast.FunctionDef) -> list[str]:
-    return [argument.arg for argument in tree.args.args]
+@functools.cache
+def _rule(function: Any) -> tuple[ast.FunctionDef | ast.Lambda, dict[str, Any]] | None:
+    """The syntax tree of a formula that Numba compiles, and its scope; none if it calls what nobody here can write."""
+    try:
+        tree, scope = tree_of(function), scope_of(function)
+    except OSError:  # its source is not there
+        return None
+    calls = (_meaning(node.func, scope) for node in ast.walk(tree) if isinstance(node, ast.Call))
+    known = {*_FLOATS, *_INTEGERS, *_FUNCTIONS}
+    gives = isinstance(tree, ast.Lambda) or isinstance(tree.body[-1], ast.Return)
+    written = gives and all(isinstance(x, Dispatcher) or hasattr(x, "write") or x in known for x in calls)
+    return (tree, scope) if written and not any(isinstance(node, ast.Pow) for node in ast.walk(tree)) else None
+
+
+def _meaning(node: ast.expr, scope: dict[str, Any]) -> Any:
+    """What a name means that is none of a function's own, or an attribute of it; None for nothing."""
+    if isinstance(node, ast.Attribute):
+        return getattr(_meaning(node.value, scope), node.attr, None)
+    return scope.get(node.id, getattr(builtins, node.id, None)) if isinstance(node, ast.Name) else None
+
+
+def parameters_of(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
 
 
 def _number(f: Function, x: Any) -> Any:
@@ -144,6 +172,14 @@ class Writer:
         for statement in statements:
             write = getattr(self, f"_{type(statement).__name__}", self._refuse)
             write(statement)
+
+    def result(self, tree: Any) -> Any:
+        """What a function returns at its end."""
+        if isinstance(tree, ast.Lambda):
+            return self.value(tree.body)
+        *statements, last = tree.body
+        self.write(statements)
+        return self.value(last.value) if isinstance(last, ast.Return) and last.value else self._refuse(last)
 
     def _refuse(self, node: ast.AST) -> NoReturn:
         raise NotImplementedError(f"a kernel has no place for `{ast.unparse(node)}`: see kernels.writer")
@@ -226,7 +262,9 @@ class Writer:
             found = self.names[node.id]
             return _number(self.f, self.builder.load(found)) if isinstance(found, ir.AllocaInstr) else found
         found = self.scope.get(node.id)
-        return found if isinstance(found, int) else self._refuse(node)
+        if isinstance(found, (np.float32, np.float64)):
+            return Float(_FLOATS[type(found)](float(found)))
+        return int(found) if isinstance(found, (int, np.integer)) else self._refuse(node)
 
     def _value_of_Constant(self, node: ast.Constant) -> Any:
         if not isinstance(node.value, (int, float)):
@@ -311,20 +349,29 @@ class Writer:
         return _number(self.f, self.builder.trunc(x, TRUTH) if place.element == types.boolean else x)
 
     def _value_of_Call(self, node: ast.Call) -> Any:
-        name, found = ast.unparse(node.func), self.scope.get(ast.unparse(node.func), self._refuse)
-        if node.keywords or (found == self._refuse and name not in ("len", "float")):
+        found: Any = _meaning(node.func, self.scope)
+        if node.keywords or found is None:
             self._refuse(node)
-        if name == "float" and isinstance(node.args[0], ast.Constant):
+        if found is float and isinstance(node.args[0], ast.Constant):
             return float(node.args[0].value)  # type: ignore[arg-type]
         arguments = [self.value(x) for x in node.args]
-        if name == "len":
+        if found is len:
             return arguments[0].shape[0]
-        if found in (np.float32, np.float64):
-            (x,) = arguments
-            return Float(self._cast(x, ir.FloatType() if found is np.float32 else ir.DoubleType()))
+        if found in _FLOATS:
+            return Float(self._cast(arguments[0], _FLOATS[found]))
+        if found in _INTEGERS:
+            return Int(self.builder, self.builder.sext(self._plain(arguments[0]), _INTEGERS[found]))
         if isinstance(found, Row):
             return self._call_row(found, arguments)
-        return self._call_compiled(found, arguments) if isinstance(found, Dispatcher) else found(self.f, *arguments)
+        if isinstance(found, Dispatcher):
+            return self._call_compiled(found, arguments)
+        if not (found in _FUNCTIONS or hasattr(found, "write")):
+            return found(self.f, *arguments)
+        values = list(map(self._plain, arguments))
+        if found not in _FUNCTIONS:
+            return _number(self.f, found.write(self.builder, *values))
+        width = {ir.FloatType(): 32, ir.DoubleType(): 64}[values[0].type]
+        return Float(self.f.intrinsic(f"llvm.{_FUNCTIONS[found]}.f{width}", values[0].type, *values))
 
     def _is_truth(self, x: Any) -> bool:
         return isinstance(x, Int) and x.value.type == TRUTH
@@ -348,7 +395,11 @@ class Writer:
 
     def _merged(self, a: Any, b: Any, how: Callable[[Any, Any], Any]) -> Any:
         """Two numbers or arrays as one."""
-        merged = lambda x, y: _number(self.f, how(self._plain(x), self._plain(y)))
+
+        def merged(x: Any, y: Any) -> Any:
+            like = next((n.value.type for n in (x, y) if isinstance(n, Int)), I64)
+            return _number(self.f, how(*(like(n) if isinstance(n, int) else self._plain(n) for n in (x, y))))
+
         if not isinstance(a, Array):
             return merged(a, b)
         shape, strides = tuple(map(merged, a.shape, b.shape)), tuple(map(merged, a.strides, b.strides))
@@ -388,29 +439,36 @@ class Writer:
         kinds, values = zip(*map(self._as_numba_has_it, arguments))
         if (row, kinds) not in self.rows:
             kind = ir.FunctionType(VOID, [x.type for x in values])
-            name = self.f.module.get_unique_name(row.tree.name)
+            tree = tree_of(row.function)
+            name = self.f.module.get_unique_name(tree.name)
             made = self.rows[row, kinds] = ir.Function(self.f.module, kind, name)
             made.linkage = "internal"
             made.attributes.add("alwaysinline")
             f, given = Function.inside(ir.IRBuilder(made.append_basic_block())), {}
-            for name, x, of in zip(parameters_of(row.tree), made.args, kinds, strict=True):
+            for name, x, of in zip(parameters_of(row.function), made.args, kinds, strict=True):
                 if isinstance(of, types.CPointer):
                     x.add_attribute("noalias")
                     given[name] = Array(of.dtype, f.builder.bitcast(x, I8.as_pointer()), (0,), (size_of(of.dtype),))
                 else:
                     given[name] = _number(f, x)
-            writer = Writer(f, self.context, self.typing, row.scope, given, row.flags)
+            writer = Writer(f, self.context, self.typing, scope_of(row.function), given, row.flags)
             writer.kernel = self.kernel
-            writer.write(row.tree.body)
+            writer.write(tree.body)
             f.give()
         self.builder.call(self.rows[row, kinds], values)
 
     def _call_compiled(self, function: Any, arguments: list[Any]) -> Any:
-        """Call one of Numba's functions, which is compiled first; errors are not looked for."""
-        kinds, values = zip(*map(self._as_numba_has_it, arguments))
+        """Write one of Numba's functions in place, or call it: then it is compiled first, and has no errors."""
         if rule := getattr(function, "rule", None):  # see `maths.widened`
             set.add(self.kernel.attributes, '"prefer-vector-width"="512"')
             function = rule
+        if found := _rule(function.py_func):
+            tree, scope = found
+            given = dict(zip(parameters_of(function.py_func), arguments, strict=True))
+            inside = Writer(self.f, self.context, self.typing, scope, given, ("contract",))
+            inside.kernel = self.kernel
+            return inside.result(tree)
+        kinds, values = zip(*map(self._as_numba_has_it, arguments))
         call = self.typing.resolve_value_type(function).get_call_type(self.typing, kinds, {})
         compiled = function.get_compile_result(call)
         self.context.active_code_library.add_linking_library(compiled.library)
