@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba import config, njit
 
-from tinygrad_rnn.kernels import maths32, maths64, writer
+from tinygrad_rnn.kernels import maths32, maths64, values
 from tinygrad_rnn.kernels.arena import carve, clear, rows_of, spaced_by
 from tinygrad_rnn.kernels.intrinsics import ROW
 from tinygrad_rnn.kernels.outline import kernel, row_function
@@ -344,7 +344,7 @@ LIBM = {"sin", "cos", "pow", "floor_divide", "remainder"}  # which Numba compile
 def test_functions_of_maths_are_what_numba_makes_of_them(maths, name):
     """Their instructions are the same; which products become part of an fma is LLVM's choice."""
     rule, dtype = getattr(maths, name), maths.f
-    assert (writer._rule(getattr(rule, "rule", rule).py_func) is None) == (name in LIBM)
+    assert (values.rule_of(getattr(rule, "rule", rule).py_func) is None) == (name in LIBM)
     count = len(inspect.signature(rule.py_func).parameters)
     arguments = ", ".join(["x[j] > real(0)", "x[j]", "y[j]"] if name == "where" else ["x[j]", "y[j]"][:count])
     loop = f"    for j in range(W):\n        out[j] = real(rule({arguments}))\n"

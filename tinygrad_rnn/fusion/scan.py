@@ -140,8 +140,7 @@ class Scan(Allocation):
                 nonlocal known
                 if known is None:
                     known = bool(getattr(getattr(module, function), "signatures", ()))  # of a twin of this layer
-                with cache.without_unrolling():
-                    getattr(module, function)(*arguments)
+                getattr(module, function)(*arguments)
 
             with no_collection():
                 module = cache.load(self.sources[direction], f"scan_{direction}_{self.dtype.name}", compile_kernel)

@@ -8,8 +8,8 @@ operators), `inner_loop` and `elementwise` (a formula as a ufunc), `maths` with 
 that formulas may call), `intrinsics` (a loop over elements), `squares` (a sum) and `layer_norm` (rows that are
 normalised).
 
-Kernels of cells: `writer` (Python's syntax tree -> instructions), `outline` (kernels and functions of rows) and `arena`
-(many arrays in one).
+Kernels of cells: `values` (what names mean in one), `writer` (Python's syntax tree -> instructions), `outline` (kernels
+and functions of rows) and `arena` (many arrays in one).
 
 Matrix products: `vector` (micro-kernels of MR x NR), `macro_kernel` (blocking by MC, KC and NC, packed panels).
 

@@ -3,7 +3,7 @@
 from numba.core import cgutils
 
 from .assembler import Function, Int
-from .writer import Array, contiguous, size_of
+from .values import Array, contiguous, size_of
 
 LINE, STAGGER = 16, 80  # numbers: 64 bytes of float32
 

@@ -18,11 +18,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numba
-from llvmlite import binding
-from numba.core.compiler_lock import global_compiler_lock
 
 from . import trusted
 from .locks import lock
@@ -103,28 +100,6 @@ def load(source: str, name: str, use: Callable[[ModuleType], object] = lambda mo
                     if attempt == "cached":
                         shutil.rmtree(path.parent, ignore_errors=True)
         return _execute(source, qualified, f"<{name}>", use, cache=False)
-
-
-@contextlib.contextmanager
-def without_unrolling() -> Iterator[None]:
-    """Meanwhile LLVM unrolls no loops, but for what its vectors need; Numba has no option for that.
-
-    The loops of a row are short, of 8 heads or 4 slots, and stand inside each other. With all of them unrolled, a
-    relational memory takes 10 seconds to compile in place of 5, and the delta rule half as long again to run.
-    """
-    usual = binding.create_pipeline_tuning_options
-
-    def options(*args: Any, **kwargs: Any) -> Any:
-        made = usual(*args, **kwargs)
-        made.loop_unrolling = False
-        return made
-
-    with global_compiler_lock:  # so that nobody else compiles like this
-        binding.create_pipeline_tuning_options = options
-        try:
-            yield
-        finally:
-            binding.create_pipeline_tuning_options = usual
 
 
 def stored(name: str, key: str, make: Callable[[], bytes]) -> bytes:

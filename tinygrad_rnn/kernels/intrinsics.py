@@ -6,10 +6,11 @@
 import inspect
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from .assembler import Distinct
 
 # No fastmath flag that would reorder, drop a sign of zero or assume away NaN: rules are compensated sums at places.
 JIT: dict[str, Any] = dict(fastmath={"contract"}, error_model="numpy", nogil=True)
@@ -26,18 +27,6 @@ _INSIDE = dict(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 ROW, ROW_SUMS = JIT | _INSIDE, REDUCE | _INSIDE
 
 
-class _Distinct(ir.MDValue):
-    """A metadata node that equals no other: LLVM knows loops, and groups of memory accesses, by such."""
-
-    def __init__(self, module: ir.Module, *operands: ir.Value, refers_to_itself: bool) -> None:
-        super().__init__(module, operands, name=str(len(module.metadata)))
-        if refers_to_itself:
-            self.operands = (self, *operands)
-
-    def descr(self, buf: list[str]) -> None:
-        buf += (f"distinct !{{ {', '.join(x.get_reference() for x in self.operands)} }}", "\n")
-
-
 @intrinsic
 def for_each(typingctx: Any, formulas: Any, operands: Any, count: Any, dtype: Any) -> Any:
     """`results = formulas(inputs)` for each of `count` elements, for none if that is zero or below.
@@ -52,7 +41,7 @@ def for_each(typingctx: Any, formulas: Any, operands: Any, count: Any, dtype: An
     several = isinstance(called.return_type, types.BaseTuple)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        module, addresses, group = builder.module, args[1], _Distinct(builder.module, refers_to_itself=False)
+        module, addresses, group = builder.module, args[1], Distinct(builder.module, refers_to_itself=False)
         element = context.get_value_type(dtype.dtype)
 
         def start(i: int) -> Any:
@@ -72,7 +61,7 @@ def for_each(typingctx: Any, formulas: Any, operands: Any, count: Any, dtype: An
                 access.set_metadata("llvm.access.group", group)
             last = builder.basic_block
         parallel = module.add_metadata(["llvm.loop.parallel_accesses", group])
-        last.terminator.set_metadata("llvm.loop", _Distinct(module, parallel, refers_to_itself=True))
+        last.terminator.set_metadata("llvm.loop", Distinct(module, parallel, refers_to_itself=True))
         return context.get_dummy_value()
 
     return types.void(formulas, operands, types.intp, dtype), codegen

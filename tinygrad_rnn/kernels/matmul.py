@@ -44,7 +44,7 @@ from .pool import cache_aligned
 from .products import ANYWAY, ONE_THREAD, REFUSED, WANTS_HELPERS, products, symbol
 from .team import team
 from .threads import get_num_threads, set_num_threads
-from .writer import Array
+from .values import Array
 
 __all__ = [
     "copy", "fill_panels", "get_num_threads", "matmul", "multiply", "product", "set_num_threads", "sum_rows",

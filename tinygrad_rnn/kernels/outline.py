@@ -26,7 +26,8 @@ from numba.extending import intrinsic
 
 from .assembler import I8, I64, Function, Int
 from .intrinsics import KERNEL
-from .writer import Array, Float, Row, Writer, parameters_of, scope_of, tree_of
+from .values import Array, Float, Row, parameters_of, scope_of, tree_of
+from .writer import Writer
 
 
 def row_function(*flags: str) -> Callable[[Any], Row]:

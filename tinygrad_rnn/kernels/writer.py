@@ -14,22 +14,20 @@ Integers have 64 bits, what is read from an array has its type. These may stand 
 """
 
 import ast
-import builtins
 import contextlib
-import dataclasses
 import functools
-import inspect
 import operator
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core.dispatcher import Dispatcher
 
-from .assembler import I8, I32, I64, VOID, Function, Int
+from . import values
+from .assembler import I8, I64, VOID, Function, Int
+from .values import FLOATS, INTEGERS, LLVM, Array, Float, Row, number_of
 
 TRUTH = ir.IntType(1)
 # Of integers, and of floats: where the sign is not LLVM's, its name.
@@ -41,106 +39,8 @@ _OPERATORS: dict[type, tuple[Callable[[Any, Any], Any], str]] = {
     ast.Gt: (operator.gt, ">"), ast.GtE: (operator.ge, ">="), ast.LShift: (operator.lshift, ""),
     ast.RShift: (operator.rshift, ""),
 }  # fmt: skip
-_FLOATS = {np.float32: ir.FloatType(), np.float64: ir.DoubleType()}
-_INTEGERS = {np.int32: I32, np.int64: I64}
-_FUNCTIONS = {abs: "fabs", np.sqrt: "sqrt", np.floor: "floor", np.copysign: "copysign"}  # of LLVM
 _GUARDED = ast.Subscript, ast.FloorDiv, ast.Mod  # what may fail, and is not done where a condition says so
 _ELEMENTS = {ir.FloatType(): types.float32, ir.DoubleType(): types.float64, I64: types.int64, TRUTH: types.boolean}
-
-
-class Array(NamedTuple):
-    """Where an array lies: LLVM's address of its first element, and strides in bytes; the type of elements is Numba's.
-
-    Of a row the shape is not known.
-    """
-
-    element: Any
-    data: Any
-    shape: tuple[Any, ...]
-    strides: tuple[Any, ...]
-
-    @property
-    def T(self) -> "Array":
-        return self._replace(shape=self.shape[::-1], strides=self.strides[::-1])
-
-    def address(self, f: Function) -> Int:
-        return Int(f.builder, f.builder.ptrtoint(self.data, I64))
-
-    def moved(self, f: Function, offset: Any) -> "Array":
-        """The same so many bytes further."""
-        return self._replace(data=f.builder.gep(self.data, [f.number(offset).value]))
-
-
-@dataclasses.dataclass(frozen=True)
-class Float:
-    """LLVM's value of a number that is no integer."""
-
-    value: Any
-
-
-def size_of(element: Any) -> int:
-    """The bytes of an element; a truth has one."""
-    return int(getattr(element, "bitwidth", 8)) // 8
-
-
-def contiguous(element: Any, data: Any, shape: tuple[Any, ...]) -> tuple[Array, Any]:
-    """An array whose elements lie side by side; and how many bytes it has."""
-    strides: list[Any] = []
-    size: Any = size_of(element)
-    for n in reversed(shape):
-        strides.insert(0, size)
-        size = n * size
-    return Array(element, data, shape, tuple(strides)), size
-
-
-class Row(NamedTuple):
-    """A function that kernels call for a row: none of the addresses that it is given overlaps another one."""
-
-    function: Any
-    flags: tuple[str, ...]
-
-
-def tree_of(function: Any) -> Any:
-    """The syntax tree of a function, or of a lambda that stands in a line of its own."""
-    text = textwrap.dedent(inspect.getsource(function))
-    if function.__code__.co_name != "<lambda>":
-        return ast.parse(text).body[0]
-    return next(node for node in ast.walk(ast.parse(f"dict({text}\n)")) if isinstance(node, ast.Lambda))
-
-
-def scope_of(function: Any) -> dict[str, Any]:
-    """What names mean that are none of the function's own."""
-    found = inspect.getclosurevars(function).nonlocals
-    return function.__globals__ | found if found else function.__globals__
-
-
-@functools.cache
-def _rule(function: Any) -> tuple[ast.FunctionDef | ast.Lambda, dict[str, Any]] | None:
-    """The syntax tree of a formula that Numba compiles, and its scope; none if it calls what nobody here can write."""
-    try:
-        tree, scope = tree_of(function), scope_of(function)
-    except OSError:  # its source is not there
-        return None
-    calls = (_meaning(node.func, scope) for node in ast.walk(tree) if isinstance(node, ast.Call))
-    known = {*_FLOATS, *_INTEGERS, *_FUNCTIONS}
-    gives = isinstance(tree, ast.Lambda) or isinstance(tree.body[-1], ast.Return)
-    written = gives and all(isinstance(x, Dispatcher) or hasattr(x, "write") or x in known for x in calls)
-    return (tree, scope) if written and not any(isinstance(node, ast.Pow) for node in ast.walk(tree)) else None
-
-
-def _meaning(node: ast.expr, scope: dict[str, Any]) -> Any:
-    """What a name means that is none of a function's own, or an attribute of it; None for nothing."""
-    if isinstance(node, ast.Attribute):
-        return getattr(_meaning(node.value, scope), node.attr, None)
-    return scope.get(node.id, getattr(builtins, node.id, None)) if isinstance(node, ast.Name) else None
-
-
-def parameters_of(function: Any) -> list[str]:
-    return list(inspect.signature(function).parameters)
-
-
-def _number(f: Function, x: Any) -> Any:
-    return Int(f.builder, x) if isinstance(x.type, ir.IntType) else Float(x)
 
 
 class Writer:
@@ -260,10 +160,10 @@ class Writer:
     def _value_of_Name(self, node: ast.Name) -> Any:
         if node.id in self.names:
             found = self.names[node.id]
-            return _number(self.f, self.builder.load(found)) if isinstance(found, ir.AllocaInstr) else found
+            return number_of(self.f, self.builder.load(found)) if isinstance(found, ir.AllocaInstr) else found
         found = self.scope.get(node.id)
         if isinstance(found, (np.float32, np.float64)):
-            return Float(_FLOATS[type(found)](float(found)))
+            return Float(FLOATS[type(found)](float(found)))
         return int(found) if isinstance(found, (int, np.integer)) else self._refuse(node)
 
     def _value_of_Constant(self, node: ast.Constant) -> Any:
@@ -322,21 +222,21 @@ class Writer:
         if not any(isinstance(each, _GUARDED) for side in sides for each in ast.walk(side)):
             select = functools.partial(self.builder.select, condition)
             return self._merged(self.value(node.body), self.value(node.orelse), select)
-        values: list[Any] = []
+        found: list[Any] = []
         blocks: list[Any] = []
         with self.builder.if_else(condition) as places:
             for place, side in zip(places, sides):
                 with place:
-                    values.append(self.value(side))
+                    found.append(self.value(side))
                     blocks.append(self.builder.block)
 
-        def whichever(*found: Any) -> Any:
-            phi = self.builder.phi(found[0].type)
-            for x, block in zip(found, blocks):
+        def whichever(*sides: Any) -> Any:
+            phi = self.builder.phi(sides[0].type)
+            for x, block in zip(sides, blocks):
                 phi.add_incoming(x, block)
             return phi
 
-        return self._merged(values[0], values[1], whichever)
+        return self._merged(found[0], found[1], whichever)
 
     def _value_of_Attribute(self, node: ast.Attribute) -> Any:
         return getattr(self.value(node.value), node.attr) if node.attr in ("T", "shape") else self._refuse(node)
@@ -346,10 +246,10 @@ class Writer:
         if not isinstance(place, Array) or place.strides:
             return place
         x = self.builder.load(self._pointer(place))
-        return _number(self.f, self.builder.trunc(x, TRUTH) if place.element == types.boolean else x)
+        return number_of(self.f, self.builder.trunc(x, TRUTH) if place.element == types.boolean else x)
 
     def _value_of_Call(self, node: ast.Call) -> Any:
-        found: Any = _meaning(node.func, self.scope)
+        found: Any = values.meaning_of(node.func, self.scope)
         if node.keywords or found is None:
             self._refuse(node)
         if found is float and isinstance(node.args[0], ast.Constant):
@@ -357,21 +257,21 @@ class Writer:
         arguments = [self.value(x) for x in node.args]
         if found is len:
             return arguments[0].shape[0]
-        if found in _FLOATS:
-            return Float(self._cast(arguments[0], _FLOATS[found]))
-        if found in _INTEGERS:
-            return Int(self.builder, self.builder.sext(self._plain(arguments[0]), _INTEGERS[found]))
+        if found in FLOATS:
+            return Float(self._cast(arguments[0], FLOATS[found]))
+        if found in INTEGERS:
+            return Int(self.builder, self.builder.sext(self._plain(arguments[0]), INTEGERS[found]))
         if isinstance(found, Row):
             return self._call_row(found, arguments)
         if isinstance(found, Dispatcher):
             return self._call_compiled(found, arguments)
-        if not (found in _FUNCTIONS or hasattr(found, "write")):
+        if not (found in LLVM or hasattr(found, "write")):
             return found(self.f, *arguments)
-        values = list(map(self._plain, arguments))
-        if found not in _FUNCTIONS:
-            return _number(self.f, found.write(self.builder, *values))
-        width = {ir.FloatType(): 32, ir.DoubleType(): 64}[values[0].type]
-        return Float(self.f.intrinsic(f"llvm.{_FUNCTIONS[found]}.f{width}", values[0].type, *values))
+        plain = list(map(self._plain, arguments))
+        if found not in LLVM:
+            return number_of(self.f, found.write(self.builder, *plain))
+        width = {ir.FloatType(): 32, ir.DoubleType(): 64}[plain[0].type]
+        return Float(self.f.intrinsic(f"llvm.{LLVM[found]}.f{width}", plain[0].type, *plain))
 
     def _is_truth(self, x: Any) -> bool:
         return isinstance(x, Int) and x.value.type == TRUTH
@@ -398,7 +298,7 @@ class Writer:
 
         def merged(x: Any, y: Any) -> Any:
             like = next((n.value.type for n in (x, y) if isinstance(n, Int)), I64)
-            return _number(self.f, how(*(like(n) if isinstance(n, int) else self._plain(n) for n in (x, y))))
+            return number_of(self.f, how(*(like(n) if isinstance(n, int) else self._plain(n) for n in (x, y))))
 
         if not isinstance(a, Array):
             return merged(a, b)
@@ -436,45 +336,46 @@ class Writer:
 
     def _call_row(self, row: Row, arguments: list[Any]) -> None:
         """Call a function of the same module, which is written when it is called first."""
-        kinds, values = zip(*map(self._as_numba_has_it, arguments))
+        kinds, given = zip(*map(self._as_numba_has_it, arguments))
         if (row, kinds) not in self.rows:
-            kind = ir.FunctionType(VOID, [x.type for x in values])
-            tree = tree_of(row.function)
+            kind = ir.FunctionType(VOID, [x.type for x in given])
+            tree = values.tree_of(row.function)
             name = self.f.module.get_unique_name(tree.name)
             made = self.rows[row, kinds] = ir.Function(self.f.module, kind, name)
             made.linkage = "internal"
             made.attributes.add("alwaysinline")
-            f, given = Function.inside(ir.IRBuilder(made.append_basic_block())), {}
-            for name, x, of in zip(parameters_of(row.function), made.args, kinds, strict=True):
+            f, names = Function.inside(ir.IRBuilder(made.append_basic_block())), {}
+            for name, x, of in zip(values.parameters_of(row.function), made.args, kinds, strict=True):
                 if isinstance(of, types.CPointer):
                     x.add_attribute("noalias")
-                    given[name] = Array(of.dtype, f.builder.bitcast(x, I8.as_pointer()), (0,), (size_of(of.dtype),))
+                    start = f.builder.bitcast(x, I8.as_pointer())
+                    names[name] = Array(of.dtype, start, (0,), (values.size_of(of.dtype),))
                 else:
-                    given[name] = _number(f, x)
-            writer = Writer(f, self.context, self.typing, scope_of(row.function), given, row.flags)
+                    names[name] = number_of(f, x)
+            writer = Writer(f, self.context, self.typing, values.scope_of(row.function), names, row.flags)
             writer.kernel = self.kernel
             writer.write(tree.body)
             f.give()
-        self.builder.call(self.rows[row, kinds], values)
+        self.builder.call(self.rows[row, kinds], given)
 
     def _call_compiled(self, function: Any, arguments: list[Any]) -> Any:
         """Write one of Numba's functions in place, or call it: then it is compiled first, and has no errors."""
         if rule := getattr(function, "rule", None):  # see `maths.widened`
             set.add(self.kernel.attributes, '"prefer-vector-width"="512"')
             function = rule
-        if found := _rule(function.py_func):
+        if found := values.rule_of(function.py_func):
             tree, scope = found
-            given = dict(zip(parameters_of(function.py_func), arguments, strict=True))
+            given = dict(zip(values.parameters_of(function.py_func), arguments, strict=True))
             inside = Writer(self.f, self.context, self.typing, scope, given, ("contract",))
             inside.kernel = self.kernel
             return inside.result(tree)
-        kinds, values = zip(*map(self._as_numba_has_it, arguments))
+        kinds, plain = zip(*map(self._as_numba_has_it, arguments))
         call = self.typing.resolve_value_type(function).get_call_type(self.typing, kinds, {})
         compiled = function.get_compile_result(call)
         self.context.active_code_library.add_linking_library(compiled.library)
         callee, of = self.context.declare_function(self.f.module, compiled.fndesc), compiled.fndesc
-        _, found = self.context.call_conv.call_function(self.builder, callee, of.restype, of.argtypes, values)
-        return None if of.restype == types.none else _number(self.f, found)
+        _, found = self.context.call_conv.call_function(self.builder, callee, of.restype, of.argtypes, plain)
+        return None if of.restype == types.none else number_of(self.f, found)
 
     def _as_numba_has_it(self, x: Any) -> tuple[Any, Any]:
         """The type and the value of an argument: of an array the address, as a pointer that can be indexed."""
