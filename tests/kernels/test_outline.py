@@ -71,6 +71,7 @@ class Program:
         if kind == "?":
             return f"({one} if {self.truth(names, depth - 1)} else {other})"
         if kind == "g":  # which must not be done if the other holds
+            other = draw.choice(names)  # known when it runs, so that it is not done when it is written
             return f"({one} // {other} if {other} else x.shape[0])"
         return f"({one} + {one} - {one})" if kind == "-" else f"({one} {kind} {other})"
 

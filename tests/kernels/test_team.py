@@ -5,12 +5,13 @@ import os
 import numpy as np
 import pytest
 from llvmlite import ir
-from numba import config, njit
+from numba import config
 
 from kernels.guarded import in_child
 from kernels.interleavings import Program, Walk, Wrong
 from tinygrad_rnn.kernels import matmul, team, threads
 from tinygrad_rnn.kernels.assembler import I64, Function, Int
+from tinygrad_rnn.kernels.outline import kernel
 from tinygrad_rnn.kernels.sharing import ranges_of, share
 
 JOB_AT, CHUNK_AT, LOCK_AT = 100_000, 200_000, 300_000  # where jobs, their functions and locks are
@@ -211,8 +212,8 @@ def many_jobs(jobs, wait=None):
     shapes = [(40, 16, 64), (64, 8, 16), (9, 20, 130), (1, 30, 500), (200, 5, 7)]
     operands = [(rng.standard_normal((M, K)), rng.standard_normal((K, N))) for M, K, N in shapes]
 
-    @njit(nogil=True)
-    def kernel(lo, hi, workspace, ranges, x, y):
+    @kernel()
+    def squares(lo, hi, workspace, stages, threads, ranges, x, y):
         if not share(ranges, 0):
             for i in range(lo, hi):
                 for j in range(x.shape[1]):
@@ -229,7 +230,7 @@ def many_jobs(jobs, wait=None):
                 wrong += not np.array_equal(matmul.matmul(a, b), c)
             y[...] = np.nan
             ranges = ranges_of([16 * i // n for i in range(n + 1)])
-            kernel(0, 16, matmul.workspace.address, ranges.ctypes.data, x, y)
+            squares(0, 16, matmul.workspace.address, 0, 1, ranges.ctypes.data, x, y)
             wrong += not np.array_equal(y, x * x[:, :1])
             if job == 0:
                 assert len(team.team.helpers) == n - 1
