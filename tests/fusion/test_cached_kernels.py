@@ -117,7 +117,7 @@ def outcome(running):
 def test_processes_that_compile_the_same_cell_at_once(tmp_path):
     """Both train with the right numbers, nobody sees half a file, and the next one finds what they left."""
     outcomes = [outcome(running) for running in [process(tmp_path) for _ in range(2)]]
-    assert all(found["passes"] > 100 for found in outcomes), "nothing was compiled: this test counts the wrong thing"
+    assert all(found["passes"] > 20 for found in outcomes), "nothing was compiled: this test counts the wrong thing"
     outcomes.append(outcome(process(tmp_path)))
     assert outcomes[-1]["passes"] == 0
     for found in outcomes:
