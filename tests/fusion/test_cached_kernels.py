@@ -40,6 +40,8 @@ def train():
     return layer, [y.tolist(), dU.tolist()]
 
 if __name__ == "__main__":
+    print("ready", flush=True)
+    input()
     with event.install_recorder("numba:run_pass") as recorder:
         _, values = train()
     print(json.dumps({"passes": len(recorder.buffer), "values": values}))
@@ -102,23 +104,29 @@ def process(folder):
     return subprocess.Popen(
         [sys.executable, "-c", WORK],
         env=os.environ | {"TINYGRAD_RNN_CACHE": str(folder), "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def outcome(running):
-    output, errors = running.communicate(timeout=300)
-    assert running.returncode == 0, errors
-    return json.loads(output)
+def outcomes_of(*running):
+    """What the processes print that train at once: from when all have been imported, which takes longer than that."""
+    ready = [one.stdout.readline() for one in running]
+    for one in running:
+        one.stdin.write("\n")
+        one.stdin.flush()
+    printed = [one.communicate(timeout=300) for one in running]
+    assert ready == ["ready\n"] * len(running) and not any(one.returncode for one in running), printed
+    return [json.loads(output) for output, _ in printed]
 
 
 def test_processes_that_compile_the_same_cell_at_once(tmp_path):
     """Both train with the right numbers, nobody sees half a file, and the next one finds what they left."""
-    outcomes = [outcome(running) for running in [process(tmp_path) for _ in range(2)]]
-    assert all(found["passes"] > 20 for found in outcomes), "nothing was compiled: this test counts the wrong thing"
-    outcomes.append(outcome(process(tmp_path)))
+    outcomes = outcomes_of(process(tmp_path), process(tmp_path))
+    assert all(found["passes"] > 100 for found in outcomes), "nothing was compiled: this test counts the wrong thing"
+    outcomes += outcomes_of(process(tmp_path))
     assert outcomes[-1]["passes"] == 0
     for found in outcomes:
         assert found["values"] == outcomes[0]["values"]

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from ..autograd import table
+from .equations import indented
 from .kernel import (
     BEGIN,
     END,
@@ -24,7 +25,7 @@ from .kernel import (
     turned,
     words_in,
 )
-from .print import for_each_vector, indented, moved, packed_weights, shifted
+from .print import for_each_vector, moved, packed_weights, shifted
 from .program import Value, first_column_of, sizes_of
 from .schedule import Memory
 

@@ -3,7 +3,7 @@
 import ast
 import math
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ..autograd import table
@@ -116,6 +116,11 @@ def in_sizes(n: int, sizes: dict[int, str]) -> str:
         if unit > 1 and n and n % unit == 0:
             return f"{in_sizes(n // unit, {m: other for m, other in sizes.items() if m != unit})} * {name}"
     return str(n)
+
+
+def indented(lines: Iterable[str]) -> list[str]:
+    """The lines of a block."""
+    return [f"    {line}" for line in lines]
 
 
 def wrapped(line: str, indent: str) -> str:

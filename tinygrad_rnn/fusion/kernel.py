@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 from ..autograd import table
 from ..kernels.arena import spaced_by
 from ..kernels.vector import ROW_BYTES
-from .equations import MAX_LINE, wrapped
+from .equations import MAX_LINE, indented, wrapped
 from .names import RESERVED, Names
-from .print import Block, indented, packed_weights, shifted
+from .print import Block, packed_weights, shifted
 from .program import Value, first_column_of, sizes_of
 
 BEGIN, PROLOGUE, LOOP, END = 1, 2, 4, 8
@@ -151,7 +151,7 @@ def _filled(words: list[str]) -> list[str]:
     """Lines of a list, indented, as long as a page has them."""
     text = ", ".join(word.replace(" ", "\0") for word in words) + ","
     lines = textwrap.wrap(text, MAX_LINE - 8, break_long_words=False, break_on_hyphens=False)
-    return [f"    {line}".replace("\0", " ") for line in lines]
+    return [line.replace("\0", " ") for line in indented(lines)]
 
 
 class Kernel:

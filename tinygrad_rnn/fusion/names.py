@@ -20,13 +20,12 @@ from ..autograd.primitive import ElementwisePrimitive
 IMPORTS = {
     "arena": {"carve", "clear", "rows_of"},
     "matmul": {"copy", "fill_panels", "multiply", "product", "sum_rows"},
-    "outline": {"kernel", "row_function"},
-    "sharing": {"share"},
+    "outline": {"kernel", "row_function"}, "sharing": {"share"},
 }  # fmt: skip
 BUILTINS = {"float", "len", "min", "range"}  # that they call
 OWN = {  # what they call their own
     "B", "CACHE", "H", "I", "PANEL", "ROW_BYTES", "T", "arena", "backward", "dy", "each", "ending", "first",
-    "forward", "going", "here", "hi", "j", "keep", "last", "lo", "new", "njit", "now", "old", "ragged", "ranges",
+    "forward", "going", "here", "hi", "j", "keep", "last", "lo", "new", "now", "old", "ragged", "ranges",
     "real", "residuals", "row", "stages", "starts", "t", "threads", "tile", "top", "total", "workspace",
 }  # fmt: skip
 MATHS = {  # the functions of formulas

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 
 from ..autograd.primitive import Shape
+from .equations import indented
 from .program import Value
 from .views import strides_of
 
@@ -74,7 +75,7 @@ class Nest:
         if not text:
             return []
         for name, (n, _) in reversed(list(zip(names, dims))):
-            text = [f"for {name} in range({self.size(n)}):", *(f"    {line}" for line in text)]
+            text = [f"for {name} in range({self.size(n)}):", *indented(text)]
         return text
 
     def _dims(self) -> list[tuple[int, list[int]]]:

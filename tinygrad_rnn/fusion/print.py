@@ -82,30 +82,24 @@ class Block:
         left, result = schedule.memory(product.inputs[0]), schedule.places[product]
         assert left is not None and left.view is None and result.view is None, "a product is of neighbouring columns"
         several, k, n = map(self.size, sizes_of(product))
-        first = lambda m, width: moved(self.size(m.first), width, several)
-        rows = lambda m, width: shifted(m.array, f"{m.where.removesuffix('row')}lo", first(m, width))
-        call = f"multiply({rows(left, k)}, {weights}, {rows(result, n)}, top - lo, {n}, {k}, {adds})"
+        at = lambda m, n: shifted(m.array, f"{m.where.removesuffix('row')}lo", moved(self.size(m.first), n, several))
+        call = f"multiply({at(left, k)}, {weights}, {at(result, n)}, top - lo, {n}, {k}, {adds})"
         comment = f"# {result.array}[{result.where}] {'+=' if adds else '='} {left.array}[{left.where}] @ {weights}"
         return [comment, *for_each_vector(several, call)]
 
     def _row_function(self, loops: Loops) -> str:
         """Emit the function of one phase; returns the call."""
-        row = RowFunction(self, loops)
+        function = RowFunction(self, loops)
         name = f"{self.name}_{len(self.row_functions) + 1}"
-        self.row_functions.append(row.text(name))
-        self.phases.append((name, row.loops))
-        self.functions |= row.functions
-        self.numbers |= row.numbers
+        self.row_functions.append(function.text(name))
+        self.phases.append((name, function.loops))
+        self.functions |= function.functions
+        self.numbers |= function.numbers
         actual = []
-        for memory in row.arguments.values():
-            first = self.size(memory.first) if memory.first else ""
-            actual.append(f"{memory.array}[{f'{memory.where}, ' if memory.where else ''}{first}:]")
-        return f"{name}({', '.join([*self.sizes.values(), *row.numbers, *actual])})"
-
-
-def indented(lines: list[str]) -> list[str]:
-    """The lines of a block."""
-    return [f"    {line}" for line in lines]
+        for memory in function.arguments.values():
+            row, first = f"{memory.where}, " if memory.where else "", self.size(memory.first) if memory.first else ""
+            actual.append(f"{memory.array}[{row}{first}:]")
+        return f"{name}({', '.join([*self.sizes.values(), *function.numbers, *actual])})"
 
 
 def for_each_vector(several: str, line: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from .equations import indented
 from .kernel import Arena
 from .passes import PASSES
 from .program import Program, Value
@@ -26,7 +27,7 @@ def at_stage(after: dict[str, Program], scan: Scan, stage: str) -> str:
     sections = _memory(scan) if stage == "allocate" else _sections(after[stage], stage)
     text = [f"{scan.title} after {stage}"]
     for title, lines in sections.items():
-        text += [title, *(f"    {line}" for line in lines or ["nothing"])]
+        text += [title, *indented(lines or ["nothing"])]
     return "\n".join(text)
 
 

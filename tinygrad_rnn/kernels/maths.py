@@ -53,6 +53,11 @@ inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **JIT)  # only ca
 # Jitted helpers would do, but each costs 0.05 s of compilation for every type and every polynomial.
 
 
+def ask_for_full_width(function: Any) -> None:
+    """What `full_width` does, to a function of LLVM's that is being written."""
+    set.add(function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows no such kind
+
+
 @intrinsic
 def full_width(typingctx: Any) -> Any:
     """Nothing at run time. The function that this is compiled into asks LLVM for 512-bit vectors, where there are any.
@@ -63,7 +68,7 @@ def full_width(typingctx: Any) -> Any:
     """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows no such kind
+        ask_for_full_width(builder.function)
         return context.get_dummy_value()
 
     return types.void(), codegen

@@ -11,8 +11,8 @@
             halved(x.shape[1], 0.5, x[i, 0:], y[i, 0:])
 
 Numba infers types, rewrites and lowers each call and index of a function, which takes most of the time to compile one:
-a second for a kernel that `writer` writes in a twentieth of that. Numba still compiles the functions of `maths`, calls
-LLVM, keeps the machine code on the disk and lets Python in.
+a second for a kernel that `writer` writes in a twentieth of that. Numba still calls LLVM, keeps the machine code on
+the disk and lets Python in, and it compiles the functions of `maths` that call libm.
 """
 
 import inspect

@@ -2,7 +2,7 @@
 
 Integers have 64 bits, what is read from an array has its type. These may stand in a function, and nothing else:
 
-    a, b = 2 * n, len(x)                      names; arrays keep theirs
+    a, b = 2 * n, len(x)                      names; arrays keep theirs; neither side of n // m and n % m is negative
     for t in range(n - 1, -1, -1):            steps are 1 or -1
     if n & 2 and not share(ranges, 2):        no else; what follows `and` is done if it holds so far
     a if n < b else b                         of numbers, and of arrays
@@ -27,6 +27,7 @@ from numba.core.dispatcher import Dispatcher
 
 from . import values
 from .assembler import I8, I64, VOID, Function, Int
+from .maths import ask_for_full_width
 from .values import FLOATS, INTEGERS, LLVM, Array, Float, Row, number_of
 
 TRUTH = ir.IntType(1)
@@ -53,6 +54,7 @@ class Writer:
 
     Attributes:
         names: arrays as they are, of numbers the places on the stack where they lie.
+        kernel: LLVM's function of the outline, which has all others inside it in the end.
     """
 
     def __init__(
@@ -193,9 +195,7 @@ class Writer:
                 self._refuse(node)
             found = integers(a, b)
             return int(found) if isinstance(found, bool) else found
-        if not floats:
-            self._refuse(node)
-        if any(isinstance(x, (Int, int)) and not self._is_truth(x) for x in (a, b)):
+        if not floats or any(isinstance(x, (Int, int)) and not self._is_truth(x) for x in (a, b)):
             self._refuse(node)
         floats_only = [self._plain(x).type for x in (a, b) if not self._is_truth(x)]
         wider = ir.DoubleType() if ir.DoubleType() in floats_only else ir.FloatType()
@@ -340,8 +340,7 @@ class Writer:
         if (row, kinds) not in self.rows:
             kind = ir.FunctionType(VOID, [x.type for x in given])
             tree = values.tree_of(row.function)
-            name = self.f.module.get_unique_name(tree.name)
-            made = self.rows[row, kinds] = ir.Function(self.f.module, kind, name)
+            made = self.rows[row, kinds] = ir.Function(self.f.module, kind, self.f.module.get_unique_name(tree.name))
             made.linkage = "internal"
             made.attributes.add("alwaysinline")
             f, names = Function.inside(ir.IRBuilder(made.append_basic_block())), {}
@@ -352,23 +351,25 @@ class Writer:
                     names[name] = Array(of.dtype, start, (0,), (values.size_of(of.dtype),))
                 else:
                     names[name] = number_of(f, x)
-            writer = Writer(f, self.context, self.typing, values.scope_of(row.function), names, row.flags)
-            writer.kernel = self.kernel
-            writer.write(tree.body)
+            self._inside(f, values.scope_of(row.function), names, row.flags).write(tree.body)
             f.give()
         self.builder.call(self.rows[row, kinds], given)
+
+    def _inside(self, f: Function, scope: dict[str, Any], given: dict[str, Any], flags: Sequence[str]) -> "Writer":
+        """A writer for a function that this one calls."""
+        writer = Writer(f, self.context, self.typing, scope, given, flags)
+        writer.kernel = self.kernel
+        return writer
 
     def _call_compiled(self, function: Any, arguments: list[Any]) -> Any:
         """Write one of Numba's functions in place, or call it: then it is compiled first, and has no errors."""
         if rule := getattr(function, "rule", None):  # see `maths.widened`
-            set.add(self.kernel.attributes, '"prefer-vector-width"="512"')
+            ask_for_full_width(self.kernel)
             function = rule
         if found := values.rule_of(function.py_func):
             tree, scope = found
             given = dict(zip(values.parameters_of(function.py_func), arguments, strict=True))
-            inside = Writer(self.f, self.context, self.typing, scope, given, ("contract",))
-            inside.kernel = self.kernel
-            return inside.result(tree)
+            return self._inside(self.f, scope, given, ("contract",)).result(tree)
         kinds, plain = zip(*map(self._as_numba_has_it, arguments))
         call = self.typing.resolve_value_type(function).get_call_type(self.typing, kinds, {})
         compiled = function.get_compile_result(call)

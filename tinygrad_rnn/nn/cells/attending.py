@@ -81,7 +81,7 @@ class BahdanauCell(Cell):
     `h = tanh(W m)` of the encoder's last state: give it as hx. Weights start from U(-1 / sqrt(H), 1 / sqrt(H)).
 
     Each new S costs a tenth of a second at its first call, in which the step is traced anew and compared with the tape;
-    and seconds where that takes other machine code, because S or S M is a multiple of H or because there was no mask
+    and a second where that takes other machine code, because S or S M is a multiple of H or because there was no mask
     before. B and T cost nothing. Where S differs from batch to batch, pad the memory to one of a few widths and mask
     what was added: the results are the same.
 
