@@ -203,7 +203,7 @@ def ranges_of_no_rows():
     print("nothing")
 
 
-def intrinsics_with_no_counts():
+def outlines_with_no_counts():
     """As the code of a thread calls them whose rows have all ended."""
     for dtype in DTYPES:
         @kernel()
@@ -247,7 +247,7 @@ def entries_with_few_threads():
         {"empty_products": "nothing", "products_over_nothing": "zeros", "empty_copies_and_sums": "nothing",
          "pieces_of_registers": "nothing"},
         {"empty_jobs": "nothing"},
-        {"empty_loops": "nothing", "ranges_of_no_rows": "nothing", "intrinsics_with_no_counts": "nothing",
+        {"empty_loops": "nothing", "ranges_of_no_rows": "nothing", "outlines_with_no_counts": "nothing",
          "entries_with_few_threads": "as one"},
     ],
     ids=list,

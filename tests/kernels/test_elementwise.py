@@ -345,7 +345,7 @@ def test_many_threads_may_ask_for_a_kernel_at_once():
 def test_the_source_can_be_read():
     text = Elementwise("axpy", "a x y", {"z": "a * x + 1"}).source(np.float32)
     assert '"""axpy(a, x, y), float32: generated from the formula below."""' in text
-    assert "def formulas(a, x, y):\n    z = a * x + f(1)\n    return z\n" in text
+    assert "def compute(a, x, y):\n    z = a * x + f(1)\n    return z\n" in text
 
 
 # ---- Vector code -----------------------------------------------------------------------------------------------------
@@ -400,16 +400,6 @@ def test_many_operands_and_results_become_vector_code():
 @pytest.mark.parametrize("kernel", [axpy, TABLE["tanh"].kernel], ids=lambda kernel: kernel.name)
 def test_vectors_are_as_wide_as_the_machine_allows(kernel):
     assert f"<{vector.HOST.bytes // 4} x float>" in "".join(vector_loops(kernel, np.float32))
-
-
-@compiled
-def test_the_search_for_vector_code_can_fail():
-    """Formulas with a loop of their own, as long as each element needs, stay scalar and are found out."""
-    kernel = Elementwise("halved", "x", {"y": "x * 0.5"})
-    serial = kernel.source(np.float64).replace("return y", "while y > f(1):\n        y = y * f(0.5)\n    return y")
-    kernel.source = lambda dtype: serial
-    kernel.name = "halved_until_small"
-    assert not vector_loops(kernel, np.float64)
 
 
 def test_the_name_of_the_dtype_is_refused():

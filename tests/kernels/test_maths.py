@@ -12,9 +12,10 @@ import re
 
 import numpy as np
 import pytest
-from numba import config, njit
+from numba import config
 
 from tinygrad_rnn.kernels import maths32, maths64, vector
+from tinygrad_rnn.kernels.outline import kernel, row_function
 
 INTERPRETED = bool(config.DISABLE_JIT)
 compiled = pytest.mark.skipif(INTERPRETED, reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
@@ -40,10 +41,14 @@ def loop(maths, name):
     """y[k] = name(x[k])."""
     rule = getattr(maths, name)
 
-    @njit(error_model="numpy", fastmath={"contract"})
-    def run(x, y):
-        for k in range(x.size):
+    @row_function()
+    def each(count, x, y):
+        for k in range(count):
             y[k] = rule(x[k])
+
+    @kernel()
+    def run(x, y):
+        each(len(x), x, y)
 
     return run
 
@@ -415,9 +420,9 @@ PAIRS = [(1.0, 2.0), (2.0, 1.0), (-INF, INF), (NAN, 1.0), (1.0, NAN), (NAN, NAN)
 def test_functions_of_two_numbers(maths, name):
     rule = getattr(maths, name)
 
-    @njit
+    @kernel()
     def run(x, y, z):
-        for k in range(x.size):
+        for k in range(len(x)):
             z[k] = rule(x[k], y[k])
 
     x, y = np.array(PAIRS, maths.f).T.copy()
@@ -439,9 +444,9 @@ def test_functions_of_libm(maths, name):
 def test_where_and_isnan(maths):
     where, isnan, f = maths.where, maths.isnan, maths.f
 
-    @njit
+    @kernel()
     def run(x, y):
-        for k in range(x.size):
+        for k in range(len(x)):
             y[k] = where(isnan(x[k]), f(-1), x[k])
 
     x = np.array([1.0, NAN, INF], f)
@@ -458,14 +463,7 @@ UNARY = [*ULP, "square", "sqrt", "reciprocal", "abs", "sign", "floor", "sin", "c
 @both
 @pytest.mark.parametrize("name", UNARY)
 def test_results_have_the_type_of_the_rules(maths, name):
-    if INTERPRETED:
-        assert type(getattr(maths, name)(maths.f(0.5))) is maths.f
-    else:
-        rule = getattr(maths, name)
-        call = njit(lambda x: rule(x))
-        call(maths.f(0.5))
-        (signature,) = call.nopython_signatures
-        assert str(signature.return_type) == np.dtype(maths.f).name
+    assert type(getattr(maths, name)(maths.f(0.5))) is maths.f
 
 
 @both

@@ -1,36 +1,36 @@
 """Kernels whose rows the team shares: every range once, whoever does it."""
 
-import ctypes
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from numba import config, njit
+from numba import config
 
 from tinygrad_rnn.kernels import threads
-from tinygrad_rnn.kernels.intrinsics import ROW
 from tinygrad_rnn.kernels.matmul import matmul, workspace
-from tinygrad_rnn.kernels.outline import kernel
+from tinygrad_rnn.kernels.outline import kernel, row_function
 from tinygrad_rnn.kernels.sharing import ranges_of, share
 from tinygrad_rnn.kernels.team import BUSY, FREE, TAKEN, team
 
 pytestmark = pytest.mark.skipif(bool(config.DISABLE_JIT), reason="NUMBA_DISABLE_JIT=1: nothing is compiled")
 
-native_id = ctypes.CDLL(None).pthread_self
-native_id.restype, native_id.argtypes = ctypes.c_size_t, []
+
+def native_id(f):
+    return f.call("pthread_self")
 
 
 LOOP, OTHERS = 1, 2  # stages
 
 
-@njit(**ROW)
+@row_function()
 def one_row(size, turns, start, workspace, stages, threads, ranges, x, cube, who, told):
+    total = 0.0
     for _ in range(turns):
-        total = x[0] * 0 + start
+        total = np.float64(start)
         for i in range(size):
-            total += cube[i]
+            total += np.float64(cube[i])
     x[0] += total
     who[0] = native_id()
     told[0], told[1], told[2], told[3] = workspace, stages, threads, ranges

@@ -2,14 +2,13 @@
 
 Four parts, each in reading order.
 
-Functions of elements: `locks` (their order), `trusted` (files that may be executed) and `cache` (source text -> machine
-code that is found again), `processor` (what is compiled for) and `assembler` (LLVM's instructions by Python's
-operators), `inner_loop` and `elementwise` (a formula as a ufunc), `maths` with `maths32` and `maths64` (the functions
-that formulas may call), `intrinsics` (a loop over elements), `squares` (a sum) and `layer_norm` (rows that are
-normalised).
+Python's functions as machine code: `locks` (their order), `trusted` (files that may be executed) and `cache` (what is
+found again), `processor` (what is compiled for) and `assembler` (LLVM's instructions by Python's operators), `values`
+(what names mean), `writer` (Python's syntax tree -> instructions) and `outline` (kernels, rows and formulas).
 
-Kernels of cells: `values` (what names mean in one), `writer` (Python's syntax tree -> instructions), `outline` (kernels
-and functions of rows) and `arena` (many arrays in one).
+Functions of elements and rows: `maths` with `maths32` and `maths64` (what formulas may call), `inner_loop` and
+`elementwise` (a formula as a ufunc), `squares` (a sum), `scatter`, and rows that are normalised: `layer_norm`,
+`batch_norm` and `masked_softmax`. For kernels of cells, `arena` (many arrays in one).
 
 Matrix products: `vector` (micro-kernels of MR x NR), `macro_kernel` (blocking by MC, KC and NC, packed panels).
 

@@ -3,7 +3,7 @@
 from numba.core import cgutils
 
 from .assembler import Function, Int
-from .values import Array, contiguous, size_of
+from .values import Array, contiguous
 
 LINE, STAGGER = 16, 80  # numbers: 64 bytes of float32
 
@@ -18,10 +18,10 @@ def spaced_by(count: int) -> int:
 
 def carve(f: Function, arena: Array, shapes: tuple[tuple[Int, ...], ...]) -> list[Array]:
     """The arrays of these shapes that lie in an arena, one after the other from a cache line on: see `spaced_by`."""
-    width, found = size_of(arena.element), []
+    width, found = arena.dtype.itemsize, []
     start = arena.moved(f, (0 - arena.address(f)) & 63 & -width)
     for shape in shapes:
-        array, size = contiguous(arena.element, start.data, shape)
+        array, size = contiguous(arena.dtype, start.data, shape)
         found.append(array)
         start = start.moved(f, (size + (LINE - 1) * width & -LINE * width) + STAGGER * width)
     return found
@@ -30,7 +30,7 @@ def carve(f: Function, arena: Array, shapes: tuple[tuple[Int, ...], ...]) -> lis
 def rows_of(f: Function, array: Array) -> Array:
     """A contiguous array [T, B, W] as [T * B, W]."""
     T, B, W = array.shape
-    return contiguous(array.element, array.data, (T * B, W))[0]
+    return contiguous(array.dtype, array.data, (T * B, W))[0]
 
 
 def clear(f: Function, array: Array) -> None:

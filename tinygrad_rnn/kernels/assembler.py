@@ -56,8 +56,9 @@ class Int:
     __mul__ = __rmul__ = _operator("mul")
     __floordiv__, __rfloordiv__ = _operator("udiv"), _operator("udiv", turned=True)  # neither side may be negative
     __mod__, __rmod__ = _operator("urem"), _operator("urem", turned=True)  # likewise
-    __and__, __or__ = _operator("and_"), _operator("or_")
-    __rand__, __lshift__, __rshift__ = __and__, _operator("shl"), _operator("ashr")
+    __and__, __or__, __xor__ = _operator("and_"), _operator("or_"), _operator("xor")
+    __rand__, __ror__, __rxor__ = __and__, __or__, __xor__
+    __lshift__, __rshift__ = _operator("shl"), _operator("ashr")
     __lt__, __le__ = _operator("icmp_signed", "<"), _operator("icmp_signed", "<=")
     __gt__, __ge__ = _operator("icmp_signed", ">"), _operator("icmp_signed", ">=")
     __eq__, __ne__ = _operator("icmp_signed", "=="), _operator("icmp_signed", "!=")
@@ -95,10 +96,10 @@ class Function:
     """A C function of 64-bit integers that is being written; `local` ones can only be called from their module.
 
     Attributes:
-        unrolls: whether LLVM may unroll loops, as it likes to, besides what its vectors need.
+        hint: what LLVM is told of loops, as metadata.
     """
 
-    unrolls = True
+    hint: tuple[Any, ...] = ()
 
     def __init__(self, module: Any, name: str, parameters: Sequence[str], local: bool = False, gives: Any = None):
         kind = ir.FunctionType(gives or VOID, [I64] * len(parameters))
@@ -110,14 +111,16 @@ class Function:
         self.arguments = [Int(self.builder, argument) for argument in self.function.args]
 
     @classmethod
-    def inside(cls, builder: Any) -> "Function":
+    def inside(cls, builder: Any, unrolls: bool = False) -> "Function":
         """The function that somebody else is writing: to go on where the builder is.
 
-        Nothing is unrolled. Loops over a row are short, of 8 heads or 4 slots, and stand inside each other: with all of
-        them unrolled, a relational memory takes twice as long to compile, and the delta rule half as long again to run.
+        Nothing is unrolled, unless that is wanted. Loops over a row of a cell are short, of 8 heads or 4 slots, and
+        stand inside each other: with all of them unrolled, a relational memory takes twice as long to compile, and the
+        delta rule half as long again to run.
         """
         self = cls.__new__(cls)
-        self.module, self.function, self.builder, self.unrolls = builder.module, builder.function, builder, False
+        self.module, self.function, self.builder = builder.module, builder.function, builder
+        self.hint = () if unrolls else ("llvm.loop.unroll.disable",)
         return self
 
     def number(self, n: Any) -> Int:
@@ -148,9 +151,9 @@ class Function:
         yield Int(builder, i)
         i.add_incoming(builder.add(i, step), builder.block)
         again = builder.branch(head)
-        if not self.unrolls:
-            disable = self.module.add_metadata(["llvm.loop.unroll.disable"])
-            again.set_metadata("llvm.loop", Distinct(self.module, disable, refers_to_itself=True))
+        if self.hint:
+            hint = self.module.add_metadata(self.hint)
+            again.set_metadata("llvm.loop", Distinct(self.module, hint, refers_to_itself=True))
         builder.position_at_end(after)
 
     @contextlib.contextmanager

@@ -8,44 +8,50 @@ column of that channel: so all loops run over neighbours. Sums are in float64.
 
 import functools
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from . import cache
+from .outline import compiled, read, written_to
+from .values import inlined
 
-SOURCE = '''\
-from numba import njit, types
-from tinygrad_rnn.kernels.intrinsics import KERNEL
-X, MADE = (types.Array(types.{dtype}, 2, "C", readonly=given) for given in (True, False))
-SUM = types.Array(types.float64, 1, "C")
-@njit(types.void(X, X, SUM, SUM), cache=CACHE, **KERNEL)
-def moments(x, first, p, q):
-    for i in range(x.shape[0]):
-        for k in range(x.shape[1]):
-            d = types.float64(x[i, k]) - first[0, k]
+
+def _kernels(real: Any, over_rows: Any) -> SimpleNamespace:
+    rows, row, made, total = read(real, 2), read(real, 1), written_to(real, 2), written_to(np.float64, 1)
+
+    @inlined
+    def normal(x, of, W, k):
+        return ((x - of[k]) - of[W + k]) * of[2 * W + k]
+
+    @over_rows(rows, row, total, total)
+    def moments(i, W, x, first, p, q):
+        for k in range(W):
+            d = np.float64(x[k]) - first[k]
             p[k] += d
             q[k] += d * d
-@njit(types.void(X, X, MADE), cache=CACHE, **KERNEL)
-def forward(x, of, y):
-    for i in range(x.shape[0]):
-        for k in range(x.shape[1]):
-            y[i, k] = ((x[i, k] - of[0, k]) - of[1, k]) * of[2, k] * of[3, k] + of[4, k]
-@njit(types.void(X, X, X, SUM, SUM), cache=CACHE, **KERNEL)
-def sums(dy, x, of, p, q):
-    for i in range(x.shape[0]):
-        for k in range(x.shape[1]):
-            p[k] += dy[i, k]
-            q[k] += dy[i, k] * (((x[i, k] - of[0, k]) - of[1, k]) * of[2, k])
-@njit(types.void(X, X, X, MADE), cache=CACHE, **KERNEL)
-def backward(dy, x, of, dx):
-    for i in range(x.shape[0]):
-        for k in range(x.shape[1]):
-            n = ((x[i, k] - of[0, k]) - of[1, k]) * of[2, k]
-            dx[i, k] = of[2, k] * (dy[i, k] * of[3, k] - of[4, k] - n * of[5, k])
-'''
 
-_compiled = functools.cache(lambda dtype: cache.load(SOURCE.format(dtype=dtype.name), f"batch_norm_{dtype.name}"))
+    @over_rows(rows, row, made)
+    def forward(i, W, x, of, y):
+        for k in range(W):
+            y[k] = normal(x[k], of, W, k) * of[3 * W + k] + of[4 * W + k]
+
+    @over_rows(rows, rows, row, total, total)
+    def sums(i, W, dy, x, of, p, q):
+        for k in range(W):
+            p[k] += dy[k]
+            q[k] += dy[k] * normal(x[k], of, W, k)
+
+    @over_rows(rows, rows, row, made)
+    def backward(i, W, dy, x, of, dx):
+        for k in range(W):
+            rest = dy[k] * of[3 * W + k] - of[4 * W + k] - normal(x[k], of, W, k) * of[5 * W + k]
+            dx[k] = of[2 * W + k] * rest
+
+    return SimpleNamespace(moments=moments, forward=forward, sums=sums, backward=backward)
+
+
+_compiled = functools.cache(functools.partial(compiled, "batch_norm", _kernels))
 
 
 def moments(x: np.ndarray) -> np.ndarray:
@@ -88,11 +94,11 @@ def _normal(x: np.ndarray, eps: float, found: Any) -> tuple[Any, ...]:
 
 
 def _columns(x: np.ndarray, *channels: Any) -> np.ndarray:
-    """Numbers of channels, each in all columns of its channel."""
+    """Numbers of channels, each in all columns of its channel, one after the other."""
     columns = np.empty((len(channels), *x.shape[1:]), x.dtype)
     for row, numbers in zip(columns, channels):
         row[...] = numbers
-    return _rows(columns)
+    return columns.reshape(-1)
 
 
 def _sums(x: np.ndarray, kernel: Any, *operands: np.ndarray) -> np.ndarray:

@@ -102,6 +102,22 @@ def load(source: str, name: str, use: Callable[[ModuleType], object] = lambda mo
         return _execute(source, qualified, f"<{name}>", use, cache=False)
 
 
+@contextlib.contextmanager
+def place_for(name: str) -> Iterator[bool]:
+    """Inside, kernels that this folder's sources define are kept on the disk; false where they cannot be."""
+    home = _directory()
+    with _LOADING, contextlib.ExitStack() as stack:
+        if home is not None:
+            folder = home / f"{name}_{hashlib.sha256(toolchain()).hexdigest()[:16]}"
+            try:
+                for each in (home, folder):
+                    trusted.make_folder(each)
+                stack.enter_context(trusted.numba_files_in(folder))
+            except OSError:
+                home = None
+        yield home is not None
+
+
 def stored(name: str, key: str, make: Callable[[], bytes]) -> bytes:
     """What `make` returns, or returned in an earlier process that asked for the same name and key."""
     home = _directory()

@@ -27,22 +27,13 @@ from .locks import lazy
 FORMULAS = '''\
 """{title}: generated from the formula{s} below."""
 
-from numba import cfunc, types
-
-from tinygrad_rnn.kernels.maths import full_width, inlined
 from tinygrad_rnn.kernels.{maths} import {functions}
-from tinygrad_rnn.kernels.intrinsics import JIT, for_each
+from tinygrad_rnn.kernels.outline import for_each
 
 
-@inlined
-def formulas({inputs}):
+@for_each(f, {results}, cache=CACHE)
+def compute({inputs}):
     {body}
-
-
-@cfunc(types.void(types.CPointer(types.intp), types.intp), cache=CACHE, **JIT)
-def compute(operands, count):
-    full_width()
-    for_each(formulas, operands, count, f)
 '''
 
 
@@ -95,6 +86,7 @@ class Elementwise:
             maths="maths64" if dtype is np.float64 else "maths32",
             functions=", ".join(["f", *functions]),
             inputs=", ".join(self.inputs),
+            results=len(self.outputs),
             body=body,
         )
 

@@ -11,60 +11,65 @@ large and nearly equal): such a row is summed again, in float64.
 
 import functools
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from . import cache
-
-SOURCE = '''\
-from math import sqrt
-from numba import njit, types
-from numpy import {dtype} as real, float64
-from tinygrad_rnn.kernels.intrinsics import REDUCE, ROW as INLINE, ROW_SUMS
-ROWS, MADE, ROW, SUM = (types.Array(types.{dtype}, n, "C", readonly=given) for n in (2, 1) for given in (True, False))
-@njit(_nrt=False, **INLINE)
-def less(x, m, c):
-    return (x - m) - c
-@njit(_nrt=False, forceinline=True, **ROW_SUMS)
-def sums(x, m):
-    p = q = real(0)
-    for j in range(x.size):
-        p += less(x[j], m, real(0))
-        q += less(x[j], m, real(0)) * less(x[j], m, real(0))
-    return p / max(x.size, 1), q / max(x.size, 1)
-@njit(_nrt=False, forceinline=True, **ROW_SUMS)
-def moments(x, eps):
-    m = real(sums(x, real(0))[0])
-    c, v = sums(x, m)
-    if 1e-30 < v < 1e30 and 100 * c * c < v:
-        return m, real(c), real(1 / sqrt(v - c * c + eps))
-    mean = sums(x, float64(0))[0]
-    return real(mean), real(mean - real(mean)), real(1 / sqrt(sums(x, mean)[1] + eps))
-@njit(types.void(ROWS, ROW, ROW, types.float64, MADE), cache=CACHE, _nrt=False, **REDUCE)
-def forward(x, weight, bias, eps, y):
-    for i in range(x.shape[0]):
-        m, c, r = moments(x[i], eps)
-        for j in range(x.shape[1]):
-            y[i, j] = less(x[i, j], m, c) * r * weight[j] + bias[j]
-@njit(types.void(ROWS, ROWS, ROW, types.float64, MADE, SUM, SUM), cache=CACHE, _nrt=False, **REDUCE)
-def backward(dy, x, weight, eps, dx, dweight, dbias):
-    for i in range(x.shape[0]):
-        m, c, r = moments(x[i], eps)
-        p = q = real(0)
-        for j in range(x.shape[1]):
-            p += dy[i, j] * weight[j]
-            q += dy[i, j] * weight[j] * (less(x[i, j], m, c) * r)
-        p, q = real(p / x.shape[1]), real(q / x.shape[1])
-        for j in range(x.shape[1]):
-            n = less(x[i, j], m, c) * r
-            dx[i, j] = r * (dy[i, j] * weight[j] - p - n * q)
-            dweight[j] += dy[i, j] * n
-            dbias[j] += dy[i, j]
-'''
+from .outline import compiled, read, written_to
+from .values import inlined, summed
 
 
-_compiled = functools.cache(lambda dtype: cache.load(SOURCE.format(dtype=dtype.name), f"layer_norm_{dtype.name}"))
+def _kernels(real: Any, over_rows: Any) -> SimpleNamespace:
+    rows, row, made, total = read(real, 2), read(real, 1), written_to(real, 2), written_to(real, 1)
+
+    @inlined
+    def less(x, m, c):
+        return (x - m) - c
+
+    @summed
+    def sums(W, x, m, zero):
+        p, q = zero, zero
+        for j in range(W):
+            p += less(x[j], m, real(0))
+            q += less(x[j], m, real(0)) * less(x[j], m, real(0))
+        count = np.float64(W)
+        return p / count, q / count
+
+    @inlined
+    def moments(W, x, eps):
+        m = real(sums(W, x, real(0), real(0))[0])
+        rest, v = sums(W, x, m, real(0))
+        c, s = real(rest), v - rest * rest
+        if not (v > 1e-30 and v < 1e30 and 100.0 * rest * rest < v):
+            mean = sums(W, x, np.float64(0), np.float64(0))[0]
+            m, c, s = real(mean), real(mean - real(mean)), sums(W, x, mean, np.float64(0))[1]
+        return m, c, real(np.float64(1) / np.sqrt(s + eps))
+
+    @over_rows(rows, row, row, np.float64, made)
+    def forward(i, W, x, weight, bias, eps, y):
+        m, c, r = moments(W, x, eps)
+        for j in range(W):
+            y[j] = less(x[j], m, c) * r * weight[j] + bias[j]
+
+    @over_rows(rows, rows, row, np.float64, made, total, total)
+    def backward(i, W, dy, x, weight, eps, dx, dweight, dbias):
+        m, c, r = moments(W, x, eps)
+        p, q = real(0), real(0)
+        for j in range(W):
+            p += dy[j] * weight[j]
+            q += dy[j] * weight[j] * (less(x[j], m, c) * r)
+        p, q = real(p / np.float64(W)), real(q / np.float64(W))
+        for j in range(W):
+            n = less(x[j], m, c) * r
+            dx[j] = r * (dy[j] * weight[j] - p - n * q)
+            dweight[j] += dy[j] * n
+            dbias[j] += dy[j]
+
+    return SimpleNamespace(forward=forward, backward=backward)
+
+
+_compiled = functools.cache(functools.partial(compiled, "layer_norm", _kernels))
 _full = functools.lru_cache(100)(np.full)  # nobody writes to the arrays
 
 

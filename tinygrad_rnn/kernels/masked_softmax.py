@@ -7,93 +7,92 @@ long. PLAIN softmax makes it NaN, as PyTorch does, and so does its LOG, z - m - 
 """
 
 import functools
+import importlib
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from . import cache
-
-SOURCE = '''\
-from numba import njit, types
-from numpy import {dtype} as real, inf
-from tinygrad_rnn.kernels.intrinsics import REDUCE
-from tinygrad_rnn.kernels.maths{bits} import exp, log
-ROWS = types.Array(types.{dtype}, 2, "C", readonly=True)
-MADE, KEYS = (types.Array(kind, 2, "C") for kind in (types.{dtype}, types.int{bits}))
-PLACES = types.Array(types.int64, 1, "C", readonly=True)
-@njit(types.void(ROWS, ROWS, PLACES, types.{dtype}, *[types.int64] * 2, MADE, KEYS, MADE, KEYS), cache=CACHE, **REDUCE)
-def forward(x, bias, places, scale, period, form, y, keys, top, top_key):
-    for i in range(x.shape[0]):
-        n, b = x.shape[1] if period == 0 else min(i % period + 1, x.shape[1]), places[i]
-        for j in range(n):
-            y[i, j] = x[i, j] * scale + bias[b, j]
-        largest = keys.dtype.type({least})  # floats have the order of integers, if those below zero are turned round:
-        for j in range(n):  # a maximum of integers needs no thought of NaN, and becomes vector code
-            key = keys[i, j]
-            largest = max(largest, key ^ ((key >> {bits} - 1) & {most}))
-        top_key[0, 0] = largest ^ ((largest >> {bits} - 1) & {most})
-        m = top[0, 0] if n > 0 and (form > 0 or top[0, 0] != -inf) else real(0)
-        total = real(0)
-        for j in range(n):
-            y[i, j] = exp(y[i, j] - m)
-        for j in range(n):
-            total += y[i, j]
-        if form == 2:
-            total = log(total)
-            for j in range(n):
-                y[i, j] = (x[i, j] * scale - m) - total
-            continue
-        share = 1 / total if total != 0 else real(0)
-        for j in range(n):
-            y[i, j] *= share
-        for j in range(n, x.shape[1]):
-            y[i, j] = 0
-@njit(types.void(ROWS, ROWS, MADE), cache=CACHE, **REDUCE)
-def backward_of_log(dy, y, dx):
-    for i in range(y.shape[0]):
-        total = real(0)
-        for j in range(y.shape[1]):
-            total += dy[i, j]
-        for j in range(y.shape[1]):
-            dx[i, j] = dy[i, j] - exp(y[i, j]) * total
-@njit(types.void(ROWS, ROWS, types.{dtype}, MADE), cache=CACHE, **REDUCE)
-def backward(dy, y, scale, dx):
-    for i in range(y.shape[0]):
-        mean = real(0)
-        for j in range(y.shape[1]):
-            mean += dy[i, j] * y[i, j]
-        for j in range(y.shape[1]):
-            dx[i, j] = scale * (y[i, j] * (dy[i, j] - mean))
-'''
-
+from .maths import reinterpreted
+from .outline import compiled, read, written_to
+from .values import inlined
 
 PLAIN, LOG = 1, 2
-_quiet = np.errstate(invalid="ignore", over="ignore")  # of NumPy's numbers, where nothing is compiled
 
 
-@functools.cache
-def _compiled(dtype: np.dtype) -> Any:
-    bits = 8 * dtype.itemsize
-    numbers = dict(dtype=dtype.name, bits=bits, least=-(2 ** (bits - 1)), most=2 ** (bits - 1) - 1)
-    return cache.load(SOURCE.format(**numbers), f"masked_softmax_{dtype.name}")
+def _kernels(real: Any, over_rows: Any) -> SimpleNamespace:
+    rows, made, number, integer = read(real, 2), written_to(real, 2), np.dtype(real), np.int64
+    key_type = {4: np.int32, 8: np.int64}[number.itemsize]
+    bits, from_bits, sign = reinterpreted(key_type), reinterpreted(real), 8 * number.itemsize - 1
+    least, most, maths = -(2**sign), 2**sign - 1, importlib.import_module(f"{__package__}.maths{sign + 1}")
+    exp, log = maths.exp, maths.log
+
+    @inlined
+    def in_order(key):
+        """Floats have the order of integers, if those below zero are turned round. Their largest becomes vector code,
+        since there is no NaN to think of."""
+        return key ^ ((key >> sign) & most)
+
+    @over_rows(rows, read(real, 1), read(integer, 1), real, integer, integer, made)
+    def forward(i, W, x, bias, places, scale, period, form, y):
+        seen = i % period + 1 if period else W
+        n, first, largest = seen if seen < W else W, places[i] * W, key_type(least)
+        for j in range(n):
+            y[j] = x[j] * scale + bias[first + j]
+        for j in range(n):
+            key = in_order(bits(y[j]))
+            largest = key if key > largest else largest
+        m, total = from_bits(in_order(largest)), real(0)
+        m = real(0) if n == 0 or (form == 0 and m == real(-1e400)) else m
+        for j in range(n):
+            y[j] = exp(y[j] - m)
+        for j in range(n):
+            total += y[j]
+        share = real(1) / total if total != real(0) else real(0)
+        if form == LOG:
+            for j in range(n):
+                y[j] = (x[j] * scale - m) - log(total)
+        if form != LOG:
+            for j in range(n):
+                y[j] *= share
+        for j in range(n, W):
+            y[j] = real(0)
+
+    @over_rows(rows, rows, real, made)
+    def backward(i, W, dy, y, scale, dx):
+        mean = real(0)
+        for j in range(W):
+            mean += dy[j] * y[j]
+        for j in range(W):
+            dx[j] = scale * (y[j] * (dy[j] - mean))
+
+    @over_rows(rows, rows, made)
+    def backward_of_log(i, W, dy, y, dx):
+        total = real(0)
+        for j in range(W):
+            total += dy[j]
+        for j in range(W):
+            dx[j] = dy[j] - exp(y[j]) * total
+
+    return SimpleNamespace(forward=forward, backward=backward, backward_of_log=backward_of_log)
 
 
-@_quiet
+_compiled = functools.cache(functools.partial(compiled, "masked_softmax", _kernels))
+
+
 def masked_softmax(x: np.ndarray, bias: Any, scale: float = 1, causal: bool = False, form: int = 0) -> np.ndarray:
     """y for x [..., L, S] and a bias that broadcasts to it; PLAIN and LOG take x [..., S]."""
     y, rows = np.empty(x.shape, x.dtype), _rows(x)
     b = np.asarray(bias, x.dtype)
     if b.shape[-1:] != x.shape[-1:]:
         b = np.broadcast_to(b, (*b.shape[:-1], x.shape[-1]))
-    top, made = np.empty((1, 1), x.dtype), y.reshape(rows.shape)
-    keys, period = np.dtype(f"i{x.itemsize}"), 0 if form else bool(causal) * x.shape[-2]
-    places = _places(b.shape[:-1], x.shape[:-1])
-    _compiled(x.dtype).forward(rows, _rows(b), places, scale, period, form, made, made.view(keys), top, top.view(keys))
+    period, places = 0 if form else bool(causal) * x.shape[-2], _places(b.shape[:-1], x.shape[:-1])
+    b = np.ascontiguousarray(b).reshape(-1)
+    _compiled(x.dtype).forward(rows, b, places, scale, period, form, y.reshape(rows.shape))
     return y
 
 
-@_quiet
 def gradient(dy: np.ndarray, y: np.ndarray, scale: float) -> np.ndarray:
     """The gradient of x, given that of y; with a scale of 1 that of the bias."""
     dx, rows = np.empty(y.shape, y.dtype), _rows(y)
@@ -101,7 +100,6 @@ def gradient(dy: np.ndarray, y: np.ndarray, scale: float) -> np.ndarray:
     return dx
 
 
-@_quiet
 def gradient_of_log(dy: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The gradient of x, given that of y = log(softmax(x)) along the last dimension."""
     dx, rows = np.empty(y.shape, y.dtype), _rows(y)

@@ -32,104 +32,43 @@ Python on NumPy scalars when NUMBA_DISABLE_JIT=1.
 """
 
 import math
-from collections.abc import Callable
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import config, njit, types
-from numba.extending import intrinsic
-from numba.np.numpy_support import from_dtype
+
+from .values import Rule, inlined, written
 
 Numbers = SimpleNamespace  # see above
-JIT = dict(error_model="numpy", fastmath={"contract"}, forceinline=True)
-inlined = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **JIT)  # only called by other rules: compiles faster
 
 
-# ---------------------------------------------------------------------- emitted on the spot, or run as plain Python
-#
-# Jitted helpers would do, but each costs 0.05 s of compilation for every type and every polynomial.
-
-
-def ask_for_full_width(function: Any) -> None:
-    """What `full_width` does, to a function of LLVM's that is being written."""
-    set.add(function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows no such kind
-
-
-@intrinsic
-def full_width(typingctx: Any) -> Any:
-    """Nothing at run time. The function that this is compiled into asks LLVM for 512-bit vectors, where there are any.
-
-    Of itself LLVM takes 256 on Intel's processors, where that is half the speed of `exp` and `tanh`. So a kernel that
-    calls such a function asks, and so do the ufuncs. Other kernels leave it to LLVM on purpose: there whole registers
-    were measured on such a processor to gain 3 % at small sizes and to lose 3 to 8 % at large ones.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        ask_for_full_width(builder.function)
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-def widened(rule: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function of x; a caller compiled by Numba gets `full_width` along with it, others find the `rule`."""
-    if config.DISABLE_JIT:
-        return rule
-
-    def wide(x):
-        full_width()
-        return rule(x)
-
-    wide.__name__, wide.__doc__ = rule.__name__, rule.__doc__
-    made = njit(inline="always", **JIT)(wide)
-    made.rule = rule
-    return made
-
-
-def _emitted(write: Callable[[Any, Any], Any], source: Any, target: Any) -> Callable[..., Any]:
-    """A function of a number, from one type to another, for Numba and for `writer`: `write` has the instructions."""
-    signature = from_dtype(np.dtype(target))(from_dtype(np.dtype(source)))
-
-    @intrinsic
-    def emitted(typingctx: Any, x: Any) -> Any:
-        return signature, lambda context, builder, signature, args: write(builder, args[0])
-
-    emitted.write = write
-    return emitted
-
-
-def reinterpreted(source: Any, target: Any) -> Callable[..., Any]:
-    """The bits of a number of type `source`, read as type `target`."""
-    if config.DISABLE_JIT:
-        return lambda x: x.view(target)
-
+def reinterpreted(target: Any) -> Rule:
+    """A number's bits, read as a number of type `target`."""
     kind = {np.float32: ir.FloatType(), np.float64: ir.DoubleType()}.get(target, ir.IntType(target().itemsize * 8))
-    return _emitted(lambda builder, x: builder.bitcast(x, kind), source, target)
+    return written(lambda builder, x: builder.bitcast(x, kind))(lambda x: x.view(target))
 
 
-def polynomial(f: Any, coefficients: tuple[float, ...]) -> Callable[..., Any]:
+def polynomial(f: Any, coefficients: tuple[float, ...]) -> Rule:
     """The polynomial with these coefficients, in float type `f`, by Horner's rule."""
-    leading, *others = map(f, coefficients)
+    numbers = tuple(map(f, coefficients))
+    leading, others = numbers[0], numbers[1:]
 
+    def write(builder: Any, x: Any) -> Any:
+        y, *terms = (x.type(float(c)) for c in numbers)
+        for c in terms:
+            y = builder.fadd(builder.fmul(y, x, flags=["contract"]), c, flags=["contract"])
+        return y
+
+    @written(write)
     def horner(x):
         y = leading
         for c in others:
             y = y * x + c
         return y
 
-    if config.DISABLE_JIT:
-        return horner
-
-    def write(builder: Any, x: Any) -> Any:
-        y = x.type(float(leading))
-        for c in others:
-            y = builder.fadd(builder.fmul(y, x, flags=["contract"]), x.type(float(c)), flags=["contract"])
-        return y
-
-    return _emitted(write, f, f)
+    return horner
 
 
 # ------------------------------------------------------------------------------------------------------- the rules
@@ -139,7 +78,7 @@ def make_tools(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
     """What rules of float type `f`, whose bits are read as integers of type `i`, are made of: all names below."""
     zero, half, one, two = map(f, (0, 0.5, 1, 2))
     mantissa, bias = np.finfo(f).nmant, np.finfo(f).maxexp - 1
-    bits, from_bits = reinterpreted(f, i), reinterpreted(i, f)
+    bits, from_bits = reinterpreted(i), reinterpreted(f)
 
     # Adding 1.5 * 2^mantissa rounds x to a whole number n and leaves that in the lowest bits. The bias of the exponent
     # is added as well, so that those bits, shifted to the exponent's place, are 2^n.
@@ -162,7 +101,7 @@ def make_tools(f: Any, i: Any, numbers: Numbers) -> SimpleNamespace:
     return SimpleNamespace(**locals())
 
 
-def exponentials(t: SimpleNamespace) -> tuple[Callable[..., Any], ...]:
+def exponentials(t: SimpleNamespace) -> tuple[Rule, ...]:
     """exp, expm1, tanh"""
     f, i, numbers, half, one, two, log2_hi, log2_lo = t.f, t.i, t.numbers, t.half, t.one, t.two, t.log2_hi, t.log2_lo
     bits, from_bits, magic, power_of_two = t.bits, t.from_bits, t.magic, t.power_of_two
@@ -214,7 +153,7 @@ def exponentials(t: SimpleNamespace) -> tuple[Callable[..., Any], ...]:
     return exp, expm1, tanh
 
 
-def gates(t: SimpleNamespace) -> tuple[Callable[..., Any], ...]:
+def gates(t: SimpleNamespace) -> tuple[Rule, ...]:
     """sigmoid, silu, gelu_tanh"""
     f, i, numbers, zero, one, upper_half, upper = t.f, t.i, t.numbers, t.zero, t.one, t.upper_half, t.upper
     power_of_two, scale, scaled_magic, gate_q = t.power_of_two, t.scale, t.scaled_magic, t.gate_q
@@ -274,7 +213,7 @@ def gates(t: SimpleNamespace) -> tuple[Callable[..., Any], ...]:
     return sigmoid, silu, gelu_tanh
 
 
-def logarithms(t: SimpleNamespace, exp: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+def logarithms(t: SimpleNamespace, exp: Rule) -> tuple[Rule, ...]:
     """log, log1p, softplus, log_sigmoid"""
     f, i, numbers, zero, half, one, two = t.f, t.i, t.numbers, t.zero, t.half, t.one, t.two
     mantissa, bias, bits, from_bits, log2_hi, log2_lo = t.mantissa, t.bias, t.bits, t.from_bits, t.log2_hi, t.log2_lo
@@ -336,7 +275,7 @@ def logarithms(t: SimpleNamespace, exp: Callable[..., Any]) -> tuple[Callable[..
     return log, log1p, softplus, log_sigmoid
 
 
-def normal_distribution(t: SimpleNamespace) -> tuple[Callable[..., Any], ...]:
+def normal_distribution(t: SimpleNamespace) -> tuple[Rule, ...]:
     """erf, phi, gelu"""
     f, numbers, zero, half, one, two, none = t.f, t.numbers, t.zero, t.half, t.one, t.two, -t.zero
     power_of_two, upper, unscale, scaled_magic = t.power_of_two, t.upper, t.unscale, t.scaled_magic
@@ -399,24 +338,24 @@ def normal_distribution(t: SimpleNamespace) -> tuple[Callable[..., Any], ...]:
     return erf, phi, gelu
 
 
-def plain(f: Any) -> dict[str, Callable[..., Any]]:
+def plain(f: Any) -> dict[str, Rule]:
     """What needs no thought. A loop over the last ones, which are libm's own, stays scalar."""
     zero, one, half = f(0), f(1), f(0.5)
 
     def remainder(x, y):
         """x - floor(x / y) y, exactly: what is left over has the sign of y."""
-        rest = f(np.fmod(x, y))
+        rest = np.fmod(x, y)
         return rest + y if rest != zero and (rest < zero) != (y < zero) else rest
 
     def floor_divide(x, y):
         """floor(x / y), of which division alone would round some upwards."""
-        rest = f(np.fmod(x, y))
+        rest = np.fmod(x, y)
         q = (x - rest) / y
         q = q - one if rest != zero and (rest < zero) != (y < zero) else q
         below = np.floor(q)
         return x / y if y == zero else (below + one if q - below > half else below)
 
-    rules = dict(
+    rules: dict[str, Rule] = dict(
         square=lambda x: x * x,
         sqrt=lambda x: np.sqrt(x),
         rsqrt=lambda x: one / np.sqrt(x),
@@ -428,15 +367,12 @@ def plain(f: Any) -> dict[str, Callable[..., Any]]:
         where=lambda condition, x, y: x if condition else y,
         floor=lambda x: np.floor(x),
         isnan=lambda x: x != x,
-        sin=lambda x: f(np.sin(x)),
-        cos=lambda x: f(np.cos(x)),
-        pow=lambda x, y: f(x**y),
+        sin=lambda x: np.sin(x),
+        cos=lambda x: np.cos(x),
+        pow=lambda x, y: np.power(x, y),
     )
     rules |= dict(floor_divide=floor_divide, remainder=remainder)
-    for name, rule in rules.items():
-        rule.__name__ = rule.__qualname__ = name  # by which machine code that is linked knows it
-    # Inlined, as a function of its own takes 0.04 s to compile, whatever is in it.
-    return {name: njit(inline="always", **JIT)(rule) for name, rule in rules.items()}
+    return {name: inlined(rule) for name, rule in rules.items()}
 
 
 def build_rules(f: Any, i: Any, numbers: Numbers) -> dict[str, Any]:
@@ -444,4 +380,6 @@ def build_rules(f: Any, i: Any, numbers: Numbers) -> dict[str, Any]:
     t = make_tools(f, i, numbers)
     exp, *others = exponentials(t)
     vectorised = [exp, *others, *gates(t), *logarithms(t, exp), *normal_distribution(t)]
-    return {"f": f} | {rule.__name__: widened(rule) for rule in vectorised} | plain(f)
+    for rule in vectorised:
+        rule.wide = True  # type: ignore[attr-defined]
+    return {"f": f} | {rule.__name__: rule for rule in vectorised} | plain(f)

@@ -62,7 +62,7 @@ def _of_products(function: str, parameters: str) -> Callable[..., None]:
         numbers: list[Any] = []
         for x in arguments:
             numbers += [x.address(f), *_STRIDES[len(x.shape)](*x.strides)] if isinstance(x, Array) else [x]
-        products(dtype := arguments[0].element.name)  # here, where an error or Ctrl-C ends what is under way
+        products(dtype := arguments[0].dtype.name)  # here, where an error or Ctrl-C ends what is under way
         f.intrinsic(symbol(function, dtype), VOID, *(_integer(f, x) for x in numbers))
 
     return write

@@ -1,22 +1,20 @@
 """Rows added to the rows of a table that indices name: the gradient of an embedding."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
-from . import cache
+from .outline import compiled, read, written_to
 
-SOURCE = '''\
-from numba import njit, types
-from tinygrad_rnn.kernels.intrinsics import REDUCE
-TABLE, ROWS = (types.Array(types.{dtype}, 2, "C", readonly=given) for given in (False, True))
-PLACES = types.Array(types.int64, 1, "C", readonly=True)
-@njit(types.void(TABLE, PLACES, ROWS), cache=CACHE, **REDUCE)
-def entry(table, places, rows):
-    for i in range(places.size):
-        for j in range(table.shape[1]):
-            table[places[i], j] += rows[i, j]
-'''
+
+def _kernels(real: Any, over_rows: Any) -> Any:
+    @over_rows(read(real, 2), read(np.int64, 1), written_to(real, 1))
+    def add(i, W, row, places, table):
+        for j in range(W):
+            table[places[i] * W + j] += row[j]
+
+    return add
 
 
 def add_rows(table: np.ndarray, places: np.ndarray, rows: np.ndarray) -> None:
@@ -27,7 +25,7 @@ def add_rows(table: np.ndarray, places: np.ndarray, rows: np.ndarray) -> None:
     """
     if places.size and not (0 <= places.min() and places.max() < len(table)):
         raise IndexError(f"index {places.max()} is out of bounds for {len(table)} rows")
-    _compiled(table.dtype)(table, places, rows)
+    _compiled(table.dtype)(rows, places, table.reshape(-1))
 
 
-_compiled = functools.cache(lambda dtype: cache.load(SOURCE.format(dtype=dtype.name), f"scatter_{dtype.name}").entry)
+_compiled = functools.cache(functools.partial(compiled, "scatter", _kernels))

@@ -1,23 +1,25 @@
 """The sum of the squares of a large array in float64, one pass over it: what the norm of gradients waits for."""
 
 import functools
+from typing import Any
 
 import numpy as np
 from numba import config
 
-from . import cache
+from .outline import compiled, read, written_to
 
-SOURCE = '''\
-from numba import njit, types
-from numpy import float64
-from tinygrad_rnn.kernels.intrinsics import REDUCE
-@njit(types.float64(types.Array(types.{dtype}, 1, "C", readonly=True)), cache=CACHE, **REDUCE)
-def entry(x):
-    total = 0.0
-    for k in range(x.size):
-        total += float64(x[k]) * float64(x[k])
-    return total
-'''
+
+def _kernels(real: Any, over_rows: Any) -> Any:
+    @over_rows(read(real, 2), written_to(np.float64, 1))
+    def sum_squares(i, W, x, total):
+        found = 0.0
+        for k in range(W):
+            found += np.float64(x[k]) * np.float64(x[k])
+        total[i] = found
+
+    return sum_squares
+
+
 LARGE = 1 << 15  # elements from which a pass over memory costs more than NumPy's calls
 
 
@@ -25,10 +27,11 @@ def sum_of_squares(x: np.ndarray) -> float:
     """sum x^2 in float64, whatever the dtype of x; inf where it is out of range, NaN where x has any."""
     flat = np.ascontiguousarray(x).reshape(-1)
     if flat.size >= LARGE and flat.dtype in (np.float32, np.float64) and not config.DISABLE_JIT:
-        return _compiled(flat.dtype)(flat)
+        _compiled(flat.dtype)(flat[np.newaxis], total := np.empty(1))
+        return float(total[0])
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         wide = flat.astype(np.float64)
         return float(wide @ wide)
 
 
-_compiled = functools.cache(lambda dtype: cache.load(SOURCE.format(dtype=dtype.name), f"squares_{dtype.name}").entry)
+_compiled = functools.cache(functools.partial(compiled, "squares", _kernels))

@@ -6,26 +6,53 @@ import dataclasses
 import functools
 import inspect
 import textwrap
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba.core.dispatcher import Dispatcher
 
-from .assembler import I32, I64, Function, Int
+from .assembler import I8, I32, I64, Function, Int
 
 FLOATS = {np.float32: ir.FloatType(), np.float64: ir.DoubleType()}
 INTEGERS = {np.int32: I32, np.int64: I64}
-LLVM = {abs: "fabs", np.sqrt: "sqrt", np.floor: "floor", np.copysign: "copysign"}  # which it has itself
+IN_MEMORY = {np.dtype(kind): llvm for kind, llvm in (FLOATS | INTEGERS | {np.bool_: I8}).items()}
+LLVM: dict[Any, str] = {  # which it has itself; of these it calls libm: sin, cos, pow
+    abs: "fabs", np.sqrt: "sqrt", np.floor: "floor", np.copysign: "copysign", np.sin: "sin", np.cos: "cos",
+    np.power: "pow",
+}  # fmt: skip
+Rule = Callable[..., Any]
+
+
+def inlined(rule: Rule) -> Rule:
+    """A function of numbers that is written in place, statement by statement, where it is called."""
+    rule.inlined = ()  # type: ignore[attr-defined]
+    return rule
+
+
+def summed(rule: Rule) -> Rule:
+    """The same, with sums in whatever order is fast."""
+    rule.inlined = ("reassoc",)  # type: ignore[attr-defined]
+    return rule
+
+
+def written(by: Rule) -> Callable[[Rule], Rule]:
+    """A decorator for a function of a number whose instructions are those that `by` gives, for LLVM's builder and x."""
+
+    def decorate(rule: Rule) -> Rule:
+        rule.write = by  # type: ignore[attr-defined]
+        return rule
+
+    return decorate
 
 
 class Array(NamedTuple):
-    """Where an array lies: LLVM's address of its first element, and strides in bytes; the type of elements is Numba's.
+    """Where an array lies: the dtype, LLVM's address of the first element, and strides in bytes.
 
     Of a row the shape is not known.
     """
 
-    element: Any
+    dtype: np.dtype[Any]
     data: Any
     shape: tuple[Any, ...]
     strides: tuple[Any, ...]
@@ -49,19 +76,14 @@ class Float:
     value: Any
 
 
-def size_of(element: Any) -> int:
-    """The bytes of an element; a truth has one."""
-    return int(getattr(element, "bitwidth", 8)) // 8
-
-
-def contiguous(element: Any, data: Any, shape: tuple[Any, ...]) -> tuple[Array, Any]:
+def contiguous(dtype: np.dtype[Any], data: Any, shape: tuple[Any, ...]) -> tuple[Array, Any]:
     """An array whose elements lie side by side; and how many bytes it has."""
     strides: list[Any] = []
-    size: Any = size_of(element)
+    size: Any = dtype.itemsize
     for n in reversed(shape):
         strides.insert(0, size)
         size = n * size
-    return Array(element, data, shape, tuple(strides)), size
+    return Array(dtype, data, shape, tuple(strides)), size
 
 
 class Row(NamedTuple):
@@ -69,8 +91,13 @@ class Row(NamedTuple):
 
     function: Any
     flags: tuple[str, ...]
+    unrolls: bool = False
+
+    def __call__(self, *arguments: Any) -> None:
+        self.function(*arguments)
 
 
+@functools.cache
 def tree_of(function: Any) -> Any:
     """The syntax tree of a function, or of a lambda that stands in a line of its own."""
     text = textwrap.dedent(inspect.getsource(function))
@@ -83,20 +110,6 @@ def scope_of(function: Any) -> dict[str, Any]:
     """What names mean that are none of the function's own."""
     found = inspect.getclosurevars(function).nonlocals
     return function.__globals__ | found if found else function.__globals__
-
-
-@functools.cache
-def rule_of(function: Any) -> tuple[ast.FunctionDef | ast.Lambda, dict[str, Any]] | None:
-    """The syntax tree of a formula that Numba compiles, and its scope; none if it calls what nobody here can write."""
-    try:
-        tree, scope = tree_of(function), scope_of(function)
-    except OSError:  # its source is not there
-        return None
-    calls = (meaning_of(node.func, scope) for node in ast.walk(tree) if isinstance(node, ast.Call))
-    known = {*FLOATS, *INTEGERS, *LLVM}
-    gives = isinstance(tree, ast.Lambda) or isinstance(tree.body[-1], ast.Return)
-    written = gives and all(isinstance(x, Dispatcher) or hasattr(x, "write") or x in known for x in calls)
-    return (tree, scope) if written and not any(isinstance(node, ast.Pow) for node in ast.walk(tree)) else None
 
 
 def meaning_of(node: ast.expr, scope: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ Integers have 64 bits, what is read from an array has its type. These may stand 
     x[i:, j:], x[i, j:], x.T                  the rest of an array from an element on
     starts[t + 1], y[j] = x[j], y[j] += x[j]  elements
     real(2), real(n)                          a number as an element, `real` being NumPy's type
-    halved(n, 0.5, x[i, 0:]), tanh(x)         a row, or a function of Numba's: one of `maths` is written in place
+    halved(n, 0.5, x[i, 0:]), tanh(x)         a row, or a function that is written in place, like those of `maths`
     copy(x, y, m, n)                          what is written at once: functions of Python that get the `Function` first
 """
 
@@ -22,15 +22,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core.dispatcher import Dispatcher
 
 from . import values
 from .assembler import I8, I64, VOID, Function, Int
-from .maths import ask_for_full_width
-from .values import FLOATS, INTEGERS, LLVM, Array, Float, Row, number_of
+from .values import FLOATS, IN_MEMORY, INTEGERS, LLVM, Array, Float, Row, number_of
 
-TRUTH = ir.IntType(1)
+TRUTH, TRUTHS = ir.IntType(1), np.dtype(bool)
 # Of integers, and of floats: where the sign is not LLVM's, its name.
 _OPERATORS: dict[type, tuple[Callable[[Any, Any], Any], str]] = {
     ast.Add: (operator.add, "fadd"), ast.Sub: (operator.sub, "fsub"), ast.Mult: (operator.mul, "fmul"),
@@ -38,10 +35,19 @@ _OPERATORS: dict[type, tuple[Callable[[Any, Any], Any], str]] = {
     ast.BitAnd: (operator.and_, ""), ast.BitOr: (operator.or_, ""), ast.Eq: (operator.eq, "=="),
     ast.NotEq: (operator.ne, "!="), ast.Lt: (operator.lt, "<"), ast.LtE: (operator.le, "<="),
     ast.Gt: (operator.gt, ">"), ast.GtE: (operator.ge, ">="), ast.LShift: (operator.lshift, ""),
-    ast.RShift: (operator.rshift, ""),
+    ast.RShift: (operator.rshift, ""), ast.BitXor: (operator.xor, ""),
 }  # fmt: skip
 _GUARDED = ast.Subscript, ast.FloorDiv, ast.Mod  # what may fail, and is not done where a condition says so
-_ELEMENTS = {ir.FloatType(): types.float32, ir.DoubleType(): types.float64, I64: types.int64, TRUTH: types.boolean}
+
+
+def ask_for_full_width(function: Any) -> None:
+    """Ask LLVM for 512-bit vectors in a function that is being written, where there are any.
+
+    Of itself LLVM takes 256 on Intel's processors, where that is half the speed of `exp` and `tanh`. So a kernel that
+    calls such a function asks, and so do the ufuncs. Other kernels leave it to LLVM on purpose: there whole registers
+    were measured on such a processor to gain 3 % at small sizes and to lose 3 to 8 % at large ones.
+    """
+    set.add(function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows no such kind
 
 
 class Writer:
@@ -50,18 +56,16 @@ class Writer:
     Args:
         scope: what names mean that are none of the function's own.
         given: the arguments by name.
-        flags: LLVM's, of arithmetic.
+        flags: LLVM's, of arithmetic, besides "contract".
 
     Attributes:
         names: arrays as they are, of numbers the places on the stack where they lie.
         kernel: LLVM's function of the outline, which has all others inside it in the end.
     """
 
-    def __init__(
-        self, f: Function, context: Any, typing: Any, scope: dict[str, Any], given: dict[str, Any], flags: Sequence[str]
-    ) -> None:
-        self.f, self.builder, self.context, self.typing, self.kernel = f, f.builder, context, typing, f.function
-        self.scope, self.flags = scope, flags
+    def __init__(self, f: Function, scope: dict[str, Any], given: dict[str, Any], flags: Sequence[str] = ()) -> None:
+        self.f, self.builder, self.kernel, self.scope = f, f.builder, f.function, scope
+        self.flags = ("contract", *flags)
         self.names: dict[str, Any] = {}
         self.outside: frozenset[str] = frozenset()  # names that meant something where the block begins
         self.rows: dict[Any, Any] = {}  # functions of rows that have been written
@@ -82,6 +86,11 @@ class Writer:
         *statements, last = tree.body
         self.write(statements)
         return self.value(last.value) if isinstance(last, ast.Return) and last.value else self._refuse(last)
+
+    def numbers(self, tree: Any, kind: Any) -> list[Any]:
+        """The same as LLVM's values of one type of floats."""
+        found = self.result(tree)
+        return [self._cast(x, kind) for x in (found if isinstance(found, tuple) else (found,))]
 
     def _refuse(self, node: ast.AST) -> NoReturn:
         raise NotImplementedError(f"a kernel has no place for `{ast.unparse(node)}`: see kernels.writer")
@@ -117,13 +126,12 @@ class Writer:
 
     def _Assign(self, node: ast.Assign) -> None:
         value, (target,) = self.value(node.value), node.targets
-        if isinstance(target, ast.Subscript):
-            self._store(self._at(target), value)
-        elif isinstance(target, ast.Tuple):
-            for each, part in zip(target.elts, value, strict=True):
+        several = zip(target.elts, value, strict=True) if isinstance(target, ast.Tuple) else [(target, value)]
+        for each, part in several:
+            if isinstance(each, ast.Subscript):
+                self._store(self._at(each), part)
+            else:
                 self._bind(each, part)
-        else:
-            self._bind(target, value)
 
     def _AugAssign(self, node: ast.AugAssign) -> None:
         self._Assign(ast.Assign([node.target], ast.BinOp(node.target, node.op, node.value)))
@@ -246,7 +254,7 @@ class Writer:
         if not isinstance(place, Array) or place.strides:
             return place
         x = self.builder.load(self._pointer(place))
-        return number_of(self.f, self.builder.trunc(x, TRUTH) if place.element == types.boolean else x)
+        return number_of(self.f, self.builder.trunc(x, TRUTH) if place.dtype == TRUTHS else x)
 
     def _value_of_Call(self, node: ast.Call) -> Any:
         found: Any = values.meaning_of(node.func, self.scope)
@@ -260,16 +268,17 @@ class Writer:
         if found in FLOATS:
             return Float(self._cast(arguments[0], FLOATS[found]))
         if found in INTEGERS:
-            return Int(self.builder, self.builder.sext(self._plain(arguments[0]), INTEGERS[found]))
+            return Int(self.builder, self._cast_to_integer(self._plain(arguments[0]), INTEGERS[found]))
         if isinstance(found, Row):
-            return self._call_row(found, arguments)
-        if isinstance(found, Dispatcher):
-            return self._call_compiled(found, arguments)
-        if not (found in LLVM or hasattr(found, "write")):
+            return self.call_row(found, arguments)
+        if hasattr(found, "inlined"):
+            return self._write_in_place(found, arguments)
+        if not (found in LLVM or found is np.fmod or hasattr(found, "write")):
             return found(self.f, *arguments)
         plain = list(map(self._plain, arguments))
         if found not in LLVM:
-            return number_of(self.f, found.write(self.builder, *plain))
+            made = self.builder.frem(*plain) if found is np.fmod else found.write(self.builder, *plain)
+            return number_of(self.f, made)
         width = {ir.FloatType(): 32, ir.DoubleType(): 64}[plain[0].type]
         return Float(self.f.intrinsic(f"llvm.{LLVM[found]}.f{width}", plain[0].type, *plain))
 
@@ -278,6 +287,8 @@ class Writer:
 
     def _truth(self, node: ast.expr) -> Int:
         value = self.value(node)
+        if isinstance(value, Float):
+            return Int(self.builder, self.builder.fcmp_unordered("!=", value.value, value.value.type(0)))
         if not isinstance(value, (int, Int)):
             self._refuse(node)
         number = self.f.number(value)
@@ -293,6 +304,9 @@ class Writer:
             return x.value
         return (self.builder.fptrunc if kind == ir.FloatType() else self.builder.fpext)(x.value, kind)
 
+    def _cast_to_integer(self, x: Any, kind: Any) -> Any:
+        return (self.builder.trunc if kind.width < x.type.width else self.builder.sext)(x, kind)
+
     def _merged(self, a: Any, b: Any, how: Callable[[Any, Any], Any]) -> Any:
         """Two numbers or arrays as one."""
 
@@ -303,7 +317,7 @@ class Writer:
         if not isinstance(a, Array):
             return merged(a, b)
         shape, strides = tuple(map(merged, a.shape, b.shape)), tuple(map(merged, a.strides, b.strides))
-        return Array(a.element, how(a.data, b.data), shape, strides)
+        return Array(a.dtype, how(a.data, b.data), shape, strides)
 
     # ---- Arrays and calls --------------------------------------------------------------------------------------------
 
@@ -327,64 +341,54 @@ class Writer:
         return whole._replace(shape=shape, strides=strides).moved(self.f, offset)
 
     def _pointer(self, place: Array) -> Any:
-        return self.builder.bitcast(place.data, self.context.get_data_type(place.element).as_pointer())
+        return self.builder.bitcast(place.data, IN_MEMORY[place.dtype].as_pointer())
 
     def _store(self, place: Array, x: Any) -> None:
         pointer = self._pointer(place)
-        of_floats = isinstance(place.element, types.Float)
+        of_floats = place.dtype.type in FLOATS
         self.builder.store(self._cast(x, pointer.type.pointee) if of_floats else self._plain(x), pointer)
 
-    def _call_row(self, row: Row, arguments: list[Any]) -> None:
+    def call_row(self, row: Row, arguments: list[Any]) -> None:
         """Call a function of the same module, which is written when it is called first."""
-        kinds, given = zip(*map(self._as_numba_has_it, arguments))
+        given = [self._start(x) if isinstance(x, Array) else self._plain(x) for x in arguments]
+        kinds = tuple(x.dtype if isinstance(x, Array) else None for x in arguments), tuple(x.type for x in given)
         if (row, kinds) not in self.rows:
-            kind = ir.FunctionType(VOID, [x.type for x in given])
-            tree = values.tree_of(row.function)
-            made = self.rows[row, kinds] = ir.Function(self.f.module, kind, self.f.module.get_unique_name(tree.name))
-            made.linkage = "internal"
-            made.attributes.add("alwaysinline")
-            f, names = Function.inside(ir.IRBuilder(made.append_basic_block())), {}
-            for name, x, of in zip(values.parameters_of(row.function), made.args, kinds, strict=True):
-                if isinstance(of, types.CPointer):
-                    x.add_attribute("noalias")
-                    start = f.builder.bitcast(x, I8.as_pointer())
-                    names[name] = Array(of.dtype, start, (0,), (values.size_of(of.dtype),))
-                else:
-                    names[name] = number_of(f, x)
-            self._inside(f, values.scope_of(row.function), names, row.flags).write(tree.body)
-            f.give()
+            self.rows[row, kinds] = self._row(row, *kinds)
         self.builder.call(self.rows[row, kinds], given)
 
-    def _inside(self, f: Function, scope: dict[str, Any], given: dict[str, Any], flags: Sequence[str]) -> "Writer":
+    def _row(self, row: Row, dtypes: tuple[Any, ...], kinds: tuple[Any, ...]) -> Any:
+        """LLVM's function of a row, of numbers and of arrays of these dtypes."""
+        tree, module = values.tree_of(row.function), self.f.module
+        made = ir.Function(module, ir.FunctionType(VOID, kinds), module.get_unique_name(tree.name))
+        made.linkage = "internal"
+        made.attributes.add("alwaysinline")
+        f, names = Function.inside(ir.IRBuilder(made.append_basic_block()), row.unrolls), {}
+        for name, x, dtype in zip(values.parameters_of(row.function), made.args, dtypes, strict=True):
+            if dtype:
+                x.add_attribute("noalias")
+                names[name] = Array(dtype, f.builder.bitcast(x, I8.as_pointer()), (0,), (dtype.itemsize,))
+            else:
+                names[name] = number_of(f, x)
+        self._inside(f, row.function, names, row.flags).write(tree.body)
+        f.give()
+        return made
+
+    def _inside(self, f: Function, function: Any, given: dict[str, Any], flags: Sequence[str] = ()) -> "Writer":
         """A writer for a function that this one calls."""
-        writer = Writer(f, self.context, self.typing, scope, given, flags)
+        writer = Writer(f, values.scope_of(function), given, flags)
         writer.kernel = self.kernel
         return writer
 
-    def _call_compiled(self, function: Any, arguments: list[Any]) -> Any:
-        """Write one of Numba's functions in place, or call it: then it is compiled first, and has no errors."""
-        if rule := getattr(function, "rule", None):  # see `maths.widened`
+    def _write_in_place(self, rule: Any, arguments: list[Any]) -> Any:
+        if hasattr(rule, "wide"):
             ask_for_full_width(self.kernel)
-            function = rule
-        if found := values.rule_of(function.py_func):
-            tree, scope = found
-            given = dict(zip(values.parameters_of(function.py_func), arguments, strict=True))
-            return self._inside(self.f, scope, given, ("contract",)).result(tree)
-        kinds, plain = zip(*map(self._as_numba_has_it, arguments))
-        call = self.typing.resolve_value_type(function).get_call_type(self.typing, kinds, {})
-        compiled = function.get_compile_result(call)
-        self.context.active_code_library.add_linking_library(compiled.library)
-        callee, of = self.context.declare_function(self.f.module, compiled.fndesc), compiled.fndesc
-        _, found = self.context.call_conv.call_function(self.builder, callee, of.restype, of.argtypes, plain)
-        return None if of.restype == types.none else number_of(self.f, found)
+        given = dict(zip(values.parameters_of(rule), arguments, strict=True))
+        return self._inside(self.f, rule, given, rule.inlined).result(values.tree_of(rule))
 
-    def _as_numba_has_it(self, x: Any) -> tuple[Any, Any]:
-        """The type and the value of an argument: of an array the address, as a pointer that can be indexed."""
-        if not isinstance(x, Array):
-            value = self._plain(x)
-            return _ELEMENTS[value.type], value
+    def _start(self, x: Array) -> Any:
+        """The address of an array, as a pointer that can be indexed."""
         place = self._pointer(x)
         # LLVM is not told how the place moves from row to row: to look for the cheapest way to move twenty of them at
         # once takes it a sixth of the time that the kernel takes to compile, and saves nothing.
         opaque = ir.InlineAsm(ir.FunctionType(place.type, [place.type]), "", "=r,0", False)
-        return types.CPointer(x.element), self.builder.call(opaque, [place])
+        return self.builder.call(opaque, [place])
