@@ -79,8 +79,9 @@ class Program:
         draw = self.draw
         one, other = self.number(names, depth), self.number(names, depth)
         compared = f"{one} {draw.choice(['<', '<=', '>', '>=', '==', '!='])} {other}"
-        both = f"({compared} {draw.choice(['and', 'or'])} {other} < {one})"
-        return draw.choice([compared, compared, both, f"not ({compared})", one])
+        both, name = f"({compared} {draw.choice(['and', 'or'])} {other} < {one})", draw.choice(names)
+        divides = draw.choice([f"({name} and {one} // {name} > 1)", f"({name} == 0 or {one} % {name} < 2)"])
+        return draw.choice([compared, compared, both, f"not ({compared})", one, divides])
 
     def matrix(self, names, arrays):
         """An expression of a matrix, of any size."""
@@ -315,6 +316,22 @@ REFUSED = {
     "an array for a number": "m = out + 1",
     "elements by the bit": "m = out[0] & out[1]",
     "the rest of elements": "m = out[0] % out[1]",
+    "one of two numbers": "m = n and 5",
+    "one of two floats": "out[0] = out[1] or out[2]",
+    "truths in an order": "m = (n > 1) < (n > 2)",
+    "a truth and a number": "m = (n > 1) & n",
+    "a global that was a name of its own": "for i in range(n): narrow = i\n    store(narrow, out)",
+    "an element from the end": "store(n, out[-1:])",
+    "all but the last": "store(n, out[:-1])",
+    "an element of an element": "out[0, 1] = real(n)",
+    "a whole row of a matrix": "table[n] = real(0)",
+    "the length of a row": "rows(out)",
+    "the larger one": "m = max(n, 2)",
+    "a function of Python that knows no kernels": "plain(n)",
+    "a number of Python that changes": "m = 0.0",
+    "half of an integer": "m = n * 0.5",
+    "the absolute value of an integer": "m = abs(n)",
+    "floats of two kinds": "out[0] = copysign(out[0], narrow(1))",
     "a function": "def g(): pass",
     "a result": "return n",
 }
@@ -322,9 +339,26 @@ REFUSED = {
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_anything_else_is_refused(what):
-    compiled, _ = both(f"@kernel()\ndef f(n, out):\n    {REFUSED[what]}\n", narrow=np.float32)
+    head = "@row_function()\ndef rows(x):\n    x[0] = real(len(x))\n\n"
+    others = {"narrow": np.float32, "plain": lambda n: n + 1, "copysign": np.copysign}
+    compiled, _ = both(f"{head}@kernel()\ndef f(n, out, table):\n    {REFUSED[what]}\n", **others)
     with pytest.raises(NotImplementedError, match="a kernel has no place for"):
-        compiled(3, np.zeros(4))
+        compiled(3, np.zeros(4), np.zeros((4, 4)))
+
+
+def test_constants_are_as_wide_as_what_they_meet():
+    text = "@kernel()\ndef f(x, out):\n    out[0] = x[0] * 0.1 + 0.3 - (0.7 - x[1])\n"
+    compiled, python = both(text)
+    x, outs = np.array([1.1, 2.3], np.float32), np.zeros((2, 1), np.float32)
+    compiled(x, outs[0])
+    python(x, outs[1])
+    np.testing.assert_array_max_ulp(*outs, maxulp=1)  # a product may be part of an fma
+    text = text.replace(" + 0.3 - (0.7 - x[1])", "").replace("f(x, out)", "f(x, out, n)")
+    compiled, python = both(text)
+    for n in range(200):
+        compiled(x := np.array([n / 7], np.float32), outs[0], 0)
+        python(x, outs[1], 0)
+        assert outs[0] == outs[1]
 
 
 def test_as_many_names_as_values():

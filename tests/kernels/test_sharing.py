@@ -26,7 +26,7 @@ LOOP, OTHERS = 1, 2  # stages
 
 @row_function()
 def one_row(size, turns, start, workspace, stages, threads, ranges, x, cube, who, told):
-    total = 0.0
+    total = np.float64(0)
     for _ in range(turns):
         total = np.float64(start)
         for i in range(size):

@@ -12,7 +12,7 @@ from .outline import compiled, read, written_to
 def _kernels(real: Any, over_rows: Any) -> Any:
     @over_rows(read(real, 2), written_to(np.float64, 1))
     def sum_squares(i, W, x, total):
-        found = 0.0
+        found = np.float64(0)
         for k in range(W):
             found += np.float64(x[k]) * np.float64(x[k])
         total[i] = found

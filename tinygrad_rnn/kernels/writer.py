@@ -1,16 +1,17 @@
 """Python's syntax tree -> LLVM's instructions: loops, addresses, calls and maths, of which all types are known.
 
-Integers have 64 bits, what is read from an array has its type. These may stand in a function, and nothing else:
+Integers have 64 bits, what is read from an array has its type; a constant is a float of the type that it meets, and of
+64 bits where a row is given one. These may stand in a function, and nothing else:
 
     a, b = 2 * n, len(x)                      names; arrays keep theirs; neither side of n // m and n % m is negative
     for t in range(n - 1, -1, -1):            steps are 1 or -1
-    if n & 2 and not share(ranges, 2):        no else; what follows `and` is done if it holds so far
+    if n & 2 and not share(ranges, 2):        no else; what follows `and` and `or` is done if Python does it
     a if n < b else b                         of numbers, and of arrays
-    x[i:, j:], x[i, j:], x.T                  the rest of an array from an element on
+    x[i:, j:], x[i, j:], x.T                  the rest of an array from an element on; no index is negative
     starts[t + 1], y[j] = x[j], y[j] += x[j]  elements
     real(2), real(n)                          a number as an element, `real` being NumPy's type
     halved(n, 0.5, x[i, 0:]), tanh(x)         a row, or a function that is written in place, like those of `maths`
-    copy(x, y, m, n)                          what is written at once: functions of Python that get the `Function` first
+    copy(x, y, m, n)                          what is written at once: functions of Python with a `Function` first, `f`
 """
 
 import ast
@@ -18,6 +19,7 @@ import contextlib
 import functools
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from types import FunctionType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -37,7 +39,26 @@ _OPERATORS: dict[type, tuple[Callable[[Any, Any], Any], str]] = {
     ast.Gt: (operator.gt, ">"), ast.GtE: (operator.ge, ">="), ast.LShift: (operator.lshift, ""),
     ast.RShift: (operator.rshift, ""), ast.BitXor: (operator.xor, ""),
 }  # fmt: skip
-_GUARDED = ast.Subscript, ast.FloorDiv, ast.Mod  # what may fail, and is not done where a condition says so
+_OF_TRUTHS = ast.BitAnd, ast.BitOr, ast.BitXor, ast.Eq, ast.NotEq
+
+
+def _is_not(node: ast.expr) -> bool:
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+
+
+def _may_fail(tree: ast.AST, scope: dict[str, Any]) -> bool:
+    """Whether this does what is not to be done where a condition says so: read, divide integers, call somebody."""
+    calls = (values.meaning_of(node.func, scope) for node in ast.walk(tree) if isinstance(node, ast.Call))
+    guarded = any(isinstance(node, (ast.Subscript, ast.FloorDiv, ast.Mod)) for node in ast.walk(tree))
+    return guarded or not all(x in _HARMLESS or hasattr(x, "write") or _never_fails(x) for x in calls)
+
+
+_HARMLESS = {*FLOATS, *INTEGERS, *LLVM}
+
+
+@functools.cache
+def _never_fails(rule: Any) -> bool:
+    return hasattr(rule, "inlined") and not _may_fail(values.tree_of(rule), values.scope_of(rule))
 
 
 def ask_for_full_width(function: Any) -> None:
@@ -67,6 +88,7 @@ class Writer:
         self.f, self.builder, self.kernel, self.scope = f, f.builder, f.function, scope
         self.flags = ("contract", *flags)
         self.names: dict[str, Any] = {}
+        self.own: set[str] = set()  # all names that the function ever had: none of them is the module's
         self.outside: frozenset[str] = frozenset()  # names that meant something where the block begins
         self.rows: dict[Any, Any] = {}  # functions of rows that have been written
         for name, value in given.items():
@@ -107,6 +129,7 @@ class Writer:
         if not isinstance(node, ast.Name):
             self._refuse(node)
         known = self.names.get(node.id)
+        self.own.add(node.id)
         if isinstance(value, tuple):
             if node.id in self.outside and node.id != "_":
                 self._refuse(node)
@@ -128,8 +151,10 @@ class Writer:
         value, (target,) = self.value(node.value), node.targets
         several = zip(target.elts, value, strict=True) if isinstance(target, ast.Tuple) else [(target, value)]
         for each, part in several:
+            if isinstance(part, float):  # Python's, which has no type of its own: `real(0.5)` has one
+                self._refuse(node)
             if isinstance(each, ast.Subscript):
-                self._store(self._at(each), part)
+                self._store(each, part)
             else:
                 self._bind(each, part)
 
@@ -171,7 +196,7 @@ class Writer:
         if node.id in self.names:
             found = self.names[node.id]
             return number_of(self.f, self.builder.load(found)) if isinstance(found, ir.AllocaInstr) else found
-        found = self.scope.get(node.id)
+        found = None if node.id in self.own else self.scope.get(node.id)
         if isinstance(found, (np.float32, np.float64)):
             return Float(FLOATS[type(found)](float(found)))
         return int(found) if isinstance(found, (int, np.integer)) else self._refuse(node)
@@ -198,15 +223,16 @@ class Writer:
         if integers is None or any(isinstance(x, tuple) for x in (a, b)):
             self._refuse(node)
         if not isinstance(a, Float) and not isinstance(b, Float):
-            counted = isinstance(node, ast.BinOp) and not isinstance(sign, (ast.BitAnd, ast.BitOr))
-            if isinstance(sign, ast.Div) or (counted and (self._is_truth(a) or self._is_truth(b))):
+            truths, of_truths = (self._is_truth(a), self._is_truth(b)), isinstance(sign, _OF_TRUTHS)
+            mixed = isinstance(a, float) != isinstance(b, float)
+            if isinstance(sign, ast.Div) or mixed or (any(truths) and not (all(truths) and of_truths)):
                 self._refuse(node)
             found = integers(a, b)
             return int(found) if isinstance(found, bool) else found
         if not floats or any(isinstance(x, (Int, int)) and not self._is_truth(x) for x in (a, b)):
             self._refuse(node)
-        floats_only = [self._plain(x).type for x in (a, b) if not self._is_truth(x)]
-        wider = ir.DoubleType() if ir.DoubleType() in floats_only else ir.FloatType()
+        kinds = [x.value.type for x in (a, b) if isinstance(x, Float)]  # constants and truths take the other's
+        wider = ir.DoubleType() if ir.DoubleType() in kinds else ir.FloatType()
         x, y = self._cast(a, wider), self._cast(b, wider)
         if isinstance(node, ast.BinOp):
             return Float(getattr(self.builder, floats)(x, y, flags=self.flags))
@@ -222,20 +248,26 @@ class Writer:
         return Float(self.builder.fneg(x.value)) if isinstance(x, Float) else -x if isinstance(x, float) else 0 - x
 
     def _value_of_BoolOp(self, node: ast.BoolOp) -> Any:
-        both = operator.and_ if isinstance(node.op, ast.And) else operator.or_
-        return functools.reduce(both, map(self._truth, node.values))
+        for x in node.values:  # of numbers, Python gives one of them
+            if not isinstance(x, (ast.Compare, ast.BoolOp)) and not _is_not(x):
+                self._refuse(node)
+        return self._truth(node)
 
     def _value_of_IfExp(self, node: ast.IfExp) -> Any:
-        condition, sides = self._truth(node.test).value, (node.body, node.orelse)
-        if not any(isinstance(each, _GUARDED) for side in sides for each in ast.walk(side)):
-            select = functools.partial(self.builder.select, condition)
-            return self._merged(self.value(node.body), self.value(node.orelse), select)
+        one, other = (functools.partial(self.value, x) for x in (node.body, node.orelse))
+        return self._choose(node.test, one, other, node.body, node.orelse)
+
+    def _choose(self, test: ast.expr, one: Callable[[], Any], other: Callable[[], Any], *nodes: ast.expr) -> Any:
+        """One value if the test holds, else the other; if anything in the nodes may fail, the other is not computed."""
+        condition = self._truth(test).value
+        if not any(_may_fail(node, self.scope) for node in nodes):
+            return self._merged(one(), other(), functools.partial(self.builder.select, condition))
         found: list[Any] = []
         blocks: list[Any] = []
         with self.builder.if_else(condition) as places:
-            for place, side in zip(places, sides):
+            for place, side in zip(places, (one, other)):
                 with place:
-                    found.append(self.value(side))
+                    found.append(side())
                     blocks.append(self.builder.block)
 
         def whichever(*sides: Any) -> Any:
@@ -247,7 +279,8 @@ class Writer:
         return self._merged(found[0], found[1], whichever)
 
     def _value_of_Attribute(self, node: ast.Attribute) -> Any:
-        return getattr(self.value(node.value), node.attr) if node.attr in ("T", "shape") else self._refuse(node)
+        found = getattr(self.value(node.value), node.attr) if node.attr in ("T", "shape") else (None,)
+        return self._refuse(node) if any(n is None for n in found) else found
 
     def _value_of_Subscript(self, node: ast.Subscript) -> Any:
         place = self._at(node)
@@ -263,7 +296,7 @@ class Writer:
         if found is float and isinstance(node.args[0], ast.Constant):
             return float(node.args[0].value)  # type: ignore[arg-type]
         arguments = [self.value(x) for x in node.args]
-        if found is len:
+        if found is len and arguments[0].shape[0] is not None:
             return arguments[0].shape[0]
         if found in FLOATS:
             return Float(self._cast(arguments[0], FLOATS[found]))
@@ -273,12 +306,15 @@ class Writer:
             return self.call_row(found, arguments)
         if hasattr(found, "inlined"):
             return self._write_in_place(found, arguments)
-        if not (found in LLVM or found is np.fmod or hasattr(found, "write")):
+        if isinstance(found, FunctionType) and found.__code__.co_varnames[:1] == ("f",):
             return found(self.f, *arguments)
         plain = list(map(self._plain, arguments))
-        if found not in LLVM:
-            made = self.builder.frem(*plain) if found is np.fmod else found.write(self.builder, *plain)
-            return number_of(self.f, made)
+        if hasattr(found, "write"):
+            return number_of(self.f, found.write(self.builder, *plain))
+        if not (found in LLVM or found is np.fmod) or {x.type for x in plain} not in ({x} for x in FLOATS.values()):
+            self._refuse(node)
+        if found is np.fmod:
+            return Float(self.builder.frem(*plain))
         width = {ir.FloatType(): 32, ir.DoubleType(): 64}[plain[0].type]
         return Float(self.f.intrinsic(f"llvm.{LLVM[found]}.f{width}", plain[0].type, *plain))
 
@@ -286,6 +322,12 @@ class Writer:
         return isinstance(x, Int) and x.value.type == TRUTH
 
     def _truth(self, node: ast.expr) -> Int:
+        if isinstance(node, ast.BoolOp):
+            first, *others = node.values
+            rest = ast.BoolOp(node.op, others) if others[1:] else others[0]
+            sides = functools.partial(self._truth, rest), lambda: Int(self.builder, TRUTH(isinstance(node.op, ast.Or)))
+            one, other = sides if isinstance(node.op, ast.And) else sides[::-1]
+            return self._choose(first, one, other, rest)
         value = self.value(node)
         if isinstance(value, Float):
             return Int(self.builder, self.builder.fcmp_unordered("!=", value.value, value.value.type(0)))
@@ -326,14 +368,20 @@ class Writer:
         whole, at = self.value(node.value), node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
         if not isinstance(whole, Array):
             return whole[self.value(at[0])]
+        if len(at) > len(whole.shape):
+            self._refuse(node)
         offset, dims = 0, []
         for i, n, stride in zip(at, whole.shape, whole.strides):
             if not isinstance(i, ast.Slice):
                 first = self.value(i)
             elif i.step is None:
-                first = self.value(i.lower) if i.lower else 0
-                dims.append(((self.value(i.upper) if i.upper else n) - first, stride))
+                first, last = self.value(i.lower) if i.lower else 0, self.value(i.upper) if i.upper else n
+                if isinstance(last, int) and last < 0:
+                    self._refuse(node)
+                dims.append((None if last is None else last - first, stride))
             else:
+                self._refuse(node)
+            if isinstance(first, int) and first < 0:  # which Python counts from the end
                 self._refuse(node)
             offset = offset + first * stride
         dims += zip(whole.shape[len(at) :], whole.strides[len(at) :])
@@ -343,7 +391,10 @@ class Writer:
     def _pointer(self, place: Array) -> Any:
         return self.builder.bitcast(place.data, IN_MEMORY[place.dtype].as_pointer())
 
-    def _store(self, place: Array, x: Any) -> None:
+    def _store(self, node: ast.Subscript, x: Any) -> None:
+        place = self._at(node)
+        if not isinstance(place, Array) or place.strides or isinstance(x, tuple):
+            self._refuse(node)
         pointer = self._pointer(place)
         of_floats = place.dtype.type in FLOATS
         self.builder.store(self._cast(x, pointer.type.pointee) if of_floats else self._plain(x), pointer)
@@ -366,7 +417,7 @@ class Writer:
         for name, x, dtype in zip(values.parameters_of(row.function), made.args, dtypes, strict=True):
             if dtype:
                 x.add_attribute("noalias")
-                names[name] = Array(dtype, f.builder.bitcast(x, I8.as_pointer()), (0,), (dtype.itemsize,))
+                names[name] = Array(dtype, f.builder.bitcast(x, I8.as_pointer()), (None,), (dtype.itemsize,))
             else:
                 names[name] = number_of(f, x)
         self._inside(f, row.function, names, row.flags).write(tree.body)
