@@ -502,3 +502,15 @@ def test_what_cannot_be_looked_at_is_refused_by_name(proxy):
     with pytest.warns(UserWarning, match=told):
         layer(x)
     both(layer, x)
+
+
+@pytest.mark.parametrize("read", ["self.W.shape[1]", "tg.zeros(x.shape[0], 3).ndim"])
+def test_another_array_of_the_same_form_is_no_change(read):
+    """As optimisers and finite differences give parameters; who asked for a shape had the cell compiled at each."""
+    cell = world_of(("", "pass", f"float({read})", ""))["cell"]
+    layer, x = tg.nn.Recurrent(cell, fused="require"), tg.randn(2, 1, 3)
+    layer(x)
+    (before,) = (each[0].fused for each in Variants.of(cell).compiled.values())
+    cell.W.data = cell.W.data + 1
+    both(layer, x)
+    assert [each[0].fused for each in Variants.of(cell).compiled.values()] == [before]

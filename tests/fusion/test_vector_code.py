@@ -32,7 +32,7 @@ LANES = re.compile(r"<(\d+) x float>")
 # What looks like a vector operation and becomes a call of libm for each element, and any call that stays one.
 CALL = re.compile(r"@llvm\.(?:sin|cos|tan|pow|exp|exp2|log|log2|log10)\.|call [^@\n]*@(?!llvm\.)")
 FALLBACK = re.compile(r"^vector\.(?:memcheck|scevcheck)", re.MULTILINE)  # at run time, it may still be the scalar loop
-# Functions that ask for whole registers: see `writer.ask_for_full_width`. Where none is called, a loop takes what LLVM
+# Functions that ask for whole registers: see `ask_for_full_width`. Where none is called, a loop takes what LLVM
 # prefers, which may be half of one where a whole one is 64 bytes.
 ASKING = {
     "exp", "expm1", "log", "log1p", "tanh", "sigmoid", "log_sigmoid", "softplus", "silu", "erf", "phi", "gelu",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numba import config, njit
 
-from tinygrad_rnn.kernels import maths32, maths64
+from tinygrad_rnn.kernels import maths32, maths64, values
 from tinygrad_rnn.kernels.arena import carve, clear, rows_of, spaced_by
 from tinygrad_rnn.kernels.outline import kernel, row_function
 
@@ -172,7 +172,8 @@ class Formulas:
         signs = ["<", "<=", ">", ">=", "==", "!="]
         one, other, third = (f"{self.number(names, 0)} {draw.choice(signs)} {self.number(names, 0)}" for _ in range(3))
         either, alone = f"({one} or {other} or {third})", self.number(names, 0)
-        return draw.choice([one, f"not {one}", f"({one} and {other})", either, f"(({one}) != real(0))", alone])
+        ordered = f"(({one}) {draw.choice(signs)} ({other}))"
+        return draw.choice([one, f"not {one}", f"({one} and {other})", either, f"(({one}) != real(0))", alone, ordered])
 
     def block(self, names, indent, depth):
         draw, names = self.draw, [*names]
@@ -318,7 +319,22 @@ REFUSED = {
     "the rest of elements": "m = out[0] % out[1]",
     "one of two numbers": "m = n and 5",
     "one of two floats": "out[0] = out[1] or out[2]",
-    "truths in an order": "m = (n > 1) < (n > 2)",
+    "a truth with its sign turned": "m = -(n > 1)",
+    "a truth for an index": "store(out[n > 1], out)",
+    "a matrix for a row": "rows(table)",
+    "a column for a row": "rows(table.T[1, 0:])",
+    "a number of Python for a row": "store(0.5, out)",
+    "a number of Python for a function": "m = product(out[0], 0.5)",
+    "a number beyond 64 bits": "m = 9223372036854775808",
+    "a number beyond its type": "out[0] = narrow(whole(3000000000))",
+    "a number beyond another's type": "out[0] = real(counts[0] + 3000000000)",
+    "numbers of two widths": "m = counts[0] + n",
+    "a known negative number divided": "m = n // -2",
+    "two numbers for a cast": "out[0] = real(n, n)",
+    "four numbers for a range": "for i in range(0, n, 1, 5): store(i, out)",
+    "a function that is a name of its own": "real = n\n    out[0] = real(n)",
+    "a float for an integer": "counts[0] = real(n)",
+    "a truth or a number": "m = 2 if n else n > 1",
     "a truth and a number": "m = (n > 1) & n",
     "a global that was a name of its own": "for i in range(n): narrow = i\n    store(narrow, out)",
     "an element from the end": "store(n, out[-1:])",
@@ -340,10 +356,27 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_anything_else_is_refused(what):
     head = "@row_function()\ndef rows(x):\n    x[0] = real(len(x))\n\n"
-    others = {"narrow": np.float32, "plain": lambda n: n + 1, "copysign": np.copysign}
-    compiled, _ = both(f"{head}@kernel()\ndef f(n, out, table):\n    {REFUSED[what]}\n", **others)
+    head += "@inlined\ndef product(a, b):\n    return a * b\n\n"
+    others = {"narrow": np.float32, "plain": lambda n: n + 1, "copysign": np.copysign, "inlined": values.inlined}
+    text = f"{head}@kernel()\ndef f(n, out, table, counts):\n    {REFUSED[what]}\n"
+    compiled, _ = both(text, real=real, whole=np.int32, **others)
     with pytest.raises(NotImplementedError, match="a kernel has no place for"):
-        compiled(3, np.zeros(4), np.zeros((4, 4)))
+        compiled(3, np.zeros(4), np.zeros((4, 4)), np.zeros(4, np.int32))
+
+
+def test_arrays_of_other_numbers_are_refused():
+    compiled, _ = both("@kernel()\ndef f(x, out):\n    store(len(x), out)\n")
+    with pytest.raises(NotImplementedError, match="no place for an array of uint8"):
+        compiled(np.zeros(3, np.uint8), np.zeros(1))
+
+
+def test_integers_and_truths_change_their_type():
+    text = """@kernel()
+def f(x, out):
+    out[0] = real(whole(x[0] < x[1])) + real(long(x[1]) * long(x[1]))
+    out[1] = real((x[0] < x[1]) < (x[1] < x[0])) + real((x[0] > x[1]) <= (x[0] < x[1])) * real(3)
+"""
+    assert assert_same(text, np.array([3, 70000], np.int32), real=real, whole=np.int64, long=np.int64)[0] == 4.9e9 + 1
 
 
 def test_constants_are_as_wide_as_what_they_meet():

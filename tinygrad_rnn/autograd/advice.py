@@ -18,7 +18,7 @@ _ADVICE = {
     "repeat tile": "write x.expand(...) for dimensions of size 1, or tg.cat([x, x])",
     "concat concatenate": "write tg.cat([x, y], dim)",
     "new_zeros new_ones new_tensor new_full new_empty": "write tg.zeros(..., dtype=x.dtype) and its like",
-    "topk sort argsort unique nonzero": "write np.argsort(x.numpy()) and its like for the places, then x[places]",
+    "topk sort argsort": "write np.argsort(x.numpy()); in a step, ranks: (x[:, None] > x[:, :, None]).float().sum(-1)",
     "nelement clip ravel swapaxes": "write x.numel(), x.clamp(min, max), x.flatten() or x.transpose(dim0, dim1)",
     "nbytes strides stride flags flat data_ptr is_contiguous storage": "write x.numpy() for the array, which knows it",
     "log2 log10 tan arctan atan sinh cosh ceil round trunc cumprod":
@@ -26,7 +26,7 @@ _ADVICE = {
     "copy": "write x.clone(), through which gradients flow, or tg.tensor(x) for a constant",
     "expand_as view_as reshape_as": "write x.expand(y.shape) or x.reshape(y.shape)",
     "diag trace inner lerp addmm": "write x.diagonal(), x.diagonal().sum(), x @ y, x + w * (y - x) or c + x @ y",
-    "median mode quantile": "write np.median(x.detach()) and its like: the result has no gradient",
+    "median mode quantile unique nonzero": "write np.median(x.detach()) and its like: the result has no gradient",
     "scatter scatter_add index_add": "write y[indices] or tg.where, the other way round",
     "retain_graph": "it is an argument: loss.backward(retain_graph=True)",
     "cat stack pad einsum leaky_relu elu softplus silu gelu dropout layer_norm normalize embedding linear mse_loss "

@@ -119,6 +119,20 @@ class OfTensor(Attribute):
         return super().changed(frozenset() if stores is None else stores)
 
 
+class Form(Read):
+    """The shape and the dtype of a tensor, whatever array has them: optimisers and gradcheck give it others."""
+
+    def get(self) -> Any:
+        return self.holder.data.shape, self.holder.data.dtype
+
+    def same(self, now: Any) -> bool:
+        return bool(now == self.was)
+
+    def conditions(self, variable: Variable) -> list[str]:
+        data, (shape, dtype) = f"{variable(self.holder)}.data", self.was
+        return [f"{data}.shape != {variable(shape)}", f"{data}.dtype != {variable(dtype)}"]
+
+
 class Entry(Attribute):
     """What a dictionary has under a name, such as that of an object or of a module, or what a class defines."""
 

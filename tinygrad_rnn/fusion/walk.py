@@ -21,7 +21,7 @@ import numpy as np
 
 from ..autograd.tape import Value
 from .code import ALWAYS, CELLS, PACKAGE, Names, Ran, is_dynamic, is_users, names_in
-from .reads import MISSING, Attribute, Bytes, Entry, Keys, OfTensor, Random, Read, content_of, dotted
+from .reads import MISSING, Attribute, Bytes, Entry, Form, Keys, OfTensor, Random, Read, content_of, dotted
 from .trace import Symbol
 
 _ATOMS = (
@@ -35,12 +35,13 @@ _WRAPPERS = (
     staticmethod, classmethod, property, functools.cached_property, functools.singledispatchmethod,
 )  # fmt: skip
 _WRAPPED = ("__func__", "__self__", "func", "args", "keywords", "fget", "dispatcher")
-# Where a tensor keeps what its attributes tell.
+# Where a tensor keeps what its attributes tell, besides its form.
 _OF_TENSORS = {
-    "data": frozenset("shape size dtype ndim dim numel data".split()),
+    "data": frozenset(("data",)),
     "node": frozenset("requires_grad is_leaf node".split()),
     "grad": frozenset(("grad",)),
 }
+_FORM = frozenset("shape size dtype ndim dim numel".split())
 _NAMES = frozenset(("__name__", "__qualname__", "__doc__"))  # of functions and classes
 R = TypeVar("R", bound=Read)
 DRAWS = "step draws from {}, which gives something else each time{}: pass what it gives as an input"
@@ -179,6 +180,8 @@ class Walk:
         asked = {field for field, names in _OF_TENSORS.items() if not names.isdisjoint(self.users)}
         for name in asked:
             self._note(OfTensor(value, dotted(path, name), name))
+        if not _FORM.isdisjoint(self.users):
+            self._note(Form(value, dotted(path, "shape")))
         written = self.names.attributes & {"data", "numpy"} if self.ran is None else id(value) in self.read
         if (written or "data" in self.users) and value.data.nbytes <= 1 << 20:
             self._note(Bytes(value.data, path))

@@ -233,6 +233,16 @@ class Function:
                 self.give()
 
 
+def ask_for_full_width(function: Any) -> None:
+    """Ask LLVM for 512-bit vectors in a function that is being written, where there are any.
+
+    Of itself LLVM takes 256 on Intel's processors, where that is half the speed of `exp` and `tanh`. So a kernel that
+    calls such a function asks, and so do the ufuncs. Other kernels leave it to LLVM on purpose: there whole registers
+    were measured on such a processor to gain 3 % at small sizes and to lose 3 to 8 % at large ones.
+    """
+    set.add(function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows no such kind
+
+
 # What is written by hand needs little more than its variables moved to registers: the usual pipeline takes ten times as
 # long for code that is no faster.
 _PASSES = ("sroa", "instruction_combine", "simplify_cfg", "loop_rotate")

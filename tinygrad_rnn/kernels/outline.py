@@ -3,12 +3,12 @@
     @row_function()
     def halved(W, rate, x, y):                # a row: addresses and numbers
         for j in range(W):
-            y[j] = tanh(x[j]) / real(rate)
+            y[j] = tanh(x[j]) / rate
 
     @kernel()
     def forward(lo, hi, x, y):                # the outline
         for i in range(lo, hi):
-            halved(x.shape[1], 0.5, x[i, 0:], y[i, 0:])
+            halved(x.shape[1], real(0.5), x[i, 0:], y[i, 0:])
 
     @for_each(real)
     def axpy(a, x, y):                        # for each element: see `elementwise`
@@ -32,9 +32,9 @@ from numba.extending import intrinsic
 from numba.np.numpy_support import as_dtype, from_dtype
 
 from . import cache
-from .assembler import I8, I64, Distinct, Function, Int
-from .values import FLOATS, Array, Float, Row, parameters_of, scope_of, tree_of
-from .writer import Writer, ask_for_full_width
+from .assembler import I8, I64, Distinct, Function, Int, ask_for_full_width
+from .values import FLOATS, IN_MEMORY, Array, Float, Row, parameters_of, tree_of
+from .writer import Writer
 
 # What is written makes no arrays: those that it is given are not counted either, which takes time to do and more to
 # compile. No number is an error.
@@ -63,7 +63,7 @@ def kernel(**options: Any) -> Callable[[Any], Any]:
         names = parameters_of(function)
 
         def write(f: Function, given: list[Any]) -> None:
-            Writer(f, scope_of(function), dict(zip(names, given))).write(tree_of(function).body)
+            Writer(f, function, dict(zip(names, given))).write(tree_of(function).body)
 
         made = numba.njit(no_cfunc_wrapper=True, **OPTIONS, **options)
         return function if config.DISABLE_JIT else made(_for_numba(function, names, write))
@@ -86,7 +86,7 @@ def over_rows(*arguments: Any, **options: Any) -> Callable[[Any], Any]:
                 function(i, given[0].shape[1], *(x[i] if np.ndim(x) == 2 else x for x in given))
 
         def write(f: Function, given: list[Any]) -> None:
-            writer, (rows, width) = Writer(f, {}, {}), given[0].shape
+            writer, (rows, width) = Writer(f, function, {}), given[0].shape
             with f.loop(0, rows) as i:
                 of_row = (x.moved(f, i * x.strides[0]) if isinstance(x, Array) and x.strides[1:] else x for x in given)
                 writer.call_row(Row(function, ("reassoc",), unrolls=True), [i, width, *of_row])
@@ -126,7 +126,7 @@ def for_each(real: Any, results: int = 1, **options: Any) -> Callable[[Any], Any
             with f.loop(0, count) as i:
                 places = [builder.gep(x, [i.value]) for x in starts]
                 numbers = [builder.load(x) for x in places[: len(names)]]
-                writer = Writer(f, scope_of(function), dict(zip(names, map(Float, numbers))))
+                writer = Writer(f, function, dict(zip(names, map(Float, numbers))))
                 found = writer.numbers(tree_of(function), FLOATS[real])
                 for access in [*numbers, *map(builder.store, found, places[len(names) :])]:
                     access.set_metadata("llvm.access.group", group)
@@ -168,5 +168,9 @@ def _given(f: Function, context: Any, kind: Any, x: Any) -> Any:
     if not isinstance(kind, types.Array):
         return Float(x)
     data, *places = (context.data_model_manager[kind].get(f.builder, x, name) for name in ("data", "shape", "strides"))
-    shape, strides = (tuple(Int(f.builder, n) for n in cgutils.unpack_tuple(f.builder, place)) for place in places)
-    return Array(as_dtype(kind.dtype), f.builder.bitcast(data, I8.as_pointer()), shape, strides)
+    shape, strides = ([Int(f.builder, n) for n in cgutils.unpack_tuple(f.builder, place)] for place in places)
+    dtype = as_dtype(kind.dtype)
+    if dtype not in IN_MEMORY:
+        raise NotImplementedError(f"a kernel has no place for an array of {dtype}: see kernels.writer")
+    steps = [*strides[:-1], dtype.itemsize] if kind.layout == "C" else strides
+    return Array(dtype, f.builder.bitcast(data, I8.as_pointer()), tuple(shape), tuple(steps))

@@ -18,11 +18,14 @@ def _kernels(real: Any, over_rows: Any) -> Any:
 
 
 def add_rows(table: np.ndarray, places: np.ndarray, rows: np.ndarray) -> None:
-    """table[places[i]] += rows[i] for every i, one after the other: [N, E] and [M, E] of one dtype, contiguous.
+    """table[places[i]] += rows[i] for every i, one after the other: [N, E], [M] and [M, E], contiguous.
 
     Raises:
         IndexError: a place is none of the table.
+        ValueError: the shapes do not fit.
     """
+    if rows.shape != (len(places), table.shape[1]):
+        raise ValueError(f"add_rows: {list(rows.shape)} for {len(places)} places in a table {list(table.shape)}")
     if places.size and not (0 <= places.min() and places.max() < len(table)):
         raise IndexError(f"index {places.max()} is out of bounds for {len(table)} rows")
     _compiled(table.dtype)(rows, places, table.reshape(-1))

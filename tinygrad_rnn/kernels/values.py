@@ -5,6 +5,7 @@ import builtins
 import dataclasses
 import functools
 import inspect
+import operator
 import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +22,17 @@ LLVM: dict[Any, str] = {  # which it has itself; of these it calls libm: sin, co
     abs: "fabs", np.sqrt: "sqrt", np.floor: "floor", np.copysign: "copysign", np.sin: "sin", np.cos: "cos",
     np.power: "pow",
 }  # fmt: skip
+# Of integers, and of floats: where the sign is not LLVM's, its name.
+OPERATORS: dict[type, tuple[Callable[[Any, Any], Any], str]] = {
+    ast.Add: (operator.add, "fadd"), ast.Sub: (operator.sub, "fsub"), ast.Mult: (operator.mul, "fmul"),
+    ast.Div: (operator.truediv, "fdiv"), ast.FloorDiv: (operator.floordiv, ""), ast.Mod: (operator.mod, ""),
+    ast.BitAnd: (operator.and_, ""), ast.BitOr: (operator.or_, ""), ast.Eq: (operator.eq, "=="),
+    ast.NotEq: (operator.ne, "!="), ast.Lt: (operator.lt, "<"), ast.LtE: (operator.le, "<="),
+    ast.Gt: (operator.gt, ">"), ast.GtE: (operator.ge, ">="), ast.LShift: (operator.lshift, ""),
+    ast.RShift: (operator.rshift, ""), ast.BitXor: (operator.xor, ""),
+}  # fmt: skip
+OF_TRUTHS = ast.BitAnd, ast.BitOr, ast.BitXor, ast.cmpop
+OF_POSITIVE = ast.FloorDiv, ast.Mod, ast.LShift
 Rule = Callable[..., Any]
 
 
@@ -87,7 +99,10 @@ def contiguous(dtype: np.dtype[Any], data: Any, shape: tuple[Any, ...]) -> tuple
 
 
 class Row(NamedTuple):
-    """A function that kernels call for a row: none of the addresses that it is given overlaps another one."""
+    """A function that kernels call for a row.
+
+    Arrays that it is given have one dimension, their elements lie side by side, and none overlaps another one.
+    """
 
     function: Any
     flags: tuple[str, ...]
@@ -125,3 +140,18 @@ def parameters_of(function: Any) -> list[str]:
 
 def number_of(f: Function, x: Any) -> Any:
     return Int(f.builder, x) if isinstance(x.type, ir.IntType) else Float(x)
+
+
+def may_fail(tree: ast.AST, scope: dict[str, Any]) -> bool:
+    """Whether this does what is not to be done where a condition says so: read, divide integers, call somebody."""
+    calls = (meaning_of(node.func, scope) for node in ast.walk(tree) if isinstance(node, ast.Call))
+    guarded = any(isinstance(node, (ast.Subscript, ast.FloorDiv, ast.Mod)) for node in ast.walk(tree))
+    return guarded or not all(x in _HARMLESS or hasattr(x, "write") or _never_fails(x) for x in calls)
+
+
+_HARMLESS = {*FLOATS, *INTEGERS, *LLVM}
+
+
+@functools.cache
+def _never_fails(rule: Any) -> bool:
+    return hasattr(rule, "inlined") and not may_fail(tree_of(rule), scope_of(rule))

@@ -1,23 +1,23 @@
 """Python's syntax tree -> LLVM's instructions: loops, addresses, calls and maths, of which all types are known.
 
-Integers have 64 bits, what is read from an array has its type; a constant is a float of the type that it meets, and of
-64 bits where a row is given one. These may stand in a function, and nothing else:
+Integers have 64 bits, what is read from an array has its type, and a constant the type of what it meets. These may
+stand in a function, and nothing else:
 
     a, b = 2 * n, len(x)                      names; arrays keep theirs; neither side of n // m and n % m is negative
     for t in range(n - 1, -1, -1):            steps are 1 or -1
     if n & 2 and not share(ranges, 2):        no else; what follows `and` and `or` is done if Python does it
     a if n < b else b                         of numbers, and of arrays
-    x[i:, j:], x[i, j:], x.T                  the rest of an array from an element on; no index is negative
+    x[i:, j:], x[i, j:], x.T                  the rest of an array from an element on; no index is negative,
+                                              and no slice begins or ends behind the array
     starts[t + 1], y[j] = x[j], y[j] += x[j]  elements
     real(2), real(n)                          a number as an element, `real` being NumPy's type
-    halved(n, 0.5, x[i, 0:]), tanh(x)         a row, or a function that is written in place, like those of `maths`
+    halved(n, real(0.5), x[i, 0:]), tanh(x)   a row, or a function that is written in place, like those of `maths`
     copy(x, y, m, n)                          what is written at once: functions of Python with a `Function` first, `f`
 """
 
 import ast
 import contextlib
 import functools
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any, NoReturn
@@ -26,56 +26,21 @@ import numpy as np
 from llvmlite import ir
 
 from . import values
-from .assembler import I8, I64, VOID, Function, Int
+from .assembler import I8, I64, VOID, Function, Int, ask_for_full_width
 from .values import FLOATS, IN_MEMORY, INTEGERS, LLVM, Array, Float, Row, number_of
 
 TRUTH, TRUTHS = ir.IntType(1), np.dtype(bool)
-# Of integers, and of floats: where the sign is not LLVM's, its name.
-_OPERATORS: dict[type, tuple[Callable[[Any, Any], Any], str]] = {
-    ast.Add: (operator.add, "fadd"), ast.Sub: (operator.sub, "fsub"), ast.Mult: (operator.mul, "fmul"),
-    ast.Div: (operator.truediv, "fdiv"), ast.FloorDiv: (operator.floordiv, ""), ast.Mod: (operator.mod, ""),
-    ast.BitAnd: (operator.and_, ""), ast.BitOr: (operator.or_, ""), ast.Eq: (operator.eq, "=="),
-    ast.NotEq: (operator.ne, "!="), ast.Lt: (operator.lt, "<"), ast.LtE: (operator.le, "<="),
-    ast.Gt: (operator.gt, ">"), ast.GtE: (operator.ge, ">="), ast.LShift: (operator.lshift, ""),
-    ast.RShift: (operator.rshift, ""), ast.BitXor: (operator.xor, ""),
-}  # fmt: skip
-_OF_TRUTHS = ast.BitAnd, ast.BitOr, ast.BitXor, ast.Eq, ast.NotEq
 
 
 def _is_not(node: ast.expr) -> bool:
     return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
 
 
-def _may_fail(tree: ast.AST, scope: dict[str, Any]) -> bool:
-    """Whether this does what is not to be done where a condition says so: read, divide integers, call somebody."""
-    calls = (values.meaning_of(node.func, scope) for node in ast.walk(tree) if isinstance(node, ast.Call))
-    guarded = any(isinstance(node, (ast.Subscript, ast.FloorDiv, ast.Mod)) for node in ast.walk(tree))
-    return guarded or not all(x in _HARMLESS or hasattr(x, "write") or _never_fails(x) for x in calls)
-
-
-_HARMLESS = {*FLOATS, *INTEGERS, *LLVM}
-
-
-@functools.cache
-def _never_fails(rule: Any) -> bool:
-    return hasattr(rule, "inlined") and not _may_fail(values.tree_of(rule), values.scope_of(rule))
-
-
-def ask_for_full_width(function: Any) -> None:
-    """Ask LLVM for 512-bit vectors in a function that is being written, where there are any.
-
-    Of itself LLVM takes 256 on Intel's processors, where that is half the speed of `exp` and `tanh`. So a kernel that
-    calls such a function asks, and so do the ufuncs. Other kernels leave it to LLVM on purpose: there whole registers
-    were measured on such a processor to gain 3 % at small sizes and to lose 3 to 8 % at large ones.
-    """
-    set.add(function.attributes, '"prefer-vector-width"="512"')  # llvmlite's own `add` knows no such kind
-
-
 class Writer:
     """Writes the instructions of statements.
 
     Args:
-        scope: what names mean that are none of the function's own.
+        function: whose statements they are, which knows what names mean that are none of its own.
         given: the arguments by name.
         flags: LLVM's, of arithmetic, besides "contract".
 
@@ -84,11 +49,11 @@ class Writer:
         kernel: LLVM's function of the outline, which has all others inside it in the end.
     """
 
-    def __init__(self, f: Function, scope: dict[str, Any], given: dict[str, Any], flags: Sequence[str] = ()) -> None:
-        self.f, self.builder, self.kernel, self.scope = f, f.builder, f.function, scope
-        self.flags = ("contract", *flags)
+    def __init__(self, f: Function, function: Any, given: dict[str, Any], flags: Sequence[str] = ()) -> None:
+        self.f, self.builder, self.kernel, self.flags = f, f.builder, f.function, ("contract", *flags)
+        self.scope = values.scope_of(function)
+        self.own = function.__code__.co_varnames  # none of these is the module's, wherever it stands
         self.names: dict[str, Any] = {}
-        self.own: set[str] = set()  # all names that the function ever had: none of them is the module's
         self.outside: frozenset[str] = frozenset()  # names that meant something where the block begins
         self.rows: dict[Any, Any] = {}  # functions of rows that have been written
         for name, value in given.items():
@@ -129,9 +94,8 @@ class Writer:
         if not isinstance(node, ast.Name):
             self._refuse(node)
         known = self.names.get(node.id)
-        self.own.add(node.id)
         if isinstance(value, tuple):
-            if node.id in self.outside and node.id != "_":
+            if node.id in self.outside:
                 self._refuse(node)
             self.names[node.id] = value
             return
@@ -145,7 +109,25 @@ class Writer:
 
     def _plain(self, x: Any) -> Any:
         """LLVM's value of a number."""
-        return x.value if isinstance(x, (Float, Int)) else (ir.DoubleType() if isinstance(x, float) else I64)(x)
+        if isinstance(x, (Float, Int)):
+            return x.value
+        return self._constant(x, ir.DoubleType() if isinstance(x, float) else I64)
+
+    def _constant(self, x: Any, kind: Any) -> Any:
+        """LLVM's value of a number of Python's, in a type that has it."""
+        of_integers = isinstance(kind, ir.IntType)
+        if isinstance(x, float) == of_integers or (of_integers and not -1 << kind.width - 1 <= x < 1 << kind.width - 1):
+            self._refuse(ast.Constant(x))
+        return kind(x)
+
+    def _alike(self, node: ast.AST, a: Any, b: Any) -> tuple[Any, Any]:
+        """LLVM's values of two numbers, of one type."""
+        typed = next((x.value.type for x in (a, b) if isinstance(x, (Float, Int))), None)
+        if typed is None or (isinstance(a, (Float, Int)) and isinstance(b, (Float, Int))):
+            x, y = self._plain(a), self._plain(b)
+        else:
+            x, y = (n.value if isinstance(n, (Float, Int)) else self._constant(n, typed) for n in (a, b))
+        return (x, y) if x.type == y.type else self._refuse(node)
 
     def _Assign(self, node: ast.Assign) -> None:
         value, (target,) = self.value(node.value), node.targets
@@ -162,9 +144,10 @@ class Writer:
         self._Assign(ast.Assign([node.target], ast.BinOp(node.target, node.op, node.value)))
 
     def _For(self, node: ast.For) -> None:
-        if not isinstance(node.iter, ast.Call) or ast.unparse(node.iter.func) != "range" or node.orelse:
+        call = node.iter
+        if not isinstance(call, ast.Call) or self._meaning_of(call) is not range or len(call.args) > 3 or node.orelse:
             self._refuse(node)
-        ends = [self.value(n) for n in node.iter.args]
+        ends = [self.value(n) for n in call.args]
         first, last, step = (0, *ends, 1) if len(ends) == 1 else (*ends, 1)[:3]
         if not isinstance(step, int) or abs(step) != 1:
             self._refuse(node)
@@ -199,7 +182,9 @@ class Writer:
         found = None if node.id in self.own else self.scope.get(node.id)
         if isinstance(found, (np.float32, np.float64)):
             return Float(FLOATS[type(found)](float(found)))
-        return int(found) if isinstance(found, (int, np.integer)) else self._refuse(node)
+        if isinstance(found, (np.int32, np.int64)):
+            return Int(self.builder, INTEGERS[type(found)](int(found)))
+        return int(found) if isinstance(found, int) else self._refuse(node)
 
     def _value_of_Constant(self, node: ast.Constant) -> Any:
         if not isinstance(node.value, (int, float)):
@@ -218,15 +203,17 @@ class Writer:
         return self._binary(node, node.ops[0], node.left, node.comparators[0])
 
     def _binary(self, node: ast.expr, sign: Any, left: ast.expr, right: ast.expr) -> Any:
-        integers, floats = _OPERATORS.get(type(sign), (None, ""))
+        integers, floats = values.OPERATORS.get(type(sign), (None, ""))
         a, b = self.value(left), self.value(right)
         if integers is None or any(isinstance(x, tuple) for x in (a, b)):
             self._refuse(node)
         if not isinstance(a, Float) and not isinstance(b, Float):
-            truths, of_truths = (self._is_truth(a), self._is_truth(b)), isinstance(sign, _OF_TRUTHS)
-            mixed = isinstance(a, float) != isinstance(b, float)
-            if isinstance(sign, ast.Div) or mixed or (any(truths) and not (all(truths) and of_truths)):
+            x, _ = self._alike(node, a, b)
+            known_negative = any(isinstance(n, int) and n < 0 for n in (a, b)) and isinstance(sign, values.OF_POSITIVE)
+            if isinstance(sign, ast.Div) or known_negative or (x.type == TRUTH and not isinstance(sign, values.OF_TRUTHS)):
                 self._refuse(node)
+            if x.type == TRUTH and isinstance(node, ast.Compare):  # LLVM's truth is -1
+                a, b = (Int(self.builder, self.builder.zext(n.value, I64)) for n in (a, b))
             found = integers(a, b)
             return int(found) if isinstance(found, bool) else found
         if not floats or any(isinstance(x, (Int, int)) and not self._is_truth(x) for x in (a, b)):
@@ -243,7 +230,7 @@ class Writer:
         if isinstance(node.op, ast.Not):
             return ~self._truth(node.operand)
         x = self.value(node.operand)
-        if not isinstance(node.op, ast.USub):
+        if not isinstance(node.op, ast.USub) or self._is_truth(x) or isinstance(x, tuple):
             self._refuse(node)
         return Float(self.builder.fneg(x.value)) if isinstance(x, Float) else -x if isinstance(x, float) else 0 - x
 
@@ -260,8 +247,8 @@ class Writer:
     def _choose(self, test: ast.expr, one: Callable[[], Any], other: Callable[[], Any], *nodes: ast.expr) -> Any:
         """One value if the test holds, else the other; if anything in the nodes may fail, the other is not computed."""
         condition = self._truth(test).value
-        if not any(_may_fail(node, self.scope) for node in nodes):
-            return self._merged(one(), other(), functools.partial(self.builder.select, condition))
+        if not any(values.may_fail(node, self.scope) for node in nodes):
+            return self._merged(test, one(), other(), functools.partial(self.builder.select, condition))
         found: list[Any] = []
         blocks: list[Any] = []
         with self.builder.if_else(condition) as places:
@@ -276,7 +263,7 @@ class Writer:
                 phi.add_incoming(x, block)
             return phi
 
-        return self._merged(found[0], found[1], whichever)
+        return self._merged(test, found[0], found[1], whichever)
 
     def _value_of_Attribute(self, node: ast.Attribute) -> Any:
         found = getattr(self.value(node.value), node.attr) if node.attr in ("T", "shape") else (None,)
@@ -290,24 +277,29 @@ class Writer:
         return number_of(self.f, self.builder.trunc(x, TRUTH) if place.dtype == TRUTHS else x)
 
     def _value_of_Call(self, node: ast.Call) -> Any:
-        found: Any = values.meaning_of(node.func, self.scope)
+        found: Any = self._meaning_of(node)
         if node.keywords or found is None:
             self._refuse(node)
         if found is float and isinstance(node.args[0], ast.Constant):
             return float(node.args[0].value)  # type: ignore[arg-type]
         arguments = [self.value(x) for x in node.args]
-        if found is len and arguments[0].shape[0] is not None:
+        if found is len and isinstance(arguments[0], Array) and arguments[0].shape[0] is not None:
             return arguments[0].shape[0]
-        if found in FLOATS:
-            return Float(self._cast(arguments[0], FLOATS[found]))
-        if found in INTEGERS:
-            return Int(self.builder, self._cast_to_integer(self._plain(arguments[0]), INTEGERS[found]))
-        if isinstance(found, Row):
-            return self.call_row(found, arguments)
-        if hasattr(found, "inlined"):
-            return self._write_in_place(found, arguments)
+        if found in FLOATS or found in INTEGERS:
+            if len(arguments) != 1 or isinstance(arguments[0], tuple):
+                self._refuse(node)
+            return self._cast_to(arguments[0], found)
+        if isinstance(found, Row) or hasattr(found, "inlined"):
+            if any(isinstance(x, float) for x in arguments):  # Python's, which would have a type of its own inside
+                self._refuse(node)
+            rows = [x for x in arguments if isinstance(x, Array)]
+            if isinstance(found, Row) and any(x.strides != (x.dtype.itemsize,) for x in rows):
+                self._refuse(node)
+            return (self.call_row if isinstance(found, Row) else self._write_in_place)(found, arguments)
         if isinstance(found, FunctionType) and found.__code__.co_varnames[:1] == ("f",):
             return found(self.f, *arguments)
+        if any(isinstance(x, tuple) for x in arguments):
+            self._refuse(node)
         plain = list(map(self._plain, arguments))
         if hasattr(found, "write"):
             return number_of(self.f, found.write(self.builder, *plain))
@@ -346,18 +338,23 @@ class Writer:
             return x.value
         return (self.builder.fptrunc if kind == ir.FloatType() else self.builder.fpext)(x.value, kind)
 
-    def _cast_to_integer(self, x: Any, kind: Any) -> Any:
-        return (self.builder.trunc if kind.width < x.type.width else self.builder.sext)(x, kind)
+    def _cast_to(self, x: Any, dtype: Any) -> Any:
+        """A number of a type of NumPy's."""
+        if dtype in FLOATS:
+            return Float(self._cast(x, FLOATS[dtype]))
+        kind = INTEGERS[dtype]
+        if not isinstance(x, Int):
+            return Int(self.builder, self._constant(getattr(x, "value", x), kind))
+        how = "zext" if self._is_truth(x) else "trunc" if kind.width < x.value.type.width else "sext"
+        return Int(self.builder, getattr(self.builder, how)(x.value, kind))
 
-    def _merged(self, a: Any, b: Any, how: Callable[[Any, Any], Any]) -> Any:
+    def _merged(self, node: ast.expr, a: Any, b: Any, how: Callable[[Any, Any], Any]) -> Any:
         """Two numbers or arrays as one."""
-
-        def merged(x: Any, y: Any) -> Any:
-            like = next((n.value.type for n in (x, y) if isinstance(n, Int)), I64)
-            return number_of(self.f, how(*(like(n) if isinstance(n, int) else self._plain(n) for n in (x, y))))
-
-        if not isinstance(a, Array):
+        merged = lambda x, y: number_of(self.f, how(*self._alike(node, x, y)))
+        if not isinstance(a, Array) and not isinstance(b, Array):
             return merged(a, b)
+        if not isinstance(a, Array) or not isinstance(b, Array) or (a.dtype, len(a.shape)) != (b.dtype, len(b.shape)):
+            self._refuse(node)
         shape, strides = tuple(map(merged, a.shape, b.shape)), tuple(map(merged, a.strides, b.strides))
         return Array(a.dtype, how(a.data, b.data), shape, strides)
 
@@ -381,7 +378,7 @@ class Writer:
                 dims.append((None if last is None else last - first, stride))
             else:
                 self._refuse(node)
-            if isinstance(first, int) and first < 0:  # which Python counts from the end
+            if self._is_truth(first) or (isinstance(first, int) and first < 0):  # which Python counts from the end
                 self._refuse(node)
             offset = offset + first * stride
         dims += zip(whole.shape[len(at) :], whole.strides[len(at) :])
@@ -396,8 +393,11 @@ class Writer:
         if not isinstance(place, Array) or place.strides or isinstance(x, tuple):
             self._refuse(node)
         pointer = self._pointer(place)
-        of_floats = place.dtype.type in FLOATS
-        self.builder.store(self._cast(x, pointer.type.pointee) if of_floats else self._plain(x), pointer)
+        kind = pointer.type.pointee
+        value = x.value if isinstance(x, Int) else self._constant(x, kind) if isinstance(x, int) else None
+        if place.dtype.type in FLOATS:
+            value = self._cast(x, kind)
+        self.builder.store(value if value is not None and value.type == kind else self._refuse(node), pointer)
 
     def call_row(self, row: Row, arguments: list[Any]) -> None:
         """Call a function of the same module, which is written when it is called first."""
@@ -426,9 +426,14 @@ class Writer:
 
     def _inside(self, f: Function, function: Any, given: dict[str, Any], flags: Sequence[str] = ()) -> "Writer":
         """A writer for a function that this one calls."""
-        writer = Writer(f, values.scope_of(function), given, flags)
+        writer = Writer(f, function, given, flags)
         writer.kernel = self.kernel
         return writer
+
+    def _meaning_of(self, call: ast.Call) -> Any:
+        """What is called; None if that is a name of the function's own."""
+        name = call.func.value if isinstance(call.func, ast.Attribute) else call.func
+        return None if getattr(name, "id", "") in self.own else values.meaning_of(call.func, self.scope)
 
     def _write_in_place(self, rule: Any, arguments: list[Any]) -> Any:
         if hasattr(rule, "wide"):

@@ -26,7 +26,8 @@ ROOMS = {
         "FloatTensor DoubleTensor LongTensor is_tensor": "write tg.tensor(data, dtype), and isinstance(x, tg.Tensor)",
         "empty empty_like full_like": "write tg.zeros(...), tg.zeros_like(x) or tg.full(x.shape, value, dtype=x.dtype)",
         "linspace logspace": "write tg.tensor(np.linspace(...), dtype=tg.float32)",
-        "randperm bernoulli multinomial normal": "draw with tg.generator(), which is NumPy's: tg.tensor("
+        "bernoulli": "write (tg.rand(p.shape) < p).to(p.dtype)",
+        "randperm multinomial normal": "draw with tg.generator(), which is NumPy's: tg.tensor("
         "tg.generator().permutation(n))",
         "Generator seed initial_seed": "write tg.manual_seed(seed), and tg.generator() for NumPy's generator",
         "concat concatenate hstack vstack dstack": "write tg.cat([x, y], dim)",
@@ -42,14 +43,15 @@ ROOMS = {
         "ModuleDict ParameterList ParameterDict": "plain lists and dicts of modules and parameters will do",
         "BCELoss": "write BCEWithLogitsLoss, and leave the sigmoid before it out",
         "DataParallel": "one process trains, in tg.set_num_threads(n) threads",
-        "LogSigmoid Softsign Hardtanh ReLU6 Hardsigmoid Softmin": "write a function, such as -tg.softplus(-x) or "
-        "tg.clamp(x, -1, 1)",
+        "LogSigmoid Softsign Hardtanh ReLU6 Hardsigmoid Softmin": "write a function, such as -tg.softplus(-x), or "
+        "tg.clamp(x, 0, 6) for ReLU6",
     },
     "tinygrad_rnn.nn.functional": {
         "binary_cross_entropy": "write binary_cross_entropy_with_logits, and leave the sigmoid before it out",
         "one_hot": "write tg.eye(classes)[labels]",
         "logsigmoid": "write -tg.softplus(-x)",
-        "hardtanh relu6": "write tg.clamp(x, -1, 1)",
+        "hardtanh": "write tg.clamp(x, -1, 1)",
+        "relu6": "write tg.clamp(x, 0, 6)",
         "cosine_similarity": "write (normalize(x, dim=-1) * normalize(y, dim=-1)).sum(-1)",
     },
     "tinygrad_rnn.nn.utils": {
