@@ -209,8 +209,9 @@ class Writer:
             self._refuse(node)
         if not isinstance(a, Float) and not isinstance(b, Float):
             x, _ = self._alike(node, a, b)
-            known_negative = any(isinstance(n, int) and n < 0 for n in (a, b)) and isinstance(sign, values.OF_POSITIVE)
-            if isinstance(sign, ast.Div) or known_negative or (x.type == TRUTH and not isinstance(sign, values.OF_TRUTHS)):
+            negative = isinstance(sign, values.OF_POSITIVE) and any(isinstance(n, int) and n < 0 for n in (a, b))
+            counted = x.type == TRUTH and not isinstance(sign, values.OF_TRUTHS)
+            if isinstance(sign, ast.Div) or negative or counted:
                 self._refuse(node)
             if x.type == TRUTH and isinstance(node, ast.Compare):  # LLVM's truth is -1
                 a, b = (Int(self.builder, self.builder.zext(n.value, I64)) for n in (a, b))
