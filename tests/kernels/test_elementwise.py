@@ -402,6 +402,18 @@ def test_vectors_are_as_wide_as_the_machine_allows(kernel):
     assert f"<{vector.HOST.bytes // 4} x float>" in "".join(vector_loops(kernel, np.float32))
 
 
+@compiled
+def test_the_search_for_vector_code_can_fail():
+    """Formulas with a loop of their own, as long as each element needs, stay scalar and are found out."""
+    kernel = Elementwise("halved", "x", {"y": "x * 0.5"})
+    loop = "for _ in range(1000 * whole(x > f(1)) + 2000 * whole(x > f(2))):\n        y = y * y\n    return y"
+    serial = kernel.source(np.float64).replace("return y", loop)
+    serial = serial.replace("\n\nfrom", "\n\nfrom numpy import int64 as whole\nfrom", 1)
+    kernel.source = lambda dtype: serial
+    kernel.name = "halved_until_small"
+    assert not vector_loops(kernel, np.float64)
+
+
 def test_the_name_of_the_dtype_is_refused():
     with pytest.raises(ValueError, match="scaled: f: in formulas this is the name of the dtype"):
         Elementwise("scaled", "f x", {"y": "f * x"})

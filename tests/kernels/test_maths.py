@@ -463,7 +463,17 @@ UNARY = [*ULP, "square", "sqrt", "reciprocal", "abs", "sign", "floor", "sin", "c
 @both
 @pytest.mark.parametrize("name", UNARY)
 def test_results_have_the_type_of_the_rules(maths, name):
-    assert type(getattr(maths, name)(maths.f(0.5))) is maths.f
+    rule, f = getattr(maths, name), maths.f
+    assert type(rule(f(0.5))) is f
+
+    @kernel()
+    def call(x, y):
+        found = f(0)
+        found = rule(x[0])  # which no name takes that had a number of another type
+        y[0] = found
+
+    call(np.full(1, 0.5, f), y := np.zeros(1, f))
+    assert y[0] == pytest.approx(rule(f(0.5)), rel=1e-6)
 
 
 @both

@@ -3,7 +3,8 @@
 Of a channel of x [N, C, ...], with its mean m, its variance v and r = 1 / sqrt(v + eps), n = (x - m) r, and
 y = n weight + bias. With g = dy weight, dx = r (g - mean(g) - n mean(g n)); dweight is the sum of dy n, and dbias that
 of dy. Kernels take x as a matrix of N rows, and a number of a channel as a row of its own, in which it stands in each
-column of that channel: so all loops run over neighbours. Sums are in float64.
+column of that channel: so all loops run over neighbours. These rows lie one after the other, as `of`: the mean, what
+the dtype cuts off from it, r, weight and what else there is. Sums are in float64.
 """
 
 import functools

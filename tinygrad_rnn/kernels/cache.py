@@ -3,7 +3,8 @@
 Numba's disk cache keys a compiled function by the file it was written in, so text passed to `exec` is compiled anew
 in every process. Here each generated text becomes a file named by a hash of everything its machine code depends on:
 the text, the sources of this folder that it may inline, and the versions of the library and of Numba. A file is
-written beside its place and renamed into it, so that two processes never see half of one.
+written beside its place and renamed into it, so that two processes never see half of one. Kernels that these sources
+define themselves, such as a softmax, have no text of their own, and a place all the same.
 """
 
 import contextlib

@@ -43,8 +43,9 @@ class Elementwise:
     Args:
         name: of the kernel, a Python identifier.
         inputs: the names of the operands, separated by spaces.
-        formulas: name of a value -> expression over inputs, earlier values and the functions of `maths32`. All of
-            them are outputs unless `outputs` names some of them. A formula may give an input a new value: "p": "p - g".
+        formulas: name of a value -> expression over inputs, earlier values and the functions of `maths32`, as `writer`
+            reads them: `+ - * /`, comparisons, `and or not`, `a if c else b`. All of them are outputs unless `outputs`
+            names some of them. A formula may give an input a new value: "p": "p - g".
 
     Called with arrays of one dtype (scalars go with any) it broadcasts like a NumPy ufunc; `out` is an array or a
     tuple of arrays to write to. Compilation happens at the first call with a dtype.

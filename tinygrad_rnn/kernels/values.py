@@ -123,8 +123,8 @@ def tree_of(function: Any) -> Any:
 
 def scope_of(function: Any) -> dict[str, Any]:
     """What names mean that are none of the function's own."""
-    found = inspect.getclosurevars(function).nonlocals
-    return function.__globals__ | found if found else function.__globals__
+    cells = zip(function.__code__.co_freevars, function.__closure__ or ())
+    return function.__globals__ | {name: cell.cell_contents for name, cell in cells}
 
 
 def meaning_of(node: ast.expr, scope: dict[str, Any]) -> Any:

@@ -156,13 +156,9 @@ class Writer:
             self.write(node.body)
 
     def _If(self, node: ast.If) -> None:
-        several = isinstance(node.test, ast.BoolOp) and isinstance(node.test.op, ast.And)
         if node.orelse:
             self._refuse(node)
-        with contextlib.ExitStack() as stack:
-            for test in node.test.values if several else [node.test]:  # type: ignore[attr-defined]
-                stack.enter_context(self.f.when(self._truth(test)))
-            stack.enter_context(self._block())
+        with self.f.when(self._truth(node.test)), self._block():
             self.write(node.body)
 
     def _Expr(self, node: ast.Expr) -> None:
@@ -304,12 +300,13 @@ class Writer:
         plain = list(map(self._plain, arguments))
         if hasattr(found, "write"):
             return number_of(self.f, found.write(self.builder, *plain))
-        if not (found in LLVM or found is np.fmod) or {x.type for x in plain} not in ({x} for x in FLOATS.values()):
+        kind, *others = {x.type for x in plain}
+        if not (found in LLVM or found is np.fmod) or others or kind not in FLOATS.values():
             self._refuse(node)
         if found is np.fmod:
             return Float(self.builder.frem(*plain))
-        width = {ir.FloatType(): 32, ir.DoubleType(): 64}[plain[0].type]
-        return Float(self.f.intrinsic(f"llvm.{LLVM[found]}.f{width}", plain[0].type, *plain))
+        width = 32 if kind == ir.FloatType() else 64
+        return Float(self.f.intrinsic(f"llvm.{LLVM[found]}.f{width}", kind, *plain))
 
     def _is_truth(self, x: Any) -> bool:
         return isinstance(x, Int) and x.value.type == TRUTH
