@@ -252,6 +252,10 @@ def test_jobs_of_threads_that_linger(jobs, tmp_path):
 @compiled
 @pytest.mark.slow
 def test_lingering_finds_who_sleeps_once(tmp_path):
-    """After some to some thousands of jobs: wrong numbers, a lock that nobody opens, or a read of freed arrays."""
-    with pytest.raises((pytest.fail.Exception, AssertionError), match=r"no end within|wrong|exit code -1[01]"):
+    """After some to some thousands of jobs: wrong numbers, a lock that nobody opens, or freed arrays read or written.
+
+    What is written over decides which signal ends the process, the allocator's SIGABRT among them, but never SIGKILL.
+    """
+    ends = r"no end within|wrong|exit code -(?!9:)\d+:"
+    with pytest.raises((pytest.fail.Exception, AssertionError), match=ends):
         assert in_child(__file__, "many_jobs(600, park_once)", 60, TINYGRAD_RNN_CACHE=str(tmp_path)) == "0 wrong"
