@@ -28,6 +28,9 @@ COMPILES = {
         "tg.logsumexp(h, -1)", "tg.cumsum(h, -1)", "tg.cumsum(C, 1)", "tg.norm(h, dim=-1)", "tg.normalize(h, dim=-1)",
         "tg.layer_norm(h, (6,), self.b, self.k)", "tg.prod(h, -1)", "(h * h).sum(-1).sqrt()",
         "tg.einsum('bii->b', C @ C.mT)", "tg.diagonal(C, 1, 2)",
+        "h * (h.square().mean(-1, keepdim=True) + 1e-5).rsqrt()",
+        "tg.layer_norm(h.reshape(h.shape[0], 2, -1), (3,)).reshape(h.shape)",
+        "tg.where((h[:, None] > h[:, :, None]).to(h.dtype).sum(-1) < 2, h, 0)",
     ],
     "Shapes": [
         "h.reshape(h.shape[0], 2, 3)", "h.view(h.shape[0], -1, 2)", "C.reshape(C.shape[0], -1)", "C.flatten(1)",
@@ -66,6 +69,7 @@ COMPILES = {
         "h * tg.rand(h.shape, dtype=h.dtype)", "C + tg.randn(C.shape, dtype=h.dtype)", "tg.dropout(h, 0.5, True)",
         "h + tg.rand_like(h)", "tg.gaussian_noise(h, 0.1, True)",
         "h * (tg.rand(h.shape[0], 1, dtype=h.dtype) > 0.5).to(h.dtype)", "C * tg.randn_like(C)",
+        "tg.softmax(h - tg.log(-tg.log(tg.rand(h.shape, dtype=h.dtype))), -1)",
     ],
     "Made in the step": [
         "tg.zeros_like(h) + h", "tg.ones(h.shape, dtype=h.dtype) - h",

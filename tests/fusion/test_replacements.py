@@ -98,6 +98,30 @@ TABLE = {
         "h.reshape(h.shape[0], -1)",
         lambda self, x, h: h.sum(-1).reshape(h.shape[0], -1),
     ),
+    "rows in front of groups": (
+        lambda self, x, h: h.reshape(-1, 1).sum(-1).reshape(h.shape[0], -1),
+        f"{ROWS} in reshape",
+        "h.reshape(h.shape[0], -1, 1)",
+        lambda self, x, h: h.reshape(h.shape[0], -1, 1).sum(-1),
+    ),
+    "a dimension in front of the batch": (
+        lambda self, x, h: h.unsqueeze(0)[0],
+        f"{ROWS} in unsqueeze",
+        "h.unsqueeze(1)",
+        lambda self, x, h: h.unsqueeze(1)[:, 0],
+    ),
+    "rows that move": (
+        lambda self, x, h: tg.roll(h, 1, 0) + h.flip(0),
+        f"{ROWS}: roll picks some of them",
+        "dim=-1",
+        lambda self, x, h: tg.roll(h, 1, -1) + h.flip(-1),
+    ),
+    "a layer made in the step": (
+        lambda self, x, h: tg.nn.Linear(H, H, dtype=np.float64)(h),
+        "step makes a parameter",
+        "or the module that has it, in __init__",
+        lambda self, x, h: h @ self.U,
+    ),
     "rows in pairs": (
         lambda self, x, h: (h.sum(-1).unsqueeze(1) - h.sum(-1)).sum(-1, keepdim=True),
         f"{ROWS}: each is combined with each other",

@@ -522,6 +522,13 @@ def test_advice_is_given_on_names_that_are_not_there(room, name):
     assert told.value.name == name
 
 
+@pytest.mark.parametrize(("thing", "texts"), [(Linear(1, 1), advice.MODULES), (tg.ones(2), advice.TENSORS)])
+def test_advice_is_given_on_attributes_that_are_not_there(thing, texts):
+    for name in " ".join(texts).split():
+        with pytest.raises(AttributeError, match=f"^a (module|tensor) has no attribute '{name}': "):
+            getattr(thing, name)
+
+
 def test_advice_on_methods_is_no_method():
     class Own(Module):
         def cuda(self):

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from . import interchange, pointwise, products, reductions, shapes, table
-from .advice import advise
 from .gradients import backward
 from .gradients import grad as grad
 from .modes import mode, not_traced
@@ -381,8 +380,6 @@ class Tensor(Value):
         """Laid out row by row in memory."""
         return self if self.data.flags.c_contiguous else self.clone()
 
-
-advise(Tensor)
 
 
 class Variable(Tensor):

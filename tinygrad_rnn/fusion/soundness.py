@@ -56,7 +56,8 @@ def rows_apart(
     indexed = row in (table.slice, table.slice_scatter, table.index)
     if indexed and not takes_all_rows(attributes["at"], per_row[0].shape):
         what = "an index" if called in ("slice", "index") else called
-        return f"{MEET}: {what} picks some of them, or puts them in another order", "write h[:, first:last]"
+        lead = "dim=-1" if called in ("flip", "roll") else "h[:, first:last]"
+        return f"{MEET}: {what} picks some of them, or puts them in another order", f"write {lead}"
     if row is table.cat and along == 0:
         return f"{MEET}: {called} puts them below each other", "write tg.cat([a, b], -1)"
     if row is table.permute and places != [0]:
@@ -65,7 +66,9 @@ def rows_apart(
     if places == [0]:
         return None
     if row is table.reshape:
-        lead = "tg.stack([a, b], 1)" if called == "stack" else "h.reshape(h.shape[0], -1)"
+        inner = ", ".join(str(n) for n in (-1, *shape[1:]) if n % batch)
+        leads = {"stack": "tg.stack([a, b], 1)", "unsqueeze": "h.unsqueeze(1)", "roll": "tg.roll(h, 1, -1)"}
+        lead = leads.get(called, f"h.reshape(h.shape[0], {inner})")
         return f"{MEET} in {called}", f"write {lead}, with the batch in front"
     if len(places) > 1:
         return f"{MEET}: each is combined with each other", (
@@ -76,13 +79,10 @@ def rows_apart(
 
 def takes_all_rows(at: Any, shape: Shape) -> bool:
     """Whether an index leaves the first dimension as it is."""
-    entries = [i for i in at if i is not None]
-    if not entries:
-        return True
-    first = entries[0]
+    first, *others = [i for i in at if i is not None] or [...]
     if first is ...:
-        taken = sum(i.ndim if getattr(i, "dtype", None) == np.bool_ else 1 for i in entries[1:])
-        return taken < len(shape) or takes_all_rows(entries[1:], shape)
+        taken = sum(i.ndim if getattr(i, "dtype", None) == np.bool_ else 1 for i in others)
+        return taken < len(shape) or takes_all_rows(others, shape)
     return isinstance(first, slice) and first.start in (None, 0) and first.stop is None and first.step in (None, 1)
 
 

@@ -16,10 +16,10 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from ..autograd.operands import as_array, as_tensor, is_device
-from ..autograd.tape import Value, note_change
+from ..autograd.tape import Value, mode, note_change
 from ..autograd.tensor import Tensor, Variable
 from ..fusion.compile import clock
-from .advice import advise
+from .advice import MODULES, advise
 
 M = TypeVar("M", bound="Module")
 
@@ -42,6 +42,8 @@ class Parameter(Variable):
     __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        if mode.tracer is not None:
+            mode.tracer.refuse("step makes a parameter", "make it, or the module that has it, in __init__")
         super().__init__(np.array(as_array(data), order="C"))
         self.requires_grad_(requires_grad)
 
@@ -394,7 +396,7 @@ class Module:
         return f"{name}({arguments}{note}{children}\n)" if children else f"{name}({arguments}){note}"
 
 
-advise(Module)
+advise(Module, MODULES)
 
 # What most attributes are, and no parameter can be in.
 _PLAIN = frozenset({int, float, bool, str, type(None), np.ndarray, Tensor})

@@ -1,0 +1,89 @@
+"""What users are told to write in place of a name of PyTorch's is what PyTorch computes under that name."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import tinygrad_rnn as tg
+from tinygrad_rnn.nn import advice
+
+RANDOM = np.random.default_rng(0)
+X, Y, C, W = (RANDOM.uniform(-3, 3, shape) for shape in ((4, 6), (4, 6), (4, 6), (5, 6, 6)))
+B, D = RANDOM.uniform(-3, 3, (2, 4, 6, 6))
+F = torch.nn.functional
+plain = lambda f: lambda x, **_: f(x)
+both = lambda f: lambda x, y, **_: f(x, y)
+three = lambda f: lambda x, y, c, **_: f(c, x, y)
+
+PYTORCH = {
+    **{name: plain(getattr(torch, name)) for name in (
+        "log2 log10 exp2 negative tan sinh cosh ceil round trunc frac nan_to_num ravel".split()
+    )},
+    **{name: plain(getattr(F, name)) for name in (
+        "hardsigmoid hardswish mish selu softsign tanhshrink glu logsigmoid relu6 hardtanh".split()
+    )},
+    **{name: both(getattr(torch, name)) for name in ("remainder", "hypot", "fmod", "logaddexp")},
+    **{name: three(getattr(torch, name)) for name in ("addcmul", "addcdiv")},
+    "addmm": lambda x, y, b, **_: torch.addmm(x, x, b[0]),
+    "baddbmm": lambda b, d, **_: torch.baddbmm(b, b, d),
+    "cumprod": lambda x, **_: torch.cumprod(x, -1),
+    "lerp": lambda x, y, **_: torch.lerp(x, y, 0.3),
+    "inner": lambda x, **_: torch.inner(x[0], x[1]),
+    "diag": lambda b, **_: torch.diag(b[0]),
+    "trace": lambda b, **_: torch.trace(b[0]),
+    "clamp_min": lambda x, **_: x.clamp_min(0),
+    "clamp_max": lambda x, **_: x.clamp_max(1),
+    "clip": lambda x, **_: x.clip(-1, 1),
+    "masked_select": lambda x, **_: x.masked_select(x > 0),
+    "movedim": lambda b, **_: b.movedim(1, 2),
+    "swapaxes": lambda b, **_: b.swapaxes(1, 2),
+    "repeat_interleave": lambda x, **_: x.repeat_interleave(3, -1),
+    "celu": lambda x, **_: F.celu(x, 0.7),
+    "rms_norm": lambda x, y, **_: F.rms_norm(x, (6,), y[0], 1e-5),
+    "group_norm": lambda x, **_: F.group_norm(x, 2),
+    "cosine_similarity": lambda x, y, **_: F.cosine_similarity(x, y),
+    "pairwise_distance": lambda x, y, **_: F.pairwise_distance(x, y, eps=0),
+    "cdist": lambda x, y, **_: torch.cdist(x, y),
+    "bilinear": lambda x, y, W, **_: F.bilinear(x, y, W),
+}  # fmt: skip
+
+# What is not called x in the advice, or is not as wide as it is there.
+SETTINGS = {
+    "addmm": dict(c="x", y="b[0]"), "baddbmm": dict(c="b", x="b", y="d"), "lerp": dict(w="0.3"),
+    "inner": dict(x="x[0]", y="x[1]"), "diag": dict(x="b[0]"), "trace": dict(x="b[0]"),
+    "clip": dict(min="-1", max="1"), "masked_select": dict(mask="x.numpy() > 0"), "movedim": dict(x="b"),
+    "swapaxes": dict(x="b", dim0="1", dim1="2"), "repeat_interleave": dict(n="3"), "celu": dict(a="0.7"),
+    "rms_norm": dict(weight="y[0]", eps="1e-5"), "group_norm": dict(groups="2", size="3"), "bilinear": dict(weight="W"),
+    "cumprod": dict(x="tg.abs(x)"), "log2": dict(x="tg.abs(x)"), "log10": dict(x="tg.abs(x)"),
+}  # fmt: skip
+POSITIVE = "cumprod", "log2", "log10"
+
+
+def told(name):
+    """The expression that users are told to write, and what it has names for."""
+    with pytest.raises(AttributeError) as error:
+        getattr(tg.nn.functional, name)
+    text = error.value.args[0].partition(": write ")[2]
+    for ending in (" for what is above 0", " and its like", ", along the last dimension"):
+        text = text.removesuffix(ending)
+    result, _, first = text.partition(", with ")
+    return result, first
+
+
+@pytest.mark.parametrize("name", PYTORCH)
+def test_advice_is_what_pytorch_computes(name):
+    arrays = dict(x=X, y=Y, c=C, b=B, d=D, W=W)
+    expected = {n: torch.tensor(np.abs(a) if name in POSITIVE and n == "x" else a) for n, a in arrays.items()}
+    names = {n: tg.tensor(a) for n, a in arrays.items()} | dict(tg=tg, math=math, normalize=tg.normalize)
+    result, first = told(name)
+    names |= {n: eval(text, dict(names)) for n, text in SETTINGS.get(name, {}).items()}
+    exec(first, names)
+    found = eval(result, names).numpy()
+    np.testing.assert_allclose(found, PYTORCH[name](**expected).numpy(), rtol=1e-10, atol=1e-10)
+
+
+def test_every_expression_is_compared():
+    """But those that draw numbers or name what is only called otherwise here."""
+    assert set(advice.EXPRESSIONS) - set(PYTORCH) == {"nelement", "index_fill", "expand_as", "view_as", "reshape_as"}
