@@ -551,3 +551,29 @@ def test_a_learning_rate_set_by_hand_is_looked_at_before_anything_moves(kind, se
     np.testing.assert_array_equal(p.numpy(), before[0])
     np.testing.assert_array_equal(q.numpy(), before[1])
     np.testing.assert_equal(optimiser.state_dict()["state"], before[2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        (tg.optim.Adam, {"betas": (0.9,)}, "betas of group 1 must be 2 finite numbers"),
+        (tg.optim.Adam, {"betas": (0.9, 1.0)}, r"betas must lie in \[0, 1\)"),
+        (tg.optim.SGD, {"momentum": "a"}, "momentum of group 1 must be a finite number"),
+        (tg.optim.SGD, {"weight_decay": -1.0}, "weight_decay must be at least 0"),
+        (tg.optim.RMSprop, {"centered": "yes"}, "centered of group 1 must be True or False"),
+    ],
+)
+def test_options_set_by_hand_are_looked_at_before_anything_moves(kind, options, words):
+    p, q = parameter(3), parameter(3, seed=1)
+    optimiser = kind([{"params": [p]}, {"params": [q]}], lr=0.1)
+    descend(optimiser, 2)
+    before = p.numpy().copy(), q.numpy().copy(), copy.deepcopy(optimiser.state_dict()["state"])
+    right = {name: optimiser.param_groups[1][name] for name in options}
+    optimiser.param_groups[1].update(options)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=words):
+            descend(optimiser, 1)
+    np.testing.assert_equal((p.numpy(), q.numpy(), optimiser.state_dict()["state"]), before)
+    optimiser.param_groups[1].update(right)
+    descend(optimiser, 1)
+    assert (p.numpy() != before[0]).all() and (q.numpy() != before[1]).all()

@@ -19,6 +19,7 @@ from ..kernels.pool import staggered
 from ..kernels.scatter import add_rows
 from ..kernels.squares import sum_of_squares as sum_of_squares
 from .primitive import Shape
+from .sums import summed
 
 Dims = tuple[int, ...]
 
@@ -31,7 +32,7 @@ _LARGE = 1 << 14  # elements of a result that is worth memory that was used befo
 
 @quiet
 def sum(x: np.ndarray, dim: Dims, keepdim: bool) -> np.ndarray:
-    return np.add.reduce(x, dim, None, None, keepdim)  # type: ignore[call-overload]
+    return summed(x, dim, keepdim)
 
 
 def summed_shape(x: Shape, dim: Dims, keepdim: bool) -> Shape:
@@ -46,7 +47,8 @@ def extreme_shape(x: Shape, dim: Dims, keepdim: bool) -> Shape:
 
 @quiet
 def cumsum(x: np.ndarray, dim: int) -> np.ndarray:
-    return np.add.accumulate(x, axis=dim)
+    exact = np.float64 if x.dtype.kind == "f" else np.int64
+    return np.add.accumulate(x, dim, exact).astype(x.dtype if x.dtype.kind == "f" else exact, copy=False)
 
 
 def softmax(x: np.ndarray, dim: int) -> np.ndarray:

@@ -61,7 +61,7 @@ def full(size: Any, fill_value: Any, dtype: Any = None, requires_grad: bool = Fa
         raise TypeError("full: the gradient that fill_value wants would be lost: write fill_value.expand(size)")
     value = as_array(fill_value)
     kind = (FLOAT32 if value.dtype.kind == "f" else value.dtype) if dtype is None else dtype_of(dtype)
-    return Tensor(np.full(sizes("full", (size,)), cast(value, kind))).requires_grad_(requires_grad)
+    return Tensor(np.full(sizes("full", (size,), 0), cast(value, kind))).requires_grad_(requires_grad)
 
 
 def zeros(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
@@ -72,7 +72,7 @@ def zeros(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tens
         tensor([[0., 0., 0.],
                 [0., 0., 0.]])
     """
-    return Tensor(np.zeros(sizes("zeros", size), dtype_of(dtype))).requires_grad_(requires_grad)
+    return Tensor(np.zeros(sizes("zeros", size, 0), dtype_of(dtype))).requires_grad_(requires_grad)
 
 
 def ones(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
@@ -83,7 +83,7 @@ def ones(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tenso
         tensor([[1., 1., 1.],
                 [1., 1., 1.]])
     """
-    return Tensor(np.ones(sizes("ones", size), dtype_of(dtype))).requires_grad_(requires_grad)
+    return Tensor(np.ones(sizes("ones", size, 0), dtype_of(dtype))).requires_grad_(requires_grad)
 
 
 def zeros_like(input: Any, dtype: Any = None, requires_grad: bool = False) -> Tensor:
@@ -120,7 +120,10 @@ def arange(start: float, end: float | None = None, step: float = 1, dtype: Any =
         >>> tg.arange(3), tg.arange(0, 1, 0.25)
         (tensor([0, 1, 2]), tensor([0.  , 0.25, 0.5 , 0.75]))
     """
-    first, last = (0, start) if end is None else (start, end)
+    ends = (0, start, step) if end is None else (start, end, step)
+    first, last, step = (x.item() if isinstance(x, (np.generic, np.ndarray, Tensor)) else x for x in ends)
+    if not (step and math.isfinite(first + last + step)):
+        raise ValueError(f"arange: there is no end of numbers from {first} to {last} by {step}")
     count = max(math.ceil((last - first) / step), 0)
     if dtype is None:
         dtype = FLOAT32 if isinstance(first + last + step, float) else np.int64
@@ -135,7 +138,7 @@ def eye(n: int, m: int | None = None, dtype: Any = FLOAT32) -> Tensor:
         tensor([[1., 0.],
                 [0., 1.]])
     """
-    return Tensor(np.eye(n, m, dtype=dtype_of(dtype)))
+    return Tensor(np.eye(*sizes("eye", (n, n if m is None else m), 0), dtype=dtype_of(dtype)))
 
 
 class _Source(threading.local):
@@ -223,7 +226,7 @@ def rand(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tenso
         (True, True)
     """
     source = lambda shape: generator().random(shape, dtype=dtype_of(dtype))
-    return drawn(source, sizes("rand", size), dtype).requires_grad_(requires_grad)
+    return drawn(source, sizes("rand", size, 0), dtype).requires_grad_(requires_grad)
 
 
 def randn(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tensor:
@@ -235,7 +238,7 @@ def randn(*size: Any, dtype: Any = FLOAT32, requires_grad: bool = False) -> Tens
         ((16, 28), dtype('float32'))
     """
     source = lambda shape: generator().standard_normal(shape, dtype=dtype_of(dtype))
-    return drawn(source, sizes("randn", size), dtype).requires_grad_(requires_grad)
+    return drawn(source, sizes("randn", size, 0), dtype).requires_grad_(requires_grad)
 
 
 def rand_like(input: Any, dtype: Any = None) -> Tensor:
@@ -267,4 +270,4 @@ def randint(low: int, high: int, size: Any) -> Tensor:
         >>> sorted(set(tg.randint(0, 3, (1000,)).tolist()))
         [0, 1, 2]
     """
-    return Tensor(generator().integers(low, high, sizes("randint", (size,))))
+    return Tensor(generator().integers(low, high, sizes("randint", (size,), 0)))

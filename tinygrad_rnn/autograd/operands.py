@@ -175,14 +175,17 @@ def all_dims(name: str, dim: Any, ndim: int) -> tuple[int, ...]:
     return dims if ndim else ()
 
 
-def sizes(name: str, shape: Sequence[Any]) -> tuple[int, ...]:
+def sizes(name: str, shape: Sequence[Any], least: float = -math.inf) -> tuple[int, ...]:
     """The numbers of `f(2, 3)` or `f((2, 3))` as a tuple of ints."""
     if len(shape) == 1 and isinstance(shape[0], (tuple, list)):
         shape = shape[0]
     try:
-        return tuple(operator.index(n) for n in shape)
+        found = tuple(operator.index(n) for n in shape)
     except TypeError:
         raise TypeError(f"{name}: sizes must be integers, got {tuple(shape)}") from None
+    if min(found, default=0) < least:
+        raise ValueError(f"{name}: sizes must be at least {least}, got {list(found)}")
+    return found
 
 
 def integers(name: str, x: Any) -> np.ndarray:

@@ -123,7 +123,7 @@ def add(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
         >>> tg.add(tg.tensor([1.0, 2.0]), tg.tensor([10.0, 20.0]), alpha=2)
         tensor([21., 42.])
     """
-    return _add(input, other if alpha == 1 else mul(other, alpha))
+    return _add(input, other) if alpha == 1 else _scaled(_add, "add", input, other, alpha)
 
 
 def sub(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
@@ -133,7 +133,13 @@ def sub(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
         >>> tg.sub(tg.tensor([5.0, 7.0]), 1, alpha=2)
         tensor([3., 5.])
     """
-    return _sub(input, other if alpha == 1 else mul(other, alpha))
+    return _sub(input, other) if alpha == 1 else _scaled(_sub, "sub", input, other, alpha)
+
+
+def _scaled(function: Any, name: str, input: Any, other: Any, alpha: float) -> "Tensor":
+    """What a function makes of `input` and `alpha * other`, multiplied in the dtype of the result."""
+    a, b = aligned(name, input, other)
+    return function(a, b * alpha)
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> "Tensor":
@@ -143,10 +149,13 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> "Tensor"
         >>> tg.div(tg.tensor([7.0, -7.0]), 2, rounding_mode="floor")
         tensor([ 3., -4.])
     """
-    quotient = _div(input, other)
-    if rounding_mode is None: return quotient
-    if rounding_mode == "floor": return table.floor(quotient)
-    if rounding_mode == "trunc": return table.sign(quotient) * table.floor(table.abs(quotient))
+    if rounding_mode is None:
+        return _div(input, other)
+    a, b = _divisible("div", input, other)
+    if rounding_mode == "floor":
+        return table.floor_divide(a, b)
+    if rounding_mode == "trunc":  # a quotient below zero is rounded down as what it is without its sign
+        return where((a < 0) == (b < 0), table.floor_divide(a, b), -table.floor_divide(-a, b))
     raise ValueError(f"div: rounding_mode must be None, 'floor' or 'trunc', not {rounding_mode!r}")
 
 
@@ -264,7 +273,8 @@ def masked_fill(input: Any, mask: Any, value: Any) -> "Tensor":
     scalar = np.asarray(value.data if isinstance(value, Value) else value)
     if scalar.dtype.kind not in "biuf" or scalar.ndim:
         raise TypeError(f"masked_fill: value must be a real number or a 0-d tensor, not {value!r}")
-    return where(mask, value, input)
+    of_truths = isinstance(value, (int, float)) and getattr(input, "dtype", None) == np.bool_
+    return where(mask, bool(value) if of_truths else value, input)
 
 
 def mask(name: str, condition: Any) -> np.ndarray:

@@ -107,10 +107,10 @@ def prod(input: Any, dim: int | None = None, keepdim: bool = False, *, dtype: An
     right where one or several are zero.
     """
     x = _as(as_tensor(input), dtype)
-    if x.data.dtype.kind != "f":
-        return unrecorded(np.prod, x, axis=dim, keepdims=keepdim)
     shape = x.data.shape
     dims = tuple(range(len(shape))) if dim is None else (one_dim("prod", dim, len(shape)),)
+    if x.data.dtype.kind != "f":
+        return unrecorded(np.prod, x, axis=dims if shape else (), keepdims=keepdim, dtype=np.int64)
     result = summed_shape(shape, dims, keepdim)
     axis = 0 if dim is None else dims[0]
     if dim is None or not shape:
@@ -148,6 +148,8 @@ def norm(input: Any, p: Any = 2, dim: Dims = None, keepdim: bool = False) -> "Te
         return (amax if p > 0 else amin)(x, dim, keepdim)
     if p in (2, "fro"):
         return sqrt_or_zero(sum(table.square(x), dim, keepdim))
+    if p == 0:  # how many are not zero
+        return sum(where(x == 0, 0 * x, 1), dim, keepdim)
     return pow(sum(pow(x, p), dim, keepdim), 1 / p)
 
 
@@ -178,6 +180,8 @@ def _position(function: Callable[..., Any], input: Any, dim: int | None, keepdim
         lead = "write tg.amax(h, -1) for the largest value, and h == tg.amax(h, -1, keepdim=True) for where it is"
         mode.tracer.refuse_numbers(x, lead)
     axis = None if dim is None else one_dim(function.__name__, dim, x.data.ndim)
+    if not (x.data.size if axis is None or not x.data.ndim else x.data.shape[axis]):
+        raise ValueError(f"{function.__name__}: a tensor of shape {list(x.shape)} has nothing along dim={dim}")
     return unrecorded(function, x, axis=axis if x.data.ndim else None, keepdims=keepdim)
 
 

@@ -29,7 +29,7 @@ def reshape(input: Any, shape: Any, *more: int) -> "Tensor":
                 [3, 4, 5]])
     """
     x = as_tensor(input)
-    wanted = sizes("reshape", (shape, *more))
+    wanted = sizes("reshape", (shape, *more), -1)
     if -1 in wanted:
         rest = math.prod(n for n in wanted if n != -1)
         if wanted.count(-1) > 1 or rest == 0 or x.data.size % rest:
@@ -128,7 +128,7 @@ def expand(input: Any, size: Any, *more: int) -> "Tensor":
                 [2., 2., 2.]])
     """
     x = as_tensor(input)
-    wanted = sizes("expand", (size, *more))
+    wanted = sizes("expand", (size, *more), -1)
     new = len(wanted) - x.data.ndim
     wanted = tuple(x.data.shape[i - new] if n == -1 and i >= new else n for i, n in enumerate(wanted))
     if any(n < 0 for n in wanted):
@@ -150,7 +150,7 @@ def broadcast_to(input: Any, shape: Sequence[int]) -> "Tensor":
 def sum_to_size(input: Any, size: Any, *more: int) -> "Tensor":
     """The sum over the dimensions in which `size` is 1 or absent: the adjoint of `expand`."""
     x = as_tensor(input)
-    wanted = sizes("sum_to_size", (size, *more))
+    wanted = sizes("sum_to_size", (size, *more), 0)
     return x if wanted == x.data.shape else table.sum_to(x, shape=wanted)
 
 
@@ -334,7 +334,7 @@ def narrow(input: Any, dim: int, start: int, length: int) -> "Tensor":
         tensor([2, 3, 4])
     """
     x, axis, n = _divided("narrow", input, dim)
-    first = start % n if start < 0 and n else start
+    first = start + n if start < 0 else start
     if not 0 <= first <= n - length or length < 0:
         raise ValueError(f"narrow: start {start} and length {length} do not fit the size {n} of dim {dim}")
     return _narrow(x, axis, first, first + length)
@@ -525,4 +525,4 @@ def _triangle(name: str, input: Any, inside: Callable[[Any, Any], Any]) -> "Tens
     if x.data.ndim < 2:
         raise ValueError(f"{name}: expected at least 2 dimensions, got shape {list(x.shape)}")
     row, column = np.ogrid[: x.data.shape[-2], : x.data.shape[-1]]
-    return where(inside(column, row), x, 0)
+    return where(inside(column, row), x, False if x.data.dtype.kind == "b" else 0)

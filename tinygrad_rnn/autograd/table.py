@@ -247,6 +247,7 @@ def normal(x: Any, dim: tuple[int, ...], eps: float, dy: Any = None, found: Any 
     dim = dim or (0, *range(2, x.ndim))
     mean = lambda v: sum(v, dim=dim, keepdim=True) / int(np.prod([x.shape[i] for i in dim]))
     centred = x - mean(x)
+    centred = centred - mean(centred)  # what rounding left
     scale = rsqrt(mean(centred * centred) + eps)
     y = centred * scale
     return y if dy is None else scale * (dy - mean(dy) - y * mean(dy * y))

@@ -47,6 +47,7 @@ from ..kernels.locks import lock
 # The rooms above take these from here: what is recorded is theirs to ask, in which file it is written is not.
 from .modes import OUR_FILES, detect_anomaly, enable_grad, is_grad_enabled, line_of, mode, no_grad  # noqa: F401
 from .modes import ours, passed_over, set_mode, user_frame, user_line  # noqa: F401
+from .sums import summed
 # isort: on
 
 # ---- What is on the tape ---------------------------------------------------------------------------------------------
@@ -307,7 +308,7 @@ def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
     extra = gradient.ndim - len(shape)
     axes = [*range(extra), *[extra + i for i, n in enumerate(shape) if n == 1 != gradient.shape[extra + i]]]
     for axis in axes:  # one after the other: the first is a sum of rows, which leaves little for those that are slower
-        gradient = np.add.reduce(gradient, axis=axis, keepdims=True)
+        gradient = summed(gradient, (axis,), keepdims=True)
     return gradient.reshape(shape)
 
 

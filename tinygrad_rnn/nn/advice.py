@@ -123,7 +123,7 @@ EXPRESSIONS = {  # with tensors x and y
     "nan_to_num": "tg.where(tg.isnan(x), 0, x)", "masked_select": "x[mask]", "index_fill": "tg.where(there, value, x)",
     "nelement": "x.numel()", "clip": "x.clamp(min, max)", "clamp_min": "x.clamp(min=0)", "clamp_max": "x.clamp(max=1)",
     "ravel": "x.flatten()", "swapaxes": "x.transpose(dim0, dim1)", "movedim": "x.permute(0, 2, 1) and its like",
-    "expand_as": "x.expand(y.shape)", "view_as": "x.view(y.shape)", "reshape_as": "x.reshape(y.shape)",
+    "expand_as": "x.expand(y.shape)", "view_as": "x.reshape(y.shape)", "reshape_as": "x.reshape(y.shape)",
     "repeat_interleave": "x.unsqueeze(-1).expand(*x.shape, n).flatten(-2), along the last dimension",
 }  # fmt: skip
 TENSORS |= {name: f"write {text}" for name, text in EXPRESSIONS.items()}

@@ -62,18 +62,22 @@ def _of_batch(x: Tensor, mean: Any, var: Any, weight: Any, bias: Any, momentum: 
             f"batch_norm: shape {list(x.shape)} has one value for each channel, and training takes a variance of "
             "them: it needs more than one"
         )
+    for name, running in (("running_mean", mean), ("running_var", var)):
+        if not (running is None or (isinstance(running, Tensor) and running.data.flags.writeable)):
+            raise ValueError(f"batch_norm: {name} must be a tensor that can be written to, not {running!r}")
     scale, shift = 1 if weight is None else floating(weight), 0 if bias is None else floating(bias)
     if x.ndim > 2:  # numbers of channels are aligned with those
         shape = (channels, *[1] * (x.ndim - 2))
         scale, shift = (y.reshape(shape) if isinstance(y, Tensor) else y for y in (scale, shift))
     x, scale, shift = aligned("batch_norm", x, scale, shift)
     found = moments(x.data)  # which the forward and the backward pass need, too
-    if x.numel():
+    y = table.batch_norm(x, scale, shift, eps=eps, found=found)
+    if x.numel():  # now that nothing can go wrong
         count = x.numel() // channels
         for running, now in ((mean, found[0]), (var, found[1] * (count / (count - 1)))):
             if running is not None:
                 running.data += momentum * (now.reshape(-1) - running.data)
-    return table.batch_norm(x, scale, shift, eps=eps, found=found)
+    return y
 
 
 class BatchNorm1d(Module):
@@ -130,15 +134,16 @@ class BatchNorm1d(Module):
             init.zeros_(self.bias)
 
     def forward(self, input: Any) -> Tensor:
-        momentum = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.track_running_stats:
-            self.num_batches_tracked.data += 1
-            momentum = 1 / int(self.num_batches_tracked.data) if self.momentum is None else momentum
-        batch = self.training or not self.track_running_stats
         if np.ndim(input) not in (2, 3):
             raise ValueError(f"BatchNorm1d: expected [N, C] or [N, C, L], got shape {list(np.shape(input))}")
-        mean, var = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
-        return batch_norm(input, mean, var, self.weight, self.bias, batch, momentum, self.eps)
+        mean, var, count = self.running_mean, self.running_var, self.num_batches_tracked
+        tracked = self.training and self.track_running_stats
+        momentum = self.momentum if self.momentum is not None else 1 / (int(count.data) + 1) if tracked else 0.0
+        batch = self.training or not self.track_running_stats
+        y = batch_norm(input, mean, var, self.weight, self.bias, batch, momentum, self.eps)
+        if tracked:
+            count.data += 1
+        return y
 
     def extra_repr(self) -> str:
         return (

@@ -65,6 +65,8 @@ def linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
         if x.dtype is w.dtype is bias.dtype:
             return table.linear(x, w, bias)
     y = matmul(x, w.T if w.ndim == 2 else w)
+    if bias is not None and (given := np.shape(bias) if not isinstance(bias, Tensor) else bias.shape) != w.shape[:-1]:
+        raise ValueError(f"linear: bias has shape {list(given)}, expected {list(w.shape[:-1])}")
     return y if bias is None else y + bias
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import table
+from ..autograd.arrays import expanded
 from ..autograd.operands import as_array, as_tensor, floating, integers
 from ..autograd.pointwise import abs, clamp, exp, log, square, where
 from ..autograd.reductions import log_softmax
@@ -287,6 +288,11 @@ def binary_cross_entropy_with_logits(
     x, t = floating(input), floating(target)
     if x.shape != t.shape:
         raise ValueError(f"{name}: the input has shape {list(x.shape)}, the target {list(t.shape)}; they must be equal")
+    for option, w in (("weight", weight), ("pos_weight", pos_weight)):
+        try:
+            expanded(() if w is None else floating(w).shape, x.shape)
+        except ValueError as error:
+            raise ValueError(f"{name}: {option}: {error}") from None
     minus_log_s = table.softplus(-x)
     if pos_weight is not None:
         minus_log_s = ((floating(pos_weight) - 1) * t + 1) * minus_log_s

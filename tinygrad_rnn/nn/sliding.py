@@ -48,7 +48,8 @@ def conv1d(
         ValueError: the shapes do not fit, the kernel is longer than the padded sequence, or an option is unknown.
     """
     x, w = aligned("conv1d", floating(input), floating(weight))
-    if w.ndim != 3 or x.ndim not in (2, 3) or groups < 1 or x.shape[-2] != w.shape[1] * groups or w.shape[0] % groups:
+    groups = single("conv1d: groups", groups)
+    if w.ndim != 3 or x.ndim not in (2, 3) or x.shape[-2] != w.shape[1] * groups or w.shape[0] % groups:
         raise ValueError(
             f"conv1d: an input of shape {list(x.shape)} does not fit a weight of shape {list(w.shape)} in {groups} "
             f"group{'s' * (groups != 1)}: expected [N, C, L] or [C, L], and [O, C / groups, k], O divisible by groups"
@@ -63,7 +64,10 @@ def conv1d(
     options = {"stride": stride, "dilation": dilation, "before": before, "after": after}
     y = _in_groups(batch, w, groups, options)
     if bias is not None:
-        y = y + floating(bias).unsqueeze(-1)
+        b = floating(bias)
+        if b.shape != w.shape[:1]:
+            raise ValueError(f"conv1d: bias has shape {list(b.shape)}, expected [{w.shape[0]}]")
+        y = y + b.unsqueeze(-1)
     return y if x.ndim == 3 else y.squeeze(0)
 
 
@@ -75,7 +79,8 @@ def _in_groups(x: Tensor, w: Tensor, groups: int, options: dict[str, int]) -> Te
         return cat([_of_windows(a, b, **options) for a, b in zip(x.chunk(groups, 1), w.chunk(groups, 0))], 1)
     if traced:
         return _by_channel(x, w, **options)
-    if x.shape[1] <= WIDE:  # one product with many zeros takes less time than many small ones
+    # One product with many zeros takes less time than many small ones, and makes NaN of zero times infinity.
+    if x.shape[1] <= WIDE and np.isfinite(x.data).all():
         outputs = np.arange(w.shape[0])[:, None]
         inputs = outputs // (w.shape[0] // groups) * w.shape[1] + np.arange(w.shape[1])
         every = table.index_add(w, shape=(w.shape[0], x.shape[1], w.shape[2]), at=(outputs, inputs))
@@ -153,7 +158,7 @@ def max_pool1d(
         if return_indices:
             places = np.where(is_larger, starts + i * dilation, places)
         y = where(is_larger, tap, y)
-    return (y, Tensor(np.ascontiguousarray(places))) if return_indices else y
+    return (y, Tensor(np.maximum(places, 0))) if return_indices else y  # 0 where there is nothing but padding
 
 
 def avg_pool1d(
@@ -201,11 +206,8 @@ def adaptive_avg_pool1d(input: Any, output_size: Any) -> Tensor:
     length = x.shape[-1] if x.ndim in (2, 3) else 0
     if not length:
         raise ValueError(f"adaptive_avg_pool1d: expected [N, C, L] or [C, L] with steps, got shape {list(x.shape)}")
-    share = np.zeros((length, size), x.dtype)
-    for i in range(size):
-        start, end = i * length // size, -(-(i + 1) * length // size)
-        share[start:end, i] = 1 / (end - start)
-    return x @ Tensor(share)
+    windows = [x[..., i * length // size : -(-(i + 1) * length // size)] for i in range(size)]
+    return cat([window.mean(-1, keepdim=True) for window in windows], -1)
 
 
 def _pooled(

@@ -12,6 +12,7 @@ in the arrays it saved, and warns. Run the forward pass again instead.
 """
 
 import difflib
+import functools
 import inspect
 import math
 import numbers
@@ -113,6 +114,7 @@ class Optimizer:
         self.defaults = defaults
         self.state: dict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []
+        self._checked: dict[int, dict[str, Any]] = {}  # options of groups as they were found to be right
         self._pre_hooks: dict[object, Any] = {}
         self._post_hooks: dict[object, Any] = {}
         groups = self._listed(params)
@@ -133,7 +135,7 @@ class Optimizer:
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: hooks are for this very optimiser."""
-        return {**vars(self), "_pre_hooks": {}, "_post_hooks": {}}
+        return {**vars(self), "_checked": {}, "_pre_hooks": {}, "_post_hooks": {}}
 
     def __repr__(self) -> str:
         lines = []
@@ -160,23 +162,31 @@ class Optimizer:
         for name in ("lr", "weight_decay", "eps"):
             self._at_least_zero(group, name)
 
-    def _check_kinds(self, group: dict[str, Any]) -> None:
+    def _check_kinds(self, group: dict[str, Any], where: str = "") -> None:
         """Raise ValueError if an option is not of the kind that its default in `__init__` is of."""
-        name = type(self).__name__
-        for option, parameter in inspect.signature(type(self)).parameters.items():
-            default: Any = parameter.default
+        kind: Any = type(self)
+        name = kind.__name__
+        for option, default in _defaults(kind).items():
             value: Any = group.get(option)
             if option not in self.defaults:
                 continue
             if isinstance(default, bool):
                 if not (isinstance(value, (bool, np.bool_)) or (_is_number(value) and value in (0, 1))):
-                    raise ValueError(f"{name}: {option} must be True or False, got {value!r}")
+                    raise ValueError(f"{name}: {option}{where} must be True or False, got {value!r}")
             elif isinstance(default, tuple):
                 fits = isinstance(value, (tuple, list)) and len(value) == len(default)
                 if not fits or not all(map(_is_number, value)):
-                    raise ValueError(f"{name}: {option} must be {len(default)} finite numbers, got {value!r}")
+                    raise ValueError(f"{name}: {option}{where} must be {len(default)} finite numbers, got {value!r}")
             elif isinstance(default, (int, float)) and not _is_number(value):
-                raise ValueError(f"{name}: {option} must be a finite number, got {value!r}")
+                raise ValueError(f"{name}: {option}{where} must be a finite number, got {value!r}")
+
+    def _check_again(self, i: int, group: dict[str, Any]) -> None:
+        """The same of group i, whose options may have been changed since."""
+        options = {option: group.get(option) for option in self.defaults}
+        if self._checked.get(i) != options:
+            self._check_kinds(group, f" of group {i}")
+            self.check(group)
+            self._checked[i] = options
 
     def _check_names(self, group: dict[str, Any]) -> None:
         """Raise ValueError if there is no such option."""
@@ -282,8 +292,8 @@ class Optimizer:
             What `closure` returned, or None.
 
         Raises:
-            ValueError: a gradient is not of its parameter's shape and dtype, a parameter's array is read-only, or a
-                learning rate that was set by hand is no finite number.
+            ValueError: a gradient is not of its parameter's shape and dtype, a parameter's array is read-only, or an
+                option that was set by hand makes no sense.
             TypeError: a gradient is no tensor. No parameter has been moved.
         """
         told = self._before_step(closure) if self._pre_hooks or self._post_hooks else None
@@ -294,8 +304,7 @@ class Optimizer:
             with enable_grad():
                 loss = closure()
         for i, group in enumerate(self.param_groups):  # what was set by hand; the other groups would have moved before
-            if not _is_number(group.get("lr", 0)) and _is_number(self.defaults.get("lr")):
-                raise ValueError(f"{type(self).__name__}: lr of group {i} must be a finite number, got {group['lr']!r}")
+            self._check_again(i, group)
         moved = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         for p, _ in moved:
             if not isinstance(p.grad, Tensor):
@@ -435,6 +444,12 @@ class Optimizer:
 
     def _params(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
+
+
+@functools.cache
+def _defaults(kind: Any) -> dict[str, Any]:
+    """The arguments of a class, and their defaults."""
+    return {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
 
 
 def _is_number(value: Any) -> bool:
