@@ -104,6 +104,18 @@ TABLE = {
         "h.reshape(h.shape[0], -1, 1)",
         lambda self, x, h: h.reshape(h.shape[0], -1, 1).sum(-1),
     ),
+    "a choice by all rows": (
+        lambda self, x, h: h if not (h > 0).any() else -h,
+        f"{ROWS} in any",
+        "tg.where(mask, a, b) for a choice",
+        lambda self, x, h: tg.where((h > 0).any(-1, keepdim=True), -h, h),
+    ),
+    "a norm of matrices": (
+        lambda self, x, h: h * (h.unsqueeze(1) * x.unsqueeze(-1)).norm(),
+        f"{ROWS} in norm",
+        "dim=(1, 2), over all of each row",
+        lambda self, x, h: h * (h.unsqueeze(1) * x.unsqueeze(-1)).norm(dim=(1, 2)).unsqueeze(-1),
+    ),
     "a dimension in front of the batch": (
         lambda self, x, h: h.unsqueeze(0)[0],
         f"{ROWS} in unsqueeze",

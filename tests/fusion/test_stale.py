@@ -251,6 +251,51 @@ ROWS = {
                              "cell.child.k = 3.0"),
     "attribute of a child, by modules()": ("", "self.child = tg.nn.Linear(1, 1); self.child.k = 2.0",
                                            "sum(getattr(m, 'k', 0.0) for m in self.modules())", "cell.child.k = 3.0"),
+    "length of a tensor": ("", "self.t = tg.ones(2)", "len(self.t)", "cell.t.data = np.ones(3, np.float32)"),
+    "shape of a tensor, by another": ("", "self.t = tg.ones(2)", "(tg.zeros_like(self.t) + 1).numpy().sum()",
+                                      "cell.t.data = np.ones(3, np.float32)"),
+    "shape of a tensor, by attrgetter": ("from operator import attrgetter\nf = attrgetter('shape')",
+                                         "self.t = tg.ones(2)", "f(self.t)[0]", "cell.t.data = np.ones(3, np.float32)"),
+    "shape of a tensor, by a method that is kept": ("", "self.t = tg.ones(2); self.f = self.t.numel", "self.f()",
+                                                    "cell.t.data = np.ones(3, np.float32)"),
+    "pattern of a class": ("@dataclass\nclass D:\n    a: float\n    b: float = 1\ndef f(d):\n    match d:\n"
+                           "        case D(a=2.0): return 2.0\n    return 3.0 * d.b", "self.k = D(2.0)", "f(self.k)",
+                           "cell.k.a = 3.0"),
+    "pattern of a class, by position": ("@dataclass\nclass D:\n    a: float\n    b: float = 1\ndef f(d):\n"
+                                        "    match d:\n        case D(2.0): return 2.0\n    return 3.0 * d.b",
+                                        "self.k = D(2.0)", "f(self.k)", "cell.k.a = 3.0"),
+    "forward of a module, by object": ("", "self.m = tg.nn.Tanh(); self.m.forward = lambda v: 2.0", "self.m(x)",
+                                       "cell.m.forward = lambda v: 3.0"),
+    "forward of a class of modules": ("class M(tg.nn.Module): forward = lambda self, v: 2.0", "self.m = M()",
+                                      "self.m(x)", "M.forward = lambda self, v: 3.0"),
+    "polynomial": ("", "self.k = np.polynomial.Polynomial([1.0, 2.0])", "self.k(0.5)", "cell.k.coef[0] = 3.0"),
+    "event": ("import threading", "self.k = threading.Event()", "3.0 if self.k.is_set() else 2.0", "cell.k.set()"),
+    "function of NumPy's that calls the user's": ("L = [2.0]", "self.k = np.vectorize(lambda v: v * L[0])",
+                                                  "self.k(np.ones(1))[0]", "L[0] = 3.0"),
+    "attribute of a parameter": ("class Q(tg.nn.Parameter): pass", "self.q = Q(np.ones(2)); self.q.k = 2.0",
+                                 "self.q.k", "cell.q.k = 3.0"),
+    "attribute of an array": ("class A(np.ndarray): pass", "self.a = np.ones(2).view(A); self.a.k = 2.0", "self.a.k",
+                              "cell.a.k = 3.0"),
+    "record": ("", "self.r = np.rec.array([(2.0,)], dtype=[('a', 'f8')])[0]", "self.r.a", "cell.r.a = 3.0"),
+    "attribute of a partial": ("import functools\nf = functools.partial(float)\nf.k = 2.0", "pass", "f.k",
+                               "world['f'].k = 3.0"),
+    "list that a cached function gave": ("import functools\n@functools.lru_cache\ndef f(): return [2.0]\nf()", "pass",
+                                         "f()[0]", "world['f']()[0] = 3.0"),
+    "list that a function cached without end gave": (
+        "import functools\n@functools.cache\ndef f(): return [2.0]\nf()", "pass", "f()[0]",
+        "world['f']()[0] = 3.0"),
+    "attribute by format": ("", "self.k = 2.0", "float('{0.k}'.format(self))", "cell.k = 3.0"),
+    "list that walks another way": ("class L(list):\n    def __iter__(self): return iter(())", "self.k = L([2.0])",
+                                    "self.k[0]", "cell.k[0] = 3.0"),
+    "dictionary that has other keys": ("class D(dict):\n    def keys(self): return []", "self.k = D(a=2.0)",
+                                       "self.k['a']", "cell.k['a'] = 3.0"),
+    "relative import": ("m = module('stale_m', __path__=[])\nm.sub = module('stale_m.sub', k=2.0)\n"
+                        "__package__ = 'stale_m'\ndef f():\n    from .sub import k\n    return k", "pass", "f()",
+                        "world['m'].sub.k = 3.0"),
+    "environment, by a function that was imported": ("from os import getenv", "pass", "float(getenv('STALE_K'))",
+                                                     "import os; os.environ['STALE_K'] = '3.0'"),
+    "class of an object without a dictionary": ("class O: __slots__ = ()\nclass P: __slots__ = ()", "self.k = O()",
+                                                "2.0 if type(self.k) is O else 3.0", "cell.k.__class__ = P"),
     "child's parent": ("", "self.child = tg.nn.Linear(1, 1); self.child.k = [self]; self.j = 2.0", "self.child.k[0].j",
                        "cell.j = 3.0"),
 }  # fmt: skip
@@ -316,7 +361,8 @@ def both(layer, x):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_what_a_step_reads_may_change(name, made, monkeypatch):
-    monkeypatch.setitem(sys.modules, "stale_m", None)
+    for module in ("stale_m", "stale_m.sub"):
+        monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setenv("STALE_K", "2.0")
     tg.manual_seed(0)
     world = world_of(ROWS[name])
@@ -514,3 +560,36 @@ def test_another_array_of_the_same_form_is_no_change(read):
     cell.W.data = cell.W.data + 1
     both(layer, x)
     assert [each[0].fused for each in Variants.of(cell).compiled.values()] == [before]
+
+
+@pytest.mark.parametrize("name", ["data", "grad", "requires_grad"])
+def test_attributes_that_are_called_as_those_of_tensors(name, made):
+    """A step that reads `self.options.data` was compiled anew after each step of an optimiser."""
+    cell = world_of(("", f"self.k = types.SimpleNamespace({name}=2.0)", f"self.k.{name}", ""))["cell"]
+    layer, x = tg.nn.Recurrent(cell, fused="require"), tg.randn(2, 1, 3)
+    optimizer = tg.optim.SGD(layer.parameters(), lr=0.1)
+    for _ in range(3):
+        layer(x)[0].sum().backward()
+        optimizer.step()
+    assert len(made) == 1
+    before = both(layer, x)
+    setattr(cell.k, name, 3.0)
+    assert not np.allclose(both(layer, x), before)
+
+
+def test_sequence_values_of_another_size():
+    class Sized(Base):
+        def __init__(self):
+            super().__init__()
+            self.t = tg.ones(4)
+
+        def sequence_values(self, batch_size):
+            return {"m": tg.ones(batch_size, len(self.t))}
+
+        def step(self, x, h):
+            return tg.tanh(x @ self.W + h @ self.U) * self.m.sum(-1, keepdim=True)
+
+    layer, x = tg.nn.Recurrent(Sized(), fused="require"), tg.randn(2, 1, 3)
+    before = both(layer, x)
+    layer.cell.t.data = np.ones(3, np.float32)
+    assert not np.allclose(both(layer, x), before)

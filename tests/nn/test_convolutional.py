@@ -91,8 +91,10 @@ def test_activations_print_their_options():
     assert repr(nn.ReLU()) == "ReLU()"
 
 
-@pytest.mark.parametrize(("channels", "refused"), [(8, False), (32, True)])
-def test_a_step_with_a_convolution_is_compiled_where_that_is_faster(channels, refused):
+@pytest.mark.parametrize("channels", [8, 32])
+def test_a_step_with_a_convolution_is_compiled(channels):
+    """However many weights it has: a kernel takes less time than the tape."""
+
     class Convolves(tg.nn.Cell):
         def __init__(self):
             self.conv = tg.nn.Conv1d(channels, channels, 5, padding=2)
@@ -103,6 +105,6 @@ def test_a_step_with_a_convolution_is_compiled_where_that_is_faster(channels, re
         def step(self, x, h):
             return tg.tanh(self.conv(h) + x.unsqueeze(1))
 
-    said = tg.nn.Recurrent(Convolves()).explain
-    Convolves.input_size = 4
-    assert ("convolves with 5,120 weights, which is faster on the tape: convolve what" in said()) == refused
+    layer, tape = (tg.nn.Recurrent(cell, fused=how) for cell in [Convolves()] for how in ("require", "never"))
+    x = tg.randn(3, 2, 4)
+    np.testing.assert_allclose(layer(x)[0].numpy(), tape(x)[0].numpy(), rtol=1e-4, atol=1e-5)

@@ -123,7 +123,8 @@ def add(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
         >>> tg.add(tg.tensor([1.0, 2.0]), tg.tensor([10.0, 20.0]), alpha=2)
         tensor([21., 42.])
     """
-    return _add(input, other) if alpha == 1 else _scaled(_add, "add", input, other, alpha)
+    a, b = (input, other) if alpha == 1 else aligned("add", input, other)  # multiplied in the dtype of the result
+    return _add(a, b if alpha == 1 else b * alpha)
 
 
 def sub(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
@@ -133,13 +134,8 @@ def sub(input: Any, other: Any, *, alpha: float = 1) -> "Tensor":
         >>> tg.sub(tg.tensor([5.0, 7.0]), 1, alpha=2)
         tensor([3., 5.])
     """
-    return _sub(input, other) if alpha == 1 else _scaled(_sub, "sub", input, other, alpha)
-
-
-def _scaled(function: Any, name: str, input: Any, other: Any, alpha: float) -> "Tensor":
-    """What a function makes of `input` and `alpha * other`, multiplied in the dtype of the result."""
-    a, b = aligned(name, input, other)
-    return function(a, b * alpha)
+    a, b = (input, other) if alpha == 1 else aligned("sub", input, other)
+    return _sub(a, b if alpha == 1 else b * alpha)
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> "Tensor":

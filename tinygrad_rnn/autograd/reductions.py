@@ -177,7 +177,8 @@ def argmin(input: Any, dim: int | None = None, keepdim: bool = False) -> "Tensor
 def _position(function: Callable[..., Any], input: Any, dim: int | None, keepdim: bool) -> "Tensor":
     x = as_tensor(input)
     if mode.tracer is not None:
-        lead = "write tg.amax(h, -1) for the largest value, and h == tg.amax(h, -1, keepdim=True) for where it is"
+        extreme = f"tg.a{function.__name__[3:]}"  # tg.amax or tg.amin
+        lead = f"write {extreme}(h, -1) for the value, and h == {extreme}(h, -1, keepdim=True) for where it is"
         mode.tracer.refuse_numbers(x, lead)
     axis = None if dim is None else one_dim(function.__name__, dim, x.data.ndim)
     if not (x.data.size if axis is None or not x.data.ndim else x.data.shape[axis]):

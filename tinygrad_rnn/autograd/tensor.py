@@ -107,8 +107,8 @@ class Tensor(Value):
     def item(self) -> Any:
         """The one element as a Python number."""
         if self.numpy().size != 1:
-            shape = list(self.shape)
-            raise ValueError(f"a tensor of shape {shape} is no single number; reduce it first: any(), all(), sum()")
+            shape, lead = list(self.shape), "any(), all(), or take tg.where(it, a, b)"
+            raise ValueError(f"a tensor of shape {shape} is no single number; reduce it first: {lead}")
         return self.data.item()
 
     def tolist(self) -> Any:

@@ -47,9 +47,9 @@ def is_users(thing: Any) -> bool:
 DYNAMIC = frozenset(
     "getattr hasattr setattr delattr vars dir eval exec globals attrgetter methodcaller __dict__ __getattribute__ "
     "__setattr__ __import__ import_module modules children parameters buffers named_modules named_children "
-    "named_parameters named_buffers state_dict".split()
+    "named_parameters named_buffers state_dict __match_args__".split()
 )
-ALWAYS = frozenset("step sequence_values initial_state hidden_size parametrizations".split())
+ALWAYS = frozenset("step forward sequence_values initial_state hidden_size parametrizations".split())
 _READS = frozenset(("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR", "IMPORT_FROM"))
 
 
@@ -72,7 +72,7 @@ class Names:
 @functools.lru_cache(maxsize=1024)
 def names_in(code: types.CodeType) -> Names:
     """What code and the functions inside it can reach."""
-    names, before = Names(), ""
+    names, before, constant = Names(), "", ()
     catches = False
     for instruction in dis.get_instructions(code):
         name, op = instruction.argval, instruction.opname
@@ -82,6 +82,9 @@ def names_in(code: types.CodeType) -> Names:
             names.attributes.add(name)
         elif op == "IMPORT_NAME":
             names.imports.add(name)
+        elif op == "MATCH_CLASS":  # of a pattern such as Config("lstm", size=3): how many without a name, and the names
+            names.attributes.update(constant, ["__match_args__"] * (name > 0))
+        constant = name if op == "LOAD_CONST" else constant
         if op in ("STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL"):
             names.stores.add(name)
         catches |= op == "SETUP_FINALLY" or (before == "PUSH_EXC_INFO" and op != "WITH_EXCEPT_START")
@@ -91,7 +94,7 @@ def names_in(code: types.CodeType) -> Names:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             names.add(names_in(constant))
-    if not DYNAMIC.isdisjoint(names.attributes | names.globals):  # a name may be in a string then
+    if not (DYNAMIC | {"format"}).isdisjoint(names.attributes | names.globals):  # a name may be in a string then
         texts = [each for each in code.co_consts if isinstance(each, str)]
         words = {word for text in texts for word in re.findall(r"[^\W\d]\w*", text)}
         names.attributes.update(words)

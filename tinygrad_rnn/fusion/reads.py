@@ -227,11 +227,12 @@ class Items(Content):
 
     def get(self) -> list[Any]:
         if isinstance(self.holder, (dict, types.MappingProxyType)):
-            copied = dict(self.holder)
-            return [*copied, *copied.values()]
+            copied = dict(self.holder) if isinstance(self.holder, types.MappingProxyType) else dict.copy(self.holder)
+            return [*dict.keys(copied), *dict.values(copied)]
         if isinstance(self.holder, VIEWS):  # of items: pairs that are made anew each time
             return [each for pair in [*self.holder] for each in (pair if type(pair) is tuple else (pair,))]
-        return list(self.holder)
+        kind = next(kind for kind in self.kinds if isinstance(self.holder, kind))
+        return [*kind.__iter__(self.holder)]  # whatever a subclass says of it
 
     def same(self, now: list[Any]) -> bool:
         return len(now) == len(self.was) and all(map(is_, now, self.was))
@@ -258,7 +259,9 @@ class Items(Content):
 class Bytes(Content):
     """The numbers in an array or a buffer."""
 
-    kinds = (np.ndarray, bytearray, memoryview, array.array, ctypes._SimpleCData, ctypes.Array, ctypes.Structure)
+    kinds = (
+        np.ndarray, np.void, bytearray, memoryview, array.array, ctypes._SimpleCData, ctypes.Array, ctypes.Structure,
+    )  # fmt: skip
 
     def get(self) -> Any:
         if isinstance(self.holder, np.ndarray):
@@ -324,8 +327,8 @@ class Cache(Content):
     def same(self, now: list[Any]) -> bool:
         return {*map(id, self.was)} <= {*map(id, now)}  # of those that are gone nobody tells what they were made of
 
-    def inside(self) -> tuple[Any]:
-        return (self.holder.__wrapped__,)
+    def inside(self) -> list[Any]:
+        return [*self.was, *(each for each in gc.get_referents(self.holder) if not isinstance(each, (type, dict)))]
 
     def changed(self, stores: Set[str] | None) -> str | None:
         results = gc.get_referents(self.holder)  # or links to them, and tables of those

@@ -52,7 +52,9 @@ def rows_apart(
     if called == "einsum" and (over_rows or places != [0]):
         return f"{MEET} in {called}", "write one letter for the batch, first in operands and result: 'bi,bj->bij'"
     if over_rows:
-        return f"{MEET} in {called} over dim 0", "write dim=-1, over the columns of each row"
+        rank = len(per_row[0].shape)
+        dims = "dim=-1, over the columns" if rank == 2 else f"dim={tuple(range(1, rank))}, over all"
+        return f"{MEET} in {called} over dim 0", f"write {dims} of each row, and tg.where(mask, a, b) for a choice"
     indexed = row in (table.slice, table.slice_scatter, table.index)
     if indexed and not takes_all_rows(attributes["at"], per_row[0].shape):
         what = "an index" if called in ("slice", "index") else called

@@ -6,13 +6,16 @@ names, and no others, and notes a `Read` of each thing that lies there and may c
 
 import builtins
 import collections
+import contextlib
 import functools
 import inspect
+import itertools
 import operator
 import os
 import queue
 import random
 import sys
+import threading
 import types
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, TypeVar
@@ -23,6 +26,7 @@ from ..autograd.tape import Value
 from .code import ALWAYS, CELLS, PACKAGE, Names, Ran, is_dynamic, is_users, names_in
 from .reads import MISSING, Attribute, Bytes, Entry, Form, Keys, OfTensor, Random, Read, content_of, dotted
 from .trace import Symbol
+from .watched import reach_of
 
 _ATOMS = (
     bool, int, float, complex, str, bytes, range, slice, type(None), type(...), type(NotImplemented), np.dtype,
@@ -35,13 +39,9 @@ _WRAPPERS = (
     staticmethod, classmethod, property, functools.cached_property, functools.singledispatchmethod,
 )  # fmt: skip
 _WRAPPED = ("__func__", "__self__", "func", "args", "keywords", "fget", "dispatcher")
+_STATEFUL = types.SimpleNamespace, threading.Event, queue.Queue, Mapping, Sequence, Set  # of others' classes
 # Where a tensor keeps what its attributes tell, besides its form.
-_OF_TENSORS = {
-    "data": frozenset(("data",)),
-    "node": frozenset("requires_grad is_leaf node".split()),
-    "grad": frozenset(("grad",)),
-}
-_FORM = frozenset("shape size dtype ndim dim numel".split())
+_OF_TENSORS = {"data": {"data"}, "node": {"requires_grad", "is_leaf", "node"}, "grad": {"grad"}}
 _NAMES = frozenset(("__name__", "__qualname__", "__doc__"))  # of functions and classes
 R = TypeVar("R", bound=Read)
 DRAWS = "step draws from {}, which gives something else each time{}: pass what it gives as an input"
@@ -77,6 +77,9 @@ class Walk:
         self.everything = self.options = False
         self.handed = {id(each) for each in ran.handed} if ran else set()
         self.read = {id(each) for each in ran.read} if ran else set()
+        self.watched: set[int] = set()  # tensors of which nothing but the form could be read
+        with contextlib.suppress(Exception):  # of what raises when it is looked at, as the walk will say
+            self.watched.update(id(tensor) for _, tensor in reach_of(cell)[0] if ran)
         if ran:
             for code, _ in ran.codes.values():
                 self._learn(code)
@@ -102,7 +105,10 @@ class Walk:
                 self._visit(value, path)
             except Exception as error:  # of a property such as `__class__`
                 self.obstacles.append((path, OPAQUE.replace("an error", type(error).__name__)))
-        if "random" in self.names.attributes | self.names.globals:
+        named = self.names.attributes | self.names.globals
+        if not named.isdisjoint(("environ", "getenv")):
+            self._visit(vars(os.environ)["_data"], "os.environ")
+        if "random" in named:
             self._note(Random(np.random, "numpy.random"))
             self._note(Random(random, "random"))
 
@@ -147,7 +153,8 @@ class Walk:
 
     def _visit(self, value: Any, path: str) -> None:
         kind = type(value)
-        if kind in _ATOMS or id(value) in self.seen or isinstance(value, np.generic):
+        number = isinstance(value, np.generic) and not isinstance(value, np.void)
+        if kind in _ATOMS or id(value) in self.seen or number:
             return
         self.seen[id(value)] = value  # alive, so that nothing else gets its id
         if isinstance(value, Symbol):
@@ -162,6 +169,7 @@ class Walk:
             self._go(value, path)
         elif isinstance(value, _WRAPPERS):
             self._go([getattr(value, name, None) for name in _WRAPPED], path)
+            self._entries(getattr(value, "__dict__", {}), path, self.names.attributes)
         elif isinstance(value, (operator.attrgetter, operator.methodcaller)):
             asked = (each.split(".") for each in value.__reduce__()[1] if isinstance(each, str))
             self.names.attributes.update(*asked)
@@ -173,17 +181,20 @@ class Walk:
             self.obstacles.append((path, DRAWS))
         else:
             self._object(value, path)
-        if isinstance(value, _CONTAINERS) and kind not in _CONTAINERS:
+        if (isinstance(value, _CONTAINERS) and kind not in _CONTAINERS) or (
+            isinstance(value, (Value, np.ndarray)) and is_users(kind)
+        ):
             self._object(value, path)
 
     def _tensor(self, value: Any, path: str) -> None:
-        asked = {field for field, names in _OF_TENSORS.items() if not names.isdisjoint(self.users)}
-        for name in asked:
-            self._note(OfTensor(value, dotted(path, name), name))
-        if not _FORM.isdisjoint(self.users):
-            self._note(Form(value, dotted(path, "shape")))
+        self._note(Form(value, dotted(path, "shape")))
         written = self.names.attributes & {"data", "numpy"} if self.ran is None else id(value) in self.read
-        if (written or "data" in self.users) and value.data.nbytes <= 1 << 20:
+        if self.ran is None or id(value) not in self.watched:  # else who asks is refused
+            asked = {field for field, names in _OF_TENSORS.items() if not names.isdisjoint(self.users)}
+            for name in asked:
+                self._note(OfTensor(value, dotted(path, name), name))
+            written = written or "data" in asked
+        if written and value.data.nbytes <= 1 << 20:
             self._note(Bytes(value.data, path))
 
     def _function(self, value: types.FunctionType, path: str) -> None:
@@ -210,7 +221,9 @@ class Walk:
         self._entries(known, "", None if whole else names.globals, names.globals)
         beyond = names.globals - known.keys()  # which somebody may have put among the builtins
         self._entries(vars(builtins), "", {n for n in beyond if _may_be_users(vars(builtins).get(n))})
-        self._go((sys.modules.get(name) for name in names.imports), "")
+        inside = itertools.accumulate(str(known.get("__package__") or "").split("."), "{}.{}".format)
+        places = ["", *(f"{package}." for package in inside)]  # from where they may be imported
+        self._go((sys.modules.get(f"{place}{name}".rstrip(".")) for name in names.imports for place in places), "")
         if self.ran is not None and names.imports:
             may_come = names.tried or "modules" in names.attributes
             self._entries(sys.modules, "sys.modules", names.imports, names.imports if may_come else set())
@@ -219,8 +232,6 @@ class Walk:
         own, attributes = vars(value), self.names.attributes
         imported = [own.get(name) for name in ("__loader__", "__spec__")]  # how it came: under pytest that is all tests
         self.seen.update((id(each), each) for each in imported)
-        if value is os and not attributes.isdisjoint(("environ", "getenv")):
-            self._go((vars(os.environ)["_data"],), "os.environ")
         if is_users(value):
             self._entries(own, path, None if self.whole else attributes, self.names.tried)
             return
@@ -264,12 +275,12 @@ class Walk:
         slots = _slots_of(kind)
         options = ours and self.options and self.ran is not None and kind.__module__ != COMPUTES
         whole = module and (self.everything or options)
-        if users or isinstance(value, (types.SimpleNamespace, queue.Queue, Mapping, Sequence, Set)):
+        if users or isinstance(value, _STATEFUL) or kind.__module__.startswith("numpy"):
             # Nothing in it that is named: it is read some other way, if at all.
             unnamed = not module and attributes.isdisjoint(there | slots)
             whole = self.everything or id(value) in self.handed or unnamed
+        self._note(Attribute(value, path, "__class__"), timed=module)
         if isinstance(own, dict):
-            self._note(Attribute(value, path, "__class__"), timed=module)
             self._note(Attribute(value, path, "__dict__"), timed=module)
             hiding = attributes & inherited | self.names.tried
             self._entries(own, path, None if whole else attributes, hiding, timed=ours and module)

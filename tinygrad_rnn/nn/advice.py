@@ -27,8 +27,9 @@ ROOMS = {
         "empty empty_like full_like": "write tg.zeros(...), tg.zeros_like(x) or tg.full(x.shape, value, dtype=x.dtype)",
         "linspace logspace": "write tg.tensor(np.linspace(...), dtype=tg.float32)",
         "bernoulli": "write (tg.rand(p.shape) < p).to(p.dtype)",
-        "randperm multinomial normal": "draw with tg.generator(), which is NumPy's: tg.tensor("
-        "tg.generator().permutation(n))",
+        "randperm": "draw with tg.generator(), which is NumPy's: tg.tensor(tg.generator().permutation(n))",
+        "multinomial": "write (tg.cumsum(p, -1) < tg.rand(p.shape[0], 1)).sum(-1): draws i with probability p[i]",
+        "normal": "write mean + std * tg.randn(shape)",
         "Generator seed initial_seed": "write tg.manual_seed(seed), and tg.generator() for NumPy's generator",
         "concat concatenate hstack vstack dstack": "write tg.cat([x, y], dim)",
         "allclose isclose equal array_equal": "write np.allclose(x, y) and its like",
@@ -36,7 +37,9 @@ ROOMS = {
         "numel is_floating_point": "write x.numel(), or x.dtype.kind == 'f'",
         "compile jit": "layers compile at their first call: leave it out",
         "use_deterministic_algorithms backends": "the same seed gives the same numbers: leave it out",
-        "linalg inverse svd matrix_exp": "write np.linalg.inv(x.numpy()) and its like: the result has no gradient",
+        "linalg inverse svd matrix_exp": "write np.linalg.inv(x.numpy()) and its like, without a gradient and not in a "
+        "step; and tg.norm",
+        "complex polar view_as_real view_as_complex": "carry real and imaginary parts as two tensors",
         "tensordot kron cross": "write tg.einsum, such as tg.einsum('...ij,jk->...ik', x, y)",
         "cdist": "write tg.norm(x.unsqueeze(-2) - y.unsqueeze(-3), dim=-1)",
         "logaddexp": "write x + tg.softplus(y - x)",
@@ -47,6 +50,7 @@ ROOMS = {
         "ModuleDict ParameterList ParameterDict": "plain lists and dicts of modules and parameters will do",
         "BCELoss": "write BCEWithLogitsLoss, and leave the sigmoid before it out",
         "DataParallel": "one process trains, in tg.set_num_threads(n) threads",
+        "GroupNorm RMSNorm": "tg.nn.functional.group_norm and rms_norm say what to write",
         "LogSigmoid Softsign Hardtanh ReLU6 Hardsigmoid Softmin": "write a function, such as -tg.softplus(-x), or "
         "tg.clamp(x, 0, 6) for ReLU6",
     },
@@ -61,17 +65,19 @@ ROOMS = {
         "mish": "write x * tg.tanh(tg.softplus(x))",
         "selu": "write 1.0507009873554805 * tg.elu(x, 1.6732632423543772)",
         "celu": "write a * tg.elu(x / a)",
+        "prelu": "write tg.where(x > 0, x, weight * x)",
         "softsign": "write x / (1 + tg.abs(x))",
         "tanhshrink": "write x - tg.tanh(x)",
         "glu": "write a * tg.sigmoid(b), with a, b = tg.chunk(x, 2, -1)",
         "rms_norm": "write x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight",
-        "group_norm": "write tg.layer_norm(x.reshape(x.shape[0], groups, -1), (size,)).reshape(x.shape)",
+        "group_norm": "write weight * tg.layer_norm(x.reshape(x.shape[0], groups, -1), (size,)).reshape(x.shape)"
+        " + bias",
         "gumbel_softmax": "write tg.softmax((x - tg.log(-tg.log(tg.rand(x.shape)))) / temperature, -1)",
         "pairwise_distance": "write tg.norm(x - y, dim=-1)",
         "bilinear": "write tg.einsum('bi,oij,bj->bo', x, weight, y)",
         "conv2d conv3d max_pool2d avg_pool2d unfold interpolate": "sequences have one dimension here: write conv1d, "
         "max_pool1d and their like",
-        "cosine_similarity": "write (normalize(x, dim=-1) * normalize(y, dim=-1)).sum(-1)",
+        "cosine_similarity": "write (tg.normalize(x, dim=-1) * tg.normalize(y, dim=-1)).sum(-1)",
     },
     "tinygrad_rnn.nn.utils": {
         "rnn": "nothing is packed: pad with zeros and write layer(x, lengths=lengths), in any order",
@@ -103,10 +109,13 @@ TENSORS = {
     "repeat tile": "write x.expand(...) for dimensions of size 1, or tg.cat([x, x])",
     "concat concatenate": "write tg.cat([x, y], dim)",
     "new_zeros new_ones new_tensor new_full new_empty": "write tg.zeros(..., dtype=x.dtype) and its like",
-    "topk sort argsort": "write np.argsort(x.numpy()); in a step, ranks: (x[:, None] > x[:, :, None]).float().sum(-1)",
+    "topk sort argsort": "write np.argsort(x.numpy()); in a step find ranks, of equals the first one before: "
+    "((x[:, None] > x[:, :, None]) | (x[:, None] == x[:, :, None]) & (tg.tril(tg.ones(n, n), -1) > 0))"
+    ".to(x.dtype).sum(-1)",
     "nbytes strides stride flags flat data_ptr is_contiguous storage": "write x.numpy() for the array, which knows it",
     "copy": "write x.clone(), through which gradients flow, or tg.tensor(x) for a constant",
-    "median mode quantile unique nonzero": "write np.median(x.detach()) and its like: the result has no gradient",
+    "median quantile unique nonzero": "write np.{0}(x.numpy()): the result has no gradient",
+    "real imag": "carry real and imaginary parts as two tensors",
     "scatter scatter_add index_add": "write y[indices] or tg.where, the other way round",
     "retain_graph": "it is an argument: loss.backward(retain_graph=True)",
     "cat stack pad einsum leaky_relu elu softplus silu gelu dropout layer_norm normalize embedding linear mse_loss "
@@ -119,11 +128,16 @@ EXPRESSIONS = {  # with tensors x and y
     "frac": "x - tg.sign(x) * tg.floor(tg.abs(x))", "remainder": "x % y", "hypot": "tg.sqrt(x * x + y * y)",
     "fmod": "tg.sign(x) * (tg.abs(x) % tg.abs(y))", "cumprod": "tg.exp(tg.cumsum(tg.log(x), -1)) for what is above 0",
     "lerp": "x + w * (y - x)", "addmm": "c + x @ y", "addcmul": "c + x * y", "addcdiv": "c + x / y",
-    "baddbmm": "c + tg.bmm(x, y)", "inner": "x @ y", "diag": "x.diagonal()", "trace": "x.diagonal().sum()",
+    "baddbmm": "c + tg.bmm(x, y)", "inner": "x @ y", "trace": "x.diagonal().sum()",
+    "diag": "x.diagonal() of a matrix, tg.eye(n) * x of a vector", "diag_embed": "x.unsqueeze(-1) * tg.eye(n)",
     "nan_to_num": "tg.where(tg.isnan(x), 0, x)", "masked_select": "x[mask]", "index_fill": "tg.where(there, value, x)",
     "nelement": "x.numel()", "clip": "x.clamp(min, max)", "clamp_min": "x.clamp(min=0)", "clamp_max": "x.clamp(max=1)",
     "ravel": "x.flatten()", "swapaxes": "x.transpose(dim0, dim1)", "movedim": "x.permute(0, 2, 1) and its like",
     "expand_as": "x.expand(y.shape)", "view_as": "x.reshape(y.shape)", "reshape_as": "x.reshape(y.shape)",
+    "atanh": "(tg.log1p(x) - tg.log1p(-x)) / 2", "asinh": "tg.log(x + tg.sqrt(x * x + 1))",
+    "acosh": "tg.log(x + tg.sqrt(x * x - 1))", "logit": "tg.log(x) - tg.log1p(-x)",
+    "logical_xor": "(x != 0) != (y != 0)", "unflatten": "x.reshape(x.shape[0], 2, -1) and its like",
+    "take_along_dim": "tg.gather(x, dim, indices)",
     "repeat_interleave": "x.unsqueeze(-1).expand(*x.shape, n).flatten(-2), along the last dimension",
 }  # fmt: skip
 TENSORS |= {name: f"write {text}" for name, text in EXPRESSIONS.items()}

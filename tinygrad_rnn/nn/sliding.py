@@ -17,7 +17,6 @@ from ..autograd.tape import mode
 from ..autograd.tensor import Tensor
 
 WIDE = 64  # channels; of fewer, groups are computed together
-MOST_WEIGHTS = 4096  # of a convolution in a kernel, where a product of each row runs at a quarter of the speed of BLAS
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -94,11 +93,6 @@ def _in_groups(x: Tensor, w: Tensor, groups: int, options: dict[str, int]) -> Te
 def _of_windows(x: Tensor, w: Tensor, stride: int, dilation: int, before: int, after: int) -> Tensor:
     """The same of what a kernel knows: a product of the weights and all that stands in a window."""
     (O, C, size), (*_, length) = w.shape, table.conv1d.shape(x.shape, w.shape, stride, dilation, before, after)
-    if O * C * size > MOST_WEIGHTS and mode.tracer.has_rows(x, True):
-        mode.tracer.refuse(
-            f"step convolves with {O * C * size:,} weights, which is faster on the tape",
-            "convolve what is made of x alone before the layer, or in more groups",
-        )
     taps = _shifted(pad(x, (before, after)) if before or after else x, size, length, stride, dilation)
     return w.permute(0, 2, 1).reshape(O, size * C) @ cat(taps, 1)
 

@@ -86,6 +86,8 @@ class Stack(Module):
         fused: str = "auto",
     ) -> None:
         name, directions = type(self).__name__, 2 if bidirectional else 1
+        if isinstance(cells, Cell):
+            raise TypeError(f"{name}: expected a list of cells, or a function that makes them: write {name}([a, b])")
         check_below_one(f"{name}: dropout", dropout, "would let nothing pass from layer to layer")
         if callable(cells):
             if input_size is None:

@@ -28,8 +28,9 @@ def check_gradients(s: Subject) -> Found:
                 wrong[name] = told[0] if told else str(error)
         if wrong:
             name = next((name for name in wrong if name in s.learned()), next(iter(wrong)))
-            yield f"the gradient of {', '.join(wrong)} is not the slope ({words(engine)}; of {name}, {wrong[name]})", \
-                line_of_gradient(s, list(wrong))  # fmt: skip
+            meant = "skip=['gradients'] where that is meant, or where a step begins on a kink, such as relu's at 0"
+            yield f"the gradient of {', '.join(wrong)} is not the slope ({words(engine)}; of {name}, {wrong[name]}); " \
+                f"{meant}", line_of_gradient(s, list(wrong))  # fmt: skip
             return
 
 
