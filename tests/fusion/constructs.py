@@ -29,9 +29,6 @@ COMPILES = {
         "tg.layer_norm(h, (6,), self.b, self.k)", "tg.prod(h, -1)", "(h * h).sum(-1).sqrt()",
         "tg.einsum('bii->b', C @ C.mT)", "tg.diagonal(C, 1, 2)",
         "h * (h.square().mean(-1, keepdim=True) + 1e-5).rsqrt()",
-        "tg.layer_norm(h.reshape(h.shape[0], 2, -1), (3,)).reshape(h.shape)",
-        "tg.where((h[:, None] > h[:, :, None]).to(h.dtype).sum(-1) < 2, h, 0)",
-        "((h[:, None] == h[:, :, None]) & (tg.tril(tg.ones(6, 6), -1) > 0)).to(h.dtype).sum(-1) * h",
     ],
     "Shapes": [
         "h.reshape(h.shape[0], 2, 3)", "h.view(h.shape[0], -1, 2)", "C.reshape(C.shape[0], -1)", "C.flatten(1)",
@@ -81,6 +78,27 @@ COMPILES = {
         "h if self.training else -h", "sum(h * g for g in (0.1, 0.2))", "[h * i for i in range(3)][-1]",
         "max((h, x), key=lambda v: v.shape[1])", "h.reshape(*h.shape)", "h * (2 if h.shape[1] > 3 else 1)",
     ],
+}  # fmt: skip
+
+REWRITTEN = {  # what papers and PyTorch do by numbers, and what a step does instead
+    "`if done.all(): break`: rows that have halted keep their value": (
+        "tg.where(h > 0, h, h * 0.5 + x.sum(-1, keepdim=True))"
+    ),
+    "`h.topk(2)`: rank 0 is the largest, of equals the first": (
+        "tg.where(((h[:, None] > h[:, :, None]) | (h[:, None] == h[:, :, None]) & (tg.tril(tg.ones(6, 6), -1) > 0))"
+        ".to(h.dtype).sum(-1) < 2, h, 0)"
+    ),
+    "`m[rows, index]`: a row by an index that is computed": (
+        "((tg.arange(4) == tg.floor(4 * tg.sigmoid(h[:, :1]))).to(h.dtype).unsqueeze(-1) * m).sum(1)"
+    ),
+    "`multinomial(p)`: an index": (
+        "(tg.cumsum(tg.softmax(h, -1), -1) < tg.rand(h.shape[0], 1, dtype=h.dtype)).to(h.dtype).sum(-1)"
+    ),
+    "`torch.complex`: two real parts, `(a + bi) (c + di)`": "tg.stack([h[:, 0] * h[:, 2] - h[:, 1] * h[:, 3], "
+    "h[:, 0] * h[:, 3] + h[:, 1] * h[:, 2]], 1)",
+    "`buffer[t % n] = x`: the last n inputs": "tg.cat([C[:, 1:], x.unsqueeze(1)], 1)",
+    "`round` with a gradient": "tg.straight_through(tg.floor(h + 0.5), h)",
+    "`group_norm(h, 2)`": "tg.layer_norm(h.reshape(h.shape[0], 2, -1), (3,)).reshape(h.shape)",
 }  # fmt: skip
 
 REFUSED = {  # -> what the message says

@@ -236,6 +236,15 @@ def test_what_was_recorded_stays_when_other_calls_follow(steps):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("engine", ["require", "never"])
+def test_names_are_walked_over(engine):
+    layer = tg.nn.Recurrent(tg.nn.LSTMCell(3, 4), fused=engine)
+    with tg.record(layer) as r:
+        y, _ = layer(tg.ones(5, 2, 3))
+    y.sum().backward()
+    assert list(r) == list(r.grad) == r.names and "c" in r and "c" in r.grad and "nothing" not in r.grad
+
+
 def test_a_stack_has_a_recording_for_each_layer():
     layer = tg.nn.GRU(I, H, num_layers=2, bidirectional=True)
     with tg.record(layer) as r:

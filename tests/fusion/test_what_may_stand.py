@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from fusion.comparing import assert_engines_agree, interpret, parameter
-from fusion.constructs import COMPILES, REFUSED
+from fusion.constructs import COMPILES, REFUSED, REWRITTEN
 
 PAGE = Path(__file__).parents[2] / "demos" / "what_may_stand_in_a_step.md"
-EVERY = [text for texts in COMPILES.values() for text in texts]
+EVERY = [text for texts in (*COMPILES.values(), REWRITTEN.values()) for text in texts]
 STEP = """
 def step(self, x, h, C):
     m = self.m
@@ -114,6 +114,9 @@ def page():
     ]
     for kind, texts in COMPILES.items():
         lines += ["", f"## {kind}", "", "```python", *texts, "```"]
+    lines += ["", "## Written in another way"]
+    for what, text in REWRITTEN.items():
+        lines += ["", f"{what}:", "", "```python", text, "```"]
     lines += ["", "## Refused", "", "| what | the message says |", "|---|---|"]
     lines += [f"| `{text}` | {lead} |" for text, lead in REFUSED.items()]
     return "\n".join(lines) + "\n"

@@ -200,6 +200,9 @@ class Recording(Recorder):
     def __contains__(self, name: str) -> bool:
         return name in self._called().named
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
     def __getitem__(self, name: str) -> Tensor:
         return Tensor(self._known(name).value(name))
 
@@ -226,6 +229,12 @@ class Gradients:
 
     def _ipython_key_completions_(self) -> list[str]:
         return self.recording._ipython_key_completions_()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.recording
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.recording)
 
     def __getitem__(self, name: str) -> Tensor:
         gradient = self.recording._known(name).gradient(name)
