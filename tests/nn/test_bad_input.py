@@ -16,6 +16,7 @@ F = tg.nn.functional
         (lambda: F.conv1d(tg.ones(1, 2, 5), tg.ones(4, 2, 2), tg.ones(3, 4)), r"conv1d: bias has shape \[3, 4\]"),
         (lambda: F.conv1d(tg.ones(1, 2, 5), tg.ones(4, 2, 2), tg.ones(1)), r"bias has shape \[1\], expected \[4\]"),
         (lambda: F.conv1d(tg.ones(1, 2, 5), tg.ones(4, 1, 2), groups=2.0), "conv1d: groups must be an integer"),
+        (lambda: F.conv1d(tg.ones(1, 2, 5), tg.ones(4, 2, 0)), r"weight of shape \[O, C, k > 0\]"),
         (lambda: tg.linear(tg.ones(2, 3), tg.ones(4, 3), tg.ones(5, 1, 4)), r"linear: bias has shape \[5, 1, 4\]"),
         (lambda: tg.linear(tg.ones(2, 3), tg.ones(4, 3), tg.ones(1)), r"linear: bias has shape \[1\], expected \[4\]"),
         (lambda: tg.linear(tg.ones(2, 3), tg.ones(3), tg.ones(4)), r"linear: bias has shape \[4\], expected \[\]"),
@@ -32,6 +33,16 @@ F = tg.nn.functional
 def test_it_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize(("x", "weight"), [((0, 2, 5), (3, 2, 2)), ((1, 0, 5), (3, 0, 2)), ((1, 2, 5), (0, 2, 2))])
+def test_convolutions_of_nothing(x, weight, dilation):
+    a, w = tg.ones(*x, requires_grad=True), tg.ones(*weight, requires_grad=True)
+    y = F.conv1d(a, w, dilation=dilation)
+    y.sum().backward()
+    assert y.shape == (x[0], weight[0], 5 - dilation) and not y.numpy().any()
+    assert not a.grad.numpy().any() and not w.grad.numpy().any()
 
 
 @pytest.mark.parametrize("option", ["weight", "pos_weight"])

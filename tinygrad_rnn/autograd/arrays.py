@@ -129,8 +129,8 @@ def product_shape(a: Shape, b: Shape) -> Shape:
 
 
 def convolved(x: Shape, weight: Shape, stride: int, dilation: int, before: int, after: int) -> Shape:
-    if len(x) != 3 or len(weight) != 3 or x[1] != weight[1]:
-        raise ValueError(f"expected [B, C, L] and a weight of shape [O, C, k], got {list(x)} and {list(weight)}")
+    if len(x) != 3 or len(weight) != 3 or x[1] != weight[1] or not weight[2]:
+        raise ValueError(f"expected [B, C, L] and a weight of shape [O, C, k > 0], got {list(x)} and {list(weight)}")
     taps = Taps(x[2], weight[2], stride, dilation, before, after)
     if taps.windows < 1:
         raise ValueError(

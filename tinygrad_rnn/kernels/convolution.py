@@ -113,7 +113,7 @@ def _sum_of_taps(steps: np.ndarray, weight: np.ndarray, y: np.ndarray, stride: i
     """y[n] = sum over i of steps[n stride + i dilation] @ weight[i]."""
     size, channels, _ = weight.shape
     if dilation == 1 or size == 1:
-        matmul(_windows(steps, len(y), size, stride), weight.reshape(size * channels, -1), y)
+        matmul(_windows(steps, len(y), size, stride), weight.reshape(size * channels, weight.shape[2]), y)
         return
     for i in range(size):
         matmul(steps[i * dilation :][: len(y) * stride : stride], weight[i], y, accumulate=i > 0)
