@@ -48,10 +48,12 @@ def conv1d(
     """
     x, w = aligned("conv1d", floating(input), floating(weight))
     groups = single("conv1d: groups", groups)
-    if w.ndim != 3 or x.ndim not in (2, 3) or x.shape[-2] != w.shape[1] * groups or w.shape[0] % groups:
+    fits = w.ndim == 3 and x.ndim in (2, 3) and x.shape[-2] == w.shape[1] * groups
+    if not fits or w.shape[0] % groups or not w.shape[2]:
         raise ValueError(
             f"conv1d: an input of shape {list(x.shape)} does not fit a weight of shape {list(w.shape)} in {groups} "
-            f"group{'s' * (groups != 1)}: expected [N, C, L] or [C, L], and [O, C / groups, k], O divisible by groups"
+            f"group{'s' * (groups != 1)}: expected [N, C, L] or [C, L], and [O, C / groups, k > 0], O divisible by "
+            "groups"
         )
     stride, dilation = single("conv1d: stride", stride), single("conv1d: dilation", dilation)
     before, after = widths(padding, w.shape[2], stride, dilation)
