@@ -272,6 +272,9 @@ ROWS = {
     "event": ("import threading", "self.k = threading.Event()", "3.0 if self.k.is_set() else 2.0", "cell.k.set()"),
     "function of NumPy's that calls the user's": ("L = [2.0]", "self.k = np.vectorize(lambda v: v * L[0])",
                                                   "self.k(np.ones(1))[0]", "L[0] = 3.0"),
+    "number in a large tensor of an object": (
+        "class O: pass", "self.o = O(); self.o.t = tg.ones(1 << 19) * 2", "self.o.t.data[0]",
+        "cell.o.t.data[0] = 3.0"),
     "attribute of a parameter": ("class Q(tg.nn.Parameter): pass", "self.q = Q(np.ones(2)); self.q.k = 2.0",
                                  "self.q.k", "cell.q.k = 3.0"),
     "attribute of an array": ("class A(np.ndarray): pass", "self.a = np.ones(2).view(A); self.a.k = 2.0", "self.a.k",

@@ -189,12 +189,12 @@ class Walk:
     def _tensor(self, value: Any, path: str) -> None:
         self._note(Form(value, dotted(path, "shape")))
         written = self.names.attributes & {"data", "numpy"} if self.ran is None else id(value) in self.read
+        written = written and value.data.nbytes <= 1 << 20
         if self.ran is None or id(value) not in self.watched:  # else who asks is refused
-            asked = {field for field, names in _OF_TENSORS.items() if not names.isdisjoint(self.users)}
-            for name in asked:
+            for name in (field for field, names in _OF_TENSORS.items() if not names.isdisjoint(self.users)):
                 self._note(OfTensor(value, dotted(path, name), name))
-            written = written or "data" in asked
-        if written and value.data.nbytes <= 1 << 20:
+                written = written or (name == "data" and self.ran is not None)
+        if written:
             self._note(Bytes(value.data, path))
 
     def _function(self, value: types.FunctionType, path: str) -> None:
