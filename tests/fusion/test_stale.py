@@ -565,6 +565,20 @@ def test_another_array_of_the_same_form_is_no_change(read):
     assert [each[0].fused for each in Variants.of(cell).compiled.values()] == [before]
 
 
+@pytest.mark.parametrize(
+    ("read", "patched"),
+    [("np.square(2.0)", (np, "square", lambda x: 7.0)), ("self.m(x)", (tg.nn.Tanh, "forward", lambda self, x: 7.0))],
+)
+def test_what_is_patched_in_libraries(read, patched, monkeypatch):
+    cell = world_of(("", "self.m = tg.nn.Tanh()", read, ""))["cell"]
+    layer, x = tg.nn.Recurrent(cell), tg.randn(2, 1, 3)
+    if "self" in read:
+        monkeypatch.setattr(tg.nn.Tanh, "forward", lambda self, x: 2.0, raising=False)
+    before = both(layer, x)
+    monkeypatch.setattr(*patched)
+    assert not np.allclose(both(layer, x), before)
+
+
 @pytest.mark.parametrize("name", ["data", "grad", "requires_grad"])
 def test_attributes_that_are_called_as_those_of_tensors(name, made):
     """A step that reads `self.options.data` was compiled anew after each step of an optimiser."""

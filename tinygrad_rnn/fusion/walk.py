@@ -235,10 +235,10 @@ class Walk:
         if is_users(value):
             self._entries(own, path, None if self.whole else attributes, self.names.tried)
             return
-        named = {name: own[name] for name in attributes & own.keys()}
-        put_there = {name for name in named if _may_be_users(named[name])} | self.names.stores - own.keys()
-        self._entries(own, value.__name__, put_there)
-        self._go([each for each in named.values() if type(each) is types.ModuleType], path)
+        for name in attributes & own.keys():  # which somebody may patch
+            found = self._note(Entry(own, dotted(value.__name__, name), name)).was
+            self._go([found] if type(found) is types.ModuleType or _may_be_users(found) else [], path)
+        self._entries(own, value.__name__, self.names.stores - own.keys())
 
     def _class(self, value: type) -> None:
         """What a class and those that it inherits from define."""
@@ -247,7 +247,6 @@ class Walk:
             self._note_each(Attribute, value, value.__name__, self.users & _NAMES)
             self._visit(type(value), type(value).__name__)
         attributes = self.names.attributes
-        step = next((kind for kind in value.__mro__ if "step" in vars(kind)), None)
         computed = attributes if hasattr(value, "__getattr__") else set()  # as long as there is no such name
         later = computed.union(*map(vars, inspect.getmro(type(value))))
         for kind in reversed(value.__mro__):
@@ -258,9 +257,7 @@ class Walk:
                 hiding = attributes & later | self.names.tried
                 self._entries(kind, kind.__name__, None if self.whole else names, hiding)
             elif kind.__module__.startswith(f"{PACKAGE}.nn"):
-                if kind is step:
-                    self._entries(kind, kind.__name__, {"step"})
-                self._go([own[name] for name in attributes & own.keys()], kind.__name__)
+                self._note_each(Entry, kind, kind.__name__, attributes & own.keys())  # likewise
             later |= own.keys()
 
     def _object(self, value: Any, path: str) -> None:
