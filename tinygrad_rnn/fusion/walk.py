@@ -257,7 +257,7 @@ class Walk:
                 hiding = attributes & later | self.names.tried
                 self._entries(kind, kind.__name__, None if self.whole else names, hiding)
             elif kind.__module__.startswith(f"{PACKAGE}.nn"):
-                self._note_each(Entry, kind, kind.__name__, attributes & own.keys())  # likewise
+                self._entries(kind, kind.__name__, attributes & own.keys())  # likewise
             later |= own.keys()
 
     def _object(self, value: Any, path: str) -> None:
