@@ -306,7 +306,7 @@ def test_an_interrupt_leaves_the_mode_whole():
                 codes, lines = [], []
                 while trace is not None:
                     codes.append(trace.tb_frame.f_code.co_name)
-                    lines.append(linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno).strip())
+                    lines.append(linecache.getline(trace.tb_frame.f_code.co_filename, trace.tb_lineno or 0).strip())
                     trace = trace.tb_next
                 leaving = codes[-2] == "__exit__" or lines[-2].startswith("with ")
                 assert state == untouched or leaving, f"{state} after an interrupt in {codes}: {lines[-2]}"

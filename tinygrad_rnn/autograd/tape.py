@@ -307,8 +307,9 @@ def unbroadcast(gradient: Any, shape: tuple[int, ...]) -> Any:
         return gradient.sum_to_size(shape)  # type: ignore[attr-defined]
     extra = gradient.ndim - len(shape)
     axes = [*range(extra), *[extra + i for i, n in enumerate(shape) if n == 1 != gradient.shape[extra + i]]]
-    for axis in axes:  # one after the other: the first is a sum of rows, which leaves little for those that are slower
-        gradient = summed(gradient, (axis,), keepdims=True)
+    # One after the other, unless it is all: the first is a sum of rows, which leaves little for those that are slower.
+    for several in [tuple(axes)] if len(axes) == gradient.ndim else zip(axes):
+        gradient = summed(gradient, several, keepdims=True)
     return gradient.reshape(shape)
 
 

@@ -24,6 +24,9 @@ from . import cache
 from .inner_loop import inner_loop
 from .locks import lazy
 
+# Imported at once: a child of a fork may wait for ever for what another thread was importing then.
+UMATH: Any = importlib.import_module("numpy._core._multiarray_umath")
+
 FORMULAS = '''\
 """{title}: generated from the formula{s} below."""
 
@@ -146,10 +149,9 @@ _keep_alive: list[Any] = []
 
 def _ufunc(compute: Any, name: str, dtype: type[np.floating[Any]], inputs: int, outputs: int) -> np.ufunc:
     """A ufunc of compiled formulas, made by NumPy's own constructor (entry 1 of its C table of ufunc functions)."""
-    umath: Any = importlib.import_module("numpy._core._multiarray_umath")
     unwrap = ctypes.pythonapi.PyCapsule_GetPointer
     unwrap.restype, unwrap.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    table = ctypes.cast(unwrap(umath._UFUNC_API, None), ctypes.POINTER(ctypes.c_void_p))
+    table = ctypes.cast(unwrap(UMATH._UFUNC_API, None), ctypes.POINTER(ctypes.c_void_p))
     signature = [ctypes.c_void_p] * 3 + [ctypes.c_int] * 4 + [ctypes.c_char_p] * 2 + [ctypes.c_int]
     from_loops = ctypes.PYFUNCTYPE(ctypes.py_object, *signature)(table[1])
     loops = (ctypes.c_void_p * 1)(inner_loop(np.dtype(dtype).itemsize))

@@ -7,13 +7,13 @@ long. PLAIN softmax makes it NaN, as PyTorch does, and so does its LOG, z - m - 
 """
 
 import functools
-import importlib
 import math
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from . import maths32, maths64
 from .maths import reinterpreted
 from .outline import compiled, read, written_to
 from .values import inlined
@@ -23,9 +23,9 @@ PLAIN, LOG = 1, 2
 
 def _kernels(real: Any, over_rows: Any) -> SimpleNamespace:
     rows, made, number, integer = read(real, 2), written_to(real, 2), np.dtype(real), np.int64
-    key_type = {4: np.int32, 8: np.int64}[number.itemsize]
+    key_type, maths = {4: (np.int32, maths32), 8: (np.int64, maths64)}[number.itemsize]
     bits, from_bits, sign = reinterpreted(key_type), reinterpreted(real), 8 * number.itemsize - 1
-    least, most, maths = -(2**sign), 2**sign - 1, importlib.import_module(f"{__package__}.maths{sign + 1}")
+    least, most = -(2**sign), 2**sign - 1
     exp, log = maths.exp, maths.log
 
     @inlined

@@ -28,7 +28,7 @@ class ColoredText(Result):
 
     def __init__(self, chars: list[str], values: np.ndarray, scale: tuple[float, float]) -> None:
         self.chars, self.values, self.scale = chars, values, scale
-        self.size = (7.0, 1.1 + LINE * self._lines)
+        self.size = (7.0, 1.07 + LINE * self._lines)
         self.sentence = (
             f"Each piece of text is the lighter, the greater its number, from {scale[0]:.3g} (dark blue) to "
             f"{scale[1]:.3g} (yellow)."
