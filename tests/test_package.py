@@ -128,7 +128,7 @@ def test_lines_of_code_are_counted_right():
 
 ENGINE = [path for path in FILES if parts(path)[:1] in (("kernels",), ("autograd",), ("fusion",))]
 # The rooms of the engine, in lines of code besides docstrings and comments.
-BUDGETS = {"kernels": 2980, "autograd": 2700, "fusion": 5568}
+BUDGETS = {"kernels": 2980, "autograd": 2700, "fusion": 5571}
 # What somebody reads in an evening, who wants to know how gradients are found and how a step becomes a program.
 EVENING = {
     "autograd": ("operands", "primitive", "table", "tape", "tensor"),
