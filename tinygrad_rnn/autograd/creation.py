@@ -120,8 +120,8 @@ def arange(start: float, end: float | None = None, step: float = 1, dtype: Any =
         >>> tg.arange(3), tg.arange(0, 1, 0.25)
         (tensor([0, 1, 2]), tensor([0.  , 0.25, 0.5 , 0.75]))
     """
-    ends = (0, start, step) if end is None else (start, end, step)
-    first, last, step = (x.item() if isinstance(x, (np.generic, np.ndarray, Tensor)) else x for x in ends)
+    numbers = (0, start, step) if end is None else (start, end, step)
+    first, last, step = (x.item() if isinstance(x, (np.generic, np.ndarray, Tensor)) else x for x in numbers)
     if not (step and math.isfinite(first + last + step)):
         raise ValueError(f"arange: there is no end of numbers from {first} to {last} by {step}")
     count = max(math.ceil((last - first) / step), 0)

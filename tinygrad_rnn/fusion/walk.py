@@ -248,7 +248,7 @@ class Walk:
             self._note_each(Attribute, value, value.__name__, self.users & _NAMES)
             self._visit(type(value), type(value).__name__)
         attributes = self.names.attributes
-        ran = {name: next((k for k in value.__mro__ if name in vars(k)), None) for name in ("step", "forward")}
+        runs = {name: next((k for k in value.__mro__ if name in vars(k)), None) for name in ("step", "forward")}
         computed = attributes if hasattr(value, "__getattr__") else set()  # as long as there is no such name
         later = computed.union(*map(vars, inspect.getmro(type(value))))
         for kind in reversed(value.__mro__):
@@ -259,7 +259,7 @@ class Walk:
                 hiding = attributes & later | self.names.tried
                 self._entries(kind, kind.__name__, None if self.whole else names, hiding)
             elif kind.__module__.startswith(f"{PACKAGE}.nn"):
-                self._entries(kind, kind.__name__, {name for name in ran if ran[name] is kind})  # likewise
+                self._entries(kind, kind.__name__, {name for name in runs if runs[name] is kind})  # likewise
                 self._go([own[name] for name in attributes & own.keys()], kind.__name__)
             later |= own.keys()
 

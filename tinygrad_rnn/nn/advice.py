@@ -157,13 +157,11 @@ PLAIN = "tinygrad_rnn", "tinygrad_rnn.nn.functional"  # whose functions are thos
 
 def told(room: str) -> Callable[[str], NoReturn]:
     """The `__getattr__` of the module of that name: says what to write instead."""
-    rooms = PLAIN if room in PLAIN else (room,)
-    texts = {name: text for each in rooms for names, text in ROOMS[each].items() for name in names.split()}
+    tables = [TENSORS, *(ROOMS[each] for each in PLAIN)] if room in PLAIN else [ROOMS[room]]
+    texts = {name: text for table in tables for names, text in table.items() for name in names.split()}
 
     def __getattr__(name: str) -> NoReturn:
         text = texts.get(name)
-        if text is None and room in PLAIN and isinstance(of_tensors := vars(Tensor).get(name), Missing):
-            text = of_tensors.text
         raise AttributeError(
             f"module {room!r} has no attribute {name!r}" + (f": {text.format(name)}" if text else ""), name=name
         )
@@ -175,8 +173,7 @@ class Missing:
     """An attribute that a kind of thing has not: who asks for it is told what to write instead."""
 
     def __init__(self, name: str, kind: str, text: str) -> None:
-        self.name, self.text = name, text.format(name)
-        self.message = f"a {kind} has no attribute {name!r}: {self.text}"
+        self.name, self.message = name, f"a {kind} has no attribute {name!r}: {text.format(name)}"
 
     def __get__(self, x: Any, kind: type) -> NoReturn:
         raise AttributeError(self.message, name=self.name, obj=x)

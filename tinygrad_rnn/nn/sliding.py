@@ -202,8 +202,13 @@ def adaptive_avg_pool1d(input: Any, output_size: Any) -> Tensor:
     length = x.shape[-1] if x.ndim in (2, 3) else 0
     if not length:
         raise ValueError(f"adaptive_avg_pool1d: expected [N, C, L] or [C, L] with steps, got shape {list(x.shape)}")
-    windows = [x[..., i * length // size : -(-(i + 1) * length // size)] for i in range(size)]
-    return cat([window.mean(-1, keepdim=True) for window in windows], -1)
+    windows = [slice(i * length // size, -(-(i + 1) * length // size)) for i in range(size)]
+    if mode.tracer is None and not np.isfinite(x.data).all():  # the product would make NaN of zero times infinity
+        return cat([x[..., window].mean(-1, keepdim=True) for window in windows], -1)
+    share = np.zeros((length, size), x.dtype)
+    for i, window in enumerate(windows):
+        share[window, i] = 1 / (window.stop - window.start)
+    return x @ Tensor(share)
 
 
 def _pooled(
