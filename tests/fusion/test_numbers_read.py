@@ -8,6 +8,7 @@ import functools
 import io
 import math
 import pickle
+import sys
 import threading
 
 import numpy as np
@@ -173,6 +174,35 @@ LATCHED = {
 @pytest.mark.parametrize(("kind", "of"), LATCHED.values(), ids=LATCHED)
 def test_a_refusal_that_is_caught_stands(kind, of):
     assert refusal(step(caught(kind, of)))
+
+
+class Coverage:
+    """What measures which lines run, and puts itself back in the place of other tracers, as coverage.py does."""
+
+    def __init__(self):
+        self.lines = set()
+
+    def __call__(self, frame, event, value):
+        if event == "call":
+            sys.settrace(self)
+        if event == "line":
+            self.lines.add((frame.f_code.co_name, frame.f_lineno))
+        return self
+
+
+@pytest.mark.parametrize(("kind", "of"), LATCHED.values(), ids=LATCHED)
+def test_it_stands_while_coverage_is_measured(kind, of):
+    before, coverage = sys.gettrace(), Coverage()
+    careful = caught(kind, of)
+    sys.settrace(coverage)
+    try:
+        assert refusal(step(careful))
+        after = sys.gettrace()
+    finally:
+        sys.settrace(before)
+    assert after is coverage
+    first = careful.__code__.co_firstlineno
+    assert {(careful.__name__, first + 1), (careful.__name__, first + 2)} <= coverage.lines
 
 
 KEPT = {

@@ -62,19 +62,25 @@ class latching:
             sys.settrace(self.before)
 
     def _enter_frame(self, frame: FrameType, event: Any, value: Any) -> Any:
-        if self.before is not None:
-            self.before(frame, event, value)
+        inner = None
+        if self.before is not None:  # a debugger, or what measures coverage, which would put itself in our place
+            inner = self.before(frame, event, value)
+            sys.settrace(self._enter_frame)
         if frame.f_code not in self.codes:
-            return None
-        frame.f_trace_lines = False
-        return self._watch
+            return inner
+        frame.f_trace_lines = inner is not None
 
-    def _watch(self, frame: FrameType, event: str, value: Any) -> Any:
-        if event == "exception" and isinstance(value[1], Exception):
-            file, _, _ = innermost(value[1], value[2]).rpartition(":")
-            if OUR_FILES[file]:
-                self.trace.latch(self.trace.untraced(value[1], line_of(frame)))
-        return self._watch
+        def watch(frame: FrameType, event: str, value: Any) -> Any:
+            nonlocal inner
+            if event == "exception" and isinstance(value[1], Exception):
+                file, _, _ = innermost(value[1], value[2]).rpartition(":")
+                if OUR_FILES[file]:
+                    self.trace.latch(self.trace.untraced(value[1], line_of(frame)))
+            if inner is not None:
+                inner = inner(frame, event, value)
+            return watch
+
+        return watch
 
 
 def step_codes(cell: Any) -> set[Any]:
