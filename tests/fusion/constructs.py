@@ -1,7 +1,7 @@
 """What people write in steps, by the kind of thing it is: the page on what may stand in a step is made of it.
 
 `x` [B, 3] arrives, `h` [B, 6] and `C` [B, 2, 3] are states, `m` [B, 4, 6] holds for a sequence; of the cell are weights
-`W` [3, 6], `U` [6, 6], `V` [3, 2], a bias `b` [6], a table `M` [2, 3], and constants `k` [6] and `rate`.
+`W` [3, 6], `U` [6, 6], `V` [3, 2], a bias `b` [6], a table `M` [2, 3], and constants `k` [6], `mask` [6] and `rate`.
 """
 
 COMPILES = {
@@ -42,7 +42,7 @@ COMPILES = {
         "C[:, 1, ::2]", "C[..., -1]", "h[:, [2, 0, 1]]", "C[:, :, [2, 0]]", "h[:, self.order]", "tg.flip(h, (-1,))",
         "C.flip(2)", "tg.roll(h, 1, -1)", "h.narrow(-1, 1, 3)", "tg.chunk(h, 3, -1)[1]", "h.split([2, 4], -1)[1]",
         "tg.unbind(C, 1)[0]", "sum(tg.unbind(h, -1))", "h.reshape(h.shape[0], 3, 2)[:, 1:, 0]",
-        "tg.index_select(h, -1, self.order)", "h * h[:, :1]",
+        "tg.index_select(h, -1, self.order)", "h * h[:, :1]", "h[:, self.mask]", "C[:, :, [True, False, True]]",
     ],
     "Joining": [
         "tg.cat([h, x], -1)", "tg.stack([h, -h], 1)", "tg.stack([h[:, 0], h[:, 1]], -1)", "tg.cat([C, C * C], 1)",

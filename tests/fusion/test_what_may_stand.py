@@ -33,7 +33,7 @@ class Constructs(tg.nn.Cell):
         tg.manual_seed(1)
         for name, shape in self.SHAPES.items():
             setattr(self, name, parameter(*shape))
-        self.k, self.order = np.linspace(0.5, 1.5, 6), [2, 0, 5]
+        self.k, self.order, self.mask = np.linspace(0.5, 1.5, 6), [2, 0, 5], np.arange(6) % 3 > 0
         names = {"tg": tg, "np": np}
         exec(compile(STEP.format(values="".join(f"{text}, " for text in texts)), "<a step>", "exec"), names)
         self.__class__ = type("Constructs", (Constructs,), {"step": names["step"]})
@@ -110,7 +110,8 @@ def page():
         "",
         "In these lines `x` [B, 3] arrives, `h` [B, 6] and `C` [B, 2, 3] are states, and `m` [B, 4, 6] is the same at",
         "every step of a sequence. Of the cell are parameters `W` [3, 6], `U` [6, 6], `V` [3, 2], `H` [2, 3, 3],",
-        "`M` [2, 3], `b` [6], an array `k` [6], a list of numbers `order`, and a number `rate`.",
+        "`M` [2, 3], `b` [6], arrays `k` [6] and, of truth values, `mask` [6], a list of numbers `order`, and a number",
+        "`rate`.",
     ]
     for kind, texts in COMPILES.items():
         lines += ["", f"## {kind}", "", "```python", *texts, "```"]

@@ -4,7 +4,7 @@
     a[B, L, M, K] @ W             a[B, L * M, K] @ W                                where all rows have one
     W @ b[B, K, N]                (b.mT @ W.T).mT                                   likewise
     x[:, 0], x[..., None]         a slice, read in another shape
-    x[:, [2, 0, 1]]               cat(x[:, 2:3], x[:, 0:2])
+    x[:, [2, 0, 1]]               cat(x[:, 2:3], x[:, 0:2])    where a list, or a mask, picks columns
     0, then y[:, 2:4] = x         cat(0, x, 0)
 """
 
@@ -102,13 +102,15 @@ def _with(shape: Shape, dim: int, n: int) -> Shape:
 
 
 def index(build: Any, x: Value, at: Any) -> Value | None:
-    """An index with one array of whole numbers: its runs, one after the other.
+    """An index with one array, of whole numbers or a mask: its runs, one after the other.
 
     Raises:
         Unfusable: it has too many.
     """
     places = [dim for dim, i in enumerate(at) if isinstance(i, np.ndarray)]
     simple = len(places) == 1 and all(isinstance(i, slice) for i in at[: places[0]]) and len(at) == places[0] + 1
+    if simple and at[-1].dtype.kind == "b" and at[-1].ndim == 1:
+        at = (*at[:-1], np.flatnonzero(at[-1]))
     if not simple or at[-1].dtype.kind == "b" or at[-1].ndim == 0 or not takes_all_rows(at, x.shape) or not at[-1].size:
         return None
     (dim,) = places

@@ -83,19 +83,6 @@ def _check(value: Value, at_each_step: Callable[[Value], bool]) -> None:
         left, right = value.inputs
         fits = isinstance(left, Value) and at_each_step(left) and len(left.shape) <= 3 and not at_each_step(right)
     if not fits:
-        raise no_place(value)
-
-
-def no_place(value: Value) -> Unfusable:
-    """What to say of a value that has no place in a kernel: what to write instead."""
-    row, operands = value.row, value.operands
-    if row is table.matmul and operands[-1].timed:
-        lead = "write (a * b).sum(-1, keepdim=True) for the product of two values of a row"
-    elif row is table.matmul:
-        lead = "write h @ W, with the weights on the right"
-    elif row is table.index:
-        lead = "write an index with one list of numbers, or slices"
-    else:
         lead = "write it with elementwise maths, sums over the columns and products with weights"
-    assert row is not None
-    return Unfusable(f"a kernel has no place for {row.name} of such a kind: {lead} ({value.where})")
+        lead = "write an index with one list of numbers, or slices" if row is table.index else lead
+        raise Unfusable(f"a kernel has no place for {row.name} of such a kind: {lead} ({value.where})")
