@@ -98,11 +98,11 @@ def forget():
 # ---- Several processes -----------------------------------------------------------------------------------------------
 
 
-def process(folder):
+def process(folder, text=WORK):
     sources = str(Path(tg.__file__).parent.parent)
     path = os.pathsep.join(filter(None, [sources, os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
-        [sys.executable, "-c", WORK],
+        [sys.executable, "-c", text],
         env=os.environ | {"TINYGRAD_RNN_CACHE": str(folder), "PYTHONPATH": path},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -196,6 +196,36 @@ class Masked(tg.nn.LSTMCell):
 
     def step(self, x, h, c):
         return super().step(x, self.mask * h, c)
+
+
+# The weights that are dropped are made while somebody listens to what the step runs.
+LISTENED = """
+import json
+import tinygrad_rnn as tg
+from tinygrad_rnn.fusion import guards
+
+heard = []
+
+class Heard(guards.Ran):
+    def __init__(self):
+        super().__init__()
+        heard.append(self)
+
+guards.Ran = Heard
+print("ready", flush=True)
+input()
+layer = tg.nn.Recurrent(tg.nn.WeightDrop(tg.nn.LSTMCell(3, 4), 0.5), fused="require")
+for _ in range(2):
+    layer(tg.zeros(2, 2, 3))
+print(json.dumps([sorted({code.co_filename for code, _ in each.codes.values()}) for each in heard]))
+"""
+
+
+def test_what_makes_the_kernel_of_a_row_is_no_code_of_the_users(tmp_path):
+    """Else all that compilers name was guarded: a first call took half a minute, and the next one began anew."""
+    (heard,) = outcomes_of(process(tmp_path, LISTENED))
+    nn = str(Path(tg.__file__).parent / "nn") + os.sep
+    assert len(heard) == 1 and heard[0] and all(file.startswith(nn) for file in heard[0])
 
 
 def test_threads_that_call_the_same_layer_at_once(folder):

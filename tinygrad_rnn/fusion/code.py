@@ -17,14 +17,15 @@ from ..autograd.tensor import Tensor
 
 PACKAGE = __name__.partition(".")[0]
 _OURS = str(Path(__file__).parent.parent) + os.sep
-CELLS, _OPTIM, _FUSION = [_OURS + room + os.sep for room in ("nn", "optim", "fusion")]
+CELLS, _OPTIM, _FUSION, _KERNELS = [_OURS + room + os.sep for room in ("nn", "optim", "fusion", "kernels")]
 _LIBRARIES = tuple({os.path.normpath(sysconfig.get_path(each)) + os.sep for each in ("stdlib", "platstdlib")})
 
 
 @functools.lru_cache(maxsize=4096)
 def _users_file(name: str) -> bool:
     """Whether a file is neither this library's, nor NumPy's, Numba's or Python's."""
-    if name.startswith(("<frozen", _OURS)) or any(f"{os.sep}{each}{os.sep}" in name for each in ("numpy", "numba")):
+    known = any(f"{os.sep}{each}{os.sep}" in name for each in ("numpy", "numba", "llvmlite"))
+    if known or name.startswith(("<frozen", _OURS)):
         return False
     return not name.startswith(_LIBRARIES) or "-packages" + os.sep in name
 
@@ -136,7 +137,7 @@ class Ran:
         code, file = frame.f_code, frame.f_code.co_filename
         if _users_file(file) or (file.startswith((CELLS, _OPTIM)) and not _runs_cells(code)):
             key = id(code), id(frame.f_globals)
-            if key not in self.codes and not _in_other_layer(frame):
+            if key not in self.codes and not _is_of_others(frame):
                 self.codes[key] = code, frame.f_globals
         elif code in _NUMBERS:
             self.read.append(frame.f_locals["self"])
@@ -153,10 +154,10 @@ def _runs_cells(code: types.CodeType) -> bool:
     return name in running or (name == "cell.py" and code.co_name not in in_cell)
 
 
-def _in_other_layer(frame: types.FrameType | None) -> bool:
-    """Whether a call belongs to a layer within the cell, which has guards of its own."""
+def _is_of_others(frame: types.FrameType | None) -> bool:
+    """Whether a call belongs to a layer within the cell, which has guards of its own, or makes a kernel of a row."""
     while frame is not None and frame.f_code.co_name != "_trace_once":
-        if frame.f_code.co_filename.startswith(_FUSION):
+        if frame.f_code.co_filename.startswith((_FUSION, _KERNELS)):
             return True
         frame = frame.f_back
     return False
