@@ -377,14 +377,32 @@ def _divided(name: str, input: Any, dim: int) -> tuple["Tensor", int, int]:
 
 
 def getitem(x: "Tensor", index: Any) -> "Tensor":
-    """`x[index]` as NumPy has it: ints, slices, None, `...`, boolean masks, integer arrays or tensors of them.
+    """`x[index]`: ints, slices, None, `...`, boolean masks, integer arrays or tensors of them, as NumPy has it; but
+    `x[0, :, [1, 2]]` is `x[0][:, [1, 2]]`, as in PyTorch.
 
     Gradients of elements that are named several times add up.
     """
     parts = index if isinstance(index, tuple) else (index,)
     at = tuple([i if i.__class__ in _BASIC else _plain(i, x.node is not None) for i in parts])
-    row = table.slice if all(i.__class__ in _BASIC for i in at) else table.index
-    return row(x, at=at)
+    if all(i.__class__ in _BASIC for i in at):
+        return table.slice(x, at=at)
+    places = [k for k, i in enumerate(at) if isinstance(i, (int, np.ndarray))]
+    if places[-1] - places[0] >= len(places):  # else it makes no difference whether ints are taken for arrays
+        x, at = _ints_first(x, at)
+    return table.index(x, at=at)
+
+
+def _ints_first(x: "Tensor", at: tuple[Any, ...]) -> tuple["Tensor", tuple[Any, ...]]:
+    """What is left of a tensor and an index with arrays once its ints are done, and `...` if it stands for nothing."""
+    mask = lambda i: isinstance(i, np.ndarray) and i.dtype.kind == "b"
+    dims = lambda i: i.ndim if mask(i) else int(i is not None and i is not ...)
+    if sum(map(dims, at)) == x.data.ndim:
+        at = tuple([i for i in at if i is not ...])
+    if any(isinstance(i, int) for i in at):
+        whole = [[slice(None)] * dims(i) if isinstance(i, np.ndarray) else [i] for i in at]
+        x = table.slice(x, at=tuple(itertools.chain(*whole)))
+        at = tuple([i if isinstance(i, np.ndarray) or i is ... else slice(None) for i in at if not isinstance(i, int)])
+    return x, at
 
 
 _BASIC = (int, slice, type(None), type(...))
@@ -399,6 +417,8 @@ def _plain(part: Any, copy: bool) -> Any:
         part = part.astype(np.intp) if part.size == 0 else part
     elif isinstance(part, (bool, np.bool_)):
         return np.asarray(part)
+    elif isinstance(part, np.integer):
+        return int(part)
     if not isinstance(part, np.ndarray):
         return part
     if part.dtype.kind not in "iub":
