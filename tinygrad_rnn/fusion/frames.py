@@ -62,7 +62,7 @@ class latching:
             sys.settrace(self.before)
 
     def _enter_frame(self, frame: FrameType, event: Any, value: Any) -> Any:
-        inner = None
+        inner: Any = None
         if self.before is not None:  # a debugger, or what measures coverage, which would put itself in our place
             inner = self.before(frame, event, value)
             sys.settrace(self._enter_frame)
