@@ -822,6 +822,28 @@ def test_the_first_nan_of_a_backward_pass_is_named():
     assert f"{line}, in test_the_first_nan_of_a_backward" in str(error.value)
 
 
+@pytest.mark.parametrize("at", ["a result", "a leaf", "a slice", "the grad of a leaf", "a hook"])
+def test_a_nan_that_no_rule_made_is_found_too(at):
+    """Gradients are infinite, which is allowed, and their sum is not; or a hook says so."""
+    x = leaf(0.0, 0.0)
+    with tg.detect_anomaly():
+        y = x * 1
+        if at == "a result":
+            loss, what = y.sqrt() - y.sqrt(), "the sum of gradients of mul"
+        elif at == "a leaf":
+            loss, what = x.sqrt() - x.sqrt(), "the sum of gradients of a leaf"
+        elif at == "a slice":
+            loss, what = y[:1].sqrt() - y[:1].sqrt(), "the sum of gradients of "
+        elif at == "a hook":
+            loss, what = x.exp(), "the hook .*<lambda>"
+            x.register_hook(lambda dx: dx * np.nan)
+        else:
+            x.sqrt().sum().backward()
+            loss, what = -x.sqrt(), "the sum of two passes' gradients"
+        with pytest.raises(FloatingPointError, match=f"{what}.* produced the first NaN, called at {__file__}"):
+            loss.sum().backward()
+
+
 def test_a_nan_that_was_there_before_is_nobody_s_fault():
     x = leaf(np.nan, 1.0)
     with tg.detect_anomaly():

@@ -239,6 +239,10 @@ class _Pass:
         before = self.waiting.get(place)
         if before is not None:
             total, is_ours = before
+            if mode.anomaly:
+                reached = place.operation.name if isinstance(place, Node) else "a leaf"
+                where = getattr(place, "where", None) or user_line()
+                raise_if_new_nan(total + gradient, [total, gradient], f"the sum of gradients of {reached}", where)
             if is_ours:
                 total += gradient
                 gradient = total
@@ -272,7 +276,7 @@ class _Pass:
             self._warn_of_change(node)
         if self.create_graph:
             saved = operation.rewrap(node)
-        elif operation.scatter is not None:
+        elif operation.scatter is not None and node.where is None:
             # The gradient of a slice: add it to that slice, rather than to the whole by way of an array of zeros.
             (parent,), (shape,) = node.parents, node.shapes
             if parent not in self.waiting or not self.waiting[parent][1]:
@@ -344,6 +348,8 @@ def _run_hooks(hooks: dict[object, Hook], gradient: Any) -> Any:
             continue
         if not isinstance(changed, Value) or changed.data.shape != shape or changed.data.dtype != dtype:
             raise TypeError(f"a gradient hook must return None or a Tensor of shape {list(shape)} and {dtype}")
+        if mode.anomaly:
+            raise_if_new_nan(changed, [tensor], f"the hook {getattr(hook, '__qualname__', hook)}", user_line())
         tensor = changed
     return tensor if is_tensor else tensor.data
 
@@ -360,6 +366,8 @@ def accumulate(owner: Value | None, gradient: Any, adopt: bool = False) -> None:
     with _arriving:
         if owner.grad is not None:
             total = owner.grad + gradient if is_tensor else Value.tensor(np.add(owner.grad.data, gradient))
+            if mode.anomaly:
+                raise_if_new_nan(total, [owner.grad, gradient], "the sum of two passes' gradients", user_line())
         elif is_tensor:
             total = gradient.clone()
         else:
