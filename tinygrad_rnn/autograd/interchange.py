@@ -34,6 +34,7 @@ _INSTEAD = {
     "min": "x.min() or x.min(dim)", "clip": "tg.clamp", "take": "tg.index_select", "take_along_axis": "tg.gather",
     "array_split": "tg.chunk", "copy": "x.clone()", "linalg.norm": "x.norm()", "inner": "tg.dot or @",
     "tensordot": "tg.einsum", "vdot": "tg.dot", "repeat": "x[indices]", "tile": "x.expand(...)", "nansum": "tg.where",
+    "pad": "tg.pad",
 }  # fmt: skip
 # Their results have no gradient: whoever calls them loses none.
 _HARMLESS = set(

@@ -1,10 +1,10 @@
 """Modules, cells and layers.
 
-In reading order: `advice` (on names of PyTorch's), `module`, `init`, `losses`, `sliding` (convolution and pools),
-`batch_norm`, `attention`, `positions`, `functional`, `layers`, `activations`, `containers`, `transformer`, then what
-has to do with time: `cell`, `work` (what a step costs), `cells`, `regularised`, `recurrent`, `recording`, `stacked`,
-`rnn`. `compressed` cuts a trained LSTM, `sparse_autoencoder` says what units mean; `utils` clips gradients, cuts
-sequences and computes weights of others; `convolutional` has such weights.
+In reading order: `advice` (on names of PyTorch's), `module`, `init`, `losses`, `padding`, `sliding` (convolution and
+pools), `batch_norm`, `attention`, `positions`, `functional`, `layers`, `activations`, `containers`, `transformer`, then
+what has to do with time: `cell`, `work` (what a step costs), `cells`, `regularised`, `recurrent`, `recording`,
+`stacked`, `rnn`. `compressed` cuts a trained LSTM, `sparse_autoencoder` says what units mean; `utils` clips gradients,
+cuts sequences and computes weights of others; `convolutional` has such weights.
 """
 
 from typing import TYPE_CHECKING

@@ -11,7 +11,6 @@ from ..autograd.operands import aligned, as_tensor, floating, integers, one_dim,
 from ..autograd.pointwise import elu, gelu, leaky_relu, relu, sigmoid, silu, softplus, tanh, where
 from ..autograd.products import matmul
 from ..autograd.reductions import amax, amin, log_softmax, softmax, sqrt_or_zero
-from ..autograd.shapes import pad
 from ..autograd.tape import mode
 from ..autograd.tensor import Tensor
 from . import attention
@@ -27,6 +26,7 @@ from .losses import (
     nll_loss,
     smooth_l1_loss,
 )
+from .padding import pad
 from .positions import alibi_bias, rotary_positions, sinusoidal_positions
 from .sliding import adaptive_avg_pool1d, avg_pool1d, conv1d, max_pool1d
 

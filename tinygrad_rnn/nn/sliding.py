@@ -12,9 +12,10 @@ import numpy as np
 from ..autograd import table
 from ..autograd.operands import aligned, ask, floating
 from ..autograd.pointwise import isnan, where
-from ..autograd.shapes import cat, pad
+from ..autograd.shapes import cat
 from ..autograd.tape import mode
 from ..autograd.tensor import Tensor
+from .padding import pad
 
 WIDE = 64  # channels; of fewer, groups are computed together
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
