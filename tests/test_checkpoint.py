@@ -9,6 +9,7 @@ import random
 import stat
 import struct
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -383,13 +384,33 @@ def test_every_single_bit_counts(path):
         refused(path, random_state=False)
 
 
+def test_a_checkpoint_is_not_taken_for_plain_weights(path):
+    model, optimiser = made(seed=1)
+    save_checkpoint(path, model, optimiser)
+    with pytest.raises(CheckpointError, match=r"this is a checkpoint, .*: load_checkpoint\(path, model\) reads it"):
+        load_weights(path, model)
+
+
+def test_a_checkpoint_needs_one_copy_of_what_it_holds(path):
+    """Beside the state of the model, which is copied: the bytes of the file, and no second time with the digest in."""
+    model = tg.nn.Linear(1000, 4000)
+    size = 4 * 4_004_000
+    tracemalloc.start()
+    try:
+        save_checkpoint(path, model, random_state=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size > size and peak < 3.5 * size
+
+
 # ---- Files that are whole but not what is asked for ------------------------------------------------------------------
 
 
 def crafted(**changes):
     """A file with a true digest and this content."""
     content = {"step": 0, "metadata": {}, "model": False, **changes}
-    return checkpoint._encode({k: v for k, v in content.items() if v is not ...}, {})
+    return b"".join(checkpoint._encode({k: v for k, v in content.items() if v is not ...}, {}))
 
 
 FOREIGN = {
@@ -513,7 +534,7 @@ def test_a_forged_file_is_refused_whole(path, other, what):
     content, tensors = checkpoint._decode(path.read_bytes())
     spoil, message = FORGED[what]
     spoil(content, tensors)
-    path.write_bytes(checkpoint._encode({k: v for k, v in content.items() if k != "digest"}, tensors))
+    path.write_bytes(b"".join(checkpoint._encode({k: v for k, v in content.items() if k != "digest"}, tensors)))
     own = tg.optim.lr_scheduler.StepLR(other[1], 5)
     before, random_state, schedule_before = fingerprint(*other), tg.get_rng_state(), own.state_dict()
     with pytest.raises(CheckpointError, match=f"cannot load .*{message}"):
@@ -595,7 +616,7 @@ def test_a_folder_without_permission_to_write(tmp_path, path, other):
     before = path.read_bytes()
     tmp_path.chmod(0o555)
     try:
-        with pytest.raises(CheckpointError, match="Permission denied"):
+        with pytest.raises(CheckpointError, match=f"no file can be made beside it, in {tmp_path}: Permission denied"):
             save_checkpoint(path, *other, step=1)
     finally:
         tmp_path.chmod(0o755)
@@ -649,7 +670,7 @@ def test_weights_are_converted_to_the_models_dtype(path):
 def test_weights_that_do_not_fit_or_are_none(path, saved, other):
     model, wider = other[0], Model(size=3)
     before = fingerprint(*other)
-    with pytest.raises(CheckpointError, match=r"unexpected: .*model\.weight"):
+    with pytest.raises(CheckpointError, match="this is a checkpoint, not plain weights"):
         load_weights(path, model)
     save_weights(path, wider)
     with pytest.raises(CheckpointError, match=r"weight has shape \[3, 3\], expected \[3, 2\]"):

@@ -132,7 +132,7 @@ def save_checkpoint(
     if random_state:
         content["random_state"] = get_rng_state()
     with _explained("write", path, but=(TypeError,)):
-        _write(path, _encode(content, tensors))
+        _write(path, *_encode(content, tensors))
 
 
 def load_checkpoint(
@@ -237,7 +237,7 @@ def load_weights(path: str | os.PathLike[str], model: Module) -> None:
     """
     _check_kinds("load_weights", path, model)
     with _explained("load", path):
-        model.load_state_dict(_tensors(_read(path)))
+        model.load_state_dict(_plain(_read(path)))
 
 
 def _check_kinds(function: str, path: Any, model: Any, optimizer: Any = None, scheduler: Any = None) -> None:
@@ -309,14 +309,17 @@ DIGITS = 64  # of a blake2b digest of 32 bytes
 MARK = rb'\"digest\":\"'  # what stands before them, in JSON inside JSON
 
 
-def _encode(content: dict[str, Any], tensors: dict[str, np.ndarray]) -> bytes:
-    """A safetensors file with `content` as JSON in its metadata, and a digest of all bytes but its own."""
+def _encode(content: dict[str, Any], tensors: dict[str, np.ndarray]) -> tuple[Any, Any, Any]:
+    """A safetensors file with `content` as JSON in its metadata, and a digest of all bytes but its own.
+
+    It is in three pieces: to join them would take another copy of everything.
+    """
     content = {"digest": "0" * DIGITS, "format": FORMAT, "version": VERSION, **content}
     text = json.dumps(content, separators=(",", ":"), default=_number)
     blob = safetensors.numpy.save(_contiguous(tensors), metadata={KEY: text})
     start, digest = _digest(blob)
     assert blob[start : start + DIGITS] == b"0" * DIGITS
-    return b"".join([blob[:start], digest.encode(), blob[start + DIGITS :]])
+    return memoryview(blob)[:start], digest.encode(), memoryview(blob)[start + DIGITS :]
 
 
 def _decode(blob: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -335,6 +338,15 @@ def _decode(blob: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     if content.get("digest") != _digest(blob)[1]:
         raise ValueError("the file is damaged: its content does not match its digest")
     return content, _tensors(blob)
+
+
+def _plain(blob: bytes) -> dict[str, np.ndarray]:
+    """The tensors of a file that is no checkpoint, in which they would have other names."""
+    tensors = _tensors(blob)
+    metadata = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")]).get("__metadata__") or {}
+    if KEY in metadata:
+        raise ValueError("this is a checkpoint, not plain weights: load_checkpoint(path, model) reads it")
+    return tensors
 
 
 def _digest(blob: bytes) -> tuple[int, str]:
@@ -384,7 +396,7 @@ def _read(path: str | os.PathLike[str]) -> bytes:
     return blob
 
 
-def _write(path: str | os.PathLike[str], blob: bytes) -> None:
+def _write(path: str | os.PathLike[str], *pieces: Any) -> None:
     """Replace the file by one with these bytes, in such an order that no crash leaves anything between.
 
     Whoever could not read the old file cannot read the new one, at no time.
@@ -398,7 +410,8 @@ def _write(path: str | os.PathLike[str], blob: bytes) -> None:
         raise OSError("it is there, and no file")
     try:
         with open(_new_file(draft, target, old), "wb") as file:
-            file.write(blob)
+            for piece in pieces:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, target)
@@ -417,7 +430,11 @@ def _write(path: str | os.PathLike[str], blob: bytes) -> None:
 def _new_file(path: Path, target: Path, old: os.stat_result | None) -> int:
     """The handle of a file with the permissions of the target, if it is there, which nobody else could open before."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    handle = os.open(path, flags, 0o600 if old else 0o666)
+    try:
+        handle = os.open(path, flags, 0o600 if old else 0o666)
+    except PermissionError as error:  # of a folder, whatever one may do with the file itself
+        told = f"no file can be made beside it, in {path.parent}: {error.strerror}"
+        raise PermissionError(error.errno, told) from None
     if old and os.name == "posix":
         try:
             _give_access(handle, target, old)

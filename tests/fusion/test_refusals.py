@@ -123,6 +123,15 @@ def test_inputs_without_features():
         both_engines(made, tg.zeros(3, 2, 0, dtype=np.float64))
 
 
+def test_states_without_units():
+    """Nor here."""
+    made = tg.nn.GRUCell(I, 0, dtype=np.float64)
+    with pytest.warns(UserWarning, match="x has no features, or h no units") as warned:
+        _, y, _ = both_engines(made, tg.zeros(3, 2, I, dtype=np.float64))
+    assert y.shape == (3, 2, 0)
+    assert not any("fault of tinygrad_rnn" in str(each.message) for each in warned)
+
+
 @pytest.mark.parametrize("engine", ["auto", "require"])
 def test_what_a_step_raises_is_all_that_is_raised(engine):
     class Own(Exception):

@@ -265,3 +265,33 @@ def test_what_cannot_be_converted(call, error, message):
     with pytest.raises(error) as raised:
         call()
     assert re.search(message, str(raised.value)), raised.value
+
+
+def test_a_step_of_its_own_has_no_counterpart():
+    """Weights that are used in another way are not those of a GRU or an LSTM."""
+
+    class Mine(tg.nn.LSTMCell):
+        def step(self, x, h, c):
+            return h, c
+
+    for cell in (tg.nn.cells.BinaryGRUCell(3, 4), tg.nn.cells.PhasedLSTMCell(3, 4), Mine(3, 4)):
+        with pytest.raises(TypeError, match=f"from_cell: {type(cell).__name__} has no counterpart"):
+            tg.interop.from_cell(cell)
+    assert tg.interop.from_cell(tg.nn.cells.IRNNCell(3, 4)).kind == "rnn"
+
+
+def test_a_weight_that_is_computed_is_copied_as_it_is():
+    cell = tg.nn.utils.parametrizations.spectral_norm(tg.nn.GRUCell(3, 4), "weight_hh")
+    u = cell.parametrizations.weight_hh[0]._u.numpy().copy()
+    weights = tg.interop.from_cell(cell)
+    assert (cell.parametrizations.weight_hh[0]._u.numpy() == u).all()
+    x = tg.randn(5, 2, 3)
+    expected = tg.nn.Recurrent(cell.eval())(x)[0].numpy()
+    np.testing.assert_allclose(tg.nn.Recurrent(tg.interop.to_cell(weights))(x)[0].numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind, shape", [("gru", (3, 12)), ("gru", (1, 12)), ("lstm", (12,))])
+def test_a_bias_of_keras_has_its_shape(kind, shape):
+    k = {"gru": 3, "lstm": 4}[kind]
+    with pytest.raises(ValueError, match="from_keras: the bias of a layer of kind"):
+        tg.interop.from_keras(kind, [np.zeros((3, 4 * k)), np.zeros((4, 4 * k)), np.zeros(shape)])

@@ -154,3 +154,21 @@ def test_the_factors_of_a_matrix_have_its_nuclear_norm_at_best():
         assert float(tg.optim.nuclear_norm_penalty([other], 0.1)) >= float(penalty.detach()) - 1e-12
     with pytest.raises(ValueError, match="two matrices whose product"):
         tg.optim.nuclear_norm_penalty([(best[0], tg.zeros(3, 4))], 0.1)
+
+
+def test_nothing_is_explained_by_anything():
+    lstm = tg.nn.LSTM(3, 4)
+    lstm.weight_hh_l0.numpy()[...] = 0
+    small = tg.nn.utils.compress(lstm, explained=0.9)
+    x = tg.randn(5, 2, 3)
+    assert small.proj_size == 1
+    np.testing.assert_array_equal(small(x)[1][1].numpy(), lstm(x)[1][1].numpy())
+
+
+def test_what_is_not_finite_or_whole_is_named():
+    lstm = tg.nn.LSTM(3, 4)
+    with pytest.raises(ValueError, match=r"compress: rank must be a whole number, not 2\.5"):
+        tg.nn.utils.compress(lstm, 2.5)
+    lstm.weight_hh_l0.numpy()[0, 0] = np.nan
+    with pytest.raises(ValueError, match="compress: weight_hh_l0 has numbers that are not finite"):
+        tg.nn.utils.compress(lstm, 2)

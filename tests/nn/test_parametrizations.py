@@ -284,3 +284,19 @@ def test_no_cell_draws_a_weight_anew_that_is_computed():
             cell = weight_norm(entry.make(3, 8), name)
             with pytest.raises(RuntimeError, match=f"{name} is parametrised"):
                 cell.reset_parameters()
+
+
+@pytest.mark.parametrize("way", ["matrix_exp", "cayley", "householder"])
+@pytest.mark.parametrize(
+    "weight", [np.zeros((3, 3)), np.diag([1.0, 0.0, 2.0]), np.ones((4, 2)), np.zeros((4, 2)), np.zeros((2, 4))],
+    ids=lambda weight: f"{weight.shape} of sum {weight.sum():g}",
+)
+def test_what_lacks_a_rank_is_orthogonal_all_the_same(way, weight):
+    """The diagonal of R has zeros there, which have no sign, and Q is orthogonal."""
+    for base in (True, False) if way == "householder" else (True,):
+        layer = tg.nn.Linear(weight.shape[1], weight.shape[0], dtype=np.float64)
+        layer.weight.numpy()[...] = weight
+        orthogonal(layer, orthogonal_map=way, use_trivialization=base)
+        W = layer.weight.numpy()
+        W = W if len(W) >= W.shape[1] else W.T
+        np.testing.assert_allclose(W.T @ W, np.eye(W.shape[1]), atol=1e-12)

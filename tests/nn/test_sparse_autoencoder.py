@@ -234,3 +234,11 @@ def test_it_recovers_a_dictionary_from_superposition():
         cosine[k] = np.abs(D.T @ sae.weight_d.numpy()).max(1).mean()
     assert cosine[3] > 0.98
     assert left[3] < 0.1 < 0.3 < left[1]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e6])
+def test_states_that_are_all_the_same_are_not_blown_up(value):
+    """What is left of them by the rounding of their mean is no scale."""
+    sae = tg.nn.SparseAutoencoder(6, 10, k=3).normalise(np.full((5, 6), value))
+    assert sae.scale.item() == 1
+    assert tg.nn.SparseAutoencoder(6, 10, k=3).normalise(1 + 1e-3 * np.eye(6)).scale.item() < 1e-3

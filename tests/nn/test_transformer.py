@@ -1,6 +1,8 @@
 """Attention and positions: what follows from their definitions. PyTorch is asked elsewhere."""
 
 import copy
+import gc
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -288,3 +290,23 @@ class Memory(nn.Cell):
 def test_a_layer_in_the_step_of_a_cell(monkeypatch):
     interpret(monkeypatch)
     assert_engines_agree(Memory(), (4, 3, 4), lengths=[4, 0, 2], return_states=True)
+
+
+def test_tables_of_many_lengths_do_not_pile_up():
+    """What is kept of positions is bounded by the longest sequence, and not by how many lengths there were."""
+    layer, every = nn.SinusoidalPositions(64), range(921, 1001, 4)
+    attention = nn.MultiheadAttention(4, 1, add_zero_attn=True)
+    expected = layer(tg.zeros(1000, 64)).numpy()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for length in every:
+            np.testing.assert_array_equal(layer(tg.zeros(length, 64)).numpy(), expected[:length])
+            attention(*[tg.zeros(length, 1, 4)] * 3, is_causal=True, need_weights=False)
+        gc.collect()
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert kept < 4 * expected.nbytes
+    assert tg.nn.functional.sinusoidal_positions(0, 4).shape == (0, 4)
+    assert tg.nn.functional.sinusoidal_positions(1, 4).tolist() == [[0.0, 1.0, 0.0, 1.0]]

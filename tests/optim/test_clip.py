@@ -292,3 +292,8 @@ def test_a_generator_that_was_used_up_is_told(clip):
         clip(parameters, 1.0)
     assert told[0].filename == __file__
     clip([], 1.0)
+
+
+def test_a_model_in_place_of_its_parameters():
+    with pytest.raises(TypeError, match=r"clip_grad_norm_: expected tensors, got a Linear: write model.parameters\(\)"):
+        tg.nn.utils.clip_grad_norm_(tg.nn.Linear(2, 2), 1.0)

@@ -102,3 +102,12 @@ def test_refusals():
     with pytest.raises(ValueError, match="EarlyStopping: the state lacks best_check, checks"):
         stopper.load_state_dict({"best": 0.0, "num_bad_checks": 0})
     assert stopper.state_dict() == before
+
+
+def test_a_state_that_holds_no_numbers_changes_nothing():
+    stopping = tg.optim.EarlyStopping(patience=2)
+    stopping.step(1.0)
+    before = stopping.state_dict()
+    with pytest.raises(ValueError, match="EarlyStopping: best of the state is no number: 'x'"):
+        stopping.load_state_dict({**before, "best": "x", "checks": 7})
+    assert stopping.state_dict() == before

@@ -204,3 +204,14 @@ def test_soft_orthogonality_is_its_formula():
 def test_mistakes_of_these_two_are_told(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_lengths_and_blocks_that_cannot_be():
+    h = tg.randn(4, 2, 3)
+    for lengths in ([5, 1], [-1, 2], [1.5, 2.0]):
+        with pytest.raises(ValueError, match="norm_stabilizer_penalty: lengths must be integers from 0 to 4"):
+            tg.optim.norm_stabilizer_penalty(h, 1.0, lengths=lengths)
+    expected = tg.optim.norm_stabilizer_penalty(h, 1.0, lengths=[4, 0]).item()
+    assert tg.optim.norm_stabilizer_penalty(h, 1.0, lengths=np.array([4, 0], np.uint8)).item() == expected
+    with pytest.raises(ValueError, match="soft_orthogonality_penalty: blocks must be a whole number from 1, not 0"):
+        tg.optim.soft_orthogonality_penalty(tg.ones(2, 2), 1.0, blocks=0)

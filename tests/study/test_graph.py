@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import sys
 from xml.etree import ElementTree
 
 import numpy as np
@@ -405,3 +406,33 @@ def test_long_tapes_take_no_square_of_memory():
     frames = replay(y)
     assert len(frames) == 3001 and len(frames[10].graph.gradients) == 12
     assert len(frames._repr_html_()) < 50_000 and "frames more" in frames._repr_html_()
+
+
+@pytest.mark.parametrize("own, steps", [(True, 30), (False, 6)])
+def test_letters_stay_in_their_boxes(own, steps):
+    """Of a picture that is wider than its axes the letters are smaller, and lie over no others."""
+    from matplotlib import pyplot
+
+    x = tg.tensor(1.0, requires_grad=True)
+    y = x
+    for _ in range(steps):
+        y = tg.tanh(y * 1.1)
+    ax = tg.study.graph(y).plot(None if own else pyplot.subplots(figsize=(9, 3))[1])
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) > steps
+    for i, a in enumerate(boxes):
+        assert not any(a.overlaps(b) for b in boxes[i + 1 :])
+    pyplot.close("all")
+
+
+def test_values_of_long_tapes_are_found_as_those_of_short_ones(monkeypatch):
+    y = x = tg.tensor(1.0, requires_grad=True)
+    alive = []
+    for _ in range(6):
+        y = tg.tanh(y * 1.1)
+        alive.append(y)
+    few = graph(y, names={"x": x})
+    monkeypatch.setattr(sys.modules["tinygrad_rnn.study.graph"], "FEW", 0)
+    assert [box.value for box in graph(y, names={"x": x}).boxes] == [box.value for box in few.boxes]
+    assert sum(box.value is not None for box in few.boxes) >= 7

@@ -8,6 +8,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from study.studying import ENGINES, F64, Linear, drawn, recorded
+from tinygrad_rnn.study import inputs, points
 
 T, B, I, H = 7, 2, 3, 4
 
@@ -85,6 +86,13 @@ def test_what_cannot_be_attributed():
         attribute(lambda x: x.sum(), x, steps=0)
 
 
+def test_what_has_no_part_in_the_result_is_told():
+    weight = tg.ones(2, requires_grad=True)
+    for f in (lambda x: (weight * weight).sum(), lambda x: tg.ones(1).sum()):
+        with pytest.raises(RuntimeError, match="integrated_gradients: the result of f does not depend on x"):
+            tg.study.integrated_gradients(f, tg.ones(3))
+
+
 # ---- connectivity ----------------------------------------------------------------------------------------------------
 
 
@@ -139,6 +147,31 @@ def test_models_that_read_both_ways_or_batches_first():
     np.testing.assert_allclose(
         tg.study.connectivity(other, x).values, tg.study.connectivity(plain, x).values, rtol=1e-12
     )
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9])
+def test_the_size_of_the_outputs_does_not_hide_the_future(scale, monkeypatch):
+    """A net that reads both ways is seen to do so however small its outputs are, in as many pieces as it takes."""
+
+    class Scaled(tg.nn.Module):
+        def __init__(self):
+            self.rnn = tg.nn.GRU(I, H, bidirectional=True, dtype=np.float64)
+
+        def forward(self, x):
+            return self.rnn(x)[0] * scale
+
+    model, x = Scaled(), drawn(9, I)
+    at_once = tg.study.connectivity(model, x).values
+    monkeypatch.setattr(inputs, "MOST", 200)
+    found = tg.study.connectivity(model, x).values
+    np.testing.assert_allclose(found, at_once, rtol=1e-9)
+    expected = np.zeros((9, 9))
+    for t in range(9):
+        for o in range(2 * H):
+            leaf = tg.tensor(x.numpy()[:, None], requires_grad=True)
+            (dx,) = tg.grad(model(leaf)[t, 0, o], [leaf])
+            expected[t] += np.square(dx.numpy()[:, 0]).sum(-1)
+    np.testing.assert_allclose(found, np.sqrt(expected), rtol=1e-9)
 
 
 def test_integers_through_an_embedding():
@@ -241,6 +274,15 @@ def test_all_states_count():
     for point in found.values:
         h, c = cell(tg.tensor(x), (tg.tensor(point[:3]), tg.tensor(point[3:])))
         np.testing.assert_allclose(np.concatenate([h.numpy(), c.numpy()]), point, atol=1e-9)
+
+
+def test_many_points_that_are_all_others_are_told_apart_in_no_time():
+    """Every state of a line stands still: each start is a point of its own, but for those that are the same."""
+    rows = np.random.default_rng(0).standard_normal((600, 2))
+    near = np.concatenate([rows, rows[:50] + 1e-7])
+    once = points._once(near, np.arange(650.0))
+    assert once == list(range(600))
+    assert points._once(np.zeros((0, 2)), np.zeros(0)) == [] and points._once(np.zeros((2, 0)), np.zeros(2)) == [0]
 
 
 def test_slow_points():

@@ -187,3 +187,69 @@ for name, result in {**some(), **drawn_otherwise()}.items():
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_single_step_can_be_seen():
+    """A line of one point is none: there is a marker."""
+    from matplotlib import pyplot
+
+    layer = tg.nn.RNN(1, 1)
+    with tg.record(layer) as r:
+        y, _ = layer(tg.ones(1, 1, 1))
+    y.sum().backward()
+    for result in (tg.study.gradient_flow(r), tg.study.jacobians(r), tg.study.lyapunov(r)):
+        ax = result.plot()
+        lines = [line for line in ax.lines if np.isfinite(np.asarray(line.get_ydata(), float)).any()]
+        points = [line for line in lines if len(line.get_xdata()) == 1]
+        assert points and all(line.get_marker() not in ("", "None", None) for line in points), type(result).__name__
+        pyplot.close("all")
+
+
+def test_a_legend_of_many_kinds_has_room():
+    from matplotlib import pyplot
+
+    layer = tg.nn.RNN(1, 3)
+    with tg.record(layer) as r:
+        layer(tg.randn(30, 1, 1))
+    ax = tg.study.trajectory(r, labels=list("_ \nabcdefghijklmnopqrstuvwxyz$")).plot()
+    ax.figure.canvas.draw()
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts[:3] == [" _", "' '", "'\\n'"] and texts[-1] == " and 19 more" and len(texts) == 12
+    box, whole = ax.get_legend().get_window_extent(), ax.get_window_extent()
+    assert whole.y0 <= box.y0 and box.y1 <= whole.y1
+    pyplot.close("all")
+
+
+def test_steps_and_units_are_whole_numbers():
+    from matplotlib import pyplot
+
+    layer = tg.nn.RNN(2, 3)
+    for T in (1, 2, 9):
+        with tg.record(layer) as r:
+            layer(tg.randn(T, 1, 2))
+        f = lambda x: layer(x)[0][-1, 0, 0]
+        x = tg.randn(T, 1, 2)
+        for result in (tg.study.heatmap(r, "h"), tg.study.integrated_gradients(f, x), tg.study.connectivity(layer, x)):
+            ax = result.plot()
+            ax.figure.canvas.draw()
+            for ticks in (ax.get_xticks(), ax.get_yticks()):
+                assert (np.asarray(ticks) == np.round(ticks)).all()
+            pyplot.close("all")
+
+
+def test_a_search_that_found_nothing_says_so():
+    class Shift(tg.nn.Cell):
+        input_size = hidden_size = 1
+
+        def step(self, x, h):
+            return h + 1 + x
+
+    ax = tg.study.fixed_points(Shift(), starts=[[0.0]]).plot()
+    assert "no fixed point was found" in [text.get_text() for text in ax.texts]
+
+
+def test_bars_are_not_called_cells():
+    f = lambda x: (x * x).sum()
+    assert "The higher a bar" in tg.study.integrated_gradients(f, tg.ones(5)).sentence
+    assert "The higher a bar" in tg.study.integrated_gradients(f, tg.ones(5, 1, 1)).sentence
+    assert "The lighter a cell" in tg.study.integrated_gradients(f, tg.ones(5, 1, 2)).sentence

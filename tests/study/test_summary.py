@@ -97,3 +97,8 @@ def test_refusals():
         summary(3)
     with pytest.raises(ValueError, match="T and B must be at least 1, not 0 and 2"):
         summary(tg.nn.RNN(2, 3), 0, 2)
+
+
+def test_half_a_step_is_none():
+    with pytest.raises(ValueError, match=r"T and B must be at least 1, not 1\.5 and 1"):
+        tg.study.summary(tg.nn.LSTM(3, 4), T=1.5)

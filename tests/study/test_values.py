@@ -337,3 +337,18 @@ def test_a_trajectory_that_cannot_be_drawn():
     x.numpy()[2] = np.inf
     with pytest.raises(ValueError, match="h has values that are not finite"):
         tg.study.trajectory(recorded(Linear(np.eye(2)), x=x))
+
+
+def test_no_sequences():
+    """What was recorded of an empty batch has nothing to look at, and says so."""
+    layer = tg.nn.LSTM(3, 4)
+    with tg.record(layer) as r:
+        layer(tg.ones(5, 0, 3))
+    for look in (tg.study.saturation, tg.study.timescales):
+        with pytest.raises(ValueError, match="all sequences of the recording are empty"):
+            look(r, "f")
+    for look in (tg.study.heatmap, tg.study.trajectory):
+        with pytest.raises(ValueError, match="the recording is of an empty batch"):
+            look(r, "h")
+    with pytest.raises(ValueError, match=r"starts must be \[N, 8\], .* not \[0, 8\]"):
+        tg.study.fixed_points(layer, starts=r)

@@ -374,8 +374,8 @@ def traced_over(cell: Any, sequence: Sequence) -> Traced:
     dtype = sequence.inputs[0].dtype
     where = "" if type(cell).__module__.startswith(PACKAGE) else f" ({step_line(cell)})"
     for x in sequence.inputs:
-        if x.shape[2] == 0:
-            raise Unfusable(f"x has no features, and a kernel has nothing to read{where}")
+        if 0 in (x.shape[2], *sequence.states[0].shape[1:]):
+            raise Unfusable(f"x has no features, or {cell.state_names[0]} no units: there is nothing to read{where}")
         if x.dtype != dtype or dtype.kind != "f":
             kinds = f"{x.dtype} beside {dtype}" if x.dtype != dtype else dtype
             raise Unfusable(f"x is {kinds}; give floats of one dtype: write x.to(np.float32) before the layer{where}")

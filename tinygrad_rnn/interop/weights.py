@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd.tape import no_grad
 from ..nn.cell import Cell
 from ..nn.cells import (
     GRUCell,
@@ -26,11 +27,16 @@ from ..nn.cells import (
     ProjectedLSTMCell,
     RNNCell,
 )
+from ..nn.utils.parametrize import only_looking
 
 GATES = {"rnn": "n", "lstm": "ifgo", "gru": "rzn"}
 KERAS_GATES = {"rnn": "n", "lstm": "ifgo", "gru": "zrn"}
 ONNX_GATES = {"rnn": "n", "lstm": "iofg", "gru": "zrn"}
 OPTIONAL = ("bias_ih", "bias_hh", "weight_hr", "peephole")
+OURS: dict[type[Cell], str] = {
+    RNNCell: "rnn", ProjectedLSTMCell: "lstm", LSTMCell: "lstm", PeepholeLSTMCell: "lstm", GRUCell: "gru",
+    GRUVariantCell: "gru",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, repr=False)
@@ -110,22 +116,23 @@ def from_cell(cell: Cell) -> Weights:
         >>> weights.kind, weights.weight_hh.shape
         ('gru', (12, 4))
 
-    A GRUVariantCell whose z keeps the new state is converted. A nonlinearity is not kept.
+    A GRUVariantCell whose z keeps the new state is converted. A nonlinearity is not kept. A parametrised weight, see
+    `nn.utils.parametrize`, is copied as what it is now.
 
     Raises:
-        TypeError: it is another kind of cell.
+        TypeError: it is another kind of cell, or one of these with a step of its own.
     """
-    arrays: dict[str, Any] = dict(cell.state_dict())
-    if isinstance(cell, GRUVariantCell):
-        weights = Weights("gru", **arrays, reset=cell.reset)
-        return weights if cell.keeps == "old" else swap_update_gate(weights)
-    if isinstance(cell, PeepholeLSTMCell):
-        bias = arrays.pop("bias", None)
-        return Weights("lstm", **arrays, **_one_bias(bias))
-    for kind, made_of in (("rnn", RNNCell), ("lstm", LSTMCell), ("gru", GRUCell)):
-        if isinstance(cell, made_of):
-            return Weights(kind, **arrays)
-    raise TypeError(f"from_cell: {type(cell).__name__} has no counterpart among RNN, LSTM and GRU layers")
+    kind = next((kind for made_of, kind in OURS.items() if isinstance(cell, made_of)), "")
+    if not kind or not any(type(cell).step is made_of.step for made_of in OURS):
+        raise TypeError(f"from_cell: {type(cell).__name__} has no counterpart among RNN, LSTM and GRU layers")
+    with no_grad(), only_looking():
+        found = {name: getattr(cell, name, None) for name in ("weight_ih", "weight_hh", *OPTIONAL, "bias")}
+    arrays: dict[str, Any] = {name: p.data.copy() for name, p in found.items() if p is not None}
+    arrays |= _one_bias(arrays.pop("bias", None))  # which a PeepholeLSTMCell has
+    if not isinstance(cell, GRUVariantCell):
+        return Weights(kind, **arrays)
+    weights = Weights(kind, **arrays, reset=cell.reset)
+    return weights if cell.keeps == "old" else swap_update_gate(weights)
 
 
 def to_cell(weights: Weights, **options: Any) -> Cell:
@@ -254,12 +261,12 @@ def from_keras(kind: str, arrays: Sequence[Any], reset_after: bool = True) -> We
                 f"{list(array.shape)}"
             )
     two = kind == "gru" and reset_after
-    if bias and bias[0].ndim != 1 + two:
+    expected = [2, kernel.shape[1]] if two else [kernel.shape[1]]
+    if bias and list(bias[0].shape) != expected:
         kept = f"reset_after={reset_after} " if kind == "gru" else ""
-        expected = [2, kernel.shape[1]] if two else [kernel.shape[1]]
         raise ValueError(
             f"from_keras: the bias of a layer of kind {kind!r} {kept}is {expected}, got {list(bias[0].shape)}"
-            + ("; is it a layer with the other reset_after?" if kind == "gru" else "")
+            + ("; is it a layer with the other reset_after?" if kind == "gru" and bias[0].ndim != 1 + two else "")
         )
     ours = lambda array: _reordered(array, order, GATES[kind])
     biases: dict[str, Any] = {}

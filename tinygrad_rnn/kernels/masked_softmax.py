@@ -111,7 +111,7 @@ def _rows(x: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(x).reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-@functools.lru_cache(100)  # nobody writes to the arrays
+@functools.lru_cache(16)  # nobody writes to the arrays; more than a few would be much memory where lengths vary
 def _places(few: tuple[int, ...], many: tuple[int, ...]) -> np.ndarray:
     """For each row of a large array, which one of the smaller array stands there when this is broadcast."""
     numbered = np.arange(math.prod(few), dtype=np.int64).reshape(few)

@@ -1,6 +1,5 @@
 """Who looks at whom: masks, and the softmax of scores under them."""
 
-import functools
 import math
 from typing import Any
 
@@ -45,7 +44,7 @@ def weights(query: Tensor, key: Tensor, bias: Any = 0, causal: bool = False, sca
         return table.masked_softmax(scores, bias, scale=scale, causal=bool(causal))
     z = scores * scale + bias  # a step is compiled from sums and products
     if causal:
-        z = z + _behind(*z.shape[-2:], z.dtype)
+        z = z + causal_bias(z.shape[-2], z.shape[-1], z.dtype)
     largest = amax(z.detach(), -1, keepdim=True)
     e = exp(z - where(largest > -math.inf, largest, 0))
     total = e.sum(-1, keepdim=True)
@@ -106,12 +105,6 @@ def check_shapes(name: str, query: Tensor, key: Tensor, value: Tensor, bias: Any
         check_mask(name, bias, (*batch, query.shape[-2], key.shape[-2]))
 
 
-@functools.lru_cache(100)  # nobody writes to the arrays
-def _behind(queries: int, keys: int, dtype: Any) -> np.ndarray:
-    """Minus infinity where key j comes after query i, 0 elsewhere."""
-    return np.where(np.tri(queries, keys, dtype=bool), 0, -np.inf).astype(dtype)
-
-
 def causal_bias(queries: int, keys: int, dtype: Any) -> np.ndarray:
     """The causal mask as numbers to add: 0 for the keys 0 to i of query i, minus infinity for the others.
 
@@ -120,4 +113,6 @@ def causal_bias(queries: int, keys: int, dtype: Any) -> np.ndarray:
     array([[  0., -inf, -inf],
            [  0.,   0., -inf]], dtype=float32)
     """
-    return _behind(queries, keys, np.dtype(dtype)).copy()
+    bias = np.zeros((queries, keys), dtype)
+    bias[~np.tri(queries, keys, dtype=bool)] = -np.inf
+    return bias

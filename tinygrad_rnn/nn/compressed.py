@@ -38,8 +38,8 @@ def compress(lstm: LSTM, rank: int | None = None, *, explained: float | None = N
         The new LSTM; with a head, (LSTM, Linear).
 
     Raises:
-        ValueError: not one of rank and explained was given, the rank is not below the number of units, or the head does
-            not read the outputs.
+        ValueError: not one of rank and explained was given, the rank is not below the number of units, the head does
+            not read the outputs, or a weight is not finite.
 
     Source: Prabhavalkar, Alsharif, Bruguier, McGraw, "On the compression of recurrent neural networks with an
     application to LVCSR acoustic modeling for embedded speech recognition", 2016.
@@ -48,10 +48,15 @@ def compress(lstm: LSTM, rank: int | None = None, *, explained: float | None = N
         raise TypeError(f"compress: expected an LSTM, not {type(lstm).__name__}: gates of others need the whole state")
     if (rank is None) == (explained is None):
         raise ValueError("compress: give either rank or explained")
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, (int, np.integer))):
+        raise ValueError(f"compress: rank must be a whole number, not {rank!r}")
     outputs = (lstm.proj_size or lstm.hidden_size) * (1 + lstm.bidirectional)
     if head is not None and head.in_features != outputs:
         raise ValueError(f"compress: the head reads {head.in_features} numbers, and the LSTM puts out {outputs}")
     before, layers = lstm.state_dict(), [_directions(lstm, layer) for layer in range(lstm.num_layers)]
+    for name, array in before.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"compress: {name} has numbers that are not finite")
     factors = {name: np.linalg.svd(_dense(before, name), full_matrices=False) for names in layers for name in names}
     r = _rank(lstm, rank, explained, [s for _, s, _ in factors.values()])
     kept = {name: v[:r] for name, (_, _, v) in factors.items()}  # the projections
@@ -98,7 +103,7 @@ def _rank(lstm: LSTM, rank: int | None, explained: float | None, spectra: list[n
     if explained is not None:
         if not 0 < explained <= 1:
             raise ValueError(f"compress: explained must be in (0, 1], not {explained}")
-        shares = [np.cumsum(s**2) / max(np.sum(s**2), np.finfo(float).tiny) for s in spectra]
+        shares = [np.cumsum(s**2) / np.sum(s**2) if s.any() else np.ones_like(s) for s in spectra]  # of nothing, all
         rank = max(min(int(np.searchsorted(share, explained * (1 - 1e-12))) + 1, len(share)) for share in shares)
     assert rank is not None
     outputs = lstm.proj_size or lstm.hidden_size

@@ -30,10 +30,11 @@ def sinusoidal_positions(length: int, size: int, base: float = 10000.0, *, dtype
     """
     if length < 0 or size < 1:
         raise ValueError(f"sinusoidal_positions: expected a length and a size, got {length} and {size}")
-    return Tensor(_sinusoids(int(length), int(size), float(base), np.dtype(dtype or FLOAT32)).copy())
+    room = 1 << max(int(length) - 1, 0).bit_length()  # a shorter table is the beginning of a longer one
+    return Tensor(_sinusoids(room, int(size), float(base), np.dtype(dtype or FLOAT32))[: int(length)].copy())
 
 
-@functools.lru_cache(100)  # nobody writes to the arrays
+@functools.lru_cache(16)  # of lengths that are powers of two: what is kept does not grow with how many there are
 def _sinusoids(length: int, size: int, base: float, dtype: Any) -> np.ndarray:
     angles = np.arange(length)[:, None] * base ** (-(np.arange(size) // 2 * 2) / size)
     return np.where(np.arange(size) % 2, np.cos(angles), np.sin(angles)).astype(dtype)

@@ -171,7 +171,9 @@ class SparseAutoencoder(Module):
         if not np.isfinite(x).all():
             raise ValueError("SparseAutoencoder.normalise: among the states are numbers that are not finite")
         self.mean.data[...] = x.mean(0, np.float64)
-        self.scale.data[...] = math.sqrt(np.mean(np.square(x - self.mean.data), dtype=np.float64)) or 1.0
+        scale = math.sqrt(np.mean(np.square(x - self.mean.data), dtype=np.float64))
+        is_rounding = scale <= float(np.finfo(self.mean.dtype).eps * np.abs(self.mean.data).max(initial=0))
+        self.scale.data[...] = 1.0 if is_rounding else scale  # of states that are all the same
         return self
 
     def _rows(self, x: Any) -> np.ndarray:

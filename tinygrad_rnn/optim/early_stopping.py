@@ -120,5 +120,8 @@ class EarlyStopping:
         if missing:
             raise ValueError(f"EarlyStopping: the state lacks {', '.join(missing)}")
         for name in NUMBERS:
+            if isinstance(state_dict[name], bool) or not isinstance(state_dict[name], (int, float, np.number)):
+                raise ValueError(f"EarlyStopping: {name} of the state is no number: {state_dict[name]!r}")
+        for name in NUMBERS:
             setattr(self, name, state_dict[name])
         self.best_weights = copy.deepcopy(state_dict.get("best_weights"))

@@ -198,7 +198,8 @@ def norm_stabilizer_penalty(
         The mean over all steps and sequences; 0 if there is no difference.
 
     Raises:
-        ValueError: `beta` is negative, NaN or infinite, h is empty, or there is not a length for each sequence.
+        ValueError: `beta` is negative, NaN or infinite, h is empty, or there is not a length for each sequence, from 0
+            to the number of steps.
         IndexError: h has no such dimension.
 
     Source: Krueger and Memisevic, "Regularizing RNNs by stabilizing activations", 2016.
@@ -220,7 +221,10 @@ def norm_stabilizer_penalty(
             f"norm_stabilizer_penalty: lengths has shape {list(ends.shape)}, expected one for each sequence: "
             f"{list(norms.shape[1:])}"
         )
-    runs = np.arange(steps)[:, None] < ends - (initial is None)
+    T = h.shape[dim]
+    if ends.dtype.kind not in "iu" or ((ends < 0) | (ends > T)).any():
+        raise ValueError(f"norm_stabilizer_penalty: lengths must be integers from 0 to {T}, got {ends.tolist()}")
+    runs = np.arange(steps)[:, None] < ends.astype(np.int64) - (initial is None)
     return where(runs, changes, 0).sum() * (beta / max(int(runs.sum()), 1))
 
 
@@ -246,6 +250,9 @@ def soft_orthogonality_penalty(parameters: Tensor | Iterable[Tensor], strength: 
     Source: Vorontsov, Trabelsi, Kadoury and Pal, "On orthogonality and learning recurrent networks with long term
     dependencies", 2017, section 3.2.
     """
+
+    if isinstance(blocks, bool) or not isinstance(blocks, (int, np.integer)) or blocks < 1:
+        raise ValueError(f"soft_orthogonality_penalty: blocks must be a whole number from 1, not {blocks!r}")
 
     def of(W: Tensor) -> Tensor:
         if W.ndim != 2 or W.shape[0] % blocks:

@@ -174,7 +174,8 @@ class Graph:
         last = self.boxes[inside[-1]]
         label = f"{found.times} times: {', '.join(self.boxes[i].operation for i in inside[: found.period])}"
         loop = Box(label, "", "loop", last.shape, last.value, last.gradient)
-        kept = [i for i in range(len(self.boxes)) if i not in set(inside[:-1])]
+        gone = set(inside[:-1])
+        kept = [i for i in range(len(self.boxes)) if i not in gone]
         new = {i: k for k, i in enumerate(kept)} | dict.fromkeys(inside, kept.index(inside[-1]))
         edges = list(dict.fromkeys((new[a], new[b]) for a, b in self.edges if new[a] != new[b]))
         boxes = [loop if i == inside[-1] else self.boxes[i] for i in kept]
@@ -187,7 +188,8 @@ class Graph:
             above.setdefault(b, []).append(a)
         lines: list[str] = []
         seen: set[int] = set()
-        ahead = [(i, 0) for i in reversed(range(len(self.boxes))) if i not in {a for a, _ in self.edges}][::-1]
+        used = {a for a, _ in self.edges}
+        ahead = [(i, 0) for i in range(len(self.boxes)) if i not in used]
         while ahead and len(lines) < 4 * MOST:
             i, depth = ahead.pop()
             box, operands = self.boxes[i], above.get(i, [])
@@ -223,21 +225,26 @@ class Graph:
             lines = lines_of(self.sentence, width).count("\n") + 1
             figure, ax = pyplot.subplots(figsize=(width, height + 0.1 + 0.16 * lines), layout="constrained")
             write_below(figure, self.sentence)
+            inches = width, height
+        else:
+            inches = ax.get_window_extent().size / ax.figure.dpi
         from matplotlib.patches import FancyBboxPatch
 
+        scale = min(1.0, 90 * inches[0] / max(place.width, 1), 90 * inches[1] / max(place.height, 1))
+        letters = 7.5 * scale  # smaller in axes with less room than the picture wants: they stay in their boxes
         for path in place.paths:
-            _plotted(ax, path, AHEAD)
+            _plotted(ax, path, AHEAD, scale)
         for path, (x, y), text in self.going_back(place, shown):
-            _plotted(ax, path, BACK)
+            _plotted(ax, path, BACK, scale)
             around = {"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"}
-            ax.text(x, y, text, ha="center", va="center", family="monospace", fontsize=7.5, color=BACK, bbox=around)
+            ax.text(x, y, text, ha="center", va="center", family="monospace", fontsize=letters, color=BACK, bbox=around)
         for i in shown:
             (x, y), (width, height) = place.at[i], size_of(self.boxes[i])
             corner, fill = (x - width / 2 + 4, y - height / 2 + 4), FILLS[self.boxes[i].kind]
             style: dict[str, Any] = {"boxstyle": "round,pad=4", "facecolor": fill, "edgecolor": "#14202b"}
             ax.add_patch(FancyBboxPatch(corner, width - 8, height - 8, **style))
             text = "\n".join(map(_short, self.boxes[i].lines())).replace("$", r"\$")
-            ax.text(x, y, text, ha="center", va="center", family="monospace", fontsize=7.5)
+            ax.text(x, y, text, ha="center", va="center", family="monospace", fontsize=letters)
         ax.set(xlim=(0, place.width), ylim=(place.height, 0))
         ax.set_aspect("equal")
         ax.set_axis_off()
@@ -287,7 +294,7 @@ def _box(box: Box, middle: tuple[float, float], marked: bool, received: bool) ->
     return "".join(parts)
 
 
-def _plotted(ax: Any, path: list[tuple[float, float]], colour: str) -> None:
+def _plotted(ax: Any, path: list[tuple[float, float]], colour: str, scale: float) -> None:
     """The same curve by matplotlib, and its head."""
     from matplotlib.patches import FancyArrowPatch
     from matplotlib.path import Path
@@ -297,8 +304,8 @@ def _plotted(ax: Any, path: list[tuple[float, float]], colour: str) -> None:
         middle = (a + c) / 2
         points += [(middle, b), (middle, d), (c, d)]
         codes += [Path.CURVE4] * 3
-    style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8, "shrinkA": 0, "shrinkB": 0}
-    ax.add_patch(FancyArrowPatch(path=Path(points, codes), color=colour, lw=0.9, **style))
+    style: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 8 * scale, "shrinkA": 0, "shrinkB": 0}
+    ax.add_patch(FancyArrowPatch(path=Path(points, codes), color=colour, lw=0.9 * scale, **style))
 
 
 def _arrow(path: list[tuple[float, float]], colour: str, width: float) -> str:

@@ -65,7 +65,8 @@ def ablate(
         x: what the model is called with.
         unit: which one, or a list of them; None: all, as for a gate that is held open.
         name: of the value, as in a recording: a state, whose first is the default, or anything that the step names.
-            It is held after it was computed, and what is computed of it sees it so.
+            A state is held after each step, and the next one sees it so. Any other value is held where it is computed,
+            and what the step makes of it sees it so: the h of an LSTM sees `c_new` held, and not `c`.
         value: the number.
         layer: which of the model's recurrent layers.
         b: which sequence `values` are of.

@@ -7,7 +7,7 @@ import numpy as np
 from ..nn.cells.classic import RNNCell
 from ..nn.recording import Recording
 from .recorded import of_batch, one_layer, running, sequence_of, side_by_side, steps
-from .result import LINES, Result, safe
+from .result import LINES, Result, dot, safe
 
 
 class GradientFlow(Result):
@@ -32,10 +32,11 @@ class GradientFlow(Result):
     def draw(self, ax: Any) -> None:
         lines = [(f"||dL/d{name}[t]||", x) for name, x in self.values.items()]
         for k, (label, x) in enumerate(lines):
-            ax.plot(np.where(x > 0, x, np.nan), LINES[k % len(LINES)], label=safe(label), color=f"C{k}")
+            x = np.where(x > 0, x, np.nan)
+            ax.plot(x, LINES[k % len(LINES)], label=safe(label), color=f"C{k}", marker=dot(x))
         if self.bound is not None:
-            label = f"bound, sigma(U) = {self.sigma:.3g} a step"
-            ax.plot(np.where(self.bound > 0, self.bound, np.nan), color="0.3", lw=1.3, dashes=(1, 1), label=label)
+            label, bound = f"bound, sigma(U) = {self.sigma:.3g} a step", np.where(self.bound > 0, self.bound, np.nan)
+            ax.plot(bound, color="0.3", lw=1.3, dashes=(1, 1), label=label, marker="_" if dot(bound) else None)
         ax.set(title="Gradient norm over time", xlabel="step t", ylabel="norm (log)", yscale="log")
         if not any((x > 0).any() for _, x in lines):
             ax.text(0.5, 0.5, "all gradients are zero", ha="center", transform=ax.transAxes)

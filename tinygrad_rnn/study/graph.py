@@ -35,6 +35,7 @@ from ..nn.recurrent import Recurrent
 from .boxes import Box, Graph, number
 
 NO_GRADIENT, NOT_KEPT = "no gradient yet", "gradient not kept"
+FEW = 64  # places
 
 
 # ---- From a tape -----------------------------------------------------------------------------------------------------
@@ -204,10 +205,10 @@ def operation_name(place: Any) -> str:
 def _alive(places: list[Place]) -> Iterator[Tensor]:
     """The tensors of these places that somebody still has. Places do not know them: it is they that hold places."""
     found = set(places)
-    for start in range(0, len(places), 4096):
-        for each in gc.get_referrers(*places[start : start + 4096]):
-            if isinstance(each, Value) and each.node in found:
-                yield each  # type: ignore[misc]
+    # Who is asked for the referrers of many compares everything that everybody holds with each of them.
+    for each in gc.get_referrers(*places) if len(places) <= FEW else gc.get_objects():
+        if issubclass(type(each), Value) and getattr(each, "node", None) in found:
+            yield each
 
 
 def names_in_frames(kind: type = Value) -> dict[str, Any]:

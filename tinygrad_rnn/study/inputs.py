@@ -28,14 +28,20 @@ class Attribution(Result):
     def __init__(self, values: np.ndarray, difference: float, b: int) -> None:
         self.values, self.difference, self.b = values, difference, b
         self.error = float(values.sum(dtype=np.float64)) - difference
+        which = "lighter a cell" if self._are_cells else "higher a bar"
         self.sentence = (
-            "The lighter a cell, the more that input at that step raised the result, and below zero it lowered it; "
+            f"The {which}, the more that input at that step raised the result, and below zero it lowered it; "
             f"together they make up its change from the base, {difference:.4g}, to within {abs(self.error):.1g}."
         )
 
+    @property
+    def _are_cells(self) -> bool:
+        """Whether there are several inputs at a step."""
+        return self.values.ndim in (2, 3) and self.values.shape[-1] > 1
+
     def draw(self, ax: Any) -> None:
         values = self.values[:, self.b] if self.values.ndim == 3 else self.values
-        if values.ndim == 2 and values.shape[1] > 1:
+        if self._are_cells:
             coloured(ax, values.T, "attribution", limits(values, False))
             ax.set(title="What the result is made of", xlabel="step t", ylabel="input")
             return
@@ -78,8 +84,8 @@ def integrated_gradients(
     data = as_array(x)
     if data.dtype.kind != "f":
         raise TypeError(f"integrated_gradients: x is {data.dtype}, and only floats have gradients: give its embedding")
-    if steps < 1:
-        raise ValueError(f"integrated_gradients: steps must be positive, not {steps}")
+    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+        raise ValueError(f"integrated_gradients: steps must be positive and whole, not {steps!r}")
     start = as_array(0.0 if base is None else base).astype(data.dtype)
     try:
         start = np.broadcast_to(start, data.shape)
@@ -93,7 +99,9 @@ def integrated_gradients(
     with evaluating(*modules_of(f), model), enable_grad():
         for k in range(steps):
             here = Tensor(start + data.dtype.type((k + 0.5) / steps) * way).requires_grad_()
-            (slope,) = grad(_number(f(here), here), [here])
+            (slope,) = grad(_number(f(here), here), [here], allow_unused=True)
+            if slope is None:
+                raise RuntimeError("integrated_gradients: the result of f does not depend on x")
             total += slope.numpy()
         ends = [float(_number(f(Tensor(end.copy())), None).data.reshape(())) for end in (data, start)]
     return Attribution(way * total / steps, ends[0] - ends[1], b)
@@ -189,7 +197,7 @@ def connectivity(model: Module, x: Any, *, of: Any = None, **values: Any) -> Con
 
 def _norms(model: Module, data: np.ndarray, of: Any, batch_first: bool, values: dict[str, Any]) -> np.ndarray:
     """One copy of the sequence for each number of each output, so many at a time as fit."""
-    _, y = _outputs(model, data, 1, batch_first, values)
+    x, y = _outputs(model, data, 1, batch_first, values)
     T, O = y.shape[0], y.shape[2]
     if of is None:
         asked = np.stack(np.divmod(np.arange(T * O), O), -1)  # [T * O, 2], at which step, which output
@@ -199,7 +207,7 @@ def _norms(model: Module, data: np.ndarray, of: Any, batch_first: bool, values: 
             raise ValueError(f"connectivity: of must be {T} integers from 0 to {O - 1}, 'largest' or None, not {of!r}")
         asked = np.stack([np.arange(T), one], -1)
     squares = np.zeros((T, T))
-    causal = T > 1 and _is_same(_outputs(model, data[: T // 2], 1, batch_first, values)[1].data, y.data[: T // 2])
+    causal = T > 1 and _is_causal(x, y, batch_first)
     at_once = max(1, MOST // (T * max(O, data[0].size)))
     for start in range(0, len(asked), at_once):
         some = asked[start : start + at_once]
@@ -216,6 +224,19 @@ def _norms(model: Module, data: np.ndarray, of: Any, batch_first: bool, values: 
             dx = dx.numpy().swapaxes(0, 1) if batch_first else dx.numpy()
             np.add.at(squares[:, : len(seen)], some[:, 0], np.einsum("tri,tri->rt", dx, dx, dtype=np.float64))
     return np.sqrt(squares)
+
+
+def _is_causal(x: Tensor, y: Tensor, batch_first: bool) -> bool:
+    """Whether the first half of the outputs [T, 1, O] has no gradient at all at the second half of the inputs.
+
+    Outputs of a shorter sequence would say so by rounding alone: what is small, or weakly asked for, is not nothing.
+    """
+    if y.node is None:
+        return False
+    half, dy = len(y) // 2, np.zeros(y.shape, y.dtype)
+    dy[:half] = np.random.default_rng(0).standard_normal(dy[:half].shape)  # so that no two cancel each other
+    (dx,) = grad(y, [x], [dy], allow_unused=True)
+    return dx is None or not (dx.numpy().swapaxes(0, 1) if batch_first else dx.numpy())[half:].any()
 
 
 def _is_same(y: np.ndarray, expected: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ from ..nn.module import Module
 from ..nn.utils import get_total_norm, register_clip_hook
 from ..optim.optimizer import Optimizer
 from .graph import names_in_frames
-from .result import COLOURS, LINES, Result, safe
+from .result import COLOURS, LINES, Result, dot, safe
 
 USUAL = -3.0  # log10 of update over weight, of a learning rate that is neither too small nor too large
 POINTS = 200  # of a line; more steps are drawn as means of neighbours
@@ -263,8 +263,3 @@ def _smooth(x: np.ndarray) -> np.ndarray:
 def _last(x: np.ndarray) -> float:
     finite = x[np.isfinite(x)]
     return float(finite[-1])
-
-
-def dot(x: np.ndarray) -> str | None:
-    """A marker for what is no line, a single number."""
-    return "o" if np.isfinite(x).sum() == 1 else None

@@ -61,6 +61,8 @@ class FixedPoints(Result):
             ax.scatter(places[kind, 0], places[kind, 1], s=60, c=filled, edgecolor="black", lw=1.5, zorder=5)
         for (px, py, *_), eigenvalue in list(zip(places, np.abs(self.eigenvalues[:, 0])))[:24]:
             ax.annotate(f"{eigenvalue:.2f}", (px, py), xytext=(6, 6), textcoords="offset points", fontsize=8, zorder=6)
+        if not len(places):
+            ax.text(0.5, 0.5, "no fixed point was found", ha="center", transform=ax.transAxes, zorder=6)
         ax.margins(0.12)
 
     def _own_plane(self) -> np.ndarray:
@@ -203,8 +205,10 @@ def _search(at: _At, rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarra
 def _once(points: np.ndarray, speed: np.ndarray) -> list[int]:
     """The numbers of the points, each once, the slowest of those that are the same."""
     kept: list[int] = []
+    others = np.empty_like(points)  # those that are kept, beside each other, to be compared with at once
     for i in np.argsort(speed, kind="stable"):
         near = APART * max(1.0, float(np.abs(points[i]).max(initial=0)))
-        if not any(np.abs(points[i] - points[k]).max(initial=0) < near for k in kept):
+        if not (np.abs(points[i] - others[: len(kept)]).max(-1, initial=0) < near).any():
+            others[len(kept)] = points[i]
             kept.append(int(i))
     return kept

@@ -3,6 +3,7 @@
 With the states before every step at hand, no step waits for another: time is one more axis of the batch.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +62,8 @@ def look(who: str, r: Any, name: str) -> Looked:
     of = next((name[n:] for n, d in ((1, "d"), (2, "d_")) if name.startswith(d) and name[n:] in r), None)
     gradient = of is not None and name not in r
     array = (r.grad[of] if of is not None and gradient else r[name]).numpy()
-    return Looked(array.reshape(*array.shape[:2], -1), f"dL/d{of}" if gradient else name, gradient)
+    rows = array.reshape(*array.shape[:2], math.prod(array.shape[2:]))  # and no -1, which no sequences have no room for
+    return Looked(rows, f"dL/d{of}" if gradient else name, gradient)
 
 
 def sequence_of(r: Recording) -> Sequence:
@@ -84,6 +86,8 @@ def of_batch(who: str, r: Recording, b: int) -> int:
         ValueError: the batch has no such sequence, or it is empty.
     """
     B = sequence_of(r).B
+    if not B:
+        raise ValueError(f"{who}: the recording is of an empty batch: there is no sequence to look at")
     if isinstance(b, bool) or not isinstance(b, (int, np.integer)) or not 0 <= b < B:
         raise ValueError(f"{who}: b={b!r} is no sequence of the batch: there are {B}, from 0 to {B - 1}")
     if not running(r)[:, b].any():
@@ -162,7 +166,7 @@ class Steps(NamedTuple):
 
 def side_by_side(arrays: Any) -> np.ndarray:
     """[N, W], states of any rank in one row."""
-    return np.concatenate([np.asarray(x).reshape(len(x), -1) for x in arrays], -1)
+    return np.concatenate([np.asarray(x).reshape(len(x), math.prod(np.shape(x)[1:])) for x in arrays], -1)
 
 
 def before(r: Recording) -> list[np.ndarray]:

@@ -119,6 +119,11 @@ def _shape(values: Any) -> str:
     return str(list(np.shape(values)))
 
 
+def dot(x: np.ndarray) -> str | None:
+    """A marker for what is no line, a single number."""
+    return "o" if np.isfinite(x).sum() == 1 else None
+
+
 def limits(values: np.ndarray, gate: bool = True) -> tuple[float, float]:
     """The ends of a colour scale: 0 and 1 for gates, else symmetrical about zero where there are both signs."""
     finite = values[np.isfinite(values)]
@@ -146,6 +151,8 @@ def coloured(
     options = {"aspect": "auto", "interpolation": "nearest"} | options
     norm = SymLogNorm(scale[1] * 1e-4, vmin=scale[0], vmax=scale[1]) if log else Normalize(*scale)
     image = ax.imshow(np.ma.masked_invalid(values), cmap=colours, norm=norm, **options)
+    for axis in (ax.xaxis, ax.yaxis):  # there is no unit 0.5
+        axis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     bar = ax.figure.colorbar(image, ax=ax, label=safe(label))
     if log:  # else ticks crowd about zero
         above = [scale[1] * size for size in (1e-3, 1e-2, 0.1, 1)]

@@ -9,6 +9,7 @@ from .recorded import look, of_batch, one_layer, running
 from .result import COLOURS, Result, safe
 
 MARKS = "os^Dv<>P*X"
+NAMED = 12  # kinds that the legend has room for
 OTHERS_SHOWN = 32
 
 
@@ -59,12 +60,19 @@ class Trajectory(Result):
             import matplotlib
 
             colours = matplotlib.colormaps[COLOURS](shades)
+            handles, texts = [], []
             for k, kind in enumerate(kinds):
                 x, y = xy(self.values)
                 at = self.labels == kind
-                mark, label = MARKS[k % len(MARKS)], safe(str(kind))
-                ax.scatter(x[at], y[at], color=colours[k], marker=mark, s=24, label=label, zorder=3, ec="0.2", lw=0.3)
-            ax.legend(fontsize=8)
+                style = {"color": colours[k], "marker": MARKS[k % len(MARKS)], "ec": "0.2", "lw": 0.3}
+                handles.append(ax.scatter(x[at], y[at], s=24, zorder=3, **style))
+                text = str(kind)
+                texts.append(safe(" " + text if text.strip() == text and text.isprintable() else repr(text)))
+            if len(kinds) > NAMED:
+                rest = len(kinds) - NAMED + 1
+                handles = [*handles[: NAMED - 1], ax.scatter([], [], alpha=0)]
+                texts = [*texts[: NAMED - 1], f" and {rest} more"]
+            ax.legend(handles, texts, fontsize=8)
         share = [f" ({x:.0%} of the variance)" for x in self.explained_variance]
         ax.set_title(safe(f"Trajectory of {self.name}"))
         if flat:

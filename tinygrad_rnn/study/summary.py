@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..autograd.tape import no_grad
 from ..fusion.rows import Rows
 from ..fusion.trace import Unfusable
@@ -144,7 +146,7 @@ def summary(model: Module, T: int = 100, B: int = 1) -> Summary:
     """
     if not isinstance(model, Module):
         raise TypeError(f"summary: expected a module, got {type(model).__name__}")
-    if T < 1 or B < 1:
+    if not all(isinstance(n, (int, np.integer)) and n >= 1 for n in (T, B)):
         raise ValueError(f"summary: T and B must be at least 1, not {T} and {B}")
     layers = list(_layers("", model, T, B))
     return Summary(layers, sum(p.numel() for p in model.parameters()))

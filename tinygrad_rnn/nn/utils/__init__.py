@@ -22,6 +22,7 @@ from ...autograd.tape import HookHandle
 from ...autograd.tensor import Tensor
 from ..advice import told
 from ..compressed import compress as compress
+from ..module import Module
 from ..sparse_autoencoder import loss_recovered as loss_recovered
 from . import parametrizations as parametrizations
 from . import parametrize as parametrize
@@ -310,6 +311,8 @@ def get_total_norm(
 def _with_gradients(name: str, parameters: Parameters) -> list[tuple[str, Any]]:
     """The parameters that have a gradient, each with what to call it in an error."""
     named = []
+    if isinstance(parameters, Module):
+        raise TypeError(f"{name}: expected tensors, got a {type(parameters).__name__}: write model.parameters()")
     given = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     if not given and isinstance(parameters, Iterator):
         warnings.warn(f"{name}: there are no parameters; was model.parameters() used up before?", stacklevel=3)

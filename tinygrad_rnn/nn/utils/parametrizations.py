@@ -277,7 +277,12 @@ def _nearest(A: np.ndarray) -> np.ndarray:
     if np.allclose(A.swapaxes(-1, -2) @ A, np.eye(n), atol=10 * n * float(np.finfo(A.dtype).eps)):
         return A.copy()
     Q, R = np.linalg.qr(A)
-    return Q * np.sign(np.diagonal(R, axis1=-2, axis2=-1))[..., None, :]
+    return Q * _signs(np.diagonal(R, axis1=-2, axis2=-1))[..., None, :]
+
+
+def _signs(x: np.ndarray) -> np.ndarray:
+    """1 or -1, also of 0: a matrix that lacks a rank has zeros on the diagonal of R, and its Q is orthogonal too."""
+    return np.where(x < 0, -1, 1).astype(x.dtype)
 
 
 def _factors(A: np.ndarray) -> np.ndarray:
@@ -285,7 +290,7 @@ def _factors(A: np.ndarray) -> np.ndarray:
     packed, tau = np.linalg.qr(A, mode="raw")
     packed = packed.swapaxes(-1, -2).copy()
     i = np.arange(A.shape[-1])
-    packed[..., i, i] = np.where(tau == 0, -1, 1) * np.sign(packed[..., i, i])
+    packed[..., i, i] = np.where(tau == 0, -1, 1) * _signs(packed[..., i, i])
     return packed
 
 
