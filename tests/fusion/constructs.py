@@ -92,7 +92,7 @@ REWRITTEN = {  # what papers and PyTorch do by numbers, and what a step does ins
         "((tg.arange(4) == tg.floor(4 * tg.sigmoid(h[:, :1]))).to(h.dtype).unsqueeze(-1) * m).sum(1)"
     ),
     "`multinomial(p)`: an index": (
-        "(tg.cumsum(tg.softmax(h, -1), -1) < tg.rand(h.shape[0], 1, dtype=h.dtype)).to(h.dtype).sum(-1)"
+        "(tg.cumsum(tg.softmax(h, -1)[:, :-1], -1) < tg.rand(h.shape[0], 1, dtype=h.dtype)).to(h.dtype).sum(-1)"
     ),
     "`torch.complex`: two real parts, `(a + bi) (c + di)`": "tg.stack([h[:, 0] * h[:, 2] - h[:, 1] * h[:, 3], "
     "h[:, 0] * h[:, 3] + h[:, 1] * h[:, 2]], 1)",

@@ -25,7 +25,12 @@ PYTORCH = {
     **{name: plain(getattr(F, name)) for name in (
         "hardsigmoid hardswish mish selu softsign tanhshrink glu logsigmoid relu6 hardtanh".split()
     )},
-    **{name: both(getattr(torch, name)) for name in ("remainder", "hypot", "fmod", "logaddexp")},
+    **{name: both(getattr(torch, name)) for name in ("remainder", "hypot", "fmod", "logaddexp", "dist")},
+    **{name: plain(getattr(torch, name)) for name in ("diff", "nansum")},
+    "take": lambda x, **_: torch.take(x, torch.tensor([3, 0, 7])),
+    "kron": lambda x, y, **_: torch.kron(x, y),
+    "logcumsumexp": lambda x, **_: torch.logcumsumexp(x, -1),
+    "scatter_add": lambda x, **_: torch.zeros(4, 5).double().scatter_add(1, torch.tensor([PLACES] * 4), x),
     **{name: lambda x, f=getattr(torch, name), **_: f(x.abs() / 4) for name in ("atanh", "logit")},
     "acosh": lambda x, **_: torch.acosh(1 + x.abs()),
     "logical_xor": lambda x, y, **_: torch.logical_xor(x > 0, y > 0),
@@ -54,6 +59,7 @@ PYTORCH = {
     "bilinear": lambda x, y, W, **_: F.bilinear(x, y, W),
 }  # fmt: skip
 
+PLACES = [0, 3, 3, 1, 0, 4]
 # What is not called x in the advice, or is not as wide as it is there.
 SETTINGS = {
     "addmm": dict(c="x", y="b[0]"), "baddbmm": dict(c="b", x="b", y="d"), "lerp": dict(w="0.3"),
@@ -61,7 +67,8 @@ SETTINGS = {
     "clip": dict(min="-1", max="1"), "masked_select": dict(mask="x.numpy() > 0"), "movedim": dict(x="b"),
     "swapaxes": dict(x="b", dim0="1", dim1="2"), "repeat_interleave": dict(n="3"), "celu": dict(a="0.7"),
     "rms_norm": dict(weight="y[0]", eps="1e-5"), "group_norm": dict(groups="2", size="3", weight="y[0]", bias="c[0]"),
-    "bilinear": dict(weight="W"),
+    "bilinear": dict(weight="W"), "take": dict(indices="[3, 0, 7]"),
+    "scatter_add": dict(n="5", indices=f"tg.tensor([{PLACES}] * 4)"),
     "atanh": dict(x="tg.abs(x) / 4"), "logit": dict(x="tg.abs(x) / 4"), "acosh": dict(x="1 + tg.abs(x)"),
     "logical_xor": dict(x="x > 0", y="y > 0"), "diag_embed": dict(n="6"), "prelu": dict(weight="y[0]"),
     "cumprod": dict(x="tg.abs(x)"), "log2": dict(x="tg.abs(x)"), "log10": dict(x="tg.abs(x)"),
@@ -74,7 +81,7 @@ def told(name):
     with pytest.raises(AttributeError) as error:
         getattr(tg.nn.functional, name)
     text = error.value.args[0].partition(": write ")[2]
-    text = re.split(" for what is above 0| and its like|, along the last dimension| of a matrix", text)[0]
+    text = re.split(" for what is above 0| and its like|, (along the last dimension|which adds)| of a matrix", text)[0]
     result, _, first = text.partition(", with ")
     return result, first
 
@@ -96,3 +103,27 @@ def test_every_expression_is_compared():
     assert set(advice.EXPRESSIONS) - set(PYTORCH) == {
         "nelement", "index_fill", "expand_as", "view_as", "reshape_as", "unflatten", "take_along_dim",
     }  # fmt: skip
+
+
+EDGES = {  # name -> numbers at which a shorter expression would be wrong, or have the wrong slope
+    "round": [0.5, 1.5, -0.5, -1.5, 2.5, 0.49999997, -2.5000002, 8388609.0],
+    "asinh": [0.0, 1e-6, -1e4, 1e4, -1e-6, 3.0],
+    "logaddexp": [-np.inf, -np.inf, 0.0, 1e4, -1e4, 2.0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_advice_holds_at_the_edges(name):
+    """In float32, values and slopes."""
+    x, y = np.float32(EDGES[name]), np.float32([-np.inf, 3.0, 0.0, -1e4, -1e4, 1.0, 2.0, 2.0])[: len(EDGES[name])]
+    theirs = [torch.tensor(each, requires_grad=True) for each in (x, y)]
+    expected = PYTORCH[name](x=theirs[0], y=theirs[1])
+    expected.sum().backward()
+    names = {"x": tg.tensor(x, requires_grad=True), "y": tg.tensor(y, requires_grad=True), "tg": tg}
+    result, first = told(name)
+    exec(first, names)
+    found = eval(result, names)
+    found.sum().backward()
+    np.testing.assert_allclose(found.detach().numpy(), expected.detach().numpy(), rtol=1e-6)
+    if name != "logaddexp":  # whose slope at two infinities is NaN in either
+        np.testing.assert_allclose(names["x"].grad.numpy(), theirs[0].grad.numpy(), rtol=1e-6)

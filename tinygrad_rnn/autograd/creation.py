@@ -263,11 +263,13 @@ def randn_like(input: Any, dtype: Any = None) -> Tensor:
     return randn(x.shape, dtype=dtype or x.dtype)
 
 
-def randint(low: int, high: int, size: Any) -> Tensor:
-    """Integers in [low, high).
+def randint(low: int, high: Any, size: Any = None) -> Tensor:
+    """Integers in [low, high); from 0 on if only `high` and the size are given.
 
         >>> import tinygrad_rnn as tg
         >>> sorted(set(tg.randint(0, 3, (1000,)).tolist()))
         [0, 1, 2]
     """
+    if size is None:
+        low, high, size = 0, low, high
     return Tensor(generator().integers(low, high, sizes("randint", (size,), 0)))

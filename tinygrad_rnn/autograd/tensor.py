@@ -410,6 +410,7 @@ class Variable(Tensor):
         _set_attribute(self, name, value)
 
 
+Variable.__name__ = "Tensor"  # as users call it, and as messages about attributes should
 _set_attribute = object.__setattr__
 
 
