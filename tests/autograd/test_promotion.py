@@ -52,3 +52,20 @@ def test_truths_stay_truths():
     assert causal.masked_fill(causal, 0).dtype == np.bool_ and not causal.masked_fill(causal, 0).any()
     q = tg.ones(1, 3, 2)
     assert tg.nn.functional.scaled_dot_product_attention(q, q, q, causal).shape == (1, 3, 2)
+
+
+@pytest.mark.parametrize("shape", [(), (2,)])
+def test_numbers_of_numpys_are_numbers(shape):
+    """A loss that is scaled by np.sqrt(2) stays in float32, as in PyTorch; an array decides."""
+    x, root = tg.full(shape, 3.0), np.sqrt(2.0)
+    for y in (x * root, root * x, x + root, x**root, tg.where(x > 0, root, x), tg.maximum(x, root)):
+        assert y.dtype == np.float32 and y.shape == shape
+    assert (tg.full(shape, 3) * root).dtype == np.float32 and (x * np.full(shape or (1,), root)).dtype == np.float64
+    assert (x * np.float64(1e300)).tolist() == tg.full(shape, np.inf).tolist()
+    assert tg.add(root, root).item() == 2 * root, "nobody said that it was less exact"
+
+
+def test_a_nan_is_not_lost_in_the_gradient_of_a_norm():
+    x = tg.tensor([1.0, np.nan, 2.0], requires_grad=True)
+    x.norm().backward()
+    assert np.isnan(x.grad.numpy()).all()

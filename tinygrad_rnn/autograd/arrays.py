@@ -47,8 +47,9 @@ def extreme_shape(x: Shape, dim: Dims, keepdim: bool) -> Shape:
 
 @quiet
 def cumsum(x: np.ndarray, dim: int) -> np.ndarray:
-    exact = np.float64 if x.dtype.kind == "f" else np.int64
-    return np.add.accumulate(x, dim, exact).astype(x.dtype if x.dtype.kind == "f" else exact, copy=False)
+    total = x.astype(np.float64 if x.dtype.kind == "f" else np.int64)
+    np.add.accumulate(total, dim, out=total)  # twice as fast as where NumPy turns numbers into another dtype meanwhile
+    return total.astype(x.dtype, copy=False) if x.dtype.kind == "f" else total
 
 
 def softmax(x: np.ndarray, dim: int) -> np.ndarray:

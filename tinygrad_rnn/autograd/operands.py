@@ -109,7 +109,7 @@ def floating(x: Any) -> "Tensor":
 def aligned(name: str, *operands: Any) -> tuple[Any, ...]:
     """Operands of one dtype: PyTorch's promotion, in which floats win over integers and arrays over 0-d values.
 
-    Python numbers stay numbers: they never change the dtype of a float tensor.
+    Python numbers stay numbers, and NumPy's float64 numbers become such: they never change the dtype of a float tensor.
     """
     kinds: set[Any] = set()
     for x in operands:
@@ -119,6 +119,8 @@ def aligned(name: str, *operands: Any) -> tuple[Any, ...]:
             if LARGEST < abs(x) < math.inf and all(getattr(y, "dtype", FLOAT32) != FLOAT64 for y in operands):
                 return aligned(name, *[x * math.inf if y is x else y for y in operands])
         elif isinstance(x, (np.ndarray, np.generic)):
+            if isinstance(x, float) and any(isinstance(y, (Value, np.ndarray)) for y in operands):  # as np.sqrt(2) is
+                return aligned(name, *[float(y) if isinstance(y, float) else y for y in operands])
             kinds.add(None)
         elif not isinstance(x, (int, float)):
             hint = ": write tg.tensor([...])" if isinstance(x, (list, tuple)) else ""

@@ -143,11 +143,11 @@ def norm(input: Any, p: Any = 2, dim: Dims = None, keepdim: bool = False) -> "Te
         >>> tg.norm(tg.tensor([3.0, 4.0])).item(), tg.norm(tg.tensor([3.0, 4.0]), 1).item()
         (5.0, 7.0)
     """
+    if p in (2, "fro"):
+        return sqrt_or_zero(sum(table.square(floating(input)), dim, keepdim))
     x = table.abs(floating(input))
     if p in (math.inf, -math.inf):
         return (amax if p > 0 else amin)(x, dim, keepdim)
-    if p in (2, "fro"):
-        return sqrt_or_zero(sum(table.square(x), dim, keepdim))
     if p == 0:  # how many are not zero
         return sum(where(x == 0, 0 * x, 1), dim, keepdim)
     return pow(sum(pow(x, p), dim, keepdim), 1 / p)
