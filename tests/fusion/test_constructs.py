@@ -494,6 +494,176 @@ def a_sum_with_a_product_that_becomes_two_states():
 
 
 @case
+def a_product_that_is_added_to_what_a_bias_is_in():
+    """The gradient of the bias is a sum over rows that no loop could add up if the product added itself to them."""
+
+    def step(self, x, h):
+        a = h @ self.U + self.b
+        return a * tg.tanh(x @ self.W) + tg.sigmoid(a @ self.V)
+
+    return cell(step, W=P(I, H), U=P(H, H), V=P(H, H), b=P(H))
+
+
+@case
+def a_gradient_that_a_product_is_added_to():
+    """No loop computes it, and so it may take the place of no value that loops read."""
+
+    def step(self, x, h):
+        a = h @ self.U
+        b = a @ self.V + a
+        s = tg.sigmoid(b)
+        return s * tg.tanh(x @ self.W + h) + 0.1 * s * s * tg.exp(-a * a)
+
+    return cell(step, W=P(I, H), U=P(H, H), V=P(H, H))
+
+
+@case
+def saved_values_for_columns_that_overlap():
+    """Two values would fit in place of columns of a hoisted product, of which some are the same: one may."""
+
+    def step(self, x, h):
+        a = x @ self.W
+        p, q = tg.tanh(a[:, :H] + h), tg.sigmoid(a[:, 2:] - h)
+        r, s = tg.tanh(p @ self.U), tg.sigmoid(q @ self.U)
+        return r * s + p.sum(-1, keepdim=True) * r.sum(-1, keepdim=True)
+
+    return cell(step, W=P(I, H + 2), U=P(H, H))
+
+
+@case
+def a_hoisted_product_read_from_behind():
+    """What is computed of it must not take its place: the first element is read when the last one is written."""
+    return cell(lambda self, x, h: tg.tanh(h + (x @ self.W).flip(-1)) * tg.sigmoid(h @ self.U), W=P(I, H), U=P(H, H))
+
+
+@case
+def a_gradient_two_columns_from_what_is_saved():
+    """In one loop with who reads that: it may not take its place."""
+
+    def step(self, x, h):
+        a = x @ self.W
+        p = tg.tanh(a[:, 2:] + a[:, :H].detach() * h)
+        r = tg.sigmoid(h @ self.U + (p @ self.V).detach())
+        return r * p + tg.tanh(a[:, :2]).sum(-1, keepdim=True)
+
+    return cell(step, W=P(I, H + 2), U=P(H, H), V=P(H, H))
+
+
+@case
+def a_state_that_is_columns_of_a_hoisted_product():
+    """Nothing may take their place before they are copied."""
+
+    def step(self, x, h, c):
+        a = x @ self.W
+        s = tg.tanh(a[:, :H] + h * c)
+        return a[:, :H], s * tg.sigmoid(c @ self.U) + a[:, H:]
+
+    return cell(step, W=P(I, 2 * H), U=P(H, H))
+
+
+@case
+def a_state_that_is_a_hoisted_product():
+    def step(self, x, h, c):
+        a = x @ self.W
+        return a, tg.tanh(a + h * c) * tg.sigmoid(c @ self.U)
+
+    return cell(step, W=P(I, H), U=P(H, H))
+
+
+@case
+def a_product_beside_other_columns_of_each_row():
+    """Its columns are not neighbours there: it has memory of its own, and is copied."""
+
+    def step(self, x, h):
+        rows = h.reshape(h.shape[0], 2, 2)
+        return tg.tanh(x @ self.W + (tg.cat([rows @ self.V, rows * 2], -1) * self.b).sum(1))
+
+    return cell(step, W=P(I, H), V=P(2, 2), b=P(H))
+
+
+@case
+def a_weight_and_its_transpose_side_by_side():
+    """The gradient of the one is written as it is, that of the other transposed, from the second columns on."""
+
+    def step(self, x, h):
+        return tg.tanh(x @ self.W + h @ self.U) * tg.sigmoid(h @ self.U.T) + h @ self.V * 0.1
+
+    return cell(step, W=P(I, H), U=P(H, H), V=P(H, H))
+
+
+@case
+def several_vectors_of_the_input():
+    """Their product is the tape's, before the loop."""
+
+    def step(self, x, h):
+        return tg.tanh((x.reshape(x.shape[0], I, 1) @ self.W).sum(1) + h @ self.U)
+
+    return cell(step, W=P(1, H), U=P(H, H))
+
+
+@case
+def a_bias_of_what_is_read_whole_and_in_parts():
+    def step(self, x, h):
+        a = x @ self.W + h @ self.U + self.b
+        return tg.tanh(a[:, :H]) + tg.sigmoid(a[:, H:]) * a.sum(-1, keepdim=True) * self.g[:]
+
+    return cell(step, W=P(I, 2 * H), U=P(H, 2 * H), b=P(2 * H), g=P(H))
+
+
+@case
+def rows_that_are_copied_before_a_loop_over_all_of_them():
+    """In loops of one row and of two: the numbers of loops, not their shapes, tell that the copies come first."""
+
+    def step(self, x, h, c):
+        a = tg.tanh(h + x @ self.W)
+        rows = tg.stack([a.flip(-1), h * 2], 1) * c.reshape(c.shape[0], 2, H)
+        return rows.sum(1), tg.tanh(rows).reshape(c.shape)
+
+    return cell(step, widths=[H, 2 * H], W=P(I, H))
+
+
+@case
+def sums_beside_other_columns_of_each_row():
+    """They are added up where they are neighbours, and copied."""
+
+    def step(self, x, h, c):
+        rows = (h + x @ self.W).reshape(h.shape[0], 2, 2)
+        both = rows.unsqueeze(-1) * c.reshape(c.shape[0], 2, 2, 2)
+        wide = tg.cat([both.sum(-1), tg.cumsum(rows, -1), rows[:, :, :1]], -1)
+        return (wide * self.b).sum(1)[:, :H], tg.tanh(wide[:, :, 1:]).reshape(c.shape)
+
+    return cell(step, widths=[H, 2 * H], W=P(I, H), b=P(5))
+
+
+@case
+def weights_of_products_that_are_joined_twice():
+    """Gradients that are written together are not added to what is there, as those of the second products must be."""
+
+    def step(self, x, h):
+        s = h * h
+        return tg.tanh(h @ self.U + x @ self.W) * tg.sigmoid(h @ self.V) + 0.1 * (s @ self.U) * tg.tanh(s @ self.V)
+
+    return cell(step, W=P(I, H), U=P(H, H), V=P(H, H))
+
+
+@case
+def columns_of_one_row_of_several():
+    def step(self, x, h, c):
+        rows = tg.tanh(c).reshape(c.shape[0], 2, H)
+        return tg.tanh(x @ self.W + h * rows[:, 1:][:, :, 1:3].sum((1, 2)).unsqueeze(-1)), c * 0.5
+
+    return cell(step, widths=[H, 2 * H], W=P(I, H))
+
+
+@case
+def a_value_of_the_sequence_that_a_product_reads():
+    """Its gradient is that of a product, which no loop can add up."""
+    made = cell(lambda self, x, h: tg.tanh((self.m + h) @ self.U + x @ self.W), W=P(I, H), U=P(H, H), k=P(1, H))
+    type(made).sequence_values = lambda self, B: {"m": self.k.expand(B, H)}
+    return made
+
+
+@case
 def sums_to_a_size():
     def step(self, x, h):
         a, B = tg.tanh(x @ self.W + h), h.shape[0]

@@ -174,3 +174,8 @@ def test_python_has_stack_enough(name):
 def test_too_many_are_refused(name):
     with pytest.raises(Unfusable, match=r"more than 1,000 operations.*write fewer and wider ones"):
         compiled(SHAPES[name], 20 * MOST_OPERATIONS)
+
+
+def test_more_than_the_loop_may_have_are_refused():
+    with pytest.raises(Unfusable, match=r"more than 1,000 operations.*1,\d\d\d in the loop over time"):
+        compiled(SHAPES["chain"], 3 * MOST_OPERATIONS // 2)

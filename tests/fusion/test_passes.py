@@ -80,6 +80,9 @@ def check_stages(stages):
         for x, y in zip(program.outputs, expected):
             np.testing.assert_allclose(found[x], y, rtol=1e-12, atol=1e-12, err_msg=f"{stage}: {x.name}")
     check_gradients(stages["lower"], stages["trace"], known)
+    residuals = stages["lower"].residuals
+    assert len({*residuals}) == len(residuals), "what is saved is saved once"
+    assert not {*residuals} & {*stages["lower"].outputs}, "the states are saved as they are"
     assert before == {stage: str(program.values) for stage, program in stages.items()}, "a pass changed a value"
 
 
@@ -197,6 +200,23 @@ def test_products_with_one_left_operand_become_one():
     count = lambda stage, where: sum(value.row is table.matmul for value in getattr(stages[stage], where))
     assert (count("hoist", "hoisted"), count("join", "hoisted")) == (2, 1)
     assert (count("hoist", "loop"), count("join", "loop"), len(stages["join"].products)) == (2, 1, 1)
+
+
+class ReadsItsState(tg.nn.Cell):
+    """A product of a new state."""
+
+    input_size = hidden_size = 4
+
+    def __init__(self):
+        self.W, self.U, self.V = (parameter(4, 4) for _ in range(3))
+
+    def step(self, x, h, c):
+        h = tg.tanh(x @ self.W + h @ self.U)
+        return h, tg.sigmoid(h @ self.V) * c
+
+
+def test_a_state_read_by_a_product_is_not_saved_besides():
+    check_stages(stages_of(ReadsItsState(), watched=2))
 
 
 def test_simplify_is_done_once_and_for_all():

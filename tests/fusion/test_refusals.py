@@ -63,6 +63,20 @@ REFUSED = {
     "sum over the batch": (lambda self, x, h: tg.tanh(h - h.sum(0, keepdim=True) + x @ self.W), MEET),
     "mean of all": (lambda self, x, h: tg.tanh(h - h.mean() + x @ self.W), MEET),
     "gradient of a loss": (descends, r"step uses tg.grad\(\): write h.detach\(\) .*, 2 \* \(h - v\) and its like"),
+    "a row for each of the batch": (
+        lambda self, x, h: h * self.b.reshape(H, 1).expand(H, h.shape[0]).T,
+        "step makes a row for each of the batch from none.*write h \\* b",
+    ),
+    "the batch behind": (lambda self, x, h: h + h.expand(5, *h.shape).sum(0), "or the batch is not in front"),
+    "two lists in an index": (
+        lambda self, x, h: h * h.reshape(h.shape[0], 2, 2)[:, [0, 1], [1, 0]].sum(-1, keepdim=True),
+        "no place for index of such a kind: write an index with one list of numbers",
+    ),
+    "an index that jumps": (
+        lambda self, x, h: h * h[:, [0, 1, 3, 0, 2, 1] * 30].sum(-1, keepdim=True),
+        "an index with 90 runs of columns: let the columns of a weight have that order",
+    ),
+    "a seed": (lambda self, x, h: (tg.manual_seed(0), h * 0.5)[1], f"{RANDOM} past rand, randn and dropout"),
     "row of the batch": (lambda self, x, h: tg.tanh(h + h[0:1] + x @ self.W), MEET),
 }
 

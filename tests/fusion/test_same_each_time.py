@@ -10,6 +10,10 @@ import pytest
 import tinygrad_rnn as tg
 from fusion.comparing import interpret, parameter
 from fusion.sweeping import H, I, cell, refusal, run
+from tinygrad_rnn.fusion.again import compare
+from tinygrad_rnn.fusion.fused import FusedCell
+from tinygrad_rnn.fusion.refusal import Unfusable
+from tinygrad_rnn.fusion.sequence import Sequence
 
 
 @pytest.fixture(autouse=True)
@@ -158,3 +162,12 @@ def test_clipping_a_value_of_a_sequence_is_refused():
 
     with pytest.raises(NotImplementedError, match="the same at every step"):
         tg.nn.Recurrent(Masked(), fused="require")(tg.zeros(2, 2, I, dtype=np.float64))
+
+
+def test_the_same_values_returned_in_another_order():
+    """By the time, say: nothing else differs between two traces."""
+    x, h = tg.zeros(2, 1, I), tg.zeros(1, H)
+    traced = FusedCell(tg.nn.LSTMCell(I, H), Sequence(x, (h, h))).stages["trace"]
+    compare(traced, traced)
+    with pytest.raises(Unfusable, match="step does not return the same each time it runs"):
+        compare(traced, traced._replace(outputs=traced.outputs[::-1]))

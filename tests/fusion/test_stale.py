@@ -63,6 +63,7 @@ ROWS = {
     "attrgetter": ("from operator import attrgetter\nget = attrgetter('k')", "self.k = 2.0", "get(self)",
                    "cell.k = 3.0"),
     "slot": ("class Base(Base): __slots__ = ('k',)", "self.k = 2.0", "self.k", "cell.k = 3.0"),
+    "slot that comes": ("class Base(Base): __slots__ = ('k',)", "pass", "getattr(self, 'k', 2.0)", "cell.k = 3.0"),
     "attribute of the class": ("", "pass", "self.kind", "type(cell).kind = 3.0"),
     "attribute of a base class": ("", "pass", "self.inherited", "Base.inherited = 3.0"),
     "attribute of the class that hides one of its class": (

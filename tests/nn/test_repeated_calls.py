@@ -108,6 +108,16 @@ def test_calls_of_one_size_repeat_each_other(repeated):
     assert repeated[3:] == [False, False, False, True]
 
 
+@pytest.mark.parametrize("kind", [tg.nn.RNN, tg.nn.LSTM])
+def test_sequences_are_read_backwards_again(kind):
+    """Inference for the second time and later, which is not compared with the tape."""
+    layer, x = kind(3, 4, bidirectional=True), tg.randn(5, 2, 3)
+    with tg.no_grad():
+        seen = [layer(x)[0].numpy() for _ in range(3)]
+    for y in seen:
+        np.testing.assert_allclose(y, on_tape(layer, x), rtol=0, atol=1e-6)
+
+
 def test_parameters_of_another_dtype_are_seen():
     layer, x = tg.nn.Recurrent(Leaky()), tg.randn(5, 2, 3)
     check(layer, x)

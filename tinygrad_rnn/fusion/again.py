@@ -34,6 +34,8 @@ def compare(program: Program, again: Program) -> None:
         longer = max(program.values, again.values, key=len)
         where = longer[min(len(program.values), len(again.values))].where or "in step"
         raise Unfusable(f"step does not do the same each time it runs: let what it decides by be a state ({where})")
+    if [x.name for x in program.outputs] != [x.name for x in again.outputs]:
+        raise Unfusable("step does not return the same each time it runs: let what it decides by be a state")
 
 
 def _content(value: Value) -> Any:

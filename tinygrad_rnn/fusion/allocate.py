@@ -100,14 +100,7 @@ class Allocation:
         computed = lambda d: d.kind == "operation" and d.row not in (table.matmul, table.cat) and not is_view(d)
         added_up = {x: d for x, d in gradient.sequences.items() if x in self.program.constants and computed(d)}
         kept = [d for x, d in gradient.sequences.items() if x not in added_up] + [*gradient.products.values()]
-        vectors: list[tuple[Value, int, Value]] = []
-        ahead = list(reversed(gradient.vectors))
-        while ahead:
-            vector, first, d = ahead.pop()
-            if _pieces(d):
-                ahead += [(vector, first + start, x) for x, start in _pieces(d)][::-1]
-            elif d.kind != "zeros":
-                vectors.append((vector, first, d))
+        vectors = [each for each in gradient.vectors if each[2].kind != "zeros"]
         wholes = {piece: (joined, start) for joined in kept for piece, start in _pieces(joined)}
         self.sums: dict[Value, Memory] = {}
         self.sum_widths: dict[str, int] = {}

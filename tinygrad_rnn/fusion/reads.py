@@ -166,9 +166,6 @@ class Keys(Read):
         names = set(mapping) if self.names is None else self.names.intersection(mapping)
         return {name for name in names if name != HIDDEN and entry(mapping, name) is not MISSING}
 
-    def same(self, now: set[str]) -> bool:
-        return now <= self.was
-
     def changed(self, stores: Set[str] | None) -> str | None:
         came = ((name, entry(mapping_of(self.holder), name)) for name in self.get() - self.was)
         name = next((name for name, value in came if _sets(stores, name) or holds_symbol(value)), None)

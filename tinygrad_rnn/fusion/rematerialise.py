@@ -25,15 +25,14 @@ def rematerialise(program: Program) -> Program:
     used = needed_for(gradient.results, lambda value: value.kind != "operation")
     values = [value for value in gradient.values if value in used]
     inside = set(program.loop)
-    read = {y for value in [*values, *gradient.results] for y in sources_of(value) if y in inside}
-    read |= inside.intersection(gradient.results)
+    read = {y for value in values for y in sources_of(value) if y in inside}
     saved: set[Value] = set()
 
     def is_cheap(value: Value, depth: int) -> bool:
         """Whether a value can be had from memory by at most `depth` cheap operations in a row."""
-        if value in at_hand or value in saved or value.kind in ("zeros", "constant"):
+        if value in at_hand or value in saved or value.kind == "zeros":
             return True
-        if value not in inside or not depth:
+        if not depth:
             return False
         if value.row in (table.tanh, table.sigmoid):  # of a state, say: as fast as to write and read it again
             return value.inputs[0] in at_hand

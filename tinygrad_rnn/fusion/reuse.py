@@ -43,7 +43,7 @@ def kept_in_place(schedule: Schedule, program: Program) -> dict[Value, Memory]:
     saved = [x for x in program.residuals if isinstance(x.row, ElementwisePrimitive) and x in free]
     everybody, users = readers(schedule), readers_of(schedule.values)
     for sequence in program.hoisted:  # which only the loop reads
-        if sequence in needed_again or sequence in schedule.stores or sequence in program.outputs:
+        if sequence in needed_again:
             continue
         theirs = everybody.get(sequence, [])
         for first, last in sorted({(r.first, r.last) for r in theirs}):
@@ -63,9 +63,8 @@ def kept_in_place(schedule: Schedule, program: Program) -> dict[Value, Memory]:
 def spare_afterwards(schedule: Schedule, program: Program, kept: dict[Value, Memory]) -> dict[Value, Memory]:
     """What nobody reads after the backward kernel; besides what is `kept` in place."""
     candidates = [*program.hoisted, *program.residuals]
-    taken, needed = {memory.array for memory in kept.values()}, set(program.multiplied)
-    found = {value: schedule.places[value] for value in candidates if value in schedule.places and value not in kept}
-    return {value: m for value, m in found.items() if value not in needed and m.array not in taken}
+    needed = {*program.multiplied, *kept}
+    return {value: schedule.places[value] for value in candidates if value in schedule.places and value not in needed}
 
 
 def gradients_in_place(

@@ -82,11 +82,6 @@ class Rows:
         """[padded * B, W], numbers drawn for one step after the other in the order of computing, as [total, W]."""
         return x
 
-    def last(self, keep: int) -> Any:
-        """Of arrays [keep * B, W] that hold one step after the other, over and over: where each sequence ends."""
-        start = self.T % keep * self.B
-        return slice(start, start + self.B)
-
     def counts(self, tile: int = 0, keep: int = 0, I: int = 0) -> dict[str, int]:
         """How many rows the arrays of an arena have, by the words for that; see `kernel.Arena`."""
         total, B = self.total, self.B
@@ -156,9 +151,6 @@ class RaggedRows(Rows):
     def drawn(self, x: np.ndarray) -> np.ndarray:
         step, sequence = np.divmod(self.places, self.B)
         return x[(self.padded - 1 - step if self.flipped else step) * self.B + sequence]
-
-    def last(self, keep: int) -> Any:
-        return self.lengths % keep * self.B + np.arange(self.B)
 
     def cut(self, chunks: int) -> list[int]:
         work = np.cumsum(self.lengths)

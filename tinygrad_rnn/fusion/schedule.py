@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..autograd import table
 from ..autograd.primitive import ElementwisePrimitive, Shape
-from .program import Value, base_of, is_view, reached, readers_of, view_of
+from .program import Value, base_of, is_view, readers_of, view_of
 from .views import View, strides_of
 
 Level = tuple[int, int]  # the phase, and the loop in it
@@ -148,12 +148,12 @@ class Schedule:
 
     def _place_products(self) -> None:
         """Give products and their left operands memory; where x + product is wanted there, let the product add to x."""
-        readers, position = readers_of(self.values), {value: i for i, value in enumerate(self.values)}
+        readers = readers_of(self.values)
         for product in [value for value in self.values if value.row is table.matmul]:
             self._store(product.inputs[0])
             homes, found = self.stores.get(product), None
             if homes is None and len(readers.get(product, ())) == 1:
-                found = self._sum_of(product, readers, position)
+                found = self._sum_of(product, readers)
             if found is None:
                 if homes and homes[0].view is not None:  # where its columns are not neighbours
                     homes.insert(0, self._buffer(product))
@@ -170,9 +170,7 @@ class Schedule:
             self.inside.discard(total)
         self.values = [value for value in self.values if value in self.inside]
 
-    def _sum_of(
-        self, product: Value, readers: dict[Value, list[Value]], position: dict[Value, int]
-    ) -> tuple[Value, Value] | None:
+    def _sum_of(self, product: Value, readers: dict[Value, list[Value]]) -> tuple[Value, Value] | None:
         """The sum that a product can add itself to, and the rest of it: the sum goes to memory, where the rest can be
         first."""
         (total,) = readers[product]
@@ -185,9 +183,7 @@ class Schedule:
             return None
         if other in self.inside and (readers[other] != [total] or other in self.stores):
             return None
-        after = lambda x: position.get(x, -1) >= position[product]  # who comes before is not made of it
-        waits = after(other) and product in reached([other], lambda x: filter(after, x.operands))
-        return None if waits else (total, other)
+        return total, other
 
     def _place_what_leaves_its_loop(self) -> None:
         for value in self.values:

@@ -103,10 +103,7 @@ class Simplified:
         repeated = value.row is table.expand and value.inputs[0].inner == (1,)
         if not repeated and (not isinstance(value.row, ElementwisePrimitive) or not value.row.linear):
             return None  # what is clipped is the gradient of all slices together
-        if any(len(x.inner) > 1 for x in value.operands):
-            return None
-        one = lambda x: not x.shape or (x.width == 1 and value.width != 1)
-        return [(x, (0, x.width) if one(x) else at) for x in value.operands]
+        return [(x, (0, 1) if x.width == 1 else at) for x in value.operands]
 
     # ---- From operands to results ------------------------------------------------------------------------------------
 

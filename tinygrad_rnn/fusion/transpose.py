@@ -51,9 +51,7 @@ class Adjoint(Builder):
 
     def arrive(self, x: Value, dx: Value) -> None:
         """Add a gradient to that of a value, or of what it is a view of."""
-        if is_slice(x) and columns(x) == (0, x.inputs[0].width):
-            self.arrive(x.inputs[0], self.apply(table.reshape, dx, shape=(BATCH, *x.inputs[0].inner)))
-        elif is_slice(x):
+        if is_slice(x):
             found, key = self.slices.setdefault(x.inputs[0], {}), columns(x)
             found[key] = self.add_up(x, found.get(key), self.flat(dx))
         elif is_view(x):
@@ -104,8 +102,6 @@ class Adjoint(Builder):
         assert row is not None
         floats = [i for i, x in enumerate(value.inputs) if isinstance(x, Value) and x.dtype.kind == "f"]
         adjoint = row.adjoint(tuple(floats))
-        if not adjoint.rules:
-            return []
         if row is table.cat:
             dim = value.attributes["dim"]
             ends = itertools.pairwise([0, *itertools.accumulate(x.shape[dim] for x in value.inputs)])
