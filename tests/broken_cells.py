@@ -1,5 +1,6 @@
 """Cells that each break the contract in one way, and what `check_cell` calls it: class -> (check, words, line)."""
 
+import copy
 import threading
 
 import numpy as np
@@ -115,7 +116,7 @@ class SharesWeights(Sound):
 class HoldsALock(Sound):
     def __init__(self, input_size, hidden_size):
         super().__init__(input_size, hidden_size)
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
 
 
 class HasALambda(Sound):
@@ -164,6 +165,67 @@ class Squeezes(Sound):
         return h.squeeze()
 
 
+class StartsAsAnArray(Sound):
+    def initial_state(self, batch_size):
+        return np.zeros((batch_size, self.hidden_size), self.W.dtype)
+
+
+class StartsTwice(Sound):
+    def initial_state(self, batch_size):
+        return (tg.zeros(batch_size, self.hidden_size, dtype=self.W.dtype),) * 2
+
+
+class StartsWider(Sound):
+    def initial_state(self, batch_size):
+        return tg.zeros(batch_size, 4 if batch_size < 5 else 8, dtype=self.W.dtype)
+
+
+class StartsInDoubles(Sound):
+    def initial_state(self, batch_size):
+        return tg.zeros(batch_size, self.hidden_size, dtype=np.float64)
+
+
+class AsksTheThread(Sound):
+    def step(self, x, h):
+        if threading.current_thread() is not threading.main_thread():
+            h = 0.5 * h
+        return tg.tanh(x @ self.W + h @ self.U + self.b)
+
+
+class Remembers(Sound):
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self._first = self.U.numpy().copy()
+
+    def step(self, x, h):
+        U = tg.straight_through(self._first.astype(self.U.dtype), self.U)
+        return tg.tanh(x @ self.W + h @ U + self.b)
+
+
+class CopiesNothing(Sound):
+    def __deepcopy__(self, memo):
+        return copy.copy(self)
+
+
+class Forgets(Sound):
+    gain = 1.0
+
+    def __init__(self, input_size, hidden_size):
+        super().__init__(input_size, hidden_size)
+        self.gain = 0.5
+
+    def step(self, x, h):
+        return tg.tanh(self.gain * (x @ self.W + h @ self.U + self.b))
+
+    def __getstate__(self):
+        return {name: value for name, value in super().__getstate__().items() if name != "gain"}
+
+
+class LoadsNothing(Sound):
+    def load_state_dict(self, state_dict, strict=True):
+        pass
+
+
 BROKEN = {
     NoState: ("signature", "must name its states", "def step(self, x):"),
     Nameless: ("signature", "must name its states", "def step(self, x, *states):"),
@@ -172,6 +234,10 @@ BROKEN = {
     Wide: ("states", r"returned a h of shape \[2, 8\]", "return tg.cat([h, h], -1)"),
     ArrayOut: ("states", "returned ndarray as the new h", "return h.detach().numpy()"),
     BadStart: ("states", r"returns h of shape \[1, 4\], expected \[2, ...\]", "def initial_state"),
+    StartsAsAnArray: ("states", r"initial_state\(1\) returns ndarray, not tensors", "def initial_state"),
+    StartsTwice: ("states", r"initial_state\(1\) returns 2 states, step takes h", "def initial_state"),
+    StartsWider: ("states", "besides the batch depend on batch_size", "def initial_state"),
+    StartsInDoubles: ("dtypes", "returns h in float64 where the parameters are float32", "def initial_state"),
     Doubles: ("dtypes", "comes out in float64", "half = tg.tensor("),
     Noisy: ("repeatable", "two calls in eval mode differ", "h = h + 0.1 * tg.randn("),
     AsksTheMode: ("repeatable", r"inside no_grad\(\) differ", "if tg.is_grad_enabled():"),
@@ -182,9 +248,14 @@ BROKEN = {
     Decides: ("gradients", "the gradient of x, h, W, U, b is not the slope", "tg.sigmoid(h.detach())"),
     AnyWidth: ("validation", "taken without a word; write self.input_size", "def __init__"),
     SharesWeights: ("deepcopy", "does not compute with the parameters of its own", "self.recur = lambda"),
-    HoldsALock: ("deepcopy", "cannot pickle", "self.lock = threading.Lock()"),
+    CopiesNothing: ("deepcopy", "a deep copy has its W in common with the cell", "def __init__"),
+    Forgets: ("pickle", "what pickle gives back computes other numbers", "def __init__"),
+    HoldsALock: ("deepcopy", "cannot pickle", "self._lock = threading.Lock()"),
     HasALambda: ("pickle", "pickle raises", "self.squash = lambda x"),
     Hides: ("state_dict", "self.gain wants a gradient and is not in state_dict", "self.gain = tg.ones("),
+    LoadsNothing: ("state_dict", "after load_state_dict of its own state_dict the cell computes", "def step"),
+    AsksTheThread: ("threads", "threads that call the cell at the same time get other numbers", "def step"),
     Writes: ("threads", "step writes self.last", "self.last = h"),
+    Remembers: ("stale", "other numbers in U change nothing, though it has a gradient", "self._first.astype("),
     Keeps: ("stale", "self.normed was computed when the cell was made", "self.normed = self.W + 1"),
 }

@@ -5,13 +5,14 @@ import re
 
 import numpy as np
 import pytest
-from broken_cells import BROKEN, AsksTheMode, Hides, MixesRows, NoState, Sound
+from broken_cells import BROKEN, AsksTheMode, Hides, MixesRows, Noisy, NoState, Sound
 from covering import covering
 from fusion.comparing import given_to, interpret
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.__main__ import main
 from tinygrad_rnn.testing import CHECKS, CellCheckError, check_cell, parametrize_with_checks
+from tinygrad_rnn.testing.subject import close, equal
 
 NAMES = [row.short for row in tg.nn.cells.list(3, 4)]
 
@@ -30,6 +31,12 @@ def test_what_is_broken_is_found_and_named(kind, tape_alone):
     found = [f for f in report.failures if f.check == check and re.search(message, f.message) and line in f.line]
     assert found, f"expected {message!r} at {line!r}:\n{report}"
     assert re.search(r"broken_cells\.py:\d+: ", found[0].line)
+
+
+def test_a_step_that_is_not_twice_alike_is_all_that_is_told(tape_alone):
+    report = check_cell(Noisy(3, 4), raises=False)
+    assert [failure.check for failure in report.failures] == ["repeatable"]
+    assert "gradients" in report.untried and "does so twice alike" in report.notes[-1]
 
 
 def test_what_is_sound_passes(tape_alone):
@@ -90,6 +97,23 @@ def test_decisions_are_held_while_slopes_are_measured(engine, monkeypatch):
     assert not check_cell(Spikes(3, 4), only=["gradients"]).failures
     (failure,) = check_cell(SpikesWrongly(3, 4), only=["gradients"], raises=False).failures
     assert "the gradient of x, h, W, U, b is not the slope" in failure.message and "straight_through" in failure.line
+
+
+def test_results_that_are_nan_alike_are_the_same():
+    nan, one = np.array([np.nan, 1.0]), np.array([1.0, 1.0])
+    for same in (close, equal):
+        assert same([nan, one], [nan.copy(), one]) and not same([nan], [one]) and not same([one], [one[:1]])
+    assert close([one], [one + 1e-12]) and not equal([one], [one + 1e-12]) and not close([one], [one + 1e-8])
+
+
+def test_what_a_list_hides_is_told_once(tape_alone):
+    class HidesSeveral(Hides):
+        def __init__(self, input_size, hidden_size):
+            super().__init__(input_size, hidden_size)
+            self.gains = [self.gain, tg.ones(2, requires_grad=True)]
+
+    report = check_cell(HidesSeveral(3, 4), only=["state_dict"], raises=False)
+    assert [re.search(r"self\.\w+", f.message)[0] for f in report.failures] == ["self.gain", "self.gains"]
 
 
 def test_all_failures_are_told_at_once(tape_alone):

@@ -339,6 +339,7 @@ def test_errors(attack, arguments, options, error, message):
     [
         (dict(steps=0), ValueError, "steps must be positive"),
         (dict(steps=2.0), TypeError, "steps must be an integer"),
+        (dict(steps=True), TypeError, "steps must be an integer, not True"),
         (dict(restarts=0), ValueError, "restarts must be positive"),
         (dict(restarts=2, random_start=False), ValueError, "all alike"),
         (dict(step_size=-1), ValueError, "step_size"),

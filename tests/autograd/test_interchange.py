@@ -2,6 +2,7 @@
 
 import math
 import operator
+import re
 import threading
 
 import numpy as np
@@ -104,6 +105,22 @@ def test_bits_of_integers_and_truth_of_booleans(name):
 def test_numpy_s_own_functions_do_not_lose_a_gradient(call):
     with pytest.raises(TypeError):
         call(leaf(2)) if call not in (np.outer, np.arctan2, np.hypot) else call(leaf(2), leaf(2))
+
+
+ADVISED = (
+    "concatenate hstack vstack column_stack append expand_dims swapaxes moveaxis transpose ravel max min clip take "
+    "take_along_axis array_split copy linalg.norm inner tensordot vdot repeat tile nansum stack mean sum std cumsum"
+).split()
+
+
+@pytest.mark.parametrize("name", ADVISED)
+def test_what_stands_for_a_function_of_numpy_s_is_there(name):
+    function = operator.attrgetter(name)(np)
+    with pytest.raises(TypeError, match=rf"np\.{name} would lose the gradient .*: write .*;") as caught:
+        leaf(2).__array_function__(function, (tg.Tensor,), (leaf(2),), {})
+    advice = re.search(r": write (.*);", str(caught.value))[1]
+    found = [(tg if room == "tg" else tg.Tensor, each) for room, each in re.findall(r"\b(tg|x)\.(\w+)", advice)]
+    assert (found or advice == "x[indices]") and all(hasattr(room, each) for room, each in found), advice
 
 
 def test_tensors_that_want_no_gradient_are_arrays_to_them():

@@ -41,6 +41,24 @@ def test_division_that_is_rounded_is_exact():
         tg.div(a, 0, rounding_mode="floor")
 
 
+def test_a_quotient_is_cut_off_as_in_pytorch():
+    """Floats are divided and then cut off, 1 / 0.1 to 10, infinity included; integers are exact, the least too."""
+    a = np.array([1.0, -1.0, -0.5, np.inf, -np.inf, np.nan, 3.0, 3.0, 0.0])
+    b = np.array([0.1, 0.1, 2.0, 2.0, 2.0, 2.0, -np.inf, 0.0, 0.0])
+    x, y = tg.tensor(a, requires_grad=True), tg.tensor(b, requires_grad=True)
+    found = tg.div(x, y, rounding_mode="trunc")
+    with np.errstate(all="ignore"):
+        expected = np.trunc(a / b)
+    np.testing.assert_array_equal(found.numpy(), expected)
+    np.testing.assert_array_equal(np.signbit(found.numpy()[:-1]), np.signbit(expected[:-1]), "-0 where there is one")
+    found.sum().backward()
+    assert not x.grad.numpy().any() and not y.grad.numpy().any()
+    for dtype in (np.int8, np.int64):
+        a, b = np.array([np.iinfo(dtype).min, -7, 7, -8, 0, 3], dtype), np.array([2, 2, -2, 3, -5, 5], dtype)
+        expected = [(1 if (m < 0) == (n < 0) else -1) * (abs(m) // abs(n)) for m, n in zip(a.tolist(), b.tolist())]
+        assert tg.div(tg.tensor(a), tg.tensor(b), rounding_mode="trunc").tolist() == expected
+
+
 def test_alpha_multiplies_in_the_dtype_of_the_result():
     small = tg.tensor(np.array([100], np.int8))
     assert (tg.add(tg.zeros(1), small, alpha=2).item(), tg.sub(tg.zeros(1), small, alpha=2).item()) == (200, -200)

@@ -364,6 +364,17 @@ def test_a_gradient_penalty_trains():
     np.testing.assert_allclose(x.grad.numpy(), 8 * w.data**2 * x.data)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_gradient_to_start_from_is_part_of_the_graph_in_any_dtype(dtype):
+    x, v = leaf(1.0, 2.0), leaf(3.0, 5.0, dtype=dtype)
+    (dx,) = tg.grad(x * x, [x], v, create_graph=True)  # 2 x v
+    assert dx.dtype == np.float64
+    dx.sum().backward()
+    assert v.grad.dtype == dtype
+    np.testing.assert_array_equal(v.grad.numpy(), [2, 4])
+    np.testing.assert_array_equal(x.grad.numpy(), [6, 10])
+
+
 def test_backward_with_create_graph_leaves_gradients_that_can_be_differentiated():
     x = leaf(2.0)
     (x**3).backward(create_graph=True)

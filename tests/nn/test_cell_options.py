@@ -42,7 +42,7 @@ def test_nonsense_is_refused_by_name(bad):
         with pytest.raises(ValueError) as caught:
             made(kind, name, value)
         said = str(caught.value)
-        assert said.startswith(f"{kind.__name__}: ") and name in said, f"{kind.__name__}({name}={value!r}): {said}"
+        assert said.startswith(f"{kind.__name__}: {name} must be "), f"{kind.__name__}({name}={value!r}): {said}"
 
 
 @pytest.mark.parametrize("bad", [0.5, 2.5, -1])
@@ -52,6 +52,15 @@ def test_counts_are_whole_numbers(bad):
     for kind, name in counts:
         with pytest.raises(ValueError, match=rf"{kind.__name__}: {name} must be .*not {bad}"):
             made(kind, name, bad)
+
+
+@pytest.mark.parametrize("kind", [row.cell for row in ROWS])
+def test_bias_and_dtype_reach_every_parameter(kind):
+    options = inspect.signature(kind).parameters
+    given = {name: value for name, value in (("bias", False), ("dtype", np.float64)) if name in options}
+    for name, p in kind(I, H, **usual(kind, "input_size")[0], **given).named_parameters():
+        assert "dtype" not in given or p.dtype == np.float64, name
+        assert "bias" not in given or "bias" not in name
 
 
 def test_a_number_of_numpy_is_a_number():

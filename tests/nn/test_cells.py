@@ -17,6 +17,7 @@ from tinygrad_rnn.autograd import table
 from tinygrad_rnn.fusion.program import made_of
 from tinygrad_rnn.nn import Cell, Recurrent, cells
 from tinygrad_rnn.nn.cells.catalogue import ROWS, step_of, values_of
+from tinygrad_rnn.nn.work import flops_of
 from tinygrad_rnn.testing.slopes import decided_once
 
 for _path in Path(__file__).parent.glob("equations_*.py"):
@@ -379,6 +380,24 @@ def test_list_of_some():
         cells.list(states="tensor")
 
 
+AS_WRITTEN = {  # matrices that are not drawn
+    "IRNNCell": {"weight_hh"}, "FastWeightsCell": {"weight_hh"}, "RWKVCell": {"weight_k", "weight_r"},
+    "HyperLSTMCell": {"weight_z", "weight_d", "weight_db"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", ROWS, ids=lambda entry: entry.cell.__name__)
+def test_weights_start_on_both_sides_of_zero(entry):
+    tg.manual_seed(0)
+    weights = {name: p.numpy() for name, p in entry.make(12, 8).named_parameters() if "weight" in name and p.ndim > 1}
+    others = {name for name, weight in weights.items() if not weight.min() < 0 < weight.max()}
+    assert others == AS_WRITTEN.get(entry.cell.__name__, set())
+
+
+def test_each_is_listed_with_the_year_of_its_source():
+    assert [e.cell.__name__ for e in ROWS if not 1980 < (e.year or 0) < 2100] == ["ArticleLSTMCell", "ArticleGRUCell"]
+
+
 @pytest.mark.parametrize("entry", ROWS, ids=lambda entry: entry.cell.__name__)
 def test_recurrent_weights_are_told(entry):
     """Whether the compiler finds a product of weights with what depends on a state."""
@@ -398,6 +417,19 @@ def meets_a_matrix(value, moved):
         return bool(fixed)
     column = any(each in moved and len(each.inner) == 2 and each.inner[1] == 1 for each in value.operands)
     return column and any(len(each.shape) == 2 and each.shape[1] > 1 for each in fixed)
+
+
+def test_what_is_computed_of_weights_alone_costs_a_step_nothing():
+    class Decays(Cell):
+        def __init__(self):
+            self.input_size, self.hidden_size = 5, 7
+            self.A, self.B, self.a = tg.nn.weight(5, 3), tg.nn.weight(3, 7), tg.nn.Parameter([0.0] * 7)
+
+        def step(self, x, h):
+            y = tg.exp(-tg.exp(self.a.sum())) * h + x @ (self.A @ self.B)
+            return y - y.amax(-1, keepdim=True)
+
+    assert flops_of(step_of(Decays(), 5)) == 2 * 5 * 7 + 4 * 7, "a product, and *, +, amax and - for each unit"
 
 
 def test_a_cell_of_a_user_s_is_listed():

@@ -1,5 +1,7 @@
 """Layers that slide over time, and batch norm: what follows from their definitions. PyTorch is asked elsewhere."""
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -35,10 +37,42 @@ def test_groups_are_convolutions_of_their_own():
     np.testing.assert_array_equal(F.conv1d(x, w, groups=2).numpy(), apart.numpy())
 
 
+def windows(length, size, stride, padding, dilation, ceil):
+    """The steps of each window, those of the padding too; with `ceil` also one that reaches beyond, if it begins before
+    the padding behind does."""
+    span, start = dilation * (size - 1) + 1, 0
+    while start + span <= length + 2 * padding or (
+        ceil and start < length + padding and start + span - stride < length + 2 * padding
+    ):
+        yield [start - padding + dilation * i for i in range(size)]
+        start += stride
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize(("size", "padding"), [(1, 0), (2, 0), (2, 1), (3, 1), (5, 2)])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+def test_pools_take_the_largest_and_the_mean_of_each_window(size, padding, stride, ceil):
+    x = np.random.default_rng(0).standard_normal((2, 3, 10))
+    for dilation in (1, 2):
+        found = [[k for k in each if 0 <= k < 10] for each in windows(10, size, stride, padding, dilation, ceil)]
+        y, places = F.max_pool1d(tg.tensor(x), size, stride, padding, dilation, ceil, return_indices=True)
+        np.testing.assert_array_equal(y.numpy(), np.stack([x[..., each].max(-1) for each in found], -1))
+        np.testing.assert_array_equal(np.take_along_axis(x, places.numpy(), -1), y.numpy())
+    found = list(windows(10, size, stride, padding, 1, ceil))
+    inside = [[k for k in each if 0 <= k < 10] for each in found]
+    padded = [len([k for k in each if k < 10 + padding]) for each in found]
+    for counts, pad in ((padded, True), ([len(each) for each in inside], False)):
+        y = F.avg_pool1d(tg.tensor(x), size, stride, padding, ceil, pad)
+        expected = np.stack([x[..., each].sum(-1) / count for each, count in zip(inside, counts)], -1)
+        np.testing.assert_allclose(y.numpy(), expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: F.conv1d(X, tg.zeros(4, 2, 3)), r"\[2, 3, 5\] does not fit a weight of shape \[4, 2, 3"),
+        (lambda: F.conv1d(tg.zeros(1, 2, 3, 5), W), r"\[1, 2, 3, 5\] does not fit a weight of shape \[4, 3, 2"),
+        (lambda: F.conv1d(tg.zeros(3), W), r"\[3\] does not fit a weight of shape \[4, 3, 2"),
         (lambda: F.conv1d(X, tg.zeros(4, 3, 6)), "fewer steps than the 6 over which"),
         (lambda: F.conv1d(X, W, padding="both"), "'same' or 'causal', not 'both'"),
         (lambda: F.conv1d(X, W, padding="same", stride=2), "only where the stride is 1"),
@@ -57,6 +91,15 @@ def test_groups_are_convolutions_of_their_own():
 def test_what_does_not_fit_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5)])
+def test_batch_norm_that_does_not_train_is_a_line(shape):
+    x, (mean, var, weight, bias) = np.random.default_rng(0).standard_normal(shape), np.array([[1.0, 2.0, 3.0]] * 4)
+    along = [x.reshape(-1, *[1] * (len(shape) - 2)) for x in (mean, var, weight + 1, bias + 2)]
+    expected = (x - along[0]) / np.sqrt(along[1] + 0.5) * along[2] + along[3]
+    found = F.batch_norm(tg.tensor(x), tg.tensor(mean), tg.tensor(var), weight + 1, bias + 2, eps=0.5)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
 
 
 def test_a_copy_of_a_batch_norm_has_statistics_of_its_own():
@@ -81,6 +124,34 @@ def test_sequential_takes_any_callable():
         nn.Sequential(nn.Tanh(), nn.Tanh)
     with pytest.raises(TypeError, match="expected modules, got function"):
         nn.ModuleList([lambda x: x])
+
+
+FUNCTIONS = dict(pair.split(":") for pair in (
+    "Conv1d:conv1d MaxPool1d:max_pool1d AvgPool1d:avg_pool1d BatchNorm1d:batch_norm LayerNorm:layer_norm "
+    "Dropout:dropout GaussianNoise:gaussian_noise Embedding:embedding SinusoidalPositions:sinusoidal_positions "
+    "ELU:elu LeakyReLU:leaky_relu Softplus:softplus GELU:gelu CrossEntropyLoss:cross_entropy NLLLoss:nll_loss "
+    "MSELoss:mse_loss L1Loss:l1_loss SmoothL1Loss:smooth_l1_loss HuberLoss:huber_loss KLDivLoss:kl_div "
+    "BCEWithLogitsLoss:binary_cross_entropy_with_logits"
+).split())  # fmt: skip
+
+
+@pytest.mark.parametrize(("layer", "function"), FUNCTIONS.items())
+def test_options_are_by_default_what_they_are_in_the_function(layer, function):
+    own, its = (inspect.signature(f).parameters for f in (getattr(nn, layer), getattr(F, function)))
+    common = [name for name in own if name in its and name not in ("bias", "dtype")]
+    assert common and [own[name].default for name in common] == [its[name].default for name in common]
+
+
+def test_activations_use_their_options():
+    x = np.array([-2.0, -0.5, 0.5, 2.0])
+    for layer, expected in (
+        (nn.ELU(0.5), np.where(x > 0, x, 0.5 * np.expm1(x))),
+        (nn.LeakyReLU(0.2), np.where(x > 0, x, 0.2 * x)),
+        (nn.Softplus(2.0), np.log1p(np.exp(2 * x)) / 2),
+        (nn.Softplus(2.0, 3.0), np.where(2 * x > 3, x, np.log1p(np.exp(2 * x)) / 2)),
+        (nn.GELU("tanh"), x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))),
+    ):
+        np.testing.assert_allclose(layer(tg.tensor(x)).numpy(), expected, rtol=1e-12)
 
 
 def test_activations_print_their_options():

@@ -105,6 +105,20 @@ def test_compiled_cells_notice_what_comes_and_goes():
     assert not is_parametrized(cell) and sorted(cell.state_dict()) == ["U", "W", "read_out.bias", "read_out.weight"]
 
 
+@pytest.mark.parametrize("leave", [True, False])
+def test_the_original_that_is_left_is_the_parameter_that_an_optimiser_has(leave):
+    layer = spectral_norm(nn.Linear(3, 2, dtype=np.float64)).eval()
+    original = layer.parametrizations.weight.original
+    before, computed = original.numpy().copy(), layer.weight.numpy().copy()
+    assert np.abs(before - computed).max() > 1e-3
+    loss = (original * original).sum()
+    remove_parametrizations(layer, "weight", leave)
+    assert layer.weight is original and [name for name, _ in layer.named_parameters()] == ["bias", "weight"]
+    np.testing.assert_array_equal(layer.weight.numpy(), computed if leave else before)
+    loss.backward()  # of the array that it was, which nobody wrote to: no warning
+    np.testing.assert_array_equal(original.grad.numpy(), 2 * before)
+
+
 def test_copies_pickles_and_states_go_round():
     cell = weight_norm(nn.LSTMCell(3, 4, dtype=np.float64), "weight_hh")
     expected = results(cell, "require")

@@ -333,6 +333,8 @@ def test_cells_of_different_states():
         np.testing.assert_allclose(found, expected, atol=1e-6)
     alone, (one, (two, three)) = net(x[:, 1], [h[1], (h_2[1], c_2[1])])
     assert alone.shape == (T, 2) and (one.shape, two.shape, three.shape) == ((H,), (2,), (2,))
+    for found, expected in zip(arrays([alone, [one, (two, three)]]), arrays(list(net(x, final)))):
+        np.testing.assert_allclose(found, expected[:, 1] if expected.ndim == 3 else expected[1], atol=1e-6)
     with pytest.raises(ValueError, match="Stack: expected the states of each of 2 cells, got 1"):
         net(x, [h])
     with pytest.raises(ValueError, match=r"LSTMCell: expected 2 initial states \(h, c\), got 1"):

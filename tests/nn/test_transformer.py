@@ -310,3 +310,19 @@ def test_tables_of_many_lengths_do_not_pile_up():
     assert kept < 4 * expected.nbytes
     assert tg.nn.functional.sinusoidal_positions(0, 4).shape == (0, 4)
     assert tg.nn.functional.sinusoidal_positions(1, 4).tolist() == [[0.0, 1.0, 0.0, 1.0]]
+
+
+def test_options_reach_every_part_of_a_layer():
+    layer = tg.nn.TransformerEncoderLayer(8, 2, 16, 0.25, layer_norm_eps=0.5, bias=False, dtype=np.float64)
+    names = "self_attn.in_proj_weight self_attn.out_proj.weight linear1.weight linear2.weight norm1.weight norm2.weight"
+    assert sorted(layer.state_dict()) == sorted(names.split())
+    assert {p.dtype for p in layer.parameters()} == {np.dtype(np.float64)}
+    assert layer.norm1.eps == layer.norm2.eps == 0.5 and layer.self_attn.dropout == 0.25
+    assert layer.dropout.p == layer.dropout1.p == layer.dropout2.p == 0.25
+
+
+def test_keys_or_values_alone_may_be_the_query():
+    layer, x, z = nn.MultiheadAttention(8, 2, dtype=np.float64), draw(5, 3, 8), draw(5, 3, 8)
+    for given in ((x, z, x), (x, x, z), (x, x, x)):
+        apart = layer(*[each.clone() for each in given])[0]
+        np.testing.assert_allclose(layer(*given)[0].numpy(), apart.numpy(), rtol=1e-12)

@@ -117,6 +117,11 @@ def test_sequence_of_sequences():
     np.testing.assert_allclose(rates(outer, 2)[1:], [0.0625, 0.03125], rtol=1e-12)
 
 
+def test_a_sequence_of_one_schedule_is_that_schedule():
+    alone, sequence = optimiser_of(), optimiser_of()
+    assert rates(SequentialLR(sequence, [ExponentialLR(sequence, 0.5)], []), 3) == rates(ExponentialLR(alone, 0.5), 3)
+
+
 def test_plateau():
     optimiser = optimiser_of()
     scheduler = ReduceLROnPlateau(optimiser, patience=1, factor=0.5, cooldown=1, min_lr=[0.2, 0.0])
@@ -162,6 +167,15 @@ def test_plateau_goes_on_from_json():
     scheduler.step(1.0)
     second.step(1.0)
     assert [g["lr"] for g in other.param_groups] == [g["lr"] for g in optimiser.param_groups] == [0.05, 0.2]
+
+
+def test_a_plateau_of_other_groups_changes_nothing():
+    scheduler = ReduceLROnPlateau(optimiser_of(), min_lr=[0.2, 0.1])
+    state, before = scheduler.state_dict(), scheduler.state_dict()
+    state["min_lrs"].pop()
+    with pytest.raises(ValueError, match="ReduceLROnPlateau: min_lrs of the state is for 1 groups, not for 2"):
+        scheduler.load_state_dict(state)
+    assert scheduler.state_dict() == before
 
 
 def test_pytorchs_state_is_understood():
@@ -237,6 +251,7 @@ REFUSED = [
     (lambda o: StepLR(o, 1, -1.0), "StepLR: gamma must be at least 0"),
     (lambda o: MultiStepLR(o, [3, -1]), r"MultiStepLR: milestones\[0\] must be at least 0 and finite, got -1"),
     (lambda o: ExponentialLR(o, math.nan), "ExponentialLR: gamma must be at least 0"),
+    (lambda o: ExponentialLR(o, math.inf), "ExponentialLR: gamma must be at least 0 and finite, got inf"),
     (lambda o: ConstantLR(o, 1.1), r"ConstantLR: factor must lie in \[0, 1\], got 1.1"),
     (lambda o: ConstantLR(o, total_iters=0), "ConstantLR: total_iters must be at least 1"),
     (lambda o: LinearLR(o, 0.0), "LinearLR: start_factor must be above 0"),
@@ -261,6 +276,7 @@ REFUSED = [
     (lambda o: SequentialLR(o, [], []), "got 0 schedules and 0 milestones"),
     (lambda o: SequentialLR(o, [StepLR(o, 1)], [3]), "got 1 schedules and 1 milestones"),
     (lambda o: SequentialLR(o, [StepLR(o, 1), StepLR(o, 1)], [0]), r"must be positive and increasing, got \[0\]"),
+    (lambda o: SequentialLR(o, [StepLR(o, 1)] * 3, [3, 3]), r"must be positive and increasing, got \[3, 3\]"),
     (lambda o: SequentialLR(o, [StepLR(optimiser_of(), 1)], []), r"schedulers\[0\], StepLR, has another optimizer"),
     (lambda o: SequentialLR(o, [ReduceLROnPlateau(o)], []), "is a ReduceLROnPlateau, whose step needs a metric"),
 ]

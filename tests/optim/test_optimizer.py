@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import pickle
 
 import numpy as np
 import pytest
@@ -346,6 +347,13 @@ def test_a_gradient_that_is_an_array_is_refused_and_nothing_moved():
         with pytest.raises(TypeError, match="tensor"):
             q.grad = np.ones(2)
             clip([p, q], 0.1)
+    frozen = tg.tensor(np.ones(2))  # nobody looks at what is assigned to it
+    frozen.grad = np.ones(2)
+    with pytest.raises(TypeError, match=r"SGD: the gradient of a parameter of shape \[2\] is no tensor but a ndarray"):
+        SGD([p, frozen], lr=1.0).step()
+    for clip in (tg.nn.utils.clip_grad_norm_, tg.nn.utils.clip_grad_value_, tg.nn.utils.clip_grad_adaptive_):
+        with pytest.raises(TypeError, match="the gradient of parameter 1 is no tensor but a ndarray"):
+            clip([p, frozen], 0.1)
     assert p.tolist() == [1, 1] and p.grad.tolist() == [1, 1]
 
 
@@ -439,9 +447,48 @@ def test_a_user_can_write_an_optimiser():
         missing.step()
 
 
+def test_an_argument_of_a_user_s_optimiser_need_not_be_an_option():
+    class Told(Optimizer):
+        def __init__(self, params, lr=0.5, loud=False, range=(0.0, 1.0), every=3):
+            super().__init__(params, {"lr": lr})
+            self.loud = loud
+
+        def update(self, p, g, state, group):
+            p -= group["lr"] * g
+
+    p = tg.tensor([1.0], requires_grad=True)
+    p.grad = tg.ones(1)
+    optimiser = Told([p], loud=True)
+    optimiser.step()
+    assert p.tolist() == [0.5] and optimiser.loud
+
+
 def test_repr_shows_groups_and_options():
     text = repr(SGD([{"params": [parameter(1), parameter(2)]}, {"params": [parameter(3)], "lr": 0.5}], lr=0.25))
     assert text.startswith("SGD(\n    2 parameters: lr=0.25, momentum=0,") and "\n    1 parameters: lr=0.5," in text
+
+
+def test_hooks_leave_the_closure_alone_or_give_another():
+    p, told = parameter(2), []
+    optimiser = SGD([p], lr=0.5)
+    optimiser.register_step_post_hook(lambda o, args, named: told.append((args[1:], named)))
+    mine, other = lambda: 3.0, lambda: 4.0
+    assert optimiser.step(mine) == optimiser.step(closure=mine) == 3.0 and optimiser.step() is None
+    optimiser.register_step_pre_hook(lambda o, args, named: ((o, other), {}))
+    assert optimiser.step(mine) == 4.0
+    assert told == [((mine,), {}), ((mine,), {}), ((), {}), ((other,), {})]
+
+
+def test_copies_have_no_hooks():
+    p, told = parameter(2), []
+    optimiser = Adam([p])
+    optimiser.register_step_pre_hook(lambda *_: told.append("before"))
+    optimiser.register_step_post_hook(lambda *_: told.append("after"))
+    for twin in (copy.deepcopy(optimiser), pickle.loads(pickle.dumps(optimiser))):
+        descend(twin, 1)
+    assert told == []
+    descend(optimiser, 1)
+    assert told == ["before", "after"]
 
 
 # ---- State dicts -----------------------------------------------------------------------------------------------------
@@ -458,6 +505,14 @@ def test_layout_is_pytorchs():
     assert set(saved["state"]) == {0, 1}
     assert set(saved["state"][0]) == {"step", "exp_avg", "exp_avg_sq"} and saved["state"][0]["step"] == 7
     assert isinstance(saved["state"][0]["exp_avg"], np.ndarray) and saved["state"][0]["exp_avg"].shape == (2, 3)
+
+
+@EACH
+def test_steps_are_counted_as_in_pytorch(kind, settings):
+    p = parameter(2)
+    optimiser = kind([p], **settings)
+    descend(optimiser, 3)
+    assert optimiser.state_dict()["state"].get(0, {}).get("step", 3) == 3, "plain descent remembers nothing"
 
 
 @EACH

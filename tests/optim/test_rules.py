@@ -259,6 +259,25 @@ def test_a_hundred_thousand_steps_do_not_overflow_the_bias_correction():
     assert np.isfinite(p.item()) and p.item() != before
 
 
+def test_adadelta_that_forgets_nothing_learned_nothing_and_descends():
+    """With rho = 1 both averages stay 0, and sqrt(0 + eps) / sqrt(0 + eps) is 1."""
+    p = tg.tensor(np.array([1.0, -2.0]), requires_grad=True)
+    optimiser = Adadelta([p], lr=0.5, rho=1.0)
+    for _ in range(3):
+        p.grad = tg.tensor(np.array([1.0, 10.0]))
+        optimiser.step()
+    np.testing.assert_allclose(p.numpy(), [-0.5, -17.0], rtol=1e-12)
+
+
+def test_rprop_of_one_step_size_follows_the_sign():
+    p = tg.tensor(np.array([1.0, -1.0]), requires_grad=True)
+    optimiser = Rprop([p], lr=0.25, step_sizes=(0.25, 0.25))
+    for _ in range(3):
+        p.grad = tg.tensor(np.array([2.0, -3.0]))
+        optimiser.step()
+    np.testing.assert_array_equal(p.numpy(), [0.25, -0.25])
+
+
 def test_adam_takes_its_first_step_of_length_lr_whatever_the_gradient():
     p = parameter(np.zeros(4))
     give_gradient(p, [1e-4, -1e-2, 1.0, 1e8])

@@ -116,6 +116,14 @@ def test_the_gradient_is_that_of_the_noisy_weights(fused):
         np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), rtol=1e-10, atol=1e-12)
 
 
+def test_a_backward_pass_after_the_noise_is_warned_of():
+    p = parameter(2)
+    with weight_noise([p], 0.5):
+        loss = (p * p).sum()
+    with pytest.warns(RuntimeWarning, match="was written to"):
+        loss.backward()
+
+
 def test_deviations_that_make_no_sense():
     p = parameter(2)
     before = p.numpy().copy()

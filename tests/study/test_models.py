@@ -340,6 +340,15 @@ def test_what_each_loss_sends_sums_to_the_gradient(engine, options):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_the_horizon_of_a_single_step(engine):
+    layer = tg.nn.Recurrent(tg.nn.GRUCell(I, H, **F64), fused=engine)
+    with tg.record(layer) as r:
+        y, _ = layer(drawn(1, B, I))
+    found = tg.study.horizon([y.square().sum()], r)
+    np.testing.assert_allclose(found.gradients[0], 2 * y.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_horizon_after_a_backward_pass_that_keeps_the_graph(engine):
     layer = tg.nn.Recurrent(tg.nn.GRUCell(I, H, **F64), fused=engine)
     with tg.record(layer) as r:

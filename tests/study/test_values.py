@@ -219,6 +219,9 @@ def test_the_thresholds_are_those_of_what_made_the_value(engine):
     np.testing.assert_allclose(n.values, [[0, 1 / 3], [0, 1], [0, 1 / 3]])
     np.testing.assert_allclose(f.values, [[0, 1 / 3], [0, 1], [0, 1 / 3]])
     np.testing.assert_allclose(tg.study.saturation(r, "n", low=0.5, high=0.96).values[0], [2 / 3, 1 / 3])
+    both = tg.study.saturation(r, "n", low=0.5, high=0.9).values
+    np.testing.assert_array_equal(tg.study.saturation(r, "n", low=0.5).values[:, 0], both[:, 0])
+    np.testing.assert_array_equal(tg.study.saturation(r, "n", high=0.9).values[:, 1], both[:, 1])
     with pytest.raises(ValueError, match="low=2 must be below high=1"):
         tg.study.saturation(r, "n", low=2, high=1)
 

@@ -21,6 +21,11 @@ SAME = {
 }  # fmt: skip
 # Their signatures for this test are of other functions of the same name: overloads, or those that ours stand for.
 OTHERS = {"max", "min", "gather", "logsumexp", "prod", "batch_norm", "split", "where", "std", "var", "size"}
+# Where ours is by default the same under another name; and clipping, which raises rather than makes NaN of all.
+APART = {
+    "amax.dim", "amin.dim", "norm.p", "ModuleList.modules", "TransformerEncoderLayer.activation",
+    "clip_grad_norm_.error_if_nonfinite",
+}  # fmt: skip
 
 
 def places(signature):
@@ -64,6 +69,14 @@ def test_arguments_stand_where_pytorch_has_them(ours, theirs):
     first = 0 if inspect.isclass(ours) else 1  # what a function is of needs no name
     for pair in zip(places(inspect.signature(ours))[first:], places(theirs)[1:]):
         assert pair[0] == pair[1] or pair in SAME, f"{pair[0]} stands where PyTorch has {pair[1]}: {theirs}"
+
+
+@pytest.mark.parametrize(("ours", "theirs"), COMPARED)
+def test_defaults_are_those_of_pytorch(ours, theirs):
+    own = inspect.signature(ours).parameters
+    for name, other in theirs.parameters.items():
+        if name in own and inspect.Parameter.empty not in (own[name].default, other.default):
+            assert own[name].default == other.default or f"{ours.__name__}.{name}" in APART
 
 
 def test_there_are_many():

@@ -95,4 +95,4 @@ def _start(name: str, y: Any, dy: Any, create_graph: bool) -> Any:
         raise ValueError(f"{name}: the output has shape {list(y.shape)}, its gradient {list(array.shape)}")
     if not create_graph:
         return array.astype(y.data.dtype, copy=False)
-    return dy if isinstance(dy, Value) and array.dtype == y.data.dtype else Value.tensor(array.astype(y.data.dtype))
+    return Value.tensor.to(dy if isinstance(dy, Value) else Value.tensor(np.array(array)), y.data.dtype)

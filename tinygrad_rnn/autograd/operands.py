@@ -140,13 +140,11 @@ def aligned(name: str, *operands: Any) -> tuple[Any, ...]:
 
 def common_dtype(operands: Sequence[Any]) -> np.dtype:
     """The dtype that PyTorch would compute in."""
-    arrays = [x.data for x in operands if isinstance(x, Value)]
-    numbers = [x for x in operands if isinstance(x, (int, float)) and not isinstance(x, bool)]
     for kinds, number, dtype in (("f", float, FLOAT32), ("iu", int, np.dtype(np.int64))):  # the highest kind decides
-        found = [x for x in arrays if x.dtype.kind in kinds]
+        found = [x.data for x in operands if isinstance(x, Value) and x.data.dtype.kind in kinds]
         if found:
             return np.result_type(*(x.dtype for x in [x for x in found if x.ndim] or found))
-        if any(isinstance(x, number) for x in numbers):
+        if any(isinstance(x, number) and not isinstance(x, bool) for x in operands):
             return dtype
     return np.dtype(np.bool_)
 

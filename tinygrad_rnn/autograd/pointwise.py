@@ -148,10 +148,12 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> "Tensor"
     if rounding_mode is None:
         return _div(input, other)
     a, b = _divisible("div", input, other)
+    down = table.floor_divide(a, b)
     if rounding_mode == "floor":
-        return table.floor_divide(a, b)
-    if rounding_mode == "trunc":  # a quotient below zero is rounded down as what it is without its sign
-        return where((a < 0) == (b < 0), table.floor_divide(a, b), -table.floor_divide(-a, b))
+        return down
+    if rounding_mode == "trunc":  # of floats the quotient: 1 / 0.1 is 10, and its floor 9, by what 1 leaves over
+        y, up = _ratio(a, b).detach(), (down < 0) & (down * b != a)
+        return where(True, floor(abs(y)) * sign(y) if down.dtype.kind == "f" else down + up, down)  # gradients of 0
     raise ValueError(f"div: rounding_mode must be None, 'floor' or 'trunc', not {rounding_mode!r}")
 
 

@@ -18,6 +18,9 @@ from .sequence import Sequence
 class Compiled:
     """A compiled cell, or the reason why there is none, and what its step read while it was traced.
 
+    Attributes:
+        often: what to say if it is one of many in a row.
+
     Args:
         refused: why it was refused before, and how often in a row. If it is that time and again, or if its step changes
             what it reads a second time, only its code is guarded.
@@ -25,7 +28,7 @@ class Compiled:
 
     def __init__(self, cell: Any, sequence: Sequence, refused: tuple[str, int] = ("", 0)) -> None:
         self.fused: FusedCell | None = None
-        self.reason = ""
+        self.reason = self.often = ""
         random_state = get_rng_state()  # a step that draws numbers must find the same ones on the tape
         watch = Watch(cell)
         try:
@@ -67,6 +70,7 @@ class Variants:
     Attributes:
         compiled: by the kind of sequence, the latest first.
         refused: how often in a row the cell was refused, and why.
+        anew: how many calls in a row needed a new one.
         told: what the user was told of it.
         pending: warnings that came up while it was traced.
     """
@@ -75,6 +79,7 @@ class Variants:
         self._cell = weakref.ref(cell)
         self.compiled: dict[Any, list[Compiled]] = {}
         self.refused: tuple[str, int] = "", 0
+        self.anew = 0
         self.told: set[str] = set()
         self.pending: list[str] = []
 
@@ -94,6 +99,7 @@ __all__ = ["Compiled", "Variants", "clock", "compiled_cell", "fused_cell", "last
 VARIANTS = 8  # of a cell that are remembered for inputs of one kind, such as one for training and one for evaluation
 _TRACING = lock("tracing")
 PATIENCE = 4  # refusals for one reason, each time after something had changed
+MOST_ANEW = 16  # calls in a row for which a cell is compiled without a word
 
 
 def compiled_cell(cell: Any, sequence: Sequence) -> Compiled:
@@ -104,13 +110,27 @@ def compiled_cell(cell: Any, sequence: Sequence) -> Compiled:
         variants = known.compiled.get(kind, [])
         for compiled in variants:
             if compiled.holds():
+                known.anew = 0
                 break
         else:
+            known.anew += 1
+            path = variants[0].guards.changed() if variants else ""
             reason, times = known.refused
             compiled = Compiled(cell, sequence, known.refused)
+            compiled.often = _often(cell, path) if known.anew >= MOST_ANEW and path else ""
             known.refused = compiled.reason, times + 1 if compiled.reason == reason else 1
             known.compiled[kind] = [compiled, *variants][:VARIANTS]
     return compiled
+
+
+def _often(cell: Any, path: str) -> str:
+    """What to say of a cell that is compiled at every call: that takes longer than many a call."""
+    name = path.rpartition(".")[2]
+    return (
+        f"{type(cell).__name__} was compiled for each of {MOST_ANEW} calls in a row, since {path} changed "
+        f"each time: give it by name, def step(self, x, h, *, {name}) and layer(x, {name}=...), or let it be a tensor "
+        f"whose numbers are written to, self.{name}.numpy()[...] = ..."
+    )
 
 
 def fused_cell(cell: Any, sequence: Sequence) -> FusedCell:

@@ -120,7 +120,7 @@ class Guards:
         reads = [*walk.reads.values()]
         if code_only:
             reads = [read for read in reads if isinstance(read, Attribute) and isinstance(read.was, _CODE)]
-        self.time = watch.time
+        self.time, self._reads = watch.time, reads
         self.always = _function([read for read in reads if not read.timed])
         self._timed = _function([read for read in reads if read.timed])
 
@@ -132,6 +132,10 @@ class Guards:
                 return False
             self.time = now
         return self.always is None or self.always()
+
+    def changed(self) -> str:
+        """What the user calls the first thing that is not as it was; "" if all is."""
+        return next((read.path for read in self._reads if not read.holds()), "")
 
 
 def _function(reads: list[Read]) -> Callable[[], bool] | None:

@@ -1,6 +1,7 @@
 """Reads: values that a step can read, each with where it lies, what the user calls it, and what it was.
 
-Objects are told apart by identity and arrays by their bytes, never by `==`. One read serves three times:
+Objects are told apart by identity and arrays by their bytes; by `==` only numbers and texts. One read serves three
+times:
 
     changed       after a trace: whether the step has changed it; such a step is refused,
     put_back      and finds on the tape what it found in the trace
@@ -59,7 +60,7 @@ class Read:
         raise NotImplementedError
 
     def same(self, now: Any) -> bool:
-        return now is self.was
+        return now is self.was or (_is_plain(self.was) and type(now) is type(self.was) and bool(now == self.was))
 
     def holds(self) -> bool:
         """Whether it is what it was."""
@@ -109,7 +110,7 @@ class Attribute(Read):
     def conditions(self, variable: Variable) -> list[str]:
         if self.was is MISSING:
             return super().conditions(variable)
-        return [f"{variable(self.holder)}.{self.name} is not {variable(self.was)}"]
+        return [_differs(f"{variable(self.holder)}.{self.name}", self.was, variable)]
 
 
 class OfTensor(Attribute):
@@ -146,7 +147,7 @@ class Entry(Attribute):
             self.holder[self.name] = self.was
 
     def conditions(self, variable: Variable) -> list[str]:
-        return [f"{_where(self.holder, variable)}[{self.name!r}] is not {variable(self.was)}"]
+        return [_differs(f"{_where(self.holder, variable)}[{self.name!r}]", self.was, variable)]
 
 
 class Keys(Read):
@@ -166,6 +167,9 @@ class Keys(Read):
         names = set(mapping) if self.names is None else self.names.intersection(mapping)
         return {name for name in names if name != HIDDEN and entry(mapping, name) is not MISSING}
 
+    def same(self, now: set[str]) -> bool:
+        return now <= self.was
+
     def changed(self, stores: Set[str] | None) -> str | None:
         came = ((name, entry(mapping_of(self.holder), name)) for name in self.get() - self.was)
         name = next((name for name, value in came if _sets(stores, name) or holds_symbol(value)), None)
@@ -179,6 +183,18 @@ class Keys(Read):
         if self.names is None:
             return [f"len({_where(self.holder, variable)}) != {len(mapping_of(self.holder))}"]
         return [f"{name!r} in {_where(self.holder, variable)}" for name in self.hiding - self.was]
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether what is equal is the same: of zeros there are two."""
+    return type(x) in (float, int, str) and x != 0
+
+
+def _differs(place: str, was: Any, variable: Variable) -> str:
+    """The condition that something else lies in a place."""
+    v = variable(was)
+    others = f" and (type({place}) is not type({v}) or {place} != {v})" if _is_plain(was) else ""
+    return f"{place} is not {v}{others}"
 
 
 def mapping_of(holder: Any) -> Any:

@@ -98,8 +98,6 @@ def _reading(
 
 def _rank(lstm: LSTM, rank: int | None, explained: float | None, spectra: list[np.ndarray]) -> int:
     """How many numbers each layer passes on."""
-    if (rank is None) == (explained is None):
-        raise ValueError("compress: give either rank or explained")
     if explained is not None:
         if not 0 < explained <= 1:
             raise ValueError(f"compress: explained must be in (0, 1], not {explained}")

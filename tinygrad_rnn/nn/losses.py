@@ -195,7 +195,7 @@ def mse_loss(input: Any, target: Any, *, reduction: str = "mean") -> Tensor:
         >>> x.grad  # 2 (x - t) / N
         tensor([-1.,  3.])
     """
-    return _reduced("mse_loss", square(_difference("mse_loss", input, target, reduction)), reduction)
+    return _reduced("mse_loss", square(_difference("mse_loss", input, target)), reduction)
 
 
 def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Tensor:
@@ -205,7 +205,7 @@ def l1_loss(input: Any, target: Any, *, reduction: str = "mean") -> Tensor:
         >>> tg.l1_loss(tg.tensor([1.0, 5.0]), tg.tensor([2.0, 2.0])).item()
         2.0
     """
-    return _reduced("l1_loss", abs(_difference("l1_loss", input, target, reduction)), reduction)
+    return _reduced("l1_loss", abs(_difference("l1_loss", input, target)), reduction)
 
 
 def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: float = 1.0) -> Tensor:
@@ -220,7 +220,7 @@ def smooth_l1_loss(input: Any, target: Any, *, reduction: str = "mean", beta: fl
     """
     if not beta >= 0:
         raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
-    d = _difference("smooth_l1_loss", input, target, reduction)
+    d = _difference("smooth_l1_loss", input, target)
     return _reduced("smooth_l1_loss", _huber(d, beta) / beta if beta else abs(d), reduction)
 
 
@@ -236,7 +236,7 @@ def huber_loss(input: Any, target: Any, reduction: str = "mean", delta: float = 
     """
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be positive, got {delta}")
-    return _reduced("huber_loss", _huber(_difference("huber_loss", input, target, reduction), delta), reduction)
+    return _reduced("huber_loss", _huber(_difference("huber_loss", input, target), delta), reduction)
 
 
 def _huber(d: Tensor, delta: float) -> Tensor:
@@ -245,8 +245,7 @@ def _huber(d: Tensor, delta: float) -> Tensor:
     return m * (d - 0.5 * m)
 
 
-def _difference(name: str, input: Any, target: Any, reduction: str) -> Tensor:
-    _check_reduction(name, reduction)
+def _difference(name: str, input: Any, target: Any) -> Tensor:
     x, t = floating(input), floating(target)
     if x.shape != t.shape:
         try:
@@ -284,7 +283,6 @@ def binary_cross_entropy_with_logits(
         ValueError: shapes differ, or the reduction is unknown.
     """
     name = "binary_cross_entropy_with_logits"
-    _check_reduction(name, reduction)
     x, t = floating(input), floating(target)
     if x.shape != t.shape:
         raise ValueError(f"{name}: the input has shape {list(x.shape)}, the target {list(t.shape)}; they must be equal")

@@ -149,7 +149,10 @@ class Recurrent(Module):
             except Unfusable:  # another way through the cell than that of the calls before is not the tape's
                 repeated = None
             if repeated is not None:
+                last.served = True
                 return repeated
+            if last.served:
+                Variants.of(self.cell).anew = 0
         B = (x[0] if isinstance(x, tuple) else x).data.shape[1]
         values = self.cell._check_values(values, B)
         if states is None:
@@ -172,8 +175,11 @@ class Recurrent(Module):
                 self._try_a_step(sequence)
                 raise NotImplementedError(f"{type(self.cell).__name__} cannot be fused: {compiled.reason}")
             results = self._run_on_tape(sequence)
-            self._warn(compiled.reason)
+            name = type(self.cell).__name__
+            self._warn(f"{name} runs on the tape, step by step: {compiled.reason}. fused='never' accepts that")
             return results
+        if compiled.often:
+            self._warn(compiled.often)
         if recorder is None and lengths is None and not (sequence.several or fused.owners):
             object.__setattr__(self, "_last", _LastCall(time, options, compiled, sequence))
         return results
@@ -272,15 +278,12 @@ class Recurrent(Module):
             states = cell.begin(None, 1)
             return fused_cell(cell, Sequence(zeros(1, 1, cell.input_size, dtype=states[0].dtype), states))
 
-    def _warn(self, reason: str) -> None:
-        """Say once why the slow engine runs."""
+    def _warn(self, text: str) -> None:
+        """Say once why a call is slow."""
         told = Variants.of(self.cell).told
-        if reason not in told:
-            told.add(reason)
-            warnings.warn(
-                f"{type(self.cell).__name__} runs on the tape, step by step: {reason}. fused='never' accepts that",
-                stacklevel=5,  # of who called a layer that called `_run`
-            )
+        if text not in told:
+            told.add(text)
+            warnings.warn(text, stacklevel=5)  # of who called a layer that called `_run`
 
     def extra_repr(self) -> str:
         options = {"reverse": (self.reverse, False), "fused": (self.fused, "auto")}
@@ -296,7 +299,10 @@ class _LastCall:
         values: the shapes and dtypes of what was given for the sequence, by name.
         parameters, first: the arrays of those, and their place among the leaves.
         zeros: the initial states, where they are what a `Cell` begins with if it does not say otherwise.
+        served: whether another call was like it.
     """
+
+    served = False
 
     def __init__(self, time: object, options: tuple[Any, ...], compiled: Compiled, sequence: Sequence) -> None:
         self.time, self.options, self.guards, self.fused = time, options, compiled.guards, compiled.cell()

@@ -206,7 +206,7 @@ class SequentialLR(LRScheduler):
                 raise ValueError(f"SequentialLR: schedulers[{i}] is a ReduceLROnPlateau, whose step needs a metric")
             if scheduler.optimizer is not optimizer:
                 raise ValueError(f"SequentialLR: schedulers[{i}], {type(scheduler).__name__}, has another optimizer")
-        if not schedulers or len(milestones) != len(schedulers) - 1:
+        if len(milestones) != len(schedulers) - 1:
             raise ValueError(
                 f"SequentialLR: got {len(schedulers)} schedules and {len(milestones)} milestones; expected at least "
                 "one schedule, and one milestone fewer"
@@ -220,12 +220,13 @@ class SequentialLR(LRScheduler):
         return [group["lr"] for group in self.optimizer.param_groups]  # whatever the schedule whose turn it is has set
 
     def step(self) -> None:
-        i = bisect_right(self._milestones, self.last_epoch + 1)
-        if i and self._milestones[i - 1] == self.last_epoch + 1:
-            self._schedulers[i].restart()
+        epoch = self.last_epoch + 1
+        scheduler = self._schedulers[bisect_right(self._milestones, epoch)]
+        if epoch in self._milestones:
+            scheduler.restart()
         else:
-            self._schedulers[i].step()
-        self.last_epoch += 1
+            scheduler.step()
+        self.last_epoch = epoch
         self._write(self.get_lr())
 
     def restart(self, lrs: Sequence[float] | None = None) -> None:

@@ -6,7 +6,6 @@ import re
 import traceback
 from typing import Any
 
-from ..autograd.tensor import Tensor
 from ..nn.regularised import CellWrapper
 
 _BASES = {"builtins", "tinygrad_rnn.nn.cell", "tinygrad_rnn.nn.module"}
@@ -50,8 +49,6 @@ def line_of_attribute(cell: Any) -> str:
     """Where an attribute is set that can be neither copied nor pickled."""
     cell = innermost(cell)
     for name, value in vars(cell).items():
-        if name.startswith("_") and not isinstance(value, Tensor):
-            continue
         try:
             pickle.dumps(value)
         except Exception:

@@ -265,14 +265,15 @@ def remove_parametrizations(module: M, tensor_name: str, leave_parametrized: boo
             f"remove_parametrizations: {tensor_name} has {len(made.originals)} originals: leave out "
             "leave_parametrized=False for the value that is computed from them"
         )
-    with no_grad():
-        value = made().data.copy() if leave_parametrized else made.originals[0].data
-    if len(made.originals) == 1:
-        parameter = made.originals[0]
-        parameter.data = value
-        note_change([parameter])
-    else:
+    if leave_parametrized:
+        with no_grad():
+            value = made().data.copy()
+    if len(made.originals) > 1:
         parameter = Parameter(value, any(each.requires_grad for each in made.originals))
+    else:
+        parameter = made.originals[0]
+        if leave_parametrized:
+            parameter.data = value
     lists = {name: module.parametrizations[name] for name in module.parametrizations if name != tensor_name}
     if lists:
         module.parametrizations = Parametrizations(type(module), lists)
