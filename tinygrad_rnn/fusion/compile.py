@@ -49,6 +49,13 @@ class Compiled:
         """Whether nothing has changed since: what the step read, nor the shapes and dtypes of parameters."""
         return self.guards.holds() and (self.fused is None or self.fused.fits())
 
+    def rebound(self) -> bool:
+        """Whether nothing has changed but tensors that were replaced by others of the same form: those it takes."""
+        if self.fused is None or not (new := self.guards.replaced()):
+            return False
+        self.fused.fixed = [new.get(id(x), x) for x in self.fused.fixed]
+        return self.holds()
+
     def refuse(self, error: Unfusable) -> None:
         """Use the compiled cell no more."""
         self.fused, self.reason = None, str(error)
@@ -108,29 +115,18 @@ def compiled_cell(cell: Any, sequence: Sequence) -> Compiled:
     with _TRACING:
         known = Variants.of(cell)
         variants = known.compiled.get(kind, [])
-        for compiled in variants:
-            if compiled.holds():
-                known.anew = 0
-                break
-        else:
-            known.anew += 1
-            path = variants[0].guards.changed() if variants else ""
-            reason, times = known.refused
+        found = next((each for each in variants if each.holds()), None)
+        compiled = found or next((each for each in variants if each.rebound()), None)
+        known.anew = 0 if compiled else known.anew + 1
+        if compiled is None:
+            path = next((read.path for read in variants[0].guards.changed()), "") if variants else ""
             compiled = Compiled(cell, sequence, known.refused)
-            compiled.often = _often(cell, path) if known.anew >= MOST_ANEW and path else ""
-            known.refused = compiled.reason, times + 1 if compiled.reason == reason else 1
+            if known.anew >= MOST_ANEW and path:
+                told = f"{type(cell).__name__} was compiled for each of {MOST_ANEW} calls in a row, since {path} "
+                compiled.often = f"{told}changed: let a number be a tensor, {path} = tg.tensor([number])"
+            known.refused = compiled.reason, 1 + known.refused[1] * (compiled.reason == known.refused[0])
             known.compiled[kind] = [compiled, *variants][:VARIANTS]
     return compiled
-
-
-def _often(cell: Any, path: str) -> str:
-    """What to say of a cell that is compiled at every call: that takes longer than many a call."""
-    name = path.rpartition(".")[2]
-    return (
-        f"{type(cell).__name__} was compiled for each of {MOST_ANEW} calls in a row, since {path} changed "
-        f"each time: give it by name, def step(self, x, h, *, {name}) and layer(x, {name}=...), or let it be a tensor "
-        f"whose numbers are written to, self.{name}.numpy()[...] = ..."
-    )
 
 
 def fused_cell(cell: Any, sequence: Sequence) -> FusedCell:

@@ -119,13 +119,9 @@ class FusedCell:
             raise
 
     def run(
-        self,
-        rows: Rows,
-        tensors: list[Tensor],
-        arrays: list[np.ndarray],
-        watch: Callable[[Run], object] | None = None,
-        proved: bool = False,
-    ) -> tuple[States, States]:
+        self, rows: Rows, tensors: list[Tensor], arrays: list[np.ndarray],
+        watch: Callable[[Run], object] | None = None, proved: bool = False,
+    ) -> tuple[States, States]:  # fmt: skip
         """The same for the leaves, `tensors`, and their arrays; not compared with the tape before if `proved`."""
         needs = tuple([x.node is not None for x in tensors]) if mode.level else ()
         inference = self.watched == 1 and watch is None and True not in needs

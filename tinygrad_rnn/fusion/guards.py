@@ -15,9 +15,10 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from ..autograd.tape import Value
 from .code import Ran, is_dynamic, is_users, names_in
 from .frames import listener
-from .reads import Attribute, Read
+from .reads import Attribute, Entry, Form, Random, Read
 from .trace import Unfusable
 from .walk import Walk
 
@@ -120,7 +121,8 @@ class Guards:
         reads = [*walk.reads.values()]
         if code_only:
             reads = [read for read in reads if isinstance(read, Attribute) and isinstance(read.was, _CODE)]
-        self.time, self._reads = watch.time, reads
+        self.time, self._ways = watch.time, walk.ways
+        self._reads = [read for read in reads if not isinstance(read, Random)]  # which have no guards
         self.always = _function([read for read in reads if not read.timed])
         self._timed = _function([read for read in reads if read.timed])
 
@@ -133,9 +135,40 @@ class Guards:
             self.time = now
         return self.always is None or self.always()
 
-    def changed(self) -> str:
-        """What the user calls the first thing that is not as it was; "" if all is."""
-        return next((read.path for read in self._reads if not read.holds()), "")
+    def replaced(self) -> dict[int, Any]:
+        """Tensors in whose places others of the same form are now, by the identity of the old ones, and the guards are
+        theirs from now on; none if more than that has changed.
+
+        All that Python sees of a tensor is its form and which one it is: kernels read its numbers at each call.
+        """
+        changed = self.changed()
+        new = {id(read.was): read.get() for read in changed if type(read) is Entry and _alike(read.was, read.get())}
+        known = {id(y) for x in (read.was for read in changed) for y in (x, getattr(x, "data", x))}
+        about = [read for read in self._reads if id(read.holder) in known]
+        fresh = {id(x): 1 for x in new.values()}
+        alone = len(fresh) == len(changed) and all(self._ways[i] == 1 for i in new) and not fresh.keys() & self._ways
+        if not alone or any(type(read) is not Form for read in about):
+            return {}
+        for read in changed:
+            del self._ways[id(read.was)]
+            read.was = new[id(read.was)]
+        for read in about:
+            read.holder = new[id(read.holder)]
+        self._ways.update(fresh)
+        functions: list[Any] = [self.always, self._timed]
+        for holds in filter(None, functions):
+            holds.__defaults__ = tuple([new.get(id(x), x) for x in holds.__defaults__])
+        return new
+
+    def changed(self) -> list[Read]:
+        """The reads of what is not as it was."""
+        return [read for read in self._reads if not read.holds()]
+
+
+def _alike(x: Any, y: Any) -> bool:
+    """Whether two tensors differ in nothing but numbers."""
+    alike = isinstance(x, Value) and type(x) is type(y)
+    return alike and (x.data.shape, x.data.dtype) == (y.data.shape, y.data.dtype)
 
 
 def _function(reads: list[Read]) -> Callable[[], bool] | None:

@@ -47,8 +47,8 @@ def hoist(program: Program) -> Program:
     for value in loop:
         _check(value, at_each_step)
     made_of_others = {y for value in before for y in value.operands}
-    simple = lambda value: value in products and value in needed and value not in made_of_others
-    hoisted = [value for value in program.values if simple(value) and _is_simple(value, from_x)]
+    simple = lambda value: value not in made_of_others and len(value.inputs[0].shape) == 2
+    hoisted = [value for value in program.values if value in products and value in needed and simple(value)]
     return with_leaves(program._replace(hoisted=tuple(hoisted), loop=tuple(loop)))
 
 
@@ -67,22 +67,12 @@ def with_leaves(program: Program) -> Program:
     return program._replace(sequences=of_rate("step"), constants=of_rate("sequence"), vectors=of_rate("fixed"))
 
 
-def _is_simple(value: Value, from_x: set[Value]) -> bool:
-    """Whether a product of the input is one of a matrix with parameters."""
-    left, right = value.inputs
-    simple = isinstance(left, Value) and isinstance(right, Value) and len(left.shape) == len(right.shape) == 2
-    return simple and left.per_row and not right.per_row and right not in from_x
-
-
 def _check(value: Value, at_each_step: Callable[[Value], bool]) -> None:
     """Refuse what has no place in a kernel."""
     row = value.row
     assert row is not None
-    fits = value.per_row and (isinstance(row, ElementwisePrimitive) or row in IN_ROWS)
-    if row is table.matmul:
-        left, right = value.inputs
-        fits = isinstance(left, Value) and at_each_step(left) and len(left.shape) <= 3 and not at_each_step(right)
-    if not fits:
+    product = row is table.matmul and not at_each_step(value.inputs[1])  # which has weights that all rows share
+    if not product and not (value.per_row and (isinstance(row, ElementwisePrimitive) or row in IN_ROWS)):
         lead = "write it with elementwise maths, sums over the columns and products with weights"
         lead = "write an index with one list of numbers, or slices" if row is table.index else lead
         raise Unfusable(f"a kernel has no place for {row.name} of such a kind: {lead} ({value.where})")

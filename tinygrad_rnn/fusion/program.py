@@ -133,16 +133,9 @@ def leaf(name: str, kind: str, shape: Shape, dtype: Any, held: Any = None, rate:
 
 
 def operation(
-    name: str,
-    row: Primitive,
-    inputs: Iterable[Any],
-    attributes: dict[str, Any],
-    shape: Shape,
-    dtype: Any,
-    where: str = "",
-    named: bool = False,
-    rate: str = "",
-) -> Value:
+    name: str, row: Primitive, inputs: Iterable[Any], attributes: dict[str, Any], shape: Shape, dtype: Any,
+    where: str = "", named: bool = False, rate: str = "",
+) -> Value:  # fmt: skip
     """The result of an operation, as often as that of its operands that there is most often."""
     inputs = tuple(inputs)
     rate = rate or max((x.rate for x in inputs if isinstance(x, Value)), key=RATES.index, default="fixed")

@@ -64,7 +64,10 @@ class Read:
 
     def holds(self) -> bool:
         """Whether it is what it was."""
-        return self.same(self.get())
+        try:
+            return self.same(self.get())
+        except Exception:  # of what raises when it is looked at
+            return False
 
     def changed(self, stores: Set[str] | None) -> str | None:
         """What the user calls that which the step has changed here; None if there is nothing.

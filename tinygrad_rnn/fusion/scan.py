@@ -256,14 +256,9 @@ class Scan(Allocation):
         return BackwardLayout(found, makers, arrived, layout)
 
     def run_back(
-        self,
-        rows: Rows,
-        arrays: list[np.ndarray],
-        every: list[np.ndarray],
-        residuals: np.ndarray,
-        arrived: dict[int, Any],
-        layout: BackwardLayout,
-    ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+        self, rows: Rows, arrays: list[np.ndarray], every: list[np.ndarray], residuals: np.ndarray,
+        arrived: dict[int, Any], layout: BackwardLayout,
+    ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:  # fmt: skip
         """The backward pass: the gradients of the arguments; those that arrived, as the kernel reads them; the arena.
 
         Args:

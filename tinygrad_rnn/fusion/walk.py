@@ -59,6 +59,7 @@ class Walk:
 
     Attributes:
         reads: by kind, place and name.
+        ways: how many lead to each tensor, by its identity.
         obstacles: what no compiled cell can be right about, and what to say of it.
         symbols: where symbols were found.
         ahead: what was not looked at any more.
@@ -93,6 +94,7 @@ class Walk:
         self.reads: dict[Any, Read] = {}
         self.obstacles: list[tuple[str, str]] = []
         self.symbols: list[str] = []
+        self.ways: collections.Counter[int] = collections.Counter()
         asserts = sys.modules.get("_pytest.assertion.rewrite")  # which rewritten ones name: behind it are all tests
         self.seen: dict[int, Any] = {id(asserts): asserts}
         self.ahead: collections.deque[tuple[Any, str]] = collections.deque([(cell, "self")])
@@ -154,6 +156,7 @@ class Walk:
     def _visit(self, value: Any, path: str) -> None:
         kind = type(value)
         number = isinstance(value, np.generic) and not isinstance(value, np.void)
+        self.ways.update([id(value)] if isinstance(value, Value) else [])
         if kind in _ATOMS or id(value) in self.seen or number:
             return
         self.seen[id(value)] = value  # alive, so that nothing else gets its id

@@ -19,6 +19,7 @@ from ..autograd.pointwise import square
 from ..autograd.tensor import Tensor
 from ..fusion.compile import fused_cell
 from ..fusion.evaluate import evaluate
+from ..fusion.fused import FusedCell
 from ..fusion.program import Program, Value, depending, needed_for
 from ..fusion.refusal import Unfusable
 from ..fusion.rows import full_rows
@@ -74,13 +75,13 @@ def omega_penalty(r: Recording, cell: Module) -> Tensor:
     fractions that are above the bound, which is the same.
     """
     recorded = _recorded(r, cell)
-    program = _program(r, recorded)
-    act, weight, is_transposed = _recurrence(program, recorded)
+    fused = _fused(r, recorded)
+    act, weight, is_transposed = _recurrence(fused.stages["trace"], recorded)
     found = r.of_first_state()
     if found is None:
         raise RuntimeError("omega_penalty: no gradient has reached the states: call loss.backward() first")
     h, d = found
-    W = _on_tape(program, weight, recorded)
+    W = _on_tape(fused, weight, recorded)
     b = np.einsum("ij,ij->i", d, d)
     live = b >= BOUND
     if not live.any():
@@ -104,12 +105,12 @@ def _recorded(r: Any, cell: Module) -> Cell:
     return r.cell
 
 
-def _program(r: Recording, cell: Cell) -> Program:
-    """The step as it was traced."""
+def _fused(r: Recording, cell: Cell) -> FusedCell:
+    """The compiled cell, which knows the step as it was traced."""
     assert r.sequence is not None
-    fused = getattr(r.source, "fused", None)
+    fused: FusedCell | None = getattr(r.source, "fused", None)
     try:
-        return (fused or fused_cell(cell, r.sequence)).stages["trace"]
+        return fused or fused_cell(cell, r.sequence)
     except Unfusable as error:
         raise _unknown(cell, f"it cannot be traced, {error}") from None
 
@@ -137,13 +138,10 @@ def _recurrence(program: Program, cell: Cell) -> tuple[Any, Value, bool]:
     raise _unknown(cell, "h does not go in as h @ W alone")
 
 
-def _on_tape(program: Program, weight: Value, cell: Cell) -> Tensor:
+def _on_tape(fused: FusedCell, weight: Value, cell: Cell) -> Tensor:
     """The recurrent matrix, computed once more of the parameters, with its past."""
-    needed = needed_for([weight], lambda value: False)
-    known: dict[Value, Any] = {}
-    for leaf in needed:
-        if leaf.row is None and leaf.held is not None:
-            known[leaf] = leaf.held if isinstance(leaf.held, table.Value) else Tensor(leaf.held)
+    program, needed = fused.stages["trace"], needed_for([weight], lambda value: False)
+    known: dict[Value, Any] = {leaf: x for leaf, x in zip(fused.program.held, fused.fixed) if leaf in needed}
     given = [leaf for leaf in program.given if leaf in needed]
     if given:
         with only_looking():

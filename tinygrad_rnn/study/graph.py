@@ -83,7 +83,7 @@ def graph(y: Any, *, t: int = -1, names: dict[str, Any] | None = None) -> Graph:
     if isinstance(y, Recording):
         return _of_recording(y, t)
     if isinstance(y, Module):
-        return _of_step(_recurrent_in(y)._last_fused().stages["trace"])
+        return _of_step(_recurrent_in(y)._last_fused())
     if hasattr(y, "parents") and hasattr(y, "value"):
         return _of_numbers(y, names)
     raise TypeError(f"graph: expected a tensor, a recurrent layer or a recording, got {type(y).__name__}")
@@ -283,9 +283,10 @@ def _recurrent_in(model: Module) -> Recurrent:
     raise TypeError(f"graph: there is no recurrent layer in {type(model).__name__}")
 
 
-def _of_step(program: Any, known: dict[Any, tuple[Any, Any]] | None = None) -> Graph:
+def _of_step(fused: Any, known: dict[Any, tuple[Any, Any]] | None = None) -> Graph:
     """The step as it was traced, each box an equation of the user's names."""
-    equations, known = Equations(), known or {}
+    equations, known, program = Equations(), known or {}, fused.stages["trace"]
+    held = dict(zip(fused.program.held, fused.fixed))
     names = lambda x: equations.has_name(x) or x.row is None
     values = [x for x in made_of(program.outputs) if names(x)]
     number_of = {x: i for i, x in enumerate(values)}
@@ -294,11 +295,9 @@ def _of_step(program: Any, known: dict[Any, tuple[Any, Any]] | None = None) -> G
         label, _, equation = equations.describe(x).partition(" = ")
         kind = "operation" if x.row is not None else "leaf"
         value, gradient = known.get(x, (None, ""))
-        if isinstance(x.held, Tensor):
-            value, gradient = x.held.data, NO_GRADIENT if x.held.requires_grad else ""
-            gradient = gradient if x.held.grad is None else x.held.grad.data
-        elif x.held is not None:
-            value = np.asarray(x.held)
+        if x in held:
+            value, gradient = held[x].data, NO_GRADIENT if held[x].requires_grad else ""
+            gradient = gradient if held[x].grad is None else held[x].grad.data
         shape = x.inner if x.per_row else x.shape
         boxes.append(Box(label, equation, kind, shape, value, gradient))
         edges += [(number_of[y], i) for y in _named_operands(x, names)]
@@ -333,4 +332,4 @@ def _of_recording(r: Recording, t: int) -> Graph:
     for name, x in source.named.items():
         gradient = source.gradient(name)
         known[x] = r[name].numpy()[t], NO_GRADIENT if gradient is None else gradient[t]
-    return _of_step(source.step, known)
+    return _of_step(source.fused, known)
