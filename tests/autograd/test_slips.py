@@ -98,6 +98,8 @@ ERRORS = [
     ("f'{p:.2f}'", TypeError, "reduce it, mean()"),
     ("for _ in tg.tensor(1.0): pass", TypeError, "item() is its number"),
     ("[1, 2][tg.tensor(1.0)]", TypeError, "only integers are; write int(x)"),
+    ("tg.ones(2, 3)[0.5]", IndexError, "only integers, slices"),
+    ("tg.ones(2, 3)[0, 'a']", IndexError, "only integers, slices"),
     ("round(p, 2)", ValueError, "reduce it first"),
     ("p.sum(c)", TypeError, "sum: dim must be an integer, not Tensor"),
     ("p.max(axis=0)", TypeError, "max() got an unexpected keyword argument 'axis'"),
