@@ -329,7 +329,7 @@ def getitem(x: "Tensor", index: Any) -> "Tensor":
     if all(i.__class__ in _BASIC for i in at):
         return table.slice(x, at=at)
     places = [k for k, i in enumerate(at) if isinstance(i, (int, np.ndarray))]
-    if places and places[-1] - places[0] >= len(places):  # else it makes no difference whether ints are taken for arrays
+    if places and places[-1] - places[0] >= len(places):  # else ints may be taken for arrays
         x, at = _ints_first(x, at)
     return table.index(x, at=at)
 

@@ -138,7 +138,7 @@ class Walk:
 
     def _note_each(self, kind: type[Read], holder: Any, path: str, names: Iterable[str], timed: bool = False) -> None:
         """Note what lies under names, and go on from there."""
-        for name in names:
+        for name in sorted(names, key=str):  # so that of two ways to a thing messages name the same one each time
             read = self._note(kind(holder, dotted(path, name), name), timed)
             self._go((read.was,), read.path)
 
