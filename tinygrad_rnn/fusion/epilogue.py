@@ -24,7 +24,7 @@ from .kernel import (
     side_by_side,
     turned,
     words_in,
-)  # fmt: skip
+)
 from .print import for_each_vector, moved, packed_weights, shifted
 from .program import Value, first_column_of, sizes_of
 from .schedule import Memory
