@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import pytest
+from autograd.test_custom import only_here  # noqa: F401
 
 import tinygrad_rnn
 
