@@ -325,8 +325,7 @@ def _encode(content: dict[str, Any], tensors: dict[str, np.ndarray]) -> tuple[An
 def _decode(blob: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The content and the tensors of a checkpoint, once it is certain that they are what was written."""
     try:
-        header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-        text = header.get("__metadata__", {}).get(KEY)
+        text = _header(blob).get("__metadata__", {}).get(KEY)
         content = json.loads(text or "{}")
         version = content["version"] if content.get("format") == FORMAT else None
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
@@ -340,11 +339,16 @@ def _decode(blob: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return content, _tensors(blob)
 
 
+def _header(blob: bytes) -> dict[str, Any]:
+    """What a safetensors file says of itself: its metadata, and of each tensor the dtype, the shape and the place."""
+    header: dict[str, Any] = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+    return header
+
+
 def _plain(blob: bytes) -> dict[str, np.ndarray]:
     """The tensors of a file that is no checkpoint, in which they would have other names."""
     tensors = _tensors(blob)
-    metadata = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")]).get("__metadata__") or {}
-    if KEY in metadata:
+    if KEY in (_header(blob).get("__metadata__") or {}):
         raise ValueError("this is a checkpoint, not plain weights: load_checkpoint(path, model) reads it")
     return tensors
 
@@ -374,8 +378,7 @@ def _tensors(blob: bytes) -> dict[str, np.ndarray]:
     try:
         return dict(sorted(safetensors.numpy.load(blob).items()))
     except KeyError as error:
-        header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-        names = [name for name, entry in header.items() if entry.get("dtype") == error.args[0]]
+        names = [name for name, entry in _header(blob).items() if entry.get("dtype") == error.args[0]]
         if not names:
             raise
         raise ValueError(

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd.operands import is_whole
 from ..autograd.tensor import Tensor
 from .ball import AUTO, Ball, check_size
 from .slopes import numbers_of, slope, standing_still, value
@@ -110,7 +111,7 @@ def pgd(
     who = "pgd"
     data = numbers_of(who, x)
     for name, count in (("steps", steps), ("restarts", restarts)):
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
+        if not is_whole(count):
             raise TypeError(f"{who}: {name} must be an integer, not {count!r}")
         if count < 1:
             raise ValueError(f"{who}: {name} must be positive, not {count}")

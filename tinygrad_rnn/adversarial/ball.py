@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.creation import generator
-from ..autograd.operands import as_array
+from ..autograd.operands import as_array, is_whole
 from ..autograd.tape import Value
 from ..nn.recurrent import check_lengths
 
@@ -134,7 +134,7 @@ class Ball:
             return None
         if batch_dim == AUTO:
             return 0 if batch_first else 1
-        if isinstance(batch_dim, bool) or not isinstance(batch_dim, (int, np.integer)):
+        if not is_whole(batch_dim):
             raise TypeError(f"{self.who}: batch_dim must be an integer, None or 'auto', not {batch_dim!r}")
         if not -ndim <= batch_dim < ndim:
             raise ValueError(f"{self.who}: batch_dim={batch_dim} is no dimension of x, {shape}")

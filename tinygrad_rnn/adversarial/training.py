@@ -7,7 +7,7 @@ import numpy as np
 
 from ..autograd.creation import generator
 from ..autograd.gradients import grad
-from ..autograd.operands import as_tensor
+from ..autograd.operands import as_tensor, is_whole
 from ..autograd.pointwise import rsqrt, square
 from ..autograd.reductions import log_softmax
 from ..autograd.tape import no_grad
@@ -131,7 +131,7 @@ def _virtual_change(
     data = numbers_of(who, x)
     if not check_size(who, "xi", xi):
         raise ValueError(f"{who}: xi must be positive: the divergence is flat at x")
-    if isinstance(iterations, bool) or not isinstance(iterations, (int, np.integer)) or iterations < 1:
+    if not is_whole(iterations) or iterations < 1:
         raise ValueError(f"{who}: iterations must be a positive integer, not {iterations!r}")
     with standing_still(scores, model) as batch_first:
         ball = Ball(who, data, epsilon, 2, mask=mask, lengths=lengths, batch_dim=batch_dim, batch_first=batch_first)

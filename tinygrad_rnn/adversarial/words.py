@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd.gradients import grad
-from ..autograd.operands import as_array, as_tensor, integers
+from ..autograd.operands import as_array, as_tensor, integers, is_whole
 from ..autograd.tape import no_grad
 from ..autograd.tensor import Tensor
 from ..nn.module import Module
@@ -86,7 +86,7 @@ def substitute_words(
     ends = np.full(B, T) if lengths is None else check_lengths(WHO, lengths, T, B)
     dictionary = _allowed(allowed, len(table))
     budget = T if most is None else most
-    if isinstance(budget, bool) or not isinstance(budget, (int, np.integer)) or budget < 0:
+    if not is_whole(budget) or budget < 0:
         raise ValueError(f"{WHO}: most must be an integer that is not negative, not {most!r}")
 
     changed = np.zeros((T, B), bool)

@@ -149,6 +149,11 @@ def common_dtype(operands: Sequence[Any]) -> np.dtype:
     return np.dtype(np.bool_)
 
 
+def is_whole(x: Any) -> bool:
+    """Whether something is a whole number, Python's or NumPy's, rather than a truth value."""
+    return isinstance(x, (int, np.integer)) and not isinstance(x, bool)
+
+
 def one_dim(name: str, dim: Any, ndim: int) -> int:
     """`dim` counted from the front; a 0-d tensor is taken to have one dimension, as in PyTorch."""
     if dim.__class__ is int and 0 <= dim < ndim:

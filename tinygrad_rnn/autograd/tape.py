@@ -277,7 +277,8 @@ class _Pass:
         if self.create_graph:
             saved = operation.rewrap(node)
         elif operation.scatter is not None and node.where is None:
-            # The gradient of a slice: add it to that slice, rather than to the whole by way of an array of zeros.
+            # The gradient of a slice: add it to that slice, rather than to the whole by way of an array of zeros. Who
+            # looks for anomalies has sums looked at, and so takes that way.
             (parent,), (shape,) = node.parents, node.shapes
             if parent not in self.waiting or not self.waiting[parent][1]:
                 self.arrive(parent, np.zeros(shape, dy.dtype), is_ours=True)

@@ -18,12 +18,12 @@ from .sequence import Sequence
 class Compiled:
     """A compiled cell, or the reason why there is none, and what its step read while it was traced.
 
-    Attributes:
-        often: what to say if it is one of many in a row.
-
     Args:
         refused: why it was refused before, and how often in a row. If it is that time and again, or if its step changes
             what it reads a second time, only its code is guarded.
+
+    Attributes:
+        often: what to say if it is one of many in a row.
     """
 
     def __init__(self, cell: Any, sequence: Sequence, refused: tuple[str, int] = ("", 0)) -> None:
@@ -119,9 +119,9 @@ def compiled_cell(cell: Any, sequence: Sequence) -> Compiled:
         compiled = found or next((each for each in variants if each.rebound()), None)
         known.anew = 0 if compiled else known.anew + 1
         if compiled is None:
-            path = next((read.path for read in variants[0].guards.changed()), "") if variants else ""
             compiled = Compiled(cell, sequence, known.refused)
-            if known.anew >= MOST_ANEW and path:
+            if known.anew >= MOST_ANEW and variants and (changed := variants[0].guards.changed()):
+                path = changed[0].path
                 told = f"{type(cell).__name__} was compiled for each of {MOST_ANEW} calls in a row, since {path} "
                 compiled.often = f"{told}changed: let a number be a tensor, {path} = tg.tensor([number])"
             known.refused = compiled.reason, 1 + known.refused[1] * (compiled.reason == known.refused[0])

@@ -12,7 +12,6 @@ or, past it, guarded here by bytes.
 
 import dis
 import types
-from collections.abc import Callable
 from typing import Any
 
 from ..autograd.tape import Value
@@ -143,11 +142,12 @@ class Guards:
         """
         changed = self.changed()
         new = {id(read.was): read.get() for read in changed if type(read) is Entry and _alike(read.was, read.get())}
-        known = {id(y) for x in (read.was for read in changed) for y in (x, getattr(x, "data", x))}
-        about = [read for read in self._reads if id(read.holder) in known]
         fresh = {id(x): 1 for x in new.values()}
-        alone = len(fresh) == len(changed) and all(self._ways[i] == 1 for i in new) and not fresh.keys() & self._ways
-        if not alone or any(type(read) is not Form for read in about):
+        if len(fresh) < len(changed) or fresh.keys() & self._ways or any(self._ways[i] != 1 for i in new):
+            return {}
+        known = {id(y) for read in changed for y in (read.was, read.was.data)}
+        about = [read for read in self._reads if id(read.holder) in known]
+        if any(type(read) is not Form for read in about):
             return {}
         for read in changed:
             del self._ways[id(read.was)]
@@ -155,8 +155,7 @@ class Guards:
         for read in about:
             read.holder = new[id(read.holder)]
         self._ways.update(fresh)
-        functions: list[Any] = [self.always, self._timed]
-        for holds in filter(None, functions):
+        for holds in filter(None, (self.always, self._timed)):
             holds.__defaults__ = tuple([new.get(id(x), x) for x in holds.__defaults__])
         return new
 
@@ -171,7 +170,7 @@ def _alike(x: Any, y: Any) -> bool:
     return alike and (x.data.shape, x.data.dtype) == (y.data.shape, y.data.dtype)
 
 
-def _function(reads: list[Read]) -> Callable[[], bool] | None:
+def _function(reads: list[Read]) -> Any:
     """A function that says whether all reads hold; None if there are none. It is a text of conditions, line by line."""
     values: dict[str, Any] = {}
     names: dict[Any, str] = {}

@@ -156,7 +156,8 @@ class Walk:
     def _visit(self, value: Any, path: str) -> None:
         kind = type(value)
         number = isinstance(value, np.generic) and not isinstance(value, np.void)
-        self.ways.update([id(value)] if isinstance(value, Value) else [])
+        if isinstance(value, Value):
+            self.ways[id(value)] += 1
         if kind in _ATOMS or id(value) in self.seen or number:
             return
         self.seen[id(value)] = value  # alive, so that nothing else gets its id

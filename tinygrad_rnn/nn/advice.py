@@ -42,7 +42,8 @@ ROOMS = {
         "linalg inverse svd matrix_exp": "write np.linalg.inv(x.numpy()) and its like, without a gradient and not in a "
         "step; and tg.norm",
         "complex polar view_as_real view_as_complex": "carry real and imaginary parts as two tensors",
-        "tensordot cross": "write tg.einsum, such as tg.einsum('...ij,jk->...ik', x, y)",
+        "tensordot": "write tg.einsum, such as tg.einsum('...ij,jk->...ik', x, y)",
+        "cross": "write tg.roll(a * tg.roll(b, -1, -1) - tg.roll(a, -1, -1) * b, -1, -1), with a, b = x, y",
         "kron": "write tg.einsum('ij,kl->ikjl', x, y).reshape(x.shape[0] * y.shape[0], -1)",
         "cdist": "write tg.norm(x.unsqueeze(-2) - y.unsqueeze(-3), dim=-1)",
         "logaddexp": "write tg.logsumexp(tg.stack([x, y], -1), -1)",
@@ -54,8 +55,9 @@ ROOMS = {
         "broadcast_tensors": "write tg.broadcast_to(x, shape)",
         "amp autocast": "floats are tg.float32 or tg.float64: leave it out",
         "distributions": "write the logarithm of its density, such as -((x - mean) / std) ** 2 / 2 - tg.log(std)",
-        "func functional_call vmap": "write tg.grad(..., create_graph=True); weights that are computed are given to a "
+        "func functional_call": "write tg.grad(..., create_graph=True); weights that are computed are given to a "
         "module by setattr, after delattr of the parameter",
+        "vmap": "functions take a batch in front: leave it out, or write tg.stack([f(each) for each in x])",
         "distributed multiprocessing": "one process trains, in tg.set_num_threads(n) threads",
     },
     "tinygrad_rnn.nn": {

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..autograd.operands import is_whole
 from .layers import Linear
 from .rnn import LSTM
 
@@ -48,7 +49,7 @@ def compress(lstm: LSTM, rank: int | None = None, *, explained: float | None = N
         raise TypeError(f"compress: expected an LSTM, not {type(lstm).__name__}: gates of others need the whole state")
     if (rank is None) == (explained is None):
         raise ValueError("compress: give either rank or explained")
-    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, (int, np.integer))):
+    if rank is not None and not is_whole(rank):
         raise ValueError(f"compress: rank must be a whole number, not {rank!r}")
     outputs = (lstm.proj_size or lstm.hidden_size) * (1 + lstm.bidirectional)
     if head is not None and head.in_features != outputs:

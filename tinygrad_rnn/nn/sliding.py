@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import table
-from ..autograd.operands import aligned, ask, floating
+from ..autograd.operands import aligned, ask, floating, is_whole
 from ..autograd.pointwise import isnan, where
 from ..autograd.shapes import cat
 from ..autograd.tape import mode
@@ -238,7 +238,7 @@ def _pooled(
 def single(what: str, value: Any, least: int = 1) -> int:
     """An integer, also as a tuple of one, which is how PyTorch prints it."""
     (number,) = value if isinstance(value, (tuple, list)) and len(value) == 1 else (value,)
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
+    if not is_whole(number) or number < least:
         raise ValueError(f"{what} must be an integer of at least {least}, not {value!r}")
     return int(number)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.operands import one_dim
+from ..autograd.operands import is_whole, one_dim
 from ..autograd.pointwise import abs, square, where
 from ..autograd.reductions import norm
 from ..autograd.shapes import cat
@@ -251,7 +251,7 @@ def soft_orthogonality_penalty(parameters: Tensor | Iterable[Tensor], strength: 
     dependencies", 2017, section 3.2.
     """
 
-    if isinstance(blocks, bool) or not isinstance(blocks, (int, np.integer)) or blocks < 1:
+    if not is_whole(blocks) or blocks < 1:
         raise ValueError(f"soft_orthogonality_penalty: blocks must be a whole number from 1, not {blocks!r}")
 
     def of(W: Tensor) -> Tensor:

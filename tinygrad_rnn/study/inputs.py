@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..autograd.operands import as_array
+from ..autograd.operands import as_array, is_whole
 from ..autograd.tape import enable_grad
 from ..autograd.tensor import Tensor, grad
 from ..nn.layers import Embedding
@@ -84,7 +84,7 @@ def integrated_gradients(
     data = as_array(x)
     if data.dtype.kind != "f":
         raise TypeError(f"integrated_gradients: x is {data.dtype}, and only floats have gradients: give its embedding")
-    if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+    if not is_whole(steps) or steps < 1:
         raise ValueError(f"integrated_gradients: steps must be positive and whole, not {steps!r}")
     start = as_array(0.0 if base is None else base).astype(data.dtype)
     try:

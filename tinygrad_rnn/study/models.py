@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
+from ..autograd.operands import is_whole
 from ..autograd.tape import OUR_FILES
 from ..autograd.tensor import Tensor
 from ..nn.cell import Cell
@@ -103,7 +102,7 @@ def layer_of(who: str, model: Any, layer: int) -> Recurrent:
     found = list(recurrent_layers(model)) if isinstance(model, Module) else []
     if not found:
         raise TypeError(f"{who}: there is no recurrent layer in {type(model).__name__}")
-    if isinstance(layer, bool) or not isinstance(layer, (int, np.integer)) or not 0 <= layer < len(found):
+    if not is_whole(layer) or not 0 <= layer < len(found):
         raise ValueError(f"{who}: layer={layer!r}: the model has {len(found)}, from 0 to {len(found) - 1}")
     return found[layer]
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.arrays import sum_of_squares
+from ..autograd.operands import is_whole
 from ..autograd.tensor import Tensor
 from ..nn.module import Module
 from ..nn.utils import get_total_norm, register_clip_hook
@@ -71,7 +72,7 @@ class Monitor(Result):
     def __init__(self, optimizer: Optimizer, model: Module | None = None, *, every: int = 1) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"Monitor: expected an optimiser, got {type(optimizer).__name__}")
-        if isinstance(every, bool) or not isinstance(every, (int, np.integer)) or every < 1:
+        if not is_whole(every) or every < 1:
             raise ValueError(f"Monitor: every must be a number of steps, at least 1, got {every!r}")
         self.optimizer, self.every, self.steps = optimizer, int(every), 0
         self.history: dict[str, Any] = {key: [] for key in ("step", "norm", "clipped")}

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..autograd.operands import is_whole
 from ..autograd.tape import enable_grad
 from ..autograd.tensor import Tensor, grad
 from ..fusion.recorded import Recorded
@@ -88,7 +89,7 @@ def of_batch(who: str, r: Recording, b: int) -> int:
     B = sequence_of(r).B
     if not B:
         raise ValueError(f"{who}: the recording is of an empty batch: there is no sequence to look at")
-    if isinstance(b, bool) or not isinstance(b, (int, np.integer)) or not 0 <= b < B:
+    if not is_whole(b) or not 0 <= b < B:
         raise ValueError(f"{who}: b={b!r} is no sequence of the batch: there are {B}, from 0 to {B - 1}")
     if not running(r)[:, b].any():
         raise ValueError(f"{who}: sequence {b} has no steps: choose another b")
